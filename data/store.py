@@ -1,0 +1,316 @@
+"""The store: one HDF5 file a session, in the layout that brainsets and temporaldata read and write.
+
+Arrays lie contiguous, uncompressed and 64-byte aligned, so that they are mapped into memory and read without HDF5::
+
+    <session>.h5                      Data; attrs ndt_store_version, absolute_start
+    ├── brainset, subject, session    Data: where it came from, who, when, which task, what was dropped
+    ├── domain                        Interval: observed time
+    ├── spikes                        IrregularTimeSeries: timestamps, unit_index
+    ├── units                         ArrayDict: id and the file's own columns
+    ├── units_observed                Interval with unit_index, only where units differ
+    ├── covariates/<name>             IrregularTimeSeries: timestamps, values (M, C)
+    └── trials, epochs, …             Interval, one a table
+
+Reading takes the same layout from other writers: chunked arrays go through h5py, regular series get timestamps.
+temporaldata 0.1 reads all of it, but slices a table whose rows overlap only where it was opened lazily.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.errors import InputError
+from ndt.intervals import Intervals
+from ndt.session import Covariate, Session, Spikes, Units
+
+__all__ = ["STORE_VERSION", "Store", "read_manifest", "read_session", "write_manifest", "write_session"]
+
+STORE_VERSION = 1
+OURS = ("brainset", "covariates", "domain", "session", "spikes", "subject", "units", "units_observed")
+
+
+class Store:
+    """Sessions on disk, by identifier.
+
+    Arguments:
+        root: Directory that `ndt.data.ingest` made.
+
+    Example:
+        >>> store = Store("store/")  # doctest: +SKIP
+        >>> store.session(store.session_ids[0]).spikes.timestamps  # a memory map  # doctest: +SKIP
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.manifest = read_manifest(self.root)
+        self._sessions: dict[str, Session] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}, {len(self.session_ids)} sessions)"
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        return Store, (self.root,)  # a worker process maps the files itself instead of being sent their contents
+
+    @property
+    def session_ids(self) -> list[str]:
+        """Identifiers of all sessions, sorted."""
+        return sorted(self.manifest["sessions"])
+
+    def path(self, session_id: str) -> Path:
+        """Returns the session's file."""
+        if session_id not in self.manifest["sessions"]:
+            raise InputError(self.root, "session", f"one of {', '.join(self.session_ids) or '(none)'}", session_id)
+        return self.root / f"{session_id}.h5"
+
+    def session(self, session_id: str) -> Session:
+        """Returns a session, its long arrays mapped; the same object each time."""
+        if session_id not in self._sessions:
+            session, entry = read_session(self.path(session_id)), self.manifest["sessions"][session_id]
+            self._sessions[session_id] = replace(session, source=session.source | {"path": entry["source"]})
+        return self._sessions[session_id]
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Returns a store's manifest; an `InputError` where there is none, or one of another version."""
+    path = root / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        version, _ = manifest["version"], manifest["sessions"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(root, "manifest.json", "a store that `ndt ingest` made", "no such file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, "manifest", "a store's manifest", f"{type(error).__name__} {error}") from error
+    if version != STORE_VERSION:
+        raise InputError(path, "version", f"{STORE_VERSION} (ingest the recordings anew)", version)
+
+    return dict(manifest)
+
+
+def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest whole or not at all."""
+    with _beside(root / "manifest.json") as path:
+        path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path`; what was written there takes its place only if nothing went wrong."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_session(session: Session, path: str | Path, options: dict[str, Any] | None = None) -> None:
+    """Writes a session's file, whole or not at all; the same session and options give the same bytes.
+
+    Arguments:
+        session: The session.
+        path: The file to write.
+        options: How it was ingested; JSON-able.
+    """
+    # threshold 1: all data is aligned, however short
+    with _beside(Path(path)) as draft, h5py.File(draft, "w", alignment_threshold=1, alignment_interval=64) as file:
+        _object(file, "Data", absolute_start=0.0, ndt_store_version=STORE_VERSION)
+        source = {"source": Path(str(session.source.get("path", ""))).name, "size": session.source.get("size", 0)}
+        origin = {"id": "ndt", "origin_version": session.source.get("sha256", ""), **source}
+        _data(file, "brainset", **origin, options=json.dumps(options or {}, sort_keys=True))
+        _data(file, "subject", id=session.subject)
+        about = _data(file, "session", id=session.session_id, recording_date=session.recording_date, task=session.task)
+        _dataset(about, "dropped", np.array(session.dropped, np.str_))
+        _intervals(file, "domain", session.observed)
+        spikes = {"timestamps": session.spikes.timestamps, "unit_index": session.spikes.unit_index}
+        _series(file, "spikes", spikes, session.observed)
+        _columns(file, "units", {"id": session.units.id, **session.units.columns})
+        if session.units.observed is not None:
+            _intervals(file, "units_observed", session.units.observed)
+        group = _data(file, "covariates")
+        _intervals(group, "domain", session.observed)
+        for name, covariate in session.covariates.items():
+            _write_covariate(group, name, covariate)
+        for name, table in session.intervals.items():
+            flat = name.replace("/", "__")
+            _intervals(file, f"{flat}_intervals" if flat in OURS else flat, table).attrs["name"] = name
+
+
+def _object(group: h5py.Group, kind: str, **attrs: object) -> h5py.Group:
+    group.attrs["object"] = kind
+    for name, value in attrs.items():
+        group.attrs[name] = value
+    return group
+
+
+def _data(parent: h5py.Group, name: str, **attrs: object) -> h5py.Group:
+    return _object(parent.create_group(name), "Data", absolute_start=0.0, **attrs)
+
+
+def _dataset(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    if values.dtype.kind == "U":
+        values = np.char.encode(values, "utf-8") if values.size else np.zeros(values.shape, "S1")
+    group.create_dataset(name, data=values, track_times=False)  # no times: same input, same bytes
+
+
+def _columns(parent: h5py.Group, name: str, columns: dict[str, NDArray[Any]], kind: str = "ArrayDict") -> h5py.Group:
+    group = _object(parent.create_group(name), kind)
+    text = [key for key, values in columns.items() if values.dtype.kind == "U"]
+    # other readers decode unicode keys as ASCII and stop at anything else; those get bytes instead
+    plain = [key for key in text if all(value.isascii() for value in columns[key].ravel())]
+    group.attrs["_unicode_keys"] = np.array(plain, "S")
+    group.attrs["_utf8_keys"] = np.array([key for key in text if key not in plain], "S")
+    for key, values in columns.items():
+        _dataset(group, key, values)
+    return group
+
+
+def _intervals(parent: h5py.Group, name: str, table: Intervals) -> h5py.Group:
+    group = _columns(parent, name, {"start": table.start, "end": table.end, **table.columns}, "Interval")
+    group.attrs["timekeys"] = np.array(["start", "end", *(k for k in table.columns if k.endswith("_time"))], "S")
+    return group
+
+
+def _series(parent: h5py.Group, name: str, columns: dict[str, NDArray[Any]], domain: Intervals) -> h5py.Group:
+    group = _columns(parent, name, columns, "IrregularTimeSeries")
+    group.attrs["timekeys"] = np.array(["timestamps"], "S")
+    _intervals(group, "domain", domain)
+    grid = np.arange(domain.start[0], domain.end[-1] + 1.0, 1.0) if len(domain) else np.zeros(0)
+    _dataset(group, "timestamp_indices_1s", np.searchsorted(columns["timestamps"], grid))
+    return group
+
+
+def _write_covariate(parent: h5py.Group, name: str, covariate: Covariate) -> None:
+    times = covariate.timestamps
+    extent = Intervals(times[:1], times[-1:])
+    group = _series(parent, name.replace("/", "__"), {"timestamps": times, "values": covariate.values}, extent)
+    group.attrs.update({"name": covariate.name, "path": covariate.path, "unit": covariate.unit})
+    group.attrs.update({"dims": json.dumps(covariate.dims), "angular": covariate.angular})
+
+
+def read_session(path: str | Path) -> Session:
+    """Reads a session's file; its long arrays are memory maps, read when touched.
+
+    Files of brainsets and temporaldata are read too: every array of a time series becomes a covariate ``group/key``.
+    """
+    path = Path(path)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise InputError(path, "file", "a session's HDF5 file", found) from error
+    with file:
+        version = file.attrs.get("ndt_store_version", STORE_VERSION)
+        if version != STORE_VERSION:
+            raise InputError(path, "ndt_store_version", f"{STORE_VERSION} (ingest the recording anew)", version)
+        for name in ("domain", "spikes", "units"):
+            if name not in file:
+                raise InputError(path, name, f"the layout of a store ({', '.join(OURS)})", f"only {', '.join(file)}")
+        return _Reader(path).session(file)
+
+
+class _Reader:
+    """Reads groups of one file; holds the one memory map that all its arrays are views of.
+
+    What h5py returns for a key depends on the file; here it is Any.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = np.memmap(path, np.uint8, "r")
+
+    def array(self, dataset: Any) -> NDArray[Any]:
+        offset = dataset.id.get_offset()
+        if offset is None or dataset.dtype.hasobject:  # empty, chunked or compressed, or strings of varying length
+            return np.asarray(dataset[()])
+        mapped: NDArray[Any] = self.bytes[offset : offset + dataset.nbytes].view(dataset.dtype)
+        return mapped.reshape(dataset.shape)
+
+    def columns(self, group: Any) -> dict[str, NDArray[Any]]:
+        text = {key.decode() for name in ("_unicode_keys", "_utf8_keys") for key in group.attrs.get(name, ())}
+        arrays = {key: self.array(value) for key, value in group.items() if isinstance(value, h5py.Dataset)}
+        return {key: _text(values) if key in text else values for key, values in arrays.items()}
+
+    def intervals(self, group: Any) -> Intervals:
+        columns = {key: np.array(values) for key, values in self.columns(group).items()}  # short: in memory
+        return Intervals(columns.pop("start"), columns.pop("end"), columns)
+
+    def session(self, file: Any) -> Session:
+        spikes, units = self.columns(file["spikes"]), self.columns(file["units"])
+        ids = units.pop("id") if "id" in units else np.arange(1 + max(spikes["unit_index"], default=-1)).astype(str)
+        about = {name: dict(file[name].attrs) if name in file else {} for name in ("brainset", "subject", "session")}
+        brainset, session = about["brainset"], about["session"]
+        dropped = self.columns(file["session"]).get("dropped", ()) if "session" in file else ()
+        covariates: dict[str, Covariate] = {}
+        intervals: dict[str, Intervals] = {}
+        for name in file:
+            self.collect(file[name], covariates, intervals)
+
+        return Session(
+            session_id=str(session.get("id", self.path.stem)),
+            subject=str(about["subject"].get("id", "")),
+            task=str(session.get("task", "")),
+            recording_date=str(session.get("recording_date", "")),
+            spikes=Spikes(timestamps=spikes["timestamps"], unit_index=spikes["unit_index"]),
+            units=Units(
+                id=_text(ids) if ids.dtype.kind in "SO" else ids.astype(str),
+                columns={key: np.array(values) for key, values in units.items()},
+                observed=self.intervals(file["units_observed"]) if "units_observed" in file else None,
+            ),
+            observed=self.intervals(file["domain"]),
+            covariates=covariates,
+            intervals=intervals,
+            source=_source(brainset),
+            dropped=tuple(value.decode() for value in dropped),
+        )
+
+    def collect(self, group: Any, covariates: dict[str, Covariate], intervals: dict[str, Intervals]) -> None:
+        """Adds a group's covariates or its table, or those of the groups inside it."""
+        kind = group.attrs.get("object") if isinstance(group, h5py.Group) else None
+        name = str(group.name).strip("/")
+        if kind == "Data":
+            for inner in group:
+                self.collect(group[inner], covariates, intervals)
+        elif kind == "Interval" and name != "units_observed" and name.split("/")[-1] != "domain":
+            intervals[str(group.attrs.get("name", name))] = self.intervals(group)
+        elif kind in ("IrregularTimeSeries", "RegularTimeSeries") and name != "spikes":
+            for covariate in self.series(group, name):
+                covariates[covariate.name] = covariate
+
+    def series(self, group: Any, name: str) -> Iterator[Covariate]:
+        columns, attrs = self.columns(group), group.attrs
+        times = columns.pop("timestamps", None)
+        columns.pop("timestamp_indices_1s", None)
+        for key, values in columns.items():
+            if values.dtype.kind not in "biuf" or values.ndim not in (1, 2):
+                continue
+            if times is None:
+                times = group["domain/start"][0] + np.arange(len(values)) / attrs["sampling_rate"]
+            values = values[:, None] if values.ndim == 1 else values  # (M, C)
+            dims = json.loads(attrs["dims"]) if "dims" in attrs else map(str, range(values.shape[1]))
+            yield Covariate(
+                name=str(attrs.get("name", f"{name}/{key}")),
+                path=str(attrs.get("path", f"{name}/{key}")),
+                timestamps=times,
+                values=values,
+                dims=tuple(dims),
+                unit=str(attrs.get("unit", "")),
+                angular=bool(attrs.get("angular", False)),
+            )
+
+
+def _source(brainset: dict[str, Any]) -> dict[str, Any]:
+    known = {"path": brainset.get("source", ""), "sha256": brainset.get("origin_version", "")}
+    return known | {"size": int(brainset.get("size", 0))}
+
+
+def _text(values: NDArray[Any]) -> NDArray[Any]:
+    flat = [value.decode() if isinstance(value, bytes) else str(value) for value in values.ravel()]
+    return np.array(flat, np.str_).reshape(values.shape)

@@ -1,0 +1,179 @@
+"""The bins of a session, and windows cut from them. No window crosses time that was not observed."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.data.splits import split, within
+from ndt.errors import InputError
+from ndt.session import Covariate, Session
+from ndt.spikes import bin_spikes, num_bins, unit_valid
+from ndt.tokens import Window
+from ndt.vocabulary import Vocabulary
+
+__all__ = ["TEST", "TRAIN", "VALID", "Grid", "default_bin_size", "default_covariate", "find_covariate", "resample"]
+
+TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
+BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
+PREFERRED = (
+    "hand_vel",
+    "cursor_vel",
+    "finger_vel",
+    "vel",
+    "CompassDirection",
+    "head_direction",
+    "emg",
+    "hand_pos",
+    "pos",
+)
+
+
+def default_covariate(session: Session) -> str:
+    """Returns the covariate that one would decode first: a velocity, else a heading, else whatever there is.
+
+    Among angles the one that turns most is taken: a head turns about one axis of three.
+    """
+    names = list(session.covariates)
+    if not names:
+        raise InputError(session.source.get("path", session.session_id), "covariates", "at least one series", "none")
+    for hint in PREFERRED:
+        found = [n for n in names if hint.lower() in n.lower()]
+        if found:
+            return max(found, key=lambda n: _turning(session.covariates[n]))
+
+    return names[0]
+
+
+def _turning(covariate: Covariate) -> float:
+    """Circular variance of an angle, 0 for anything else."""
+    if not covariate.angular:
+        return 0.0
+
+    return float(1 - np.abs(np.nanmean(np.exp(1j * np.asarray(covariate.values, np.float64)))))
+
+
+def find_covariate(session: Session, name: str | None) -> Covariate:
+    """Returns a covariate by name, path or unambiguous end of its path; by default the one decoded first."""
+    if name is None:
+        return session.covariates[default_covariate(session)]
+    if name in session.covariates:
+        return session.covariates[name]
+    found = [c for c in session.covariates.values() if f"/{c.path}".endswith(f"/{name}")]
+    if len(found) != 1:
+        listed = ", ".join(session.covariates) or "none"
+        raise InputError(session.session_id, "covariate", f"one of: {listed}", repr(name))
+
+    return found[0]
+
+
+def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) -> float:
+    """Returns the bin width in seconds that sessions trained together share: the coarsest of their own.
+
+    A session's own is the interval of its covariate where that is 20 to 100 ms, else 20 ms.
+    """
+    widths = [BIN_RANGE[0]]
+    for session in sessions:
+        if session.covariates:
+            interval = round(find_covariate(session, covariate).interval, 6)
+            if BIN_RANGE[0] <= interval <= BIN_RANGE[1]:
+                widths.append(interval)
+
+    return max(widths)
+
+
+def resample(covariate: Covariate, start: NDArray[np.float64], bin_size: float) -> NDArray[np.float32]:
+    """Returns a covariate at bins, (R, C): the mean of a bin's samples; between sparse samples, linear interpolation.
+
+    NaN where samples are missing: in no bin is a value made up over a gap of more than two and a half sample intervals.
+    Angles become cosine and sine before averaging, C = 2 for each.
+    """
+    times, values = covariate.timestamps, np.asarray(covariate.values, np.float64)
+    if covariate.angular:
+        values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
+    good = np.isfinite(values).all(1)
+    times, values = times[good], values[good]
+    if len(times) == 0:
+        return np.full((len(start), values.shape[1]), np.nan, np.float32)
+    first, last = np.searchsorted(times, start), np.searchsorted(times, start + bin_size)
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0)])
+    mean = (total[last] - total[first]) / np.maximum(last - first, 1)[:, None]
+
+    centre = start + bin_size / 2
+    right = np.clip(np.searchsorted(times, centre), 1, max(len(times) - 1, 1))
+    a, b = times[right - 1], times[np.minimum(right, len(times) - 1)]
+    near = (centre >= a) & (centre <= b) & (b - a <= 2.5 * covariate.interval)
+    weight = np.divide(centre - a, b - a, out=np.zeros(len(a)), where=b > a)[:, None]
+    between = (1 - weight) * values[right - 1] + weight * values[np.minimum(right, len(times) - 1)]
+    between[~near] = np.nan
+
+    return np.where((last > first)[:, None], mean, between).astype(np.float32)
+
+
+class Grid:
+    """All R bins of a session's observed time at one bin width, with the block that each belongs to.
+
+    Bins are laid from the start of each observed piece; what is left over at its end is not used.
+
+    Arguments:
+        session: The session.
+        bin_size: Bin width in seconds.
+        guard: Guard between blocks in seconds: the context window.
+
+    Attributes:
+        start: Start of each bin in seconds, (R,).
+        piece: Piece of each bin, ascending, (R,).
+        place: Index of each bin within its piece, (R,).
+        block: 0 guard, `TRAIN`, `VALID` or `TEST`, (R,).
+    """
+
+    def __init__(self, session: Session, bin_size: float, guard: float) -> None:
+        self.session, self.bin_size = session, bin_size
+        pieces = session.observed.coalesce()
+        lengths = np.array([num_bins(b - a, bin_size) for a, b in zip(pieces.start, pieces.end, strict=True)], np.int64)
+        self.piece = np.repeat(np.arange(len(pieces)), lengths)
+        self.place = np.arange(len(self.piece)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self.piece_start = pieces.start
+        self.start = pieces.start[self.piece] + self.place * bin_size
+        self.block = np.zeros(len(self.start), np.uint8)
+        self.split = split(session, guard)
+        for code, block in zip((TRAIN, VALID, TEST), self.split.blocks, strict=True):
+            self.block[within(self.start, self.start + bin_size, block, 1e-6 * bin_size)] = code
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def counts(self, first: int, last: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Returns counts and whether each unit was observed, both (T, N), of bins ``first … last - 1`` of one piece."""
+        assert self.piece[first] == self.piece[last - 1], "a window may not cross a gap"
+        where = (float(self.piece_start[self.piece[first]]), self.bin_size, last - first, int(self.place[first]))
+
+        return bin_spikes(self.session, *where), unit_valid(self.session, *where)
+
+    def runs(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Returns (M, 2): first and last + 1 of each uninterrupted run of chosen bins."""
+        rows = np.flatnonzero(chosen)
+        if len(rows) == 0:
+            return np.zeros((0, 2), np.int64)
+        new = (np.diff(rows) > 1) | (np.diff(self.piece[rows]) != 0)
+
+        return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
+
+    def window(self, first: int, last: int, vocabulary: Vocabulary) -> Window:
+        """Returns the window of bins ``first … last - 1``."""
+        order, unit, context = vocabulary.rows(self.session)
+        counts, valid = self.counts(first, last)
+
+        return Window(counts=counts[:, order], valid=valid[:, order], unit=unit, context=context, index=(first, last))
+
+    def cover(self, chosen: NDArray[np.bool_], window_bins: int) -> Iterator[tuple[int, int, int]]:
+        """Covers the chosen bins once with overlapping windows; yields (first, keep from, last + 1).
+
+        Each window keeps at most its second half, so that a kept bin has half a window of history wherever its piece has;
+        history may lie outside the chosen bins, but never in another piece.
+        """
+        step = max(window_bins // 2, 1)
+        for begin, end in self.runs(chosen):
+            for keep in range(begin, end, step):
+                last = min(keep + step, end)
+                yield max(last - window_bins, int(keep - self.place[keep])), keep, last

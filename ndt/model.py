@@ -1,0 +1,198 @@
+"""The masked transformer: patches and context tokens in, latents and firing rates out.
+
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. Where we differ (unit vectors in place
+of a unit's position in its patch, rotary time, pre-norm), DECISIONS.md says why.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ndt.attention import CONTEXT, Layout
+from ndt.config import ModelConfig
+from ndt.decoder import CovariateDecoder
+from ndt.layers import Block
+from ndt.tokens import Batch
+from ndt.vocabulary import Vocabulary
+
+__all__ = ["NDT", "Encoded", "PatchEmbedding", "RateReadout"]
+
+# B = windows, L = tokens, V = visible tokens, K = context tokens of a window, P = units of a patch, U = units of the batch,
+# D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
+
+
+class PatchEmbedding(nn.Module):
+    r"""Sums what the spikes of each unit in a patch say.
+
+    .. math:: x = \frac{1}{\sqrt P} \sum_{n \in \text{patch}} f(e_{c_n} + u_n) + c_n W u_n
+
+    where :math:`c_n` is the count, :math:`e` the count embedding and :math:`u_n` the unit's vector. NDT2 concatenates count
+    embeddings instead, which ties a unit's meaning to its place in the file; a sum over vectors keyed by identity does not.
+
+    Arguments:
+        config: Architecture; uses `width`, `unit_width`, `max_count`, `units_per_patch`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        D, E = config.width, config.unit_width
+        self.scale = config.units_per_patch**-0.5
+        self.count = nn.Embedding(config.max_count + 1, E)
+        self.mix = nn.Sequential(nn.Linear(E, D), nn.GELU(), nn.Linear(D, D))
+        self.gain = nn.Linear(E, D, bias=False)
+
+    def forward(
+        self, counts: Int[Tensor, "L P"], member: Int[Tensor, "L P"], valid: Bool[Tensor, "L P"], vectors: Float[Tensor, "U E"]
+    ) -> Float[Tensor, "L D"]:
+        """Returns one embedding a token; invalid units add nothing."""
+        counts = counts.clamp(max=self.count.num_embeddings - 1)
+        K = int(counts.max()) + 1  # only counts that occur are worth a row
+        table = self.mix(vectors[:, None] + self.count.weight[:K]) + self.gain(vectors)[:, None] * self._levels(K)  # (U, K, D)
+        rows = torch.cat([table.flatten(0, 1), table.new_zeros(1, table.shape[-1])])
+        index = torch.where(valid, member * K + counts, len(rows) - 1)
+
+        return self.scale * F.embedding_bag(index, rows, mode="sum", padding_idx=len(rows) - 1)
+
+    def _levels(self, K: int) -> Float[Tensor, "K 1"]:
+        return torch.arange(K, device=self.count.weight.device, dtype=self.count.weight.dtype)[:, None]
+
+
+class RateReadout(nn.Module):
+    r"""Reads firing rates of a patch's units from its latent.
+
+    .. math:: \log \lambda_n = u_n^\top W z + w^\top u_n
+
+    Arguments:
+        config: Architecture; uses `width`, `unit_width`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        self.latent = nn.Linear(config.width, config.unit_width)
+        self.unit = nn.Linear(config.unit_width, config.unit_width)
+        self.base = nn.Linear(config.unit_width, 1)
+
+    def forward(
+        self, z: Float[Tensor, "L D"], member: Int[Tensor, "L P"], vectors: Float[Tensor, "U E"]
+    ) -> Float[Tensor, "L P"]:
+        """Returns log rates in log spikes per bin."""
+        every = self.latent(z) @ self.unit(vectors).T * vectors.shape[-1] ** -0.5 + self.base(vectors).T  # (L, U)
+
+        return every.gather(1, member)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What the encoder says of a batch.
+
+    Arguments:
+        tokens: Latents of the visible tokens, shape (V, D).
+        context: Context tokens after the encoder, shape (B * K, D).
+        visible: Which of the batch's tokens are visible, shape (L,).
+    """
+
+    tokens: Float[Tensor, "V D"]
+    context: Float[Tensor, "M D"]
+    visible: Bool[Tensor, " L"]
+
+
+def _sequence(batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Layout]:
+    """Puts each window's context tokens before its chosen tokens.
+
+    Returns the order to apply to ``cat([context (B * K), chosen tokens])``, and the layout of the result.
+    """
+    B, K = batch.context.shape
+    window = torch.cat([torch.arange(B, device=chosen.device).repeat_interleave(K), batch.window[chosen]])
+    time = torch.cat([torch.full((B * K,), CONTEXT, device=chosen.device), batch.time[chosen]])
+    order = torch.argsort(window, stable=True)
+
+    return order, Layout(torch.bincount(window, minlength=B).tolist(), time[order])
+
+
+class NDT(nn.Module):
+    """Neural Data Transformer over unit patches.
+
+    Six steps: (1) each visible token sums the embeddings of its units' counts; (2) time and slot are added; (3) context
+    tokens of session, subject and task are put before each window; (4) the encoder attends causally by bin; (5) hidden
+    tokens enter as one learned token each, and a light decoder predicts their units' rates; (6) a covariate decoder, where
+    there is one, asks once per bin.
+
+    Arguments:
+        config: Architecture.
+        vocabulary: Known units and contexts, one row each.
+        covariate_dims: Dimensions C of the decoded covariate; 0 for a model without decoder.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, covariate_dims: int = 0) -> None:
+        super().__init__()
+
+        D = config.width
+        self.config, self.vocabulary = config, vocabulary
+        self.unit = nn.Parameter(torch.randn(len(vocabulary.units), config.unit_width))
+        self.context = nn.Parameter(0.02 * torch.randn(len(vocabulary.contexts), D))
+        self.context_kind = nn.Parameter(0.02 * torch.randn(3, D))  # session, subject, task
+        self.embed = PatchEmbedding(config)
+        self.slot = nn.Linear(16, D)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(D))
+        self.time = nn.Embedding(config.max_bins, D) if config.positions == "learned" else None
+        self.encoder = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.encoder_norm = nn.LayerNorm(D)
+        self.rate_decoder = nn.ModuleList(Block(config) for _ in range(config.num_decoder_layers))
+        self.rate_norm = nn.LayerNorm(D)
+        self.rates = RateReadout(config)
+        self.covariate = CovariateDecoder(config, covariate_dims) if covariate_dims else None
+
+    def place(self, batch: Batch) -> Float[Tensor, "L D"]:
+        """Returns the embedding of each token's time and slot. Slots are not bounded by a table."""
+        octave = 2.0 ** -torch.arange(8, device=batch.slot.device)
+        phase = batch.slot[:, None] * octave * torch.pi / 2
+        place = self.slot(torch.cat([phase.sin(), phase.cos()], dim=-1))
+
+        return place if self.time is None else place + self.time(batch.time)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Returns latents of the tokens that are not hidden. Hidden tokens cost nothing here."""
+        visible, vectors = ~batch.hidden, self.unit[batch.unit]
+        tokens = self.embed(batch.counts[visible], batch.member[visible], batch.valid[visible], vectors)
+        context = (self.context[batch.context] + self.context_kind).flatten(0, 1)  # (B * K, D)
+        order, layout = _sequence(batch, visible)
+        x = torch.cat([context, tokens + self.place(batch)[visible]])[order]
+        for block in self.encoder:
+            x = block(x, layout)
+        x = torch.empty_like(x).index_copy(0, order, self.encoder_norm(x))  # back to context first, then tokens
+        context, tokens = x.split([len(context), len(tokens)])
+
+        return Encoded(tokens=tokens, context=context, visible=visible)
+
+    def log_rates(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "L P"]:
+        """Returns log rates of all tokens' units, in log spikes per bin; hidden ones are predicted from visible ones."""
+        x = self.mask_token.expand(len(batch.time), -1).to(encoded.tokens.dtype)
+        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.place(batch)
+        order, layout = _sequence(batch, torch.ones_like(encoded.visible))
+        x = torch.cat([encoded.context, x])[order]
+        for block in self.rate_decoder:
+            x = block(x, layout)
+        x = torch.empty_like(x).index_copy(0, order, self.rate_norm(x))[len(encoded.context) :]
+
+        return self.rates(x, batch.member, self.unit[batch.unit])
+
+    def latents(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R D"]:
+        """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
+        key = batch.bin_index()[encoded.visible]
+        total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1]).index_add(0, key, encoded.tokens)
+
+        return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
+
+    def decode(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R C"]:
+        """Returns the covariate at each bin, in units of its standard deviation on the training block."""
+        if self.covariate is None:
+            raise ValueError("this model was not fine-tuned for a covariate")
+        order, layout = _sequence(batch, encoded.visible)
+        memory = torch.cat([encoded.context, encoded.tokens])[order]
+
+        return self.covariate(self.latents(batch, encoded), batch, memory, layout)

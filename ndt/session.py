@@ -1,0 +1,108 @@
+"""`Session`: one recording's spikes, units, covariates, intervals and observed time; the noun all else starts from."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.intervals import Intervals
+
+__all__ = ["Covariate", "Session", "Spikes", "Units"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spikes:
+    """S spikes of all units, ascending in time.
+
+    Arguments:
+        timestamps: Seconds in the file's own clock, ascending, shape (S,), float64.
+        unit_index: Row of each spike's unit in `Units`, shape (S,), integer.
+    """
+
+    timestamps: NDArray[np.float64]
+    unit_index: NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """N units: who they are, and when each was observed.
+
+    Arguments:
+        id: Identity of each unit, unique within the session, shape (N,). Units of two sessions with the same identity are
+            taken for the same unit: "subject/group/electrode/index" for persistent channels, else prefixed by the session.
+        columns: The file's further columns (location, group, quality, heldout, …), each of length N.
+        observed: Per-unit observation as intervals with a column ``unit_index``; None when every unit was observed
+            whenever the session was.
+    """
+
+    id: NDArray[np.str_]
+    columns: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    observed: Intervals | None = None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covariate:
+    """A series measured beside the spikes: M samples of C dimensions.
+
+    Arguments:
+        name: Shortest unambiguous name, for example ``hand_vel`` or ``CompassDirection/ry``.
+        path: Path inside the NWB file, for example ``processing/behavior/hand_vel``.
+        timestamps: Seconds, ascending, shape (M,), float64.
+        values: Samples with conversion and offset applied, shape (M, C); NaN where missing.
+        dims: Names of the C dimensions.
+        unit: Physical unit.
+        angular: Whether values are angles in radians; decoders then use cosine and sine.
+    """
+
+    name: str
+    path: str
+    timestamps: NDArray[np.float64]
+    values: NDArray[np.floating]
+    dims: tuple[str, ...]
+    unit: str
+    angular: bool = False
+
+    @property
+    def interval(self) -> float:
+        """Median time between samples, in seconds."""
+        return float(np.median(np.diff(self.timestamps))) if len(self.timestamps) > 1 else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One recording.
+
+    Arguments:
+        session_id: Identifier, unique in a store, for example ``sub-m1_ses-stevenson2011``.
+        subject: Subject identifier.
+        task: Task name; may be empty.
+        recording_date: ISO 8601 date and time; may be empty.
+        spikes: Spike times and unit of each; only spikes in observed time.
+        units: Units and their columns.
+        observed: Sorted, disjoint intervals in which at least one unit was observed; invalid times cut out.
+        covariates: By name.
+        intervals: Tables of intervals by name: ``trials``, ``epochs``, … rows as in the file.
+        source: Where it came from: ``path``, ``sha256``, ``size`` …
+        dropped: One sentence for each thing that was left out, and why.
+    """
+
+    session_id: str
+    subject: str
+    spikes: Spikes
+    units: Units
+    observed: Intervals
+    task: str = ""
+    recording_date: str = ""
+    covariates: dict[str, Covariate] = field(default_factory=dict)
+    intervals: dict[str, Intervals] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def num_units(self) -> int:
+        """Number of units N."""
+        return len(self.units)
