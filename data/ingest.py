@@ -57,8 +57,6 @@ def ingest(
         for session_id, result in _saved(root, manifest, _results(paths, root, config, manifest["sessions"])):
             bar.update(task, advance=1, description=f"Ingested {session_id}")
             if isinstance(result, InputError):
-                if config.strict:
-                    raise result
                 console.print(str(result), markup=False, highlight=False)
                 failures.append(result)
     if len(failures) == 1:
@@ -122,6 +120,8 @@ def _ingest_file(path: Path, root: Path, config: IngestConfig, entry: dict[str, 
         session = read_nwb(path, config)
         write_session(session, target, options)
     except InputError as error:
+        if config.strict:
+            raise  # joblib stops the others
         return session_id, error
 
     return session_id, summarise(session) | {"options": options, "tool_version": _tool_version()}

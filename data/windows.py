@@ -10,7 +10,7 @@ from ndt.errors import InputError
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 from ndt.tokens import Window
-from ndt.vocabulary import Vocabulary
+from ndt.vocabulary import Rows
 
 __all__ = ["TEST", "TRAIN", "VALID", "Grid", "default_bin_size", "default_covariate", "find_covariate", "resample"]
 
@@ -159,21 +159,21 @@ class Grid:
 
         return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
 
-    def window(self, first: int, last: int, vocabulary: Vocabulary) -> Window:
-        """Returns the window of bins ``first … last - 1``."""
-        order, unit, context = vocabulary.rows(self.session)
+    def window(self, first: int, last: int, rows: Rows) -> Window:
+        """Returns the window of bins ``first … last - 1``, its units in the order of their identities."""
         counts, valid = self.counts(first, last)
+        counts, valid = counts[:, rows.order], valid[:, rows.order]
 
-        return Window(counts=counts[:, order], valid=valid[:, order], unit=unit, context=context, index=(first, last))
+        return Window(counts=counts, valid=valid, unit=rows.unit, context=rows.context, index=(first, last))
 
-    def cover(self, chosen: NDArray[np.bool_], window_bins: int) -> Iterator[tuple[int, int, int]]:
-        """Covers the chosen bins once with overlapping windows; yields (first, keep from, last + 1).
+    def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
+        """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.
 
-        Each window keeps at most its second half, so that a kept bin has half a window of history wherever its piece has;
+        A window keeps at most its second half, so that a kept bin has half a window of history wherever its piece has;
         history may lie outside the chosen bins, but never in another piece.
         """
         step = max(window_bins // 2, 1)
         for begin, end in self.runs(chosen):
             for keep in range(begin, end, step):
                 last = min(keep + step, end)
-                yield max(last - window_bins, int(keep - self.place[keep])), keep, last
+                yield self.window(max(last - window_bins, int(keep - self.place[keep])), last, rows), keep

@@ -4,6 +4,7 @@ All work on *pieces*: lists of arrays, each an uninterrupted run of bins. Neithe
 into the next; what lies before a piece counts as the training mean. All decoders are causal.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ndt.errors import InputError
+from ndt.kalman import Kalman, fit_kalman
 from ndt.metrics import r2
+from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, take
 
 __all__ = [
     "ALPHAS",
@@ -28,10 +30,6 @@ __all__ = [
 ]
 
 ALPHAS = tuple(float(a) for a in 10 ** np.arange(0, 5.25, 0.5))  # counts are z-scored, so these are in rows of data
-
-Array = NDArray[np.floating]
-Pieces = Sequence[NDArray[np.generic]]
-Masks = Sequence[NDArray[np.bool_]]
 
 
 def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Array:
@@ -55,37 +53,6 @@ def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Arr
         out[lag:, lag] = x[: T - lag]
 
     return out.reshape(T, num_lags * N)
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Mean and standard deviation of each column, learnt on training rows; columns that do not vary are only centred.
-
-    Arguments:
-        mean: Shape (N,).
-        std: Shape (N,).
-    """
-
-    mean: Array
-    std: Array
-
-    @classmethod
-    def fit(cls, pieces: Pieces, rows: Masks) -> "Scaler":
-        """Learns from the chosen rows of all pieces; NaN are left out."""
-        x = _take(pieces, rows)
-        known = np.maximum((~np.isnan(x)).sum(0), 1)
-        mean = np.nansum(x, 0) / known
-        std = np.sqrt(np.nansum((x - mean) ** 2, 0) / known)
-
-        return cls(mean, np.where(std > 0, std, 1.0))
-
-    def apply(self, x: NDArray[np.generic]) -> Array:
-        """Returns z-scores; what is NaN (not observed) becomes 0, the training mean."""
-        return np.nan_to_num((np.asarray(x, np.float64) - self.mean) / self.std)
-
-    def invert(self, z: Array) -> Array:
-        """Returns the values whose z-scores are `z`."""
-        return z * self.std + self.mean
 
 
 @dataclass(frozen=True)
@@ -138,35 +105,43 @@ def fit_ridge(
         max_lag_s: Longest history tried, in seconds.
         alphas: Penalties tried.
     """
-    train, valid = _labelled(targets, train, "train"), _labelled(targets, valid, "valid")
+    train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
     N, num_rows = x[0].shape[1], sum(int(m.sum()) for m in train)
     longest = max(1, min(int(max_lag_s / bin_size + 1e-6), max(len(k) for k in x)))
     gram, cross, total = _normal_equations(x, y, train, longest)
-    y_sum = _take(y, train).sum(0)
+    y_sum = take(y, train).sum(0)
     gram -= np.outer(total, total) / num_rows  # centring the design leaves the intercept unpenalised
     cross -= np.outer(total, y_sum) / num_rows
 
-    best: tuple[float, int, float, Array] | None = None
-    true = _take(y, valid)
-    for num_lags in sorted({-(-longest // k) for k in (1, 1.5, 2, 3, 5, 8, longest)}):
-        num_lags, size = int(num_lags), N * int(num_lags)
-        design = np.concatenate([lagged(k, num_lags)[m] for k, m in zip(x, valid, strict=True)])
-        for alpha in alphas:
-            penalised = gram[:size, :size].copy()
-            penalised.flat[:: size + 1] += alpha
-            weights = cho_solve(cho_factor(penalised, overwrite_a=True, check_finite=False), cross[:size])
+    best, true = (float("-inf"), 1, float(alphas[-1])), take(targets, valid)
+    for num_lags in sorted({math.ceil(longest / share) for share in (1, 1.5, 2, 3, 5, 8, longest)}):
+        size = N * num_lags
+        design = np.concatenate([lagged(k, num_lags)[m] for k, m in zip(x, valid, strict=True)]).astype(np.float32)
+        exact, quick = gram[:size, :size], gram[:size, :size].astype(np.float32)
+        rounding = np.finfo(np.float32).eps * exact.trace()
+        for alpha in alphas:  # float32 takes half the time, where the penalty exceeds its rounding
+            weights = _solve(quick if alpha > rounding else exact, cross[:size], alpha)
             offset = (y_sum - total[:size] @ weights) / num_rows
-            score = r2(true, design @ weights + offset)
-            if best is None or score > best[0]:
-                best = (score, num_lags, float(alpha), weights)
+            score = r2(true, scale_y.invert(design @ weights + offset))
+            best = max(best, (score, num_lags, float(alpha)), key=lambda b: b[0])
 
-    assert best is not None
-    score, num_lags, alpha, weights = best
-    offset = (y_sum - total[: len(weights)] @ weights) / num_rows
+    score, num_lags, alpha = best
+    size = N * num_lags
+    weights = _solve(gram[:size, :size], cross[:size], alpha)
 
-    return Ridge(weights, offset, scale_x, scale_y, num_lags, alpha, score)
+    return Ridge(weights, (y_sum - total[:size] @ weights) / num_rows, scale_x, scale_y, num_lags, alpha, score)
+
+
+def _solve(gram: Array, cross: Array, alpha: float) -> Array:
+    penalised = gram.copy()
+    penalised.flat[:: len(gram) + 1] += alpha
+
+    factor = cho_factor(penalised, overwrite_a=True, check_finite=False)
+    weights: Array = cho_solve(factor, cross.astype(gram.dtype), check_finite=False)
+
+    return weights
 
 
 def _normal_equations(x: Pieces, y: Pieces, train: Masks, num_lags: int) -> tuple[Array, Array, Array]:
@@ -196,139 +171,6 @@ def _normal_equations(x: Pieces, y: Pieces, train: Masks, num_lags: int) -> tupl
         gram[i, :, 0] = gram[0, :, i].T
 
     return gram.reshape(L * N, L * N), cross.reshape(L * N, -1), total.reshape(-1)
-
-
-@dataclass(frozen=True)
-class Kalman:
-    r"""Kalman filter whose state is the target, and with `order` 2 the target one bin earlier too.
-
-    .. math:: x_{t+1} = A x_t + w_t, \qquad y_{t - \mathrm{lag}} = H x_t + q_t
-
-    Reference: Wu et al. (2006), Neural Computation 18:80, https://doi.org/10.1162/089976606774841585
-
-    Arguments:
-        transition: A, shape (K, K).
-        transition_noise: Covariance of w, shape (K, K).
-        prior: Covariance of x at the start of a piece, shape (K, K).
-        information: H' Q^-1 H with Q the covariance of q, shape (K, K).
-        readout: Q^-1 H, so that `counts @ readout` is H' Q^-1 y, shape (N, K).
-        counts: Scaler of counts.
-        targets: Scaler of targets.
-        lag_bins: Bins by which counts lead the state.
-        order: 1 or 2.
-        valid_r2: R² on validation rows.
-    """
-
-    transition: Array
-    transition_noise: Array
-    prior: Array
-    information: Array
-    readout: Array
-    counts: Scaler
-    targets: Scaler
-    lag_bins: int
-    order: int
-    valid_r2: float = float("nan")
-
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
-        C = len(self.targets.mean)
-        return [self.targets.invert(self._states(self.counts.apply(x))[:, :C]) for x in counts]
-
-    def _states(self, z: Array) -> Array:
-        T, K = len(z), len(self.transition)
-        evidence = np.zeros((T, K))
-        evidence[min(self.lag_bins, T) :] = z[: max(T - self.lag_bins, 0)] @ self.readout
-        states, state, covariance, settled = np.zeros((T, K)), np.zeros(K), self.prior, False
-        gain = keep = np.eye(K)
-        for t in range(T):
-            if t > 0:
-                state = self.transition @ state
-            if t < self.lag_bins:  # no counts yet: the prior's mean and covariance stand
-                continue
-            if not settled:  # the covariance does not depend on counts, and soon stands still
-                if t > self.lag_bins:
-                    covariance = self.transition @ covariance @ self.transition.T + self.transition_noise
-                previous = gain
-                gain = np.linalg.solve(np.eye(K) + covariance @ self.information, covariance)
-                keep = np.eye(K) - gain @ self.information
-                covariance = (gain + gain.T) / 2
-                settled = t > self.lag_bins and np.abs(gain - previous).max() < 1e-12 * np.abs(gain).max()
-            state = keep @ state + gain @ evidence[t]
-            states[t] = state
-
-        return states
-
-
-def fit_kalman(
-    counts: Pieces,
-    targets: Pieces,
-    train: Masks,
-    valid: Masks,
-    *,
-    bin_size: float,
-    max_lag_s: float = 0.2,
-    shrinkages: Sequence[float] = (1e-3, 1e-2, 1e-1, 0.5),
-) -> Kalman:
-    """Fits the Kalman filter; lag, order and shrinkage of the count noise are those with the best validation R².
-
-    Arguments as of `fit_ridge`; besides:
-        shrinkages: Shares by which the noise covariance is drawn towards its diagonal.
-    """
-    train, valid = _labelled(targets, train, "train"), _labelled(targets, valid, "valid")
-    scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
-    true = _take(targets, valid)
-    best: Kalman | None = None
-    for order in (1, 2):
-        for lag_bins in range(int(max_lag_s / bin_size + 1e-6) + 1):
-            for model in _kalman_candidates(counts, targets, train, (scale_x, scale_y), (order, lag_bins), shrinkages):
-                score = r2(true, _take(model.predict(counts), valid))
-                if best is None or score > best.valid_r2:
-                    best = Kalman(**{**vars(model), "valid_r2": score})
-
-    if best is None:
-        raise InputError("Kalman filter", "train", "runs of at least 3 labelled bins", "shorter ones")
-    return best
-
-
-def _kalman_candidates(
-    counts: Pieces,
-    targets: Pieces,
-    train: Masks,
-    scalers: tuple[Scaler, Scaler],
-    shape: tuple[int, int],
-    shrinkages: Sequence[float],
-) -> list[Kalman]:
-    """Returns one filter per shrinkage for one order and lag; none where the data are too short."""
-    (scale_x, scale_y), (order, lag) = scalers, shape
-    past, now, seen, evidence = [], [], [], []
-    for k, v, m in zip(counts, targets, train, strict=True):
-        z, y = scale_x.apply(k), scale_y.apply(v)
-        state = y if order == 1 else np.concatenate([y, np.vstack([y[:1], y[:-1]])], 1)
-        whole = m if order == 1 else m & np.r_[False, m[:-1]]  # rows whose state is labelled throughout
-        pair = whole[1:] & whole[:-1]
-        past.append(state[:-1][pair])
-        now.append(state[1:][pair])
-        rows = np.flatnonzero(whole & (np.arange(len(m)) >= lag))
-        seen.append(state[rows])
-        evidence.append(z[rows - lag])
-    x0, x1, x, z = (np.concatenate(p) for p in (past, now, seen, evidence))
-    K, N = x.shape[1], z.shape[1]
-    if min(len(x0), len(x)) <= K:
-        return []
-
-    tiny = 1e-9 * np.eye(K)  # a state that repeats itself (order 2) has a singular noise
-    A = np.linalg.solve(x0.T @ x0 + tiny, x0.T @ x1).T
-    W = (x1 - x0 @ A.T).T @ (x1 - x0 @ A.T) / len(x0)
-    H = np.linalg.solve(x.T @ x + tiny, x.T @ z).T  # (N, K)
-    Q = (z - x @ H.T).T @ (z - x @ H.T) / len(x)
-    models = []
-    for share in shrinkages:
-        noise = (1 - share) * Q + share * np.diag(np.diag(Q)) + 1e-6 * np.eye(N)  # silent units have no variance
-        readout = np.linalg.solve(noise, H)
-        models.append(Kalman(A, W, x.T @ x / len(x), H.T @ readout, readout, scale_x, scale_y, lag, order))
-
-    return models
 
 
 @dataclass(frozen=True)
@@ -362,8 +204,8 @@ def fit_time_only(targets: Pieces, train: Masks, valid: Masks, bins_since_start:
         valid: Rows to choose on, one (T,) a piece.
         bins_since_start: Bins since the piece or trial began, 0 in its first bin, one (T,) a piece.
     """
-    train, valid = _labelled(targets, train, "train"), _labelled(targets, valid, "valid")
-    y, bins = _take(targets, train), _flat(bins_since_start, train).astype(np.int64)
+    train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
+    y, bins = take(targets, train), take(bins_since_start, train).astype(np.int64)
     mean, M = y.mean(0), int(bins.max()) + 1
     rows = np.bincount(bins, minlength=M).astype(np.float64)
     sums = np.stack([np.bincount(bins, weights=c - m, minlength=M) for c, m in zip(y.T, mean, strict=True)], 1)
@@ -373,11 +215,10 @@ def fit_time_only(targets: Pieces, train: Masks, valid: Masks, bins_since_start:
         if np.isfinite(width):
             reach = np.arange(-int(3 * width), int(3 * width) + 1)
             kernel = np.exp(-0.5 * (reach / max(width, 1.0)) ** 2)
-            smooth = lambda v: np.convolve(v, kernel, "full")[len(reach) // 2 :][:M]  # noqa: B023
-            near = smooth(rows)[:, None] + 1.0  # one row's worth of the mean
-            table = mean + np.stack([smooth(s) for s in sums.T], 1) / near
+            near = np.stack([np.convolve(v, kernel)[len(reach) // 2 :][:M] for v in (rows, *sums.T)], 1)
+            table = mean + near[:, 1:] / (near[:, :1] + 1.0)  # one row's worth of the mean
         model = TimeOnly(table, mean, width, 0.0)
-        score = r2(_take(targets, valid), _take(model.predict(bins_since_start), valid))
+        score = r2(take(targets, valid), take(model.predict(bins_since_start), valid))
         if score > best.valid_r2:
             best = TimeOnly(table, mean, width, score)
 
@@ -400,7 +241,7 @@ def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int, blo
     """
     rng, stacked = np.random.default_rng(seed), np.concatenate([np.asarray(v, np.float64) for v in targets])
     out = stacked.copy()
-    for mask in (_labelled(targets, train, "train"), _labelled(targets, valid, "valid")):
+    for mask in (labelled(targets, train, "train"), labelled(targets, valid, "valid")):
         rows = np.flatnonzero(np.concatenate(list(mask)))
         size = max(1, min(block_bins, len(rows) // 4))
         blocks = rows[: len(rows) // size * size].reshape(-1, size)
@@ -418,20 +259,3 @@ def _filter(z: Array, weights: Array) -> Array:
         out[lag:] += z[: len(z) - lag] @ w
 
     return out
-
-
-def _take(pieces: Pieces, rows: Masks) -> Array:
-    return np.concatenate([np.asarray(p, np.float64)[m] for p, m in zip(pieces, rows, strict=True)])
-
-
-def _flat(pieces: Pieces, rows: Masks) -> NDArray[np.generic]:
-    return np.concatenate([np.asarray(p)[m] for p, m in zip(pieces, rows, strict=True)])
-
-
-def _labelled(targets: Pieces, rows: Masks, name: str) -> list[NDArray[np.bool_]]:
-    """Returns the chosen rows that have a label."""
-    masks = [m & ~np.isnan(np.asarray(v, np.float64)).any(1) for v, m in zip(targets, rows, strict=True)]
-    if (found := sum(int(m.sum()) for m in masks)) < 2:
-        raise InputError("baseline", name, "at least 2 labelled bins", found)
-
-    return masks

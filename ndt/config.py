@@ -1,8 +1,53 @@
 """All settings, as frozen dataclasses; importing this costs no torch, so that every ``--help`` is quick."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
-__all__ = ["FinetuneConfig", "IngestConfig", "ModelConfig", "PretrainConfig", "SimulateConfig"]
+from ndt.errors import InputError
+
+__all__ = ["FinetuneConfig", "IngestConfig", "ModelConfig", "PretrainConfig", "SimulateConfig", "TrainConfig", "load_config"]
+
+Config = TypeVar("Config")
+
+
+def load_config(kind: type[Config], path: str | Path) -> Config:
+    """Reads settings from a YAML file that states only departures from the defaults.
+
+    Raises:
+        InputError: if the file is missing or not YAML, or has a setting that `kind` lacks or of another type.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, "settings", "a YAML file", error) from error
+
+    return _filled(kind, found, path, "settings")
+
+
+def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
+    hints = get_type_hints(kind)
+    if not isinstance(found, Mapping):
+        raise InputError(where, name, f"settings: {', '.join(hints)}", repr(found))
+    values = {}
+    for key, value in found.items():
+        if key not in hints:
+            raise InputError(where, f"{name}.{key}", f"one of: {', '.join(f.name for f in fields(kind))}", "an unknown setting")
+        if is_dataclass(hints[key]):
+            values[key] = _filled(hints[key], value, where, f"{name}.{key}")
+        elif isinstance(value, list):
+            values[key] = tuple(value)
+        elif hints[key] is float and isinstance(value, int | float) and not isinstance(value, bool):
+            values[key] = float(value)
+        elif isinstance(value, hints[key]) and not (hints[key] is int and isinstance(value, bool)):
+            values[key] = value
+        else:
+            raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
+
+    return kind(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +79,16 @@ class SimulateConfig:
         num_sessions: Recordings of each subject.
         num_units: Units of each recording.
         num_electrodes: Electrodes of each array; at least `num_units`.
-        num_latents: Dimensions K of the shared dynamics.
+        num_latents: Dimensions K of the shared dynamics, at least 5.
         seconds: Length of each recording.
         persistence: Share of units that stay from one recording of a subject to the next.
         drift: Standard deviation of a staying unit's change of tuning between recordings, relative to its tuning.
-        mean_rate_hz: Mean firing rate.
+        mean_rate_hz: Mean firing rate; the linear-Gaussian population fires five times as much.
         dynamics: ``nonlinear`` (default) or ``linear_gaussian``, where ridge or Kalman should win.
         spiking: ``poisson`` or ``negative_binomial`` (over-dispersed).
-        dispersion: Variance over mean minus one at mean 1, for over-dispersed spikes.
+        dispersion: Variance over mean minus one at mean 1, of counts in 50 ms bins, for over-dispersed spikes.
         awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials rate_series``.
+        workers: Processes; 0 means one per core. Files do not depend on it.
         seed: Seed of everything.
     """
 
@@ -59,50 +105,123 @@ class SimulateConfig:
     spiking: str = "poisson"
     dispersion: float = 0.5
     awkward: tuple[str, ...] = ()
+    workers: int = 0
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Architecture of the transformer; filled in by its own issue's measurements.
+    """Architecture of the transformer. The defaults are the preset `tiny`.
 
     Arguments:
-        width: Width D of tokens.
+        width: Width D of tokens; a multiple of 4 times `num_heads`.
         num_layers: Encoder layers.
         num_decoder_layers: Layers of the masked decoder and of the covariate decoder.
         num_heads: Attention heads H.
-        units_per_patch: Units in one patch.
+        units_per_patch: Units P in one patch.
         unit_width: Dimensions of a unit's learned vector.
-        max_count: Counts above this are clipped.
-        max_bins: Longest window in bins (size of the time table).
+        max_count: Spike counts above this are clipped.
+        max_bins: Longest window in bins.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
         positions: How time enters: ``rotary`` (relative) or ``learned`` (a table of `max_bins` rows, as in NDT2).
     """
 
-    width: int = 128
-    num_layers: int = 4
-    num_decoder_layers: int = 2
+    width: int = 96
+    num_layers: int = 2
+    num_decoder_layers: int = 1
     num_heads: int = 4
-    units_per_patch: int = 32
+    units_per_patch: int = 48
     unit_width: int = 32
     max_count: int = 20
     max_bins: int = 200
     feedforward: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.0
     positions: str = "rotary"
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop, whatever its objective.
+
+    Arguments:
+        steps: Optimisation steps.
+        batch_size: Windows a step, over all processes.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Of matrices; vectors, tables and biases have none.
+        warmup_steps: Steps of linear warm-up; a cosine to a twentieth follows.
+        clip: Largest gradient norm.
+        ema: Decay of the average of weights that is validated and saved; 0 for none.
+        valid_every: Steps between validations; each also writes a checkpoint.
+        patience: Validations without improvement before stopping; 0 for never.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    clip: float = 1.0
+    ema: float = 0.98
+    valid_every: int = 100
+    patience: int = 0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Masked pretraining (the lead fills this in)."""
+    """Masked pretraining over the training blocks of all sessions of a store.
+
+    Arguments:
+        model: Architecture.
+        train: Training loop.
+        bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
+        window: Longest window in seconds.
+        min_bins: Shorter windows are left out.
+        mask_ratio: Share of patches hidden from the encoder.
+        sessions: Session ids to pretrain on; empty for all.
+        seed: Seed of initial weights, windows and masks.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    bin_size: float = 0.0
+    window: float = 2.0
+    min_bins: int = 3
+    mask_ratio: float = 0.5
+    sessions: tuple[str, ...] = ()
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tuning (the lead fills this in)."""
+    """Fine-tuning of a decoder for one session and one covariate.
 
+    Arguments:
+        train: Training loop.
+        model: Architecture of a model from scratch; a pretrained one brings its own.
+        warm_steps: Steps before, on the masked loss alone, in which only vectors of unknown units and contexts learn.
+        mask_ratio: Share of patches hidden from the encoder while training.
+        masked_weight: Weight of the masked loss beside the decoding loss.
+        unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.
+        calibration: Seconds of labelled training data to use, the last before validation; 0 for all.
+        bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
+        window: Longest window in seconds of a model from scratch.
+        min_bins: Shorter windows are left out.
+        max_lag: Longest history of the ridge baseline in seconds.
+        seed: Seed of new weights, windows and masks.
+    """
+
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
+    model: ModelConfig = field(default_factory=ModelConfig)
+    warm_steps: int = 50
+    mask_ratio: float = 0.2
+    masked_weight: float = 0.5
+    unit_dropout: float = 0.0
+    calibration: float = 0.0
+    bin_size: float = 0.0
+    window: float = 2.0
+    min_bins: int = 3
+    max_lag: float = 1.0
     seed: int = 0

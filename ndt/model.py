@@ -4,7 +4,8 @@ Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", Neur
 of a unit's position in its patch, rotary time, pre-norm), DECISIONS.md says why.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ndt.attention import CONTEXT, Layout
+from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, write_json
 from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
+from ndt.errors import InputError
 from ndt.layers import Block
+from ndt.session import Session
 from ndt.tokens import Batch
 from ndt.vocabulary import Vocabulary
 
@@ -123,18 +127,17 @@ class NDT(nn.Module):
     there is one, asks once per bin.
 
     Arguments:
-        config: Architecture.
-        vocabulary: Known units and contexts, one row each.
-        covariate_dims: Dimensions C of the decoded covariate; 0 for a model without decoder.
+        spec: Architecture, names of the rows of its tables, and what it decodes.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, covariate_dims: int = 0) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        D = config.width
-        self.config, self.vocabulary = config, vocabulary
-        self.unit = nn.Parameter(torch.randn(len(vocabulary.units), config.unit_width))
-        self.context = nn.Parameter(0.02 * torch.randn(len(vocabulary.contexts), D))
+        config, D = spec.config, spec.config.width
+        self.spec = spec
+        self.store: Path | None = None  # where the sessions that it was trained on are, if known
+        self.unit = nn.Parameter(torch.randn(len(spec.vocabulary.units), config.unit_width))
+        self.context = nn.Parameter(0.02 * torch.randn(len(spec.vocabulary.contexts), D))
         self.context_kind = nn.Parameter(0.02 * torch.randn(3, D))  # session, subject, task
         self.embed = PatchEmbedding(config)
         self.slot = nn.Linear(16, D)
@@ -145,7 +148,26 @@ class NDT(nn.Module):
         self.rate_decoder = nn.ModuleList(Block(config) for _ in range(config.num_decoder_layers))
         self.rate_norm = nn.LayerNorm(D)
         self.rates = RateReadout(config)
-        self.covariate = CovariateDecoder(config, covariate_dims) if covariate_dims else None
+        self.covariate = CovariateDecoder(config, len(spec.covariate.dims)) if spec.covariate else None
+
+    @property
+    def config(self) -> ModelConfig:
+        """Architecture."""
+        return self.spec.config
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Names of the rows of the unit and context tables."""
+        return self.spec.vocabulary
+
+    def forward(self, batch: Batch, *, rates: bool = True) -> tuple[Float[Tensor, "L P"] | None, Float[Tensor, "R C"] | None]:
+        """Returns log rates of all tokens' units, and the standardised covariate at all bins; None for what is not asked."""
+        encoded = self.encode(batch)
+
+        return (
+            self.log_rates(batch, encoded) if rates else None,
+            self.decode(batch, encoded) if self.covariate is not None else None,
+        )
 
     def place(self, batch: Batch) -> Float[Tensor, "L D"]:
         """Returns the embedding of each token's time and slot. Slots are not bounded by a table."""
@@ -196,3 +218,81 @@ class NDT(nn.Module):
         memory = torch.cat([encoded.context, encoded.tokens])[order]
 
         return self.covariate(self.latents(batch, encoded), batch, memory, layout)
+
+    def extended(self, spec: ModelSpec) -> "NDT":
+        """Returns a copy for a specification that knows more units and contexts, or decodes something.
+
+        Unknown units start at the mean of the known, unknown contexts at the mean of their kind. A decoder is kept where it
+        decodes the same covariate, else it starts anew.
+        """
+        other, old = NDT(spec), self.state_dict()
+        if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:
+            old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
+        units, contexts = old.pop("unit"), old.pop("context")
+        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
+        with torch.no_grad():
+            if len(units):
+                other.unit.copy_(units.mean(0).expand_as(other.unit))
+                other.unit[: len(units)] = units
+            for row in range(len(contexts), len(kinds)):
+                same = [i for i in range(len(contexts)) if kinds[i] == kinds[row]]
+                if same:
+                    other.context[row] = contexts[same].mean(0)
+            other.context[: len(contexts)] = contexts
+        other.load_state_dict(old, strict=False)
+
+        return other
+
+    def known_to(self, session: Session) -> "NDT":
+        """Returns the model itself where it knows a session's units and contexts, else a copy that does."""
+        vocabulary = self.vocabulary.extend([session])
+
+        return self if vocabulary == self.vocabulary else self.extended(replace(self.spec, vocabulary=vocabulary)).eval()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes model.safetensors and model.json into a folder and returns it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.state_dict(), folder / "model.safetensors")
+        write_json(folder / "model.json", self.spec.to_json())
+
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "NDT":
+        """Loads a model from a folder, else from the Hugging Face Hub.
+
+        Raises:
+            InputError: if there is no model, or its architecture differs from what its weights or this version expect.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = _from_hub(str(name), revision)
+        spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
+        model = cls(spec)
+        load_weights(model, folder / "model.safetensors")
+        if (folder / "run.json").exists():
+            model.store = Path(read_json(folder / "run.json")["store"])
+
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Uploads the model to the Hugging Face Hub and returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["model.json", "model.safetensors"]))
+    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
+        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error

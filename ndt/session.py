@@ -36,7 +36,7 @@ class Units:
             whenever the session was.
     """
 
-    id: NDArray[np.str_]
+    id: NDArray[Any]
     columns: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     observed: Intervals | None = None
 

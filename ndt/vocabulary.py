@@ -2,13 +2,29 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.session import Session
 
-__all__ = ["Vocabulary"]
+__all__ = ["Rows", "Vocabulary"]
+
+
+class Rows(NamedTuple):
+    """Where a session's units and contexts are in a model's tables.
+
+    Arguments:
+        order: The session's units in the order of their identities, so that a file that lists the same units in another
+            order gives the same patches, shape (N,).
+        unit: Table row of each unit in that order, shape (N,).
+        context: Table row of each context token, shape (K,).
+    """
+
+    order: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    context: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,10 +53,8 @@ class Vocabulary:
 
         return Vocabulary(tuple(units), tuple(contexts))
 
-    def rows(self, session: Session) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Returns a session's unit order (N,), the units' rows in that order (N,), and its context rows (K,).
-
-        Units are ordered by identity, so that a file that lists the same units in another order gives the same patches.
+    def rows(self, session: Session) -> Rows:
+        """Returns the table rows of a session.
 
         Raises:
             KeyError: if the vocabulary lacks a unit or a context of the session; `extend` it first.
@@ -50,4 +64,4 @@ class Vocabulary:
         order = np.argsort(session.units.id, kind="stable")
         units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
 
-        return order, units, np.array([context_row[c] for c in self.context_names(session)], np.int64)
+        return Rows(order, units, np.array([context_row[c] for c in self.context_names(session)], np.int64))

@@ -1,19 +1,16 @@
 """What every test shares: one thread, no deadline, and the real recordings where there are any."""
 
 import os
+import sys
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch: two workers with two threads each are slower than one each
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch load: two workers of two threads are slower than of one
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
-
-# Shapes and types of public signatures are checked here and cost the user nothing.
-_hook = install_import_hook("ndt", "beartype.beartype")
 
 settings.register_profile("ndt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ndt")
@@ -21,14 +18,22 @@ settings.load_profile("ndt")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One torch thread, where torch is loaded at all."""
-    import sys
+def _shaped() -> list[str]:
+    """Returns the modules that state shapes in their signatures."""
+    files = [path for room in ("ndt", "data", "pretrain", "finetune") for path in (ROOT / room).glob("*.py")]
+    named = [path.relative_to(ROOT).with_suffix("").parts for path in files if "jaxtyping import" in path.read_text()]
 
+    return [".".join(parts if parts[0] == "ndt" else ("ndt", *parts)) for parts in named]
+
+
+_hook = install_import_hook(_shaped(), "beartype.beartype")  # checked under pytest only: users pay nothing
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """One torch thread, where torch is loaded at all."""
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")

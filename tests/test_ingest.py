@@ -9,7 +9,7 @@ import ndt.data
 from ndt.config import IngestConfig
 from ndt.data.ingest import ingest
 from ndt.data.nwb import read_nwb
-from ndt.data.store import Store
+from ndt.data.store import STORE_VERSION, Store
 from ndt.errors import InputError
 from tests.realdata import real_file
 from tests.recordings import SPIKES, series, units, write_nwb
@@ -122,7 +122,8 @@ def test_strict_ends_at_the_first_bad_file(recordings, tmp_path, workers):
     (recordings / "aaa.nwb").write_text("no")
 
     with pytest.raises(InputError, match=r"aaa.nwb: file: expected an HDF5 file"):
-        ingest(f"{recordings}/*.nwb", tmp_path / "store", IngestConfig(workers=workers, strict=True), progress=False)
+        ingest(f"{recordings}/**/*.nwb", tmp_path / "store", IngestConfig(workers=workers, strict=True), progress=False)
+    assert Store(tmp_path / "store").manifest["version"] == STORE_VERSION  # what was finished by then is on record
 
 
 def test_progress_is_shown_on_stderr(recordings, tmp_path, capsys):

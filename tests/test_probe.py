@@ -15,7 +15,7 @@ def good(tmp_path_factory):
 
 
 def test_a_good_file_passes(good):
-    probe(good)
+    assert probe(good) is None
 
 
 def test_not_hdf5(tmp_path):

@@ -59,6 +59,15 @@ def test_edges_that_are_not_exact_in_binary_still_count_each_spike_once():
     np.testing.assert_array_equal(counts[:, 0], np.ones(500))
 
 
+@given(st.integers(0, 480))
+def test_bins_of_one_grid_are_the_same_from_wherever_one_starts(first):
+    edges = bin_edges(0.1, 0.02, 500)
+    whole = session(edges[:-1], np.arange(500) % N)
+
+    expected = bin_spikes(whole, 0.1, 0.02, 500)[first : first + 20]
+    np.testing.assert_array_equal(bin_spikes(whole, 0.1, 0.02, 20, first), expected)
+
+
 def test_bursts_saturate_instead_of_wrapping():
     assert bin_spikes(session(np.full(300, 0.1), np.zeros(300, int)), 0.0, BIN_SIZE, 1)[0, 0] == 255
 

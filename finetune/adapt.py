@@ -1,0 +1,224 @@
+"""Fine-tunes a decoder for one session and scores it beside its baselines."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
+from ndt.config import FinetuneConfig
+from ndt.data.store import Store
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, resample
+from ndt.errors import InputError
+from ndt.finetune.baselines import Baselines
+from ndt.finetune.objective import Decoding, decode
+from ndt.metrics import r2, r2_per_dim, r2_uniform
+from ndt.model import NDT
+from ndt.session import Covariate, Session
+from ndt.training import Trainer
+from ndt.vocabulary import Vocabulary
+
+__all__ = ["Decoder", "finetune"]
+
+BLENDS = np.linspace(0.0, 1.0, 21)
+COVERAGE = 0.9
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A fine-tuned decoder.
+
+    Arguments:
+        model: The network.
+        metrics: What metrics.json says.
+        run: Run directory.
+    """
+
+    model: NDT
+    metrics: dict[str, Any]
+    run: Path
+
+
+def finetune(
+    base: NDT | str | Path | None,
+    session: str,
+    covariate: str | None = None,
+    *,
+    out: str | Path,
+    config: FinetuneConfig | None = None,
+    store: str | Path | Store | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Decoder:
+    """Trains a decoder on a session's training block, chooses on validation, reports on test beside the baselines.
+
+    Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, predictions.npz, log.jsonl,
+    tensorboard/, checkpoints/.
+
+    Arguments:
+        base: A pretrained model, or its run directory or Hub name; None trains from scratch.
+        session: Session id, in the store; pretraining need not have seen it.
+        covariate: Name of the covariate; by default a velocity or heading.
+        out: Run directory.
+        config: Settings.
+        store: The store; by default the one that `base` was pretrained on.
+        resume: Whether to go on from the run's last checkpoint.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        InputError: if there is no such session or covariate, or too little of it for a split.
+    """
+    config, out = config or FinetuneConfig(), Path(out)
+    if base is not None and not isinstance(base, NDT):
+        base = NDT.from_pretrained(base)
+    store = store or (base.store if base is not None else None)
+    if store is None:
+        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
+    store = store if isinstance(store, Store) else Store(store)
+    recording = store.session(session)
+    series = find_covariate(recording, covariate)
+    bin_size, window_bins = _bins(base, recording, series, config)
+    grid = Grid(recording, bin_size, window_bins * bin_size)
+    targets = resample(series, grid.start, bin_size)
+    chosen = _calibration(grid, targets, config.calibration)
+    spec = _specification(base, recording, series, targets[chosen], config, bin_size, window_bins)
+
+    torch.manual_seed(config.seed)  # modules initialise from the global generator
+    model = NDT(spec) if base is None else base.extended(spec)
+    save_config(out, config, store.root)
+    config = config if base is not None else replace(config, warm_steps=0)  # new units need a trunk to be placed in
+    objective = Decoding(grid, chosen, targets, model, config)
+    counted = Trainer(
+        model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress
+    ).run()
+    model.store = store.root
+    model.save_pretrained(out)
+    metrics = _report(model, grid, targets, chosen, config, out)
+    metrics |= {"train_seconds": counted["train_seconds"], "steps": counted["steps"]}
+    write_json(out / "metrics.json", metrics)
+
+    return Decoder(model, metrics, out)
+
+
+def _bins(base: NDT | None, session: Session, series: Covariate, config: FinetuneConfig) -> tuple[float, int]:
+    """Bin width and longest window: the base model's, or a new model's own."""
+    if base is not None:
+        return base.spec.bin_size, base.spec.window_bins
+    bin_size = config.bin_size or default_bin_size([session], series.name)
+    window_bins = round(config.window / bin_size)
+    if not config.min_bins <= window_bins <= config.model.max_bins:
+        expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
+        raise InputError(session.session_id, "window", expected, f"{window_bins} bins ({config.window:g} s)")
+
+    return bin_size, window_bins
+
+
+def _calibration(grid: Grid, targets: NDArray[np.float32], seconds: float) -> NDArray[np.bool_]:
+    """Labelled training bins, (R,): all, or the last so many seconds of them."""
+    labelled = ~np.isnan(targets).any(1)
+    for name, block in (("training", TRAIN), ("validation", VALID), ("test", TEST)):
+        if (found := int((labelled & (grid.block == block)).sum())) < 10:
+            raise InputError(grid.session.session_id, f"{name} block", "at least 10 labelled bins", found)
+    rows = np.flatnonzero(labelled & (grid.block == TRAIN))
+    if seconds:
+        rows = rows[-max(round(seconds / grid.bin_size), 1) :]
+    chosen = np.zeros(len(grid), bool)
+    chosen[rows] = True
+
+    return chosen
+
+
+def _specification(
+    base: NDT | None,
+    session: Session,
+    series: Covariate,
+    targets: NDArray[np.float32],
+    config: FinetuneConfig,
+    bin_size: float,
+    window_bins: int,
+) -> ModelSpec:
+    dims = tuple(f"{f}({d})" for d in series.dims for f in ("cos", "sin")) if series.angular else tuple(series.dims)
+    std = targets.std(0)
+    if not np.all(std > 0):
+        raise InputError(session.session_id, series.name, "a covariate that varies on the training block", f"std {std}")
+    covariate = CovariateSpec(
+        name=series.name,
+        dims=dims,
+        unit="" if series.angular else series.unit,
+        mean=tuple(map(float, targets.mean(0))),
+        std=tuple(map(float, std)),
+    )
+    vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
+    data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
+    model = base.config if base is not None else config.model
+
+    return ModelSpec(
+        config=model, vocabulary=vocabulary, bin_size=bin_size, window_bins=window_bins, covariate=covariate, data=data
+    )
+
+
+def _report(
+    model: NDT,
+    grid: Grid,
+    targets: NDArray[np.float32],
+    chosen: NDArray[np.bool_],
+    config: FinetuneConfig,
+    out: Path,
+) -> dict[str, Any]:
+    """Scores the network, the baselines and their blend on the test block, all on the same bins."""
+    covariate = model.spec.covariate
+    assert covariate is not None, "the model decodes"
+    labelled = ~np.isnan(targets).any(1)
+    valid, test = labelled & (grid.block == VALID), labelled & (grid.block == TEST)
+    network = decode(model, grid, grid.block >= VALID)
+    start = time.perf_counter()
+    baselines = Baselines.fit(grid, targets, chosen, valid, config)
+    seconds = time.perf_counter() - start
+
+    ridge = baselines.ridge
+    blends = [r2(targets[valid], b * network[valid] + (1 - b) * ridge[valid]) for b in BLENDS]
+    weight = float(BLENDS[int(np.argmax(blends))])
+    delivered = weight * network + (1 - weight) * ridge
+    half = np.quantile(np.abs(targets[valid] - delivered[valid]), COVERAGE, axis=0)
+    inside = np.abs(targets[test] - delivered[test]) <= half
+    everything = grid.block == TEST
+    np.savez_compressed(
+        out / "predictions.npz",
+        time=grid.start[everything] + grid.bin_size / 2,
+        true=targets[everything],
+        network=network[everything],
+        ridge=ridge[everything],
+        delivered=delivered[everything],
+        half_width=half,
+        piece=grid.piece[everything],
+        dims=np.array(covariate.dims),
+        unit=np.array(covariate.unit),
+    )
+
+    return {
+        "session": grid.session.session_id,
+        "covariate": covariate.name,
+        "dims": list(covariate.dims),
+        "unit": covariate.unit,
+        "seed": config.seed,
+        "bin_size": grid.bin_size,
+        "calibration_seconds": float(chosen.sum() * grid.bin_size),
+        "test": {
+            "r2": r2(targets[test], delivered[test]),
+            "r2_uniform": r2_uniform(targets[test], delivered[test]),
+            "r2_per_dim": list(map(float, r2_per_dim(targets[test], delivered[test]))),
+            "num_bins": int(test.sum()),
+            "interval_coverage_90": float(inside.mean()),
+            "interval_half_width": list(map(float, half)),
+        },
+        "network": {"r2": r2(targets[test], network[test])},
+        "valid": {"network": r2(targets[valid], network[valid]), "ridge": r2(targets[valid], ridge[valid])},
+        "blend_weight": weight,
+        "baselines": baselines.scores(targets, test),
+        "baseline_seconds": seconds,
+        "architecture": asdict(model.config),
+    }

@@ -1,0 +1,96 @@
+"""Decoding a covariate, with the masked loss beside it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ndt.config import FinetuneConfig
+from ndt.data.sampler import Sampler
+from ndt.data.windows import VALID, Grid
+from ndt.inference import per_bin
+from ndt.likelihood import poisson_nll
+from ndt.masking import random_mask
+from ndt.metrics import r2
+from ndt.model import NDT
+from ndt.tokens import Batch, pack
+
+__all__ = ["Decoding", "decode"]
+
+
+class Decoding:
+    """Objective of fine-tuning: squared error of the standardised covariate, and the likelihood of hidden patches.
+
+    For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the units
+    of a new session are before the trunk is touched, and need no label for it.
+
+    Arguments:
+        grid: The session's bins.
+        chosen: Bins to train on, (R,).
+        targets: Covariate in its unit, NaN where unlabelled, (R, C).
+        model: The model; its specification says how the covariate is standardised.
+        config: Fine-tuning.
+    """
+
+    def __init__(
+        self, grid: Grid, chosen: NDArray[np.bool_], targets: NDArray[np.float32], model: NDT, config: FinetuneConfig
+    ) -> None:
+        spec = model.spec
+        assert spec.covariate is not None, "fine-tuning trains a decoder"
+        self.grid, self.targets, self.config = grid, targets, config
+        self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
+        self.sampler = Sampler(
+            [grid], [chosen], spec.vocabulary, window_bins=spec.window_bins, min_bins=config.min_bins, seed=config.seed
+        )
+        self.standard = spec.covariate.standardise(targets)
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Returns these windows of the global batch of a step, with their masks and labels."""
+        windows = []
+        for place in rows:
+            rng = self.sampler.generator(step, place)
+            _, w = self.sampler.draw(rng)
+            T, N = w.counts.shape
+            absent = rng.random(N) < self.config.unit_dropout * rng.random()
+            hidden = random_mask((T, math.ceil(N / self.patch)), self.config.mask_ratio, rng)
+            target = self.standard[w.index[0] : w.index[1]]
+            windows.append(replace(w, valid=w.valid & ~absent, hidden=hidden, target=target))
+
+        return pack(windows, self.patch)
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """Returns squared error over labelled bins and dimensions, and the likelihood of hidden, valid unit-bins."""
+        warm, weight = step < self.config.warm_steps, self.config.masked_weight
+        log_rates, decoded = model(batch, rates=warm or weight > 0)
+        terms = {}
+        if log_rates is not None:
+            wanted = batch.hidden[:, None] & batch.valid
+            terms["nll"] = (poisson_nll(log_rates, batch.counts, wanted), wanted.sum(), 1.0 if warm else weight)
+        if not warm:
+            known = ~batch.target.isnan()
+            error = torch.where(known, decoded.float() - batch.target.nan_to_num(), 0.0)
+            terms["mse"] = (error.square().sum(), known.sum(), 1.0)
+
+        return terms
+
+    def learns(self, name: str, step: int) -> bool:
+        """Only the tables learn while the run warms up."""
+        return step >= self.config.warm_steps or name in ("unit", "context")
+
+    def validate(self, model: NDT) -> dict[str, float]:
+        """Returns R² (variance-weighted) on the validation block."""
+        rows = self.grid.block == VALID
+        score = r2(self.targets[rows], decode(model, self.grid, rows)[rows])
+
+        return {"score": score, "r2": score}
+
+
+def decode(model: NDT, grid: Grid, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns the decoded covariate in its unit at the chosen bins, NaN elsewhere, (R, C). Causal."""
+    assert model.spec.covariate is not None, "the model decodes"
+    windows = grid.cover(chosen, model.spec.window_bins, model.vocabulary.rows(grid.session))
+
+    return model.spec.covariate.restore(per_bin(model, windows, model.decode, len(grid)))

@@ -1,0 +1,138 @@
+"""The verbs, for Python: what the command line does, with objects in and out."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig, load_config
+from ndt.embed import Embeddings
+
+if TYPE_CHECKING:
+    from ndt.data.store import Store
+    from ndt.data.synthetic import Simulated
+    from ndt.finetune.adapt import Decoder
+    from ndt.model import NDT
+
+__all__ = ["Embeddings", "embed", "finetune", "ingest", "inspect", "pretrain", "report", "simulate"]
+
+Config = TypeVar("Config")
+
+
+def _configured(kind: type[Config], config: Config | str | Path | None) -> Config:
+    return load_config(kind, config) if isinstance(config, str | Path) else config or kind()
+
+
+def simulate(out: str | Path, config: SimulateConfig | str | Path | None = None) -> "list[Simulated]":
+    """Writes NWB files of a simulated population with known truth; see `ndt.data.synthetic.simulate`."""
+    from ndt.data.synthetic import simulate
+
+    return simulate(Path(out), _configured(SimulateConfig, config))
+
+
+def inspect(files: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Returns what would be ingested and dropped of NWB files; see `ndt.data.inspect.inspect`."""
+    from ndt.data.inspect import inspect
+
+    return inspect(files)
+
+
+def ingest(
+    files: str | Path | Sequence[str | Path],
+    out: str | Path,
+    config: IngestConfig | str | Path | None = None,
+    *,
+    progress: bool = True,
+) -> "Store":
+    """Ingests NWB files into a store; see `ndt.data.ingest.ingest`."""
+    from ndt.data.ingest import ingest
+
+    return ingest(files, out, _configured(IngestConfig, config), progress=progress)
+
+
+def pretrain(
+    store: "str | Path | Store",
+    *,
+    out: str | Path,
+    config: PretrainConfig | str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> "NDT":
+    """Pretrains a model; see `ndt.pretrain.train.pretrain`."""
+    from ndt.pretrain.train import pretrain
+
+    return pretrain(store, out, _configured(PretrainConfig, config), resume=resume, progress=progress)
+
+
+def finetune(
+    base: "NDT | str | Path | None",
+    session: str,
+    covariate: str | None = None,
+    *,
+    out: str | Path,
+    config: FinetuneConfig | str | Path | None = None,
+    store: "str | Path | Store | None" = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> "Decoder":
+    """Fine-tunes a decoder; see `ndt.finetune.adapt.finetune`."""
+    from ndt.finetune.adapt import finetune
+
+    configured = _configured(FinetuneConfig, config)
+
+    return finetune(
+        base, session, covariate, out=out, config=configured, store=store, resume=resume, progress=progress
+    )
+
+
+def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store | None" = None) -> Embeddings:
+    """Returns one latent per bin of a session's observed time, causal: later spikes change nothing before them.
+
+    Units and contexts that the model does not know start at the mean of those it knows.
+
+    Arguments:
+        base: A model, or its run directory or Hub name.
+        session: Session id.
+        store: The store; by default the one that the model was trained on.
+    """
+    import numpy as np
+
+    from ndt import __version__
+    from ndt.data.store import Store
+    from ndt.data.windows import Grid
+    from ndt.errors import InputError
+    from ndt.inference import per_bin
+    from ndt.model import NDT
+
+    model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
+    store = store or model.store
+    if store is None:
+        raise InputError("embed", "store", "a store, since the model does not know its own", "none")
+    recording = (store if isinstance(store, Store) else Store(store)).session(session)
+    model = model.known_to(recording)
+    spec = model.spec
+    grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
+    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, spec.vocabulary.rows(recording))
+    digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
+    options = {
+        "session": session,
+        "model_sha256": digest.hexdigest(),
+        "bin_size": spec.bin_size,
+        "window_bins": spec.window_bins,
+        "version": __version__,
+    }
+
+    return Embeddings(
+        latents=per_bin(model, windows, model.latents, len(grid)),
+        time=grid.start + spec.bin_size / 2,
+        piece=grid.piece,
+        options=options,
+        source=str(recording.source.get("path", "")),
+    )
+
+
+def report(run: str | Path, store: str | Path | None = None) -> Path:
+    """Writes the page of a run; see `ndt.report.write_report`."""
+    from ndt.report import write_report
+
+    return write_report(Path(run), Path(store) if store else None)

@@ -1,0 +1,124 @@
+"""The main job end to end: recordings to a store, a pretrained model, decoders with their baselines, embeddings, a page."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ndt.config import FinetuneConfig, PretrainConfig, SimulateConfig, TrainConfig
+
+__all__ = ["FINETUNE", "PRETRAIN", "demo"]
+
+HELD_OUT = "sub-simA_ses-04"  # a new day of a known subject: pretraining never sees it
+CALIBRATION = 60.0  # seconds of labels of the new day
+
+PRETRAIN = PretrainConfig(train=TrainConfig(steps=400))
+FINETUNE = FinetuneConfig(train=TrainConfig(steps=300, valid_every=50))
+
+
+def demo(
+    data: Sequence[str] = (),
+    out: Path = Path("runs/demo"),
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    covariate: str | None = None,
+    scratch: bool = True,
+) -> dict[str, Any]:
+    """Runs everything and returns what metrics.json says, with the path of the page under ``report``.
+
+    Without data it simulates eight recordings, pretrains on seven and decodes the eighth, a new day, from a minute of
+    labels. With data it pretrains on the training blocks of all files and decodes each from its whole training block.
+
+    Arguments:
+        data: NWB files or globs; none simulates.
+        out: Run directory.
+        seed: Seed of everything.
+        progress: Whether to show progress.
+        covariate: Covariate to decode; by default a velocity, else a heading.
+        scratch: Whether to train the same model without pretraining too, as a control.
+    """
+    from ndt.checkpoint import read_json, write_json
+    from ndt.data.ingest import ingest
+    from ndt.pretrain.train import pretrain
+    from ndt.report import write_report
+
+    seconds: dict[str, float] = {}
+    timed = _timer(seconds)
+    simulated = {} if data else timed("simulate", lambda: _simulate(out / "recordings", seed))
+    files = list(data) or [str(s.path) for s in simulated.values()]
+    store = timed("ingest", lambda: ingest(files, out / "store", progress=progress))
+    names = _named(store, files)
+    wanted = [HELD_OUT] if simulated else names
+    seen = tuple(n for n in names if n not in wanted) if simulated else tuple(names)
+    config = replace(PRETRAIN, sessions=seen, seed=seed)
+    base = timed("pretrain", lambda: pretrain(store, out / "pretrain", config, progress=progress))
+    tune = replace(FINETUNE, seed=seed, calibration=CALIBRATION if simulated else 0.0)
+    sessions = {}
+    for name in wanted:
+        found = timed("finetune", lambda name=name: _decode(base, store, name, covariate, out, tune, progress, scratch))
+        if name in simulated:
+            found["baselines"]["oracle"] = {"r2": _oracle(simulated[name], store, name, base.spec)}
+        sessions[name] = found
+    result = {"sessions": sessions, "pretrain": read_json(out / "pretrain" / "metrics.json"), "seconds": seconds}
+    write_json(out / "metrics.json", result)
+    page = timed("report", lambda: write_report(out, out / "store"))
+    write_json(out / "metrics.json", result)
+
+    return {**result, "report": str(page)}
+
+
+def _timer(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]:
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        found = work()
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
+
+        return found
+
+    return timed
+
+
+def _simulate(folder: Path, seed: int) -> dict[str, Any]:
+    from ndt.data.synthetic import simulate
+
+    return {s.session_id: s for s in simulate(folder, SimulateConfig(seed=seed))}
+
+
+def _named(store: Any, files: Sequence[str]) -> list[str]:
+    """Ids of the sessions that these files became; the store may hold others from before."""
+    from ndt.data.probe import find_files, session_id_of
+
+    mine = {session_id_of(path) for path in find_files(files)}
+
+    return [name for name in store.session_ids if name in mine]
+
+
+def _decode(
+    base: Any, store: Any, name: str, covariate: str | None, out: Path, config: FinetuneConfig, progress: bool, scratch: bool
+) -> dict[str, Any]:
+    """Fine-tunes, trains the control from scratch with the same steps, and exports embeddings of the fine-tuned model."""
+    from ndt.api import embed
+    from ndt.finetune.adapt import finetune
+
+    options = {"config": config, "store": store, "progress": progress}
+    decoder = finetune(base, name, covariate, out=out / "finetune" / name, **options)
+    found = dict(decoder.metrics)
+    embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
+    if scratch:
+        spec = base.spec
+        model = replace(
+            config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins
+        )
+        control = finetune(None, name, covariate, out=out / "scratch" / name, **(options | {"config": model}))
+        found["baselines"]["scratch"] = control.metrics["network"]
+
+    return found
+
+
+def _oracle(simulated: Any, store: Any, name: str, spec: Any) -> float:
+    """R² on the test block of the decoder that knows the truth."""
+    from ndt.data.splits import split
+
+    return float(simulated.oracle_r2(split(store.session(name), spec.bin_size * spec.window_bins).test))

@@ -1,0 +1,60 @@
+"""Lists of uninterrupted runs of bins, and the rows chosen from them; what all baselines stand on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.errors import InputError
+
+__all__ = ["Array", "Masks", "Pieces", "Scaler", "labelled", "take"]
+
+Array = NDArray[np.floating]
+Pieces = Sequence[NDArray[np.generic]]
+Masks = Sequence[NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and standard deviation of each column, learnt on training rows; columns that do not vary are only centred.
+
+    Arguments:
+        mean: Shape (N,).
+        std: Shape (N,).
+    """
+
+    mean: Array
+    std: Array
+
+    @classmethod
+    def fit(cls, pieces: Pieces, rows: Masks) -> "Scaler":
+        """Learns from the chosen rows of all pieces; NaN are left out."""
+        x = take(pieces, rows)
+        known = np.maximum((~np.isnan(x)).sum(0), 1)
+        mean = np.nansum(x, 0) / known
+        std = np.sqrt(np.nansum((x - mean) ** 2, 0) / known)
+
+        return cls(mean, np.where(std > 0, std, 1.0))
+
+    def apply(self, x: NDArray[np.generic]) -> Array:
+        """Returns z-scores; what is NaN (not observed) becomes 0, the training mean."""
+        return np.nan_to_num((np.asarray(x, np.float64) - self.mean) / self.std)
+
+    def invert(self, z: Array) -> Array:
+        """Returns the values whose z-scores are `z`."""
+        return z * self.std + self.mean
+
+
+def take(pieces: Pieces, rows: Masks) -> Array:
+    """Returns the chosen rows of all pieces, one after another, as float64."""
+    return np.concatenate([np.asarray(p, np.float64)[m] for p, m in zip(pieces, rows, strict=True)])
+
+
+def labelled(targets: Pieces, rows: Masks, name: str) -> list[NDArray[np.bool_]]:
+    """Returns the chosen rows that have a label."""
+    masks = [m & ~np.isnan(np.asarray(v, np.float64)).any(1) for v, m in zip(targets, rows, strict=True)]
+    if (found := sum(int(m.sum()) for m in masks)) < 2:
+        raise InputError("baseline", name, "at least 2 labelled bins", found)
+
+    return masks

@@ -1,0 +1,376 @@
+"""The report's figures, drawn by matplotlib and returned as SVG to be put into a page.
+
+Figures take arrays and know nothing of runs or files. Text stays text, so that a page can be searched and read aloud;
+what has thousands of marks is drawn as one picture inside the SVG, so that a page stays small.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = [
+    "Drawing",
+    "NAMES",
+    "curves",
+    "embedding",
+    "first_seconds",
+    "raster",
+    "rates",
+    "scatter",
+    "scores",
+    "traces",
+]
+
+# T = bins, C = covariate dimensions, D = latent dimensions, S = spikes
+
+NAMES = {  # predictors in words, in the order in which they are shown
+    "delivered": "delivered decoder",
+    "network": "network alone",
+    "scratch": "network from scratch",
+    "ridge": "ridge on lagged counts",
+    "kalman": "Kalman filter",
+    "oracle": "oracle (knows the simulator)",
+    "time_only": "time alone, no spikes",
+    "shuffled": "ridge, shuffled target",
+}
+INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
+BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
+COLOURS = {"delivered": BLUE, "network": BLUE, "scratch": PURPLE, "ridge": ORANGE, "kalman": ORANGE, "oracle": GREEN}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ndt",  # the same data give the same page
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": False,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+WHEEL = LinearSegmentedColormap.from_list(  # angles: ends where it starts, and is nowhere near white
+    "wheel", "#c2403c #d98b1f #9c9f1a #3f9d4f #1f9aa0 #2f6fbf #7a55c2 #b8478f #c2403c".split()
+)
+WIDTH = 7.6  # inches; the page's text is as wide
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on a page.
+
+    Arguments:
+        svg: An ``<svg>`` element.
+        caption: What it shows, for those who see it and those who do not.
+    """
+
+    svg: str
+    caption: str
+
+
+class _Sheet:
+    """A figure under way; `svg` is there when the block that drew it has ended."""
+
+    def __init__(self, height: float, rows: int, columns: int, **grid: Any) -> None:
+        self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        self.axes: NDArray[Any] = self.figure.subplots(rows, columns, squeeze=False, **grid)
+        self.svg = ""
+
+    def finish(self) -> None:
+        buffer = io.StringIO()
+        self.figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
+        text = buffer.getvalue()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        self.svg = re.sub(
+            r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+        )
+
+
+@contextmanager
+def _sheet(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> Iterator[_Sheet]:
+    with mpl.rc_context(STYLE):
+        sheet = _Sheet(height, rows, columns, **grid)
+        yield sheet
+        sheet.finish()
+
+
+def _broken(time: NDArray[np.float64], values: NDArray[Any], piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns both with a NaN between pieces, so that no line is drawn across time that was not observed."""
+    cuts = np.flatnonzero(np.diff(piece) != 0) + 1
+
+    return np.insert(time.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
+
+
+def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int = 80) -> NDArray[np.bool_]:
+    """Returns the bins of the first `seconds`, or the first `least` bins where those hold fewer (cut recordings)."""
+    shown = time < time[0] + seconds
+    shown[:least] = True
+
+    return shown
+
+
+def scores(r2: Mapping[str, float]) -> Drawing:
+    """Draws the test R² of each predictor as a labelled dot, on an axis that contains 0 and 1."""
+    names = [name for name in NAMES if name in r2]
+    low = min(0.0, *r2.values())
+    with _sheet(0.55 + 0.3 * len(names)) as sheet:
+        ax: Axes = sheet.axes[0, 0]
+        for row, name in enumerate(names):
+            colour, filled = COLOURS.get(name, QUIET), name not in ("network", "kalman")
+            ax.plot([0, r2[name]], [row, row], color=colour, linewidth=2.2 if filled else 1.2, solid_capstyle="butt")
+            ax.plot(r2[name], row, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=7)
+            ax.annotate(
+                f"{r2[name]:.3f}".replace("-", "−"),
+                (max(r2[name], 0), row),
+                (9, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        ax.axvline(0, color=QUIET, linewidth=0.8)
+        ax.set_yticks(range(len(names)), [NAMES[name] for name in names])
+        ax.tick_params(axis="y", length=0)
+        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(low - 0.02 * (1 - low), 1 + 0.04 * (1 - low)))
+        ax.set_xlabel("R² on test bins (variance-weighted)")
+        ax.spines["left"].set_visible(False)
+
+    caption = (
+        "All rows are scored on the same bins, and all decoders are causal. A shuffled target should give about 0."
+    )
+
+    return Drawing(sheet.svg, caption)
+
+
+def raster(
+    times: NDArray[np.float64],
+    unit: NDArray[np.integer],
+    num_units: int,
+    window: tuple[float, float],
+    observed: Sequence[tuple[float, float]],
+) -> Drawing:
+    """Draws the spikes of a window, units sorted by rate, above the population's rate; unobserved time is grey."""
+    start, end = window
+    inside = (times >= start) & (times < end)
+    times, unit = times[inside], unit[inside]
+    rank = np.empty(num_units, np.int64)
+    rank[np.argsort(np.bincount(unit, minlength=num_units), kind="stable")] = np.arange(num_units)
+    step = max((end - start) / 400, 0.02)
+    edges = np.arange(start, end + step, step)
+    with _sheet(4.2, 2, 1, sharex=True, height_ratios=[3.2, 1]) as sheet:
+        top, bottom = sheet.axes[:, 0]
+        top.scatter(times, rank[unit], s=5, marker="|", color=INK, linewidths=0.5, rasterized=True)
+        top.set(ylim=(-1, num_units), ylabel="unit, sorted by rate")
+        rate = np.histogram(times, edges)[0] / step / max(num_units, 1)
+        bottom.stairs(np.where(_seen(edges[:-1] + step / 2, observed), rate, np.nan), edges, color=INK, linewidth=0.9)
+        bottom.set(
+            xlim=(start, end), ylim=(0, None), xlabel="time in the recording (s)", ylabel="mean rate\n(spikes/s)"
+        )
+        for a, b in _gaps(start, end, observed):
+            for ax in (top, bottom):
+                ax.axvspan(a, b, color=GRID, linewidth=0)
+
+    caption = (
+        f"Spikes of {num_units} units from {start:.1f} to {end:.1f} s, and their mean rate in {1e3 * step:.0f} ms bins."
+    )
+    return Drawing(sheet.svg, caption + (" Grey: not observed." if _gaps(start, end, observed) else ""))
+
+
+def _seen(times: NDArray[np.float64], observed: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+    return np.any([(times >= a) & (times < b) for a, b in observed], axis=0) if observed else np.zeros(len(times), bool)
+
+
+def _gaps(start: float, end: float, observed: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns what `observed` (sorted, disjoint) leaves of ``[start, end)``."""
+    edges = [start, *(x for a, b in observed for x in (max(a, start), min(b, end)) if a < end and b > start), end]
+
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+
+
+def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
+    """Draws the distribution of the units' mean rates, one row a session."""
+    names = list(by_session)
+    with _sheet(0.6 + 0.26 * len(names)) as sheet:
+        ax: Axes = sheet.axes[0, 0]
+        for row, name in enumerate(names):
+            x = np.maximum(by_session[name], 0.01)  # silent units stand at the axis's end, not outside of it
+            spread = (np.arange(len(x)) * 0.618034) % 1 - 0.5  # golden ratio: even without being regular
+            ax.scatter(x, row + 0.5 * spread, s=5, color=BLUE, alpha=0.45, linewidths=0, rasterized=True)
+            ax.plot([np.median(x)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
+        ax.set_yticks(range(len(names)), names)
+        ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5), xlabel="mean rate of a unit in observed time (spikes/s)")
+        ax.set_xlim(0.8 * min(0.1, *(np.maximum(x, 0.01).min() for x in by_session.values())))  # a decade at least
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
+        ax.tick_params(axis="y", length=0)
+
+    return Drawing(
+        sheet.svg, "Mean rates, one dot a unit; the stroke is the median. Units below 0.01 spikes/s stand at 0.01."
+    )
+
+
+def curves(
+    panels: Sequence[tuple[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]],
+    lines: Mapping[str, float] | None = None,
+    caption: str = "",
+) -> Drawing:
+    """Draws learning curves side by side.
+
+    Arguments:
+        panels: For each panel the label of its y axis, and curves by name: steps and values.
+        lines: Constants for the first panel, by name.
+        caption: The drawing's caption.
+    """
+    colours = {"training": QUIET, "validation": BLUE, "pretrained": BLUE, "network": BLUE, "from scratch": PURPLE}
+    with _sheet(2.6, 1, len(panels)) as sheet:
+        for i, (label, named) in enumerate(panels):
+            ax: Axes = sheet.axes[0, i]
+            for name, (x, y) in named.items():
+                colour = colours.get(name, INK)
+                few = len(x) <= 24
+                ax.plot(x, y, "o-" if few else "-", color=colour, markersize=3, label=name)
+            for name, level in (lines or {}).items() if i == 0 else ():
+                ax.axhline(level, color=ORANGE, linewidth=1, linestyle=(0, (4, 2)), label=name)
+            ax.set(xlabel="optimisation step", ylabel=label)
+            ax.margins(x=0.02)
+            ax.grid(axis="y", color=GRID, linewidth=0.7)
+            ax.legend(loc="best", fontsize=8.5)
+
+    return Drawing(sheet.svg, caption)
+
+
+def traces(
+    time: NDArray[np.float64],
+    true: NDArray[np.floating],
+    predicted: Mapping[str, NDArray[np.floating]],
+    piece: NDArray[np.integer],
+    dims: Sequence[str],
+    unit: str,
+    band: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+    caption: str = "",
+) -> Drawing:
+    """Draws true against decoded covariates over time, one panel a dimension; nothing is drawn across gaps.
+
+    Arguments:
+        time: Bin starts in seconds, shape (T,).
+        true: Measured covariate, NaN where there is none, shape (T, C).
+        predicted: Decoded covariate by predictor, each (T, C).
+        piece: Piece of each bin, shape (T,).
+        dims: Names of the C dimensions.
+        unit: Their physical unit.
+        band: Lower and upper end of the delivered predictor's interval, each (T, C).
+        caption: The drawing's caption.
+    """
+    cut = len(np.unique(piece)) > 12  # short pieces: a line alone would hardly show
+    with _sheet(0.7 + 1.45 * len(dims), len(dims), 1, sharex=True) as sheet:
+        for c, dim in enumerate(dims):
+            ax: Axes = sheet.axes[c, 0]
+            if band is not None:
+                x, low = _broken(time, band[0][:, c], piece)
+                ax.fill_between(x, low, _broken(time, band[1][:, c], piece)[1], color=BLUE, alpha=0.16, linewidth=0)
+            ax.plot(*_broken(time, true[:, c], piece), color=INK, linewidth=1.9, label="measured", zorder=3)
+            for name, values in predicted.items():
+                style: dict[str, Any] = {
+                    "color": COLOURS.get(name, QUIET),
+                    "linewidth": 1.4 if name == "delivered" else 0.9,
+                }
+                style |= {"zorder": 4 if name == "delivered" else 2}
+                ax.plot(
+                    *_broken(time, values[:, c], piece), ".-" if cut else "-", markersize=3, label=NAMES[name], **style
+                )
+            ax.set_ylabel(f"{dim}\n({unit})" if unit else dim)
+            ax.grid(axis="y", color=GRID, linewidth=0.7)
+        sheet.axes[-1, 0].set(xlabel="time in the recording (s)", xlim=(time[0], time[-1]))
+        sheet.figure.align_ylabels()
+        handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
+        sheet.figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8.5)
+
+    return Drawing(sheet.svg, caption)
+
+
+def scatter(
+    true: NDArray[np.floating], predicted: NDArray[np.floating], dims: Sequence[str], unit: str, r2: Sequence[float]
+) -> Drawing:
+    """Draws decoded against true values of all labelled test bins, one panel a dimension (the first four)."""
+    shown = min(len(dims), 4)
+    valid = np.isfinite(true).all(1) & np.isfinite(predicted).all(1)
+    true, predicted = _thin(true[valid]), _thin(predicted[valid])
+    with _sheet(2.9, 1, shown) as sheet:
+        for c in range(shown):
+            ax: Axes = sheet.axes[0, c]
+            both = np.concatenate([true[:, c], predicted[:, c]])
+            ends = np.percentile(both, [0.1, 99.9]) if len(both) else np.array([0.0, 1.0])
+            ends += np.array([-0.05, 0.05]) * max(float(np.ptp(ends)), 1e-9)  # a constant still gets an axis
+            ax.plot(ends, ends, color=QUIET, linewidth=0.9)
+            ax.scatter(true[:, c], predicted[:, c], s=5, color=BLUE, alpha=0.35, linewidths=0, rasterized=True)
+            ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=_with_unit("measured", unit))
+            ax.set_title(f"{dims[c]}: R² {r2[c]:.3f}" if c < len(r2) else dims[c])
+            ax.locator_params(nbins=4)
+        sheet.axes[0, 0].set_ylabel(_with_unit("decoded", unit))
+
+    return Drawing(sheet.svg, "Delivered decoder, one dot a test bin; on the line, decoded equals measured.")
+
+
+def _with_unit(label: str, unit: str) -> str:
+    return f"{label} ({unit})" if unit else label
+
+
+def _thin(x: NDArray[Any], most: int = 4000) -> NDArray[Any]:
+    """Returns at most `most` rows, evenly spaced."""
+    return x[:: -(-len(x) // most) or 1]
+
+
+def embedding(
+    latents: NDArray[np.floating], colour: NDArray[np.floating], label: str, *, cyclic: bool = False
+) -> Drawing:
+    """Draws principal components 1-2 and 1-3 of the latents.
+
+    Arguments:
+        latents: One row a bin, shape (T, D).
+        colour: What colours the dots, NaN for grey, shape (T,).
+        label: What the colour is, with its unit.
+        cyclic: Whether the colour is an angle in degrees.
+    """
+    centred = latents - latents.mean(0)
+    _, s, axes = np.linalg.svd(_thin(centred, 20000), full_matrices=False)
+    share = s**2 / max(float(np.sum(s**2)), 1e-12)  # latents that never move have no share to give
+    pcs, colour = _thin(centred @ axes[:3].T), _thin(colour)
+    pairs = [(0, 1), (0, 2)] if pcs.shape[1] > 2 else [(0, min(1, pcs.shape[1] - 1))]
+    grey = ~np.isfinite(colour)
+    limits = (-180.0, 180.0) if cyclic else _limits(colour[~grey])
+    with _sheet(3.3, 1, len(pairs)) as sheet:
+        for i, (a, b) in enumerate(pairs):
+            ax: Axes = sheet.axes[0, i]
+            ax.scatter(pcs[grey, a], pcs[grey, b], s=3, color="#c9cdd3", linewidths=0, rasterized=True)
+            marks = ax.scatter(
+                pcs[~grey, a], pcs[~grey, b], s=6, c=colour[~grey], cmap=WHEEL if cyclic else "viridis",
+                vmin=limits[0], vmax=limits[1], alpha=0.75, linewidths=0, rasterized=True,
+            )  # fmt: skip
+            ax.set(xlabel=f"PC {a + 1} ({share[a]:.0%} of variance)", ylabel=f"PC {b + 1} ({share[b]:.0%})")
+            ax.locator_params(nbins=5)
+        bar = sheet.figure.colorbar(marks, ax=sheet.axes[0, -1], label=label, aspect=30)
+        bar.solids.set_alpha(1)  # type: ignore[union-attr]
+        if cyclic:
+            bar.set_ticks([-180, -90, 0, 90, 180])
+
+    caption = f"Latents of {len(latents):,} bins on their first principal components, coloured by {label}."
+    return Drawing(sheet.svg, caption + (" Grey: no label, or hardly moving." if grey.any() and cyclic else ""))
+
+
+def _limits(values: NDArray[np.floating]) -> tuple[float, float]:
+    return (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)

@@ -1,0 +1,149 @@
+"""What the verbs print for people: short tables, and where to look next."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "show_bench",
+    "show_demo",
+    "show_embedding",
+    "show_files",
+    "show_finetuning",
+    "show_pretraining",
+    "show_recordings",
+    "show_report",
+    "show_store",
+]
+
+PREDICTORS = {  # in metrics.json -> in words
+    "network": "network",
+    "scratch": "from scratch",
+    "ridge": "ridge",
+    "time_only": "time only",
+    "oracle": "oracle",
+    "shuffled": "shuffled",
+}
+
+
+def _table(*columns: str) -> "Table":
+    """Returns a table whose first column is text and whose others are numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+
+    return table
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    for part in parts:
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _number(value: object, digits: int = 3) -> str:
+    return f"{value:,.{digits}f}" if isinstance(value, int | float) else "–"
+
+
+def show_recordings(result: dict[str, Any]) -> None:
+    """Prints what ``ndt simulate`` wrote."""
+    for r in result["recordings"]:
+        _print(f"{r['path']}  {r['units']} units")
+
+
+def _dropped(sentences: list[str], limit: int = 6) -> str:
+    more = [f"… and {len(sentences) - limit} more"] if len(sentences) > limit else []
+
+    return "\n".join(f"  dropped: {s}" for s in [*sentences[:limit], *more])
+
+
+def show_files(result: dict[str, Any]) -> None:
+    """Prints what ``ndt inspect`` found."""
+    for f in result["files"]:
+        _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
+        observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} piece{'s' * (f['pieces'] != 1)}"
+        _print(f"  {f['units']} units, {f['spikes']:,} spikes, {observed}")
+        if f["covariates"]:
+            table = _table("  covariate", "dims", "unit", "rate", "path")
+            for c in f["covariates"]:
+                dims = ", ".join(c["dims"]) if isinstance(c["dims"], list | tuple) else str(c["dims"])
+                table.add_row(f"  {c['name']}", dims, c["unit"], f"{c['rate']:.1f} Hz", c["path"])
+            _print(table)
+        if f["dropped"]:
+            _print(_dropped(list(f["dropped"])))
+
+
+def show_store(result: dict[str, Any]) -> None:
+    """Prints the sessions of a store."""
+    table = _table("session", "units", "spikes", "observed", "pieces", "covariates")
+    for name, s in sorted(result["sessions"].items()):
+        covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"
+        seconds = f"{s['observed_seconds']:,.0f} s"
+        table.add_row(name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["pieces"]), covariates)
+    _print(table)
+    for name, s in sorted(result["sessions"].items()):
+        if s["dropped"]:
+            _print(name, _dropped(list(s["dropped"])))
+    _print(f"store: {result['store']}")
+
+
+def show_pretraining(result: dict[str, Any]) -> None:
+    """Prints how pretraining ended."""
+    valid = result["valid"]
+    table = _table("validation", "value")
+    table.add_row("Poisson NLL per bin and unit", _number(valid["nll"], 4))
+    table.add_row("the same at mean rates", _number(valid["null_nll"], 4))
+    table.add_row("bits per spike", _number(valid["bits_per_spike"]))
+    _print(table, f"run: {result['run']}")
+
+
+def _scores(sessions: list[dict[str, Any]]) -> "Table":
+    """Returns a table of test R², one row a session, one column for each predictor that any of them has."""
+    rows = []
+    for s in sessions:
+        r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
+        rows.append(r2 | {"delivered": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
+    shown = [name for name in ("delivered", *PREDICTORS) if any(r.get(name) is not None for r in rows)]
+    table = _table("session: covariate", *(PREDICTORS.get(name, name) for name in shown))
+    for s, r in zip(sessions, rows, strict=True):
+        table.add_row(f"{s['session']}: {s['covariate']}", *(_number(r.get(name)) for name in shown))
+    table.title, table.title_justify = "R² on test bins (variance-weighted)", "left"
+
+    return table
+
+
+def show_finetuning(result: dict[str, Any]) -> None:
+    """Prints a decoder's score beside its baselines'."""
+    _print(_scores([result]), f"run: {result['run']}")
+
+
+def show_embedding(result: dict[str, Any]) -> None:
+    """Prints what ``ndt embed`` wrote."""
+    _print(f"{result['path']}: {result['num_bins']:,} bins x {result['num_dims']} dimensions")
+
+
+def show_report(result: dict[str, Any]) -> None:
+    """Prints where the page is."""
+    _print(f"report: {result['report']}")
+
+
+def show_demo(result: dict[str, Any]) -> None:
+    """Prints the demo's scores and where its report is."""
+    _print(_scores(list(result["sessions"].values())))
+    if "report" in result:
+        show_report(result)
+
+
+def show_bench(result: dict[str, Any]) -> None:
+    """Prints a benchmark's rows beside their peers."""
+    table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread")
+    for r in result["rows"]:
+        values = [_number(r.get(k)) for k in ("value", "peer_value", "ratio", "spread")]
+        table.add_row(r["name"], values[0], r.get("unit", ""), r.get("peer") or "–", *values[1:])
+    _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))

@@ -1,0 +1,81 @@
+"""Pretrains a model on the sessions of a store."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ndt.checkpoint import ModelSpec, save_config, write_json
+from ndt.config import PretrainConfig
+from ndt.data.store import Store
+from ndt.data.windows import Grid, default_bin_size
+from ndt.errors import InputError
+from ndt.model import NDT
+from ndt.pretrain.objective import MaskedModelling
+from ndt.training import Trainer
+from ndt.vocabulary import Vocabulary
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    store: str | Path | Store,
+    out: str | Path,
+    config: PretrainConfig | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> NDT:
+    """Pretrains by masked modelling on the training blocks of a store's sessions and returns the model.
+
+    Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, log.jsonl, tensorboard/, checkpoints/.
+
+    Arguments:
+        store: A store, or the folder of one.
+        out: Run directory.
+        config: Settings; the defaults are the preset `tiny`.
+        resume: Whether to go on from the run's last checkpoint. The result is that of an uninterrupted run.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        InputError: if the store has no such session, or a session is too short to be split.
+    """
+    store, out, config = store if isinstance(store, Store) else Store(store), Path(out), config or PretrainConfig()
+    sessions = [store.session(s) for s in (config.sessions or store.session_ids)]
+    if not sessions:
+        raise InputError(store.root, "sessions", "at least one", "none")
+    bin_size = config.bin_size or default_bin_size(sessions)
+    window_bins = _window_bins(config, bin_size, out)
+    grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
+    spec = ModelSpec(
+        config=config.model,
+        vocabulary=Vocabulary().extend(sessions),
+        bin_size=bin_size,
+        window_bins=window_bins,
+        data={s.session_id: str(s.source.get("sha256", "")) for s in sessions},
+    )
+    torch.manual_seed(config.seed)  # modules initialise from the global generator
+    model = NDT(spec)
+    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins)
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(out, replace(config, bin_size=bin_size), store.root)
+    counted = Trainer(
+        model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress
+    ).run()
+    model.store = store.root
+    model.save_pretrained(out)
+    found = objective.validate(model)
+    found.pop("score")
+    num_parameters = sum(p.numel() for p in model.parameters())
+    write_json(out / "metrics.json", {"valid": found, **counted, "num_parameters": num_parameters})
+
+    return model
+
+
+def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:
+    bins = round(config.window / bin_size)
+    if not config.min_bins <= bins <= config.model.max_bins:
+        expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
+        raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
+
+    return bins

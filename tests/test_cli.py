@@ -1,0 +1,158 @@
+"""The command line: quick help, errors of one line, one JSON object."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_run import fake_run
+
+from ndt import cli
+from ndt.cli import VERBS, main
+from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _told(capsys) -> str:
+    """Returns the one line that went to standard error; nothing may have gone to standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+    return err.strip()
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_is_quick_and_loads_nothing_heavy(verb):
+    """Half a second is the promise; the bound leaves room for a loaded machine, and the module list does not."""
+    code = (
+        "import sys; from ndt.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pynwb', 'h5py', 'matplotlib', 'sklearn', 'pandas', 'rich'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *([verb] if verb else []), "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - begin < 1.5
+    assert f"usage: ndt {verb or 'VERB'}" in done.stdout
+
+
+def test_overview_names_every_verb(capsys):
+    assert main([]) == 0
+    overview = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert f"  {name:<10}{verb.summary}" in overview
+
+
+@pytest.mark.parametrize("config", [SimulateConfig, IngestConfig, PretrainConfig, FinetuneConfig])
+def test_every_setting_has_a_description(config):
+    lacking = [name for name, text in cli._fields(config) if not text]
+    assert lacking == []
+
+
+def test_unknown_verb_lists_the_verbs(capsys):
+    assert main(["pretrian"]) == 2
+    assert _told(capsys) == f"ndt: verb: expected one of {', '.join(VERBS)}, found pretrian"
+
+
+@pytest.mark.parametrize("given", [["--model.wdth", "64"], ["--model.wdth=64"], ["model.wdth=64"]])
+def test_unknown_setting_lists_the_valid_ones(given, capsys):
+    assert main(["pretrain", "store", "--out", "run", *given]) == 2
+    assert re.match(r"ndt pretrain: --model\.wdth: expected one of .*--model\.width.*, found an", _told(capsys))
+
+
+def test_unknown_setting_in_a_file_names_file_and_setting(tmp_path, capsys):
+    path = tmp_path / "small.yaml"
+    path.write_text("model:\n  wdth: 64\n")
+    assert main(["pretrain", "store", "--out", "run", "--config", str(path)]) == 2
+    assert re.match(rf"{re.escape(str(path))}: model\.wdth: expected one of .*model\.width", _told(capsys))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("model: [", "expected YAML"), ("- 1\n", "expected settings and their values, found list"), (None, "can be read")],
+)
+def test_broken_settings_file(text, told, tmp_path, capsys):
+    path = tmp_path / "small.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert main(["simulate", "--out", "x", f"--config={path}"]) == 2
+    assert told in _told(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["simulate", "--out", "x", "--seconds", "long"], "ndt simulate: --seconds: expected float, found long"),
+        (["simulate"], "the following arguments are required: out"),
+        (["ingest", "nowhere.nwb", "--out", "x"], "nowhere.nwb"),
+        (["embed", "run", "--session", "a", "--out", "a.csv"], "a file that ends in .npz or .nwb, found a.csv"),
+        (["finetune", "scratch", "--session", "a", "--out", "x"], "ndt finetune: --store: expected a store"),
+        (["report", "nowhere"], "nowhere: metrics.json: expected a run"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(argv, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    assert told in _told(capsys)
+
+
+def test_settings_come_from_file_then_options(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({"model": {"width": 64, "num_heads": 2}, "seed": 3}))
+    argv = ["store", "--out", "run", "--config", str(path), "--model.num_heads", "8", "model.dropout=0.2"]
+    config = cli._config(PretrainConfig, cli._parse("pretrain", argv))
+    assert (config.model.width, config.model.num_heads, config.model.dropout, config.seed) == (64, 8, 0.2, 3)
+    assert config.train == PretrainConfig().train
+
+
+def test_tuples_stay_tuples():
+    config = cli._config(SimulateConfig, cli._parse("simulate", ["--out", "x", "--awkward", "[gaps,heldout]"]))
+    assert config == SimulateConfig(awkward=("gaps", "heldout"))
+
+
+def test_json_is_exactly_one_object_whatever_the_verb_prints(tmp_path, capsys, monkeypatch):
+    run = fake_run(tmp_path / "demo")
+    verb = VERBS["report"]
+
+    def loud(args):
+        print("a library says something")
+        return verb.run(args)
+
+    monkeypatch.setitem(VERBS, "report", cli.dataclasses.replace(verb, run=loud))
+    assert main(["report", str(run), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"report": str(run / "report.html")}
+    assert out.count("\n") == 1
+    assert err == "a library says something\n"
+
+
+def test_stopping_by_hand_is_130(capsys, monkeypatch):
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "report", cli.dataclasses.replace(VERBS["report"], run=stop))
+    assert main(["report", "run"]) == 130
+    assert _told(capsys) == "stopped"
+
+
+def test_scores_are_shown_beside_their_baselines(tmp_path, capsys):
+    from ndt import tables
+
+    metrics = json.loads((fake_run(tmp_path / "demo") / "metrics.json").read_text())
+    tables.show_demo(metrics | {"report": "runs/demo/report.html"})
+    shown = capsys.readouterr().out
+    (session,) = metrics["sessions"].values()
+    for r2 in (session["test"]["r2"], session["network"]["r2"], session["baselines"]["ridge"]["r2"]):
+        assert f"{r2:.3f}" in shown
+    assert "runs/demo/report.html" in shown

@@ -1,0 +1,175 @@
+"""The report: whole pages from a small run, read back as HTML; figures where their geometry can be known."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import SESSION, fake_run
+
+from ndt import plots
+from ndt.errors import InputError
+from ndt.report import write_report
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use", "image", "rect", "circle"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for; asserts that what opens also closes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id" and "svg" not in self.open:
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href") and not value.startswith(("#", "data:")):
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = fake_run(tmp_path_factory.mktemp("run") / "demo")
+    write_report(folder)
+
+    return folder
+
+
+def page(run: Path) -> Page:
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_page_holds_every_part_and_fetches_nothing(run):
+    found = page(run)
+    parts = ["scores", "recordings", "pretraining", f"decoder-{SESSION}", "embeddings", "settings", "definitions"]
+    assert found.ids == parts
+    assert found.tags.count("figure") == 8
+    assert found.fetched == []
+    assert "script" not in found.tags
+    assert re.search(r"url\((?!#)|@import", (run / "report.html").read_text()) is None
+    assert (run / "report.html").stat().st_size < 3e6
+
+
+def test_numbers_are_those_of_the_metrics(run):
+    metrics, text = json.loads((run / "finetune" / SESSION / "metrics.json").read_text()), page(run).text
+    for r2 in (metrics["test"]["r2"], metrics["network"]["r2"], *(b["r2"] for b in metrics["baselines"].values())):
+        assert text.count(f"{r2:.3f}".replace("-", "−")) >= 1
+    assert "processing/behavior/eye: 1 sample, fewer than 2" in text
+    assert "width: 96" in text
+    assert "time in the recording (s)" in text
+    assert "(cm/s)" in text
+
+
+def test_missing_parts_are_left_out(run, tmp_path):
+    thin = tmp_path / "demo"
+    shutil.copytree(run, thin, ignore=shutil.ignore_patterns("store", "embed", "pretrain", "predictions.npz", "*.html"))
+    write_report(thin)
+    assert page(thin).ids == ["scores", f"decoder-{SESSION}", "settings", "definitions"]
+
+
+def test_pretraining_and_finetuning_runs_have_pages_of_their_own(run, tmp_path):
+    for name, parts in (
+        ("pretrain", ["pretraining", "settings", "definitions"]),
+        (f"finetune/{SESSION}", ["scores", f"decoder-{SESSION}", "settings", "definitions"]),
+    ):
+        shutil.copytree(run / name, tmp_path / name)
+        write_report(tmp_path / name)
+        assert page(tmp_path / name).ids == parts
+
+
+def test_several_sessions_are_summed_up_by_medians(run, tmp_path):
+    many = tmp_path / "demo"
+    shutil.copytree(run, many, ignore=shutil.ignore_patterns("embed", "*.html"))
+    for n, r2 in enumerate((0.1, 0.2)):
+        folder = many / "finetune" / f"other{n}"
+        folder.mkdir()
+        metrics = {"session": f"other{n}", "covariate": "cursor_vel", "test": {"r2": r2}, "network": {"r2": None}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_report(many)
+    text = page(many).text
+    assert "Decoding cursor_vel in 3 sessions" in text
+    assert "0.200 R² delivered decoder, median of 3 sessions" in text
+
+
+def test_hostile_names_stay_text(run, tmp_path):
+    odd = tmp_path / "finetune"
+    shutil.copytree(run / "finetune" / SESSION, odd)
+    metrics = json.loads((odd / "metrics.json").read_text()) | {"covariate": "<script>alert(1)</script>"}
+    (odd / "metrics.json").write_text(json.dumps(metrics))
+    write_report(odd)
+    assert "script" not in page(odd).tags
+
+
+def test_log_that_a_crash_cut_short_is_read_to_its_last_whole_line(run, tmp_path):
+    cut = tmp_path / "pretrain"
+    shutil.copytree(run / "pretrain", cut)
+    (cut / "log.jsonl").write_text((cut / "log.jsonl").read_text()[:-20])
+    write_report(cut)
+    assert page(cut).tags.count("figure") == 1
+
+
+def test_run_without_metrics_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"metrics\.json: expected a run of pretrain, finetune or demo"):
+        write_report(tmp_path)
+
+
+def test_same_run_gives_the_same_figures(run):
+    r2 = {"delivered": 0.9, "ridge": 0.7}
+    assert plots.scores(r2).svg == plots.scores(r2).svg
+
+
+def test_axis_of_scores_reaches_below_zero_and_up_to_one():
+    """A decoder worse than the mean must look worse than the mean, and a poor one must not fill the axis."""
+    for low, shown in ((-1.3, "−1.0"), (0.05, "0.0")):
+        ticks = re.findall(r"<text[^>]*>([−\d.]+)</text>", plots.scores({"ridge": low}).svg)
+        assert shown in ticks
+        assert "1.0" in ticks
+
+
+def test_lines_break_where_pieces_do():
+    time, values = plots._broken(np.arange(4.0), np.arange(4.0), np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(time, [0, 1, np.nan, 2, 3])
+    np.testing.assert_array_equal(values, [0, 1, np.nan, 2, 3])
+
+
+def test_gaps_are_what_observed_time_leaves():
+    assert plots._gaps(0.0, 10.0, [(-5.0, 1.0), (2.0, 4.0), (6.0, 20.0)]) == [(1.0, 2.0), (4.0, 6.0)]
+    assert plots._gaps(0.0, 10.0, [(0.0, 10.0)]) == []
+    assert plots._gaps(0.0, 10.0, [(20.0, 30.0)]) == [(0.0, 10.0)]
+
+
+def test_first_seconds_take_enough_bins_of_cut_recordings():
+    assert plots.first_seconds(np.arange(0, 100, 0.05)).sum() == 400
+    assert plots.first_seconds(np.arange(0, 100, 10.0), least=8).sum() == 8
