@@ -1,4 +1,4 @@
-"""Draws training windows as a function of (seed, step, place in the batch), so that any process can draw any of them."""
+"""Draws training windows as a function of (seed, step, place in the batch): any process can draw any of them."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,8 @@ class Sampler:
         self.runs = np.concatenate(runs)  # (M, 3): grid, first bin, last + 1
         self.runs = self.runs[self.runs[:, 2] - self.runs[:, 1] >= min_bins]
         if len(self.runs) == 0:
-            raise InputError(grids[0].session.session_id, "training block", f"an unbroken run of {min_bins} bins", "none")
+            expected = f"an unbroken run of {min_bins} bins"
+            raise InputError(grids[0].session.session_id, "training block", expected, "none")
         self.ends = np.cumsum(self.runs[:, 2] - self.runs[:, 1])
 
     def generator(self, step: int, place: int) -> np.random.Generator:

@@ -1,8 +1,8 @@
 """Train, validation and test blocks of a session.
 
-Blocks are contiguous in time and the same for everyone who reads the session, pretraining included: nothing learned, chosen
-or normalised sees the validation or test block. Only guards depend on the model's window, and they are cut from the block
-before, so that the test block never moves.
+Blocks are contiguous in time and the same for everyone who reads the session, pretraining included: nothing learned,
+chosen or normalised sees the validation or test block. Only guards depend on the model's window, and they are cut from
+the block before, so that the test block never moves.
 """
 
 from collections.abc import Sequence
@@ -56,15 +56,15 @@ def _time_at(pieces: Intervals, seconds: float) -> float:
 
 def _piece_start(pieces: Intervals, time: float) -> float:
     """Returns the start of the piece that holds `time`, or of the last one before."""
-    return float(pieces.start[max(np.searchsorted(pieces.start, time, side="right") - 1, 0)])
+    return float(pieces.start[max(int(np.searchsorted(pieces.start, time, side="right")) - 1, 0)])
 
 
 def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS) -> Split:
     """Splits a session into blocks of labelled time: first train, then validation, then test.
 
     Observed time without labels belongs to train where it lies before the validation block or after the test block. A
-    recording cut into many pieces is split between pieces, and its guards are whole pieces, since the gaps that a file shows
-    may be artificial.
+    recording cut into many pieces is split between pieces, and its guards are whole pieces, since the gaps that a file
+    shows may be artificial.
 
     Arguments:
         session: The session.

@@ -159,6 +159,16 @@ class Grid:
 
         return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
 
+    def mean_counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Returns each unit's mean count per bin over those chosen bins in which it was observed, (N,)."""
+        total, seen = np.zeros((2, self.session.num_units))
+        for first, last in self.runs(chosen):
+            counts, valid = self.counts(first, last)
+            total += np.where(valid, counts, 0).sum(0)
+            seen += valid.sum(0)
+
+        return total / np.maximum(seen, 1)
+
     def window(self, first: int, last: int, rows: Rows) -> Window:
         """Returns the window of bins ``first … last - 1``, its units in the order of their identities."""
         counts, valid = self.counts(first, last)

@@ -27,6 +27,8 @@ __all__ = ["Decoder", "finetune"]
 BLENDS = np.linspace(0.0, 1.0, 21)
 COVERAGE = 0.9
 
+Rows = NDArray[np.floating]
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -89,12 +91,13 @@ def finetune(
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec) if base is None else base.extended(spec)
+    rows = spec.vocabulary.rows(recording)
+    model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     save_config(out, config, store.root)
-    config = config if base is not None else replace(config, warm_steps=0)  # new units need a trunk to be placed in
+    if base is None or set(spec.vocabulary.units) == set(base.vocabulary.units):
+        config = replace(config, warm_steps=0)  # no new unit, or no trunk to place it in
     objective = Decoding(grid, chosen, targets, model, config)
-    counted = Trainer(
-        model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress
-    ).run()
+    counted = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress).run()
     model.store = store.root
     model.save_pretrained(out)
     metrics = _report(model, grid, targets, chosen, config, out)
@@ -180,24 +183,12 @@ def _report(
     seconds = time.perf_counter() - start
 
     ridge = baselines.ridge
-    blends = [r2(targets[valid], b * network[valid] + (1 - b) * ridge[valid]) for b in BLENDS]
-    weight = float(BLENDS[int(np.argmax(blends))])
+    weight = _blend_weight(targets[valid], network[valid], ridge[valid])
     delivered = weight * network + (1 - weight) * ridge
     half = np.quantile(np.abs(targets[valid] - delivered[valid]), COVERAGE, axis=0)
     inside = np.abs(targets[test] - delivered[test]) <= half
-    everything = grid.block == TEST
-    np.savez_compressed(
-        out / "predictions.npz",
-        time=grid.start[everything] + grid.bin_size / 2,
-        true=targets[everything],
-        network=network[everything],
-        ridge=ridge[everything],
-        delivered=delivered[everything],
-        half_width=half,
-        piece=grid.piece[everything],
-        dims=np.array(covariate.dims),
-        unit=np.array(covariate.unit),
-    )
+    decoded = {"true": targets, "network": network, "ridge": ridge, "delivered": delivered}
+    _save_predictions(out / "predictions.npz", grid, covariate, decoded, half)
 
     return {
         "session": grid.session.session_id,
@@ -208,10 +199,7 @@ def _report(
         "bin_size": grid.bin_size,
         "calibration_seconds": float(chosen.sum() * grid.bin_size),
         "test": {
-            "r2": r2(targets[test], delivered[test]),
-            "r2_uniform": r2_uniform(targets[test], delivered[test]),
-            "r2_per_dim": list(map(float, r2_per_dim(targets[test], delivered[test]))),
-            "num_bins": int(test.sum()),
+            **_scores(targets[test], delivered[test]),
             "interval_coverage_90": float(inside.mean()),
             "interval_half_width": list(map(float, half)),
         },
@@ -222,3 +210,28 @@ def _report(
         "baseline_seconds": seconds,
         "architecture": asdict(model.config),
     }
+
+
+def _blend_weight(true: Rows, network: Rows, ridge: Rows) -> float:
+    """The network's share in the blend with ridge that decodes these rows best."""
+    blends = [r2(true, b * network + (1 - b) * ridge) for b in BLENDS]
+
+    return float(BLENDS[int(np.argmax(blends))])
+
+
+def _scores(true: Rows, decoded: Rows) -> dict[str, Any]:
+    return {
+        "r2": r2(true, decoded),
+        "r2_uniform": r2_uniform(true, decoded),
+        "r2_per_dim": list(map(float, r2_per_dim(true, decoded))),
+        "num_bins": len(true),
+    }
+
+
+def _save_predictions(path: Path, grid: Grid, covariate: CovariateSpec, decoded: dict[str, Rows], half: Rows) -> None:
+    """Writes what is true and what was decoded in the test block, (T, C) each, and the interval's half width."""
+    rows = grid.block == TEST
+    known = {name: values[rows] for name, values in decoded.items()}
+    dims, unit = np.array(covariate.dims), np.array(covariate.unit)
+    time, piece = grid.start[rows] + grid.bin_size / 2, grid.piece[rows]
+    np.savez_compressed(path, **known, time=time, half_width=half, piece=piece, dims=dims, unit=unit)

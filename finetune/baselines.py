@@ -1,6 +1,7 @@
 """The baselines of a decoder, on its bins and its split."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,16 @@ class Baselines:
     ) -> "Baselines":
         """Fits all on the training bins and chooses on the validation bins."""
         cuts = np.flatnonzero(np.diff(grid.piece)) + 1
-        pieces = lambda x: np.split(x, cuts)
+        pieces = partial(np.split, indices_or_sections=cuts)
         counts = np.full((len(grid), grid.session.num_units), np.nan, np.float32)
         for first, last in grid.runs(np.ones(len(grid), bool)):
             found, observed = grid.counts(first, last)
             counts[first:last] = np.where(observed, found, np.nan)
         x, y, fit_on, choose_on = pieces(counts), pieces(targets), pieces(train), pieces(valid)
-        options = {"bin_size": grid.bin_size, "max_lag_s": config.max_lag}
-        ridge = fit_ridge(x, y, fit_on, choose_on, **options)
+        fit = partial(fit_ridge, bin_size=grid.bin_size, max_lag_s=config.max_lag)
+        ridge = fit(x, y, fit_on, choose_on)
         mixed = shuffled_targets(y, fit_on, choose_on, config.seed)
-        shuffled = fit_ridge(x, mixed, fit_on, choose_on, **options)
+        shuffled = fit(x, mixed, fit_on, choose_on)
         place = pieces(grid.place)
         clock = fit_time_only(y, fit_on, choose_on, place)
 
@@ -60,7 +61,8 @@ class Baselines:
 
     def scores(self, targets: Rows, rows: NDArray[np.bool_]) -> dict[str, Any]:
         """Returns the R² (variance-weighted) of each at some rows."""
-        scored = {name: {"r2": r2(targets[rows], getattr(self, name)[rows])} for name in ("ridge", "shuffled", "time_only")}
+        decoded = {"ridge": self.ridge, "shuffled": self.shuffled, "time_only": self.time_only}
+        scored = {name: {"r2": r2(targets[rows], found[rows])} for name, found in decoded.items()}
         scored["ridge"] |= self.chosen
 
         return scored

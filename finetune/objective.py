@@ -24,8 +24,8 @@ __all__ = ["Decoding", "decode"]
 class Decoding:
     """Objective of fine-tuning: squared error of the standardised covariate, and the likelihood of hidden patches.
 
-    For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the units
-    of a new session are before the trunk is touched, and need no label for it.
+    For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
+    units of a new session are before the trunk is touched, and need no label for it.
 
     Arguments:
         grid: The session's bins.
@@ -54,7 +54,7 @@ class Decoding:
             rng = self.sampler.generator(step, place)
             _, w = self.sampler.draw(rng)
             T, N = w.counts.shape
-            absent = rng.random(N) < self.config.unit_dropout * rng.random()
+            absent = np.less(rng.random(N), self.config.unit_dropout * rng.random())
             hidden = random_mask((T, math.ceil(N / self.patch)), self.config.mask_ratio, rng)
             target = self.standard[w.index[0] : w.index[1]]
             windows.append(replace(w, valid=w.valid & ~absent, hidden=hidden, target=target))

@@ -19,7 +19,7 @@ _HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use: ``import ndt`` costs no torch. `ndt.pretrain` and `ndt.finetune` are packages that are called."""
+    """Imports on first use: ``import ndt`` costs no torch. `ndt.pretrain` and `ndt.finetune` are callable packages."""
     from importlib import import_module
 
     if name in ("data", "finetune", "pretrain"):

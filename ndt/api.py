@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,9 +81,7 @@ def finetune(
 
     configured = _configured(FinetuneConfig, config)
 
-    return finetune(
-        base, session, covariate, out=out, config=configured, store=store, resume=resume, progress=progress
-    )
+    return finetune(base, session, covariate, out=out, config=configured, store=store, resume=resume, progress=progress)
 
 
 def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store | None" = None) -> Embeddings:
@@ -99,7 +98,7 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
 
     from ndt import __version__
     from ndt.data.store import Store
-    from ndt.data.windows import Grid
+    from ndt.data.windows import TRAIN, Grid
     from ndt.errors import InputError
     from ndt.inference import per_bin
     from ndt.model import NDT
@@ -109,10 +108,14 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     if store is None:
         raise InputError("embed", "store", "a store, since the model does not know its own", "none")
     recording = (store if isinstance(store, Store) else Store(store)).session(session)
-    model = model.known_to(recording)
-    spec = model.spec
+    spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
-    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, spec.vocabulary.rows(recording))
+    rows = spec.vocabulary.rows(recording)
+    if spec != model.spec:
+        unknown = rows.unit >= len(model.vocabulary.units)
+        model = model.extended(spec).eval()
+        model.observe(rows.unit[unknown], grid.mean_counts(grid.block == TRAIN)[rows.order][unknown])
+    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, rows)
     digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
     options = {
         "session": session,

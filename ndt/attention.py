@@ -39,13 +39,16 @@ class Layout:
     def masks(self, keys: "Layout") -> list[Bool[Tensor, "q k"]]:
         """Returns for each sequence what its queries may see of `keys`; made once, used by every layer."""
         if id(keys) not in self._masks:
-            reach = self.time if self.causal else torch.where(self.time == CONTEXT, CONTEXT, torch.iinfo(self.time.dtype).max)
+            forever = torch.iinfo(self.time.dtype).max
+            reach = self.time if self.causal else torch.where(self.time == CONTEXT, CONTEXT, forever)
             pairs = zip(reach.split(self.lengths), keys.time.split(keys.lengths), strict=True)
             self._masks[id(keys)] = [t[:, None] >= s[None, :] for t, s in pairs]
 
         return self._masks[id(keys)]
 
-    def phases(self, num: int, dtype: torch.dtype, *, key: bool) -> tuple[Float[Tensor, "L 1 num"], Float[Tensor, "L 1 num"]]:
+    def phases(
+        self, num: int, dtype: torch.dtype, *, key: bool
+    ) -> tuple[Float[Tensor, "L 1 num"], Float[Tensor, "L 1 num"]]:
         """Returns cosine and sine of each token's angle at `num` frequencies; of context keys, zeros.
 
         Angles are made in float64, since float32 loses a radian at late times.
@@ -68,8 +71,8 @@ def attention(
 ) -> Float[Tensor, "L H E"]:
     """Returns scaled-dot-product attention of each sequence of `queries` over the same sequence of `keys`.
 
-    One kernel call a sequence: on CPU this is 4 to 8 times faster than padding, since no work goes into padding. A query
-    that may see nothing gets zeros.
+    One kernel call a sequence: on CPU this is 4 to 8 times faster than padding, since no work goes into padding. A
+    query that may see nothing gets zeros.
     """
     parts = []
     split = (q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))

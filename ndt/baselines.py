@@ -144,7 +144,7 @@ def _solve(gram: Array, cross: Array, alpha: float) -> Array:
     return weights
 
 
-def _normal_equations(x: Pieces, y: Pieces, train: Masks, num_lags: int) -> tuple[Array, Array, Array]:
+def _normal_equations(x: list[Array], y: list[Array], train: Masks, num_lags: int) -> tuple[Array, Array, Array]:
     """Returns X'X, X'Y and X'1 over training rows of the lagged design X.
 
     The Gram matrix is nearly block Toeplitz: from block (i, j) to block (i + 1, j + 1) only those rows enter or leave

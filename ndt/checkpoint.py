@@ -19,7 +19,16 @@ from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.vocabulary import Vocabulary
 
-__all__ = ["CovariateSpec", "ModelSpec", "load_weights", "read_json", "save_config", "save_weights", "sha256", "write_json"]
+__all__ = [
+    "CovariateSpec",
+    "ModelSpec",
+    "load_weights",
+    "read_json",
+    "save_config",
+    "save_weights",
+    "sha256",
+    "write_json",
+]
 
 FORMAT = 1  # of model.json
 
@@ -87,15 +96,15 @@ class ModelSpec:
         if found.get("format") != FORMAT:
             raise InputError(where, "format", f"model format {FORMAT}", found.get("format", "none"))
         try:
-            covariate = found["covariate"]
+            covariate: dict[str, Any] | None = found["covariate"]
             if covariate is not None:
-                covariate = CovariateSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in covariate.items()})
+                covariate = {k: tuple(v) if isinstance(v, list) else v for k, v in covariate.items()}
             return cls(
                 config=ModelConfig(**found["config"]),
                 vocabulary=Vocabulary(tuple(found["vocabulary"]["units"]), tuple(found["vocabulary"]["contexts"])),
                 bin_size=float(found["bin_size"]),
                 window_bins=int(found["window_bins"]),
-                covariate=covariate,
+                covariate=None if covariate is None else CovariateSpec(**covariate),
                 data=dict(found["data"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -116,7 +125,8 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     stored = {k: tuple(v.shape) for k, v in weights.items()}
     if own != stored:
         name = sorted(k for k in own.keys() | stored.keys() if own.get(k) != stored.get(k))[0]
-        raise InputError(path, name, f"shape {own.get(name, 'absent')} of this architecture", stored.get(name, "absent"))
+        expected = f"shape {own.get(name, 'absent')} of this architecture"
+        raise InputError(path, name, expected, stored.get(name, "absent"))
     model.load_state_dict(weights)
 
 

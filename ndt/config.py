@@ -7,7 +7,15 @@ from typing import Any, TypeVar, get_type_hints
 
 from ndt.errors import InputError
 
-__all__ = ["FinetuneConfig", "IngestConfig", "ModelConfig", "PretrainConfig", "SimulateConfig", "TrainConfig", "load_config"]
+__all__ = [
+    "FinetuneConfig",
+    "IngestConfig",
+    "ModelConfig",
+    "PretrainConfig",
+    "SimulateConfig",
+    "TrainConfig",
+    "load_config",
+]
 
 Config = TypeVar("Config")
 
@@ -35,7 +43,8 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
     values = {}
     for key, value in found.items():
         if key not in hints:
-            raise InputError(where, f"{name}.{key}", f"one of: {', '.join(f.name for f in fields(kind))}", "an unknown setting")
+            known = ", ".join(f.name for f in fields(kind))
+            raise InputError(where, f"{name}.{key}", f"one of: {known}", "an unknown setting")
         if is_dataclass(hints[key]):
             values[key] = _filled(hints[key], value, where, f"{name}.{key}")
         elif isinstance(value, list):
@@ -55,8 +64,9 @@ class IngestConfig:
     """How NWB files become a store.
 
     Arguments:
-        unit_identity: ``electrode`` for persistent channels (identity = subject/group/electrode/index on it), ``session``
-            for units sorted anew each session, else the name of a units column that identifies units across sessions.
+        unit_identity: ``electrode`` for persistent channels (identity = subject/group/electrode/index on it),
+            ``session`` for units sorted anew each session, else the name of a units column that identifies units across
+            sessions.
         task: Task name; by default read from the file.
         workers: Processes; 0 means one per core.
         probe_seconds: How long opening a file may take in the child process that tries it first.
@@ -87,7 +97,8 @@ class SimulateConfig:
         dynamics: ``nonlinear`` (default) or ``linear_gaussian``, where ridge or Kalman should win.
         spiking: ``poisson`` or ``negative_binomial`` (over-dispersed).
         dispersion: Variance over mean minus one at mean 1, of counts in 50 ms bins, for over-dispersed spikes.
-        awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials rate_series``.
+        awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials
+            rate_series``.
         workers: Processes; 0 means one per core. Files do not depend on it.
         seed: Seed of everything.
     """
@@ -215,10 +226,10 @@ class FinetuneConfig:
 
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
     model: ModelConfig = field(default_factory=ModelConfig)
-    warm_steps: int = 50
+    warm_steps: int = 20
     mask_ratio: float = 0.2
     masked_weight: float = 0.5
-    unit_dropout: float = 0.0
+    unit_dropout: float = 0.4
     calibration: float = 0.0
     bin_size: float = 0.0
     window: float = 2.0

@@ -1,20 +1,29 @@
-"""The main job end to end: recordings to a store, a pretrained model, decoders with their baselines, embeddings, a page."""
+"""The main job end to end: recordings, a store, a pretrained model, decoders with baselines, embeddings, a page."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ndt.config import FinetuneConfig, PretrainConfig, SimulateConfig, TrainConfig
 
-__all__ = ["FINETUNE", "PRETRAIN", "demo"]
+__all__ = ["RECORDED", "SIMULATED", "demo"]
 
 HELD_OUT = "sub-simA_ses-04"  # a new day of a known subject: pretraining never sees it
 CALIBRATION = 60.0  # seconds of labels of the new day
 
-PRETRAIN = PretrainConfig(train=TrainConfig(steps=400))
-FINETUNE = FinetuneConfig(train=TrainConfig(steps=300, valid_every=50))
+SIMULATED = (
+    PretrainConfig(train=TrainConfig(steps=800)),
+    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), calibration=CALIBRATION),
+)
+RECORDED = (
+    PretrainConfig(train=TrainConfig(steps=400)),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50)),
+)
 
 
 def demo(
@@ -44,6 +53,7 @@ def demo(
     from ndt.pretrain.train import pretrain
     from ndt.report import write_report
 
+    _clear(out, data)
     seconds: dict[str, float] = {}
     timed = _timer(seconds)
     simulated = {} if data else timed("simulate", lambda: _simulate(out / "recordings", seed))
@@ -52,12 +62,12 @@ def demo(
     names = _named(store, files)
     wanted = [HELD_OUT] if simulated else names
     seen = tuple(n for n in names if n not in wanted) if simulated else tuple(names)
-    config = replace(PRETRAIN, sessions=seen, seed=seed)
+    first, then = SIMULATED if simulated else RECORDED
+    config, tune = replace(first, sessions=seen, seed=seed), replace(then, seed=seed)
     base = timed("pretrain", lambda: pretrain(store, out / "pretrain", config, progress=progress))
-    tune = replace(FINETUNE, seed=seed, calibration=CALIBRATION if simulated else 0.0)
     sessions = {}
     for name in wanted:
-        found = timed("finetune", lambda name=name: _decode(base, store, name, covariate, out, tune, progress, scratch))
+        found = timed("finetune", partial(_decode, base, store, name, covariate, out, tune, progress, scratch))
         if name in simulated:
             found["baselines"]["oracle"] = {"r2": _oracle(simulated[name], store, name, base.spec)}
         sessions[name] = found
@@ -67,6 +77,19 @@ def demo(
     write_json(out / "metrics.json", result)
 
     return {**result, "report": str(page)}
+
+
+def _clear(out: Path, data: Sequence[str]) -> None:
+    """Removes what an earlier demo derived in this folder; its store too, if that holds other sessions."""
+    from ndt.data.probe import find_files, session_id_of
+
+    for name in ("finetune", "scratch", "embed"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    manifest = out / "store" / "manifest.json"
+    if manifest.exists():
+        mine = {session_id_of(path) for path in find_files(list(data))} if data else set()
+        if not data or set(json.loads(manifest.read_text())["sessions"]) - mine:
+            shutil.rmtree(out / "store")
 
 
 def _timer(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]:
@@ -96,22 +119,27 @@ def _named(store: Any, files: Sequence[str]) -> list[str]:
 
 
 def _decode(
-    base: Any, store: Any, name: str, covariate: str | None, out: Path, config: FinetuneConfig, progress: bool, scratch: bool
+    base: Any,
+    store: Any,
+    name: str,
+    covariate: str | None,
+    out: Path,
+    config: FinetuneConfig,
+    progress: bool,
+    scratch: bool,
 ) -> dict[str, Any]:
-    """Fine-tunes, trains the control from scratch with the same steps, and exports embeddings of the fine-tuned model."""
+    """Fine-tunes, trains the control from scratch with the same steps, and exports the decoder's embeddings."""
     from ndt.api import embed
     from ndt.finetune.adapt import finetune
 
-    options = {"config": config, "store": store, "progress": progress}
+    options: dict[str, Any] = {"config": config, "store": store, "progress": progress}
     decoder = finetune(base, name, covariate, out=out / "finetune" / name, **options)
     found = dict(decoder.metrics)
     embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
     if scratch:
         spec = base.spec
-        model = replace(
-            config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins
-        )
-        control = finetune(None, name, covariate, out=out / "scratch" / name, **(options | {"config": model}))
+        model = replace(config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins)
+        control = finetune(None, name, covariate, out=out / "scratch" / name, **{**options, "config": model})
         found["baselines"]["scratch"] = control.metrics["network"]
 
     return found

@@ -41,7 +41,11 @@ class Embeddings:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
         np.savez_compressed(
-            temporary, time=self.time, latents=self.latents, piece=self.piece, options=np.array(json.dumps(self.options))
+            temporary,
+            time=self.time,
+            latents=self.latents,
+            piece=self.piece,
+            options=np.array(json.dumps(self.options)),
         )
         os.replace(temporary, path)
 
@@ -80,7 +84,8 @@ class Embeddings:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the source's own quirks; ours are checked by a test
-            with NWBHDF5IO(copy, "a") as io:
+            io: Any = NWBHDF5IO(path=copy, mode="a")
+            with io:
                 nwb = io.read()
                 if MODULE in nwb.processing:
                     raise InputError(source, f"processing/{MODULE}", "no such module yet", "one")

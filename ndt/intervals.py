@@ -1,7 +1,7 @@
 """Half-open intervals of time and their set algebra.
 
-An interval ``[start, end)`` contains its start and not its end, so that intervals that touch neither overlap nor leave a
-gap, and each spike of a cut recording lies in exactly one of its pieces.
+An interval ``[start, end)`` contains its start and not its end, so that intervals that touch neither overlap nor leave
+a gap, and each spike of a cut recording lies in exactly one of its pieces.
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ __all__ = ["Intervals"]
 class Intervals:
     """M half-open intervals ``[start, end)`` in seconds, with optional columns (a trials table, say).
 
-    The set operations `|`, `&` and `-` work on coalesced copies (sorted, disjoint, touching ones joined) and drop columns.
-    The constructor keeps rows as they are: overlapping or unsorted trials are legal.
+    The set operations `|`, `&` and `-` work on coalesced copies (sorted, disjoint, touching ones joined) and drop
+    columns. The constructor keeps rows as they are: overlapping or unsorted trials are legal.
 
     Arguments:
         start: Starts in seconds, shape (M,).
@@ -63,7 +63,7 @@ class Intervals:
         """Sum of lengths in seconds; overlaps count as often as they occur."""
         return float(np.sum(self.end - self.start))
 
-    def select(self, rows: NDArray[np.generic]) -> "Intervals":
+    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Intervals":
         """Returns the chosen rows (index or Boolean array) with their columns."""
         return Intervals(self.start[rows], self.end[rows], {k: v[rows] for k, v in self.columns.items()})
 

@@ -1,6 +1,7 @@
 """Transformer blocks over packed sequences."""
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,8 +16,8 @@ __all__ = ["Attention", "Block", "rotate"]
 def rotate(x: Float[Tensor, "L H E"], layout: Layout, *, key: bool) -> Float[Tensor, "L H E"]:
     r"""Turns the first half of each head's dimensions by angles proportional to time.
 
-    The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time: their
-    turned half is set to zero, or their score would depend on the query's absolute time.
+    The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time:
+    their turned half is set to zero, or their score would depend on the query's absolute time.
 
     Reference: Su et al. (2021), eq. 34, https://arxiv.org/abs/2104.09864; half of the dimensions only.
     """
@@ -46,19 +47,19 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "L D"], memory: Float[Tensor, "M D"], queries: Layout, keys: Layout
     ) -> Float[Tensor, "L D"]:
         """Returns what each query token reads from the memory tokens that it may see."""
-        q = self.query(x).unflatten(-1, (self.num_heads, -1))  # (L, H, E)
-        k, v = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).unbind(1)  # (M, H, E)
+        q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
+        k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
         if self.rotary:
             q, k = rotate(q, queries, key=False), rotate(k, keys, key=True)
 
-        return self.out(attention(q, k, v, queries, keys).flatten(1))
+        return self.out(rearrange(attention(q, k, v, queries, keys), "l h e -> l (h e)"))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block: self-attention, optionally preceded by attention to a memory, then feed-forward.
 
-    Reference: cross before self, as in NDT2's covariate decoder (Ye et al. 2023); pre-norm instead of its post-norm trains
-    without a long warm-up.
+    Reference: cross before self, as in NDT2's covariate decoder (Ye et al. 2023); pre-norm instead of its post-norm
+    trains without a long warm-up.
 
     Arguments:
         config: Architecture; uses `width`, `num_heads`, `positions`, `feedforward`, `dropout`.

@@ -1,15 +1,17 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. Where we differ (unit vectors in place
-of a unit's position in its patch, rotary time, pre-norm), DECISIONS.md says why.
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. Where we differ (unit vectors in
+place of a unit's position in its patch, rotary time, pre-norm), DECISIONS.md says why.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ndt.attention import CONTEXT, Layout
@@ -18,23 +20,24 @@ from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
 from ndt.layers import Block
-from ndt.session import Session
 from ndt.tokens import Batch
 from ndt.vocabulary import Vocabulary
 
 __all__ = ["NDT", "Encoded", "PatchEmbedding", "RateReadout"]
 
-# B = windows, L = tokens, V = visible tokens, K = context tokens of a window, P = units of a patch, U = units of the batch,
-# D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
+# B = windows, L = tokens, V = visible tokens, K = context tokens of a window, P = units of a patch, D = width
+# U = units of the batch, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
 class PatchEmbedding(nn.Module):
     r"""Sums what the spikes of each unit in a patch say.
 
-    .. math:: x = \frac{1}{\sqrt P} \sum_{n \in \text{patch}} f(e_{c_n} + u_n) + c_n W u_n
+    .. math::
+        x = \frac{1}{\sqrt P} \sum_{n \in \text{patch}} f(e_{c_n} + u_n) + \frac{c_n - \mu_n}{\sqrt{\mu_n + 0.1}} W u_n
 
-    where :math:`c_n` is the count, :math:`e` the count embedding and :math:`u_n` the unit's vector. NDT2 concatenates count
-    embeddings instead, which ties a unit's meaning to its place in the file; a sum over vectors keyed by identity does not.
+    where :math:`c_n` is the count, :math:`e` the count embedding, :math:`u_n` the unit's vector and :math:`\mu_n` its
+    mean count. NDT2 concatenates count embeddings instead, which ties a unit's meaning to its place in the file; a sum
+    over vectors keyed by identity does not.
 
     Arguments:
         config: Architecture; uses `width`, `unit_width`, `max_count`, `units_per_patch`.
@@ -50,25 +53,32 @@ class PatchEmbedding(nn.Module):
         self.gain = nn.Linear(E, D, bias=False)
 
     def forward(
-        self, counts: Int[Tensor, "L P"], member: Int[Tensor, "L P"], valid: Bool[Tensor, "L P"], vectors: Float[Tensor, "U E"]
+        self,
+        counts: Int[Tensor, "L P"],
+        member: Int[Tensor, "L P"],
+        valid: Bool[Tensor, "L P"],
+        vectors: Float[Tensor, "U E"],
+        mean_counts: Float[Tensor, " U"],
     ) -> Float[Tensor, "L D"]:
         """Returns one embedding a token; invalid units add nothing."""
         counts = counts.clamp(max=self.count.num_embeddings - 1)
         K = int(counts.max()) + 1  # only counts that occur are worth a row
-        table = self.mix(vectors[:, None] + self.count.weight[:K]) + self.gain(vectors)[:, None] * self._levels(K)  # (U, K, D)
+        levels = torch.arange(K, device=vectors.device, dtype=vectors.dtype)
+        mean = mean_counts[:, None]
+        standard = (levels - mean) / (mean + 0.1).sqrt()  # 0.1: silent units stay finite
+        table = self.mix(vectors[:, None] + self.count.weight[:K]) + standard[..., None] * self.gain(vectors)[:, None]
         rows = torch.cat([table.flatten(0, 1), table.new_zeros(1, table.shape[-1])])
         index = torch.where(valid, member * K + counts, len(rows) - 1)
 
         return self.scale * F.embedding_bag(index, rows, mode="sum", padding_idx=len(rows) - 1)
 
-    def _levels(self, K: int) -> Float[Tensor, "K 1"]:
-        return torch.arange(K, device=self.count.weight.device, dtype=self.count.weight.dtype)[:, None]
-
 
 class RateReadout(nn.Module):
     r"""Reads firing rates of a patch's units from its latent.
 
-    .. math:: \log \lambda_n = u_n^\top W z + w^\top u_n
+    .. math:: \log \lambda_n = \log \mu_n + u_n^\top W z + w^\top u_n
+
+    where :math:`\mu_n` is the unit's mean count: a new model starts at constant rates.
 
     Arguments:
         config: Architecture; uses `width`, `unit_width`.
@@ -80,12 +90,20 @@ class RateReadout(nn.Module):
         self.latent = nn.Linear(config.width, config.unit_width)
         self.unit = nn.Linear(config.unit_width, config.unit_width)
         self.base = nn.Linear(config.unit_width, 1)
+        for layer in (self.latent, self.base):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
-        self, z: Float[Tensor, "L D"], member: Int[Tensor, "L P"], vectors: Float[Tensor, "U E"]
+        self,
+        z: Float[Tensor, "L D"],
+        member: Int[Tensor, "L P"],
+        vectors: Float[Tensor, "U E"],
+        mean_counts: Float[Tensor, " U"],
     ) -> Float[Tensor, "L P"]:
         """Returns log rates in log spikes per bin."""
-        every = self.latent(z) @ self.unit(vectors).T * vectors.shape[-1] ** -0.5 + self.base(vectors).T  # (L, U)
+        base = self.base(vectors)[:, 0] + mean_counts.clamp(min=1e-4).log()  # a silent unit's log rate stays finite
+        every = self.latent(z) @ self.unit(vectors).T * vectors.shape[-1] ** -0.5 + base  # (L, U)
 
         return every.gather(1, member)
 
@@ -123,8 +141,8 @@ class NDT(nn.Module):
 
     Six steps: (1) each visible token sums the embeddings of its units' counts; (2) time and slot are added; (3) context
     tokens of session, subject and task are put before each window; (4) the encoder attends causally by bin; (5) hidden
-    tokens enter as one learned token each, and a light decoder predicts their units' rates; (6) a covariate decoder, where
-    there is one, asks once per bin.
+    tokens enter as one learned token each, and a light decoder predicts their units' rates; (6) a covariate decoder,
+    where there is one, asks once per bin.
 
     Arguments:
         spec: Architecture, names of the rows of its tables, and what it decodes.
@@ -137,6 +155,8 @@ class NDT(nn.Module):
         self.spec = spec
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
         self.unit = nn.Parameter(torch.randn(len(spec.vocabulary.units), config.unit_width))
+        self.mean_counts: Tensor
+        self.register_buffer("mean_counts", torch.ones(len(spec.vocabulary.units)))  # spikes per bin of each unit
         self.context = nn.Parameter(0.02 * torch.randn(len(spec.vocabulary.contexts), D))
         self.context_kind = nn.Parameter(0.02 * torch.randn(3, D))  # session, subject, task
         self.embed = PatchEmbedding(config)
@@ -160,8 +180,10 @@ class NDT(nn.Module):
         """Names of the rows of the unit and context tables."""
         return self.spec.vocabulary
 
-    def forward(self, batch: Batch, *, rates: bool = True) -> tuple[Float[Tensor, "L P"] | None, Float[Tensor, "R C"] | None]:
-        """Returns log rates of all tokens' units, and the standardised covariate at all bins; None for what is not asked."""
+    def forward(
+        self, batch: Batch, *, rates: bool = True
+    ) -> tuple[Float[Tensor, "L P"] | None, Float[Tensor, "R C"] | None]:
+        """Returns log rates of all tokens' units and the standardised covariate at all bins; None where not asked."""
         encoded = self.encode(batch)
 
         return (
@@ -180,7 +202,9 @@ class NDT(nn.Module):
     def encode(self, batch: Batch) -> Encoded:
         """Returns latents of the tokens that are not hidden. Hidden tokens cost nothing here."""
         visible, vectors = ~batch.hidden, self.unit[batch.unit]
-        tokens = self.embed(batch.counts[visible], batch.member[visible], batch.valid[visible], vectors)
+        tokens = self.embed(
+            batch.counts[visible], batch.member[visible], batch.valid[visible], vectors, self.mean_counts[batch.unit]
+        )
         context = (self.context[batch.context] + self.context_kind).flatten(0, 1)  # (B * K, D)
         order, layout = _sequence(batch, visible)
         x = torch.cat([context, tokens + self.place(batch)[visible]])[order]
@@ -192,7 +216,7 @@ class NDT(nn.Module):
         return Encoded(tokens=tokens, context=context, visible=visible)
 
     def log_rates(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "L P"]:
-        """Returns log rates of all tokens' units, in log spikes per bin; hidden ones are predicted from visible ones."""
+        """Returns log rates of all tokens' units, in log spikes per bin; hidden tokens are predicted from visible."""
         x = self.mask_token.expand(len(batch.time), -1).to(encoded.tokens.dtype)
         x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.place(batch)
         order, layout = _sequence(batch, torch.ones_like(encoded.visible))
@@ -201,12 +225,13 @@ class NDT(nn.Module):
             x = block(x, layout)
         x = torch.empty_like(x).index_copy(0, order, self.rate_norm(x))[len(encoded.context) :]
 
-        return self.rates(x, batch.member, self.unit[batch.unit])
+        return self.rates(x, batch.member, self.unit[batch.unit], self.mean_counts[batch.unit])
 
     def latents(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R D"]:
         """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
         key = batch.bin_index()[encoded.visible]
-        total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1]).index_add(0, key, encoded.tokens)
+        total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1])
+        total = total.index_add(0, key, encoded.tokens)
 
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
@@ -219,21 +244,31 @@ class NDT(nn.Module):
 
         return self.covariate(self.latents(batch, encoded), batch, memory, layout)
 
+    def observe(self, unit: NDArray[np.int64], mean_counts: NDArray[np.float64]) -> "NDT":
+        """Sets the mean counts per bin of units, given by their rows, and returns the model.
+
+        They come from a session's training block and need no labels.
+        """
+        self.mean_counts[torch.from_numpy(unit)] = torch.from_numpy(mean_counts).to(self.mean_counts)
+
+        return self
+
     def extended(self, spec: ModelSpec) -> "NDT":
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
-        Unknown units start at the mean of the known, unknown contexts at the mean of their kind. A decoder is kept where it
-        decodes the same covariate, else it starts anew.
+        Unknown units start at the mean of the known, unknown contexts at the mean of their kind. A decoder is kept
+        where it decodes the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
         if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:
             old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
-        units, contexts = old.pop("unit"), old.pop("context")
+        units, contexts, mean_counts = old.pop("unit"), old.pop("context"), old.pop("mean_counts")
         kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
         with torch.no_grad():
             if len(units):
-                other.unit.copy_(units.mean(0).expand_as(other.unit))
+                other.unit[:] = units.mean(0)
                 other.unit[: len(units)] = units
+            other.mean_counts[: len(units)] = mean_counts
             for row in range(len(contexts), len(kinds)):
                 same = [i for i in range(len(contexts)) if kinds[i] == kinds[row]]
                 if same:
@@ -242,12 +277,6 @@ class NDT(nn.Module):
         other.load_state_dict(old, strict=False)
 
         return other
-
-    def known_to(self, session: Session) -> "NDT":
-        """Returns the model itself where it knows a session's units and contexts, else a copy that does."""
-        vocabulary = self.vocabulary.extend([session])
-
-        return self if vocabulary == self.vocabulary else self.extended(replace(self.spec, vocabulary=vocabulary)).eval()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes model.safetensors and model.json into a folder and returns it."""

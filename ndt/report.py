@@ -18,7 +18,7 @@ from ndt.session import Covariate, Session
 
 __all__ = ["Section", "Table", "write_report"]
 
-PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scikit-learn", "accelerate")
+PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
 
 
 @dataclass(kw_only=True)

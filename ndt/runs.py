@@ -71,8 +71,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def read_decoders(run: Path) -> Iterator[Decoder]:
     """Yields the fine-tuning run in a directory, or those of a demo."""
+    together = read_json(run / "metrics.json").get("sessions", {})
     for folder in (run, *sorted((run / "finetune").glob("*"))):
         metrics = read_json(folder / "metrics.json")
+        metrics = together.get(metrics.get("session"), metrics)  # a demo knows controls that a single run does not
         if "test" in metrics:
             saved, arrays = folder / "predictions.npz", {}
             if saved.exists():

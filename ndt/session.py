@@ -29,8 +29,9 @@ class Units:
     """N units: who they are, and when each was observed.
 
     Arguments:
-        id: Identity of each unit, unique within the session, shape (N,). Units of two sessions with the same identity are
-            taken for the same unit: "subject/group/electrode/index" for persistent channels, else prefixed by the session.
+        id: Identity of each unit, unique within the session, shape (N,). Units of two sessions with the same identity
+            are taken for the same unit: "subject/group/electrode/index" for persistent channels, else prefixed by the
+            session.
         columns: The file's further columns (location, group, quality, heldout, …), each of length N.
         observed: Per-unit observation as intervals with a column ``unit_index``; None when every unit was observed
             whenever the session was.

@@ -9,17 +9,17 @@ __all__ = ["bin_edges", "bin_spikes", "num_bins", "unit_valid"]
 
 
 def num_bins(duration: float, bin_size: float) -> int:
-    """Returns how many whole bins fit into `duration` seconds; one part in a million of a bin is forgiven to rounding."""
+    """Returns how many whole bins fit into `duration` seconds; a millionth of a bin is forgiven to rounding."""
     return int(np.floor(duration / bin_size + 1e-6))
 
 
 def bin_edges(start: float, bin_size: float, T: int, first: int = 0) -> NDArray[np.float64]:
-    """Returns the T + 1 edges of bins ``[start + k * bin_size, start + (k + 1) * bin_size)``, k from `first`, in seconds."""
-    return start + np.arange(first, first + T + 1) * bin_size
+    """Returns the T + 1 edges, in seconds, of bins ``start + k * bin_size`` to ``start + (k + 1) * bin_size``."""
+    return start + np.arange(first, first + T + 1, dtype=np.float64) * bin_size
 
 
 def bin_spikes(session: Session, start: float, bin_size: float, T: int, first: int = 0) -> NDArray[np.uint8]:
-    """Returns counts (T, N): spikes of each unit in T half-open bins, from bin `first` of the grid that begins at `start`.
+    """Returns counts (T, N): spikes of each unit in T half-open bins, from bin `first` of the grid from `start`.
 
     Edges are compared in float64 without division, so that a spike on an edge falls into the later bin. More than 255
     spikes in a bin count as 255.

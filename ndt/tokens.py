@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -96,42 +97,43 @@ def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
     padded = np.zeros((*x.shape[:-1], -(-N // P) * P), x.dtype)
     padded[..., :N] = x
 
-    return padded.reshape(*x.shape[:-1], -1, P)
+    return rearrange(padded, "... (s p) -> ... s p", p=P)
+
+
+def _tokens(w: Window, P: int, start: int) -> dict[str, NDArray[np.generic]]:
+    """The tokens of one window with a valid unit, one a row; its units are numbered from `start`."""
+    T, N = w.counts.shape
+    valid = _patches(w.valid, P)  # (T, S, P)
+    S = valid.shape[1]
+    columns = {
+        "counts": _patches(np.where(w.valid, w.counts, 0), P),
+        "valid": valid,
+        "member": np.where(valid, _patches(np.arange(N) + start, P), 0),
+        "hidden": np.zeros((T, S), bool) if w.hidden is None else w.hidden,
+        "time": np.repeat(np.arange(T), S).reshape(T, S),
+        "slot": np.tile(np.arange(S), (T, 1)),
+    }
+
+    return {name: x[valid.any(-1)] for name, x in columns.items()}
 
 
 def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     """Packs windows into a batch. Tokens without a single valid unit are left out."""
-    P, units, start = units_per_patch, [], {}
+    units: list[NDArray[np.int64]] = []
+    start: dict[bytes, int] = {}
     for w in windows:  # windows of one session share their units
         if (key := w.unit.tobytes()) not in start:
-            start[key] = sum(map(len, units))
+            start[key] = sum(len(u) for u in units)
             units.append(w.unit)
-
-    columns: dict[str, list[NDArray[np.generic]]] = {f: [] for f in ("counts", "valid", "member", "hidden", "time", "slot", "window")}
-    for b, w in enumerate(windows):
-        T, N = w.counts.shape
-        valid = _patches(w.valid, P)  # (T, S, P)
-        S = valid.shape[1]
-        keep = valid.any(-1).reshape(-1)
-        member = _patches(np.arange(N) + start[w.unit.tobytes()], P)  # (S, P)
-        hidden = np.zeros((T, S), bool) if w.hidden is None else w.hidden
-        parts = {
-            "counts": _patches(np.where(w.valid, w.counts, 0), P),
-            "valid": valid,
-            "member": np.where(valid, member, 0),
-            "hidden": hidden,
-            "time": np.repeat(np.arange(T), S).reshape(T, S),
-            "slot": np.tile(np.arange(S), (T, 1)),
-            "window": np.full((T, S), b),
-        }
-        for name, x in parts.items():
-            columns[name].append(x.reshape(T * S, *x.shape[2:])[keep])
+    parts = [_tokens(w, units_per_patch, start[w.unit.tobytes()]) for w in windows]
+    sizes = [len(p["time"]) for p in parts]
 
     lengths = [len(w.counts) for w in windows]
     empty = [np.zeros((T, 0), np.float32) for T in lengths]
     targets = [e if w.target is None else w.target for w, e in zip(windows, empty, strict=True)]
-    tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    tensors = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
     tensors |= {
+        "window": torch.from_numpy(np.repeat(np.arange(len(windows)), sizes)),
         "unit": torch.from_numpy(np.concatenate(units)),
         "context": torch.from_numpy(np.stack([w.context for w in windows])),
         "target": torch.from_numpy(np.concatenate(targets)),

@@ -1,4 +1,4 @@
-"""Masked pretraining. The package is also the verb: ``ndt.pretrain(store, out=…)`` calls `ndt.pretrain.train.pretrain`."""
+"""Masked pretraining. The package is also the verb: ``ndt.pretrain(store, …)`` calls `ndt.pretrain.train.pretrain`."""
 
 import sys
 from types import ModuleType

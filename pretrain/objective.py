@@ -97,11 +97,11 @@ def _hide(window: Window, ratio: float, patch: int, rng: np.random.Generator) ->
 def _valid_windows(
     grids: Sequence[Grid], vocabulary: Vocabulary, config: PretrainConfig, window_bins: int
 ) -> list[tuple[Window, NDArray[np.float64]]]:
-    """Validation windows with their masks, side by side over all sessions, and each unit's mean count on training bins."""
+    """Validation windows with masks, side by side over all sessions, and each unit's mean count on training bins."""
     found = []
     for s, grid in enumerate(grids):
         rows = vocabulary.rows(grid.session)
-        rates = mean_counts(grid)[rows.order]
+        rates = grid.mean_counts(grid.block == TRAIN)[rows.order]
         for first, last in grid.runs(grid.block == VALID):
             for begin in range(first, last, window_bins):
                 end = min(begin + window_bins, last)
@@ -112,18 +112,6 @@ def _valid_windows(
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS, len(found))).round().astype(int))
 
     return [found[i] for i in keep]
-
-
-def mean_counts(grid: Grid) -> NDArray[np.float64]:
-    """Returns each unit's mean count a bin over the training bins in which it was observed, (N,)."""
-    total = np.zeros(grid.session.num_units)
-    seen = np.zeros(grid.session.num_units)
-    for first, last in grid.runs(grid.block == TRAIN):
-        counts, valid = grid.counts(first, last)
-        total += np.where(valid, counts, 0).sum(0)
-        seen += valid.sum(0)
-
-    return total / np.maximum(seen, 1)
 
 
 def _constant_log_rates(batch: Batch, windows: Sequence[Window], rates: Sequence[NDArray[np.float64]]) -> Tensor:

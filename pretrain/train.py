@@ -8,7 +8,7 @@ import torch
 from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.store import Store
-from ndt.data.windows import Grid, default_bin_size
+from ndt.data.windows import TRAIN, Grid, default_bin_size
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
@@ -28,7 +28,8 @@ def pretrain(
 ) -> NDT:
     """Pretrains by masked modelling on the training blocks of a store's sessions and returns the model.
 
-    Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, log.jsonl, tensorboard/, checkpoints/.
+    Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, log.jsonl, tensorboard/,
+    checkpoints/.
 
     Arguments:
         store: A store, or the folder of one.
@@ -56,12 +57,13 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec)
+    for grid in grids:
+        rows = spec.vocabulary.rows(grid.session)
+        model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
     objective = MaskedModelling(grids, spec.vocabulary, config, window_bins)
     out.mkdir(parents=True, exist_ok=True)
     save_config(out, replace(config, bin_size=bin_size), store.root)
-    counted = Trainer(
-        model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress
-    ).run()
+    counted = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress).run()
     model.store = store.root
     model.save_pretrained(out)
     found = objective.validate(model)

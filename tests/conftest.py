@@ -44,3 +44,42 @@ def real_data() -> Path:
         pytest.skip(f"no real recordings in {folder}; NDT_DATA names their folder")
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def sim_truth(tmp_path_factory):
+    """Two simulated recordings of one subject, 100 s each, and what is true of them."""
+    from ndt.config import SimulateConfig
+    from ndt.data.synthetic import simulate
+
+    config = SimulateConfig(
+        num_subjects=1, num_sessions=2, num_units=32, num_electrodes=40, seconds=100.0, mean_rate_hz=15.0, workers=1
+    )
+    return simulate(tmp_path_factory.mktemp("recordings"), config)
+
+
+@pytest.fixture(scope="session")
+def sim_store(sim_truth, tmp_path_factory):
+    """Both recordings, ingested."""
+    from ndt.config import IngestConfig
+    from ndt.data.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("store") / "store"
+    return ingest([s.path for s in sim_truth], folder, IngestConfig(workers=1), progress=False)
+
+
+@pytest.fixture(scope="session")
+def sim_base(sim_store, tmp_path_factory):
+    """A run directory: a small model pretrained on the first recording; the second it has never seen."""
+    from ndt.config import ModelConfig, PretrainConfig, TrainConfig
+    from ndt.pretrain.train import pretrain
+
+    config = PretrainConfig(
+        model=ModelConfig(width=48, num_layers=2, num_heads=2, units_per_patch=16, unit_width=16),
+        train=TrainConfig(steps=200, batch_size=16, valid_every=50, warmup_steps=20),
+        window=1.0,
+        sessions=(sim_store.session_ids[0],),
+    )
+    out = tmp_path_factory.mktemp("base") / "run"
+    pretrain(sim_store, out, config, progress=False)
+    return out

@@ -1,0 +1,144 @@
+"""Problems with known answers: slow references, and small recordings and models made in memory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ndt.attention import CONTEXT, Layout
+from ndt.checkpoint import CovariateSpec, ModelSpec
+from ndt.config import ModelConfig
+from ndt.data.windows import Grid
+from ndt.intervals import Intervals
+from ndt.model import NDT
+from ndt.session import Covariate, Session, Spikes, Units
+from ndt.tokens import Window
+from ndt.vocabulary import Vocabulary
+
+TINY = ModelConfig(width=16, num_layers=2, num_heads=2, units_per_patch=3, unit_width=8, max_bins=64)
+
+
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout) -> Tensor:
+    """Attention by the definition, one query after another, in float64.
+
+    A query of a context token sees the context tokens of its sequence; one of data sees those and the data of its
+    sequence, if causal those up to its own time.
+    """
+    number = lambda x: [i for i, length in enumerate(x.lengths) for _ in range(length)]
+    mine, theirs, rows = number(queries), number(keys), []
+    for i, t in enumerate(queries.time.tolist()):
+        past = lambda s, t=t: s == CONTEXT or (t != CONTEXT and (s <= t or not queries.causal))
+        seen = [j for j, s in enumerate(keys.time.tolist()) if mine[i] == theirs[j] and past(s)]
+        score = torch.einsum("he,mhe->hm", q[i].double(), k[seen].double()) * q.shape[-1] ** -0.5
+        rows.append(torch.einsum("hm,mhe->he", score.softmax(-1), v[seen].double()))
+
+    return torch.stack(rows) if rows else q.double()
+
+
+def recording(
+    observed: Sequence[tuple[float, float]] = ((0.0, 30.0),),
+    *,
+    labels: tuple[float, float] | None = None,
+    num_units: int = 5,
+    rate_hz: float = 10.0,
+    unit_observed: Intervals | None = None,
+    name: str = "sub-a_ses-1",
+    seed: int = 0,
+) -> Session:
+    """A recording of Poisson units with a two-dimensional covariate ``vel`` at 20 Hz.
+
+    Its spikes are those of units ``a/0 …``, listed in an order other than that of their names. Labels span all observed
+    time unless told otherwise; an empty span leaves them out.
+    """
+    rng = np.random.default_rng(seed)
+    pieces = Intervals(*np.array(observed, float).reshape(-1, 2).T)
+    end = float(pieces.end.max()) if len(pieces) else 0.0
+    times = np.sort(rng.uniform(0, end, rng.poisson(rate_hz * num_units * end)))
+    times = times[pieces.contains(times)]
+    a, b = labels or (float(pieces.start.min()), end)
+    stamps = np.arange(a, b, 0.05) + 0.025
+    values = np.stack([np.sin(stamps), np.cos(0.7 * stamps)], 1)
+    series = Covariate(
+        name="vel", path="processing/behavior/vel", timestamps=stamps, values=values, dims=("x", "y"), unit="m/s"
+    )
+
+    return Session(
+        session_id=name,
+        subject="a",
+        spikes=Spikes(timestamps=times, unit_index=rng.integers(num_units, size=len(times))),
+        units=Units(id=np.array([f"a/{n}" for n in rng.permutation(num_units)]), observed=unit_observed),
+        observed=pieces,
+        covariates={"vel": series} if len(stamps) > 1 else {},
+    )
+
+
+def permuted(session: Session, order: np.ndarray) -> Session:
+    """The same recording, its units listed in another order."""
+    place = np.argsort(order)
+    rows = session.units.observed
+    if rows is not None:
+        rows = Intervals(rows.start, rows.end, {"unit_index": place[rows.columns["unit_index"]]})
+
+    return Session(
+        **{
+            **vars(session),
+            "spikes": Spikes(timestamps=session.spikes.timestamps, unit_index=place[session.spikes.unit_index]),
+            "units": Units(id=session.units.id[order], observed=rows),
+        }
+    )
+
+
+def specification(
+    sessions: Sequence[Session],
+    *,
+    config: ModelConfig = TINY,
+    dims: int = 2,
+    bin_size: float = 0.05,
+    window_bins: int = 20,
+) -> ModelSpec:
+    """A specification that knows these sessions and decodes `dims` dimensions, if any."""
+    covariate = None
+    if dims:
+        names = ("x", "y", "z")[:dims]
+        covariate = CovariateSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims)
+
+    return ModelSpec(
+        config=config,
+        vocabulary=Vocabulary().extend(sessions),
+        bin_size=bin_size,
+        window_bins=window_bins,
+        covariate=covariate,
+    )
+
+
+def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
+    """A model whose every weight is drawn at random: some begin at zero, and would hide what flows through them."""
+    generator = torch.Generator().manual_seed(seed)
+    model = NDT(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.3 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+    return model.eval()
+
+
+def random_window(
+    T: int, N: int, rng: np.random.Generator, *, absent: float = 0.2, hidden: float = 0.4, patch: int = 3, dims: int = 2
+) -> Window:
+    """A window of random counts, of which some are invalid and some patches hidden."""
+    return Window(
+        counts=rng.poisson(1.5, (T, N)).astype(np.uint8),
+        valid=rng.random((T, N)) >= absent,
+        unit=np.arange(N),
+        context=np.arange(3),
+        hidden=rng.random((T, -(-N // patch))) < hidden,
+        target=rng.standard_normal((T, dims)).astype(np.float32),
+        index=(0, T),
+    )
+
+
+def grid_of(session: Session, bin_size: float = 0.05, guard: float = 1.0) -> Grid:
+    """The bins of a session."""
+    return Grid(session, bin_size, guard)

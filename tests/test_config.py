@@ -1,0 +1,72 @@
+"""Settings files state departures from the defaults; whatever is wrong in one is said in one line."""
+
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+
+import pytest
+
+from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, load_config
+from ndt.errors import InputError
+
+
+def written(folder, text: str):
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_only_departures_need_to_be_said(tmp_path) -> None:
+    path = written(tmp_path, "model:\n  width: 128\nwindow: 1\nsessions: [a, b]\n")
+    default = PretrainConfig()
+    expected = replace(default, model=replace(default.model, width=128), window=1.0, sessions=("a", "b"))
+    found = load_config(PretrainConfig, path)
+    assert found == expected
+    assert isinstance(found.window, float)  # 1 is a width in seconds too
+
+
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig, SimulateConfig])
+def test_an_empty_file_is_the_defaults(tmp_path, kind) -> None:
+    assert load_config(kind, written(tmp_path, "# nothing\n")) == kind()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("widht: 3", "settings.widht: expected one of: model, train, .*, found an unknown setting"),
+        ("model:\n  widht: 3", "settings.model.widht: expected one of: width, "),
+        ("model: 3", "settings.model: expected settings: width, .*, found 3"),
+        ("[1, 2]", "settings: expected settings: "),
+        ("seed: one", "settings.seed: expected int, found 'one'"),
+        ("seed: 1.5", "settings.seed: expected int, found 1.5"),
+        ("seed: true", "settings.seed: expected int, found True"),
+        ("window: true", "settings.window: expected float, found True"),
+        ("window: ''", "settings.window: expected float, found ''"),
+        ("seed:", "settings.seed: expected int, found None"),
+        ("a: [", "expected a YAML file"),
+        ("sessions: a", "settings.sessions: "),
+        ("seed: [1, 2]", r"settings.seed: expected int, found \[1, 2\]"),
+        ("sessions: [1, 2]", "settings.sessions: "),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path, text, told) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        load_config(PretrainConfig, written(tmp_path, text))
+    assert "settings.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_said(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        load_config(PretrainConfig, tmp_path / "absent.yaml")
+
+
+def test_settings_do_not_change_under_ones_hands() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ModelConfig().width = 3
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, PretrainConfig, FinetuneConfig])
+def test_defaults_are_of_the_type_they_state(kind) -> None:
+    for field in fields(kind):
+        value = getattr(kind(), field.name)
+        assert is_dataclass(value) or type(value) in (int, float, str, bool, tuple)
+        assert not (field.type in (float, "float") and type(value) is not float)

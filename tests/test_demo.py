@@ -1,0 +1,104 @@
+"""The demo, with less of everything: it ends with scores beside their baselines, and a page."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from realdata import real_file
+
+import ndt.data.synthetic
+import ndt.demo
+from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig
+
+MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
+TRAIN = TrainConfig(steps=6, batch_size=4, valid_every=3, warmup_steps=2)
+LESS = (
+    PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
+    FinetuneConfig(train=TRAIN, warm_steps=2, max_lag=0.2, calibration=15.0),
+)
+SESSION = {"session", "covariate", "seed", "test", "network", "blend_weight", "baselines", "train_seconds"}
+
+
+@pytest.fixture
+def less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models, few steps, and four short recordings instead of eight."""
+    inner = ndt.data.synthetic.simulate
+    few = SimulateConfig(num_subjects=1, num_sessions=4, num_units=12, num_electrodes=16, seconds=50.0, workers=1)
+    monkeypatch.setattr(ndt.data.synthetic, "simulate", lambda out, config: inner(out, replace(few, seed=config.seed)))
+    monkeypatch.setattr(ndt.demo, "SIMULATED", LESS)
+    monkeypatch.setattr(ndt.demo, "RECORDED", (LESS[0], replace(LESS[1], calibration=0.0)))
+
+
+def complete(found: dict, out: Path) -> None:
+    """The result is what metrics.json says, and what a session left behind is where it should be."""
+    stated = json.loads((out / "metrics.json").read_text())
+    assert stated == {name: part for name, part in found.items() if name != "report"}
+    assert {"simulate", "ingest", "pretrain", "finetune", "report"} - found["seconds"].keys() <= {"simulate"}
+    assert found["pretrain"]["valid"].keys() == {"nll", "bits_per_spike", "null_nll"}
+    for name, session in found["sessions"].items():
+        assert SESSION <= session.keys()
+        assert session["session"] == name
+        assert {"ridge", "shuffled", "time_only", "scratch"} <= session["baselines"].keys()
+        assert all(np.isfinite(part["r2"]) for part in session["baselines"].values())
+        assert (out / "finetune" / name / "predictions.npz").exists()
+        assert (out / "scratch" / name / "metrics.json").exists()
+        with np.load(out / "embed" / f"{name}.npz") as file:
+            assert len(file["time"]) == len(file["latents"]) == len(file["piece"])
+    page = Path(found["report"])
+    assert page == out / "report.html"
+    assert all(name in page.read_text() for name in found["sessions"])
+
+
+@pytest.mark.usefixtures("less")
+def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_saw(tmp_path) -> None:
+    found = ndt.demo.demo(out=tmp_path / "demo", seed=1, progress=False)
+    complete(found, tmp_path / "demo")
+    ((name, session),) = found["sessions"].items()
+    spec = json.loads((tmp_path / "demo" / "pretrain" / "model.json").read_text())
+    assert name == "sub-simA_ses-04"
+    assert name not in spec["data"]
+    assert len(spec["data"]) == 3
+    np.testing.assert_allclose(session["calibration_seconds"], 15.0)
+    assert session["seed"] == 1
+    assert session["baselines"]["oracle"]["r2"] > session["baselines"]["ridge"]["r2"]
+    scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
+    assert scratch["config"] == spec["config"]  # the control has the same architecture, bins and window
+    assert (scratch["bin_size"], scratch["window_bins"]) == (spec["bin_size"], spec["window_bins"])
+    (tmp_path / "demo" / "finetune" / "sub-old_ses-1").mkdir()
+    again = ndt.demo.demo(out=tmp_path / "demo", seed=1, progress=False, scratch=False)
+    assert again["sessions"][name]["test"] == session["test"]  # the same seed, the same numbers
+    assert not (tmp_path / "demo" / "finetune" / "sub-old_ses-1").exists()
+    assert "scratch" not in again["sessions"][name]["baselines"]
+
+
+@pytest.mark.usefixtures("less")
+def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_truth, tmp_path) -> None:
+    found = ndt.demo.demo([str(s.path) for s in sim_truth], tmp_path / "demo", progress=False)
+    complete(found, tmp_path / "demo")
+    assert list(found["sessions"]) == [s.session_id for s in sim_truth]
+    for session in found["sessions"].values():
+        assert session["covariate"] == "cursor_vel"
+        np.testing.assert_allclose(session["calibration_seconds"], 69.0, atol=0.1)  # 70 of 100 s, less a guard of 1 s
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.usefixtures("less")
+@pytest.mark.parametrize(
+    ("pattern", "covariate", "dims"),
+    [
+        ("sub-m1/*.nwb", "hand_vel", 2),
+        ("sub-chewie/*20131003*.nwb", "hand_vel", 2),
+        ("sub-A2929/*.nwb", "CompassDirection/ry", 2),  # cosine and sine
+    ],
+)
+def test_real_recordings_go_the_whole_way(pattern, covariate, dims, tmp_path) -> None:
+    found = ndt.demo.demo([str(real_file(pattern))], tmp_path / "demo", progress=False)
+    complete(found, tmp_path / "demo")
+    ((_, session),) = found["sessions"].items()
+    assert session["covariate"] == covariate
+    assert len(session["test"]["r2_per_dim"]) == dims
+    assert abs(session["baselines"]["shuffled"]["r2"]) < 0.15
+    assert session["baselines"]["ridge"]["r2"] > 0.2

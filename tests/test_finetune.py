@@ -1,0 +1,259 @@
+"""Fine-tuning on simulated recordings: scored as DESIGN.md says, causal, resumable, and clear about what it lacks."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from problems import permuted
+
+from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, resample
+from ndt.errors import InputError
+from ndt.finetune.adapt import finetune
+from ndt.finetune.objective import Decoding, decode
+from ndt.metrics import r2
+from ndt.model import NDT
+from ndt.session import Spikes
+
+CONFIG = FinetuneConfig(
+    train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10),
+    warm_steps=10,
+    max_lag=0.5,
+    unit_dropout=0.0,
+)
+SHORT = replace(CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=2)
+SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
+
+
+@pytest.fixture(scope="module")
+def decoder(sim_base, sim_truth, tmp_path_factory):
+    """A decoder of the second day, which pretraining never saw."""
+    out = tmp_path_factory.mktemp("finetune") / "run"
+    return finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=out, config=CONFIG, progress=False)
+
+
+@pytest.fixture(scope="module")
+def grid(decoder, sim_store, sim_truth) -> Grid:
+    """Its bins."""
+    spec = decoder.model.spec
+    return Grid(sim_store.session(sim_truth[1].session_id), spec.bin_size, spec.bin_size * spec.window_bins)
+
+
+def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder, sim_truth) -> None:
+    found = json.loads((decoder.run / "metrics.json").read_text())
+    assert found == decoder.metrics
+    assert {"session", "covariate", "seed", "test", "network", "blend_weight", "baselines"} <= found.keys()
+    assert {"train_seconds", "calibration_seconds"} <= found.keys()
+    assert {"r2", "r2_uniform", "r2_per_dim", "num_bins", "interval_coverage_90"} <= found["test"].keys()
+    assert {"ridge", "shuffled", "time_only"} <= found["baselines"].keys()
+    assert (found["session"], found["covariate"], found["seed"]) == (sim_truth[1].session_id, "cursor_vel", 0)
+    assert len(found["test"]["r2_per_dim"]) == 2
+    np.testing.assert_allclose(found["test"]["r2_uniform"], np.mean(found["test"]["r2_per_dim"]))
+
+
+def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, grid) -> None:
+    with np.load(decoder.run / "predictions.npz") as file:
+        saved = dict(file)
+    for name, score in (("network", decoder.metrics["network"]), ("delivered", decoder.metrics["test"])):
+        np.testing.assert_allclose(r2(saved["true"], saved[name]), score["r2"], atol=1e-6)
+    np.testing.assert_allclose(
+        r2(saved["true"], saved["ridge"]), decoder.metrics["baselines"]["ridge"]["r2"], atol=1e-6
+    )
+    rows = grid.block == TEST
+    np.testing.assert_allclose(saved["time"], grid.start[rows] + grid.bin_size / 2)
+    assert decoder.metrics["test"]["num_bins"] == rows.sum()  # every bin of the simulation has a label
+    weight = decoder.metrics["blend_weight"]
+    np.testing.assert_allclose(saved["delivered"], weight * saved["network"] + (1 - weight) * saved["ridge"], atol=1e-4)
+    np.testing.assert_allclose(saved["network"], decode(decoder.model, grid, rows)[rows], atol=1e-4)
+
+
+def test_it_decodes_and_the_shuffled_control_does_not(decoder) -> None:
+    assert decoder.metrics["network"]["r2"] > 0.4
+    assert decoder.metrics["baselines"]["ridge"]["r2"] > 0.4
+    assert abs(decoder.metrics["baselines"]["shuffled"]["r2"]) < 0.1
+    assert decoder.metrics["baselines"]["time_only"]["r2"] < 0.1
+    assert 0.75 < decoder.metrics["test"]["interval_coverage_90"] <= 1.0
+    assert decoder.metrics["test"]["r2"] >= decoder.metrics["network"]["r2"] - 0.02
+
+
+def test_the_saved_decoder_is_the_one_that_was_returned(decoder, grid) -> None:
+    other = NDT.from_pretrained(decoder.run)
+    torch.testing.assert_close(other.state_dict(), decoder.model.state_dict(), rtol=0, atol=0)
+    rows = grid.block == TEST
+    np.testing.assert_array_equal(decode(other, grid, rows), decode(decoder.model, grid, rows))
+
+
+def test_spikes_at_a_time_change_no_bit_of_what_was_decoded_before(decoder, grid) -> None:
+    spikes, at = grid.session.spikes, 1750
+    rng, late = np.random.default_rng(0), spikes.timestamps >= grid.start[at]
+    times = np.concatenate([spikes.timestamps[~late], np.sort(rng.uniform(grid.start[at], 100.0, 9000))])
+    units = np.concatenate([spikes.unit_index[~late], rng.integers(32, size=9000)])
+    other = replace(grid.session, spikes=Spikes(timestamps=times, unit_index=units))
+    changed = Grid(other, grid.bin_size, 1.0)
+    rows = np.arange(len(grid)) >= 1600
+    before, after = decode(decoder.model, grid, rows), decode(decoder.model, changed, rows)
+    assert np.isfinite(before[1600:]).all()
+    np.testing.assert_array_equal(before[:at], after[:at])
+    assert (before[at] != after[at]).all()
+
+
+def test_the_order_of_units_in_the_file_changes_no_bit_of_what_is_decoded(decoder, grid) -> None:
+    other = Grid(permuted(grid.session, np.random.default_rng(0).permutation(32)), grid.bin_size, 1.0)
+    rows = grid.block == TEST
+    np.testing.assert_array_equal(decode(decoder.model, other, rows), decode(decoder.model, grid, rows))
+
+
+def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tmp_path) -> None:
+    """Other spikes and other labels there leave every weight and every choice as it was."""
+    name, models, rng = sim_truth[1].session_id, [], np.random.default_rng(0)
+    session = sim_store.session(name)
+    start = Grid(session, 0.05, 1.0).split.test.start[0]
+    series, spikes = session.covariates["cursor_vel"], session.spikes
+    late = series.timestamps >= start
+    values = np.where(late[:, None], rng.standard_normal(series.values.shape), series.values)
+    units = np.where(spikes.timestamps >= start, rng.integers(32, size=len(spikes.timestamps)), spikes.unit_index)
+    other = replace(
+        session,
+        spikes=Spikes(timestamps=np.array(spikes.timestamps), unit_index=units),
+        covariates={"cursor_vel": replace(series, values=values)},
+    )
+    for folder, recording in (("a", session), ("b", other)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(sim_store), "session", lambda self, _, found=recording: found)
+            models.append(
+                finetune(
+                    sim_base, name, "cursor_vel", out=tmp_path / folder, config=SHORT, store=sim_store, progress=False
+                )
+            )
+    torch.testing.assert_close(models[0].model.state_dict(), models[1].model.state_dict(), rtol=0, atol=0)
+    assert models[0].metrics["blend_weight"] == models[1].metrics["blend_weight"]
+    assert models[0].metrics["network"]["r2"] != models[1].metrics["network"]["r2"]
+
+
+def test_a_broken_run_that_is_resumed_is_the_unbroken_one(sim_base, sim_truth, tmp_path, monkeypatch) -> None:
+    name = sim_truth[1].session_id
+    whole = finetune(sim_base, name, out=tmp_path / "whole", config=SHORT, progress=False)
+    inner = Decoding.batch
+
+    def broken(self, step, rows):
+        if step == 3:
+            raise KeyboardInterrupt
+        return inner(self, step, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoding, "batch", broken)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(sim_base, name, out=tmp_path / "broken", config=SHORT, progress=False)
+    resumed = finetune(sim_base, name, out=tmp_path / "broken", config=SHORT, resume=True, progress=False)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_calibration_limits_the_labels_to_the_last_before_validation(
+    sim_base, sim_truth, tmp_path, monkeypatch
+) -> None:
+    seen, inner = [], Decoding.__init__
+
+    def spy(self, grid, chosen, *rest) -> None:
+        seen.append((grid, chosen))
+        inner(self, grid, chosen, *rest)
+
+    monkeypatch.setattr(Decoding, "__init__", spy)
+    config = replace(SHORT, calibration=10.0)
+    found = finetune(sim_base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False)
+    np.testing.assert_allclose(found.metrics["calibration_seconds"], 10.0)
+    ((grid, chosen),) = seen
+    rows = np.flatnonzero(chosen)
+    np.testing.assert_array_equal(rows, np.flatnonzero(grid.block == TRAIN)[-200:])
+    assert rows[-1] < np.flatnonzero(grid.block == VALID)[0]
+
+
+def test_the_covariate_is_standardised_on_the_labels_it_may_see(decoder, grid) -> None:
+    spec = decoder.model.spec.covariate
+    targets = resample(grid.session.covariates["cursor_vel"], grid.start, grid.bin_size)[grid.block == TRAIN]
+    np.testing.assert_allclose(spec.mean, targets.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(spec.std, targets.std(0), rtol=1e-4)
+
+
+def test_warming_up_moves_the_tables_alone(sim_base, sim_truth, tmp_path) -> None:
+    config = replace(CONFIG, train=TrainConfig(steps=3, batch_size=4, valid_every=3, ema=0.0), warm_steps=3)
+    base = NDT.from_pretrained(sim_base)
+    found = finetune(base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False).model
+    own, moved = dict(base.named_parameters()), set()
+    for name, parameter in found.named_parameters():
+        if name in own and parameter.shape == own[name].shape and not torch.equal(parameter, own[name]):
+            moved.add(name)
+    assert moved <= {"unit", "context"}
+    new = [i for i, u in enumerate(found.vocabulary.units) if u not in base.vocabulary.units]
+    assert new
+    assert (found.unit[new] - base.unit.mean(0)).abs().amax(1).min() > 0
+
+
+def test_pretrained_weights_are_not_changed_in_place(sim_base, sim_truth, tmp_path) -> None:
+    base = NDT.from_pretrained(sim_base)
+    before = {k: v.clone() for k, v in base.state_dict().items()}
+    finetune(base, sim_truth[0].session_id, out=tmp_path, config=SHORT, progress=False)
+    torch.testing.assert_close(base.state_dict(), before, rtol=0, atol=0)
+
+
+def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> None:
+    config = replace(SHORT, model=SMALL, window=1.0)
+    name = sim_truth[1].session_id
+    found = finetune(None, name, out=tmp_path / "run", config=config, store=sim_store, progress=False)
+    assert found.metrics["architecture"]["width"] == 16
+    assert found.model.spec.window_bins == 20
+    assert set(found.model.vocabulary.units) == set(sim_store.session(name).units.id)
+    assert found.metrics["covariate"] == "cursor_vel"  # a velocity before a position
+    with pytest.raises(InputError, match="store"):
+        finetune(None, name, out=tmp_path / "other", config=config, progress=False)
+
+
+def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
+    with pytest.raises(InputError, match=f"{sim_truth[0].session_id}.*{sim_truth[1].session_id}"):
+        finetune(sim_base, "sub-z_ses-9", out=tmp_path, config=SHORT, progress=False)
+    with pytest.raises(InputError, match=r"cursor_pos, cursor_vel, found 'speed'|cursor_vel, cursor_pos, found 'speed'"):
+        finetune(sim_base, sim_truth[1].session_id, "speed", out=tmp_path, config=SHORT, progress=False)
+
+
+def test_windows_that_the_model_cannot_hold_are_refused(sim_store, sim_truth, tmp_path) -> None:
+    for window in (0.05, 11.0):
+        config = replace(SHORT, model=SMALL, window=window)
+        with pytest.raises(InputError, match="window: expected 3 to 200 bins of 50 ms"):
+            finetune(None, sim_truth[1].session_id, out=tmp_path, config=config, store=sim_store, progress=False)
+
+
+def test_a_covariate_that_never_varies_cannot_be_decoded(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+    session = sim_store.session(sim_truth[1].session_id)
+    series = session.covariates["cursor_vel"]
+    flat = replace(session, covariates={"cursor_vel": replace(series, values=np.ones_like(series.values))})
+    monkeypatch.setattr(type(sim_store), "session", lambda self, _: flat)
+    config = replace(SHORT, model=SMALL, window=1.0)
+    with pytest.raises(InputError, match="varies on the training block"):
+        finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
+
+
+def test_too_few_labels_are_said(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+    session = sim_store.session(sim_truth[1].session_id)
+    series = session.covariates["cursor_vel"]
+    values = np.where((series.timestamps > 60)[:, None], np.nan, series.values)
+    some = replace(session, covariates={"cursor_vel": replace(series, values=values)})
+    monkeypatch.setattr(type(sim_store), "session", lambda self, _: some)
+    config = replace(SHORT, model=SMALL, window=1.0)
+    with pytest.raises(InputError, match="validation block: expected at least 10 labelled bins, found 0"):
+        finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
+
+
+def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
+    targets = resample(grid.session.covariates["cursor_vel"], grid.start, grid.bin_size)
+    config, shares = replace(CONFIG, unit_dropout=0.8), []
+    objective = Decoding(grid, grid.block == TRAIN, targets, decoder.model, config)
+    for step in range(30):
+        batch = objective.batch(step, range(1))
+        there = torch.zeros(32, dtype=torch.bool)
+        there[batch.member[batch.valid]] = True
+        bins = torch.zeros(32).index_add(0, batch.member[batch.valid], torch.ones(int(batch.valid.sum())))
+        assert set(bins[there].tolist()) <= {20.0}  # there through the whole window, or not at all
+        shares.append(float(there.float().mean()))
+    assert min(shares) < 0.5 < max(shares)

@@ -1,0 +1,71 @@
+"""Windows are drawn as a function of (seed, step, place), from chosen bins only, and from all of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from problems import recording
+from strategies import recordings, seeds
+
+from ndt.data.sampler import Sampler
+from ndt.data.windows import Grid
+from ndt.errors import InputError
+from ndt.vocabulary import Vocabulary
+
+
+def sampler(
+    grids: list[Grid], chosen: list[np.ndarray], seed: int = 0, window_bins: int = 10, min_bins: int = 3
+) -> Sampler:
+    vocabulary = Vocabulary().extend(g.session for g in grids)
+    return Sampler(grids, chosen, vocabulary, window_bins=window_bins, min_bins=min_bins, seed=seed)
+
+
+@given(session=recordings(), seed=seeds)
+def test_windows_hold_chosen_bins_only(session, seed) -> None:
+    rng = np.random.default_rng(seed)
+    try:
+        grid = Grid(session, 0.1, 0.5)
+        chosen = rng.random(len(grid)) < 0.8
+        draws = sampler([grid], [chosen], seed)
+    except InputError:  # too short
+        return
+    for step in range(20):
+        first, last = draws.draw(draws.generator(step, 0))[1].index
+        assert chosen[first:last].all()
+        assert grid.piece[first] == grid.piece[last - 1]
+        assert 3 <= last - first <= 10
+
+
+def test_a_window_depends_on_seed_step_and_place_alone() -> None:
+    grids = [Grid(recording(name=f"sub-a_ses-{i}", seed=i), 0.1, 0.5) for i in range(3)]
+    chosen = [g.block == 1 for g in grids]
+    one, again, other = (sampler(grids, chosen, seed) for seed in (0, 0, 1))
+    key = lambda s, step, place: (lambda g, w: (g.session.session_id, *w.index))(*s.draw(s.generator(step, place)))
+    places = [(step, place) for step in range(8) for place in range(8)]
+    first = [key(one, *p) for p in places]
+    assert [key(again, *p) for p in reversed(places)] == first[::-1]  # in whichever order they are drawn
+    assert len(set(first)) > 50
+    assert len({x[0] for x in first}) == 3
+    assert sum(key(other, *p) == x for p, x in zip(places, first, strict=True)) < 8
+
+
+def test_each_chosen_bin_is_drawn_about_as_often_as_any() -> None:
+    grid = Grid(recording([(0.0, 20.0), (21.0, 22.0), (23.0, 40.0)]), 0.1, 0.5)
+    chosen = np.zeros(len(grid), bool)
+    chosen[[*range(40, 80), *range(200, 210), *range(300, 302)]] = True  # the last run is too short
+    draws, seen = sampler([grid], [chosen]), np.zeros(len(grid))
+    for step in range(2000):
+        first, last = draws.draw(draws.generator(step, 0))[1].index
+        seen[first:last] += 1
+    assert not seen[~chosen].any()
+    assert not seen[300:302].any()
+    expected = 2000 * 10 / 50
+    assert seen[200:210].min() > 0.8 * expected  # a run as long as a window
+    assert seen[45:75].min() > 0.8 * expected
+    assert seen[[40, 79]].min() > 0.05 * expected  # the ends of a run, which few windows reach
+    assert seen.max() < 2 * expected
+
+
+def test_no_run_that_is_long_enough_is_said() -> None:
+    grid = Grid(recording(), 0.1, 0.5)
+    with pytest.raises(InputError, match="unbroken run of 3 bins"):
+        sampler([grid], [np.arange(len(grid)) % 3 > 0])

@@ -1,0 +1,130 @@
+"""Blocks of time: disjoint, guarded, the same for everyone, and refused where there is too little."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import recording
+from strategies import recordings
+
+from ndt.data.splits import CUT, FRACTIONS, SHORTEST, Split, split, within
+from ndt.errors import InputError
+from ndt.intervals import Intervals
+from ndt.session import Session
+
+TOLERANCE = 1e-6  # seconds: sums of a few dozen float64
+
+
+def labelled(session: Session) -> Intervals:
+    """Observed time from half a sample before the first label to half a sample after the last."""
+    times = session.covariates["vel"].timestamps
+    return session.observed & Intervals([times[0] - 0.025], [times[-1] + 0.025])
+
+
+def tried(session: Session, guard: float) -> Split | None:
+    """The split, or None where the session is too short."""
+    try:
+        return split(session, guard)
+    except InputError:
+        return None
+
+
+@given(session=recordings(), guard=st.floats(0.0, 3.0))
+def test_blocks_are_disjoint_observed_and_long_enough(session, guard) -> None:
+    found = tried(session, guard)
+    if found is None:
+        return
+    train, valid, test = found.blocks
+    for a, b in ((train, valid), (train, test), (valid, test)):
+        assert (a & b).duration < TOLERANCE
+    assert ((valid | test) - labelled(session)).duration < TOLERANCE
+    assert (train - session.observed).duration < TOLERANCE
+    assert min(b.duration for b in found.blocks) >= SHORTEST
+
+
+@given(session=recordings(), guard=st.floats(0.0, 3.0))
+def test_guards_are_as_long_as_asked_in_observed_time(session, guard) -> None:
+    found = tried(session, guard)
+    if found is None:
+        return
+    pieces = labelled(session)
+    cut = len(pieces) >= CUT
+    if cut:  # whole pieces; one is enough where the window is longer than any
+        guard = min(guard, float(np.max(pieces.end - pieces.start)))
+    before = found.train & Intervals([0.0], [found.valid.start[0]])
+    for a, b in ((before, found.valid), (found.valid, found.test)):
+        between = pieces & Intervals([min(a.end[-1], b.start[0])], [b.start[0]])  # they may touch to rounding
+        assert between.duration >= guard - TOLERANCE
+        if not cut:
+            assert between.duration <= guard + TOLERANCE  # and no longer: it costs data
+    after = found.train & Intervals([found.test.end[-1]], [math.inf])
+    assert len(after) == 0 or after.start[0] >= found.test.end[-1] + guard - TOLERANCE
+
+
+@given(session=recordings(), guards=st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0)))
+def test_no_window_length_moves_the_test_block(session, guards) -> None:
+    one, other = (tried(session, guard) for guard in guards)
+    if one is None or other is None:
+        return
+    for name in ("start", "end"):
+        np.testing.assert_array_equal(getattr(one.test, name), getattr(other.test, name))
+    assert one.valid.start[0] == other.valid.start[0]
+
+
+@given(session=recordings(), guard=st.floats(0.0, 3.0))
+def test_recordings_that_were_cut_are_split_between_pieces(session, guard) -> None:
+    pieces, found = labelled(session), tried(session, guard)
+    if found is None or len(pieces) < CUT:
+        return
+    for start, end in zip(pieces.start, pieces.end, strict=True):
+        piece = Intervals([start], [end])
+        shares = [(block & piece).duration for block in found.blocks]
+        assert sum(share > TOLERANCE for share in shares) <= 1
+        assert min(abs(sum(shares)), abs(sum(shares) - piece.duration)) < TOLERANCE
+
+
+def test_by_hand() -> None:
+    found = split(recording([(0.0, 60.0), (70.0, 110.0)]), 2.0)  # 100 s: train 70, valid 10, test 20
+    np.testing.assert_allclose([found.train.start, found.train.end], [[0, 70], [60, 78]])
+    np.testing.assert_allclose([found.valid.start, found.valid.end], [[80], [88]])
+    np.testing.assert_allclose([found.test.start, found.test.end], [[90], [110]])
+
+
+def test_a_guard_counts_observed_time_only() -> None:
+    found = split(recording([(0.0, 69.0), (500.0, 531.0)]), 2.0)  # validation begins one second into the second piece
+    np.testing.assert_allclose(found.train.end[-1], 68.0)
+    np.testing.assert_allclose(found.valid.start[0], 501.0)
+
+
+def test_unlabelled_time_is_for_training() -> None:
+    found = split(recording([(0.0, 200.0)], labels=(50.0, 150.0)), 2.0)
+    np.testing.assert_allclose([found.train.start, found.train.end], [[0, 152], [118, 200]])
+    np.testing.assert_allclose([found.valid.start[0], found.test.start[0], found.test.end[0]], [120, 130, 150])
+
+
+def test_without_covariates_all_observed_time_is_split() -> None:
+    found = split(recording([(0.0, 100.0)], labels=(0.0, 0.01)), 1.0)
+    np.testing.assert_allclose([found.valid.start[0], found.test.start[0]], np.cumsum(FRACTIONS)[:2] * 100)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4.0, 9.0])
+def test_too_short_is_said_with_how_short(seconds) -> None:
+    with pytest.raises(
+        InputError, match=rf"at least 1 s with guards of 2 s, found blocks of .* s out of {seconds:.1f} s"
+    ):
+        split(recording([(0.0, seconds)]), 2.0)
+
+
+def test_labels_outside_observed_time_are_no_split() -> None:
+    """All three blocks were all observed time where no label fell into it: the test block was trained on."""
+    with pytest.raises(InputError):
+        split(recording([(0.0, 100.0)], labels=(200.0, 300.0)), 1.0)
+
+
+def test_bins_are_within_a_block_whole_or_not_at_all() -> None:
+    starts = np.arange(0.0, 1.0, 0.1)
+    found = within(starts, starts + 0.1, Intervals([0.1, 0.5], [0.3, 0.85]), 1e-7)
+    np.testing.assert_array_equal(np.flatnonzero(found), [1, 2, 5, 6, 7])
+    assert not within(starts, starts + 0.1, Intervals.empty(), 0.0).any()
