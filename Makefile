@@ -6,6 +6,9 @@ NAME ?= demo
 BIN := .venv/bin
 READY := .venv/.ready
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PAGES := $(wildcard ndt/*.py ndt/data/*.py ndt/pretrain/*.py ndt/finetune/*.py)
+MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py %/__main__.py ndt/embed.py ndt/report.py,$(PAGES))))
+NAMED := import ndt, pdoc.__main__ as p; vars(ndt).update((n, getattr(ndt, n)) for n in ndt.__all__); p.cli()
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-browser lint types format bench docs package clean check
@@ -50,7 +53,8 @@ bench: $(READY) ## Run the benchmark NAME (default: demo)
 	$(BIN)/ndt bench $(NAME)
 
 docs: $(READY) ## Reference pages from the docstrings, in build/docs
-	$(BIN)/pdoc --docformat google --output-directory build/docs ndt
+	rm -rf build/docs
+	@$(BIN)/python -c '$(NAMED)' --docformat google --math --output-directory build/docs ndt $(MODULES)
 
 package: $(READY) ## Wheel and sdist, and the wheel tried in a clean environment
 	@.ci/package

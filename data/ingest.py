@@ -57,8 +57,9 @@ def ingest(
         for session_id, result in _saved(root, manifest, _results(paths, root, config, manifest["sessions"])):
             bar.update(task, advance=1, description=f"Ingested {session_id}")
             if isinstance(result, InputError):
-                console.print(str(result), markup=False, highlight=False)
                 failures.append(result)
+                if len(paths) > 1:  # a single one is what is raised below
+                    console.print(str(result), markup=False, highlight=False)
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -99,12 +100,15 @@ def _saved(root: Path, manifest: dict[str, Any], results: Iterator[tuple[str, Re
         for session_id, result in results:
             if isinstance(result, dict):
                 manifest["sessions"][session_id] = result
-            if time.monotonic() - last > 1.0:
+            if manifest["sessions"] and time.monotonic() - last > 1.0:
                 write_manifest(root, manifest)
                 last = time.monotonic()
             yield session_id, result
     finally:
-        write_manifest(root, manifest)
+        if manifest["sessions"]:
+            write_manifest(root, manifest)
+        elif not any(root.iterdir()):
+            root.rmdir()  # nothing was ingested: leave no empty store behind
 
 
 def _ingest_file(path: Path, root: Path, config: IngestConfig, entry: dict[str, Any]) -> tuple[str, Result]:

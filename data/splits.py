@@ -76,36 +76,36 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     """
     pieces = _labelled(session)
     total = pieces.duration
+    where = session.source.get("path", session.session_id)
+    if not total:
+        raise InputError(where, "observed time", "some that a covariate covers, to be split", "none")
     cut = len(pieces) >= CUT
     snap = (lambda t: _piece_start(pieces, t)) if cut else (lambda t: t)
     guard = min(guard, float(np.max(pieces.end - pieces.start))) if cut else guard
 
     def boundary(share: float) -> tuple[float, float]:
         """Where a block begins, and where its guard does."""
-        begin = snap(_time_at(pieces, share * total)) if total else 0.0
-        run = float((pieces & Intervals([pieces.start[0]], [begin])).duration) if total else 0.0
+        begin = snap(_time_at(pieces, share * total))
+        run = (pieces & Intervals([pieces.start[0]], [begin])).duration
 
-        return begin, snap(_time_at(pieces, max(run - guard, 0.0))) if total else 0.0
+        return begin, snap(_time_at(pieces, max(run - guard, 0.0)))
 
     valid_start, train_end = boundary(fractions[0] / sum(fractions))
     test_start, valid_end = boundary((fractions[0] + fractions[1]) / sum(fractions))
     observed = session.observed.coalesce()
-    if total:
-        before = observed & Intervals([min(observed.start[0], train_end)], [train_end])
-        after_start = pieces.end[-1] + guard
-        after = observed & Intervals([after_start], [max(observed.end[-1], after_start)])
-        result = Split(
-            before | after,
-            pieces & Intervals([valid_start], [max(valid_end, valid_start)]),
-            pieces & Intervals([test_start], [pieces.end[-1]]),
-        )
-    else:
-        result = Split(observed, observed, observed)
+    before = observed & Intervals([min(observed.start[0], train_end)], [train_end])
+    after_start = pieces.end[-1] + guard
+    after = observed & Intervals([after_start], [max(observed.end[-1], after_start)])
+    result = Split(
+        before | after,
+        pieces & Intervals([valid_start], [max(valid_end, valid_start)]),
+        pieces & Intervals([test_start], [pieces.end[-1]]),
+    )
     shortest = min(b.duration for b in result.blocks)
     if shortest < SHORTEST:
         found = " / ".join(f"{b.duration:.1f}" for b in result.blocks)
         raise InputError(
-            session.source.get("path", session.session_id),
+            where,
             "observed time",
             f"train, validation and test blocks of at least {SHORTEST:g} s with guards of {guard:g} s",
             f"blocks of {found} s out of {total:.1f} s",

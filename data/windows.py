@@ -174,7 +174,7 @@ class Grid:
         counts, valid = self.counts(first, last)
         counts, valid = counts[:, rows.order], valid[:, rows.order]
 
-        return Window(counts=counts, valid=valid, unit=rows.unit, context=rows.context, index=(first, last))
+        return Window(counts=counts, valid=valid, unit=rows.unit, context=rows.context, index=(int(first), int(last)))
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.

@@ -19,10 +19,10 @@ _HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use: ``import ndt`` costs no torch. `ndt.pretrain` and `ndt.finetune` are callable packages."""
+    """Imports on first use: ``import ndt`` costs no torch. Some names are modules that are called."""
     from importlib import import_module
 
-    if name in ("data", "finetune", "pretrain"):
+    if name in ("data", "embed", "finetune", "pretrain", "report"):
         return import_module(f"ndt.{name}")
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, "ndt.api")), name)

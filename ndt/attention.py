@@ -33,7 +33,7 @@ class Layout:
     lengths: list[int]
     time: Int[Tensor, " L"]
     causal: bool = True
-    _masks: dict[int, list[Bool[Tensor, "q k"]]] = field(default_factory=dict, repr=False)
+    _masks: "dict[int, tuple[Layout, list[Bool[Tensor, 'q k']]]]" = field(default_factory=dict, repr=False)
     _phases: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def masks(self, keys: "Layout") -> list[Bool[Tensor, "q k"]]:
@@ -42,9 +42,9 @@ class Layout:
             forever = torch.iinfo(self.time.dtype).max
             reach = self.time if self.causal else torch.where(self.time == CONTEXT, CONTEXT, forever)
             pairs = zip(reach.split(self.lengths), keys.time.split(keys.lengths), strict=True)
-            self._masks[id(keys)] = [t[:, None] >= s[None, :] for t, s in pairs]
+            self._masks[id(keys)] = (keys, [t[:, None] >= s[None, :] for t, s in pairs])  # holding keys keeps its id
 
-        return self._masks[id(keys)]
+        return self._masks[id(keys)][1]
 
     def phases(
         self, num: int, dtype: torch.dtype, *, key: bool

@@ -92,7 +92,7 @@ def _row(name: str, values: list[float], peer: str, peers: list[float]) -> dict[
         "unit": "R2",
         "peer": peer,
         "peer_value": against,
-        "ratio": value / against,
+        "ratio": value / against if against > 0 else None,  # controls are at 0
         "spread": max(values) - min(values),
         "values": values,
         "peer_values": peers,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from ndt.errors import InputError
 
@@ -47,7 +47,9 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
             raise InputError(where, f"{name}.{key}", f"one of: {known}", "an unknown setting")
         if is_dataclass(hints[key]):
             values[key] = _filled(hints[key], value, where, f"{name}.{key}")
-        elif isinstance(value, list):
+        elif get_origin(hints[key]) is tuple:
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise InputError(where, f"{name}.{key}", "a list of words", repr(value))
             values[key] = tuple(value)
         elif hints[key] is float and isinstance(value, int | float) and not isinstance(value, bool):
             values[key] = float(value)

@@ -1,4 +1,4 @@
-"""Embeddings: one latent vector per bin, exported with what made them."""
+"""Embeddings: one latent vector per bin, exported with what made them. The module is also the verb ``ndt.embed(…)``."""
 
 import json
 import os
@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.errors import InputError
+from ndt.verbs import callable_module
 
 __all__ = ["Embeddings"]
 
 MODULE = "ndt"  # processing module in the NWB copy
+
+callable_module(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

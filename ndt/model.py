@@ -62,7 +62,7 @@ class PatchEmbedding(nn.Module):
     ) -> Float[Tensor, "L D"]:
         """Returns one embedding a token; invalid units add nothing."""
         counts = counts.clamp(max=self.count.num_embeddings - 1)
-        K = int(counts.max()) + 1  # only counts that occur are worth a row
+        K = int(counts.max()) + 1 if len(counts) else 1  # only counts that occur are worth a row
         levels = torch.arange(K, device=vectors.device, dtype=vectors.dtype)
         mean = mean_counts[:, None]
         standard = (levels - mean) / (mean + 0.1).sqrt()  # 0.1: silent units stay finite

@@ -1,4 +1,7 @@
-"""A run as one self-contained HTML page: nothing is fetched, nothing is executed, and it prints."""
+"""A run as one self-contained HTML page: nothing is fetched, nothing is executed, and it prints.
+
+The module is also the verb ``ndt.report(run)``.
+"""
 
 import importlib.metadata
 import platform
@@ -15,10 +18,13 @@ from ndt import plots
 from ndt.errors import InputError
 from ndt.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
+from ndt.verbs import callable_module
 
 __all__ = ["Section", "Table", "write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
+
+callable_module(__name__)
 
 
 @dataclass(kw_only=True)

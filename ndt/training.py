@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -76,7 +77,12 @@ class Trainer:
     ) -> None:
         cuda = torch.cuda.is_available()
         bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        self.accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
+        resting = any(not objective.learns(name, 0) for name, _ in model.named_parameters())
+        self.accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="bf16" if bf16 else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
+        )
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
         self.progress = progress and self.accelerator.is_main_process
         self.step = self.tokens = self.waited = 0
@@ -127,10 +133,10 @@ class Trainer:
 
     def _take_step(self) -> dict[str, float]:
         config, step, ranks = self.config, self.step, self.accelerator.num_processes
-        share = config.batch_size // ranks
-        rows = range(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
+        rank = self.accelerator.process_index
+        rows = range(rank * config.batch_size // ranks, (rank + 1) * config.batch_size // ranks)
         # Dropout takes no generator.
-        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + self.accelerator.process_index)
+        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)
         batch = self.objective.batch(step, rows).to(self.accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
@@ -219,7 +225,7 @@ class Trainer:
         if not found:
             raise InputError(self.out, "checkpoints", "a checkpoint to resume from", "none")
         for name, value in read_json(found[-1] / "state.json").items():
-            setattr(self, name, value)
+            setattr(self, name, -math.inf if value is None else value)  # JSON has no infinity: no score yet
         tensors = load_file(found[-1] / "state.safetensors")
         own = {k: v.shape for k, v in self.model.state_dict().items()}
         if {k: v.shape for k, v in _part(tensors, "model/").items()} != own:

@@ -100,5 +100,5 @@ def test_real_recordings_go_the_whole_way(pattern, covariate, dims, tmp_path) ->
     ((_, session),) = found["sessions"].items()
     assert session["covariate"] == covariate
     assert len(session["test"]["r2_per_dim"]) == dims
-    assert abs(session["baselines"]["shuffled"]["r2"]) < 0.15
+    assert session["baselines"]["shuffled"]["r2"] < 0.15  # below 0 where the test block has another mean (A2929)
     assert session["baselines"]["ridge"]["r2"] > 0.2

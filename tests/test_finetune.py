@@ -213,7 +213,9 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
 def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{sim_truth[0].session_id}.*{sim_truth[1].session_id}"):
         finetune(sim_base, "sub-z_ses-9", out=tmp_path, config=SHORT, progress=False)
-    with pytest.raises(InputError, match=r"cursor_pos, cursor_vel, found 'speed'|cursor_vel, cursor_pos, found 'speed'"):
+    with pytest.raises(
+        InputError, match=r"cursor_pos, cursor_vel, found 'speed'|cursor_vel, cursor_pos, found 'speed'"
+    ):
         finetune(sim_base, sim_truth[1].session_id, "speed", out=tmp_path, config=SHORT, progress=False)
 
 

@@ -9,7 +9,7 @@ import ndt.data
 from ndt.config import IngestConfig
 from ndt.data.ingest import ingest
 from ndt.data.nwb import read_nwb
-from ndt.data.store import STORE_VERSION, Store
+from ndt.data.store import Store
 from ndt.errors import InputError
 from tests.realdata import real_file
 from tests.recordings import SPIKES, series, units, write_nwb
@@ -123,7 +123,18 @@ def test_strict_ends_at_the_first_bad_file(recordings, tmp_path, workers):
 
     with pytest.raises(InputError, match=r"aaa.nwb: file: expected an HDF5 file"):
         ingest(f"{recordings}/**/*.nwb", tmp_path / "store", IngestConfig(workers=workers, strict=True), progress=False)
-    assert Store(tmp_path / "store").manifest["version"] == STORE_VERSION  # what was finished by then is on record
+    (recordings / "aaa.nwb").unlink()
+    store = ingest(f"{recordings}/**/*.nwb", tmp_path / "store", ONE, progress=False)  # nothing is in the way
+    assert store.session_ids == sorted(store.manifest["sessions"])
+    assert len(store.session_ids) == len(list(recordings.glob("**/*.nwb")))
+
+
+def test_a_failed_ingestion_leaves_no_store_behind(tmp_path):
+    (tmp_path / "bad.nwb").write_text("no")
+
+    with pytest.raises(InputError, match=r"bad.nwb: file: expected an"):
+        ingest(str(tmp_path / "bad.nwb"), tmp_path / "store", ONE, progress=False)
+    assert not (tmp_path / "store").exists()
 
 
 def test_progress_is_shown_on_stderr(recordings, tmp_path, capsys):

@@ -145,3 +145,10 @@ def test_training_needs_no_pynwb():
 
 def test_import_ndt_costs_no_torch():
     assert not loaded_by("import ndt, ndt.config, ndt.errors") & {"torch", "numpy", "pynwb", "h5py"}
+
+
+def test_verbs_can_be_called_whatever_was_imported():
+    """``ndt.embed`` was the function at first, and the module after whatever had imported that."""
+    code = "import ndt; verbs = 'ingest inspect pretrain finetune embed report simulate'.split(); "
+    code += "first = [callable(getattr(ndt, v)) for v in verbs]; import ndt.embed, ndt.report, ndt.data.inspect; "
+    loaded_by(code + "assert all(first) and all(callable(getattr(ndt, v)) for v in verbs)")

@@ -235,6 +235,6 @@ def test_bad_settings_and_bad_stores_are_said(sim_store, tmp_path) -> None:
 @pytest.mark.parametrize("pattern", ["sub-m1/*.nwb", "sub-chewie/*20131003*.nwb"])
 def test_real_recordings_have_structure_to_predict(pattern, tmp_path) -> None:
     store = ingest([real_file(pattern)], tmp_path / "store", progress=False)
-    config = PretrainConfig(train=TrainConfig(steps=60, batch_size=8, valid_every=30, warmup_steps=10), window=1.0)
+    config = PretrainConfig(train=TrainConfig(steps=300, batch_size=16), window=1.0)
     pretrain(store, tmp_path / "run", config, progress=False)
     assert read_json(tmp_path / "run" / "metrics.json")["valid"]["bits_per_spike"] > 0.01
