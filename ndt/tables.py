@@ -18,12 +18,13 @@ __all__ = [
 ]
 
 PREDICTORS = {  # in metrics.json -> in words
-    "network": "network",
-    "scratch": "from scratch",
-    "ridge": "ridge",
-    "time_only": "time only",
-    "oracle": "oracle",
-    "shuffled": "shuffled",
+    "delivered": "delivered: network and ridge",
+    "network": "network alone",
+    "scratch": "network from scratch",
+    "ridge": "ridge on lagged counts",
+    "oracle": "oracle: knows the simulator",
+    "time_only": "time alone, no spikes",
+    "shuffled": "ridge on shuffled labels",
 }
 
 
@@ -104,15 +105,15 @@ def show_pretraining(result: dict[str, Any]) -> None:
 
 
 def _scores(sessions: list[dict[str, Any]]) -> "Table":
-    """Returns a table of test R², one row a session, one column for each predictor that any of them has."""
+    """Returns a table of test R², one row for each predictor that any session has, one column a session."""
     rows = []
     for s in sessions:
         r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
         rows.append(r2 | {"delivered": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
-    shown = [name for name in ("delivered", *PREDICTORS) if any(r.get(name) is not None for r in rows)]
-    table = _table("session: covariate", *(PREDICTORS.get(name, name) for name in shown))
-    for s, r in zip(sessions, rows, strict=True):
-        table.add_row(f"{s['session']}: {s['covariate']}", *(_number(r.get(name)) for name in shown))
+    shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in rows)]
+    table = _table("", *(f"{s['session']}\n{s['covariate']}" for s in sessions))
+    for name in shown:
+        table.add_row(PREDICTORS.get(name, name), *(_number(r.get(name)) for r in rows))
     table.title, table.title_justify = "R² on test bins (variance-weighted)", "left"
 
     return table
