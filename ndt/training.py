@@ -96,7 +96,7 @@ class Trainer:
         self.best = {k: v.clone() for k, v in self.average.items()}
         if resume:
             self._resume()
-        else:
+        elif self.accelerator.is_main_process:
             for name in ("checkpoints", "tensorboard"):
                 shutil.rmtree(out / name, ignore_errors=True)
             (out / "log.jsonl").unlink(missing_ok=True)
@@ -235,6 +235,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if state := _part(tensors, f"optimizer/{name}/"):
                 self.optimizer.state[parameter] = state
+        if not self.accelerator.is_main_process:
+            return
         log = self.out / "log.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
         log.write_text("".join(x + "\n" for x in lines if _step_of(x) <= self.step))

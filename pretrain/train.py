@@ -57,19 +57,21 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec)
-    for grid in grids:
+    for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
         rows = spec.vocabulary.rows(grid.session)
         model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
     objective = MaskedModelling(grids, spec.vocabulary, config, window_bins)
     out.mkdir(parents=True, exist_ok=True)
     save_config(out, replace(config, bin_size=bin_size), store.root)
-    counted = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress).run()
+    trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
+    counted = trainer.run()
     model.store = store.root
-    model.save_pretrained(out)
     found = objective.validate(model)
     found.pop("score")
     num_parameters = sum(p.numel() for p in model.parameters())
-    write_json(out / "metrics.json", {"valid": found, **counted, "num_parameters": num_parameters})
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(out)
+        write_json(out / "metrics.json", {"valid": found, **counted, "num_parameters": num_parameters})
 
     return model
 
