@@ -18,6 +18,15 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
+INF = float("inf")
+
+
+def _require(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises where a setting lies outside its range, ends included."""
+    for name, (low, high) in ranges.items():
+        if not low <= (value := getattr(config, name)) <= high:
+            expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
+            raise InputError("settings", name, expected, value)
 
 
 def load_config(kind: type[Config], path: str | Path) -> Config:
@@ -152,6 +161,15 @@ class ModelConfig:
     dropout: float = 0.0
     positions: str = "rotary"
 
+    def __post_init__(self) -> None:
+        at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
+        _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)})
+        _require(self, {"width": (4, INF), "dropout": (0, 0.99)})
+        if self.width % (4 * self.num_heads):
+            raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
+        if self.positions not in ("rotary", "learned"):
+            raise InputError("settings", "model.positions", "rotary or learned", self.positions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -181,6 +199,13 @@ class TrainConfig:
     patience: int = 0
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        _require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)})
+        _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)})
+        _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)})
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError("settings", "train.precision", "auto, fp32 or bf16", self.precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -205,6 +230,10 @@ class PretrainConfig:
     mask_ratio: float = 0.5
     sessions: tuple[str, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        _require(self, {"mask_ratio": (0.01, 0.99)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,3 +267,8 @@ class FinetuneConfig:
     min_bins: int = 3
     max_lag: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
+        _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})

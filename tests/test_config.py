@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, load_config
+from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.errors import InputError
 
 
@@ -70,3 +70,24 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         value = getattr(kind(), field.name)
         assert is_dataclass(value) or type(value) in (int, float, str, bool, tuple)
         assert not (field.type in (float, "float") and type(value) is not float)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        (TrainConfig, "steps", 0),
+        (TrainConfig, "batch_size", 0),
+        (TrainConfig, "learning_rate", float("nan")),
+        (TrainConfig, "precision", "fp8"),
+        (ModelConfig, "width", 97),
+        (ModelConfig, "num_heads", 0),
+        (ModelConfig, "positions", "absolute"),
+        (PretrainConfig, "mask_ratio", 1.5),
+        (PretrainConfig, "window", 0.0),
+        (FinetuneConfig, "unit_dropout", -0.1),
+        (FinetuneConfig, "calibration", -1.0),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
+    with pytest.raises(InputError, match=rf"{setting}: expected .*, found {value}"):
+        kind(**{setting: value})
