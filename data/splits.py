@@ -79,9 +79,10 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     where = session.source.get("path", session.session_id)
     if not total:
         raise InputError(where, "observed time", "some that a covariate covers, to be split", "none")
-    cut = len(pieces) >= CUT
+    longest = float(np.max(pieces.end - pieces.start))
+    cut = len(pieces) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no block inside one piece
     snap = (lambda t: _piece_start(pieces, t)) if cut else (lambda t: t)
-    guard = min(guard, float(np.max(pieces.end - pieces.start))) if cut else guard
+    guard = min(guard, longest) if cut else guard
 
     def boundary(share: float) -> tuple[float, float]:
         """Where a block begins, and where its guard does."""

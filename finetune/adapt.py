@@ -75,6 +75,8 @@ def finetune(
         InputError: if there is no such session or covariate, or too little of it for a split.
     """
     config, out = config or FinetuneConfig(), Path(out)
+    if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
+        raise InputError(out, "out", "another folder than the base model's", "the same")
     if base is not None and not isinstance(base, NDT):
         base = NDT.from_pretrained(base)
     store = store or (base.store if base is not None else None)

@@ -28,6 +28,8 @@ def bench(name: str, seeds: int = 3, out: str | Path | None = None) -> dict[str,
     """
     if name not in BENCHMARKS:
         raise InputError("ndt bench", "name", f"one of: {', '.join(BENCHMARKS)}", name)
+    if seeds < 1:
+        raise InputError("ndt bench", "--seeds", "at least 1", seeds)
     if out is not None:
         return {"hardware": _hardware(), "rows": BENCHMARKS[name](Path(out), seeds)}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ndt.config import FinetuneConfig, PretrainConfig, SimulateConfig, TrainConfig
+from ndt.errors import InputError
 
 __all__ = ["RECORDED", "SIMULATED", "demo"]
 
 HELD_OUT = "sub-simA_ses-04"  # a new day of a known subject: pretraining never sees it
+PARTS = ("recordings", "pretrain", "finetune", "scratch", "embed")  # what a demo makes beside its store
+MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by the next
 CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
@@ -83,13 +86,21 @@ def _clear(out: Path, data: Sequence[str]) -> None:
     """Removes what an earlier demo derived in this folder; its store too, if that holds other sessions."""
     from ndt.data.probe import find_files, session_id_of
 
-    for name in ("finetune", "scratch", "embed"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    mine = {session_id_of(path) for path in find_files(list(data))} if data else set()
+    made = [name for name in (*PARTS, "store") if (out / name).exists()]
+    if made and not (out / MARK).exists():
+        found = f"a folder that holds {', '.join(made)}"
+        raise InputError(out, "--out", "a new folder, or that of an earlier demo", found)
+    for name in PARTS:
+        if name != "recordings":
+            shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("metrics.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
     manifest = out / "store" / "manifest.json"
-    if manifest.exists():
-        mine = {session_id_of(path) for path in find_files(list(data))} if data else set()
-        if not data or set(json.loads(manifest.read_text())["sessions"]) - mine:
-            shutil.rmtree(out / "store")
+    if manifest.exists() and (not data or set(json.loads(manifest.read_text())["sessions"]) - mine):
+        shutil.rmtree(out / "store")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 def _timer(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]:

@@ -5,6 +5,7 @@ and a loss is a sum over valid targets divided by their number over all processe
 the same steps, and a resumed run is the uninterrupted one.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -214,7 +215,7 @@ class Trainer:
         temporary.mkdir(parents=True)
         save_weights(tensors, temporary / "state.safetensors")
         counters = {k: getattr(self, k) for k in ("step", "tokens", "waited", "seconds", "best_score")}
-        write_json(temporary / "state.json", counters)
+        write_json(temporary / "state.json", {**counters, "identity": self._identity()})
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
         for old in sorted(folder.parent.glob("step_*"))[:-KEPT]:
@@ -224,22 +225,35 @@ class Trainer:
         found = sorted((self.out / "checkpoints").glob("step_*"))
         if not found:
             raise InputError(self.out, "checkpoints", "a checkpoint to resume from", "none")
-        for name, value in read_json(found[-1] / "state.json").items():
+        counters = read_json(found[-1] / "state.json")
+        if counters.pop("identity", None) != self._identity():
+            raise InputError(
+                found[-1], "architecture, data and seed", "the checkpoint's own", "others; start a new run"
+            )
+        for name, value in counters.items():
             setattr(self, name, -math.inf if value is None else value)  # JSON has no infinity: no score yet
         tensors = load_file(found[-1] / "state.safetensors")
         own = {k: v.shape for k, v in self.model.state_dict().items()}
         if {k: v.shape for k, v in _part(tensors, "model/").items()} != own:
             raise InputError(found[-1], "architecture", "the checkpoint's own", "another; start a new run")
         self.model.load_state_dict(_part(tensors, "model/"))
-        self.average, self.best = _part(tensors, "average/"), _part(tensors, "best/")
+        device = self.accelerator.device
+        averages = ({k: v.to(device) for k, v in _part(tensors, kind).items()} for kind in ("average/", "best/"))
+        self.average, self.best = averages
         for name, parameter in self.model.named_parameters():
             if state := _part(tensors, f"optimizer/{name}/"):
-                self.optimizer.state[parameter] = state
+                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
         if not self.accelerator.is_main_process:
             return
         log = self.out / "log.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
         log.write_text("".join(x + "\n" for x in lines if _step_of(x) <= self.step))
+
+    def _identity(self) -> str:
+        """What a resumed run must share with its checkpoint: architecture, vocabulary, bins, data, batch and seed."""
+        found = {k: v for k, v in self.model.spec.to_json().items() if k != "versions"}
+
+        return hashlib.sha256(json.dumps([found, self.seed, self.config.batch_size]).encode()).hexdigest()
 
     def _board(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter

@@ -12,6 +12,7 @@ from torch import Tensor
 from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
 from ndt.data.windows import TRAIN, VALID, Grid
+from ndt.errors import InputError
 from ndt.likelihood import poisson_nll
 from ndt.masking import random_mask
 from ndt.metrics import bits_per_spike
@@ -42,6 +43,9 @@ class MaskedModelling:
             grids, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
         )
         self.valid = _valid_windows(grids, vocabulary, config, window_bins)
+        if not self.valid:
+            expected = f"an unbroken run of {config.min_bins} bins"
+            raise InputError(grids[0].session.session_id, "validation block", expected, "none")
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks."""

@@ -11,6 +11,7 @@ from realdata import real_file
 import ndt.data.synthetic
 import ndt.demo
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig
+from ndt.errors import InputError
 
 MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
 TRAIN = TrainConfig(steps=6, batch_size=4, valid_every=3, warmup_steps=2)
@@ -102,3 +103,12 @@ def test_real_recordings_go_the_whole_way(pattern, covariate, dims, tmp_path) ->
     assert len(session["test"]["r2_per_dim"]) == dims
     assert session["baselines"]["shuffled"]["r2"] < 0.15  # below 0 where the test block has another mean (A2929)
     assert session["baselines"]["ridge"]["r2"] > 0.2
+
+
+def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path):
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune" / "mine.py").write_text("kept")
+
+    with pytest.raises(InputError, match=r"--out: expected a new folder, or that of an earlier demo"):
+        ndt.demo.demo(out=tmp_path, progress=False)
+    assert (tmp_path / "finetune" / "mine.py").read_text() == "kept"
