@@ -1,5 +1,6 @@
 """Fine-tunes a decoder for one session and scores it beside its baselines."""
 
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,11 +96,12 @@ def finetune(
     model = NDT(spec) if base is None else base.extended(spec)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
-    save_config(out, config, store.root)
     if base is None or set(spec.vocabulary.units) == set(base.vocabulary.units):
         config = replace(config, warm_steps=0)  # no new unit, or no trunk to place it in
     objective = Decoding(grid, chosen, targets, model, config)
-    counted = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress).run()
+    trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
+    save_config(out, config, store.root)  # only now: a refused resume changes nothing
+    counted = trainer.run()
     model.store = store.root
     model.save_pretrained(out)
     metrics = _report(model, grid, targets, chosen, config, out)
@@ -236,4 +238,6 @@ def _save_predictions(path: Path, grid: Grid, covariate: CovariateSpec, decoded:
     known = {name: values[rows] for name, values in decoded.items()}
     dims, unit = np.array(covariate.dims), np.array(covariate.unit)
     time, piece = grid.start[rows] + grid.bin_size / 2, grid.piece[rows]
-    np.savez_compressed(path, **known, time=time, half_width=half, piece=piece, dims=dims, unit=unit)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    np.savez_compressed(temporary, **known, time=time, half_width=half, piece=piece, dims=dims, unit=unit)
+    os.replace(temporary, path)

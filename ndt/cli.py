@@ -385,11 +385,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except FileExistsError as error:
-        print(InputError(error.filename, "path", "a folder", "a file"), file=sys.stderr)
-        return 2
-    except NotADirectoryError as error:
-        print(InputError(error.filename, "path", "a folder above it", "a file"), file=sys.stderr)
+    except (FileExistsError, NotADirectoryError) as error:
+        print(InputError(error.filename, "path", "a place under folders", "a file in the way"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `ndt inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -243,7 +243,8 @@ class FinetuneConfig:
     Arguments:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
-        warm_steps: Steps before, on the masked loss alone, in which only vectors of unknown units and contexts learn.
+        warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
+            contexts learning, where the session has units that the model does not know.
         mask_ratio: Share of patches hidden from the encoder while training.
         masked_weight: Weight of the masked loss beside the decoding loss.
         unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.

@@ -30,6 +30,7 @@ from ndt.tokens import Batch
 __all__ = ["Objective", "Trainer"]
 
 KEPT = 2  # checkpoints
+STALE = ("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html")
 
 
 class Objective(Protocol):
@@ -100,7 +101,8 @@ class Trainer:
         elif self.accelerator.is_main_process:
             for name in ("checkpoints", "tensorboard"):
                 shutil.rmtree(out / name, ignore_errors=True)
-            (out / "log.jsonl").unlink(missing_ok=True)
+            for name in STALE:
+                (out / name).unlink(missing_ok=True)
         self.board = self._board() if self.accelerator.is_main_process else None
 
     def run(self) -> dict[str, float]:

@@ -61,9 +61,8 @@ def pretrain(
         rows = spec.vocabulary.rows(grid.session)
         model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
     objective = MaskedModelling(grids, spec.vocabulary, config, window_bins)
-    out.mkdir(parents=True, exist_ok=True)
-    save_config(out, replace(config, bin_size=bin_size), store.root)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
+    save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     model.store = store.root
     found = objective.validate(model)

@@ -238,3 +238,15 @@ def test_real_recordings_have_structure_to_predict(pattern, tmp_path) -> None:
     config = PretrainConfig(train=TrainConfig(steps=300, batch_size=16), window=1.0)
     pretrain(store, tmp_path / "run", config, progress=False)
     assert read_json(tmp_path / "run" / "metrics.json")["valid"]["bits_per_spike"] > 0.01
+
+
+def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
+    small = ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8)
+    config = PretrainConfig(model=small, train=TrainConfig(steps=2, batch_size=2, valid_every=2), window=0.5)
+    pretrain(sim_store, tmp_path, config, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    other = replace(config, model=replace(small, num_heads=1))  # the same shapes, another architecture
+    with pytest.raises(InputError, match=r"architecture, data and seed: expected the checkpoint's own"):
+        pretrain(sim_store, tmp_path, other, resume=True, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
