@@ -38,6 +38,8 @@ class Sampler:
         min_bins: int,
         seed: int,
     ) -> None:
+        if len(widths := sorted({g.bin_size for g in grids})) > 1:
+            raise InputError("sampler", "bin width", "the same in all sessions", f"{widths} s")
         self.grids, self.window_bins, self.seed = grids, window_bins, seed
         self.rows = [vocabulary.rows(g.session) for g in grids]
         runs = [np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in enumerate(zip(grids, chosen, strict=True))]
@@ -52,8 +54,8 @@ class Sampler:
         """Returns the source of all chance in one window of one step."""
         return np.random.default_rng([self.seed, step, place])
 
-    def draw(self, rng: np.random.Generator) -> tuple[Grid, Window]:
-        """Returns a random window and the grid that it was cut from."""
+    def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
+        """Returns a random window, and which of the grids it was cut from."""
         at = int(rng.integers(self.ends[-1]))
         run = int(np.searchsorted(self.ends, at, side="right"))
         g, first, last = map(int, self.runs[run])
@@ -61,4 +63,4 @@ class Sampler:
         pivot = last - (int(self.ends[run]) - at)  # the window is laid at random around this bin
         begin = int(np.clip(pivot - rng.integers(T), first, last - T))
 
-        return self.grids[g], self.grids[g].window(begin, begin + T, self.rows[g])
+        return g, self.grids[g].window(begin, begin + T, self.rows[g])

@@ -93,7 +93,7 @@ def finetune(
     spec = _specification(base, recording, series, targets[chosen], config, bin_size, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = NDT(spec) if base is None else base.extended(spec)
+    model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     if base is None or set(spec.vocabulary.units) == set(base.vocabulary.units):
@@ -117,7 +117,8 @@ def _bins(base: NDT | None, session: Session, series: Covariate, config: Finetun
         return base.spec.bin_size, base.spec.window_bins
     bin_size = config.bin_size or default_bin_size([session], series.name)
     window_bins = round(config.window / bin_size)
-    if not config.min_bins <= window_bins <= config.model.max_bins:
+    longest = config.model.max_bins if config.model.positions == "learned" else window_bins
+    if not config.min_bins <= window_bins <= longest:
         expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
         raise InputError(session.session_id, "window", expected, f"{window_bins} bins ({config.window:g} s)")
 

@@ -12,7 +12,7 @@ from ndt.config import FinetuneConfig
 from ndt.data.sampler import Sampler
 from ndt.data.windows import VALID, Grid
 from ndt.inference import per_bin
-from ndt.likelihood import poisson_nll
+from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.metrics import r2
 from ndt.model import NDT
@@ -56,6 +56,7 @@ class Decoding:
             T, N = w.counts.shape
             absent = np.less(rng.random(N), self.config.unit_dropout * rng.random())
             hidden = random_mask((T, math.ceil(N / self.patch)), self.config.mask_ratio, rng)
+            hidden = np.repeat(hidden, self.patch, axis=1)[:, :N]
             target = self.standard[w.index[0] : w.index[1]]
             windows.append(replace(w, valid=w.valid & ~absent, hidden=hidden, target=target))
 
@@ -64,21 +65,24 @@ class Decoding:
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
         """Returns squared error over labelled bins and dimensions, and the likelihood of hidden, valid unit-bins."""
         warm, weight = step < self.config.warm_steps, self.config.masked_weight
-        log_rates, decoded = model(batch, rates=warm or weight > 0)
+        prediction = model(batch, rates=warm or weight > 0)
         terms = {}
-        if log_rates is not None:
-            wanted = batch.hidden[:, None] & batch.valid
-            terms["nll"] = (poisson_nll(log_rates, batch.counts, wanted), wanted.sum(), 1.0 if warm else weight)
+        if prediction.log_rates is not None:
+            value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
+            terms["nll"] = (value, batch.hidden.sum(), 1.0 if warm else weight)
         if not warm:
             known = ~batch.target.isnan()
-            error = torch.where(known, decoded.float() - batch.target.nan_to_num(), 0.0)
+            error = torch.where(known, prediction.decoded.float() - batch.target.nan_to_num(), 0.0)
             terms["mse"] = (error.square().sum(), known.sum(), 1.0)
 
         return terms
 
     def learns(self, name: str, step: int) -> bool:
-        """Only the tables learn while the run warms up."""
-        return step >= self.config.warm_steps or name in ("unit", "context")
+        """Only the tables learn while the run warms up; a frozen trunk never does."""
+        if name in ("unit", "context"):
+            return True
+
+        return step >= self.config.warm_steps and (not self.config.freeze or name.startswith("covariate."))
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation block."""

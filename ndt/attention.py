@@ -1,83 +1,173 @@
-"""Attention over packed sequences.
+"""Attention over packed sequences: one function, whatever the mask and the kernel.
 
-Sequences of any length lie one after another in one tensor, without padding. What a query may see follows from times
-alone: a query at time t sees the keys of its own sequence at times up to t. Context tokens carry the time `CONTEXT`,
-which is before all data: data see them, and they see only each other.
+Rows of a packed tensor are tokens of many sequences. A `Route` says which rows make up which sequence, and who reads
+whom. Three masks suffice:
+
+- ``full``: a query reads all keys of its sequence.
+- ``causal``: by place. The last query reads all keys, each earlier one reads one key less. Keys put before the queries
+  (context tokens) are thus read by all. Every fused kernel knows this mask.
+- ``time``: by bin. A query reads the keys whose bin is not later than its own; context tokens, whose bin is `CONTEXT`,
+  are read by all and read only each other. NDT2's mask, which no fused kernel but FlexAttention knows.
+
+A query may also read no further back than `Route.reach` bins.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["CONTEXT", "Layout", "attention"]
+from ndt.backends import BACKENDS, Backend
+from ndt.errors import InputError
 
-CONTEXT = -1  # time of context tokens, before every bin
+__all__ = ["CONTEXT", "MASKS", "Route", "Sequences", "attention", "chosen_backend", "using_backend"]
 
-# L = tokens of all sequences together, H = heads, E = dimensions of a head
+CONTEXT = -1  # bin of context tokens, before every bin
+MASKS = ("full", "causal", "time")
+
+# L = rows of queries, M = rows of keys, Q and K = the same as sequences lay them out, H = heads, E = dimensions of a head
 
 
-@dataclass
-class Layout:
-    """Where the sequences of a packed tensor lie, and when each token is.
+@dataclass(eq=False)
+class Sequences:
+    """Sequences of rows of a packed tensor.
 
     Arguments:
-        lengths: Tokens of each sequence; their sum is L. A sequence may be empty.
-        time: Bin of each token within its sequence, `CONTEXT` for context tokens, shape (L,).
-        causal: Whether data see only their past and present. If not, data see all of their sequence; context tokens see
-            only each other all the same.
+        lengths: Tokens of each sequence, on the CPU, shape (S,). A sequence may be empty.
+        time: Bin of each token, sequence after sequence, `CONTEXT` for context tokens, shape (Q,).
+        rows: Row of each token in the packed tensor, shape (Q,); None where the tensor holds the sequences as they are.
     """
 
-    lengths: list[int]
-    time: Int[Tensor, " L"]
-    causal: bool = True
-    _masks: "dict[int, tuple[Layout, list[Bool[Tensor, 'q k']]]]" = field(default_factory=dict, repr=False)
-    _phases: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    lengths: Int[Tensor, " S"]
+    time: Int[Tensor, " Q"]
+    rows: Int[Tensor, " Q"] | None = None
 
-    def masks(self, keys: "Layout") -> list[Bool[Tensor, "q k"]]:
-        """Returns for each sequence what its queries may see of `keys`; made once, used by every layer."""
-        if id(keys) not in self._masks:
-            forever = torch.iinfo(self.time.dtype).max
-            reach = self.time if self.causal else torch.where(self.time == CONTEXT, CONTEXT, forever)
-            pairs = zip(reach.split(self.lengths), keys.time.split(keys.lengths), strict=True)
-            self._masks[id(keys)] = (keys, [t[:, None] >= s[None, :] for t, s in pairs])  # holding keys keeps its id
+    @cached_property
+    def inverse(self) -> Int[Tensor, " Q"]:
+        """Where each row of the packed tensor stands in the sequences; each must stand there once."""
+        assert self.rows is not None, "rows in their own order need no inverse"
+        order = torch.arange(len(self.rows), device=self.rows.device)
 
-        return self._masks[id(keys)][1]
+        return torch.empty_like(self.rows).index_copy(0, self.rows, order)
 
-    def phases(
-        self, num: int, dtype: torch.dtype, *, key: bool
-    ) -> tuple[Float[Tensor, "L 1 num"], Float[Tensor, "L 1 num"]]:
-        """Returns cosine and sine of each token's angle at `num` frequencies; of context keys, zeros.
+    @cached_property
+    def ends(self) -> Int[Tensor, " ends"]:
+        """Where each sequence begins, and where the last one ends: (S + 1,) int32 on the device of `time`."""
+        ends = torch.zeros(len(self.lengths) + 1, dtype=torch.int32)
+        ends[1:] = self.lengths.cumsum(0)
 
-        Angles are made in float64, since float32 loses a radian at late times.
-        """
-        if (num, key) not in self._phases:
-            frequency = 1000.0 ** -(torch.arange(num, device=self.time.device, dtype=torch.float64) / num)
-            angle = self.time.double()[:, None, None] * frequency  # (L, 1, num)
-            present = (self.time != CONTEXT).double()[:, None, None] if key else 1.0
-            self._phases[num, key] = ((angle.cos() * present).to(dtype), (angle.sin() * present).to(dtype))
+        return ends.to(self.time.device)
 
-        return self._phases[num, key]
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max()) if len(self.lengths) else 0
+
+
+@dataclass(eq=False)
+class Route:
+    """Which rows read which.
+
+    Arguments:
+        queries: Sequences of the rows that read; each row stands in one of them, once.
+        keys: As many sequences of the rows that are read; a row may stand in several.
+        mask: One of `MASKS`.
+        reach: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
+        bidirectional: Of the mask ``time``: whether data read all data of their sequence.
+    """
+
+    queries: Sequences
+    keys: Sequences
+    mask: str = "time"
+    reach: int = 0
+    bidirectional: bool = False
+    cache: dict[str, object] = field(default_factory=dict, repr=False)  # what a kernel makes once for all layers
+
+    def __post_init__(self) -> None:
+        assert self.mask in MASKS, self.mask
+        assert len(self.queries.lengths) == len(self.keys.lengths), "every sequence of queries has one of keys"
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Runs of sequences of equal size: how many, and the queries and keys of each."""
+        sizes = torch.stack([self.queries.lengths, self.keys.lengths], 1)
+        unique, number = sizes.unique_consecutive(dim=0, return_counts=True)
+
+        return [(c, n, m) for c, (n, m) in zip(number.tolist(), unique.tolist(), strict=True)]
+
+    def seen(
+        self, query_time: Int[Tensor, "*s n"], key_time: Int[Tensor, "*s m"]
+    ) -> Bool[Tensor, "*s n m"]:
+        """Returns what queries read of keys, both of whole sequences of equal size, given by their bins."""
+        n, m = query_time.shape[-1], key_time.shape[-1]
+        at, since = query_time[..., :, None], key_time[..., None, :]
+        seen = torch.ones(*query_time.shape[:-1], n, m, dtype=torch.bool, device=query_time.device)
+        if self.mask == "causal":
+            seen = seen.tril(m - n)
+        elif self.mask == "time":
+            seen = (since == CONTEXT) | (at != CONTEXT) if self.bidirectional else since <= at
+        if self.reach:
+            seen = seen & ((since == CONTEXT) | (since > at - self.reach))
+
+        return seen
+
+
+BACKEND: ContextVar[str] = ContextVar("backend", default="auto")
+
+
+@contextmanager
+def using_backend(name: str) -> Iterator[None]:
+    """Makes `attention` use one backend, or choose with ``auto``.
+
+    Example:
+        >>> with using_backend("sdpa"):
+        ...     chosen_backend(Route(Sequences(torch.tensor([1]), torch.zeros(1, dtype=torch.long)), ...))  # doctest: +SKIP
+    """
+    if name not in ("auto", *BACKENDS):
+        raise InputError("settings", "attention backend", f"auto or one of {', '.join(BACKENDS)}", name)
+    token = BACKEND.set(name)
+    try:
+        yield
+    finally:
+        BACKEND.reset(token)
+
+
+def chosen_backend(mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Returns the backend that `attention` uses: the one asked for, else the first that can.
+
+    Raises:
+        InputError: if the one asked for cannot, with its reason.
+    """
+    name = BACKEND.get()
+    if name != "auto":
+        reason = BACKENDS[name].refusal(mask, reach, device, dtype)
+        if reason:
+            raise InputError("settings", f"attention backend {name}", "one that can", reason)
+        return BACKENDS[name]
+
+    return next(b for b in BACKENDS.values() if not b.refusal(mask, reach, device, dtype))
 
 
 def attention(
-    q: Float[Tensor, "L H E"],
-    k: Float[Tensor, "M H E"],
-    v: Float[Tensor, "M H E"],
-    queries: Layout,
-    keys: Layout,
+    q: Float[Tensor, "L H E"], k: Float[Tensor, "M H E"], v: Float[Tensor, "M H E"], route: Route
 ) -> Float[Tensor, "L H E"]:
-    """Returns scaled-dot-product attention of each sequence of `queries` over the same sequence of `keys`.
+    """Returns scaled-dot-product attention of each query over the keys that its route lets it read.
 
-    One kernel call a sequence: on CPU this is 4 to 8 times faster than padding, since no work goes into padding. A
-    query that may see nothing gets zeros.
+    Nothing is padded, and no mask is larger than a sequence's queries by its keys. A query that reads nothing gets zeros.
+
+    Raises:
+        InputError: if the backend that `using_backend` asked for cannot express the mask, or cannot run here.
     """
-    parts = []
-    split = (q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
-    for q_i, k_i, v_i, mask in zip(*split, queries.masks(keys), strict=True):
-        q_i, k_i, v_i = (x.transpose(0, 1)[None] for x in (q_i, k_i, v_i))  # (1, H, length, E)
-        parts.append(F.scaled_dot_product_attention(q_i, k_i, v_i, attn_mask=mask)[0].transpose(0, 1))
+    backend = chosen_backend(route.mask, route.reach, q.device, q.dtype)
+    if route.queries.rows is not None:
+        q = q.index_select(0, route.queries.rows)
+    if route.keys.rows is not None:
+        k, v = k.index_select(0, route.keys.rows), v.index_select(0, route.keys.rows)
+    out = backend.attend(q, k, v, route)
 
-    return torch.cat(parts)
+    return out if route.queries.rows is None else out.index_select(0, route.queries.inverse)

@@ -30,7 +30,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 1  # of model.json
+FORMAT = 2  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class ModelSpec:
                 covariate = {k: tuple(v) if isinstance(v, list) else v for k, v in covariate.items()}
             return cls(
                 config=ModelConfig(**found["config"]),
-                vocabulary=Vocabulary(tuple(found["vocabulary"]["units"]), tuple(found["vocabulary"]["contexts"])),
+                vocabulary=_vocabulary(found["vocabulary"]),
                 bin_size=float(found["bin_size"]),
                 window_bins=int(found["window_bins"]),
                 covariate=None if covariate is None else CovariateSpec(**covariate),
@@ -109,6 +109,16 @@ class ModelSpec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
+
+
+def _vocabulary(found: dict[str, Any]) -> Vocabulary:
+    return Vocabulary(
+        units=tuple(found["units"]),
+        contexts=tuple(found["contexts"]),
+        places=tuple(found["places"]),
+        unit_places=tuple((int(a), int(b)) for a, b in found["unit_places"]),
+        unit_depths=tuple(map(float, found["unit_depths"])),
+    )
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

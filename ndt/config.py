@@ -10,6 +10,7 @@ from ndt.errors import InputError
 __all__ = [
     "FinetuneConfig",
     "IngestConfig",
+    "MaskConfig",
     "ModelConfig",
     "PretrainConfig",
     "SimulateConfig",
@@ -27,6 +28,13 @@ def _require(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
         if not low <= (value := getattr(config, name)) <= high:
             expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
             raise InputError("settings", name, expected, value)
+
+
+def _choose(config: object, section: str, **choices: tuple[str, ...]) -> None:
+    """Raises where a setting is none of its choices."""
+    for name, known in choices.items():
+        if (value := getattr(config, name)) not in known:
+            raise InputError("settings", f"{section}.{name}", " or ".join(known), value)
 
 
 def load_config(kind: type[Config], path: str | Path) -> Config:
@@ -141,34 +149,68 @@ class ModelConfig:
         num_decoder_layers: Layers of the masked decoder and of the covariate decoder.
         num_heads: Attention heads H.
         units_per_patch: Units P in one patch.
-        unit_width: Dimensions of a unit's learned vector.
+        units: What a unit is: ``vectors`` (a vector keyed by its identity) or ``slots`` (its place in its patch, NDT2).
+        unit_width: Dimensions of a unit's vector.
         max_count: Spike counts above this are clipped.
-        max_bins: Longest window in bins.
+        positions: How time enters: ``rotary`` (relative) or ``learned`` (tables, as in NDT2).
+        max_bins: With learned positions, longest window in bins.
+        max_slots: With learned positions, most patches in a session.
+        order: Who reads whom: ``joint`` (NDT2), ``sequential`` or ``factorised``; see `ndt.routes`.
+        causal: Whether a bin reads only its past and present.
+        reach: How many bins back a token reads in one layer, its own included; 0 for all of its window.
+        norm: ``pre`` or ``post`` (NDT2).
+        activation: ``gelu`` or ``swiglu``, of as many parameters.
+        qk_norm: Whether queries and keys are normalised.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
-        positions: How time enters: ``rotary`` (relative) or ``learned`` (a table of `max_bins` rows, as in NDT2).
+        covariates: Covariate decoder: ``pooled`` or ``cross`` (NDT2).
+        likelihood: Of spike counts: ``poisson`` or ``negative_binomial``.
+        context_tokens: Tokens of each context.
+        compat: NDT2's quirks: one mask for all windows of a batch, five spikes as a frozen zero, the first 120 ms of each
+            window not decoded, validation R² averaged over batches.
     """
 
     width: int = 96
     num_layers: int = 2
-    num_decoder_layers: int = 1
+    num_decoder_layers: int = 2
     num_heads: int = 4
-    units_per_patch: int = 48
+    units_per_patch: int = 32
+    units: str = "vectors"
     unit_width: int = 32
     max_count: int = 20
+    positions: str = "rotary"
     max_bins: int = 200
+    max_slots: int = 9
+    order: str = "factorised"
+    causal: bool = True
+    reach: int = 0
+    norm: str = "pre"
+    activation: str = "gelu"
+    qk_norm: bool = False
     feedforward: int = 2
     dropout: float = 0.0
-    positions: str = "rotary"
+    covariates: str = "pooled"
+    likelihood: str = "poisson"
+    context_tokens: int = 1
+    compat: bool = False
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
         _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)})
-        _require(self, {"width": (4, INF), "dropout": (0, 0.99)})
+        _require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)})
+        _require(self, {"context_tokens": (1, 64)})
+        _choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
+        _choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))
+        _choose(self, "model", covariates=("pooled", "cross"), likelihood=("poisson", "negative_binomial"))
         if self.width % (4 * self.num_heads):
             raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
-        if self.positions not in ("rotary", "learned"):
-            raise InputError("settings", "model.positions", "rotary or learned", self.positions)
+        if self.units == "slots" and self.width % self.units_per_patch:
+            expected = f"a multiple of model.units_per_patch ({self.units_per_patch}) where units are slots"
+            raise InputError("settings", "model.width", expected, self.width)
+        if self.units == "slots" and self.likelihood != "poisson":
+            raise InputError("settings", "model.likelihood", "poisson where units are slots", self.likelihood)
+        if self.order == "sequential" and not self.causal:
+            raise InputError("settings", "model.order", "joint or factorised where model.causal is false", self.order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,32 +250,69 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """What pretraining hides of a window; see `ndt.masking`. All but the first are weights: how often each is drawn.
+
+    Arguments:
+        ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
+        random: Tokens (a patch in a bin) at random, as in NDT2.
+        span: Runs of bins of each patch.
+        patch: Whole patches, throughout.
+        unit: Whole units, throughout (co-smoothing).
+        region: All units of one region, throughout.
+        forward: The last bins (prediction).
+    """
+
+    ratio: float = 0.5
+    random: float = 1.0
+    span: float = 0.0
+    patch: float = 0.0
+    unit: float = 0.0
+    region: float = 0.0
+    forward: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = ("random", "span", "patch", "unit", "region", "forward")
+        _require(self, {"ratio": (0.01, 0.99), **dict.fromkeys(kinds, (0, INF))})
+        if not any(getattr(self, kind) for kind in kinds):
+            raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Masked pretraining over the training blocks of all sessions of a store.
 
     Arguments:
         model: Architecture.
         train: Training loop.
+        mask: What is hidden from the encoder.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
         window: Longest window in seconds.
         min_bins: Shorter windows are left out.
-        mask_ratio: Share of patches hidden from the encoder.
+        unit_dropout: Largest share of units left out of a window; the share is drawn anew each time.
+        context_dropout: Probability that a window goes without its session, its subject, its task, each by itself.
+        shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
+            known there only (sorted anew each session), ``always``, ``never``.
         sessions: Session ids to pretrain on; empty for all.
         seed: Seed of initial weights, windows and masks.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     bin_size: float = 0.0
     window: float = 2.0
     min_bins: int = 3
-    mask_ratio: float = 0.5
+    unit_dropout: float = 0.0
+    context_dropout: float = 0.0
+    shuffle_units: str = "auto"
     sessions: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        _require(self, {"mask_ratio": (0.01, 0.99)})
+        _require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1)})
+        _choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +322,9 @@ class FinetuneConfig:
     Arguments:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
+        freeze: Whether the pretrained trunk stays as it is, and only the tables of units and contexts and the covariate
+            decoder learn.
+        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it does.
         warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
             contexts learning, where the session has units that the model does not know.
         mask_ratio: Share of patches hidden from the encoder while training.
@@ -258,6 +340,8 @@ class FinetuneConfig:
 
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
     model: ModelConfig = field(default_factory=ModelConfig)
+    freeze: bool = False
+    fresh_contexts: bool = False
     warm_steps: int = 20
     mask_ratio: float = 0.2
     masked_weight: float = 0.5

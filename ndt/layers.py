@@ -1,19 +1,21 @@
 """Transformer blocks over packed sequences."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ndt.attention import Layout, attention
+from ndt.attention import Route, attention
 from ndt.config import ModelConfig
+from ndt.routes import Arrangement
 
-__all__ = ["Attention", "Block", "rotate"]
+__all__ = ["Attention", "Block", "FeedForward", "rotate"]
 
-# L = tokens of all sequences together, D = width, H = heads, E = dimensions of a head
+# L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
 
-def rotate(x: Float[Tensor, "L H E"], layout: Layout, *, key: bool) -> Float[Tensor, "L H E"]:
+def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[Tensor, "L H E"]:
     r"""Turns the first half of each head's dimensions by angles proportional to time.
 
     The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time:
@@ -21,7 +23,7 @@ def rotate(x: Float[Tensor, "L H E"], layout: Layout, *, key: bool) -> Float[Ten
 
     Reference: Su et al. (2021), eq. 34, https://arxiv.org/abs/2104.09864; half of the dimensions only.
     """
-    cos, sin = layout.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
+    cos, sin = rows.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
     quarter = x.shape[-1] // 4
     a, b, rest = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
 
@@ -29,72 +31,124 @@ def rotate(x: Float[Tensor, "L H E"], layout: Layout, *, key: bool) -> Float[Ten
 
 
 class Attention(nn.Module):
-    """Multi-head attention of packed queries over packed keys.
+    """Multi-head attention of packed rows over themselves, or over a memory.
 
     Arguments:
-        config: Architecture; uses `width`, `num_heads`, `positions`.
+        config: Architecture; uses `width`, `num_heads`, `positions`, `qk_norm`.
+
+    Reference: normalised queries and keys, Dehghani et al. (2023), sec. 2, https://arxiv.org/abs/2302.05442.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
+        D, E = config.width, config.width // config.num_heads
         self.num_heads, self.rotary = config.num_heads, config.positions == "rotary"
-        self.query = nn.Linear(config.width, config.width)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.query = nn.Linear(D, D)
+        self.key_value = nn.Linear(D, 2 * D)
+        self.query_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
+        self.key_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
+        self.out = nn.Linear(D, D)
 
     def forward(
-        self, x: Float[Tensor, "L D"], memory: Float[Tensor, "M D"], queries: Layout, keys: Layout
+        self,
+        x: Float[Tensor, "L D"],
+        rows: Arrangement,
+        route: Route,
+        memory: Float[Tensor, "M D"] | None = None,
+        memory_rows: Arrangement | None = None,
     ) -> Float[Tensor, "L D"]:
-        """Returns what each query token reads from the memory tokens that it may see."""
-        q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
-        k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
-        if self.rotary:
-            q, k = rotate(q, queries, key=False), rotate(k, keys, key=True)
+        """Returns what each row reads along the route, of the other rows or of a memory's."""
+        if memory is None or memory_rows is None:
+            memory, memory_rows = x, rows
+            weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
+            bias = torch.cat([self.query.bias, self.key_value.bias])
+            q, k, v = rearrange(F.linear(x, weight, bias), "l (three h e) -> three l h e", three=3, h=self.num_heads)
+        else:
+            q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
+            k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.rotary and route.mask != "full":  # within a bin there is no time
+            q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
 
-        return self.out(rearrange(attention(q, k, v, queries, keys), "l h e -> l (h e)"))
+        return self.out(rearrange(attention(q, k, v, route), "l h e -> l (h e)"))
+
+
+class FeedForward(nn.Module):
+    """Two layers with a GELU between, or SwiGLU of as many parameters.
+
+    Reference: Shazeer (2020), https://arxiv.org/abs/2002.05202; its hidden width is two thirds of a GELU's.
+
+    Arguments:
+        config: Architecture; uses `width`, `feedforward`, `activation`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        D, self.gated = config.width, config.activation == "swiglu"
+        hidden = config.feedforward * D
+        hidden = -(-2 * hidden // 24) * 8 if self.gated else hidden  # two thirds, up to a multiple of 8
+        self.inner = nn.Linear(D, 2 * hidden if self.gated else hidden)
+        self.outer = nn.Linear(hidden, D)
+
+    def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
+        """Returns the transformed rows, each by itself."""
+        x = self.inner(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return self.outer(F.silu(gate) * x)
+
+        return self.outer(F.gelu(x))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: self-attention, optionally preceded by attention to a memory, then feed-forward.
+    """Transformer block: attention to a memory where there is one, attention to each other, then feed-forward.
 
-    Reference: cross before self, as in NDT2's covariate decoder (Ye et al. 2023); pre-norm instead of its post-norm
-    trains without a long warm-up.
+    Norms come first within each residual branch (``pre``), or after its sum as in NDT2 (``post``).
 
     Arguments:
-        config: Architecture; uses `width`, `num_heads`, `positions`, `feedforward`, `dropout`.
-        cross: Whether the block attends to a memory first.
+        config: Architecture.
+        cross: Whether the block attends to a memory first, as NDT2's covariate decoder does.
     """
 
     def __init__(self, config: ModelConfig, *, cross: bool = False) -> None:
         super().__init__()
 
         D = config.width
+        self.pre = config.norm == "pre"
         self.cross_norm = nn.LayerNorm(D) if cross else None
         self.cross = Attention(config) if cross else None
         self.norm = nn.LayerNorm(D)
         self.attention = Attention(config)
-        self.feedforward = nn.Sequential(
-            nn.LayerNorm(D),
-            nn.Linear(D, config.feedforward * D),
-            nn.GELU(),
-            nn.Linear(config.feedforward * D, D),
-        )
+        self.feedforward_norm = nn.LayerNorm(D)
+        self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
         x: Float[Tensor, "L D"],
-        layout: Layout,
+        rows: Arrangement,
+        route: Route,
         memory: Float[Tensor, "M D"] | None = None,
-        memory_layout: Layout | None = None,
+        memory_rows: Arrangement | None = None,
+        memory_route: Route | None = None,
     ) -> Float[Tensor, "L D"]:
-        """Returns the transformed tokens; `memory` is required by, and only by, a block made with ``cross=True``."""
+        """Returns the transformed rows; a memory is required by, and only by, a block made with ``cross=True``."""
         if self.cross is not None and self.cross_norm is not None:
-            if memory is None or memory_layout is None:
+            if memory is None or memory_rows is None or memory_route is None:
                 raise ValueError("this block attends to a memory, got none")
-            x = x + self.dropout(self.cross(self.cross_norm(x), memory, layout, memory_layout))
-        normed = self.norm(x)
-        x = x + self.dropout(self.attention(normed, normed, layout, layout))
+            inner = self.cross(self._before(self.cross_norm, x), rows, memory_route, memory, memory_rows)
+            x = self._after(self.cross_norm, x + self.dropout(inner))
+        inner = self.attention(self._before(self.norm, x), rows, route)
+        x = self._after(self.norm, x + self.dropout(inner))
+        inner = self.feedforward(self._before(self.feedforward_norm, x))
 
-        return x + self.dropout(self.feedforward(x))
+        return self._after(self.feedforward_norm, x + self.dropout(inner))
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.pre else x
+
+    def _after(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return x if self.pre else norm(x)

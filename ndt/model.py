@@ -1,111 +1,85 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. Where we differ (unit vectors in
-place of a unit's position in its patch, rotary time, pre-norm), DECISIONS.md says why.
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is their
+model; where ours differs, DECISIONS.md says why.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ndt.attention import CONTEXT, Layout
+from ndt.attention import CONTEXT
 from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, write_json
 from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
 from ndt.layers import Block
+from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
+from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
-from ndt.vocabulary import Vocabulary
+from ndt.vocabulary import KINDS, Vocabulary
 
-__all__ = ["NDT", "Encoded", "PatchEmbedding", "RateReadout"]
+__all__ = ["NDT", "Encoded", "Place", "Prediction"]
 
-# B = windows, L = tokens, V = visible tokens, K = context tokens of a window, P = units of a patch, D = width
-# U = units of the batch, E = width of a unit's vector, R = bins, C = covariate dimensions
+# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of
+# a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
-class PatchEmbedding(nn.Module):
-    r"""Sums what the spikes of each unit in a patch say.
+class Place(nn.Module):
+    """Embeds a token's slot, and its bin where time is not rotary.
 
-    .. math::
-        x = \frac{1}{\sqrt P} \sum_{n \in \text{patch}} f(e_{c_n} + u_n) + \frac{c_n - \mu_n}{\sqrt{\mu_n + 0.1}} W u_n
-
-    where :math:`c_n` is the count, :math:`e` the count embedding, :math:`u_n` the unit's vector and :math:`\mu_n` its
-    mean count. NDT2 concatenates count embeddings instead, which ties a unit's meaning to its place in the file; a sum
-    over vectors keyed by identity does not.
+    Sinusoids of the slot are bounded by no table; tables (NDT2) are, and say so.
 
     Arguments:
-        config: Architecture; uses `width`, `unit_width`, `max_count`, `units_per_patch`.
+        config: Architecture; uses `width`, `positions`, `max_bins`, `max_slots`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-        D, E = config.width, config.unit_width
-        self.scale = config.units_per_patch**-0.5
-        self.count = nn.Embedding(config.max_count + 1, E)
-        self.mix = nn.Sequential(nn.Linear(E, D), nn.GELU(), nn.Linear(D, D))
-        self.gain = nn.Linear(E, D, bias=False)
+        D, learned = config.width, config.positions == "learned"
+        self.wave = None if learned else nn.Linear(16, D)
+        self.slot = nn.Embedding(config.max_slots, D) if learned else None
+        self.time = nn.Embedding(config.max_bins, D) if learned else None
 
-    def forward(
-        self,
-        counts: Int[Tensor, "L P"],
-        member: Int[Tensor, "L P"],
-        valid: Bool[Tensor, "L P"],
-        vectors: Float[Tensor, "U E"],
-        mean_counts: Float[Tensor, " U"],
-    ) -> Float[Tensor, "L D"]:
-        """Returns one embedding a token; invalid units add nothing."""
-        counts = counts.clamp(max=self.count.num_embeddings - 1)
-        K = int(counts.max()) + 1 if len(counts) else 1  # only counts that occur are worth a row
-        levels = torch.arange(K, device=vectors.device, dtype=vectors.dtype)
-        mean = mean_counts[:, None]
-        standard = (levels - mean) / (mean + 0.1).sqrt()  # 0.1: silent units stay finite
-        table = self.mix(vectors[:, None] + self.count.weight[:K]) + standard[..., None] * self.gain(vectors)[:, None]
-        rows = torch.cat([table.flatten(0, 1), table.new_zeros(1, table.shape[-1])])
-        index = torch.where(valid, member * K + counts, len(rows) - 1)
+    def forward(self, time: Int[Tensor, " L"], slot: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
+        """Returns one embedding a token.
 
-        return self.scale * F.embedding_bag(index, rows, mode="sum", padding_idx=len(rows) - 1)
+        Raises:
+            InputError: if a bin or a slot is beyond its table.
+        """
+        if self.wave is not None:
+            octave = 2.0 ** -torch.arange(8, device=slot.device)
+            phase = slot[:, None] * octave * torch.pi / 2
+            return self.wave(torch.cat([phase.sin(), phase.cos()], dim=-1))
+        assert self.time is not None
+        assert self.slot is not None
+        for name, index, table in (("max_bins", time, self.time), ("max_slots", slot, self.slot)):
+            if len(index) and int(index.max()) >= table.num_embeddings:
+                expected = f"windows within the learned table of {table.num_embeddings}"
+                raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
+
+        return self.time(time) + self.slot(slot)
 
 
-class RateReadout(nn.Module):
-    r"""Reads firing rates of a patch's units from its latent.
-
-    .. math:: \log \lambda_n = \log \mu_n + u_n^\top W z + w^\top u_n
-
-    where :math:`\mu_n` is the unit's mean count: a new model starts at constant rates.
+class Prediction(NamedTuple):
+    """What the model says of a batch; None where it was not asked, or cannot.
 
     Arguments:
-        config: Architecture; uses `width`, `unit_width`.
+        log_rates: Of the units of the tokens to be predicted (`Batch.wanted`), in log spikes per bin, (W, P).
+        decoded: Standardised covariate at all bins, (R, C).
+        log_dispersion: Of the same units, where the likelihood is negative binomial, (W, P).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        self.latent = nn.Linear(config.width, config.unit_width)
-        self.unit = nn.Linear(config.unit_width, config.unit_width)
-        self.base = nn.Linear(config.unit_width, 1)
-        for layer in (self.latent, self.base):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(
-        self,
-        z: Float[Tensor, "L D"],
-        member: Int[Tensor, "L P"],
-        vectors: Float[Tensor, "U E"],
-        mean_counts: Float[Tensor, " U"],
-    ) -> Float[Tensor, "L P"]:
-        """Returns log rates in log spikes per bin."""
-        base = self.base(vectors)[:, 0] + mean_counts.clamp(min=1e-4).log()  # a silent unit's log rate stays finite
-        every = self.latent(z) @ self.unit(vectors).T * vectors.shape[-1] ** -0.5 + base  # (L, U)
-
-        return every.gather(1, member)
+    log_rates: Tensor | None
+    decoded: Tensor | None
+    log_dispersion: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,35 +88,26 @@ class Encoded:
 
     Arguments:
         tokens: Latents of the visible tokens, shape (V, D).
-        context: Context tokens after the encoder, shape (B * K, D).
         visible: Which of the batch's tokens are visible, shape (L,).
+        memory: Encoded context and tokens together, as `rows` says, shape (K + V, D).
+        rows: Arrangement of the memory.
+        population: The batch's units.
     """
 
     tokens: Float[Tensor, "V D"]
-    context: Float[Tensor, "M D"]
     visible: Bool[Tensor, " L"]
-
-
-def _sequence(batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Layout]:
-    """Puts each window's context tokens before its chosen tokens.
-
-    Returns the order to apply to ``cat([context (B * K), chosen tokens])``, and the layout of the result.
-    """
-    B, K = batch.context.shape
-    window = torch.cat([torch.arange(B, device=chosen.device).repeat_interleave(K), batch.window[chosen]])
-    time = torch.cat([torch.full((B * K,), CONTEXT, device=chosen.device), batch.time[chosen]])
-    order = torch.argsort(window, stable=True)
-
-    return order, Layout(torch.bincount(window, minlength=B).tolist(), time[order])
+    memory: Float[Tensor, "M D"]
+    rows: Arrangement
+    population: Population
 
 
 class NDT(nn.Module):
     """Neural Data Transformer over unit patches.
 
-    Six steps: (1) each visible token sums the embeddings of its units' counts; (2) time and slot are added; (3) context
-    tokens of session, subject and task are put before each window; (4) the encoder attends causally by bin; (5) hidden
-    tokens enter as one learned token each, and a light decoder predicts their units' rates; (6) a covariate decoder,
-    where there is one, asks once per bin.
+    Six steps: (1) a token embeds the counts of its patch's visible units; (2) slot (and time) are added; (3) context
+    tokens of session, subject and task are put before each window; (4) the encoder reads visible tokens, causally;
+    (5) tokens of which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is
+    hidden; (6) a covariate decoder, where there is one, asks once per bin. Context tokens enter each stack anew.
 
     Arguments:
         spec: Architecture, names of the rows of its tables, and what it decodes.
@@ -151,24 +116,40 @@ class NDT(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        config, D = spec.config, spec.config.width
+        c, D, E = spec.config, spec.config.width, spec.config.unit_width
+        vectors, known = c.units == "vectors", spec.vocabulary
         self.spec = spec
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
-        self.unit = nn.Parameter(torch.randn(len(spec.vocabulary.units), config.unit_width))
         self.mean_counts: Tensor
-        self.register_buffer("mean_counts", torch.ones(len(spec.vocabulary.units)))  # spikes per bin of each unit
-        self.context = nn.Parameter(0.02 * torch.randn(len(spec.vocabulary.contexts), D))
-        self.context_kind = nn.Parameter(0.02 * torch.randn(3, D))  # session, subject, task
-        self.embed = PatchEmbedding(config)
-        self.slot = nn.Linear(16, D)
+        self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
+        self.unit = nn.Parameter(torch.randn(len(known.units), E)) if vectors else None
+        self.unit_place = nn.Parameter(torch.zeros(len(known.places), E)) if vectors else None  # region and probe
+        self.depth = nn.Parameter(torch.zeros(E)) if vectors else None  # per millimetre
+        self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.context_tokens, D))
+        self.context_kind = nn.Parameter(0.02 * torch.randn(len(KINDS), D))
+        self.embed = VectorEmbedding(c) if vectors else SlotEmbedding(c)
+        self.place, self.rate_place = Place(c), Place(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(D))
-        self.time = nn.Embedding(config.max_bins, D) if config.positions == "learned" else None
-        self.encoder = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.encoder_norm = nn.LayerNorm(D)
-        self.rate_decoder = nn.ModuleList(Block(config) for _ in range(config.num_decoder_layers))
-        self.rate_norm = nn.LayerNorm(D)
-        self.rates = RateReadout(config)
-        self.covariate = CovariateDecoder(config, len(spec.covariate.dims)) if spec.covariate else None
+        self.dropout = nn.Dropout(c.dropout)  # around stacks
+        self.encoder = nn.ModuleList(Block(c) for _ in range(c.num_layers))
+        self.encoder_norm = nn.LayerNorm(D) if c.norm == "pre" else nn.Identity()
+        self.rate_decoder = nn.ModuleList(Block(c) for _ in range(c.num_decoder_layers))
+        self.rate_norm = nn.LayerNorm(D) if c.norm == "pre" else nn.Identity()
+        self.rates = VectorReadout(c) if vectors else SlotReadout(c)
+        self.dispersion = nn.Linear(E, 1) if c.likelihood == "negative_binomial" else None
+        if self.dispersion is not None:
+            nn.init.zeros_(self.dispersion.weight)
+            nn.init.constant_(self.dispersion.bias, -3.0)  # close to Poisson's
+        self.covariate = CovariateDecoder(c, len(spec.covariate.dims)) if spec.covariate else None
+        kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
+        self.kind_of_context: Tensor
+        self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
+        self.place_of_unit: Tensor
+        places = torch.tensor(known.unit_places or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
+        self.register_buffer("place_of_unit", places, persistent=False)
+        self.depth_of_unit: Tensor
+        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units))
+        self.register_buffer("depth_of_unit", depths, persistent=False)
 
     @property
     def config(self) -> ModelConfig:
@@ -177,55 +158,62 @@ class NDT(nn.Module):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Names of the rows of the unit and context tables."""
+        """Names of the rows of the unit, place and context tables."""
         return self.spec.vocabulary
 
-    def forward(
-        self, batch: Batch, *, rates: bool = True
-    ) -> tuple[Float[Tensor, "L P"] | None, Float[Tensor, "R C"] | None]:
-        """Returns log rates of all tokens' units and the standardised covariate at all bins; None where not asked."""
+    def forward(self, batch: Batch, *, rates: bool = True) -> Prediction:
+        """Returns log rates of the hidden units, unless not asked, and the standardised covariate at all bins."""
         encoded = self.encode(batch)
+        log_rates = self.log_rates(batch, encoded) if rates else None
+        decoded = self.decode(batch, encoded) if self.covariate is not None else None
 
-        return (
-            self.log_rates(batch, encoded) if rates else None,
-            self.decode(batch, encoded) if self.covariate is not None else None,
-        )
+        return Prediction(log_rates, decoded, self.log_dispersion(batch, encoded) if rates else None)
 
-    def place(self, batch: Batch) -> Float[Tensor, "L D"]:
-        """Returns the embedding of each token's time and slot. Slots are not bounded by a table."""
-        octave = 2.0 ** -torch.arange(8, device=batch.slot.device)
-        phase = batch.slot[:, None] * octave * torch.pi / 2
-        place = self.slot(torch.cat([phase.sin(), phase.cos()], dim=-1))
+    def population(self, batch: Batch) -> Population:
+        """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
+        mean = self.mean_counts[batch.unit]
+        if self.unit is None or self.unit_place is None or self.depth is None:
+            return Population(mean[:, None], mean)
+        vectors = self.unit.index_select(0, batch.unit)
+        if len(self.unit_place):
+            vectors = vectors + self.unit_place[self.place_of_unit[batch.unit]].sum(1)
 
-        return place if self.time is None else place + self.time(batch.time)
+        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, mean)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Returns latents of the tokens that are not hidden. Hidden tokens cost nothing here."""
-        visible, vectors = ~batch.hidden, self.unit[batch.unit]
-        tokens = self.embed(
-            batch.counts[visible], batch.member[visible], batch.valid[visible], vectors, self.mean_counts[batch.unit]
-        )
-        context = (self.context[batch.context] + self.context_kind).flatten(0, 1)  # (B * K, D)
-        order, layout = _sequence(batch, visible)
-        x = torch.cat([context, tokens + self.place(batch)[visible]])[order]
-        for block in self.encoder:
-            x = block(x, layout)
-        x = torch.empty_like(x).index_copy(0, order, self.encoder_norm(x))  # back to context first, then tokens
-        context, tokens = x.split([len(context), len(tokens)])
+        """Returns latents of the tokens of which something is visible. The others cost nothing here."""
+        visible, population = batch.visible, self.population(batch)
+        tokens = self.embed(batch, visible, population) + self.place(batch.time[visible], batch.slot[visible])
+        kind = self.kind_of_context[batch.context]
+        context = (self.context[batch.context] + self.context_kind[kind][:, None]).flatten(0, 1)
+        order, rows = self._arrange(batch, visible)
+        x = torch.cat([context, self.dropout(tokens)])
+        x = x.index_select(0, order)
+        for i, block in enumerate(self.encoder):
+            x = block(x, rows, rows.route(i))
+        x = self.dropout(self.encoder_norm(x))
 
-        return Encoded(tokens=tokens, context=context, visible=visible)
+        return Encoded(tokens=_data(x, rows), visible=visible, memory=x, rows=rows, population=population)
 
-    def log_rates(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "L P"]:
-        """Returns log rates of all tokens' units, in log spikes per bin; hidden tokens are predicted from visible."""
-        x = self.mask_token.expand(len(batch.time), -1).to(encoded.tokens.dtype)
-        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.place(batch)
-        order, layout = _sequence(batch, torch.ones_like(encoded.visible))
-        x = torch.cat([encoded.context, x])[order]
-        for block in self.rate_decoder:
-            x = block(x, layout)
-        x = torch.empty_like(x).index_copy(0, order, self.rate_norm(x))[len(encoded.context) :]
+    def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
+        """Returns log rates in log spikes per bin of all units of the tokens to be predicted, or of every token."""
+        x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
+        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_place(batch.time, batch.slot)
+        order, rows = self._arrange(batch, torch.ones_like(encoded.visible))
+        x = torch.cat([self.context[batch.context].flatten(0, 1), self.dropout(x)]).index_select(0, order)
+        for i, block in enumerate(self.rate_decoder):
+            x = block(x, rows, rows.route(i))
+        chosen = torch.ones_like(encoded.visible) if every else batch.wanted
+        x = self.rate_norm(_data(x, rows)[chosen])
 
-        return self.rates(x, batch.member, self.unit[batch.unit], self.mean_counts[batch.unit])
+        return self.rates(self.dropout(x), batch, chosen, encoded.population)
+
+    def log_dispersion(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "W P"] | None:
+        """Returns log dispersions of the units of the tokens to be predicted; None where the likelihood is Poisson."""
+        if self.dispersion is None:
+            return None
+
+        return self.dispersion(encoded.population.vectors)[:, 0][batch.members[batch.patch[batch.wanted]]]
 
     def latents(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R D"]:
         """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
@@ -239,10 +227,28 @@ class NDT(nn.Module):
         """Returns the covariate at each bin, in units of its standard deviation on the training block."""
         if self.covariate is None:
             raise ValueError("this model was not fine-tuned for a covariate")
-        order, layout = _sequence(batch, encoded.visible)
-        memory = torch.cat([encoded.context, encoded.tokens])[order]
+        context = self.context[batch.context].flatten(0, 1)
+        window = batch.context_window.repeat_interleave(self.config.context_tokens)
+        latents = self.latents(batch, encoded)
 
-        return self.covariate(self.latents(batch, encoded), batch, memory, layout)
+        return self.covariate(batch, latents, context, window, encoded.memory, encoded.rows)
+
+    def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Arrangement]:
+        """Puts each window's context tokens before its chosen tokens.
+
+        Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the arrangement of the result.
+        """
+        c, k = self.config, self.config.context_tokens
+        start = batch.context_window.repeat_interleave(k)
+        window = torch.cat([start, batch.window[chosen]])
+        time = torch.cat([torch.full_like(start, CONTEXT), batch.time[chosen]])
+        slot = torch.cat([torch.zeros_like(start), batch.slot[chosen]])
+        order = torch.argsort(window, stable=True)
+        rows = arrange(
+            window[order], time[order], slot[order], batch.num_windows, order=c.order, causal=c.causal, reach=c.reach
+        )
+
+        return order, rows
 
     def observe(self, unit: NDArray[np.int64], mean_counts: NDArray[np.float64]) -> "NDT":
         """Sets the mean counts per bin of units, given by their rows, and returns the model.
@@ -253,27 +259,28 @@ class NDT(nn.Module):
 
         return self
 
-    def extended(self, spec: ModelSpec) -> "NDT":
+    def extended(self, spec: ModelSpec, *, fresh: bool = False) -> "NDT":
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
-        Unknown units start at the mean of the known, unknown contexts at the mean of their kind. A decoder is kept
-        where it decodes the same covariate, else it starts anew.
+        Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
+        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it decodes
+        the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
         if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:
             old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
-        units, contexts, mean_counts = old.pop("unit"), old.pop("context"), old.pop("mean_counts")
+        tables = {name: old.pop(name) for name in ("unit", "unit_place", "context", "mean_counts") if name in old}
         kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
-        with torch.no_grad():
-            if len(units):
-                other.unit[:] = units.mean(0)
-                other.unit[: len(units)] = units
-            other.mean_counts[: len(units)] = mean_counts
-            for row in range(len(contexts), len(kinds)):
-                same = [i for i in range(len(contexts)) if kinds[i] == kinds[row]]
-                if same:
-                    other.context[row] = contexts[same].mean(0)
-            other.context[: len(contexts)] = contexts
+        new = other.state_dict()  # shares memory with the parameters
+        for name, known in tables.items():
+            if name == "unit" and len(known):
+                new[name][:] = known.mean(0)
+            new[name][: len(known)] = known
+        known = tables["context"]
+        for row in range(len(known), len(kinds)):
+            same = [i for i in range(len(known)) if kinds[i] == kinds[row]]
+            if same and not fresh:
+                new["context"][row] = known[same].mean(0)
         other.load_state_dict(old, strict=False)
 
         return other
@@ -316,6 +323,11 @@ class NDT(nn.Module):
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def _data(x: Float[Tensor, "M D"], rows: Arrangement) -> Float[Tensor, "L D"]:
+    """Returns the rows that are not context tokens; they lie as the batch's tokens do."""
+    return x.index_select(0, rows.data)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -1,7 +1,8 @@
 """Windows of counts to patches of units x one bin, packed one after another.
 
-A token is one bin of one patch, a patch at most P units. Nothing is padded but the last patch of a session; units that
-are missing there, and units that were not observed in a bin, are marked invalid: they enter neither input nor loss.
+A token is one bin of one patch, a patch at most P units. Each of its entries (a unit in a bin) is visible, hidden (to be
+predicted) or invalid (not observed, or padding of a session's last patch). A token without a visible entry is no work
+for the encoder, one without any valid entry is left out.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ndt.errors import InputError
+
 __all__ = ["Batch", "Window", "pack"]
 
 # B = windows, T = bins, N = units, P = units of a patch, L = tokens of all windows together, U = units of all windows
-# together, R = bins of all windows together, C = covariate dimensions
+# together, J = patches of units of all windows together, R = bins of all windows together, K = context rows of all
+# windows together, C = covariate dimensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,8 @@ class Window:
         counts: Spikes per bin, shape (T, N).
         valid: Whether the unit was observed in the bin, shape (T, N).
         unit: Row of each unit in the model's vocabulary, shape (N,).
-        context: Row of each context token in the model's vocabulary, shape (K,).
-        hidden: Patches that the model must predict, shape (T, ceil(N / P)); None hides nothing.
+        context: Row of each context in the model's vocabulary; any number of them, shape (K,).
+        hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
         target: Covariates at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
         index: Place of the window's bins in the session's grid: (first, last + 1).
     """
@@ -45,40 +49,61 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B packed windows.
+    """B packed windows; tokens lie window by window, in each by bin and slot.
 
     Arguments:
-        counts: Spikes of each unit of each token, shape (L, P); 0 where invalid.
-        valid: Whether that unit exists and was observed, shape (L, P).
-        member: Index of that unit in `unit`, shape (L, P); 0 where invalid.
-        hidden: Whether the token is to be predicted, shape (L,).
+        counts: Spikes of each entry, shape (L, P); 0 where invalid.
+        valid: Whether the entry exists and was observed, shape (L, P).
+        hidden: Whether the entry is to be predicted, shape (L, P); False where invalid.
+        patch: Row of the token's patch in `members`, shape (L,).
+        members: Index in `unit` of each unit of each patch, shape (J, P); 0 at padding.
         time: Bin of the token within its window, shape (L,).
-        slot: Patch of the token within its window, shape (L,).
+        slot: Place of the token's patch within its window, shape (L,).
         window: Window of the token, ascending, shape (L,).
         unit: Row of each unit of the windows' sessions in the model's vocabulary, shape (U,).
-        context: Rows of the windows' context tokens in the model's vocabulary, shape (B, K).
+        context: Row of each context in the model's vocabulary, shape (K,).
+        context_window: Window of the context, ascending, shape (K,).
         target: Covariates at all bins, NaN where there is no label, shape (R, C).
         bin_time: Bin within its window, shape (R,).
         bin_window: Window of the bin, ascending, shape (R,).
+        num_windows: Windows B.
     """
 
     counts: Int[Tensor, "L P"]
     valid: Bool[Tensor, "L P"]
-    member: Int[Tensor, "L P"]
-    hidden: Bool[Tensor, " L"]
+    hidden: Bool[Tensor, "L P"]
+    patch: Int[Tensor, " L"]
+    members: Int[Tensor, "J P"]
     time: Int[Tensor, " L"]
     slot: Int[Tensor, " L"]
     window: Int[Tensor, " L"]
     unit: Int[Tensor, " U"]
-    context: Int[Tensor, "B K"]
+    context: Int[Tensor, " K"]
+    context_window: Int[Tensor, " K"]
     target: Float[Tensor, "R C"]
     bin_time: Int[Tensor, " R"]
     bin_window: Int[Tensor, " R"]
+    num_windows: int
 
     @property
-    def num_windows(self) -> int:
-        """Number of windows B."""
-        return len(self.context)
+    def num_tokens(self) -> int:
+        """Number of tokens L."""
+        return len(self.time)
+
+    @property
+    def seen(self) -> Bool[Tensor, "L P"]:
+        """Entries that the model sees."""
+        return self.valid & ~self.hidden
+
+    @property
+    def visible(self) -> Bool[Tensor, " L"]:
+        """Tokens of which the model sees something."""
+        return self.seen.any(-1)
+
+    @property
+    def wanted(self) -> Bool[Tensor, " L"]:
+        """Tokens of which something is to be predicted."""
+        return self.hidden.any(-1)
 
     def bin_index(self) -> Int[Tensor, " L"]:
         """Returns the row of each token's bin among all bins of the batch."""
@@ -88,7 +113,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+
+        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
 
 def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
@@ -100,45 +127,66 @@ def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
     return rearrange(padded, "... (s p) -> ... s p", p=P)
 
 
-def _tokens(w: Window, P: int, start: int) -> dict[str, NDArray[np.generic]]:
-    """The tokens of one window with a valid unit, one a row; its units are numbered from `start`."""
-    T, N = w.counts.shape
+def _tokens(w: Window, P: int, patch: int) -> dict[str, NDArray[np.generic]]:
+    """The tokens of one window with a valid entry, one a row; its patches are numbered from `patch`."""
+    T, _ = w.counts.shape
     valid = _patches(w.valid, P)  # (T, S, P)
     S = valid.shape[1]
-    columns = {
-        "counts": _patches(np.where(w.valid, w.counts, 0), P),
-        "valid": valid,
-        "member": np.where(valid, _patches(np.arange(N) + start, P), 0),
-        "hidden": np.zeros((T, S), bool) if w.hidden is None else w.hidden,
-        "time": np.repeat(np.arange(T), S).reshape(T, S),
-        "slot": np.tile(np.arange(S), (T, 1)),
-    }
+    some = valid.any(-1)
+    if some.all():  # as a rule: nothing to leave out
+        keep = lambda x: x.reshape(T * S, *x.shape[2:])
+    else:
+        keep = lambda x: x[some]
+    slot = keep(np.broadcast_to(np.arange(S), (T, S)))
 
-    return {name: x[valid.any(-1)] for name, x in columns.items()}
+    return {
+        "counts": keep(_patches(np.where(w.valid, w.counts, 0), P)),
+        "valid": keep(valid),
+        "hidden": keep(np.zeros_like(valid) if w.hidden is None else _patches(w.hidden & w.valid, P)),
+        "patch": slot + patch,
+        "slot": slot,
+        "time": keep(np.broadcast_to(np.arange(T)[:, None], (T, S))),
+    }
 
 
 def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
-    """Packs windows into a batch. Tokens without a single valid unit are left out."""
+    """Packs windows into a batch. Tokens without a single valid entry are left out.
+
+    Raises:
+        InputError: if there is no window, or windows have covariates of different dimensions.
+    """
+    if not windows:
+        raise InputError("batch", "windows", "at least one", "none; was everything filtered out?")
+    dims = sorted({w.target.shape[1] for w in windows if w.target is not None})
+    if len(dims) > 1:
+        raise InputError("batch", "covariates", "of the same dimensions in all windows", f"{dims} dimensions")
     units: list[NDArray[np.int64]] = []
-    start: dict[bytes, int] = {}
-    for w in windows:  # windows of one session share their units
-        if (key := w.unit.tobytes()) not in start:
-            start[key] = sum(len(u) for u in units)
+    members: list[NDArray[np.generic]] = []
+    first: dict[bytes, int] = {}  # first patch of each set of units: windows of one session share their units
+    num_units = num_patches = 0
+    for w in windows:
+        if (key := w.unit.tobytes()) not in first:
+            first[key] = num_patches
             units.append(w.unit)
-    parts = [_tokens(w, units_per_patch, start[w.unit.tobytes()]) for w in windows]
-    sizes = [len(p["time"]) for p in parts]
+            members.append(_patches(np.arange(num_units, num_units + len(w.unit)), units_per_patch))
+            num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
+    parts = [_tokens(w, units_per_patch, first[w.unit.tobytes()]) for w in windows]
 
     lengths = [len(w.counts) for w in windows]
-    empty = [np.zeros((T, 0), np.float32) for T in lengths]
-    targets = [e if w.target is None else w.target for w, e in zip(windows, empty, strict=True)]
-    tensors = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
-    tensors |= {
-        "window": torch.from_numpy(np.repeat(np.arange(len(windows)), sizes)),
-        "unit": torch.from_numpy(np.concatenate(units)),
-        "context": torch.from_numpy(np.stack([w.context for w in windows])),
-        "target": torch.from_numpy(np.concatenate(targets)),
-        "bin_time": torch.from_numpy(np.concatenate([np.arange(T) for T in lengths])),
-        "bin_window": torch.from_numpy(np.repeat(np.arange(len(windows)), lengths)),
+    C = dims[0] if dims else 0
+    targets = [np.full((len(w.counts), C), np.nan, np.float32) if w.target is None else w.target for w in windows]
+    numbers, sizes = np.arange(len(windows)), [len(p["time"]) for p in parts]
+    arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
+        "window": np.repeat(numbers, sizes),
+        "members": np.concatenate(members),
+        "unit": np.concatenate(units),
+        "context": np.concatenate([w.context for w in windows]),
+        "context_window": np.repeat(numbers, [len(w.context) for w in windows]),
+        "target": np.concatenate(targets),
+        "bin_time": np.concatenate([np.arange(T) for T in lengths]),
+        "bin_window": np.repeat(numbers, lengths),
     }
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    tensors["counts"] = tensors["counts"].long()
 
-    return Batch(**{k: v.long() if v.dtype == torch.uint8 else v for k, v in tensors.items()})
+    return Batch(**tensors, num_windows=len(windows))

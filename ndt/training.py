@@ -30,6 +30,7 @@ from ndt.tokens import Batch
 __all__ = ["Objective", "Trainer"]
 
 KEPT = 2  # checkpoints
+TABLES = ("unit", "unit_place", "context", "context_kind")  # rows by name: decay leaves them alone
 STALE = ("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html")
 
 
@@ -282,7 +283,7 @@ def _groups(model: NDT, config: TrainConfig) -> list[dict[str, Any]]:
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        table = name in ("unit", "context", "context_kind") or name.endswith(("count.weight", "time.weight"))
+        table = name in TABLES or name.endswith(("count.weight", "time.weight", "slot.weight"))
         (rest if parameter.ndim < 2 or table else matrices).append(parameter)
 
     return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]

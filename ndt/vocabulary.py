@@ -1,4 +1,4 @@
-"""Which row of the model's tables belongs to which unit, session, subject and task."""
+"""Which row of the model's tables belongs to which unit, place, session, subject and task."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from ndt.session import Session
 
-__all__ = ["Rows", "Vocabulary"]
+__all__ = ["KINDS", "Rows", "Vocabulary"]
+
+KINDS = ("session", "subject", "task")  # of contexts
+DEPTH = ("depth", "rel_z", "z")  # columns of the units table that say how deep a unit lies, in micrometres
 
 
 class Rows(NamedTuple):
@@ -19,39 +22,56 @@ class Rows(NamedTuple):
         order: The session's units in the order of their identities, so that a file that lists the same units in another
             order gives the same patches, shape (N,).
         unit: Table row of each unit in that order, shape (N,).
-        context: Table row of each context token, shape (K,).
+        context: Table row of each context: session, subject, task; shape (3,).
+        region: Region of each unit in that order as a number, shape (N,).
     """
 
     order: NDArray[np.int64]
     unit: NDArray[np.int64]
     context: NDArray[np.int64]
+    region: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names of the rows of the unit table and of the context table.
+    """Names of the rows of the unit table, of the context table and of the table of places.
 
     Arguments:
         units: Unit identities, one a row.
         contexts: Context names, one a row: ``session:…``, ``subject:…``, ``task:…``.
+        places: Names of regions and probes, one a row: ``region:…``, ``probe:…``.
+        unit_places: Rows of the region and of the probe of each unit.
+        unit_depths: Depth of each unit in millimetres; 0 where the file has none.
     """
 
     units: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    unit_places: tuple[tuple[int, int], ...] = ()
+    unit_depths: tuple[float, ...] = ()
 
     @staticmethod
     def context_names(session: Session) -> tuple[str, ...]:
-        """Returns the names of a session's context tokens: session, subject, task."""
-        return (f"session:{session.session_id}", f"subject:{session.subject}", f"task:{session.task}")
+        """Returns the names of a session's contexts: session, subject, task."""
+        return tuple(f"{k}:{v}" for k, v in zip(KINDS, (session.session_id, session.subject, session.task), strict=True))
 
     def extend(self, sessions: Iterable[Session]) -> "Vocabulary":
         """Returns a vocabulary that also knows these sessions; old rows stay where they are."""
-        units, contexts = dict.fromkeys(self.units), dict.fromkeys(self.contexts)
+        units = {u: i for i, u in enumerate(self.units)}
+        contexts, places = dict.fromkeys(self.contexts), {p: i for i, p in enumerate(self.places)}
+        unit_places, unit_depths = list(self.unit_places), list(self.unit_depths)
         for session in sessions:
-            units |= dict.fromkeys(str(u) for u in session.units.id)
             contexts |= dict.fromkeys(self.context_names(session))
+            regions, probes, depths = _regions(session), _column(session, "group"), _depths(session)
+            for u, region, probe, depth in zip(map(str, session.units.id), regions, probes, depths, strict=True):
+                if u not in units:
+                    units[u] = len(units)
+                    names = (f"region:{region}", f"probe:{probe}")
+                    first, second = (places.setdefault(name, len(places)) for name in names)
+                    unit_places.append((first, second))
+                    unit_depths.append(float(depth))
 
-        return Vocabulary(tuple(units), tuple(contexts))
+        return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_places), tuple(unit_depths))
 
     def rows(self, session: Session) -> Rows:
         """Returns the table rows of a session.
@@ -63,5 +83,26 @@ class Vocabulary:
         context_row = {c: i for i, c in enumerate(self.contexts)}
         order = np.argsort(session.units.id, kind="stable")
         units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
+        region = np.unique(_regions(session)[order], return_inverse=True)[1].astype(np.int64)
 
-        return Rows(order, units, np.array([context_row[c] for c in self.context_names(session)], np.int64))
+        return Rows(order, units, np.array([context_row[c] for c in self.context_names(session)], np.int64), region)
+
+
+def _column(session: Session, name: str) -> NDArray[np.str_]:
+    column = session.units.columns.get(name)
+
+    return np.full(len(session.units), "", np.str_) if column is None else np.asarray(column).astype(np.str_)
+
+
+def _regions(session: Session) -> NDArray[np.str_]:
+    return _column(session, "location")
+
+
+def _depths(session: Session) -> NDArray[np.float64]:
+    """Depth of each unit in millimetres, 0 where unknown."""
+    for name in DEPTH:
+        column = session.units.columns.get(name)
+        if column is not None and np.issubdtype(column.dtype, np.number) and column.ndim == 1:
+            return np.nan_to_num(np.asarray(column, np.float64)) / 1e3
+
+    return np.zeros(len(session.units))

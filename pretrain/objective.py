@@ -1,8 +1,8 @@
-"""Masked modelling: predict the counts of hidden patches from the visible ones."""
+"""Masked modelling: predict the counts of hidden entries from the visible ones."""
 
-import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -13,24 +13,36 @@ from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
 from ndt.data.windows import TRAIN, VALID, Grid
 from ndt.errors import InputError
-from ndt.likelihood import poisson_nll
-from ndt.masking import random_mask
+from ndt.likelihood import count_nll, poisson_nll
+from ndt.masking import draw_mask
 from ndt.metrics import bits_per_spike
 from ndt.model import NDT
+from ndt.session import Session
 from ndt.tokens import Batch, Window, pack
-from ndt.vocabulary import Vocabulary
+from ndt.vocabulary import Rows, Vocabulary
 
-__all__ = ["MaskedModelling"]
+__all__ = ["VALID_MASKS", "MaskedModelling", "ValidWindow"]
 
-VALID_WINDOWS = 256  # at most so many validation windows: validation is a minor share of training
-VALID_SEED = 977  # the same masks for every model that validates on the same sessions
+VALID_WINDOWS = 192  # at most so many validation windows: validation is a minor share of training
+VALID_SEED = 977
+VALID_PATCH = 32  # of the random mask, whatever the model's patches: all models are asked the same
+VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # kinds, and the ratio of each; see `ndt.masking`
+
+
+@dataclass(frozen=True)
+class ValidWindow:
+    """A validation window with one of the stored masks, and each unit's mean count on its session's training bins."""
+
+    kind: str
+    window: Window
+    rates: NDArray[np.float64]
 
 
 class MaskedModelling:
-    """Objective of pretraining: the Poisson likelihood of hidden patches.
+    """Objective of pretraining: the likelihood of hidden entries.
 
     Arguments:
-        grids: Binned sessions.
+        grids: Binned sessions, all with one bin width.
         vocabulary: Rows of their units and contexts.
         config: Pretraining.
         window_bins: Longest window.
@@ -38,31 +50,50 @@ class MaskedModelling:
 
     def __init__(self, grids: Sequence[Grid], vocabulary: Vocabulary, config: PretrainConfig, window_bins: int) -> None:
         self.config, self.patch = config, config.model.units_per_patch
+        self.weights = {k: v for k, v in asdict(config.mask).items() if k != "ratio"}
         train = [g.block == TRAIN for g in grids]
         self.sampler = Sampler(
             grids, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
         )
-        self.valid = _valid_windows(grids, vocabulary, config, window_bins)
+        self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in grids]
+        self.valid = valid_windows(grids, vocabulary, config.min_bins, window_bins)
         if not self.valid:
             expected = f"an unbroken run of {config.min_bins} bins"
             raise InputError(grids[0].session.session_id, "validation block", expected, "none")
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks."""
-        windows = []
-        for place in rows:
-            rng = self.sampler.generator(step, place)
-            _, window = self.sampler.draw(rng)
-            windows.append(_hide(window, self.config.mask_ratio, self.patch, rng))
+        return pack([self._window(step, place) for place in rows], self.patch)
 
-        return pack(windows, self.patch)
+    def _window(self, step: int, place: int) -> Window:
+        """One training window: units shuffled and dropped, contexts dropped, entries hidden; all from its own chance."""
+        config, rng = self.config, self.sampler.generator(step, place)
+        session, window = self.sampler.draw(rng)
+        rows = self.sampler.rows[session]
+        T, N = window.counts.shape
+        keep = np.arange(N)
+        if config.unit_dropout:
+            keep = keep[rng.random(N) >= config.unit_dropout * rng.random()]
+            keep = keep if len(keep) else np.array([rng.integers(N)])
+        if self.shuffled[session]:
+            keep = rng.permutation(keep)
+        context = window.context
+        if config.context_dropout:
+            context = context[rng.random(len(context)) >= config.context_dropout]
+        if config.model.compat:  # one mask for all windows of a batch
+            rng = np.random.default_rng([config.seed, step])
+        region = rows.region[keep]
+        hidden = draw_mask(T, region, self.weights, config.mask.ratio, self.patch, rng)
+        counts, valid, unit = window.counts[:, keep], window.valid[:, keep], window.unit[keep]
+
+        return replace(window, counts=counts, valid=valid, unit=unit, context=context, hidden=hidden)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """Returns the likelihood of the hidden, valid unit-bins."""
-        log_rates, _ = model(batch)
-        wanted = batch.hidden[:, None] & batch.valid
+        """Returns the likelihood of the hidden entries."""
+        prediction = model(batch)
+        value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
 
-        return {"nll": (poisson_nll(log_rates, batch.counts, wanted), wanted.sum(), 1.0)}
+        return {"nll": (value, batch.hidden.sum(), 1.0)}
 
     def learns(self, name: str, step: int) -> bool:
         """Everything learns."""
@@ -72,60 +103,81 @@ class MaskedModelling:
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns NLL (nats per unit and bin), that of constant rates, and bits per spike over them.
 
-        Constant rates are each unit's mean on its training block.
+        Over all stored masks at once, and for each kind under ``kind/…``. Likelihoods are Poisson's of the predicted
+        means, whatever the model was trained with; constant rates are each unit's mean on its training block. The score
+        is the mean of the kinds' bits per spike.
         """
         model.eval()
-        device = next(model.parameters()).device
-        nll = null = spikes = entries = 0.0
-        for at in range(0, len(self.valid), 32):
-            windows, rates = zip(*self.valid[at : at + 32], strict=True)
-            batch = pack(windows, self.patch).to(device)
-            log_rates, _ = model(batch)
-            wanted = batch.hidden[:, None] & batch.valid
-            constant = _constant_log_rates(batch, windows, rates).to(device)
-            nll += float(poisson_nll(log_rates, batch.counts, wanted))
-            null += float(poisson_nll(constant, batch.counts, wanted))
-            spikes += float(batch.counts[wanted].sum())
-            entries += float(wanted.sum())
-        bits = bits_per_spike(nll, null, spikes)
+        found: dict[str, float] = {}
+        sums = {kind: self._sums(model, [v for v in self.valid if v.kind == kind]) for kind in VALID_MASKS}
+        for prefix, (nll, null, spikes, entries) in {**sums, "": np.sum(list(sums.values()), 0)}.items():
+            at = f"{prefix}/" if prefix else ""
+            found[f"{at}nll"], found[f"{at}null_nll"] = nll / entries, null / entries
+            found[f"{at}bits_per_spike"] = bits_per_spike(nll, null, spikes)
 
-        return {"score": -nll / entries, "nll": nll / entries, "null_nll": null / entries, "bits_per_spike": bits}
+        return {"score": float(np.mean([found[f"{kind}/bits_per_spike"] for kind in VALID_MASKS])), **found}
+
+    def _sums(self, model: NDT, valid: Sequence[ValidWindow]) -> NDArray[np.float64]:
+        """Sums over hidden entries: NLL, NLL of constant rates, spikes, entries."""
+        device, total = next(model.parameters()).device, np.zeros(4)
+        for at in range(0, len(valid), 32):
+            some = valid[at : at + 32]
+            batch = pack([v.window for v in some], self.patch).to(device)
+            log_rates = model(batch).log_rates
+            wanted = batch.wanted
+            counts, hidden = batch.counts[wanted], batch.hidden[wanted]
+            constant = _constant_log_rates(batch, some).to(device)[wanted]
+            nll, null = poisson_nll(log_rates, counts, hidden), poisson_nll(constant, counts, hidden)
+            total += [float(nll), float(null), float(counts[hidden].sum()), float(hidden.sum())]
+
+        return total
 
 
-def _hide(window: Window, ratio: float, patch: int, rng: np.random.Generator) -> Window:
-    T, N = window.counts.shape
+def _shuffles(session: Session, shuffle_units: str) -> bool:
+    """Whether units of a session change patches: under ``auto``, where no other session can know them."""
+    if shuffle_units != "auto":
+        return shuffle_units == "always"
 
-    return replace(window, hidden=random_mask((T, math.ceil(N / patch)), ratio, rng))
+    return all(str(u).startswith(f"{session.session_id}/") for u in session.units.id)
 
 
-def _valid_windows(
-    grids: Sequence[Grid], vocabulary: Vocabulary, config: PretrainConfig, window_bins: int
-) -> list[tuple[Window, NDArray[np.float64]]]:
-    """Validation windows with masks, side by side over all sessions, and each unit's mean count on training bins."""
+def valid_windows(
+    grids: Sequence[Grid], vocabulary: Vocabulary, min_bins: int, window_bins: int
+) -> list[ValidWindow]:
+    """Returns the stored set of masks: validation windows side by side over all sessions, each kind of mask in turn.
+
+    A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width and
+    window are asked the same.
+    """
     found = []
-    for s, grid in enumerate(grids):
+    for grid in grids:
         rows = vocabulary.rows(grid.session)
         rates = grid.mean_counts(grid.block == TRAIN)[rows.order]
         for first, last in grid.runs(grid.block == VALID):
             for begin in range(first, last, window_bins):
-                end = min(begin + window_bins, last)
-                if end - begin >= config.min_bins:
-                    rng = np.random.default_rng([VALID_SEED, s, begin])
-                    window = _hide(grid.window(begin, end, rows), config.mask_ratio, config.model.units_per_patch, rng)
-                    found.append((window, rates))
-    keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS, len(found))).round().astype(int))
+                if (end := min(begin + window_bins, last)) - begin >= min_bins:
+                    found.append((grid, begin, end, rows, rates))
+    keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
 
-    return [found[i] for i in keep]
+    return [_asked(kind, *found[int(i)]) for kind in VALID_MASKS for i in keep]
 
 
-def _constant_log_rates(batch: Batch, windows: Sequence[Window], rates: Sequence[NDArray[np.float64]]) -> Tensor:
+def _asked(kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArray[np.float64]) -> ValidWindow:
+    name = f"{kind}/{grid.session.session_id}".encode()
+    rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
+    hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
+
+    return ValidWindow(kind, replace(grid.window(begin, end, rows), hidden=hidden), rates)
+
+
+def _constant_log_rates(batch: Batch, some: Sequence[ValidWindow]) -> Tensor:
     """Log of each unit's mean count in its own session, laid out as the batch's tokens, (L, P).
 
     A rate of zero is raised to one spike in ten thousand bins, or a single validation spike would make it infinite.
     """
-    row = np.full((len(windows), int(batch.unit.max()) + 1), 1e-4)  # of each window's session, by vocabulary row
-    for w, (window, rate) in enumerate(zip(windows, rates, strict=True)):
-        row[w, window.unit] = np.maximum(rate, 1e-4)
-    units, window_of = batch.unit.cpu()[batch.member.cpu()].numpy(), batch.window.cpu().numpy()
+    row = np.full((len(some), int(batch.unit.max()) + 1), 1e-4)  # of each window's session, by vocabulary row
+    for w, valid in enumerate(some):
+        row[w, valid.window.unit] = np.maximum(valid.rates, 1e-4)
+    units = batch.unit.cpu()[batch.members.cpu()[batch.patch.cpu()]].numpy()
 
-    return torch.from_numpy(np.log(row[window_of[:, None], units]).astype(np.float32))
+    return torch.from_numpy(np.log(row[batch.window.cpu().numpy()[:, None], units]).astype(np.float32))

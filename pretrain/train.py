@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,8 +66,7 @@ def pretrain(
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     model.store = store.root
-    found = objective.validate(model)
-    found.pop("score")
+    found = _by_kind(objective.validate(model))
     num_parameters = sum(p.numel() for p in model.parameters())
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)
@@ -75,9 +75,21 @@ def pretrain(
     return model
 
 
+def _by_kind(found: dict[str, float]) -> dict[str, Any]:
+    """Measures as metrics.json has them: those of each kind of mask under ``masks``, by kind."""
+    masks: dict[str, dict[str, float]] = {}
+    for name, value in found.items():
+        kind, _, measure = name.rpartition("/")
+        if kind:
+            masks.setdefault(kind, {})[measure] = value
+
+    return {k: v for k, v in found.items() if k in ("nll", "null_nll", "bits_per_spike")} | {"masks": masks}
+
+
 def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:
     bins = round(config.window / bin_size)
-    if not config.min_bins <= bins <= config.model.max_bins:
+    longest = config.model.max_bins if config.model.positions == "learned" else bins
+    if not config.min_bins <= bins <= longest:
         expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndt.attention import CONTEXT, Layout
+from ndt.attention import CONTEXT, Route
 from ndt.checkpoint import CovariateSpec, ModelSpec
 from ndt.config import ModelConfig
 from ndt.data.windows import Grid
@@ -19,21 +19,30 @@ from ndt.vocabulary import Vocabulary
 TINY = ModelConfig(width=16, num_layers=2, num_heads=2, units_per_patch=3, unit_width=8, max_bins=64)
 
 
-def slow_attention(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout) -> Tensor:
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
     """Attention by the definition, one query after another, in float64.
 
-    A query of a context token sees the context tokens of its sequence; one of data sees those and the data of its
-    sequence, if causal those up to its own time.
+    ``full``: all keys of its sequence. ``causal``: as many keys fewer as there are queries after it. ``time``: context
+    tokens; and data, if it is data itself and they are not later, or the route is bidirectional. Within reach, all.
     """
-    number = lambda x: [i for i, length in enumerate(x.lengths) for _ in range(length)]
-    mine, theirs, rows = number(queries), number(keys), []
-    for i, t in enumerate(queries.time.tolist()):
-        past = lambda s, t=t: s == CONTEXT or (t != CONTEXT and (s <= t or not queries.causal))
-        seen = [j for j, s in enumerate(keys.time.tolist()) if mine[i] == theirs[j] and past(s)]
-        score = torch.einsum("he,mhe->hm", q[i].double(), k[seen].double()) * q.shape[-1] ** -0.5
-        rows.append(torch.einsum("hm,mhe->he", score.softmax(-1), v[seen].double()))
+    laid = lambda s, n: list(range(n)) if s.rows is None else s.rows.tolist()
+    rows_q, rows_k = laid(route.queries, len(q)), laid(route.keys, len(k))
+    out: list[Tensor] = [torch.zeros_like(q[0], dtype=torch.float64)] * len(q)
+    at = begin = 0
+    for n, m in zip(route.queries.lengths.tolist(), route.keys.lengths.tolist(), strict=True):
+        for i in range(n):
+            t, seen = int(route.queries.time[at + i]), []
+            for j in range(m):
+                s = int(route.keys.time[begin + j])
+                by_time = s == CONTEXT or (t != CONTEXT and (s <= t or route.bidirectional))
+                may = {"full": True, "causal": m - j >= n - i, "time": by_time}[route.mask]
+                if may and (not route.reach or s == CONTEXT or s > t - route.reach):
+                    seen.append(rows_k[begin + j])
+            score = torch.einsum("he,mhe->hm", q[rows_q[at + i]].double(), k[seen].double()) * q.shape[-1] ** -0.5
+            out[rows_q[at + i]] = torch.einsum("hm,mhe->he", score.softmax(-1), v[seen].double())
+        at, begin = at + n, begin + m
 
-    return torch.stack(rows) if rows else q.double()
+    return torch.stack(out) if out else q.double()
 
 
 def recording(
@@ -133,7 +142,7 @@ def random_window(
         valid=rng.random((T, N)) >= absent,
         unit=np.arange(N),
         context=np.arange(3),
-        hidden=rng.random((T, -(-N // patch))) < hidden,
+        hidden=np.repeat(rng.random((T, -(-N // patch))) < hidden, patch, axis=1)[:, :N],
         target=rng.standard_normal((T, dims)).astype(np.float32),
         index=(0, T),
     )

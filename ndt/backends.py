@@ -1,0 +1,222 @@
+"""Kernels for packed attention, one class each. `ndt.attention` chooses among them in the order of `BACKENDS`.
+
+On CUDA: xformers, torch's `varlen_attn`, FlexAttention, where each can express the mask. Anywhere: scaled-dot-product
+attention, one call a run of sequences of equal size.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ndt.attention import Route
+
+__all__ = ["BACKENDS", "Backend", "Flex", "Sdpa", "Varlen", "Xformers"]
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Backend(Protocol):
+    """A kernel for packed attention."""
+
+    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+        """Returns why it cannot do this, or nothing where it can."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        """Returns (Q, H, E) for queries (Q, H, E) and keys and values (K, H, E) that lie as the route's sequences do."""
+        ...
+
+
+class Xformers:
+    """`xformers.ops.memory_efficient_attention` with block-diagonal biases."""
+
+    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+        if device.type != "cuda":
+            return "xformers has kernels for CUDA only"
+        if mask == "time" or reach:
+            return _token_causal("xformers' block-diagonal biases", mask)
+
+        return "" if _xformers() is not None else "xformers is not installed, or does not import"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        ops = _xformers()
+        bias = route.cache.get("xformers")
+        if bias is None:
+            bias = route.cache["xformers"] = xformers_bias(route)
+
+        return cast("Tensor", ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0])
+
+
+def xformers_bias(route: "Route") -> Any:
+    """Returns xformers' bias for the masks ``full`` and ``causal``."""
+    from xformers.ops.fmha import attn_bias
+
+    sizes = (route.queries.lengths.tolist(), route.keys.lengths.tolist())
+    bias = attn_bias.BlockDiagonalMask.from_seqlens(*sizes, device=route.queries.time.device)
+
+    return bias.make_causal_from_bottomright() if route.mask == "causal" else bias
+
+
+class Varlen:
+    """`torch.nn.attention.varlen.varlen_attn`, FlashAttention over packed sequences."""
+
+    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+        if device.type != "cuda":
+            return "varlen_attn has kernels for CUDA only"
+        if dtype not in HALF:
+            return f"varlen_attn takes float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+        if mask == "time" or reach:
+            return _token_causal("varlen_attn", mask)
+        try:
+            from torch.nn.attention import varlen  # noqa: F401
+        except ImportError:
+            return "this torch has no varlen_attn"
+
+        return ""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        queries, keys = route.queries, route.keys
+        window = (-1, 0) if route.mask == "causal" else (-1, -1)  # FlashAttention's causal mask ends at the last key
+        out = varlen_attn(
+            q, k, v, queries.ends, keys.ends, queries.longest, keys.longest, window_size=window
+        )
+
+        return cast("Tensor", out)
+
+
+class Flex:
+    """`torch.nn.attention.flex_attention`: compiles a kernel for any mask; a minute at the first call."""
+
+    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+        return "" if device.type == "cuda" else "FlexAttention has a backward pass on CUDA only"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        block_mask = route.cache.get("flex")
+        if block_mask is None:
+            block_mask = route.cache["flex"] = flex_mask(route)
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, length, E)
+
+        return cast("Tensor", _flex()(q, k, v, block_mask=block_mask)[0].transpose(0, 1))
+
+
+def flex_mask(route: "Route") -> Any:
+    """Returns FlexAttention's block mask for a route."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    from ndt.attention import CONTEXT
+
+    device = route.queries.time.device
+    numbers = torch.arange(len(route.queries.lengths), device=device)
+    owner, other = (numbers.repeat_interleave(s.lengths.to(device)) for s in (route.queries, route.keys))
+    at, since = route.queries.time, route.keys.time
+    end_q, end_k = route.queries.ends[1:].long(), route.keys.ends[1:].long()
+
+    def seen(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        found = owner[i] == other[j]
+        if route.mask == "causal":  # both counted from the end of their sequence
+            found = found & (end_k[other[j]] - j >= end_q[owner[i]] - i)
+        elif route.mask == "time" and route.bidirectional:
+            found = found & ((since[j] == CONTEXT) | (at[i] != CONTEXT))
+        elif route.mask == "time":
+            found = found & (since[j] <= at[i])
+        if route.reach:
+            found = found & ((since[j] == CONTEXT) | (since[j] > at[i] - route.reach))
+
+        return found
+
+    return create_block_mask(seen, None, None, len(at), len(since), device=device)
+
+
+class Sdpa:
+    """`torch.nn.functional.scaled_dot_product_attention`, one call a run of sequences of equal size.
+
+    Sorted routes have few runs, so that thousands of short sequences are a handful of calls. On CPU it computes in
+    float32 also where the matrix products around it are bfloat16: its backward pass is slow for short sequences there.
+    """
+
+    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+        return ""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        dtype = q.dtype
+        if q.device.type == "cpu" and dtype in HALF:
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(q.float(), k.float(), v.float(), route).to(dtype)
+
+        return self._attend(q, k, v, route)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+        runs, parts = route.runs, []
+        sizes_q, sizes_k = [c * n for c, n, _ in runs], [c * m for c, _, m in runs]
+        split = zip(q.split(sizes_q), k.split(sizes_k), v.split(sizes_k), runs, _sdpa_masks(route), strict=True)
+        for q_i, k_i, v_i, (c, n, m), mask in split:
+            if not c * n:
+                continue
+            if not m:
+                parts.append(torch.zeros_like(q_i))
+                continue
+            a = q_i.unflatten(0, (c, n)).transpose(1, 2)  # (c, H, n, E)
+            b, d = (x.unflatten(0, (c, m)).transpose(1, 2) for x in (k_i, v_i))
+            causal = route.mask == "causal" and mask is None and n > 1
+            out = F.scaled_dot_product_attention(a, b, d, attn_mask=mask, is_causal=causal)
+            parts.append(out.transpose(1, 2).flatten(0, 1))
+
+        return torch.cat(parts) if parts else torch.zeros_like(q)
+
+
+def _sdpa_masks(route: "Route") -> list[Tensor | None]:
+    """One mask a run, (1 or c, 1, n, m); None where the kernel needs none. Made once for all layers."""
+    found = route.cache.get("sdpa")
+    if found is None:
+        found = []
+        times = (route.queries.time.split([c * n for c, n, _ in route.runs]),
+                 route.keys.time.split([c * m for c, _, m in route.runs]))
+        for at, since, (c, n, m) in zip(*times, route.runs, strict=True):
+            plain = not route.reach and (route.mask == "full" or (route.mask == "causal" and n == m))
+            if plain or not c * n * m:
+                found.append(None)
+                continue
+            if route.mask == "causal" and not route.reach:
+                at, since, c = at[:n], since[:m], 1  # the same in every sequence of the run
+            found.append(route.seen(at.view(c, n), since.view(c, m))[:, None])
+        route.cache["sdpa"] = found
+
+    return cast("list[Tensor | None]", found)
+
+
+def _token_causal(name: str, mask: str) -> str:
+    what = "the mask by time" if mask == "time" else "a reach in bins with context tokens"
+
+    return f"{name} know masks by place in the sequence, not {what}"
+
+
+def _xformers() -> Any:
+    """xformers.ops, or None. Its import takes seconds, and fails in ways of its own where torch is another version."""
+    if "xformers" not in _LOADED:
+        try:
+            import xformers.ops as ops
+        except Exception:
+            ops = None
+        _LOADED["xformers"] = ops
+
+    return _LOADED["xformers"]
+
+
+def _flex() -> Callable[..., Any]:
+    if "flex" not in _LOADED:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _LOADED["flex"] = torch.compile(flex_attention, dynamic=True)
+
+    return cast("Callable[..., Any]", _LOADED["flex"])
+
+
+_LOADED: dict[str, Any] = {}
+
+BACKENDS: dict[str, Backend] = {"xformers": Xformers(), "varlen": Varlen(), "flex": Flex(), "sdpa": Sdpa()}
