@@ -40,7 +40,7 @@ class Decoding:
     ) -> None:
         spec = model.spec
         assert spec.covariate is not None, "fine-tuning trains a decoder"
-        self.grid, self.targets, self.config = grid, targets, config
+        self.grid, self.true, self.config = grid, targets, config
         self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
         self.sampler = Sampler(
             [grid], [chosen], spec.vocabulary, window_bins=spec.window_bins, min_bins=config.min_bins, seed=config.seed
@@ -61,18 +61,26 @@ class Decoding:
 
         return pack(windows, self.patch)
 
-    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Returns the number of hidden, valid unit-bins, and that of labelled bins times dimensions."""
+        warm, terms = step < self.config.warm_steps, {}
+        if warm or self.config.masked_weight > 0:
+            terms["nll"] = _wanted(batch).sum()
+        if not warm:
+            terms["mse"] = (~batch.target.isnan()).sum()
+
+        return terms
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns squared error over labelled bins and dimensions, and the likelihood of hidden, valid unit-bins."""
         warm, weight = step < self.config.warm_steps, self.config.masked_weight
         log_rates, decoded = model(batch, rates=warm or weight > 0)
         terms = {}
         if log_rates is not None:
-            wanted = batch.hidden[:, None] & batch.valid
-            terms["nll"] = (poisson_nll(log_rates, batch.counts, wanted), wanted.sum(), 1.0 if warm else weight)
+            terms["nll"] = (poisson_nll(log_rates, batch.counts, _wanted(batch)), 1.0 if warm else weight)
         if not warm:
-            known = ~batch.target.isnan()
-            error = torch.where(known, decoded.float() - batch.target.nan_to_num(), 0.0)
-            terms["mse"] = (error.square().sum(), known.sum(), 1.0)
+            error = torch.where(batch.target.isnan(), 0.0, decoded.float() - batch.target.nan_to_num())
+            terms["mse"] = (error.square().sum(), 1.0)
 
         return terms
 
@@ -83,9 +91,14 @@ class Decoding:
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation block."""
         rows = self.grid.block == VALID
-        score = r2(self.targets[rows], decode(model, self.grid, rows)[rows])
+        score = r2(self.true[rows], decode(model, self.grid, rows)[rows])
 
         return {"score": score, "r2": score}
+
+
+def _wanted(batch: Batch) -> Tensor:
+    """What the likelihood is summed over, (L, P)."""
+    return batch.hidden[:, None] & batch.valid
 
 
 def decode(model: NDT, grid: Grid, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:

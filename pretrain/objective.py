@@ -57,12 +57,15 @@ class MaskedModelling:
 
         return pack(windows, self.patch)
 
-    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Returns the number of hidden, valid unit-bins."""
+        return {"nll": _wanted(batch).sum()}
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the likelihood of the hidden, valid unit-bins."""
         log_rates, _ = model(batch)
-        wanted = batch.hidden[:, None] & batch.valid
 
-        return {"nll": (poisson_nll(log_rates, batch.counts, wanted), wanted.sum(), 1.0)}
+        return {"nll": (poisson_nll(log_rates, batch.counts, _wanted(batch)), 1.0)}
 
     def learns(self, name: str, step: int) -> bool:
         """Everything learns."""
@@ -81,7 +84,7 @@ class MaskedModelling:
             windows, rates = zip(*self.valid[at : at + 32], strict=True)
             batch = pack(windows, self.patch).to(device)
             log_rates, _ = model(batch)
-            wanted = batch.hidden[:, None] & batch.valid
+            wanted = _wanted(batch)
             constant = _constant_log_rates(batch, windows, rates).to(device)
             nll += float(poisson_nll(log_rates, batch.counts, wanted))
             null += float(poisson_nll(constant, batch.counts, wanted))
@@ -90,6 +93,11 @@ class MaskedModelling:
         bits = bits_per_spike(nll, null, spikes)
 
         return {"score": -nll / entries, "nll": nll / entries, "null_nll": null / entries, "bits_per_spike": bits}
+
+
+def _wanted(batch: Batch) -> Tensor:
+    """What the likelihood is summed over, (L, P)."""
+    return batch.hidden[:, None] & batch.valid
 
 
 def _hide(window: Window, ratio: float, patch: int, rng: np.random.Generator) -> Window:
