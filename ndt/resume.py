@@ -1,20 +1,22 @@
 """Checkpoints of a run: written whole or not at all, and read back to the bit.
 
-Tensors are safetensors, which cannot run code. Those of a sharded run are the exception: each process writes its share
-through torch.distributed.checkpoint, which any number of processes reads again, and whose index is a pickle.
+Tensors are safetensors, which cannot run code. Those of several processes that share a model are the exception: each
+writes its share through torch.distributed.checkpoint, which any number of processes reads again, and whose index is a
+pickle. Only a run that is itself to be sharded reads them.
 """
 
 import json
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ndt.checkpoint import read_json, save_weights, write_json
 from ndt.errors import InputError
@@ -31,12 +33,12 @@ class Checkpoints:
     Arguments:
         run: Run directory.
         accelerator: The processes.
-        sharded: Whether each process holds, and writes, only its share of the tensors.
+        sharding: ``none`` or ``fsdp``, as the run was told; a single process has nothing to share.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, *, sharded: bool) -> None:
-        self.run, self.folder = run, run / "checkpoints"
-        self.accelerator, self.sharded = accelerator, sharded
+    def __init__(self, run: Path, accelerator: Accelerator, sharding: str) -> None:
+        self.run, self.folder, self.accelerator, self.sharding = run, run / "checkpoints", accelerator, sharding
+        self.sharded = sharding == "fsdp" and accelerator.num_processes > 1
 
     def last(self) -> Path | None:
         """Returns the newest checkpoint, if there is one."""
@@ -81,13 +83,13 @@ class Checkpoints:
         counters = read_json(folder / "state.json")
         if counters.pop("identity", None) != identity:
             raise InputError(folder, "architecture, data and seed", "the checkpoint's own", "others; start a new run")
-        if (folder / WHOLE).exists() == self.sharded:
-            names = ("none", "fsdp")
-            raise InputError(folder, "train.sharding", names[not self.sharded], names[self.sharded])
-        tensors = _read_shares(like, folder) if self.sharded else load_file(folder / WHOLE)
-        if {k: v.shape for k, v in part(tensors, "model/").items()} != {
-            k: v.shape for k, v in part(like, "model/").items()
-        }:
+        if (folder / WHOLE).exists():
+            tensors = _read_whole(like, folder)
+        elif self.sharding == "fsdp":
+            tensors = _read_shares(like, folder)
+        else:
+            raise InputError(folder, "train.sharding", "fsdp, as the checkpoint", self.sharding)
+        if {k: v.shape for k, v in _model(tensors).items()} != {k: v.shape for k, v in _model(like).items()}:
             raise InputError(folder, "architecture", "the checkpoint's own", "another; start a new run")
 
         return tensors, counters
@@ -111,14 +113,23 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _alone() -> bool:
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+def _model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return part(tensors, "model/")
+
+
+def _read_whole(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    found = load_file(folder / WHOLE)
+    for name, own in like.items():
+        if isinstance(own, DTensor) and name in found:
+            found[name] = distribute_tensor(found[name].to(own.device), own.device_mesh, own.placements)
+
+    return found
 
 
 def _write_shares(tensors: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(tensors, checkpoint_id=folder, no_dist=_alone())
+    save(tensors, checkpoint_id=folder)
 
 
 def _read_shares(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
@@ -127,6 +138,8 @@ def _read_shares(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
 
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     found = {k: v.detach().clone() for k, v in like.items() if k in stored}
-    load(found, checkpoint_id=folder, no_dist=_alone())
+    with warnings.catch_warnings():  # torch warns that a single process reads, which is what it is to do
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        load(found, checkpoint_id=folder)
 
     return found

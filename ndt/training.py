@@ -93,7 +93,7 @@ class Trainer:
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
         self.step = self.tokens = self.waited = 0
         self.seconds, self.best_score = 0.0, -math.inf
-        self.watch = Watch(config.explode)
+        self.watch, self.checkpoints = Watch(config.explode), Checkpoints(out, self.accelerator, config.sharding)
         out.mkdir(parents=True, exist_ok=True)
 
         self.model = model.to(self.accelerator.device)
@@ -101,7 +101,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_groups(self.network, config), lr=config.learning_rate, betas=(0.9, 0.98))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
-        self.checkpoints = Checkpoints(out, self.accelerator, sharded=config.sharding == "fsdp")
         if resume:
             self._resume()
         elif self.accelerator.is_main_process:
@@ -118,7 +117,7 @@ class Trainer:
 
         A sharded network is a copy: `model` stays whole, to be validated and delivered.
         """
-        sharded = self.config.sharding == "fsdp" and self.accelerator.num_processes > 1
+        sharded = self.checkpoints.sharded
         self.network = copy.deepcopy(self.model) if sharded else self.model
         if self.config.checkpoint_activations:
             recompute_blocks(self.network)
