@@ -188,8 +188,8 @@ class TrainConfig:
         patience: Validations without improvement before stopping; 0 for never.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere. No precision scales the loss.
         checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
-        compile: Whether blocks go through torch.compile. Not for CPUs, where it takes minutes and wins nothing: it is
-            done there, and warned of.
+        compile: Whether the feed-forward parts of blocks go through torch.compile. Not for CPUs, where it takes minutes
+            and wins nothing: it is done there, and warned of.
         sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
             state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
             is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.

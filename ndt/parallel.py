@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ndt.layers import Block
+from ndt.layers import Attention, Block
 
 __all__ = ["compile_blocks", "exchanging", "local", "recompute_blocks", "release_blocks", "shard", "whole"]
 
@@ -30,19 +30,33 @@ def recompute_blocks(model: nn.Module) -> None:
         block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compiles the blocks, in place and for any number of tokens."""
-    if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+def compile_blocks(model: nn.Module, device: torch.device) -> None:
+    """Compiles what works on tokens one by one, in place and for any number of them; warns on a CPU.
+
+    Attention is left out: it follows the sequences' lengths, and would be compiled anew for each batch.
+    """
+    if device.type == "cpu":
         warnings.warn("train.compile does not pay on a CPU", stacklevel=2)
+    for part in _tokenwise(model):
+        part.forward = torch.compile(_framed(part.forward), dynamic=True)
+
+
+def _framed(forward: Any) -> Any:
+    """The same function in a frame of our own: torch silently compiles none of its own, such as `nn.Sequential`'s."""
+    return lambda x: forward(x)
+
+
+def _tokenwise(model: nn.Module) -> Iterator[nn.Module]:
     for block in _blocks(model):
-        block.compile(dynamic=True)
+        for child in block.children():
+            if not isinstance(child, Attention) and any(True for _ in child.children()):  # one layer gains nothing
+                yield child
 
 
 def release_blocks(model: nn.Module) -> None:
     """Undoes `recompute_blocks` and `compile_blocks`: they are for training."""
-    for block in _blocks(model):
-        block.__dict__.pop("forward", None)
-        block._compiled_call_impl = None
+    for module in (*_blocks(model), *_tokenwise(model)):
+        module.__dict__.pop("forward", None)
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -96,7 +96,7 @@ class Trainer:
         self.watch, self.checkpoints = Watch(config.explode), Checkpoints(out, self.accelerator, config.sharding)
         out.mkdir(parents=True, exist_ok=True)
 
-        self.model = model.to(self.accelerator.device)
+        self.model = model
         self._spread()
         self.optimizer = torch.optim.AdamW(_groups(self.network, config), lr=config.learning_rate, betas=(0.9, 0.98))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
@@ -117,12 +117,14 @@ class Trainer:
 
         A sharded network is a copy: `model` stays whole, to be validated and delivered.
         """
-        sharded = self.checkpoints.sharded
-        self.network = copy.deepcopy(self.model) if sharded else self.model
+        if sharded := self.checkpoints.sharded:
+            self.network = copy.deepcopy(self.model.to("cpu"))  # moved to its device share by share
+        else:
+            self.network = self.model.to(self.accelerator.device)
         if self.config.checkpoint_activations:
             recompute_blocks(self.network)
         if self.config.compile:
-            compile_blocks(self.network)
+            compile_blocks(self.network, self.accelerator.device)
         if sharded:
             shard(self.network)
         self.wrapped: torch.nn.Module = self.network if sharded else self.accelerator.prepare(self.network)
@@ -149,7 +151,7 @@ class Trainer:
                     self._checkpoint()
                 self.journal.show(self.step, self._speed(), self.best_score)
         release_blocks(self.model)
-        self.model.load_state_dict(whole(self.best))
+        self.model.to(self.accelerator.device).load_state_dict(whole(self.best))
         self.model.eval()
 
         return {
@@ -242,9 +244,8 @@ class Trainer:
         last = self.checkpoints.last()
         saved = f"last good checkpoint: {last.relative_to(self.out) if last else 'none yet'}"
         batch = f"; sessions in the batch: {', '.join(sorted(sessions))}" if sessions else ""
-        expected = f"a finite number, at most {self.config.explode:g} times its average; lower train.learning_rate"
-        if not self.config.explode:
-            expected = "a finite number; lower train.learning_rate"
+        most = f", at most {self.config.explode:g} (train.explode) times its average" if self.config.explode else ""
+        expected = f"a finite number{most}; lower train.learning_rate"
         raise InputError(
             self.out, f"{what} at step {self.step}", expected, f"{', '.join(wrong.values())}{batch}; {saved}"
         )
@@ -297,7 +298,7 @@ class Trainer:
 
     def _resume(self) -> None:
         like = self._tensors()
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.network.named_parameters() if self.config.sharding == "fsdp" else ():
             moments = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
             like |= {f"optimizer/{name}/{k}": v for k, v in ({"step": torch.zeros(())} | moments).items()}
         tensors, counters = self.checkpoints.read(self._identity(), like)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
 from test_training import TRAIN, problem, trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ndt.errors import InputError
 from ndt.layers import Block
@@ -29,14 +29,15 @@ def noted(run: Trainer) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize(("batch_size", "micro_batches"), [(4, 2), (5, 3), (4, 4)])
 def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path, batch_size, micro_batches) -> None:
     """Micro-batches differ in their targets: a mean of their means would be another loss."""
-    config = replace(TRAIN, batch_size=batch_size, learning_rate=1e-3)
+    # Adam makes steps of the learning rate's size even of rounding errors, where a gradient is zero but for them.
+    config = replace(TRAIN, batch_size=batch_size, learning_rate=1e-4, warmup_steps=0)
     whole, parts = (
         trainer(tmp_path / "a", config),
         trainer(tmp_path / "b", replace(config, micro_batches=micro_batches)),
     )
     expected, found = noted(whole), noted(parts)
     assert len(parts._rows()) == micro_batches
-    assert expected[-1]["unit"].abs().max() > 1e-3
+    assert expected[-1]["unit"].abs().max() > 1e-4
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=1e-6)
     assert parts.tokens == whole.tokens
@@ -47,18 +48,25 @@ def test_each_part_has_a_window(tmp_path) -> None:
         replace(TRAIN, micro_batches=5)
 
 
-def gradients(model: NDT) -> tuple[dict[str, Tensor], int, int]:
-    """Gradients by name of a step with dropout, and how many numbers were kept for it, at most and by the blocks."""
+def gradients(model: NDT, step: int = 0) -> dict[str, Tensor]:
+    """Gradients by name of a step with dropout."""
     objective = problem()[1]
-    batch = objective.batch(0, range(8))
-    kept: dict[int, int] = {}
-    pack = lambda x: kept.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()) and x
+    batch = objective.batch(step, range(8))
     torch.manual_seed(5)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        value, _ = objective.losses(model.train(), batch, 0)["nll"]
-    saved = sum(kept.values())
+    value, _ = objective.losses(model.train(), batch, step)["nll"]
     value.backward()
-    return {k: p.grad for k, p in model.named_parameters() if p.grad is not None}, saved, len(kept)
+    return {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+
+
+def kept_bytes(model: NDT) -> int:
+    """How much a step keeps for its backward pass."""
+    kept: dict[int, int] = {}
+    keep = lambda x: kept.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()) and x
+    objective = problem()[1]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        held = objective.losses(model.train(), objective.batch(0, range(8)), 0)
+    del held
+    return sum(kept.values())
 
 
 def deep_model() -> NDT:
@@ -70,9 +78,8 @@ def test_recomputed_blocks_have_the_same_gradients_in_less_memory() -> None:
     plain, cheap = deep_model(), deep_model()
     recompute_blocks(cheap)
     assert list(cheap.state_dict()) == list(plain.state_dict())
-    (expected, all_of_it, _), (found, less, _) = gradients(plain), gradients(cheap)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert less < 0.5 * all_of_it
+    torch.testing.assert_close(gradients(cheap), gradients(plain), rtol=0, atol=0)
+    assert kept_bytes(cheap) < 0.5 * kept_bytes(plain)
 
 
 def test_released_blocks_are_as_they_were() -> None:
@@ -95,16 +102,29 @@ def test_a_run_with_recomputed_blocks_is_the_run_without(tmp_path) -> None:
     assert not any("forward" in vars(m) for m in runs[1].model.modules())
 
 
-def test_blocks_are_compiled_in_place_and_on_a_cpu_that_is_said(monkeypatch) -> None:
-    """What is compiled is recorded in place of a compiler, which takes minutes."""
-    compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
-    model = deep_model()
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_compiled_parts_have_the_same_gradients_and_are_captured_once(monkeypatch, recomputed) -> None:
+    """Two stories: whole blocks were compiled anew for every batch, until torch gave up, since attention follows the
+    sequences' lengths; and `nn.Sequential.compile` compiles nothing, and says nothing.
+
+    Captured only: the compiler's last stage takes minutes. Batches differ in their number of tokens.
+    """
+    captured = []
+    capture = lambda graph, _: captured.append(graph) or graph.forward
+    plain, model, compile_ = deep_model(), deep_model(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, backend=capture, **options))
     with pytest.warns(UserWarning, match=r"train\.compile does not pay on a CPU"):
-        compile_blocks(model)
-    blocks = [m for m in model.modules() if isinstance(m, Block)]
-    assert compiled == [(block, {"dynamic": True}) for block in blocks]
-    assert len(blocks) == 5
+        compile_blocks(model, torch.device("cpu"))
+    if recomputed:
+        recompute_blocks(model)
+    for step in range(3):
+        for m in (plain, model):
+            m.zero_grad()
+        torch.testing.assert_close(gradients(model, step), gradients(plain, step))
+    assert len(captured) == 1  # one graph serves all blocks and all lengths
+    release_blocks(model)
+    assert not any("forward" in vars(m) for m in model.modules())
 
 
 def test_bf16_has_no_loss_scaler(tmp_path) -> None:

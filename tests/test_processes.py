@@ -101,6 +101,7 @@ def alone(sim_store, tmp_path_factory) -> Path:
 def test_two_processes_take_the_steps_of_one(sim_store, tmp_path, alone, sharding, micro_batches) -> None:
     """Of a batch of five, one process takes two windows and one three; in micro-batches, of one and two."""
     train = {"steps": 20, "batch_size": 5, "sharding": sharding, "micro_batches": micro_batches}
+    train["checkpoint_activations"] = micro_batches > 1
     finish(start(sim_store, tmp_path / "two", 2, train=train))
     for name in ("gradients.safetensors", "model.safetensors"):
         found, expected = load_file(tmp_path / "two" / name), load_file(alone / name)

@@ -78,7 +78,7 @@ def test_it_stops_with_the_step_the_sessions_and_the_last_good_checkpoint(tmp_pa
     run = trainer(tmp_path, LONG, objective=Spoiled(14, change))
     with pytest.raises(InputError, match=said) as told:
         run.run()
-    assert "loss at step 14: expected a finite number, at most 20 times its average" in str(told.value)
+    assert "loss at step 14: expected a finite number, at most 20 (train.explode) times its average" in str(told.value)
     assert "sessions in the batch: sub-a_ses-4, sub-a_ses-7" in str(told.value)
     assert str(told.value).endswith("last good checkpoint: checkpoints/step_00000012")
     assert "\n" not in str(told.value)
