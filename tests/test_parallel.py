@@ -43,11 +43,6 @@ def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path, batch_size, mi
     assert parts.tokens == whole.tokens
 
 
-def test_each_part_has_a_window(tmp_path) -> None:
-    with pytest.raises(InputError, match="micro_batches: expected 1 to 4, found 5"):
-        replace(TRAIN, micro_batches=5)
-
-
 def gradients(model: NDT, step: int = 0) -> dict[str, Tensor]:
     """Gradients by name of a step with dropout."""
     objective = problem()[1]
