@@ -219,7 +219,8 @@ class TrainConfig:
 
     Arguments:
         steps: Optimisation steps.
-        batch_size: Windows a step, over all processes.
+        batch_size: Windows a step, over all processes and micro-batches.
+        micro_batches: Parts that each process takes its windows in, one after another; the step is that of the whole.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Of matrices; vectors, tables and biases have none.
         warmup_steps: Steps of linear warm-up; a cosine to a twentieth follows.
@@ -227,11 +228,19 @@ class TrainConfig:
         ema: Decay of the average of weights that is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before stopping; 0 for never.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere. No precision scales the loss.
+        checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
+        compile: Whether the feed-forward parts of blocks go through torch.compile. Not for CPUs, where it takes minutes
+            and wins nothing: it is done there, and warned of.
+        sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
+            state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
+            is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.
+        explode: A term of the loss above so many times its running average ends the run; 0 for never.
     """
 
     steps: int = 1000
     batch_size: int = 32
+    micro_batches: int = 1
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
@@ -240,13 +249,22 @@ class TrainConfig:
     valid_every: int = 100
     patience: int = 0
     precision: str = "auto"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    sharding: str = "none"
+    explode: float = 20.0
 
     def __post_init__(self) -> None:
         _require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)})
+        _require(self, {"micro_batches": (1, self.batch_size)})
         _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)})
         _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)})
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError("settings", "train.precision", "auto, fp32 or bf16", self.precision)
+        if self.sharding not in ("none", "fsdp"):
+            raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
+        if self.explode != 0 and not self.explode >= 2:
+            raise InputError("settings", "train.explode", "at least 2, or 0 for never", self.explode)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ class NDT(nn.Module):
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
         self.mean_counts: Tensor
         self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
-        self.unit = nn.Parameter(torch.randn(len(known.units), E)) if vectors else None
+        self.unit = nn.Parameter(float(__import__("os").environ.get("UI","1")) * torch.randn(len(known.units), E)) if vectors else None
         self.unit_place = nn.Parameter(torch.zeros(len(known.places), E)) if vectors else None  # region and probe
         self.depth = nn.Parameter(torch.zeros(E)) if vectors else None  # per millimetre
         self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.context_tokens, D))

@@ -1,35 +1,37 @@
 """The training loop that pretraining and fine-tuning share; they differ in their `Objective`.
 
 Data and masks are functions of (seed, step, place in the global batch). A process takes its slice of the global batch,
-and a loss is a sum over valid targets divided by their number over all processes. Hence any number of processes takes
-the same steps, and a resumed run is the uninterrupted one.
+in as many micro-batches as it is told, and a loss is a sum over valid targets divided by their number in the global
+batch, which is known before the first of them. Hence any number of processes and of micro-batches takes the same steps,
+and a resumed run is the uninterrupted one.
 """
 
+import copy
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
-from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from safetensors.torch import load_file
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 
-from ndt.checkpoint import read_json, save_weights, write_json
 from ndt.config import TrainConfig
 from ndt.errors import InputError
+from ndt.journal import Journal
 from ndt.model import NDT
+from ndt.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
+from ndt.resume import Checkpoints, drop_later, part
 from ndt.tokens import Batch
+from ndt.watch import Watch
 
 __all__ = ["Objective", "Trainer"]
 
-KEPT = 2  # checkpoints
 TABLES = ("unit", "unit_place", "context", "context_kind")  # rows by name: decay leaves them alone
 STALE = ("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html")
 
@@ -38,11 +40,15 @@ class Objective(Protocol):
     """What a run trains on, for what, and how it is judged."""
 
     def batch(self, step: int, rows: range) -> Batch:
-        """Returns these rows of the global batch of a step."""
+        """Returns these rows of the global batch of a step: a function of step and rows, and of nothing else."""
         ...
 
-    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """Returns the sum over targets, the number of targets and the weight of each term of the loss."""
+    def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Returns the number of targets of each term of the loss, from the batch alone."""
+        ...
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
+        """Returns the sum over targets and the weight of each term of the loss; terms are those of `targets`."""
         ...
 
     def learns(self, name: str, step: int) -> bool:
@@ -65,6 +71,9 @@ class Trainer:
         seed: Seed of dropout.
         resume: Whether to go on from the last checkpoint in `out`.
         progress: Whether to show a progress bar.
+
+    Raises:
+        InputError: if there is nothing to resume, or a process would be left without a window.
     """
 
     def __init__(
@@ -78,24 +87,20 @@ class Trainer:
         resume: bool,
         progress: bool,
     ) -> None:
-        cuda = torch.cuda.is_available()
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        resting = any(not objective.learns(name, 0) for name, _ in model.named_parameters())
-        self.accelerator = Accelerator(
-            cpu=not cuda,
-            mixed_precision="bf16" if bf16 else "no",
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
-        )
+        self.accelerator = _accelerator(model, objective, config)
+        least = self.accelerator.num_processes * config.micro_batches
+        if config.batch_size < least:
+            raise InputError("settings", "train.batch_size", f"a window for each of {least} parts", config.batch_size)
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
-        self.progress = progress and self.accelerator.is_main_process
         self.step = self.tokens = self.waited = 0
         self.seconds, self.best_score = 0.0, -math.inf
+        self.watch, self.checkpoints = Watch(config.explode), Checkpoints(out, self.accelerator, config.sharding)
         out.mkdir(parents=True, exist_ok=True)
 
-        self.model = model.to(self.accelerator.device)
-        self.optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98))
-        self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
-        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.model = model
+        self._spread()
+        self.optimizer = torch.optim.AdamW(_groups(self.network, config), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
         if resume:
             self._resume()
@@ -104,70 +109,149 @@ class Trainer:
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in STALE:
                 (out / name).unlink(missing_ok=True)
-        self.board = self._board() if self.accelerator.is_main_process else None
+        self.journal = Journal(
+            out, self.step, steps=config.steps, bar=progress, quiet=not self.accelerator.is_main_process
+        )
+
+    def _spread(self) -> None:
+        """Makes `network`, which has the weights in training, and `wrapped`, which is called.
+
+        A sharded network is a copy: `model` stays whole, to be validated and delivered.
+        """
+        if sharded := self.checkpoints.sharded:
+            self.network = copy.deepcopy(self.model.to("cpu"))  # moved to its device share by share
+        else:
+            self.network = self.model.to(self.accelerator.device)
+        if self.config.checkpoint_activations:
+            recompute_blocks(self.network)
+        if self.config.compile:
+            compile_blocks(self.network, self.accelerator.device)
+        if sharded:
+            shard(self.network)
+        self.wrapped: torch.nn.Module = self.network if sharded else self.accelerator.prepare(self.network)
 
     def run(self) -> dict[str, float]:
-        """Trains to the end, puts the best weights into the model and returns what was counted on the way."""
-        self.model.train()
-        with self._display() as show:
+        """Trains to the end, puts the best weights into the model and returns what was counted on the way.
+
+        Raises:
+            InputError: if the loss is no number or explodes.
+        """
+        self.network.train()
+        with self.journal:
             while self.step < self.config.steps and not self._exhausted():
                 begin = time.perf_counter()
                 terms = self._take_step()
                 self.seconds += time.perf_counter() - begin
                 if self.step % 10 == 0:
-                    self._log("train", terms)
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    self.journal.write(
+                        "train", self.step, self.seconds, terms, lr=rate, tokens_per_second=self._speed()
+                    )
                 if self.step % self.config.valid_every == 0 or self.step == self.config.steps:
                     self._validate()
                     self._checkpoint()
-                show(self)
-        if self.board is not None:
-            self.board.close()
-        self.model.load_state_dict(self.best)
+                self.journal.show(self.step, self._speed(), self.best_score)
+        release_blocks(self.model)
+        self.model.to(self.accelerator.device).load_state_dict(whole(self.best))
         self.model.eval()
 
         return {
             "steps": self.step,
             "tokens_seen": self.tokens,
-            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+            "tokens_per_second": self._speed(),
             "train_seconds": self.seconds,
         }
+
+    def _speed(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
 
     def _exhausted(self) -> bool:
         return 0 < self.config.patience <= self.waited
 
     def _take_step(self) -> dict[str, float]:
-        config, step, ranks = self.config, self.step, self.accelerator.num_processes
-        rank = self.accelerator.process_index
-        rows = range(rank * config.batch_size // ranks, (rank + 1) * config.batch_size // ranks)
-        # Dropout takes no generator.
-        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)
-        batch = self.objective.batch(step, rows).to(self.accelerator.device)
+        config, step, device = self.config, self.step, self.accelerator.device
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)  # dropout takes no generator
+        batches = [self.objective.batch(step, rows).to(device) for rows in self._rows()]
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
 
-        total, shown = torch.zeros((), device=self.accelerator.device), {}
-        with self.accelerator.autocast():
-            losses = self.objective.losses(self.wrapped, batch, step)
-        for name, (value, number, weight) in losses.items():
-            everywhere = self._sum(number).clamp(min=1)
-            total = total + weight * value * ranks / everywhere  # DDP averages gradients over ranks
-            shown[name] = float(self._sum(value) / everywhere)
-        if not all(map(math.isfinite, shown.values())):
-            raise InputError(self.out, f"loss at step {step}", "a finite number; lower train.learning_rate", shown)
-        self.accelerator.backward(total)
-        for name, parameter in self.model.named_parameters():
+        numbers = [self.objective.targets(batch, step) for batch in batches]
+        names = list(numbers[0])
+        everywhere = self._sum(sum(torch.stack([n[k] for k in names]) for n in numbers))
+        divisors = dict(zip(names, everywhere.clamp(min=1), strict=True))
+        values = []
+        for i, batch in enumerate(batches):
+            with exchanging(self.wrapped, last=i == len(batches) - 1):
+                values.append(self._backward(batch, divisors))
+        total = self._sum(sum(torch.stack([v[k] for k in names]) for v in values))
+        shown = {k: float(x / divisors[k]) for k, x in zip(names, total, strict=True)}
+        for name, parameter in self.network.named_parameters():
             if not self.objective.learns(name, step):
                 parameter.grad = None
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.stepper.step()
-        self.stepper.zero_grad()
+        norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)})[""]
+        self._judge({k: shown[k] for k, n in zip(names, everywhere, strict=True) if n}, norm, batches, numbers, values)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self._average()
         self.step += 1
-        self.tokens += int(self._sum(torch.tensor(len(batch.time), device=self.accelerator.device)))
+        self.tokens += int(self._sum(torch.tensor(sum(len(b.time) for b in batches), device=device)))
 
         return shown
 
-    def _sum(self, x: Tensor) -> Tensor:
+    def _rows(self) -> list[range]:
+        """This process's places in the global batch, a range for each micro-batch."""
+        ranks, rank, parts = self.accelerator.num_processes, self.accelerator.process_index, self.config.micro_batches
+        first, last = (r * self.config.batch_size // ranks for r in (rank, rank + 1))
+        ends = [first + m * (last - first) // parts for m in range(parts + 1)]
+
+        return [range(a, b) for a, b in pairwise(ends)]
+
+    def _backward(self, batch: Batch, divisors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds a micro-batch's share to the gradients and returns the sums over its targets."""
+        total = torch.zeros((), device=self.accelerator.device)
+        with self.accelerator.autocast():
+            losses = self.objective.losses(self.wrapped, batch, self.step)
+        for name, (value, weight) in losses.items():
+            # Gradients are averaged over ranks.
+            total = total + weight * value * self.accelerator.num_processes / divisors[name]
+        total.backward()
+
+        return {name: value.detach() for name, (value, _) in losses.items()}
+
+    def _judge(
+        self,
+        terms: dict[str, float],
+        norm: Tensor,
+        batches: list[Batch],
+        numbers: list[dict[str, Tensor]],
+        values: list[dict[str, Tensor]],
+    ) -> None:
+        """Stops all processes before a step that would spoil the weights; else takes the terms as usual ones."""
+        wrong = self.watch.wrong(terms)
+        if not wrong and math.isfinite(float(norm)):
+            return self.watch.take(terms)
+        blamed, present = set(), set()
+        for batch, number, value in zip(batches, numbers, values, strict=True):
+            mean = {k: float(value[k] / number[k]) for k in number if number[k]}
+            present |= (sessions := _sessions(batch, self.model))
+            if self.watch.wrong(mean):
+                blamed |= sessions
+        found = gather_object([(blamed, present)])
+        sessions = set().union(*(f[0] for f in found)) or set().union(*(f[1] for f in found))
+        self._stop("loss", wrong or {"": f"a gradient of norm {float(norm)}"}, sessions)
+
+    def _stop(self, what: str, wrong: dict[str, str], sessions: set[str]) -> NoReturn:
+        last = self.checkpoints.last()
+        saved = f"last good checkpoint: {last.relative_to(self.out) if last else 'none yet'}"
+        batch = f"; sessions in the batch: {', '.join(sorted(sessions))}" if sessions else ""
+        most = f", at most {self.config.explode:g} (train.explode) times its average" if self.config.explode else ""
+        expected = f"a finite number{most}; lower train.learning_rate"
+        raise InputError(
+            self.out, f"{what} at step {self.step}", expected, f"{', '.join(wrong.values())}{batch}; {saved}"
+        )
+
+    def _sum(self, x: Any) -> Tensor:
         """Sum over processes, without a gradient."""
         total: Any = self.accelerator.reduce(x.detach().clone(), "sum")
 
@@ -175,82 +259,62 @@ class Trainer:
 
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # young averages forget their start
-        state = self.model.state_dict()
-        average = [self.average[k] for k in state]
+        state = self.network.state_dict()
+        average, weights = [local(self.average[k]) for k in state], [local(v) for v in state.values()]
         # One call for all tensors has no public name; it takes half the time of one call each.
-        torch._foreach_lerp_(average, list(state.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(average, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def _validate(self) -> None:
-        kept = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average)
-        found = self.objective.validate(self.model)
-        self.model.load_state_dict(kept)
-        self.model.train()
-        self._log("valid", found)
+        state = self.network.state_dict()
+        finite = torch.stack([local(v).isfinite().all() for v in state.values()]).all()
+        if self._sum(1 - finite.long()):
+            self._stop("weights", {"": "others"}, set())
+        kept = None if self.network is not self.model else {k: v.clone() for k, v in state.items()}
+        self.model.to(self.accelerator.device).load_state_dict(whole(self.average))
+        found = gather_object([self.objective.validate(self.model)])[0]  # one opinion, where a GPU's last bits differ
+        if kept is not None:
+            self.model.load_state_dict(kept)
+        else:
+            self.model.to("cpu")
+        self.network.train()
+        self.journal.write("valid", self.step, self.seconds, {k: v for k, v in found.items() if k != "score"})
         if found["score"] > self.best_score:
             self.best_score, self.waited = found["score"], 0
             self.best = {k: v.clone() for k, v in self.average.items()}
         else:
             self.waited += 1
 
-    def _log(self, split: str, found: dict[str, float]) -> None:
-        if self.board is None:
-            return
-        line = {"step": self.step, "split": split, **{k: v for k, v in found.items() if k != "score"}}
-        if split == "train":
-            line["lr"] = self.optimizer.param_groups[0]["lr"]
-            line["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
-        for name in found.keys() - {"score"}:
-            self.board.add_scalar(f"{split}/{name}", found[name], self.step)
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(line | {"seconds": round(self.seconds, 3)}) + "\n")
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"{kind}/{k}": v for kind in ("average", "best") for k, v in getattr(self, kind).items()}
+        tensors |= {f"model/{k}": v for k, v in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            tensors |= {f"optimizer/{name}/{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+
+        return tensors
 
     def _checkpoint(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"{kind}/{k}": v for kind in ("average", "best") for k, v in getattr(self, kind).items()}
-        tensors |= {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            tensors |= {f"optimizer/{name}/{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
-        folder = self.out / "checkpoints" / f"step_{self.step:08d}"
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        temporary.mkdir(parents=True)
-        save_weights(tensors, temporary / "state.safetensors")
         counters = {k: getattr(self, k) for k in ("step", "tokens", "waited", "seconds", "best_score")}
-        write_json(temporary / "state.json", {**counters, "identity": self._identity()})
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        for old in sorted(folder.parent.glob("step_*"))[:-KEPT]:
-            shutil.rmtree(old)
+        counters |= {"usual": self.watch.usual, "identity": self._identity()}
+        self.checkpoints.write(self.step, self._tensors(), counters)
 
     def _resume(self) -> None:
-        found = sorted((self.out / "checkpoints").glob("step_*"))
-        if not found:
-            raise InputError(self.out, "checkpoints", "a checkpoint to resume from", "none")
-        counters = read_json(found[-1] / "state.json")
-        if counters.pop("identity", None) != self._identity():
-            raise InputError(
-                found[-1], "architecture, data and seed", "the checkpoint's own", "others; start a new run"
-            )
+        like = self._tensors()
+        for name, parameter in self.network.named_parameters() if self.config.sharding == "fsdp" else ():
+            moments = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
+            like |= {f"optimizer/{name}/{k}": v for k, v in ({"step": torch.zeros(())} | moments).items()}
+        tensors, counters = self.checkpoints.read(self._identity(), like)
+        self.watch.usual = counters.pop("usual", {})
         for name, value in counters.items():
             setattr(self, name, -math.inf if value is None else value)  # JSON has no infinity: no score yet
-        tensors = load_file(found[-1] / "state.safetensors")
-        own = {k: v.shape for k, v in self.model.state_dict().items()}
-        if {k: v.shape for k, v in _part(tensors, "model/").items()} != own:
-            raise InputError(found[-1], "architecture", "the checkpoint's own", "another; start a new run")
-        self.model.load_state_dict(_part(tensors, "model/"))
+        self.network.load_state_dict(part(tensors, "model/"))
         device = self.accelerator.device
-        averages = ({k: v.to(device) for k, v in _part(tensors, kind).items()} for kind in ("average/", "best/"))
+        averages = ({k: v.to(device) for k, v in part(tensors, kind).items()} for kind in ("average/", "best/"))
         self.average, self.best = averages
-        for name, parameter in self.model.named_parameters():
-            if state := _part(tensors, f"optimizer/{name}/"):
+        for name, parameter in self.network.named_parameters():
+            if state := part(tensors, f"optimizer/{name}/"):
                 self.optimizer.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
-        if not self.accelerator.is_main_process:
-            return
-        log = self.out / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        log.write_text("".join(x + "\n" for x in lines if _step_of(x) <= self.step))
+        if self.accelerator.is_main_process:
+            drop_later(self.out / "log.jsonl", self.step)
 
     def _identity(self) -> str:
         """What a resumed run must share with its checkpoint: architecture, vocabulary, bins, data, batch and seed."""
@@ -258,24 +322,26 @@ class Trainer:
 
         return hashlib.sha256(json.dumps([found, self.seed, self.config.batch_size]).encode()).hexdigest()
 
-    def _board(self) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1 if self.step else None)
+def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accelerator:
+    """Device, processes and precision. bf16 has the range of fp32 and needs no loss scaler; accelerate makes none."""
+    cuda = torch.cuda.is_available()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
+    resting = any(not objective.learns(name, 0) for name, _ in model.named_parameters())
 
-    def _display(self) -> Any:
-        return _bar(self.out.name, self.config.steps) if self.progress else nullcontext(lambda trainer: None)
+    return Accelerator(
+        cpu=not cuda,
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
+    )
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _sessions(batch: Batch, model: NDT) -> set[str]:
+    """Ids of the sessions in a batch, from its context tokens."""
+    names = model.vocabulary.contexts
+    found = (names[row] for row in batch.context.unique().tolist() if 0 <= row < len(names))
 
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # a line cut short by a kill
-        return math.inf
+    return {name.removeprefix("session:") for name in found if name.startswith("session:")}
 
 
 def _groups(model: NDT, config: TrainConfig) -> list[dict[str, Any]]:
@@ -294,27 +360,3 @@ def _schedule(step: int, config: TrainConfig) -> float:
     done = min(1.0, step / max(config.steps, 1))
 
     return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-class _bar:
-    """A progress bar with tokens a second and the best score so far."""
-
-    def __init__(self, name: str, steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        self.bar = Progress(TextColumn("{task.description}"), *columns)
-        self.task = self.bar.add_task(name, total=steps, note="")
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-
-        return self.show
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def show(self, trainer: Trainer) -> None:
-        note = f"{trainer.tokens / max(trainer.seconds, 1e-9):,.0f} tokens/s"
-        best = f"  best {trainer.best_score:.4f}" if trainer.best_score > -math.inf else ""
-        self.bar.update(self.task, completed=trainer.step, note=note + best)

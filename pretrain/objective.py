@@ -88,12 +88,15 @@ class MaskedModelling:
 
         return replace(window, counts=counts, valid=valid, unit=unit, context=context, hidden=hidden)
 
-    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Returns the number of hidden entries."""
+        return {"nll": batch.hidden.sum()}
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the likelihood of the hidden entries."""
         prediction = model(batch)
-        value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
 
-        return {"nll": (value, batch.hidden.sum(), 1.0)}
+        return {"nll": (count_nll(prediction.log_rates, prediction.log_dispersion, batch), 1.0)}
 
     def learns(self, name: str, step: int) -> bool:
         """Everything learns."""

@@ -79,6 +79,11 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (TrainConfig, "batch_size", 0),
         (TrainConfig, "learning_rate", float("nan")),
         (TrainConfig, "precision", "fp8"),
+        (TrainConfig, "micro_batches", 0),
+        (TrainConfig, "micro_batches", 33),  # windows are 32
+        (TrainConfig, "sharding", "zero"),
+        (TrainConfig, "explode", 1.5),
+        (TrainConfig, "explode", float("nan")),
         (ModelConfig, "width", 97),
         (ModelConfig, "num_heads", 0),
         (ModelConfig, "positions", "absolute"),

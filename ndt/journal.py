@@ -1,0 +1,68 @@
+"""What a run tells while it trains: log.jsonl, TensorBoard, a progress bar."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Writes a run's measures and shows how far it is; a context manager.
+
+    Arguments:
+        out: Run directory.
+        step: Steps taken before this run, if it was resumed.
+        steps: Steps of the whole run.
+        bar: Whether to show a progress bar.
+        quiet: Whether to do nothing at all: of several processes, one tells.
+    """
+
+    def __init__(self, out: Path, step: int, *, steps: int, bar: bool, quiet: bool) -> None:
+        self.out, self.quiet = out, quiet
+        self.board: Any = None if quiet else _board(out, step)
+        self.bar: Any = _bar() if bar and not quiet else None
+        self.task = None if self.bar is None else self.bar.add_task(out.name, total=steps, note="")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, split: str, step: int, seconds: float, found: dict[str, float], **beside: float) -> None:
+        """Writes measures of a split after a step; what stands beside them goes to the log only."""
+        if self.quiet:
+            return
+        for name, value in found.items():
+            self.board.add_scalar(f"{split}/{name}", value, step)
+        line = {"step": step, "split": split, **found, **beside, "seconds": round(seconds, 3)}
+        with open(self.out / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def show(self, step: int, speed: float, best: float) -> None:
+        """Shows steps, tokens a second and the best score so far."""
+        if self.bar is not None:
+            note = f"{speed:,.0f} tokens/s" + (f"  best {best:.4f}" if best > -math.inf else "")
+            self.bar.update(self.task, completed=step, note=note)
+
+
+def _board(out: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+
+    return Progress(TextColumn("{task.description}"), *columns)
