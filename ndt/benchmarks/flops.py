@@ -30,7 +30,7 @@ def blocks_flops(config: ModelConfig, num_layers: int, lengths: Sequence[int]) -
 def train_flops(config: ModelConfig, visible: Sequence[int], tokens: Sequence[int], num_context: int) -> int:
     """Returns what forward and backward pass take: three times the forward pass of encoder and masked decoder.
 
-    The backward pass multiplies each matrix twice, for the gradient of its input and of its weight. Embedding, read-out,
+    The backward pass multiplies each matrix twice, for the gradients of its input and its weight. Embedding, read-out,
     norms and the optimiser are left out, so that a share of the machine's peak is understated, by some percent.
 
     Arguments:

@@ -33,7 +33,7 @@ def write_store(root: Path, sessions: int, seed: int = 0) -> Store:
     """Writes a store of Poisson recordings, 60 s of about a hundred units at 8 Hz each."""
     rng, entries = np.random.default_rng(seed), {}
     for s in range(sessions):
-        N, name = NUM_UNITS + int(rng.integers(-10, 11)), f"sub-a_ses-{s:03d}"
+        N, name = NUM_UNITS + int(rng.integers(-NUM_UNITS // 10, NUM_UNITS // 10 + 1)), f"sub-a_ses-{s:03d}"
         times = np.sort(rng.uniform(0, SECONDS, rng.poisson(RATE_HZ * N * SECONDS)))
         session = Session(
             session_id=name,
@@ -62,7 +62,9 @@ def loader(config: BenchConfig) -> list[dict[str, Any]]:
         objective = MaskedModelling(grids, vocabulary, settings, window_bins)
         draws = iter(range(10**9))  # no batch is drawn twice
         made: list[Batch] = []
-        spec = ModelSpec(config=settings.model, vocabulary=vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={})
+        spec = ModelSpec(
+            config=settings.model, vocabulary=vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={}
+        )
         batch = objective.batch(0, range(WINDOWS)).to(device())
         step = Step(NDT(spec).train().to(device()), [batch], masked_loss, config.precision == "bf16")
 

@@ -36,7 +36,7 @@ class Padded:
 
 
 def padded(batch: Batch, sequences: int) -> list[Padded]:
-    """Returns the tokens of a batch, padded, in parts of so many sequences, each as long as the longest of the batch."""
+    """Returns a batch padded, in parts of so many sequences, each part as long as the longest sequence of all."""
     lengths = torch.bincount(batch.window, minlength=batch.num_windows)
     B, L = batch.num_windows, int(lengths.max())
     place = torch.arange(len(batch.window), device=batch.window.device) - (lengths.cumsum(0) - lengths)[batch.window]

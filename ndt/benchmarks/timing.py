@@ -11,7 +11,11 @@ __all__ = ["interleaved", "row"]
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], repeats: int, *, warmup: int = 1, clock: Callable[[], float] | None = None
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    warmup: int = 1,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Times calls in turns, A B C A B C …, so that a machine's slower minutes fall on all of them alike.
 

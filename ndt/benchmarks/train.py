@@ -12,7 +12,7 @@ from ndt.benchmarks.hardware import SHAPES, device, gemm_peak, sheet_peak
 from ndt.benchmarks.peers import PaddedEncoder, PaddedSDPA, padded, padded_loss
 from ndt.benchmarks.ragged import masked_loss, preset, ragged
 from ndt.benchmarks.timing import interleaved, row
-from ndt.config import BenchConfig
+from ndt.config import BenchConfig, ModelConfig
 from ndt.memory import keep_freed_memory
 from ndt.tokens import Batch
 
@@ -79,15 +79,16 @@ def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     seconds = interleaved(steps, config.repeats)
     peaks.append(gemm_peak(dtype, shapes))
 
-    return _rows(f"train.packed.{config.precision}", batch, step_flops(steps["packed"], batch), seconds, peaks, dtype)
+    return _rows(f"train.packed.{config.precision}", batch, step_flops(settings.model, batch), seconds, peaks, dtype)
 
 
-def step_flops(step: Step, batch: Batch) -> int:
+def step_flops(config: ModelConfig, batch: Batch) -> int:
     """Returns the operations of a packed step; see `ndt.benchmarks.flops`."""
+    every = torch.ones_like(batch.window, dtype=torch.bool)
     visible = ~batch.hidden.reshape(len(batch.time), -1).all(-1)
-    counted = (torch.bincount(batch.window[w], minlength=batch.num_windows).tolist() for w in (visible, visible | True))
+    seen, tokens = (torch.bincount(batch.window[w], minlength=batch.num_windows).tolist() for w in (visible, every))
 
-    return train_flops(step.model.config, *counted, batch.context.shape[1])  # type: ignore[arg-type]
+    return train_flops(config, seen, tokens, batch.context.shape[1])
 
 
 def _rows(
