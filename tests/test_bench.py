@@ -165,7 +165,7 @@ def test_operations_are_as_torch_counts_them(config) -> None:
         masked_loss(model, batch).backward()
     formula = step_flops(model.config, batch)
     share = formula / counter.get_total_flops()
-    assert 0.9 < share <= 1.0, share  # embedding and read-out are left out
+    assert 0.95 < share <= 1.0, share  # embedding and read-out are left out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
