@@ -18,7 +18,7 @@ from ndt.tokens import Batch
 
 __all__ = ["Step", "train"]
 
-PARTS = 5  # sequences that a padded peer takes at once on a CPU: its L x L masks of 8 layers then fit into 4 GB
+PARTS = 5  # sequences that a padded peer takes at once on a CPU: masks L x L of each layer would fill tens of GB
 
 
 @dataclass
