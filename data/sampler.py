@@ -61,6 +61,6 @@ class Sampler:
         g, first, last = map(int, self.runs[run])
         T = min(self.window_bins, last - first)
         pivot = last - (int(self.ends[run]) - at)  # the window is laid at random around this bin
-        begin = int(np.clip(pivot - rng.integers(T), first, last - T))
+        begin = min(max(pivot - int(rng.integers(T)), first), last - T)
 
         return g, self.grids[g].window(begin, begin + T, self.rows[g])

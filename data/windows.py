@@ -172,7 +172,7 @@ class Grid:
     def window(self, first: int, last: int, rows: Rows) -> Window:
         """Returns the window of bins ``first … last - 1``, its units in the order of their identities."""
         counts, valid = self.counts(first, last)
-        counts, valid = counts[:, rows.order], valid[:, rows.order]
+        counts, valid = counts.take(rows.order, 1), valid.take(rows.order, 1)  # bin by bin, faster than an index
 
         return Window(counts=counts, valid=valid, unit=rows.unit, context=rows.context, index=(int(first), int(last)))
 

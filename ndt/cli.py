@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
+from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,15 +166,15 @@ def _demo(args: "Namespace") -> dict[str, Any]:
 
 
 def _bench_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("name", type=str, help="benchmark, for example demo")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
-    parser.add_argument("--out", type=str, default=None, help="folder for the runs; by default a temporary one")
+    from ndt.bench import BENCHMARKS
+
+    parser.add_argument("name", type=str, help=f"one of: {', '.join(BENCHMARKS)}")
 
 
 def _bench(args: "Namespace") -> dict[str, Any]:
     from ndt.bench import bench
 
-    return bench(args.name, seeds=args.seeds, out=args.out)
+    return bench(args.name, _config(BenchConfig, args))
 
 
 VERBS = {
@@ -219,9 +219,9 @@ VERBS = {
         arguments=_demo_arguments, run=_demo, show="demo",
     ),
     "bench": Verb(
-        summary="measure beside a peer, over several seeds",
+        summary="measure beside a peer, in the same run",
         usage="NAME [options]",
-        arguments=_bench_arguments, run=_bench, show="bench",
+        arguments=_bench_arguments, run=_bench, show="bench", config=BenchConfig,
     ),
 }  # fmt: skip
 

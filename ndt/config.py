@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from ndt.errors import InputError
 
 __all__ = [
+    "BenchConfig",
     "FinetuneConfig",
     "IngestConfig",
     "MaskConfig",
@@ -76,6 +77,34 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
             raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
 
     return kind(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """How a benchmark is run. Each uses some of the settings.
+
+    Arguments:
+        repeats: Rounds that are timed, after one that is not (attention, train, loader).
+        preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
+        precision: ``fp32`` or ``bf16`` (attention, train, loader).
+        sequences: Sequences in a batch (attention, train).
+        sessions: Sessions of the store (loader).
+        seeds: Seeds (demo, recordings).
+        out: Folder for the runs; by default a temporary one (demo, recordings).
+    """
+
+    repeats: int = 3
+    preset: str = "small"
+    precision: str = "fp32"
+    sequences: int = 30
+    sessions: int = 50
+    seeds: int = 3
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError("settings", "precision", "fp32 or bf16", self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,27 +25,29 @@ def bin_spikes(session: Session, start: float, bin_size: float, T: int, first: i
     spikes in a bin count as 255.
     """
     N, edges = session.num_units, bin_edges(start, bin_size, T, first)
-    times = session.spikes.timestamps
+    times = np.asarray(session.spikes.timestamps)  # of a memory map, a plain view: slices of it cost less
     a, b = np.searchsorted(times, edges[[0, -1]], side="left")
-    row = np.searchsorted(edges, times[a:b], side="right") - 1
-    unit = np.asarray(session.spikes.unit_index[a:b], np.int64)
-    counts = np.bincount(row * N + unit, minlength=T * N).reshape(T, N)
+    before = np.searchsorted(times[a:b], edges, side="left")  # edges are fewer than spikes
+    row = np.repeat(np.arange(T) * N, np.diff(before))
+    counts = np.bincount(row + np.asarray(session.spikes.unit_index)[a:b], minlength=T * N).reshape(T, N)
 
     return np.minimum(counts, 255).astype(np.uint8)
 
 
 def unit_valid(session: Session, start: float, bin_size: float, T: int, first: int = 0) -> NDArray[np.bool_]:
     """Returns (T, N): True where the unit was observed through the whole bin."""
-    valid = np.ones((T, session.num_units), bool)
-    if session.units.observed is None:
-        return valid
+    N, observed = session.num_units, session.units.observed
+    if observed is None:
+        return np.ones((T, N), bool)
 
-    edges, observed = bin_edges(start, bin_size, T, first), session.units.observed
+    edges = bin_edges(start, bin_size, T, first)
     slack = 1e-6 * bin_size  # bins on an interval's own border differ from it by rounding only
-    valid[:] = False
     near = (observed.end > edges[0]) & (observed.start < edges[-1])
-    for a, b, n in zip(observed.start[near], observed.end[near], observed.columns["unit_index"][near], strict=True):
-        inside = (edges[:-1] >= a - slack) & (edges[1:] <= b + slack)
-        valid[inside, int(n)] = True
+    unit = np.asarray(observed.columns["unit_index"][near], np.int64)
+    begin = np.searchsorted(edges[:-1], observed.start[near] - slack, side="left")
+    end = np.maximum(np.searchsorted(edges[1:], observed.end[near] + slack, side="right"), begin)
+    inside = np.zeros((T + 1, N), np.int32)  # +1 where an interval begins, -1 behind its end; many units at once
+    np.add.at(inside, (begin, unit), 1)
+    np.add.at(inside, (end, unit), -1)
 
-    return valid
+    return inside[:T].cumsum(0, dtype=np.int32) > 0

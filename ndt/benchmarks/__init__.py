@@ -1,0 +1,3 @@
+"""Benchmarks, one a module; `ndt.bench` runs them by name."""
+
+__all__: list[str] = []

@@ -1,0 +1,75 @@
+"""Timing of rivals in turns, and the rows that come of it."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["interleaved", "row"]
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    warmup: int = 1,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, list[float]]:
+    """Times calls in turns, A B C A B C …, so that a machine's slower minutes fall on all of them alike.
+
+    Arguments:
+        calls: What to time, by name.
+        repeats: Rounds that count.
+        warmup: Rounds before them that do not.
+        clock: Seconds at the moment; by default wall time once the GPU, if any, is idle.
+
+    Returns:
+        Seconds of each call in each round, by name.
+    """
+    now = clock or _wall
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + repeats):
+        for name, call in calls.items():
+            begin = now()
+            call()
+            if turn >= warmup:
+                seconds[name].append(now() - begin)
+
+    return seconds
+
+
+def _wall() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # kernels run on after their call returns
+
+    return time.perf_counter()
+
+
+def row(
+    name: str, values: Sequence[float], unit: str, peer: str | None = None, peer_values: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Returns one row of a benchmark: medians, their ratio, and the largest minus the smallest value.
+
+    Arguments:
+        name: What was measured.
+        values: One a repeat or seed.
+        unit: Their unit.
+        peer: What it is measured against, in the same run; None for nothing.
+        peer_values: The peer's values, in the same unit.
+    """
+    value = statistics.median(values)
+    against = statistics.median(peer_values) if len(peer_values) else None
+
+    return {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "peer": peer,
+        "peer_value": against,
+        "ratio": value / against if against is not None and against > 0 else None,  # controls are at 0
+        "spread": max(values) - min(values),
+        "values": list(values),
+        "peer_values": list(peer_values),
+    }
