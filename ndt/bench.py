@@ -5,9 +5,13 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ndt.ablation import ablation, presets
+from ndt.config import StudyConfig
+from ndt.curve import curve
 from ndt.errors import InputError
 
 __all__ = ["BENCHMARKS", "bench"]
@@ -15,25 +19,30 @@ __all__ = ["BENCHMARKS", "bench"]
 RECORDINGS = ("sub-m1", "sub-s1", "sub-chewie/*20131003*", "sub-chewie/*20131219*", "sub-A2929")
 
 
-def bench(name: str, seeds: int = 3, out: str | Path | None = None) -> dict[str, Any]:
+def bench(name: str, seeds: int = 3, out: str | Path | None = None, study: StudyConfig | None = None) -> dict[str, Any]:
     """Runs a benchmark and returns its hardware and rows.
 
     A row has ``name``, ``value``, ``unit``, ``peer``, ``peer_value``, ``ratio`` and ``spread``; values are medians over
-    seeds, the spread is largest minus smallest value.
+    seeds, the spread is largest minus smallest value. Rows of studies have ``difference``, the mean over paired seeds,
+    ``standard_error`` and ``budget`` too.
 
     Arguments:
         name: One of `BENCHMARKS`.
         seeds: How many seeds.
-        out: Folder for the runs; by default one that is removed.
+        out: Folder for the runs; by default one that is removed. A study goes on where an earlier one ended there.
+        study: Settings of a study; other benchmarks have none.
     """
     if name not in BENCHMARKS:
         raise InputError("ndt bench", "name", f"one of: {', '.join(BENCHMARKS)}", name)
     if seeds < 1:
         raise InputError("ndt bench", "--seeds", "at least 1", seeds)
+    if study not in (None, StudyConfig()) and name not in STUDIES:
+        raise InputError("ndt bench", "settings", f"none but of {', '.join(STUDIES)}", f"some of {name}")
+    run = partial(STUDIES[name], study=study) if name in STUDIES else BENCHMARKS[name]
     if out is not None:
-        return {"hardware": _hardware(), "rows": BENCHMARKS[name](Path(out), seeds)}
+        return {"hardware": _hardware(), "rows": run(Path(out), seeds)}
     with tempfile.TemporaryDirectory() as folder:
-        return {"hardware": _hardware(), "rows": BENCHMARKS[name](Path(folder), seeds)}
+        return {"hardware": _hardware(), "rows": run(Path(folder), seeds)}
 
 
 def _hardware() -> dict[str, Any]:
@@ -101,4 +110,9 @@ def _row(name: str, values: list[float], peer: str, peers: list[float]) -> dict[
     }
 
 
-BENCHMARKS: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {"demo": _demo, "recordings": _recordings}
+STUDIES = {"ablation": ablation, "presets": presets, "curve": curve}  # take settings
+BENCHMARKS: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {
+    "demo": _demo,
+    "recordings": _recordings,
+    **STUDIES,
+}

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
+from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig, StudyConfig
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _bench_arguments(parser: "ArgumentParser") -> None:
 def _bench(args: "Namespace") -> dict[str, Any]:
     from ndt.bench import bench
 
-    return bench(args.name, seeds=args.seeds, out=args.out)
+    return bench(args.name, seeds=args.seeds, out=args.out, study=_config(StudyConfig, args))
 
 
 VERBS = {
@@ -221,7 +221,7 @@ VERBS = {
     "bench": Verb(
         summary="measure beside a peer, over several seeds",
         usage="NAME [options]",
-        arguments=_bench_arguments, run=_bench, show="bench",
+        arguments=_bench_arguments, run=_bench, show="bench", config=StudyConfig,
     ),
 }  # fmt: skip
 

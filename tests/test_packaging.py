@@ -14,7 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"ndt": "ndt", "data": "ndt.data", "pretrain": "ndt.pretrain", "finetune": "ndt.finetune"}
 FLOOR = {"ndt": 0, "ndt.data": 1, "ndt.pretrain": 2, "ndt.finetune": 2}
-FACES = {"ndt", "ndt.api", "ndt.bench", "ndt.cli", "ndt.__main__", "ndt.demo"}  # stand above all rooms
+FACES = {
+    "ndt",
+    "ndt.ablation",
+    "ndt.api",
+    "ndt.bench",
+    "ndt.cli",
+    "ndt.curve",
+    "ndt.__main__",
+    "ndt.demo",
+}  # stand above all rooms
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
