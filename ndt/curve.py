@@ -25,8 +25,9 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     the day after the first subject's last, which is decoded; its weights are chosen on the same sessions' validation
     blocks. Both networks then see the last so many seconds of the new day's training block, spikes and labels, and
     nothing before them: with 15 s the masked loss of both trains on those 15 s. Seed by seed they are given windows of
-    the same times, in the same order, for the same number of steps, of which the pretrained network spends the first
-    `finetune.warm_steps` on placing the new units, without labels; from scratch there is no trunk to place them in.
+    the same times, in the same order, for the same number of steps; units may lie in other patches, since a pretrained
+    network knows some from before. The pretrained one spends the first `finetune.warm_steps` of its steps on placing
+    new units, without labels; from scratch there is no trunk to place them in, and all steps decode.
     Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation block, which the
     seconds do not count. All are scored on its test block, the networks alone, without the blend with ridge.
 

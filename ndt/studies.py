@@ -50,10 +50,10 @@ def data_set(name: str, out: Path, study: StudyConfig) -> "Store":
         raise InputError("study", "data", f"some of {', '.join((simulation, *RECORDED))}", name)
     root = Path(os.environ.get("NDT_DATA", "../shared/data"))
     files = sorted(root.glob(f"sub-{name}/*.nwb"))
-    if not files:
-        raise InputError(root, "NDT_DATA", f"a recording sub-{name}/*.nwb", "none")
+    if len(files) != 1:
+        raise InputError(root, "NDT_DATA", f"one recording sub-{name}/*.nwb", len(files))
 
-    return ingest(files[:1], out / "data" / name / "store", progress=False)
+    return ingest(files, out / "data" / name / "store", progress=False)
 
 
 def simulated(
@@ -124,6 +124,8 @@ def finish(folder: Path, asked: dict[str, Any], train: Callable[..., object]) ->
         write_json(folder / ASKED, asked)
     if not (folder / "metrics.json").exists():
         train(out=folder, resume=any((folder / "checkpoints").glob("step_*")))
+    if (folder / "metrics.json").exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nine tenths of a run's size, and nothing to resume
 
     return read_json(folder / "metrics.json")
 

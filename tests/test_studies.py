@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 import ndt.ablation
 import ndt.pretrain.train
 from ndt.ablation import CONFIGS, MASKS, ablation, load_variants
+from ndt.bench import bench
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, StudyConfig, TrainConfig
 from ndt.curve import curve
 from ndt.errors import InputError
 from ndt.label_curve import read_curve
 from ndt.metrics import paired_difference
 from ndt.studies import finish, paired_row, run_all, simulated
+from ndt.tables import show_bench
 from ndt.training import Trainer
 
 TINY = StudyConfig(
@@ -149,6 +151,7 @@ def test_run_is_read_resumed_or_begun_anew_by_what_it_was_asked_for(tmp_path):
     assert finish(tmp_path / "run", asked, ending) == {"score": 1}
     assert finish(tmp_path / "run", asked, ending) == {"score": 1}
     assert (killed.resumed, ending.resumed) == ([False], [True])
+    assert not (tmp_path / "run" / "checkpoints").exists()  # an ended run needs none
 
     assert finish(tmp_path / "run", {**asked, "base": {"steps": 4}}, ending) == {"score": 1}
     assert ending.resumed == [True, False]
@@ -237,6 +240,40 @@ def test_row_of_a_pair_by_hand():
     assert "difference" not in alone
 
 
+def test_table_has_the_difference_with_its_error_and_the_budget(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [
+        paired_row("first", [1.0, 2.0, 4.0], "R2", None, [], "3 steps"),
+        paired_row("second", [2.0, 4.0, 10.0], "R2", "first", [1.0, 2.0, 4.0], "3 steps"),
+        paired_row("lone", [1.0], "R2", "first", [1.5], "3 steps"),
+    ]
+    show_bench({"rows": rows, "hardware": {"cores": 2}})
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert lines["row"][-2:] == ["difference", "budget"]
+    assert lines["first"][-3:] == ["–", "3", "steps"]
+    assert lines["second"][-5:] == ["+3.000", "±", "1.528", "3", "steps"]  # sqrt(7 / 3)
+    assert lines["lone"][-3:] == ["-0.500", "3", "steps"]
+
+
+def test_settings_of_a_study_are_refused_where_they_would_do_nothing():
+    with pytest.raises(InputError, match="expected none but of ablation, presets, curve, found some of demo"):
+        bench("demo", study=TINY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"workers": 0}, "workers: expected at least 1, found 0"),
+        ({"label_seconds": ()}, "label_seconds: expected some seconds above 0"),
+        ({"label_seconds": (15.0, 0.0)}, "label_seconds: expected some seconds above 0"),
+        ({"new_seconds": 1.0}, "new_seconds: expected at least 10"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(settings, match):
+    with pytest.raises(InputError, match=match):
+        StudyConfig(**settings)
+
+
 def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home, monkeypatch):
     """Bits per spike here: 10 a variant, 1 a mask kind, 0.1 a seed, and 0.1 more for the variant's second seed."""
 
@@ -293,3 +330,15 @@ def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
 def test_curve_of_more_labels_than_there_are_is_refused(study, home):
     with pytest.raises(InputError, match=r"label_seconds: expected at most the 27\.?\d* s of its training block"):
         curve(home(), 1, replace(study, label_seconds=(60.0,)))
+
+
+def test_data_sets_that_are_not_there_are_refused_before_anything_is_trained(study, home, monkeypatch, tmp_path):
+    monkeypatch.setenv("NDT_DATA", str(tmp_path / "nowhere"))
+    for data, match in (
+        (("sim2", "m1"), r"NDT_DATA: expected one recording sub-m1/\*\.nwb, found 0"),
+        (("sim3",), "data: expected some of sim2, m1, s1, found sim3"),
+    ):
+        folder = home(data[-1])
+        with pytest.raises(InputError, match=match):
+            ablation(folder, 1, replace(study, data=data))
+        assert [p.name for p in folder.iterdir()] == ["data"]
