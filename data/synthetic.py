@@ -4,6 +4,7 @@ All recordings share the dynamics of a few latents and the map from latents to c
 array and units; from one session to the next some units stay, their tuning drifting, and others take their place.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,10 +121,18 @@ class Simulated:
         return cls(**x, tuning=Tuning(**{**tuning, "linear": bool(tuning["linear"])}))
 
 
-def simulate(out: Path | str, config: SimulateConfig | None = None) -> list[Simulated]:
+def simulate(
+    out: Path | str, config: SimulateConfig | None = None, only: Sequence[tuple[int, int]] | None = None
+) -> list[Simulated]:
     """Writes ``<out>/sub-simA_ses-01_behavior+ecephys.nwb`` and so on, and the truth under ``<out>/truth/``.
 
-    What is written depends on the configuration alone; a session's content does not change when more are asked for.
+    What is written depends on the configuration alone; a session's content does not change when more are asked for,
+    and its units not when its length does.
+
+    Arguments:
+        out: Folder of the recordings.
+        config: Settings.
+        only: Subject and session, counted from 0, of each recording to write; by default all.
 
     Example:
         >>> [s.session_id for s in simulate(tmp, SimulateConfig(num_subjects=1, num_sessions=2, seconds=20.0))]
@@ -133,7 +142,9 @@ def simulate(out: Path | str, config: SimulateConfig | None = None) -> list[Simu
     _check(config)
     out = Path(out)
     (out / "truth").mkdir(parents=True, exist_ok=True)
-    jobs = [(a, b) for a in range(config.num_subjects) for b in range(config.num_sessions)]
+    every = [(a, b) for a in range(config.num_subjects) for b in range(config.num_sessions)]
+    jobs = every if only is None else list(only)
+    assert set(jobs) <= set(every), "only sessions that the settings have"
     workers = min(config.workers or joblib.cpu_count(), len(jobs))
     if config.workers == 0 and len(jobs) * config.seconds * config.num_units < 50_000:
         workers = 1  # starting processes would take longer than the work

@@ -14,7 +14,11 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "loader": "loader.loader",
     "demo": "decoding.demo",
     "recordings": "decoding.recordings",
+    "ablation": "ablation.ablation",
+    "presets": "ablation.presets",
+    "curve": "curve.curve",
 }
+STUDIES = ("ablation", "presets", "curve")  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
@@ -30,8 +34,16 @@ def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
     if name not in BENCHMARKS:
         raise InputError("ndt bench", "name", f"one of: {', '.join(BENCHMARKS)}", name)
     from ndt.benchmarks.hardware import hardware
+    from ndt.benchmarks.timing import run_folder
 
+    config = config or BenchConfig()
+    if config.study != BenchConfig().study and name not in STUDIES:
+        raise InputError("ndt bench", "study", f"no settings but of {', '.join(STUDIES)}", f"some of {name}")
     module, _, function = BENCHMARKS[name].partition(".")
-    rows = getattr(importlib.import_module(f"ndt.benchmarks.{module}"), function)(config or BenchConfig())
+    run = getattr(importlib.import_module(f"ndt.benchmarks.{module}"), function)
+    if name in STUDIES:
+        with run_folder(config.out) as out:
+            return {"hardware": hardware(), "rows": run(out, config.seeds, config.study)}
+    rows = run(config)
 
     return {"hardware": hardware(), "rows": rows}

@@ -15,7 +15,9 @@ __all__ = [
     "ModelConfig",
     "PretrainConfig",
     "SimulateConfig",
+    "StudyConfig",
     "TrainConfig",
+    "fill_config",
     "load_config",
 ]
 
@@ -54,6 +56,26 @@ def load_config(kind: type[Config], path: str | Path) -> Config:
     return _filled(kind, found, path, "settings")
 
 
+def fill_config(kind: type[Config], found: Any, where: str | Path, name: str = "settings") -> Config:
+    """Returns settings from nested mappings that state departures from the defaults.
+
+    Arguments:
+        kind: Class of the settings.
+        found: The mappings, as YAML gives them.
+        where: What an error names as its place.
+        name: What an error puts before a setting.
+
+    Raises:
+        InputError: if there is a setting that `kind` lacks, or of another type or out of range.
+    """
+    try:
+        return _filled(kind, found, where, name)
+    except InputError as error:
+        if error.where == "settings":  # a range: whoever checks it does not know the file
+            raise InputError(where, f"{name}.{error.field}", error.expected, error.found) from error
+        raise
+
+
 def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
     hints = get_type_hints(kind)
     if not isinstance(found, Mapping):
@@ -77,34 +99,6 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
             raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
 
     return kind(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """How a benchmark is run. Each uses some of the settings.
-
-    Arguments:
-        repeats: Rounds that are timed, after one that is not (attention, train, loader).
-        preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
-        precision: ``fp32`` or ``bf16`` (attention, train, loader).
-        sequences: Sequences in a batch (attention, train).
-        sessions: Sessions of the store (loader).
-        seeds: Seeds (demo, recordings).
-        out: Folder for the runs; by default a temporary one (demo, recordings).
-    """
-
-    repeats: int = 3
-    preset: str = "small"
-    precision: str = "fp32"
-    sequences: int = 30
-    sessions: int = 50
-    seeds: int = 3
-    out: str = ""
-
-    def __post_init__(self) -> None:
-        _require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError("settings", "precision", "fp32 or bf16", self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,3 +398,67 @@ class FinetuneConfig:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
         _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A study of many short runs: ``ndt bench ablation``, ``presets`` and ``curve``.
+
+    Arguments:
+        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes), ``m1``, ``s1``.
+        variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
+        workers: Runs at a time, each in a process with one thread.
+        pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
+        finetune: Fine-tuning of `curve`; its ``calibration`` is set from `label_seconds`.
+        simulate: The simulated sessions.
+        label_seconds: Seconds of labels of the new session that `curve` tries.
+        new_seconds: Length of that session in seconds; seven tenths of it are its training block.
+    """
+
+    data: tuple[str, ...] = ("sim40", "m1", "s1")
+    variants: str = ""
+    workers: int = 1
+    pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(train=TrainConfig(steps=800)))
+    finetune: FinetuneConfig = field(
+        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25))
+    )
+    simulate: SimulateConfig = field(
+        default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, seconds=120.0, seed=40)
+    )
+    label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
+    new_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        _require(self, {"workers": (1, INF), "new_seconds": (10, INF)})
+        if not self.label_seconds or min(self.label_seconds) <= 0:
+            raise InputError("settings", "label_seconds", "some seconds above 0", list(self.label_seconds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """How a benchmark is run. Each uses some of the settings.
+
+    Arguments:
+        repeats: Rounds that are timed, after one that is not (attention, train, loader).
+        preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
+        precision: ``fp32`` or ``bf16`` (attention, train, loader).
+        sequences: Sequences in a batch (attention, train).
+        sessions: Sessions of the store (loader).
+        seeds: Seeds (demo, recordings, ablation, presets, curve).
+        out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
+        study: Settings of the studies (ablation, presets, curve).
+    """
+
+    repeats: int = 3
+    preset: str = "small"
+    precision: str = "fp32"
+    sequences: int = 30
+    sessions: int = 50
+    seeds: int = 3
+    out: str = ""
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        _require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError("settings", "precision", "fp32 or bf16", self.precision)

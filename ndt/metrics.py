@@ -1,12 +1,13 @@
 """Scores: R² of decoded covariates, and likelihoods of spike counts. Each name says which convention it follows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-__all__ = ["bits_per_spike", "co_bps", "poisson_nll", "r2", "r2_per_dim", "r2_uniform"]
+__all__ = ["bits_per_spike", "co_bps", "paired_difference", "poisson_nll", "r2", "r2_per_dim", "r2_uniform"]
 
 MIN_RATE = 1e-9  # NLB's floor for rates of zero, in spikes per bin
 
@@ -109,3 +110,19 @@ def co_bps(rates: ArrayLike, counts: ArrayLike) -> float:
     rate = np.asarray(rates, np.float64).reshape(k.shape)
 
     return bits_per_spike(poisson_nll(rate, k), poisson_nll(np.broadcast_to(null, k.shape), k), float(np.nansum(k)))
+
+
+def paired_difference(values: Sequence[float], peers: Sequence[float]) -> tuple[float, float | None]:
+    r"""Returns the mean difference of pairs and its standard error; one pair has no error.
+
+    .. math:: \bar d = \tfrac1n \sum_s d_s, \quad \mathrm{se} = \sqrt{\tfrac{1}{n (n - 1)} \sum_s (d_s - \bar d)^2}
+
+    Arguments:
+        values: One of each pair (a seed), n in number.
+        peers: What each is compared to, in the same order.
+    """
+    if len(values) != len(peers) or not len(values):
+        raise ValueError(f"values and peers must be pairs, at least one, got {len(values)} and {len(peers)}")
+    d = np.asarray(values, np.float64) - np.asarray(peers, np.float64)
+
+    return float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else None

@@ -24,6 +24,7 @@ __all__ = [
     "curves",
     "embedding",
     "first_seconds",
+    "page_figure",
     "raster",
     "rates",
     "scatter",
@@ -104,7 +105,8 @@ class _Sheet:
 
 
 @contextmanager
-def _sheet(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> Iterator[_Sheet]:
+def page_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> Iterator[_Sheet]:
+    """Yields a figure as wide as the page, in its style; `svg` of it is there when the block has ended."""
     with mpl.rc_context(STYLE):
         sheet = _Sheet(height, rows, columns, **grid)
         yield sheet
@@ -130,7 +132,7 @@ def scores(r2: Mapping[str, float]) -> Drawing:
     """Draws the test R² of each predictor as a labelled dot, on an axis that contains 0 and 1."""
     names = [name for name in NAMES if name in r2]
     low = min(0.0, *r2.values())
-    with _sheet(0.55 + 0.3 * len(names)) as sheet:
+    with page_figure(0.55 + 0.3 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
         for row, name in enumerate(names):
             colour, filled = COLOURS.get(name, QUIET), name not in ("network", "kalman")
@@ -172,7 +174,7 @@ def raster(
     rank[np.argsort(np.bincount(unit, minlength=num_units), kind="stable")] = np.arange(num_units)
     step = max((end - start) / 400, 0.02)
     edges = np.arange(start, end + step, step)
-    with _sheet(4.2, 2, 1, sharex=True, height_ratios=[3.2, 1]) as sheet:
+    with page_figure(4.2, 2, 1, sharex=True, height_ratios=[3.2, 1]) as sheet:
         top, bottom = sheet.axes[:, 0]
         top.scatter(times, rank[unit], s=5, marker="|", color=INK, linewidths=0.5, rasterized=True)
         top.set(ylim=(-1, num_units), ylabel="unit, sorted by rate")
@@ -205,7 +207,7 @@ def _gaps(start: float, end: float, observed: Sequence[tuple[float, float]]) -> 
 def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
     """Draws the distribution of the units' mean rates, one row a session."""
     names = list(by_session)
-    with _sheet(0.6 + 0.26 * len(names)) as sheet:
+    with page_figure(0.6 + 0.26 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
         for row, name in enumerate(names):
             x = np.maximum(by_session[name], 0.01)  # silent units stand at the axis's end, not outside of it
@@ -237,7 +239,7 @@ def curves(
         caption: The drawing's caption.
     """
     colours = {"training": QUIET, "validation": BLUE, "pretrained": BLUE, "network": BLUE, "from scratch": PURPLE}
-    with _sheet(2.6, 1, len(panels)) as sheet:
+    with page_figure(2.6, 1, len(panels)) as sheet:
         for i, (label, named) in enumerate(panels):
             ax: Axes = sheet.axes[0, i]
             for name, (x, y) in named.items():
@@ -277,7 +279,7 @@ def traces(
         caption: The drawing's caption.
     """
     cut = len(np.unique(piece)) > 12  # short pieces: a line alone would hardly show
-    with _sheet(0.7 + 1.45 * len(dims), len(dims), 1, sharex=True) as sheet:
+    with page_figure(0.7 + 1.45 * len(dims), len(dims), 1, sharex=True) as sheet:
         for c, dim in enumerate(dims):
             ax: Axes = sheet.axes[c, 0]
             if band is not None:
@@ -310,7 +312,7 @@ def scatter(
     shown = min(len(dims), 4)
     valid = np.isfinite(true).all(1) & np.isfinite(predicted).all(1)
     true, predicted = _thin(true[valid]), _thin(predicted[valid])
-    with _sheet(2.9, 1, shown) as sheet:
+    with page_figure(2.9, 1, shown) as sheet:
         for c in range(shown):
             ax: Axes = sheet.axes[0, c]
             both = np.concatenate([true[:, c], predicted[:, c]])
@@ -353,7 +355,7 @@ def embedding(
     pairs = [(0, 1), (0, 2)] if pcs.shape[1] > 2 else [(0, min(1, pcs.shape[1] - 1))]
     grey = ~np.isfinite(colour)
     limits = (-180.0, 180.0) if cyclic else _limits(colour[~grey])
-    with _sheet(3.3, 1, len(pairs)) as sheet:
+    with page_figure(3.3, 1, len(pairs)) as sheet:
         for i, (a, b) in enumerate(pairs):
             ax: Axes = sheet.axes[0, i]
             ax.scatter(pcs[grey, a], pcs[grey, b], s=3, color="#c9cdd3", linewidths=0, rasterized=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt import plots
+from ndt import label_curve, plots
 from ndt.errors import InputError
 from ndt.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
@@ -54,19 +54,20 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     """Writes ``report.html`` into a run directory and returns its path.
 
     Arguments:
-        run: Directory of `ndt demo`, `ndt pretrain` or `ndt finetune`; whatever of it is there is shown.
+        run: Directory of `ndt demo`, `pretrain`, `finetune` or `bench curve`; whatever of it is there is shown.
         store: Store of the sessions, for rasters and embeddings; by default the run's own.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     run = Path(run)
-    decoders, pretraining = list(read_decoders(run)), read_pretraining(run)
-    if not decoders and pretraining is None:
+    decoders, pretraining, curve = list(read_decoders(run)), read_pretraining(run), label_curve.read_curve(run)
+    if not decoders and pretraining is None and curve is None:
         raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
     manifest, sessions = _open_store(store or _own_store(run))
 
     sections = [
         _scores(decoders),
+        _curve_section(curve),
         _recordings(manifest, sessions, decoders),
         _pretrain_section(pretraining),
         *(_decoder_section(d) for d in decoders),
@@ -78,7 +79,7 @@ def write_report(run: Path, store: Path | None = None) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
-        title=_title(run, decoders), subtitle=_subtitle(run), tiles=_tiles(decoders, pretraining),
+        title=_title(run, decoders, curve), subtitle=_subtitle(run), tiles=_tiles(decoders, pretraining),
         sections=[s for s in sections if s is not None],
     )  # fmt: skip
     path = run / "report.html"
@@ -107,7 +108,9 @@ def _open_store(path: Path | None) -> tuple[dict[str, Any], "Callable[[str], Ses
     return store.manifest, lambda session_id: store.session(session_id) if session_id in known else None
 
 
-def _title(run: Path, decoders: list[Decoder]) -> str:
+def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
+    if not decoders and curve is not None:
+        return f"Decoding {curve.covariate} in {curve.session} from few labels"
     if not decoders:
         return f"Pretraining: {run.name}"
     covariates = sorted({str(d.metrics["covariate"]) for d in decoders})
@@ -138,7 +141,9 @@ def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | No
             if values:
                 tiles.append({"value": _number(float(np.median(values))), "label": f"R² {plots.NAMES[name]}{many}"})
         return tiles
-    metrics = pretraining[0] if pretraining else {}
+    if pretraining is None:
+        return []
+    metrics = pretraining[0]
     shown = {
         "bits per spike, validation": _number(metrics["valid"].get("bits_per_spike")),
         "Poisson NLL, validation": _number(metrics["valid"].get("nll"), 4),
@@ -163,6 +168,19 @@ def _scores(decoders: list[Decoder]) -> Section | None:
         rows = [[d.session, *(_number(d.r2.get(name)) for name in names)] for d in decoders]
         head = ["session", *(plots.NAMES[name] for name in names)]
         section.tables.append(Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption="R² on test bins"))
+
+    return section
+
+
+def _curve_section(curve: label_curve.LabelCurve | None) -> Section | None:
+    if curve is None:
+        return None
+    head, rows = label_curve.table(curve)
+    caption = (
+        "R² on test bins, medians over seeds; the difference is the mean over paired seeds, with its standard error"
+    )
+    section = Section(title="Few labels", anchor="labels", drawings=[label_curve.draw(curve)])
+    section.tables.append(Table(head=head, rows=rows, numeric=set(range(len(head))), caption=caption))
 
     return section
 

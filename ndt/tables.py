@@ -143,8 +143,20 @@ def show_demo(result: dict[str, Any]) -> None:
 
 def show_bench(result: dict[str, Any]) -> None:
     """Prints a benchmark's rows beside their peers."""
-    table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread")
+    studied = any("difference" in r for r in result["rows"])
+    more = ("difference", "budget") if studied else ()
+    table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread", *more)
     for r in result["rows"]:
         values = [_number(r.get(k)) for k in ("value", "peer_value", "ratio", "spread")]
-        table.add_row(r["name"], values[0], r.get("unit", ""), r.get("peer") or "–", *values[1:])
+        cells = [r["name"], values[0], r.get("unit", ""), r.get("peer") or "–", *values[1:]]
+        table.add_row(*cells, *([_difference(r), r.get("budget", "")] if studied else []))
     _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
+
+
+def _difference(row: dict[str, Any]) -> str:
+    """Returns the mean difference to the peer in paired seeds, and its standard error."""
+    if row.get("difference") is None:
+        return "–"
+    error = row["standard_error"]
+
+    return f"{row['difference']:+.3f}" + (f" ± {error:.3f}" if error is not None else "")

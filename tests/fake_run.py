@@ -7,11 +7,23 @@ import numpy as np
 
 from ndt.data.store import STORE_VERSION, write_manifest, write_session
 from ndt.intervals import Intervals
+from ndt.label_curve import LabelCurve
 from ndt.session import Covariate, Session, Spikes, Units
 
-__all__ = ["SESSION", "fake_run"]
+__all__ = ["CURVE", "SESSION", "fake_run"]
 
 SESSION = "sub-a_ses-1"
+CURVE = LabelCurve(
+    session=SESSION,
+    covariate="cursor_vel",
+    seconds=[15.0, 30.0, 60.0, 120.0],
+    pretrained=[[0.51, 0.47, 0.52], [0.58, 0.6, 0.61], [0.66, 0.65, 0.69], [0.71, 0.72, 0.74]],
+    scratch=[[0.12, 0.21, 0.18], [0.35, 0.33, 0.41], [0.55, 0.58, 0.6], [0.67, 0.69, 0.7]],
+    ridge=[[-0.04] * 3, [0.4] * 3, [0.58] * 3, [0.66] * 3],
+    pretrained_on="the spikes of 40 simulated sessions (4 subjects, 120 s a session, 64 units) for 800 steps",
+    steps=200,
+    valid_seconds=28.0,
+)
 BIN = 0.05
 
 
@@ -139,6 +151,7 @@ def fake_run(run: Path) -> Path:
     (run / "pretrain/metrics.json").write_text(json.dumps(pretraining))
     (run / "pretrain/config.yaml").write_text("model:\n  width: 96\nseed: 0\n")
     _curve(run / "pretrain/log.jsonl", "nll", lambda step: 0.31 + 0.1 * np.exp(-step / 60), "nll")
+    CURVE.save(run)
     seconds = {"simulate": 4.0, "ingest": 2.0, "pretrain": 120.0, "finetune": 30.0}
     (run / "metrics.json").write_text(
         json.dumps({"sessions": per_session, "pretrain": pretraining, "seconds": seconds})

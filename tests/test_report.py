@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_run import SESSION, fake_run
+from fake_run import CURVE, SESSION, fake_run
 
-from ndt import plots
+from ndt import label_curve, plots
 from ndt.errors import InputError
 from ndt.report import write_report
 
@@ -73,9 +73,9 @@ def page(run: Path) -> Page:
 
 def test_page_holds_every_part_and_fetches_nothing(run):
     found = page(run)
-    parts = ["scores", "recordings", "pretraining", f"decoder-{SESSION}", "embeddings", "settings", "definitions"]
-    assert found.ids == parts
-    assert found.tags.count("figure") == 8
+    parts = ["scores", "labels", "recordings", "pretraining", f"decoder-{SESSION}", "embeddings"]
+    assert found.ids == [*parts, "settings", "definitions"]
+    assert found.tags.count("figure") == 9
     assert found.fetched == []
     assert "script" not in found.tags
     assert re.search(r"url\((?!#)|@import", (run / "report.html").read_text()) is None
@@ -94,7 +94,8 @@ def test_numbers_are_those_of_the_metrics(run):
 
 def test_missing_parts_are_left_out(run, tmp_path):
     thin = tmp_path / "demo"
-    shutil.copytree(run, thin, ignore=shutil.ignore_patterns("store", "embed", "pretrain", "predictions.npz", "*.html"))
+    gone = ("store", "embed", "pretrain", "predictions.npz", "*.html", "curve.json")
+    shutil.copytree(run, thin, ignore=shutil.ignore_patterns(*gone))
     write_report(thin)
     assert page(thin).ids == ["scores", f"decoder-{SESSION}", "settings", "definitions"]
 
@@ -107,6 +108,37 @@ def test_pretraining_and_finetuning_runs_have_pages_of_their_own(run, tmp_path):
         shutil.copytree(run / name, tmp_path / name)
         write_report(tmp_path / name)
         assert page(tmp_path / name).ids == parts
+
+
+def test_curve_alone_has_a_page_of_its_own(tmp_path):
+    CURVE.save(tmp_path)
+    write_report(tmp_path)
+    found = page(tmp_path)
+    assert found.ids == ["labels", "settings", "definitions"]
+    assert found.tags.count("figure") == 1
+    assert f"Decoding cursor_vel in {SESSION} from few labels" in found.text
+    assert "Pretrained on the spikes of 40 simulated sessions" in found.text
+    assert "15 0.510 0.180 −0.040 +0.330 ± 0.038" in found.text  # differences 0.39, 0.26, 0.34
+
+
+def test_curve_is_drawn_on_a_logarithmic_axis_with_a_tick_at_each_number_of_seconds():
+    """Four numbers of seconds, each twice the one before, must stand equally far apart."""
+    svg = label_curve.draw(CURVE).svg
+    places = {
+        label: float(x)
+        for x, label in re.findall(r'<text[^>]*?(?:translate\(| x=")([\d.]+)[^>]*>(15|30|60|120)</text>', svg)
+    }
+    assert set(places) == {"15", "30", "60", "120"}
+    steps = np.diff([places[s] for s in ("15", "30", "60", "120")])
+    np.testing.assert_allclose(steps, steps[0], atol=0.5)
+    for words in ("network, pretrained", "network from scratch", "ridge on lagged counts", "R² of cursor_vel"):
+        assert words in svg
+
+
+def test_curve_of_another_form_is_refused(tmp_path):
+    (tmp_path / "curve.json").write_text('{"session": "a"}')
+    with pytest.raises(InputError, match=r"curve\.json: content: expected what `ndt bench curve` writes"):
+        write_report(tmp_path)
 
 
 def test_several_sessions_are_summed_up_by_medians(run, tmp_path):

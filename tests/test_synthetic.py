@@ -254,3 +254,19 @@ def test_awkward_files_are_readable(tmp_path: Path, options: tuple[str, ...]) ->
 def test_bad_settings_are_named(tmp_path: Path, wrong: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         simulate(tmp_path, replace(SMALL, **wrong))
+
+
+def test_one_session_can_be_written_alone_and_longer_with_the_same_units(tmp_path):
+    """A day to decode after those to pretrain on: its units are what the days before made of them."""
+    config = SimulateConfig(
+        num_subjects=2, num_sessions=3, num_units=8, num_electrodes=12, seconds=4.0, seed=3, workers=1
+    )
+    whole = {s.session_id: s for s in simulate(tmp_path / "all", config)}
+    (alone,) = simulate(tmp_path / "one", replace(config, seconds=6.0), only=[(1, 2)])
+    assert [p.name for p in (tmp_path / "one").glob("*.nwb")] == ["sub-simB_ses-03_behavior+ecephys.nwb"]
+    same = whole[alone.session_id]
+    np.testing.assert_array_equal(alone.unit_names, same.unit_names)
+    np.testing.assert_array_equal(alone.electrodes, same.electrodes)
+    for name, values in vars(same.tuning).items():
+        np.testing.assert_array_equal(getattr(alone.tuning, name), values, err_msg=name)
+    assert len(alone.time) == 1.5 * len(same.time)

@@ -1,13 +1,10 @@
 """How well decoders decode beside their peers, on simulated and on real recordings."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ndt.benchmarks.timing import row
+from ndt.benchmarks.timing import row, run_folder
 from ndt.config import BenchConfig
 from ndt.errors import InputError
 
@@ -20,7 +17,7 @@ def demo(config: BenchConfig) -> list[dict[str, Any]]:
     """Decodes a new simulated day from a minute of labels."""
     from ndt.demo import demo
 
-    with _folder(config.out) as out:
+    with run_folder(config.out) as out:
         runs = [demo(out=out / f"seed{s}", seed=s, progress=False) for s in range(config.seeds)]
 
     return _rows("demo", [next(iter(r["sessions"].values())) for r in runs])
@@ -36,21 +33,12 @@ def recordings(config: BenchConfig) -> list[dict[str, Any]]:
         if not files:
             raise InputError(root, "NDT_DATA", f"a recording {pattern}", "none")
         name = Path(files[0]).name.partition("_behavior")[0]
-        with _folder(config.out) as out:
+        with run_folder(config.out) as out:
             seeds = range(config.seeds)
             runs = [demo(files, out / name / f"seed{s}", seed=s, progress=False, scratch=False) for s in seeds]
         rows += _rows(name, [next(iter(r["sessions"].values())) for r in runs])
 
     return rows
-
-
-@contextmanager
-def _folder(out: str) -> Iterator[Path]:
-    if out:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def _rows(name: str, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """Timing of rivals in turns, and the rows that come of it."""
 
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["interleaved", "row"]
+__all__ = ["interleaved", "row", "run_folder"]
 
 
 def interleaved(
@@ -73,3 +76,13 @@ def row(
         "values": list(values),
         "peer_values": list(peer_values),
     }
+
+
+@contextmanager
+def run_folder(out: str) -> Iterator[Path]:
+    """Yields the folder for a benchmark's runs; without a name, one that is removed."""
+    if out:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -77,7 +77,7 @@ def test_page_is_quiet_and_self_contained(report, browse):
     assert asked == ["/report.html"]
     assert console == []
     assert f"Decoding cursor_vel in {SESSION}" in page
-    assert page.count("</svg>") == 8
+    assert page.count("</svg>") == 9
 
 
 def test_page_is_drawn(report, browse, tmp_path):
