@@ -100,9 +100,7 @@ class Route:
 
         return [(c, n, m) for c, (n, m) in zip(number.tolist(), unique.tolist(), strict=True)]
 
-    def seen(
-        self, query_time: Int[Tensor, "*s n"], key_time: Int[Tensor, "*s m"]
-    ) -> Bool[Tensor, "*s n m"]:
+    def seen(self, query_time: Int[Tensor, "*s n"], key_time: Int[Tensor, "*s m"]) -> Bool[Tensor, "*s n m"]:
         """Returns what queries read of keys, both of whole sequences of equal size, given by their bins."""
         n, m = query_time.shape[-1], key_time.shape[-1]
         at, since = query_time[..., :, None], key_time[..., None, :]

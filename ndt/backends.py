@@ -5,7 +5,7 @@ attention, one call a run of sequences of equal size.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ __all__ = ["BACKENDS", "Backend", "Flex", "Sdpa", "Varlen", "Xformers"]
 HALF = (torch.float16, torch.bfloat16)
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A kernel for packed attention."""
 
@@ -83,9 +84,7 @@ class Varlen:
 
         queries, keys = route.queries, route.keys
         window = (-1, 0) if route.mask == "causal" else (-1, -1)  # FlashAttention's causal mask ends at the last key
-        out = varlen_attn(
-            q, k, v, queries.ends, keys.ends, queries.longest, keys.longest, window_size=window
-        )
+        out = varlen_attn(q, k, v, queries.ends, keys.ends, queries.longest, keys.longest, window_size=window)
 
         return cast("Tensor", out)
 
@@ -172,11 +171,12 @@ class Sdpa:
 
 def _sdpa_masks(route: "Route") -> list[Tensor | None]:
     """One mask a run, (1 or c, 1, n, m); None where the kernel needs none. Made once for all layers."""
-    found = route.cache.get("sdpa")
-    if found is None:
-        found = []
-        times = (route.queries.time.split([c * n for c, n, _ in route.runs]),
-                 route.keys.time.split([c * m for c, _, m in route.runs]))
+    if "sdpa" not in route.cache:
+        found: list[Tensor | None] = []
+        times = (
+            route.queries.time.split([c * n for c, n, _ in route.runs]),
+            route.keys.time.split([c * m for c, _, m in route.runs]),
+        )
         for at, since, (c, n, m) in zip(*times, route.runs, strict=True):
             plain = not route.reach and (route.mask == "full" or (route.mask == "causal" and n == m))
             if plain or not c * n * m:
@@ -187,7 +187,7 @@ def _sdpa_masks(route: "Route") -> list[Tensor | None]:
             found.append(route.seen(at.view(c, n), since.view(c, m))[:, None])
         route.cache["sdpa"] = found
 
-    return cast("list[Tensor | None]", found)
+    return cast("list[Tensor | None]", route.cache["sdpa"])
 
 
 def _token_causal(name: str, mask: str) -> str:

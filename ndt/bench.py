@@ -6,7 +6,7 @@ from typing import Any
 from ndt.config import BenchConfig
 from ndt.errors import InputError
 
-__all__ = ["BENCHMARKS", "bench"]
+__all__ = ["BENCHMARKS", "backends", "bench"]
 
 BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when they are run
     "attention": "attention.attention",
@@ -47,3 +47,13 @@ def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
     rows = run(config)
 
     return {"hardware": hardware(), "rows": rows}
+
+
+def backends(name: str) -> dict[str, Any]:
+    """Returns which kernel of packed attention is chosen here for which mask and precision, and why not the others."""
+    if name != "attention":
+        raise InputError("ndt bench", "--list", "the benchmark attention", name)
+    from ndt.benchmarks.attention import list_backends
+    from ndt.benchmarks.hardware import hardware
+
+    return {"hardware": hardware(), "backends": list_backends()}

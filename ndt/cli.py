@@ -169,10 +169,14 @@ def _bench_arguments(parser: "ArgumentParser") -> None:
     from ndt.bench import BENCHMARKS
 
     parser.add_argument("name", type=str, help=f"one of: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--list", action="store_true", help="attention: say which kernel is used for what, and why")
 
 
 def _bench(args: "Namespace") -> dict[str, Any]:
-    from ndt.bench import bench
+    from ndt.bench import backends, bench
+
+    if args.list:
+        return backends(args.name)
 
     return bench(args.name, _config(BenchConfig, args))
 

@@ -252,6 +252,8 @@ class TrainConfig:
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before stopping; 0 for never.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere. No precision scales the loss.
+        attention: Kernel of attention: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
+            --list` says what each can do.
         checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
         compile: Whether the feed-forward parts of blocks go through torch.compile. Not for CPUs, where it takes minutes
             and wins nothing: it is done there, and warned of.
@@ -282,8 +284,8 @@ class TrainConfig:
         _require(self, {"micro_batches": (1, self.batch_size)})
         _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)})
         _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)})
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise InputError("settings", "train.precision", "auto, fp32 or bf16", self.precision)
+        _choose(self, "train", precision=("auto", "fp32", "bf16"))
+        _choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
         if self.sharding not in ("none", "fsdp"):
             raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
         if self.explode != 0 and not self.explode >= 2:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ndt.attention import Route, attention
@@ -57,8 +57,9 @@ class Attention(nn.Module):
         route: Route,
         memory: Float[Tensor, "M D"] | None = None,
         memory_rows: Arrangement | None = None,
-    ) -> Float[Tensor, "L D"]:
-        """Returns what each row reads along the route, of the other rows or of a memory's."""
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns what each row reads along the route, of the other rows or of a memory's; of chosen rows, or of all."""
         if memory is None or memory_rows is None:
             memory, memory_rows = x, rows
             weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
@@ -72,7 +73,9 @@ class Attention(nn.Module):
         if self.rotary and route.mask != "full":  # within a bin there is no time
             q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
 
-        return self.out(rearrange(attention(q, k, v, route), "l h e -> l (h e)"))
+        read = rearrange(attention(q, k, v, route), "l h e -> l (h e)")
+
+        return self.out(read if keep is None else read.index_select(0, keep))
 
 
 class FeedForward(nn.Module):
@@ -134,14 +137,19 @@ class Block(nn.Module):
         memory: Float[Tensor, "M D"] | None = None,
         memory_rows: Arrangement | None = None,
         memory_route: Route | None = None,
-    ) -> Float[Tensor, "L D"]:
-        """Returns the transformed rows; a memory is required by, and only by, a block made with ``cross=True``."""
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns the transformed rows, or chosen ones (`keep`): of the last block one need not compute what nobody reads.
+
+        A memory is required by, and only by, a block made with ``cross=True``.
+        """
         if self.cross is not None and self.cross_norm is not None:
             if memory is None or memory_rows is None or memory_route is None:
                 raise ValueError("this block attends to a memory, got none")
             inner = self.cross(self._before(self.cross_norm, x), rows, memory_route, memory, memory_rows)
             x = self._after(self.cross_norm, x + self.dropout(inner))
-        inner = self.attention(self._before(self.norm, x), rows, route)
+        inner = self.attention(self._before(self.norm, x), rows, route, keep=keep)
+        x = x if keep is None else x.index_select(0, keep)
         x = self._after(self.norm, x + self.dropout(inner))
         inner = self.feedforward(self._before(self.feedforward_norm, x))
 

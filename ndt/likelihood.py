@@ -41,9 +41,7 @@ def negative_binomial_nll(
     return torch.where(valid, nll, 0.0).sum()
 
 
-def count_nll(
-    log_rates: Float[Tensor, "W P"], log_dispersion: Float[Tensor, "W P"] | None, batch: Batch
-) -> Tensor:
+def count_nll(log_rates: Float[Tensor, "W P"], log_dispersion: Float[Tensor, "W P"] | None, batch: Batch) -> Tensor:
     """Returns the sum over the batch's hidden entries, from predictions for its tokens `Batch.wanted`."""
     counts, hidden = batch.counts[batch.wanted], batch.hidden[batch.wanted]
     if log_dispersion is None:

@@ -204,10 +204,11 @@ class NDT(nn.Module):
         x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_place(batch.time, batch.slot)
         order, rows = self._arrange(batch, torch.ones_like(encoded.visible))
         x = torch.cat([self.context[batch.context].flatten(0, 1), self.dropout(x)]).index_select(0, order)
-        for i, block in enumerate(self.rate_decoder):
-            x = block(x, rows, rows.route(i))
         chosen = torch.ones_like(encoded.visible) if every else batch.wanted
-        x = self.rate_norm(_data(x, rows)[chosen])
+        last = len(self.rate_decoder) - 1
+        for i, block in enumerate(self.rate_decoder):
+            x = block(x, rows, rows.route(i), keep=rows.data[chosen] if i == last else None)
+        x = self.rate_norm(x)
 
         return self.rates(self.dropout(x), batch, chosen, encoded.population)
 

@@ -101,9 +101,7 @@ def across(queries: Arrangement, keys: Arrangement, reach: int = 0) -> Route:
     return Route(Sequences(queries.lengths, queries.time), Sequences(keys.lengths, keys.time), "time", reach)
 
 
-def _along(
-    window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: str, reach: int
-) -> Route:
+def _along(window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: str, reach: int) -> Route:
     """Each slot of a window along time, its keys preceded by the window's context tokens."""
     data = (time != CONTEXT).nonzero()[:, 0]
     key = window[data] * (int(slot.max()) + 1 if len(slot) else 1) + slot[data]

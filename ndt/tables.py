@@ -142,7 +142,14 @@ def show_demo(result: dict[str, Any]) -> None:
 
 
 def show_bench(result: dict[str, Any]) -> None:
-    """Prints a benchmark's rows beside their peers."""
+    """Prints a benchmark's rows beside their peers, or the kernels of attention."""
+    if "backends" in result:
+        table = _table("mask", "reach", "precision", "chosen", "why not the others")
+        for b in result["backends"]:
+            why = "\n".join(f"{k}: {v}" for k, v in b["refusals"].items())
+            table.add_row(b["mask"], str(b["reach"] or "all"), b["precision"], b["chosen"], why)
+        _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
+        return
     studied = any("difference" in r for r in result["rows"])
     more = ("difference", "budget") if studied else ()
     table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread", *more)

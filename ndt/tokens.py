@@ -127,26 +127,34 @@ def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
     return rearrange(padded, "... (s p) -> ... s p", p=P)
 
 
-def _tokens(w: Window, P: int, patch: int) -> dict[str, NDArray[np.generic]]:
-    """The tokens of one window with a valid entry, one a row; its patches are numbered from `patch`."""
-    T, _ = w.counts.shape
-    valid = _patches(w.valid, P)  # (T, S, P)
-    S = valid.shape[1]
-    some = valid.any(-1)
-    if some.all():  # as a rule: nothing to leave out
-        keep = lambda x: x.reshape(T * S, *x.shape[2:])
-    else:
-        keep = lambda x: x[some]
-    slot = keep(np.broadcast_to(np.arange(S), (T, S)))
+def _fill(windows: Sequence[Window], P: int) -> dict[str, NDArray[np.generic]]:
+    """Entries of all tokens, (L, P), written once into their place; tokens without a valid entry included."""
+    sizes = [len(w.counts) * -(-w.counts.shape[1] // P) for w in windows]
+    L = sum(sizes)
+    counts, valid = np.zeros((L, P), np.int64), np.zeros((L, P), bool)
+    hidden = np.zeros((L, P), bool)
+    at = 0
+    for w, size in zip(windows, sizes, strict=True):
+        T, N = w.counts.shape
+        place = lambda x, at=at, size=size, T=T, N=N: x[at : at + size].reshape(T, -1)[:, :N]  # a view: units of a bin
+        np.multiply(w.counts, w.valid, out=place(counts), casting="unsafe")
+        place(valid)[:] = w.valid
+        if w.hidden is not None:
+            np.logical_and(w.hidden, w.valid, out=place(hidden))
+        at += size
 
-    return {
-        "counts": keep(_patches(np.where(w.valid, w.counts, 0), P)),
-        "valid": keep(valid),
-        "hidden": keep(np.zeros_like(valid) if w.hidden is None else _patches(w.hidden & w.valid, P)),
-        "patch": slot + patch,
-        "slot": slot,
-        "time": keep(np.broadcast_to(np.arange(T)[:, None], (T, S))),
-    }
+    return {"counts": counts, "valid": valid, "hidden": hidden}
+
+
+def _places(windows: Sequence[Window], P: int, first: Sequence[int]) -> dict[str, NDArray[np.int64]]:
+    """Bin, slot, patch and window of all tokens, (L,); patches of window i are numbered from ``first[i]``."""
+    bins = np.array([len(w.counts) for w in windows])
+    slots = np.array([-(-w.counts.shape[1] // P) for w in windows])
+    window = np.repeat(np.arange(len(windows)), bins * slots)
+    place = np.arange(len(window)) - np.repeat(np.cumsum(bins * slots) - bins * slots, bins * slots)
+    time, slot = np.divmod(place, slots[window])
+
+    return {"time": time, "slot": slot, "patch": np.asarray(first)[window] + slot, "window": window}
 
 
 def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
@@ -170,14 +178,17 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
             units.append(w.unit)
             members.append(_patches(np.arange(num_units, num_units + len(w.unit)), units_per_patch))
             num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
-    parts = [_tokens(w, units_per_patch, first[w.unit.tobytes()]) for w in windows]
+    starts = [first[w.unit.tobytes()] for w in windows]
+    arrays = _fill(windows, units_per_patch) | _places(windows, units_per_patch, starts)
+    some = arrays["valid"].any(1)
+    if not some.all():
+        arrays = {name: x[some] for name, x in arrays.items()}
 
     lengths = [len(w.counts) for w in windows]
     C = dims[0] if dims else 0
     targets = [np.full((len(w.counts), C), np.nan, np.float32) if w.target is None else w.target for w in windows]
-    numbers, sizes = np.arange(len(windows)), [len(p["time"]) for p in parts]
-    arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
-        "window": np.repeat(numbers, sizes),
+    numbers = np.arange(len(windows))
+    arrays |= {
         "members": np.concatenate(members),
         "unit": np.concatenate(units),
         "context": np.concatenate([w.context for w in windows]),
@@ -186,7 +197,5 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
         "bin_time": np.concatenate([np.arange(T) for T in lengths]),
         "bin_window": np.repeat(numbers, lengths),
     }
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
-    tensors["counts"] = tensors["counts"].long()
 
-    return Batch(**tensors, num_windows=len(windows))
+    return Batch(**{name: torch.from_numpy(x) for name, x in arrays.items()}, num_windows=len(windows))  # type: ignore[arg-type]

@@ -21,9 +21,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 
+from ndt.attention import using_backend
 from ndt.config import TrainConfig
 from ndt.errors import InputError
 from ndt.journal import Journal
+from ndt.memory import keep_freed_memory
 from ndt.model import NDT
 from ndt.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.resume import Checkpoints, drop_later, part
@@ -87,6 +89,7 @@ class Trainer:
         resume: bool,
         progress: bool,
     ) -> None:
+        keep_freed_memory()
         self.accelerator = _accelerator(model, objective, config)
         least = self.accelerator.num_processes * config.micro_batches
         if config.batch_size < least:
@@ -136,6 +139,10 @@ class Trainer:
         Raises:
             InputError: if the loss is no number or explodes.
         """
+        with using_backend(self.config.attention):
+            return self._run()
+
+    def _run(self) -> dict[str, float]:
         self.network.train()
         with self.journal:
             while self.step < self.config.steps and not self._exhausted():

@@ -53,7 +53,9 @@ class Vocabulary:
     @staticmethod
     def context_names(session: Session) -> tuple[str, ...]:
         """Returns the names of a session's contexts: session, subject, task."""
-        return tuple(f"{k}:{v}" for k, v in zip(KINDS, (session.session_id, session.subject, session.task), strict=True))
+        return tuple(
+            f"{k}:{v}" for k, v in zip(KINDS, (session.session_id, session.subject, session.task), strict=True)
+        )
 
     def extend(self, sessions: Iterable[Session]) -> "Vocabulary":
         """Returns a vocabulary that also knows these sessions; old rows stay where they are."""

@@ -144,9 +144,7 @@ def _shuffles(session: Session, shuffle_units: str) -> bool:
     return all(str(u).startswith(f"{session.session_id}/") for u in session.units.id)
 
 
-def valid_windows(
-    grids: Sequence[Grid], vocabulary: Vocabulary, min_bins: int, window_bins: int
-) -> list[ValidWindow]:
+def valid_windows(grids: Sequence[Grid], vocabulary: Vocabulary, min_bins: int, window_bins: int) -> list[ValidWindow]:
     """Returns the stored set of masks: validation windows side by side over all sessions, each kind of mask in turn.
 
     A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width and

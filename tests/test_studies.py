@@ -12,14 +12,22 @@ from safetensors.torch import load_file
 
 import ndt.benchmarks.ablation
 import ndt.pretrain.train
-from ndt.benchmarks.ablation import CONFIGS, MASKS, ablation, load_variants
 from ndt.bench import bench
-from ndt.config import BenchConfig, FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, StudyConfig, TrainConfig
+from ndt.benchmarks.ablation import CONFIGS, MASKS, ablation, load_variants
 from ndt.benchmarks.curve import curve
+from ndt.benchmarks.studies import finish, paired_row, run_all, simulated
+from ndt.config import (
+    BenchConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    SimulateConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from ndt.errors import InputError
 from ndt.label_curve import read_curve
 from ndt.metrics import paired_difference
-from ndt.benchmarks.studies import finish, paired_row, run_all, simulated
 from ndt.tables import show_bench
 from ndt.training import Trainer
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ndt.benchmarks.studies import data_set, paired_row, pretrained, run_all
 from ndt.config import PretrainConfig, StudyConfig, fill_config, load_config
 from ndt.errors import InputError
-from ndt.benchmarks.studies import data_set, paired_row, pretrained, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
 

@@ -7,17 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndt.attention import Layout
 from ndt.attention import attention as packed_attention
+from ndt.attention import chosen_backend
+from ndt.backends import BACKENDS
 from ndt.benchmarks.hardware import device
 from ndt.benchmarks.peers import Padded, padded
 from ndt.benchmarks.ragged import preset, ragged
 from ndt.benchmarks.timing import interleaved, row
 from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
+from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
 
-__all__ = ["attention"]
+__all__ = ["attention", "list_backends"]
+
+ORDERS, PEER = ("factorised", "sequential", "joint"), "padded_sdpa"
 
 
 def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
@@ -28,11 +32,49 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     heads = (model.num_heads, model.width // model.num_heads)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
-    calls = {"packed": _packed(batch, heads, dtype), "padded_sdpa": _padded(parts, heads, dtype)}
+    rows = {order: _rows(batch, order) for order in ORDERS}
+    calls = {order: _packed(rows[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
-    own, peer = ([len(batch.time) / s for s in seconds[name]] for name in calls)
+    layers = {order: len(rows[order].routes) for order in ORDERS}  # a call takes each route, a layer one of them
+    rates = {x: [batch.num_tokens * layers.get(x, 1) / s for s in taken] for x, taken in seconds.items()}
 
-    return [row(f"attention.packed.{config.precision}", own, "tokens/s", "padded_sdpa", peer)]
+    return [
+        row(
+            f"attention.{order}.{_backend(rows[order], dtype)}.{config.precision}",
+            rates[order],
+            "tokens/s",
+            PEER,
+            rates[PEER],
+        )
+        for order in ORDERS
+    ]
+
+
+def list_backends() -> list[dict[str, Any]]:
+    """Returns for each mask and precision which backend is chosen here, and why the others are not."""
+    found, where = [], device()
+    for mask, reach in (("full", 0), ("causal", 0), ("causal", 100), ("time", 0)):
+        for dtype in (torch.float32, torch.bfloat16):
+            refusals = {name: b.refusal(mask, reach, where, dtype) for name, b in BACKENDS.items()}
+            chosen = chosen_backend(mask, reach, where, dtype)
+            name = next(name for name, b in BACKENDS.items() if b is chosen)
+            precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+            found.append(
+                {"mask": mask, "reach": reach, "precision": precision, "device": where.type, "chosen": name}
+                | {"refusals": {k: v for k, v in refusals.items() if v}}
+            )
+
+    return found
+
+
+def _rows(batch: Batch, order: str) -> Arrangement:
+    return arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=order)
+
+
+def _backend(rows: Arrangement, dtype: torch.dtype) -> str:
+    used = {chosen_backend(r.mask, r.reach, device(), dtype) for r in rows.routes}
+
+    return "+".join(name for name, b in BACKENDS.items() if b in used)
 
 
 def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,13 +83,12 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor,
     return q, k, v
 
 
-def _packed(batch: Batch, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
-    inputs = _inputs((len(batch.time), *heads), dtype)
-    layout = Layout(torch.bincount(batch.window, minlength=batch.num_windows).tolist(), batch.time)
+def _packed(rows: Arrangement, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
+    inputs = _inputs((len(rows.time), *heads), dtype)
 
     def call() -> None:
-        out = packed_attention(*inputs, layout, layout)
-        torch.autograd.grad(out.sum(), inputs)
+        for route in rows.routes:
+            torch.autograd.grad(packed_attention(*inputs, route).sum(), inputs)
 
     return call
 

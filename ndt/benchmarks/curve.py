@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ndt.benchmarks.studies import data_set, finish, paired_row, pretrained, run_all, simulated, sources
 from ndt.config import FinetuneConfig, StudyConfig
 from ndt.errors import InputError
-from ndt.benchmarks.studies import data_set, finish, paired_row, pretrained, run_all, simulated, sources
 
 if TYPE_CHECKING:
     from ndt.data.store import Store

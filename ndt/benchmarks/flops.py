@@ -1,45 +1,53 @@
-"""Floating-point operations of a training step, from the architecture and the lengths of the sequences."""
+"""Floating-point operations of a training step, from the architecture and who reads whom."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from ndt.config import ModelConfig
+import torch
+from torch import Tensor, nn
 
-__all__ = ["blocks_flops", "train_flops"]
+from ndt.attention import Route
+from ndt.model import NDT
+from ndt.tokens import Batch
+
+__all__ = ["attention_flops", "train_flops"]
 
 
-def blocks_flops(config: ModelConfig, num_layers: int, lengths: Sequence[int]) -> int:
-    r"""Returns what the forward pass of transformer blocks takes on sequences of :math:`n_i` tokens.
+def attention_flops(route: Route, width: int) -> int:
+    r"""Returns what scores and their products with values take along a route, forward.
 
-    .. math:: M \sum_i \left[ n_i (8 + 4 F) D^2 + 4 n_i^2 D \right]
+    .. math:: 4 D \sum_i p_i
 
-    for M layers of width D and a feed-forward block of width F D: two operations for each weight of the matrices of
-    queries, keys, values and output (:math:`4 D^2`) and of the feed-forward block (:math:`2 F D^2`), and for scores and
-    their products with values. All pairs are counted, also those that a causal mask hides.
-
-    Arguments:
-        config: Architecture; uses `width`, `feedforward`.
-        num_layers: Layers M.
-        lengths: Tokens of each sequence, context tokens included.
+    where :math:`p_i` is the number of pairs of a query and a key that it may read, in sequence i. Of the mask ``time``
+    all pairs of a sequence are counted: kernels that know it compute them all.
     """
-    D, F = config.width, config.feedforward
-    each = (n * (8 + 4 * F) * D**2 + 4 * n**2 * D for n in lengths)
+    n, m = route.queries.lengths.double(), route.keys.lengths.double()
+    pairs = n * m - n * (n - 1) / 2 if route.mask == "causal" else n * m
 
-    return num_layers * sum(each)
+    return int(4 * width * pairs.sum())
 
 
-def train_flops(config: ModelConfig, visible: Sequence[int], tokens: Sequence[int], num_context: int) -> int:
+def train_flops(model: NDT, batch: Batch) -> int:
     """Returns what forward and backward pass take: three times the forward pass of encoder and masked decoder.
 
-    The backward pass multiplies each matrix twice, for the gradients of its input and its weight. Embedding, read-out,
-    norms and the optimiser are left out, so that a share of the machine's peak is understated, by some percent.
-
-    Arguments:
-        config: Architecture.
-        visible: Tokens of each window that the encoder sees.
-        tokens: All tokens of each window, which the masked decoder sees.
-        num_context: Context tokens of a window; both see them.
+    Two operations for each weight of a block's matrices and each row that is multiplied by it. The backward pass
+    multiplies each matrix twice, for the gradients of its input and its weight. Embedding, read-out, norms and the
+    optimiser are left out, so that a share of the machine's peak is understated, by some percent.
     """
-    encoder = blocks_flops(config, config.num_layers, [n + num_context for n in visible])
-    decoder = blocks_flops(config, config.num_decoder_layers, [n + num_context for n in tokens])
+    with torch.no_grad():
+        _, seen = model._arrange(batch, batch.visible)
+        _, every = model._arrange(batch, torch.ones_like(batch.visible))
+    total, D = 0, model.config.width
+    for blocks, rows in ((model.encoder, seen), (model.rate_decoder, every)):
+        for i, block in enumerate(blocks):
+            chosen = len(rows.time)
+            if blocks is model.rate_decoder and i == len(blocks) - 1:
+                chosen = int(batch.wanted.sum())  # of the last block, what is asked for
+            read = _weights((block.attention.query, block.attention.key_value))
+            rest = _weights((block.attention.out, block.feedforward))
+            total += 2 * (len(rows.time) * read + chosen * rest) + attention_flops(rows.route(i), D)
 
-    return 3 * (encoder + decoder)
+    return 3 * total
+
+
+def _weights(modules: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for m in modules for p in m.parameters() if isinstance(p, Tensor) and p.ndim == 2)

@@ -40,7 +40,7 @@ def padded(batch: Batch, sequences: int) -> list[Padded]:
     lengths = torch.bincount(batch.window, minlength=batch.num_windows)
     B, L = batch.num_windows, int(lengths.max())
     place = torch.arange(len(batch.window), device=batch.window.device) - (lengths.cumsum(0) - lengths)[batch.window]
-    wanted = batch.hidden.reshape(len(batch.valid), -1) & batch.valid
+    wanted = batch.hidden
     kept = torch.where(batch.valid, batch.counts.long(), 0)
     late = int(batch.time.max()) + 1
     columns = {"counts": kept, "wanted": wanted, "hidden": wanted.any(-1), "padding": None, "time": batch.time}

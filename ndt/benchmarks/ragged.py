@@ -11,7 +11,7 @@ from torch import Tensor
 from ndt.checkpoint import ModelSpec
 from ndt.config import PretrainConfig, load_config
 from ndt.errors import InputError
-from ndt.likelihood import poisson_nll
+from ndt.likelihood import count_nll
 from ndt.model import NDT
 from ndt.tokens import Batch, Window, pack
 from ndt.vocabulary import Vocabulary
@@ -87,6 +87,7 @@ def ragged(
         counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, sizes[S])).astype(np.uint8)
         context = np.array([S - low, high - low + 1, high - low + 2])
         valid = np.ones(counts.shape, bool)
+        hidden = np.repeat(hidden, units_per_patch, axis=1)[:, : sizes[S]]
         windows.append(Window(counts=counts, valid=valid, unit=rows[S], context=context, hidden=hidden))
     names = (*(f"session:{S}" for S in sizes), "subject:a", "task:a")
     units = tuple(f"{S}/{n}" for S, N in sizes.items() for n in range(N))
@@ -96,7 +97,6 @@ def ragged(
 
 def masked_loss(model: torch.nn.Module, batch: Batch) -> Float[Tensor, ""]:
     """Returns the Poisson likelihood of what is hidden, a unit and bin."""
-    log_rates, _ = model(batch)
-    wanted = batch.hidden.reshape(len(batch.valid), -1) & batch.valid
+    prediction = model(batch)
 
-    return poisson_nll(log_rates, batch.counts, wanted) / wanted.sum()
+    return count_nll(prediction.log_rates, prediction.log_dispersion, batch) / batch.hidden.sum()

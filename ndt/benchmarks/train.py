@@ -12,7 +12,7 @@ from ndt.benchmarks.hardware import SHAPES, device, gemm_peak, sheet_peak
 from ndt.benchmarks.peers import PaddedEncoder, PaddedSDPA, padded, padded_loss
 from ndt.benchmarks.ragged import masked_loss, preset, ragged
 from ndt.benchmarks.timing import interleaved, row
-from ndt.config import BenchConfig, ModelConfig
+from ndt.config import BenchConfig
 from ndt.memory import keep_freed_memory
 from ndt.tokens import Batch
 
@@ -79,16 +79,9 @@ def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     seconds = interleaved(steps, config.repeats)
     peaks.append(gemm_peak(dtype, shapes))
 
-    return _rows(f"train.packed.{config.precision}", batch, step_flops(settings.model, batch), seconds, peaks, dtype)
-
-
-def step_flops(config: ModelConfig, batch: Batch) -> int:
-    """Returns the operations of a packed step; see `ndt.benchmarks.flops`."""
-    every = torch.ones_like(batch.window, dtype=torch.bool)
-    visible = ~batch.hidden.reshape(len(batch.time), -1).all(-1)
-    seen, tokens = (torch.bincount(batch.window[w], minlength=batch.num_windows).tolist() for w in (visible, every))
-
-    return train_flops(config, seen, tokens, batch.context.shape[1])
+    return _rows(
+        f"train.packed.{config.precision}", batch, train_flops(data.model(settings), data.batch), seconds, peaks, dtype
+    )
 
 
 def _rows(
