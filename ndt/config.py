@@ -274,6 +274,7 @@ class TrainConfig:
     valid_every: int = 100
     patience: int = 0
     precision: str = "auto"
+    attention: str = "auto"
     checkpoint_activations: bool = False
     compile: bool = False
     sharding: str = "none"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ndt.attention import Route
+from ndt.layers import Block
 from ndt.model import NDT
 from ndt.tokens import Batch
 
@@ -39,6 +40,7 @@ def train_flops(model: NDT, batch: Batch) -> int:
     total, D = 0, model.config.width
     for blocks, rows in ((model.encoder, seen), (model.rate_decoder, every)):
         for i, block in enumerate(blocks):
+            assert isinstance(block, Block)
             chosen = len(rows.time)
             if blocks is model.rate_decoder and i == len(blocks) - 1:
                 chosen = int(batch.wanted.sum())  # of the last block, what is asked for
