@@ -144,11 +144,11 @@ def show_demo(result: dict[str, Any]) -> None:
 def show_bench(result: dict[str, Any]) -> None:
     """Prints a benchmark's rows beside their peers, or the kernels of attention."""
     if "backends" in result:
-        table = _table("mask", "reach", "precision", "chosen", "why not the others")
+        table = _table("mask", "reach", "precision", "kernel")
         for b in result["backends"]:
-            why = "\n".join(f"{k}: {v}" for k, v in b["refusals"].items())
-            table.add_row(b["mask"], str(b["reach"] or "all"), b["precision"], b["chosen"], why)
-        _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
+            table.add_row(b["mask"], str(b["reach"] or "all"), b["precision"], b["chosen"])
+        reasons = dict.fromkeys(f"{k}: {v}" for b in result["backends"] for k, v in b["refusals"].items())
+        _print(table, *reasons, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
         return
     studied = any("difference" in r for r in result["rows"])
     more = ("difference", "budget") if studied else ()

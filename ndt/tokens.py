@@ -7,6 +7,7 @@ for the encoder, one without any valid entry is left out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,9 +114,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
 
-        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()})
 
 
 def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
@@ -136,11 +137,11 @@ def _fill(windows: Sequence[Window], P: int) -> dict[str, NDArray[np.generic]]:
     at = 0
     for w, size in zip(windows, sizes, strict=True):
         T, N = w.counts.shape
-        place = lambda x, at=at, size=size, T=T, N=N: x[at : at + size].reshape(T, -1)[:, :N]  # a view: units of a bin
-        np.multiply(w.counts, w.valid, out=place(counts), casting="unsafe")
-        place(valid)[:] = w.valid
+        units = [x[at : at + size].reshape(T, -1)[:, :N] for x in (counts, valid, hidden)]  # views: units of a bin
+        np.multiply(w.counts, w.valid, out=units[0], casting="unsafe")
+        units[1][:] = w.valid
         if w.hidden is not None:
-            np.logical_and(w.hidden, w.valid, out=place(hidden))
+            np.logical_and(w.hidden, w.valid, out=units[2])
         at += size
 
     return {"counts": counts, "valid": valid, "hidden": hidden}
@@ -198,4 +199,6 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
         "bin_window": np.repeat(numbers, lengths),
     }
 
-    return Batch(**{name: torch.from_numpy(x) for name, x in arrays.items()}, num_windows=len(windows))  # type: ignore[arg-type]
+    tensors: dict[str, Any] = {name: torch.from_numpy(x) for name, x in arrays.items()}
+
+    return Batch(**tensors, num_windows=len(windows))

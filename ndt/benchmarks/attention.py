@@ -38,16 +38,9 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
     layers = {order: len(rows[order].routes) for order in ORDERS}  # a call takes each route, a layer one of them
     rates = {x: [batch.num_tokens * layers.get(x, 1) / s for s in taken] for x, taken in seconds.items()}
 
-    return [
-        row(
-            f"attention.{order}.{_backend(rows[order], dtype)}.{config.precision}",
-            rates[order],
-            "tokens/s",
-            PEER,
-            rates[PEER],
-        )
-        for order in ORDERS
-    ]
+    names = {x: f"attention.{x}.{_backend(rows[x], dtype)}.{config.precision}" for x in ORDERS}
+
+    return [row(names[x], rates[x], "tokens/s", PEER, rates[PEER]) for x in ORDERS]
 
 
 def list_backends() -> list[dict[str, Any]]:

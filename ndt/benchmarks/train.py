@@ -79,9 +79,9 @@ def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     seconds = interleaved(steps, config.repeats)
     peaks.append(gemm_peak(dtype, shapes))
 
-    return _rows(
-        f"train.packed.{config.precision}", batch, train_flops(data.model(settings), data.batch), seconds, peaks, dtype
-    )
+    flops = train_flops(data.model(settings), data.batch)
+
+    return _rows(f"train.packed.{config.precision}", batch, flops, seconds, peaks, dtype)
 
 
 def _rows(
