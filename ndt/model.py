@@ -174,7 +174,7 @@ class NDT(nn.Module):
 
     def population(self, batch: Batch) -> Population:
         """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
-        mean = self.mean_counts[batch.unit]
+        mean = torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
         if self.unit is None or self.unit_place is None or self.depth is None:
             return Population(mean[:, None], mean)
         vectors = self.unit.index_select(0, batch.unit)
