@@ -31,9 +31,6 @@ __all__ = ["NDT", "Encoded", "Place", "Prediction"]
 # a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
-UNIT_SCALE = 0.3  # of new unit vectors: units begin alike, and what all share is learned first
-
-
 class Place(nn.Module):
     """Embeds a token's slot, and its bin where time is not rotary.
 
@@ -125,7 +122,7 @@ class NDT(nn.Module):
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
         self.mean_counts: Tensor
         self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
-        self.unit = nn.Parameter(UNIT_SCALE * torch.randn(len(known.units), E)) if vectors else None
+        self.unit = nn.Parameter(torch.randn(len(known.units), E)) if vectors else None
         self.unit_place = nn.Parameter(torch.zeros(len(known.places), E)) if vectors else None  # region and probe
         self.depth = nn.Parameter(torch.zeros(E)) if vectors else None  # per millimetre
         self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.context_tokens, D))
