@@ -45,6 +45,9 @@ class Place(nn.Module):
 
         D, learned = config.width, config.positions == "learned"
         self.wave = None if learned else nn.Linear(16, D)
+        if self.wave is not None:  # small: norms then let a hidden token be what it reads, not where it is
+            nn.init.normal_(self.wave.weight, std=0.02)
+            nn.init.zeros_(self.wave.bias)
         self.slot = nn.Embedding(config.max_slots, D) if learned else None
         self.time = nn.Embedding(config.max_bins, D) if learned else None
 

@@ -95,6 +95,8 @@ class VectorReadout(nn.Module):
         self.latent = nn.Linear(config.width, config.unit_width)
         self.unit = nn.Linear(config.unit_width, config.unit_width)
         self.base = nn.Linear(config.unit_width, 1)
+        with torch.no_grad():
+            self.unit.weight *= 3  # latents begin at zero weight: loud units shorten the plateau before they are found
         for layer in (self.latent, self.base):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
