@@ -59,7 +59,7 @@ class Attention(nn.Module):
         memory_rows: Arrangement | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns what each row reads along the route, of the other rows or of a memory's; of chosen rows, or of all."""
+        """Returns what each row reads along the route, of the rows or of a memory's; for chosen rows, or for all."""
         if memory is None or memory_rows is None:
             memory, memory_rows = x, rows
             weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
@@ -139,7 +139,7 @@ class Block(nn.Module):
         memory_route: Route | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns the transformed rows, or chosen ones (`keep`): of the last block one need not compute what nobody reads.
+        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads.
 
         A memory is required by, and only by, a block made with ``cross=True``.
         """

@@ -1,7 +1,7 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is their
-model; where ours differs, DECISIONS.md says why.
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is
+their model; where ours differs, DECISIONS.md says why.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from ndt.vocabulary import KINDS, Vocabulary
 
 __all__ = ["NDT", "Encoded", "Place", "Prediction"]
 
-# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of
-# a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
+# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
+# of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
 UNIT_SCALE = 0.3  # of new unit vectors: units begin alike, and what all share is learned first
@@ -267,8 +267,8 @@ class NDT(nn.Module):
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
         Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
-        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it decodes
-        the same covariate, else it starts anew.
+        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it
+        decodes the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
         if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:
