@@ -16,7 +16,25 @@ from ndt.session import Covariate, Session, Spikes, Units
 from ndt.tokens import Window
 from ndt.vocabulary import Vocabulary
 
-TINY = ModelConfig(width=16, num_layers=2, num_heads=2, units_per_patch=3, unit_width=8, max_bins=64)
+TINY = ModelConfig(
+    width=16,
+    num_layers=2,
+    num_decoder_layers=2,
+    num_heads=2,
+    units_per_patch=3,
+    units="vectors",
+    unit_width=8,
+    max_count=20,
+    positions="rotary",
+    max_bins=64,
+    order="factorised",
+    norm="pre",
+    activation="gelu",
+    qk_norm=False,
+    covariates="pooled",
+    likelihood="poisson",
+    context_tokens=1,
+)  # every choice stated: defaults move
 
 
 def reads(route: Route) -> Tensor:
@@ -145,13 +163,15 @@ def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
 def random_window(
     T: int, N: int, rng: np.random.Generator, *, absent: float = 0.2, hidden: float = 0.4, patch: int = 3, dims: int = 2
 ) -> Window:
-    """A window of random counts, of which some are invalid and some patches hidden."""
+    """A window of random counts, some invalid; whole patches are hidden, and a few entries by themselves."""
+    whole = np.repeat(rng.random((T, -(-N // patch))) < hidden, patch, axis=1)[:, :N]
+
     return Window(
         counts=rng.poisson(1.5, (T, N)).astype(np.uint8),
         valid=rng.random((T, N)) >= absent,
         unit=np.arange(N),
         context=np.arange(3),
-        hidden=np.repeat(rng.random((T, -(-N // patch))) < hidden, patch, axis=1)[:, :N],
+        hidden=whole | (rng.random((T, N)) < hidden / 4),
         target=rng.standard_normal((T, dims)).astype(np.float32),
         index=(0, T),
     )
