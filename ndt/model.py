@@ -151,7 +151,7 @@ class NDT(nn.Module):
         places = torch.tensor(known.unit_places or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
         self.register_buffer("place_of_unit", places, persistent=False)
         self.depth_of_unit: Tensor
-        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units))
+        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units), dtype=torch.float32)
         self.register_buffer("depth_of_unit", depths, persistent=False)
 
     @property
