@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ndt.attention import CONTEXT
 from ndt.config import ModelConfig
-from ndt.layers import Block
+from ndt.layers import Block, look_up
 from ndt.routes import Arrangement, across, arrange
 from ndt.tokens import Batch
 
@@ -63,7 +63,7 @@ class CovariateDecoder(nn.Module):
         """
         x = torch.zeros_like(latents) if self.query is None else self.query(latents)
         if self.time is not None:
-            x = x + self.time(batch.bin_time)
+            x = x + look_up(self.time, batch.bin_time, "max_bins")
         if not self.pooled:
             x = self._crossed(batch, x, memory, memory_rows)
         else:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ndt.attention import Route, attention
 from ndt.config import ModelConfig
+from ndt.errors import InputError
 from ndt.routes import Arrangement
 
-__all__ = ["Attention", "Block", "FeedForward", "rotate"]
+__all__ = ["Attention", "Block", "FeedForward", "look_up", "rotate"]
 
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
@@ -28,6 +29,19 @@ def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[
     a, b, rest = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
 
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+
+
+def look_up(table: nn.Embedding, index: Int[Tensor, " L"], name: str) -> Float[Tensor, "L D"]:
+    """Returns rows of a learned table of bins or slots, `ModelConfig.name` of them.
+
+    Raises:
+        InputError: if an index is beyond the table.
+    """
+    if len(index) and int(index.max()) >= table.num_embeddings:
+        expected = f"windows within the learned table of {table.num_embeddings}"
+        raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
+
+    return table(index)
 
 
 class Attention(nn.Module):

@@ -19,7 +19,7 @@ from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, wri
 from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
-from ndt.layers import Block
+from ndt.layers import Block, look_up
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
 from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
@@ -63,12 +63,8 @@ class Place(nn.Module):
             return self.wave(torch.cat([phase.sin(), phase.cos()], dim=-1))
         assert self.time is not None
         assert self.slot is not None
-        for name, index, table in (("max_bins", time, self.time), ("max_slots", slot, self.slot)):
-            if len(index) and int(index.max()) >= table.num_embeddings:
-                expected = f"windows within the learned table of {table.num_embeddings}"
-                raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
 
-        return self.time(time) + self.slot(slot)
+        return look_up(self.time, time, "max_bins") + look_up(self.slot, slot, "max_slots")
 
 
 class Prediction(NamedTuple):

@@ -116,7 +116,9 @@ class Batch:
         """Returns the batch on a device."""
         held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
 
-        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()})
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()}
+
+        return Batch(**moved)
 
 
 def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:

@@ -33,7 +33,7 @@ def structured_batch() -> Batch:
     return pack(some, P)
 
 
-@pytest.mark.parametrize("name", ["factorised", "sequential", "joint", "overdispersed", "ndt2"])
+@pytest.mark.parametrize("name", [n if n == "factorised" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
 def test_one_batch_is_overfit(name) -> None:
     torch.manual_seed(0)
     config = replace(CONFIGS[name], width=24, dropout=0.0)
