@@ -26,7 +26,7 @@ CONFIGS = {
     "factorised": TINY,
     "sequential": replace(TINY, order="sequential", qk_norm=True, context_tokens=2),
     "joint": replace(TINY, order="joint", positions="learned", activation="swiglu", covariates="cross"),
-    "reach": replace(TINY, reach=3, covariates="cross"),
+    "reach": replace(TINY, reach=3, positions="learned", covariates="cross"),
     "overdispersed": replace(TINY, likelihood="negative_binomial"),
     "ndt2": NDT2,
 }
