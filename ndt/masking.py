@@ -86,7 +86,7 @@ def _region(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.
 
 def _forward(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.Generator) -> Mask:
     """The last bins (prediction): up to `ratio` of them, the share drawn anew each time."""
-    hidden = np.arange(T) >= min(T - max(round(ratio * rng.random() * T), 1), T - 1)
+    hidden = np.arange(T) >= T - np.clip(round(ratio * rng.random() * T), 1, max(T - 1, 1))
 
     return np.broadcast_to(hidden[:, None], (T, len(patch)))
 
