@@ -29,7 +29,7 @@ class Backend(Protocol):
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
-        """Returns (Q, H, E) for queries (Q, H, E) and keys and values (K, H, E) that lie as the route's sequences do."""
+        """Returns (Q, H, E) for queries (Q, H, E), and keys and values (K, H, E), laid out as the route's sequences."""
         ...
 
 

@@ -190,8 +190,8 @@ class ModelConfig:
         covariates: Covariate decoder: ``pooled`` or ``cross`` (NDT2).
         likelihood: Of spike counts: ``poisson`` or ``negative_binomial``.
         context_tokens: Tokens of each context.
-        compat: NDT2's quirks: one mask for all windows of a batch, five spikes as a frozen zero, the first 120 ms of each
-            window not decoded, validation R² averaged over batches.
+        compat: NDT2's quirks: one mask for all windows of a batch, five spikes as a frozen zero, the first 120 ms of
+            each window not decoded, validation R² averaged over batches.
     """
 
     width: int = 96
@@ -371,7 +371,8 @@ class FinetuneConfig:
         model: Architecture of a model from scratch; a pretrained one brings its own.
         freeze: Whether the pretrained trunk stays as it is, and only the tables of units and contexts and the covariate
             decoder learn.
-        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it does.
+        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
+            does.
         warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
             contexts learning, where the session has units that the model does not know.
         mask_ratio: Share of patches hidden from the encoder while training.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ndt.attention import CONTEXT
 from ndt.config import ModelConfig
-from ndt.layers import Block
+from ndt.layers import Block, look_up
 from ndt.routes import Arrangement, across, arrange
 from ndt.tokens import Batch
 
@@ -20,9 +20,9 @@ __all__ = ["CovariateDecoder"]
 class CovariateDecoder(nn.Module):
     """Asks once per bin what the covariate is.
 
-    ``pooled``: a query is the mean latent of its bin and reads context tokens and the queries of its past, by masks that
-    every fused kernel knows. ``cross`` (NDT2): a query is its bin's time alone and reads all tokens of its past and
-    present, then the queries of its past.
+    ``pooled``: a query is the mean latent of its bin and reads context tokens and the queries of its past, by masks
+    that every fused kernel knows. ``cross`` (NDT2): a query is its bin's time alone and reads all tokens of its past
+    and present, then the queries of its past.
 
     Reference: Ye et al. (2023); both ways are theirs, but for what the pooled query starts from.
 
@@ -63,7 +63,7 @@ class CovariateDecoder(nn.Module):
         """
         x = torch.zeros_like(latents) if self.query is None else self.query(latents)
         if self.time is not None:
-            x = x + self.time(batch.bin_time)
+            x = x + look_up(self.time, batch.bin_time, "max_bins")
         if not self.pooled:
             x = self._crossed(batch, x, memory, memory_rows)
         else:
@@ -76,9 +76,14 @@ class CovariateDecoder(nn.Module):
         time = torch.cat([torch.full_like(context_window, CONTEXT), batch.bin_time])
         order = torch.argsort(window, stable=True)
         rows = arrange(
-            window[order], time[order], torch.zeros_like(time), batch.num_windows,
-            order="joint" if not self.config.causal else "sequential", causal=self.config.causal, reach=self.config.reach,
-        )  # fmt: skip
+            window[order],
+            time[order],
+            torch.zeros_like(time),
+            batch.num_windows,
+            order="sequential" if self.config.causal else "joint",
+            causal=self.config.causal,
+            reach=self.config.reach,
+        )
         x = torch.cat([context, x]).index_select(0, order)
         for i, block in enumerate(self.blocks):
             x = block(x, rows, rows.route(i))

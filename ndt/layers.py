@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ndt.attention import Route, attention
 from ndt.config import ModelConfig
+from ndt.errors import InputError
 from ndt.routes import Arrangement
 
-__all__ = ["Attention", "Block", "FeedForward", "rotate"]
+__all__ = ["Attention", "Block", "FeedForward", "look_up", "rotate"]
 
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
@@ -28,6 +29,19 @@ def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[
     a, b, rest = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
 
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+
+
+def look_up(table: nn.Embedding, index: Int[Tensor, " L"], name: str) -> Float[Tensor, "L D"]:
+    """Returns rows of a learned table of bins or slots, `ModelConfig.name` of them.
+
+    Raises:
+        InputError: if an index is beyond the table.
+    """
+    if len(index) and int(index.max()) >= table.num_embeddings:
+        expected = f"windows within the learned table of {table.num_embeddings}"
+        raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
+
+    return table(index)
 
 
 class Attention(nn.Module):
@@ -74,7 +88,7 @@ class Attention(nn.Module):
         memory_rows: Arrangement | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns what each row reads along the route, of the other rows or of a memory's; of chosen rows, or of all."""
+        """Returns what each row reads along the route, of the rows or of a memory's; for chosen rows, or for all."""
         if memory is None or memory_rows is None:
             memory, memory_rows = x, rows
             weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
@@ -154,7 +168,7 @@ class Block(nn.Module):
         memory_route: Route | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns the transformed rows, or chosen ones (`keep`): of the last block one need not compute what nobody reads.
+        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads.
 
         A memory is required by, and only by, a block made with ``cross=True``.
         """

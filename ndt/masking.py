@@ -40,7 +40,7 @@ def _random(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.
 
 
 def _span(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.Generator) -> Mask:
-    """Runs of bins of each patch: what lies one bin away no longer tells."""
+    """Runs of bins of each patch: what lies one bin away no longer tells; tokens at random in the shortest windows."""
     hidden, S = np.zeros((T, int(patch[-1]) + 1), bool), int(patch[-1]) + 1
     length = int(rng.integers(2, max(T // 4, 2) + 1))
     for s in range(S):
@@ -48,6 +48,8 @@ def _span(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.Ge
         chosen = rng.permutation(len(edges) - 1)[: round(ratio * (len(edges) - 1))]
         for i in chosen:
             hidden[edges[i] : edges[i + 1], s] = True
+    if hidden.all() or not hidden.any():  # too few runs for the ratio
+        return _random(T, patch, region, ratio, rng)
 
     return hidden[:, patch]
 
@@ -84,7 +86,7 @@ def _region(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.
 
 def _forward(T: int, patch: Labels, region: Labels, ratio: float, rng: np.random.Generator) -> Mask:
     """The last bins (prediction): up to `ratio` of them, the share drawn anew each time."""
-    hidden = np.arange(T) >= min(T - max(round(ratio * rng.random() * T), 1), T - 1)
+    hidden = np.arange(T) >= T - np.clip(round(ratio * rng.random() * T), 1, max(T - 1, 1))
 
     return np.broadcast_to(hidden[:, None], (T, len(patch)))
 

@@ -1,7 +1,7 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is their
-model; where ours differs, DECISIONS.md says why.
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is
+their model; where ours differs, DECISIONS.md says why.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, wri
 from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
-from ndt.layers import Block
+from ndt.layers import Block, look_up
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
 from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
@@ -27,8 +27,8 @@ from ndt.vocabulary import KINDS, Vocabulary
 
 __all__ = ["NDT", "Encoded", "Place", "Prediction"]
 
-# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of
-# a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
+# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
+# of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
 class Place(nn.Module):
@@ -63,12 +63,8 @@ class Place(nn.Module):
             return self.wave(torch.cat([phase.sin(), phase.cos()], dim=-1))
         assert self.time is not None
         assert self.slot is not None
-        for name, index, table in (("max_bins", time, self.time), ("max_slots", slot, self.slot)):
-            if len(index) and int(index.max()) >= table.num_embeddings:
-                expected = f"windows within the learned table of {table.num_embeddings}"
-                raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
 
-        return self.time(time) + self.slot(slot)
+        return look_up(self.time, time, "max_bins") + look_up(self.slot, slot, "max_slots")
 
 
 class Prediction(NamedTuple):
@@ -151,7 +147,7 @@ class NDT(nn.Module):
         places = torch.tensor(known.unit_places or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
         self.register_buffer("place_of_unit", places, persistent=False)
         self.depth_of_unit: Tensor
-        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units))
+        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units), dtype=torch.float32)
         self.register_buffer("depth_of_unit", depths, persistent=False)
 
     @property
@@ -267,8 +263,8 @@ class NDT(nn.Module):
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
         Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
-        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it decodes
-        the same covariate, else it starts anew.
+        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it
+        decodes the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
         if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:

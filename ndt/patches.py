@@ -38,8 +38,8 @@ class VectorEmbedding(nn.Module):
             \left[ f(a_{c_n} + U u_n) + \frac{c_n - \mu_n}{\sqrt{\mu_n + 0.1}}\, W u_n \right]
 
     where :math:`c_n` is the count, :math:`a` the count embedding, :math:`u_n` the unit's vector, :math:`\mu_n` its mean
-    count and :math:`f` a GELU. The bracket depends on a unit and its count alone, and is computed once for each pair that
-    occurs in the batch: its cost does not grow with tokens.
+    count and :math:`f` a GELU. The bracket depends on a unit and its count alone, and is computed once for each pair
+    that occurs in the batch: its cost does not grow with tokens.
 
     Arguments:
         config: Architecture; uses `width`, `unit_width`, `max_count`, `units_per_patch`.

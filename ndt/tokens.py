@@ -1,8 +1,8 @@
 """Windows of counts to patches of units x one bin, packed one after another.
 
-A token is one bin of one patch, a patch at most P units. Each of its entries (a unit in a bin) is visible, hidden (to be
-predicted) or invalid (not observed, or padding of a session's last patch). A token without a visible entry is no work
-for the encoder, one without any valid entry is left out.
+A token is one bin of one patch, a patch at most P units. Each of its entries (a unit in a bin) is visible, hidden (to
+be predicted) or invalid (not observed, or padding of a session's last patch). A token without a visible entry is no
+work for the encoder, one without any valid entry is left out.
 """
 
 from collections.abc import Sequence
@@ -118,8 +118,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()}
 
         return Batch(**moved)

@@ -65,7 +65,7 @@ class MaskedModelling:
         return pack([self._window(step, place) for place in rows], self.patch)
 
     def _window(self, step: int, place: int) -> Window:
-        """One training window: units shuffled and dropped, contexts dropped, entries hidden; all from its own chance."""
+        """Returns one training window: units shuffled and dropped, contexts dropped, entries hidden."""
         config, rng = self.config, self.sampler.generator(step, place)
         session, window = self.sampler.draw(rng)
         rows = self.sampler.rows[session]
@@ -154,8 +154,8 @@ def _shuffles(session: Session, shuffle_units: str) -> bool:
 def valid_windows(grids: Sequence[Grid], vocabulary: Vocabulary, min_bins: int, window_bins: int) -> list[ValidWindow]:
     """Returns the stored set of masks: validation windows side by side over all sessions, each kind of mask in turn.
 
-    A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width and
-    window are asked the same.
+    A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width
+    and window are asked the same.
     """
     found = []
     for grid in grids:

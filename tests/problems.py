@@ -16,31 +16,58 @@ from ndt.session import Covariate, Session, Spikes, Units
 from ndt.tokens import Window
 from ndt.vocabulary import Vocabulary
 
-TINY = ModelConfig(width=16, num_layers=2, num_heads=2, units_per_patch=3, unit_width=8, max_bins=64)
+TINY = ModelConfig(
+    width=16,
+    num_layers=2,
+    num_decoder_layers=2,
+    num_heads=2,
+    units_per_patch=3,
+    units="vectors",
+    unit_width=8,
+    max_count=20,
+    positions="rotary",
+    max_bins=64,
+    order="factorised",
+    norm="pre",
+    activation="gelu",
+    qk_norm=False,
+    covariates="pooled",
+    likelihood="poisson",
+    context_tokens=1,
+)  # every choice stated: defaults move
 
 
-def slow_attention(q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
-    """Attention by the definition, one query after another, in float64.
+def reads(route: Route) -> Tensor:
+    """Which of a route's queries read which of its keys, both as its sequences lay them out: (Q, K), pair by pair.
 
     ``full``: all keys of its sequence. ``causal``: as many keys fewer as there are queries after it. ``time``: context
     tokens; and data, if it is data itself and they are not later, or the route is bidirectional. Within reach, all.
     """
-    laid = lambda s, n: list(range(n)) if s.rows is None else s.rows.tolist()
-    rows_q, rows_k = laid(route.queries, len(q)), laid(route.keys, len(k))
-    out: list[Tensor] = [torch.zeros_like(q[0], dtype=torch.float64)] * len(q)
+    found = torch.zeros(len(route.queries.time), len(route.keys.time), dtype=torch.bool)
     at = begin = 0
     for n, m in zip(route.queries.lengths.tolist(), route.keys.lengths.tolist(), strict=True):
         for i in range(n):
-            t, seen = int(route.queries.time[at + i]), []
+            t = int(route.queries.time[at + i])
             for j in range(m):
                 s = int(route.keys.time[begin + j])
                 by_time = s == CONTEXT or (t != CONTEXT and (s <= t or route.bidirectional))
                 may = {"full": True, "causal": m - j >= n - i, "time": by_time}[route.mask]
-                if may and (not route.reach or s == CONTEXT or s > t - route.reach):
-                    seen.append(rows_k[begin + j])
-            score = torch.einsum("he,mhe->hm", q[rows_q[at + i]].double(), k[seen].double()) * q.shape[-1] ** -0.5
-            out[rows_q[at + i]] = torch.einsum("hm,mhe->he", score.softmax(-1), v[seen].double())
+                found[at + i, begin + j] = may and (not route.reach or s == CONTEXT or s > t - route.reach)
         at, begin = at + n, begin + m
+
+    return found
+
+
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+    """Attention by the definition, one query after another, in float64."""
+    rows_q, rows_k = (
+        torch.arange(len(x)) if s.rows is None else s.rows for s, x in ((route.queries, q), (route.keys, k))
+    )
+    out: list[Tensor] = [torch.zeros_like(q[0], dtype=torch.float64)] * len(q) if len(q) else []
+    for row, seen in zip(rows_q.tolist(), reads(route), strict=True):
+        keys = rows_k[seen]
+        score = torch.einsum("he,mhe->hm", q[row].double(), k[keys].double()) * q.shape[-1] ** -0.5
+        out[row] = torch.einsum("hm,mhe->he", score.softmax(-1), v[keys].double())
 
     return torch.stack(out) if out else q.double()
 
@@ -136,13 +163,15 @@ def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
 def random_window(
     T: int, N: int, rng: np.random.Generator, *, absent: float = 0.2, hidden: float = 0.4, patch: int = 3, dims: int = 2
 ) -> Window:
-    """A window of random counts, of which some are invalid and some patches hidden."""
+    """A window of random counts, some invalid; whole patches are hidden, and a few entries by themselves."""
+    whole = np.repeat(rng.random((T, -(-N // patch))) < hidden, patch, axis=1)[:, :N]
+
     return Window(
         counts=rng.poisson(1.5, (T, N)).astype(np.uint8),
         valid=rng.random((T, N)) >= absent,
         unit=np.arange(N),
         context=np.arange(3),
-        hidden=np.repeat(rng.random((T, -(-N // patch))) < hidden, patch, axis=1)[:, :N],
+        hidden=whole | (rng.random((T, N)) < hidden / 4),
         target=rng.standard_normal((T, dims)).astype(np.float32),
         index=(0, T),
     )

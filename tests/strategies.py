@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from problems import random_window, recording
 
-from ndt.attention import CONTEXT, Layout
+from ndt.attention import CONTEXT, MASKS, Route, Sequences
 from ndt.session import Session
 from ndt.tokens import Window
 
@@ -13,23 +13,52 @@ seeds = st.integers(0, 2**31)
 times = st.lists(st.integers(CONTEXT, 4), max_size=6)
 
 
-def layout(sequences: list[list[int]], causal: bool = True) -> Layout:
-    """The layout of sequences that are given by the times of their tokens."""
-    flat = [t for sequence in sequences for t in sequence]
-
-    return Layout([len(s) for s in sequences], torch.tensor(flat, dtype=torch.int64), causal)
-
-
 @st.composite
-def ragged(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]]]:
-    """Times of queries and keys in as many sequences, any of which may be empty or hold context tokens alone.
+def ragged(draw: st.DrawFn) -> dict[str, object]:
+    """What `route` makes a route of; any sequence may be empty or hold context tokens alone, and have fewer keys.
 
-    Not yet layouts: beartype, which checks those, uses chance of its own, which hypothesis forbids in a strategy.
+    Not yet routes: beartype, which checks those, uses chance of its own, which hypothesis forbids in a strategy.
     """
-    B = draw(st.integers(1, 4))
-    some = st.lists(times, min_size=B, max_size=B)
+    number = draw(st.integers(1, 4))
+    some = st.lists(times, min_size=number, max_size=number)
 
-    return draw(some), draw(some)
+    return {
+        "queries": draw(some),
+        "keys": draw(some),
+        "mask": draw(st.sampled_from(MASKS)),
+        "reach": draw(st.sampled_from([0, 0, 1, 3])),
+        "bidirectional": draw(st.booleans()),
+        "permuted": draw(st.booleans()),
+        "seed": draw(seeds),
+    }
+
+
+def sequences(some: list[list[int]], rows: torch.Tensor | None = None) -> Sequences:
+    """Sequences that are given by the bins of their tokens."""
+    flat = [t for sequence in some for t in sequence]
+
+    return Sequences(
+        torch.tensor([len(s) for s in some], dtype=torch.int64), torch.tensor(flat, dtype=torch.int64), rows
+    )
+
+
+def route(
+    queries: list[list[int]],
+    keys: list[list[int]] | None = None,
+    mask: str = "time",
+    reach: int = 0,
+    bidirectional: bool = False,
+    permuted: bool = False,
+    seed: int = 0,
+) -> Route:
+    """The route of sequences given by the bins of tokens; `permuted`, rows lie anyhow, some in several sequences."""
+    keys = queries if keys is None else keys
+    Q, K = (sum(map(len, some)) for some in (queries, keys))
+    generator = torch.Generator().manual_seed(seed)
+    rows_q = torch.randperm(Q, generator=generator) if permuted else None
+    rows_k = torch.randint(max(K, 1), (K,), generator=generator) if permuted else None
+
+    return Route(sequences(queries, rows_q), sequences(keys, rows_k), mask, reach, bidirectional)
 
 
 @st.composite

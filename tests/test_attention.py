@@ -1,61 +1,94 @@
-"""Packed attention is attention: each query reads what it may see, and nothing else."""
+"""Packed attention is attention: each query reads what it may see, and nothing else, at the memory of its tokens."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 from problems import slow_attention
-from strategies import layout as laid
-from strategies import ragged, seeds
+from strategies import ragged, route, sequences
 
-from ndt.attention import CONTEXT, Layout, attention
+from ndt.attention import CONTEXT, MASKS, Route, attention, chosen_backend, using_backend
+from ndt.backends import BACKENDS
+from ndt.errors import InputError
+
+CPU = torch.device("cpu")
 
 
-def operands(
-    queries: Layout, keys: Layout, seed: int, dtype: torch.dtype, H: int = 2, E: int = 8
-) -> list[torch.Tensor]:
+def operands(path: Route, dtype: torch.dtype, seed: int = 0, H: int = 2, E: int = 8) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    lengths = (len(queries.time), len(keys.time), len(keys.time))
-    return [torch.randn((n, H, E), generator=generator, dtype=dtype).requires_grad_() for n in lengths]
+    lengths = (len(path.queries.time), len(path.keys.time), len(path.keys.time))
+    return [torch.randn((n, H, E), generator=generator).to(dtype).requires_grad_() for n in lengths]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@given(times=ragged(), causal=st.booleans(), seed=seeds)
-def test_packed_attention_is_a_slow_loop_with_its_gradients(dtype, times, causal, seed) -> None:
-    queries, keys = (laid(x, causal) for x in times)
-    x = operands(queries, keys, seed, dtype)
-    y = [t.detach().clone().requires_grad_() for t in x]
-    found, expected = attention(*x, queries, keys), slow_attention(*y, queries, keys)
-    weight = torch.linspace(-1, 2, found.numel(), dtype=dtype).reshape(found.shape)
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    close = {
-        "rtol": 0,
-        "atol": 1e-12 if dtype == torch.float64 else 2e-5,
-        "check_dtype": False,
-    }  # sums of a dozen terms
-    torch.testing.assert_close(found, expected, **close)
-    for a, b in zip(x, y, strict=True):
-        torch.testing.assert_close(a.grad, torch.zeros_like(b) if b.grad is None else b.grad, **close)
+def both(path: Route, dtype: torch.dtype, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Outputs and gradients of packed attention, and of a slow loop in float64 on the same numbers."""
+    every = []
+    for attend, to in ((attention, dtype), (slow_attention, torch.float64)):
+        x = [t.detach().to(to).requires_grad_() for t in operands(path, dtype, seed)]
+        out = attend(*x, path)
+        weight = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).reshape(out.shape)
+        if out.requires_grad:  # unless nobody reads anything
+            (out.double() * weight).sum().backward()
+        every.append([out.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad for t in x)])
+    return every[0], every[1]
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_data_read_context_and_context_never_reads_data(causal) -> None:
-    layout = Layout([4], torch.tensor([CONTEXT, CONTEXT, 0, 1]), causal)
-    q, k, v = operands(layout, layout, 0, torch.float64)
-    reads = (
-        torch.autograd.functional.jacobian(lambda v: attention(q, k, v, layout, layout).sum((1, 2)), v)
-        .abs()
-        .sum((2, 3))
-    )
-    seen = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, not causal], [1, 1, 1, 1]], dtype=torch.bool)
-    torch.testing.assert_close(reads > 0, seen)
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@settings(max_examples=60)
+@given(some=ragged())
+def test_packed_attention_is_a_slow_loop_with_its_gradients(dtype, atol, some) -> None:
+    for found, expected in zip(*both(route(**some), dtype, some["seed"]), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
-def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient() -> None:
-    queries, keys = Layout([2, 1], torch.tensor([0, 5, 3])), Layout([1, 0], torch.tensor([4]))
-    x = operands(queries, keys, 0, torch.float32)
-    out = attention(*x, queries, keys)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("reach", [0, 5])
+def test_many_long_sequences_in_any_order_are_a_slow_loop(mask, reach) -> None:
+    """Runs of sequences of equal size, of which each is computed at once, with more keys than queries."""
+    keys = [[CONTEXT] * 2 + list(range(n)) for n in (9, 9, 9, 4, 4, 20)]
+    path = route([k[3:] for k in keys], keys, mask, reach, permuted=True, seed=3)
+    for found, expected in zip(*both(path, torch.float32), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(some=ragged())
+def test_half_precision_on_a_cpu_is_float32_rounded_once(some) -> None:
+    """Eight bits of mantissa; gradients of keys that several queries read are added up in as few."""
+    found, expected = both(route(**some), torch.bfloat16, some["seed"])
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=2**-8, atol=1e-5)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2**-6, atol=2**-6 * float(b.abs().max()) if b.numel() else 0)
+
+
+def test_who_reads_whom_by_hand() -> None:
+    """Two context tokens and two bins; the last two queries of three keys, as cached decoding has them."""
+    times = [[CONTEXT, CONTEXT, 0, 1]]
+    for path, expected in (
+        (route(times), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        (route(times, bidirectional=True), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]),
+        (route(times, mask="causal"), [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        (route([[5, 6]], [[CONTEXT, 5, 6]], "causal"), [[1, 1, 0], [1, 1, 1]]),
+        (route(times, mask="full"), [[1, 1, 1, 1]] * 4),
+        (route([[0, 1, 2]], [[CONTEXT, 0, 1, 2]], "full", reach=2), [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1]]),
+    ):
+        q, k, v = operands(path, torch.float64)
+        heard = torch.autograd.functional.jacobian(
+            lambda v, q=q, k=k, path=path: attention(q, k, v, path).sum((1, 2)), v
+        )
+        torch.testing.assert_close(heard.abs().sum((2, 3)) > 0, torch.tensor(expected, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        route([[0, 5], [3]], [[4], []]),
+        route([[0, 5], [3]], [[4], []], "causal"),
+        route([[9, 4], [3]], [[4], []], "full", reach=1),
+    ],
+)
+def test_a_query_that_reads_nothing_gets_zeros_and_no_gradient(path) -> None:
+    x = operands(path, torch.float32)
+    out = attention(*x, path)
     torch.testing.assert_close(out[[0, 2]], torch.zeros(2, 2, 8), rtol=0, atol=0)
     torch.testing.assert_close(out[1], x[2][0])  # the only key there is
     out.sum().backward()
@@ -63,27 +96,74 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient() -> None:
         assert t.grad.isfinite().all()
 
 
-@given(times=ragged(), causal=st.booleans(), seed=seeds)
-def test_sequences_do_not_see_each_other(times, causal, seed) -> None:
-    queries, keys = (laid(x, causal) for x in times)
-    q, k, v = operands(queries, keys, seed, torch.float32)
-    together = attention(q, k, v, queries, keys).split(queries.lengths)
+@settings(max_examples=30)
+@given(some=ragged())
+def test_sequences_do_not_see_each_other(some) -> None:
+    path = route(**{**some, "permuted": False})
+    q, k, v = operands(path, torch.float32, some["seed"])
+    together = attention(q, k, v, path).split(path.queries.lengths.tolist())
     a = b = 0
-    for i, (n, m) in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
-        alone = [
-            Layout([length], x.time[at : at + length], x.causal) for length, x, at in ((n, queries, a), (m, keys, b))
-        ]
-        found = attention(q[a : a + n], k[b : b + m], v[b : b + m], *alone)
-        torch.testing.assert_close(together[i], found, rtol=0, atol=0)
+    for found, one, other in zip(together, some["queries"], some["keys"], strict=True):
+        n, m = len(one), len(other)
+        alone = route([one], [other], path.mask, path.reach, path.bidirectional)
+        expected = attention(q[a : a + n], k[b : b + m], v[b : b + m], alone)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # in batches of another size
         a, b = a + n, b + m
 
 
-def test_what_the_future_holds_changes_no_bit_of_the_past() -> None:
-    layout = Layout([40, 30], torch.cat([torch.arange(40), torch.arange(30)]))
-    q, k, v = operands(layout, layout, 0, torch.float32)
-    before = attention(q, k, v, layout, layout)
-    late = layout.time >= 17
-    changed = [torch.where(late[:, None, None], 100 * x + 3, x) for x in (k, v)]
-    after = attention(q, *changed, layout, layout)
+@pytest.mark.parametrize("mask", ["time", "causal"])
+@pytest.mark.parametrize("reach", [0, 6])
+def test_what_the_future_holds_changes_no_bit_of_the_past(mask, reach) -> None:
+    path = route([list(range(40)), list(range(30)), list(range(30))], mask=mask, reach=reach)
+    q, k, v = operands(path, torch.float32)
+    before, late = attention(q, k, v, path), path.queries.time >= 17
+    after = attention(q, *(torch.where(late[:, None, None], 100 * x + 3, x) for x in (k, v)), path)
     assert torch.equal(before[~late], after[~late])
     assert not torch.equal(before[late], after[late])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_is_kept_for_the_backward_pass_is_linear_in_tokens(mask) -> None:
+    """At one longest sequence, twice the sequences hold twice the bytes, in ragged sequences as in equal ones."""
+
+    def saved(copies: int) -> int:
+        path = route([list(range(n)) for n in (32, 30, 17, 9)] * copies, mask=mask)
+        x, kept = operands(path, torch.float32), {}
+
+        def keep(t: torch.Tensor) -> torch.Tensor:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            out = attention(*x, path)
+        assert out.requires_grad
+        return sum(kept.values())
+
+    small, large = saved(8), saved(16)
+    assert abs(large / small - 2) < 0.1
+    assert small >= 3 * 8 * 88 * 16 * 4  # queries, keys and values at least: what is counted is there
+
+
+def test_the_backend_is_chosen_and_refused() -> None:
+    assert chosen_backend("time", 0, CPU, torch.float32) is BACKENDS["sdpa"]
+    with pytest.raises(InputError, match="attention backend: expected auto or one of xformers, varlen, flex, sdpa"):
+        with using_backend("flash"):
+            pass
+    path = route([[0, 1]])
+    x = operands(path, torch.float32)
+    for name in ("xformers", "varlen", "flex"):
+        with using_backend(name), pytest.raises(InputError, match=f"attention backend {name}: .*CUDA only"):
+            attention(*x, path)
+    with using_backend("sdpa"):
+        assert chosen_backend("full", 3, CPU, torch.bfloat16) is BACKENDS["sdpa"]
+    with using_backend("auto"):  # after an error, as before it
+        attention(*x, path)
+
+
+def test_rows_have_an_inverse_and_sequences_have_ends() -> None:
+    some = sequences([[0, 1], [], [2]], torch.tensor([2, 0, 1]))
+    assert some.ends.tolist() == [0, 2, 2, 3]
+    assert some.ends.dtype == torch.int32
+    assert some.longest == 2
+    assert some.rows[some.inverse].tolist() == [0, 1, 2]
+    assert sequences([]).longest == 0

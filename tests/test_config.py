@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.config import FinetuneConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.errors import InputError
 
 
@@ -87,7 +87,23 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (ModelConfig, "width", 97),
         (ModelConfig, "num_heads", 0),
         (ModelConfig, "positions", "absolute"),
-        (PretrainConfig, "mask_ratio", 1.5),
+        (ModelConfig, "order", "diagonal"),
+        (ModelConfig, "units", "neurons"),
+        (ModelConfig, "norm", "none"),
+        (ModelConfig, "activation", "relu"),
+        (ModelConfig, "covariates", "linear"),
+        (ModelConfig, "likelihood", "gaussian"),
+        (ModelConfig, "reach", -1),
+        (ModelConfig, "max_count", 256),
+        (ModelConfig, "max_slots", 0),
+        (ModelConfig, "context_tokens", 0),
+        (ModelConfig, "context_tokens", 65),
+        (MaskConfig, "ratio", 1.5),
+        (MaskConfig, "span", -0.5),
+        (TrainConfig, "attention", "flash"),
+        (PretrainConfig, "shuffle_units", "sometimes"),
+        (PretrainConfig, "context_dropout", 1.1),
+        (PretrainConfig, "unit_dropout", 1.0),
         (PretrainConfig, "window", 0.0),
         (FinetuneConfig, "unit_dropout", -0.1),
         (FinetuneConfig, "calibration", -1.0),
@@ -96,3 +112,24 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
 def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
     with pytest.raises(InputError, match=rf"{setting}: expected .*, found {value}"):
         kind(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"units": "slots", "width": 64, "units_per_patch": 24},
+            r"model.width: expected a multiple of .*\(24\), found 64",
+        ),
+        (
+            {"units": "slots", "width": 64, "likelihood": "negative_binomial"},
+            "model.likelihood: expected poisson where",
+        ),
+        ({"order": "sequential", "causal": False}, "model.order: expected joint or factorised where"),
+        ({"width": 20, "num_heads": 2}, "model.width: expected a multiple of 8, found 20"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, told):
+    base = {"width": 64, "num_heads": 2, "units_per_patch": 32, "units": "vectors", "likelihood": "poisson"}
+    with pytest.raises(InputError, match=told):
+        ModelConfig(**{**base, **settings})

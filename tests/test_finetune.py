@@ -254,8 +254,9 @@ def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
     for step in range(30):
         batch = objective.batch(step, range(1))
         there = torch.zeros(32, dtype=torch.bool)
-        there[batch.member[batch.valid]] = True
-        bins = torch.zeros(32).index_add(0, batch.member[batch.valid], torch.ones(int(batch.valid.sum())))
+        member = batch.members[batch.patch]
+        there[member[batch.valid]] = True
+        bins = torch.zeros(32).index_add(0, member[batch.valid], torch.ones(int(batch.valid.sum())))
         assert set(bins[there].tolist()) <= {20.0}  # there through the whole window, or not at all
         shares.append(float(there.float().mean()))
     assert min(shares) < 0.5 < max(shares)

@@ -1,69 +1,146 @@
-"""Blocks: time enters as a difference only, and contexts have none."""
+"""Blocks: time enters as a difference only, contexts have none, and reach is a horizon."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from ndt.attention import CONTEXT, Layout
+from ndt.attention import CONTEXT
 from ndt.config import ModelConfig
-from ndt.layers import Attention, Block, rotate
+from ndt.layers import Attention, Block, FeedForward, rotate
+from ndt.routes import Arrangement, across, arrange
 
-CONFIG = ModelConfig(width=32, num_heads=2)
+CONFIG = ModelConfig(width=32, num_heads=2, positions="rotary", norm="pre", activation="gelu", qk_norm=False)
 
 
-def packed(shift: int = 0) -> Layout:
-    """Two sequences of two context tokens and some bins each."""
-    data = [torch.arange(7), torch.arange(0, 9, 2)]
-    context = torch.full((2,), CONTEXT)
-    return Layout([9, 7], torch.cat([context, data[0] + shift, context, data[1] + shift]))
+def packed(shift: int = 0, order: str = "joint", **options: int) -> Arrangement:
+    """Two windows of two context tokens and some bins each."""
+    time = [CONTEXT, CONTEXT, *(t + shift for t in range(7)), CONTEXT, CONTEXT, *(t + shift for t in range(0, 9, 2))]
+    window = torch.tensor([0] * 9 + [1] * 7)
+    return arrange(window, torch.tensor(time), torch.zeros(16, dtype=torch.int64), 2, order=order, **options)
 
 
 def test_rotation_by_hand() -> None:
     x = torch.tensor([[[1.0, 0.0, 5.0, 6.0]], [[1.0, 2.0, 3.0, 4.0]], [[1.0, 2.0, 3.0, 4.0]]])
-    layout = Layout([3], torch.tensor([2, 0, CONTEXT]))
-    found = rotate(x, layout, key=True)
-    expected = [[[math.cos(2), math.sin(2), 5, 6]], [[1, 2, 3, 4]], [[0, 0, 3, 4]]]
-    torch.testing.assert_close(found, torch.tensor(expected))
+    rows = Arrangement(torch.tensor([2, 0, CONTEXT]), torch.tensor([3]), [])
+    turned = [[[math.cos(2), math.sin(2), 5, 6]], [[1, 2, 3, 4]]]
+    torch.testing.assert_close(rotate(x, rows, key=True), torch.tensor([*turned, [[0.0, 0, 3, 4]]]))
+    query = [[math.cos(1) + 2 * math.sin(1), 2 * math.cos(1) - math.sin(1), 3, 4]]  # of a context, as if one bin before
+    torch.testing.assert_close(rotate(x, rows, key=False), torch.tensor([*turned, query]))
 
 
+@pytest.mark.parametrize("order", ["joint", "sequential", "factorised"])
 @pytest.mark.parametrize("shift", [1, 10**6])
-def test_shifting_all_time_changes_nothing(shift) -> None:
+def test_shifting_all_time_changes_nothing(order, shift) -> None:
     """Angles in float32 lost a tenth of a radian at a million bins; context keys turned with time would change too."""
     torch.manual_seed(0)
     layer, x = Attention(CONFIG), torch.randn(16, 32)
-    early, late = packed(), packed(shift)
-    torch.testing.assert_close(layer(x, x, late, late), layer(x, x, early, early), rtol=0, atol=2e-6)
+    early, late = packed(order=order), packed(shift, order)
+    torch.testing.assert_close(layer(x, late, late.route(0)), layer(x, early, early.route(0)), rtol=0, atol=2e-6)
 
 
 def test_time_between_two_bins_matters() -> None:
     torch.manual_seed(0)
     layer, x = Attention(CONFIG), torch.randn(16, 32)
-    stretched = packed()
+    plain, stretched = packed(), packed()
     stretched.time[:9] *= torch.where(stretched.time[:9] == CONTEXT, 1, 3)
-    assert (layer(x, x, stretched, stretched) - layer(x, x, packed(), packed())).abs().max() > 1e-3
+    assert (layer(x, stretched, plain.route(0)) - layer(x, plain, plain.route(0))).abs().max() > 1e-3
 
 
-def test_learned_positions_leave_attention_without_time() -> None:
+def test_within_a_bin_and_with_learned_positions_attention_has_no_time() -> None:
     torch.manual_seed(0)
-    layer, x = Attention(ModelConfig(width=32, num_heads=2, positions="learned")), torch.randn(4, 32)
-    every = [Layout([4], torch.arange(4) * step) for step in (1, 5)]
-    torch.testing.assert_close(layer(x, x, every[0], every[0]), layer(x, x, every[1], every[1]), rtol=0, atol=0)
+    x = torch.randn(16, 32)
+    for config, layer in ((replace(CONFIG, positions="learned"), 0), (CONFIG, 1)):
+        attend, early, late = Attention(config), packed(order="factorised"), packed(5, "factorised")
+        found, expected = (attend(x, rows, rows.route(layer)) for rows in (late, early))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_block_reads_its_memory_first() -> None:
     torch.manual_seed(0)
     block, x, memory = Block(CONFIG, cross=True), torch.randn(16, 32), torch.randn(16, 32, requires_grad=True)
-    layout = packed()
-    block(x, layout, memory, packed())[2].sum().backward()  # the first bin of the first sequence
+    rows, other = packed(), packed()
+    block(x, rows, rows.route(0), memory, other, across(rows, other))[2].sum().backward()  # the first bin of the first
     assert torch.equal(memory.grad.abs().sum(1) > 0, torch.tensor([1, 1, 1] + [0] * 13, dtype=torch.bool))
     with pytest.raises(ValueError, match="memory"):
-        block(x, layout)
+        block(x, rows, rows.route(0))
 
 
-def test_every_parameter_of_a_block_gets_a_gradient() -> None:
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_chosen_rows_of_a_block_are_those_of_all(norm) -> None:
     torch.manual_seed(0)
-    block, layout = Block(CONFIG, cross=True), packed()
-    block(torch.randn(16, 32), layout, torch.randn(16, 32), layout).square().sum().backward()
+    block, x, rows = Block(replace(CONFIG, norm=norm)), torch.randn(16, 32), packed()
+    keep = torch.tensor([9, 3, 3, 15])
+    found, every = block(x, rows, rows.route(0), keep=keep), block(x, rows, rows.route(0))
+    torch.testing.assert_close(found, every[keep], rtol=0, atol=1e-6)
+
+
+def test_norms_come_before_or_after() -> None:
+    """After, as NDT2 has it: what leaves a block is normalised. Before: a block whose branches are zero is identity."""
+    torch.manual_seed(0)
+    x, rows = 3 * torch.randn(16, 32) + 1, packed()
+    for norm in ("pre", "post"):
+        block = Block(replace(CONFIG, norm=norm))
+        for layer in (block.attention.out, block.feedforward.outer):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+        expected = x if norm == "pre" else torch.nn.functional.layer_norm(x, (32,))
+        torch.testing.assert_close(block(x, rows, rows.route(0)), expected, rtol=0, atol=1e-4)
+
+
+def test_swiglu_by_hand_and_of_as_many_parameters() -> None:
+    torch.manual_seed(0)
+    count = lambda layer: sum(p.numel() for p in layer.parameters())
+    gelu, gated = (FeedForward(replace(CONFIG, width=96, num_heads=2, activation=a)) for a in ("gelu", "swiglu"))
+    assert abs(count(gated) / count(gelu) - 1) < 0.1
+    x = torch.randn(5, 96)
+    gate, value = (x @ gated.inner.weight.T + gated.inner.bias).chunk(2, -1)
+    expected = (gate * torch.sigmoid(gate) * value) @ gated.outer.weight.T + gated.outer.bias
+    torch.testing.assert_close(gated(x), expected)
+
+
+def test_normalised_queries_and_keys_have_scores_that_their_weights_scale_does_not_change() -> None:
+    torch.manual_seed(0)
+    layer, x, rows = Attention(replace(CONFIG, qk_norm=True)), torch.randn(16, 32), packed()
+    before = layer(x, rows, rows.route(0))
+    with torch.no_grad():
+        for p in (layer.query.weight, layer.query.bias, layer.key_value.weight[:32], layer.key_value.bias[:32]):
+            p *= 10
+    torch.testing.assert_close(layer(x, rows, rows.route(0)), before, rtol=0, atol=1e-4)  # but for the norm's epsilon
+
+
+@pytest.mark.parametrize("order", ["joint", "sequential", "factorised"])
+def test_reach_is_a_horizon_of_one_layer(order) -> None:
+    """Of a window of 3 W bins, what is read at t is what the last W bins and the contexts hold, as in a window of W."""
+    torch.manual_seed(0)
+    W, block, x = 4, Block(CONFIG), torch.randn(2 + 3 * 4, 32, requires_grad=True)
+    laid = lambda bins: arrange(
+        torch.zeros(2 + len(bins), dtype=torch.int64),
+        torch.tensor([CONTEXT, CONTEXT, *bins]),
+        torch.zeros(2 + len(bins), dtype=torch.int64),
+        1,
+        order=order,
+        reach=W,
+    )
+    rows = laid(range(3 * W))
+    for t in (0, 3, 7, 3 * W - 1):
+        first = max(t - W + 1, 0)
+        out = block(x, rows, rows.route(0))[2 + t]
+        (gradient,) = torch.autograd.grad(out.square().sum(), x)
+        heard = [b == CONTEXT or first <= b <= t for b in rows.time.tolist()]
+        torch.testing.assert_close(gradient.abs().sum(1) > 0, torch.tensor(heard))
+        cropped = laid(range(first, t + 1))
+        alone = block(x[torch.tensor(heard)], cropped, cropped.route(0))[-1]
+        torch.testing.assert_close(out, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_every_parameter_of_a_block_gets_a_gradient(norm, activation) -> None:
+    torch.manual_seed(0)
+    block, rows = Block(replace(CONFIG, norm=norm, activation=activation, qk_norm=True), cross=True), packed()
+    out = block(torch.randn(16, 32), rows, rows.route(0), torch.randn(16, 32), rows, across(rows, rows))
+    (out * torch.randn(16, 32)).sum().backward()
     silent = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []

@@ -39,7 +39,9 @@ def test_a_window_depends_on_seed_step_and_place_alone() -> None:
     grids = [Grid(recording(name=f"sub-a_ses-{i}", seed=i), 0.1, 0.5) for i in range(3)]
     chosen = [g.block == 1 for g in grids]
     one, again, other = (sampler(grids, chosen, seed) for seed in (0, 0, 1))
-    key = lambda s, step, place: (lambda g, w: (g.session.session_id, *w.index))(*s.draw(s.generator(step, place)))
+    key = lambda s, step, place: (lambda g, w: (grids[g].session.session_id, *w.index))(
+        *s.draw(s.generator(step, place))
+    )
     places = [(step, place) for step in range(8) for place in range(8)]
     first = [key(one, *p) for p in places]
     assert [key(again, *p) for p in reversed(places)] == first[::-1]  # in whichever order they are drawn
@@ -69,3 +71,24 @@ def test_no_run_that_is_long_enough_is_said() -> None:
     grid = Grid(recording(), 0.1, 0.5)
     with pytest.raises(InputError, match="unbroken run of 3 bins"):
         sampler([grid], [np.arange(len(grid)) % 3 > 0])
+
+
+def test_a_window_says_which_of_the_sessions_it_was_cut_from() -> None:
+    grids = [Grid(recording(name=f"sub-a_ses-{i}", num_units=i + 2, seed=i), 0.1, 0.5) for i in range(3)]
+    draws = sampler(grids, [g.block == 1 for g in grids])
+    seen = set()
+    for place in range(40):
+        at, window = draws.draw(draws.generator(0, place))
+        expected = grids[at].window(*window.index, draws.rows[at])
+        np.testing.assert_array_equal(window.counts, expected.counts)
+        np.testing.assert_array_equal(window.unit, draws.rows[at].unit)
+        seen.add(at)
+    assert seen == {0, 1, 2}
+
+
+def test_sessions_of_mixed_bin_widths_are_refused() -> None:
+    grids = [Grid(recording(name=f"sub-a_ses-{i}"), width, 0.5) for i, width in enumerate((0.1, 0.05))]
+    with pytest.raises(
+        InputError, match=r"sampler: bin width: expected the same in all sessions, found \[0.05, 0.1\] s"
+    ):
+        sampler(grids, [g.block == 1 for g in grids])

@@ -1,0 +1,65 @@
+"""The model learns: every parameter gets a gradient, and one batch is overfit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from problems import random_window, recording, specification
+from test_model import CONFIGS, P, gradients, model_of
+
+from ndt.likelihood import count_nll
+from ndt.masking import random_mask
+from ndt.model import NDT
+from ndt.tokens import Batch, Window, pack
+
+
+def structured_batch() -> Batch:
+    """Eight windows in which all units fire together at random moments, which is also the covariate."""
+    rng, some = np.random.default_rng(0), []
+    for _ in range(8):
+        drive = np.repeat(rng.random(5) < 0.5, 4)[:, None]
+        target = np.concatenate([drive, 1 - drive], 1).astype(np.float32) * 2 - 1
+        some.append(
+            Window(
+                counts=rng.poisson(np.where(drive, 4.0, 0.2), (20, 9)).astype(np.uint8),
+                valid=np.ones((20, 9), bool),
+                unit=np.arange(9),
+                context=np.arange(3),
+                hidden=np.repeat(random_mask((20, 3), 0.3, rng), 3, axis=1),
+                target=target,
+            )
+        )
+    return pack(some, P)
+
+
+@pytest.mark.parametrize("name", [n if n == "factorised" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
+def test_one_batch_is_overfit(name) -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIGS[name], width=24, dropout=0.0)
+    model, batch = NDT(specification([recording(num_units=9)], config=config)).train(), structured_batch()
+    model.observe(np.arange(9), np.full(9, float(batch.counts.float().mean())))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    start, found = None, None
+    for _ in range(100):
+        said = model(batch)
+        masked = count_nll(said.log_rates, said.log_dispersion, batch) / batch.hidden.sum()
+        error = (said.decoded - batch.target).square().mean()
+        start = float(masked.detach()) if start is None else start
+        optimizer.zero_grad()
+        (masked + error).backward()
+        optimizer.step()
+        found = (float(masked.detach()), float(error.detach()))
+    assert found[0] < start - 0.8  # nats per unit and bin; knowing the drive gains about 1.1
+    assert found[1] < 0.1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_learns(name) -> None:
+    model = model_of(CONFIGS[name])
+    silent = [n for n, g in gradients(model, structured_batch_of(8)).items() if not g.abs().sum() > 0]
+    assert silent == []
+
+
+def structured_batch_of(N: int) -> Batch:
+    return pack([random_window(6, N, np.random.default_rng(0), absent=0.0)], P)

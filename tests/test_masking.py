@@ -1,0 +1,157 @@
+"""Masks: each kind hides what its definition says, exactly, and every kind leaves something to see and to predict."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import seeds
+
+from ndt.config import MaskConfig
+from ndt.errors import InputError
+from ndt.masking import KINDS, draw_mask, random_mask
+
+P = 4
+
+
+def drawn(kind: str, T: int, N: int, ratio: float, seed: int, region: np.ndarray | None = None) -> np.ndarray:
+    region = np.zeros(N, np.int64) if region is None else region
+    return draw_mask(T, region, {kind: 1.0}, ratio, P, np.random.default_rng(seed))
+
+
+def runs(row: np.ndarray) -> list[int]:
+    """Lengths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int)))
+    return np.diff(edges)[::2].tolist()
+
+
+some = {"T": st.integers(2, 30), "N": st.integers(2, 14), "ratio": st.floats(0.05, 0.95), "seed": seeds}
+
+
+@given(T=st.integers(1, 20), S=st.integers(1, 5), ratio=st.floats(0, 1), seed=st.integers(0, 99))
+def test_masks_hide_exactly_as_much_as_asked(T, S, ratio, seed) -> None:
+    hidden = random_mask((T, S), ratio, np.random.default_rng(seed))
+    assert hidden.sum() == round(ratio * T * S)
+    np.testing.assert_array_equal(hidden, random_mask((T, S), ratio, np.random.default_rng(seed)))
+
+
+def test_masks_hide_every_patch_alike() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.mean([random_mask((5, 4), 0.3, rng) for _ in range(4000)], 0)
+    np.testing.assert_allclose(mean, 0.3, atol=0.04)  # five standard errors
+
+
+@given(**some)
+def test_random_hides_whole_tokens_as_many_as_asked(T, N, ratio, seed) -> None:
+    hidden, S = drawn("random", T, N, ratio, seed), -(-N // P)
+    tokens = hidden[:, ::P]
+    np.testing.assert_array_equal(hidden, np.repeat(tokens, P, axis=1)[:, :N])
+    assert tokens.sum() == round(ratio * T * S)
+
+
+@given(T=st.integers(8, 30), N=st.integers(2, 14), ratio=st.floats(0.3, 0.7), seed=seeds)
+def test_spans_are_runs_of_one_length_within_each_patch(T, N, ratio, seed) -> None:
+    """Runs lie on a grid of one length, from a start of each patch's own; only the window's ends may cut one."""
+    hidden = drawn("span", T, N, ratio, seed)
+    tokens = hidden[:, ::P]
+    np.testing.assert_array_equal(hidden, np.repeat(tokens, P, axis=1)[:, :N])
+    inner = []
+    for column in tokens.T:
+        ends = np.flatnonzero(np.diff(column.astype(int))) + 1  # where a run begins or ends, inside the window
+        inner += np.diff(ends).tolist()
+    longest = max(T // 4, 2)
+    assert any(all(n % length == 0 for n in inner) for length in range(2, longest + 1))
+
+
+def test_spans_hide_as_much_as_asked_on_average() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.mean([draw_mask(40, np.zeros(12, int), {"span": 1.0}, 0.4, P, rng).mean() for _ in range(2000)])
+    np.testing.assert_allclose(mean, 0.4, atol=0.02)
+
+
+@given(**some)
+def test_units_are_hidden_throughout_and_no_more_than_asked(T, N, ratio, seed) -> None:
+    hidden = drawn("unit", T, N, ratio, seed)
+    np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[0], (T, N)))
+    assert 1 <= hidden[0].sum() <= min(max(round(ratio * N), 1), N - 1)
+
+
+def test_the_share_of_units_and_of_bins_is_drawn_anew() -> None:
+    for kind, axis in (("unit", 0), ("forward", 1)):
+        numbers = [int(drawn(kind, 20, 20, 0.8, seed).any(axis).sum()) for seed in range(300)]
+        assert set(numbers) == set(range(1, 17))
+
+
+@given(T=st.integers(2, 9), N=st.integers(P + 1, 20), ratio=st.floats(0.05, 0.95), seed=seeds)
+def test_patches_are_hidden_throughout_exactly_as_many_as_asked(T, N, ratio, seed) -> None:
+    hidden, S = drawn("patch", T, N, ratio, seed), -(-N // P)
+    np.testing.assert_array_equal(hidden, np.broadcast_to(np.repeat(hidden[0, ::P], P)[:N], (T, N)))
+    assert hidden[0, ::P].sum() == np.clip(round(ratio * S), 1, S - 1)
+
+
+@given(T=st.integers(2, 9), region=st.lists(st.integers(0, 3), min_size=2, max_size=12), seed=seeds)
+def test_one_region_is_hidden_throughout(T, region, seed) -> None:
+    region = np.array(region)
+    hidden = drawn("region", T, len(region), 0.5, seed, region)
+    np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[0], hidden.shape))
+    if len(np.unique(region)) > 1:
+        (name,) = np.unique(region[hidden[0]])
+        np.testing.assert_array_equal(hidden[0], region == name)
+
+
+def test_where_there_is_one_region_or_one_patch_the_next_kind_is_drawn() -> None:
+    for seed in range(20):
+        one = np.full(10, 3)
+        np.testing.assert_array_equal(drawn("region", 5, 10, 0.5, seed, one), drawn("patch", 5, 10, 0.5, seed))
+        np.testing.assert_array_equal(drawn("patch", 5, P, 0.5, seed), drawn("unit", 5, P, 0.5, seed))
+
+
+@given(**some)
+def test_forward_hides_the_last_bins(T, N, ratio, seed) -> None:
+    hidden = drawn("forward", T, N, ratio, seed)
+    number = int(hidden[:, 0].sum())
+    np.testing.assert_array_equal(hidden, np.arange(T)[:, None] >= np.full(N, T - number))
+    assert 1 <= number <= min(max(round(ratio * T), 1), T - 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50)
+@given(T=st.integers(2, 20), N=st.integers(2, 14), seed=seeds)
+def test_something_is_left_and_something_is_hidden(kind, T, N, seed) -> None:
+    """Of random tokens where as many as that are asked for; a window of two tokens at half is the least."""
+    hidden = drawn(kind, T, N, 0.5, seed, np.arange(N) % 3)
+    assert hidden.shape == (T, N)
+    assert hidden.dtype == bool
+    assert hidden.any()
+    assert not hidden.all()
+
+
+def test_kinds_are_drawn_as_often_as_their_weights_say() -> None:
+    weights, rng = {"random": 1.0, "unit": 3.0, "forward": 0.0, "patch": 4.0}, np.random.default_rng(0)
+    found = dict.fromkeys(("random", "unit", "patch"), 0)
+    for _ in range(2000):
+        hidden = draw_mask(16, np.zeros(16, int), weights, 0.25, P, rng)
+        throughout = (hidden == hidden[0]).all()
+        whole = (hidden[0] == np.repeat(hidden[0, ::P], P)).all()
+        found["random" if not throughout else "patch" if whole else "unit"] += 1
+    # a quarter of 16 units are at most four, which are by chance one whole patch once in thousands
+    for kind, share in (("random", 1 / 8), ("unit", 3 / 8), ("patch", 4 / 8)):
+        np.testing.assert_allclose(found[kind] / 2000, share, atol=0.05)  # more than four standard errors
+
+
+def test_a_mask_is_a_function_of_its_chance() -> None:
+    weights = dict.fromkeys(KINDS, 1.0)
+    region = np.arange(14) % 2
+    a, b = (
+        [draw_mask(9, region, weights, 0.5, P, np.random.default_rng(s)).tobytes() for s in range(40)] for _ in range(2)
+    )
+    assert a == b
+    assert len(set(a)) > 20
+
+
+def test_bad_weights_are_said() -> None:
+    with pytest.raises(InputError, match="settings: mask: expected a weight above 0 of one of: random, span"):
+        MaskConfig(random=0.0)
+    for name, value in (("ratio", 1.0), ("ratio", 0.0), ("span", -1.0)):
+        with pytest.raises(InputError, match=f"settings: {name}: expected"):
+            MaskConfig(**{name: value})
+    assert set(KINDS) | {"ratio"} == set(vars(MaskConfig()))
