@@ -111,10 +111,10 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
     rows = spec.vocabulary.rows(recording)
-    if spec != model.spec:
-        unknown = rows.unit >= len(model.vocabulary.units)
+    own = model.covariate is not None and next(reversed(spec.data), None) == session
+    if spec != model.spec or not own:  # a decoder keeps the mean counts that it was calibrated with, on its own session
         model = model.extended(spec).eval()
-        model.observe(rows.unit[unknown], grid.mean_counts(grid.block == TRAIN)[rows.order][unknown])
+        model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
     windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, rows)
     digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
     options = {

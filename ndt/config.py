@@ -176,6 +176,7 @@ class ModelConfig:
         unit_width: Dimensions of a unit's vector.
         max_count: Spike counts above this are clipped.
         positions: How time enters: ``rotary`` (relative) or ``learned`` (tables, as in NDT2).
+        recency: With rotary positions, how strongly new heads favour what is near in time: from 0 in the first to this.
         max_bins: With learned positions, longest window in bins.
         max_slots: With learned positions, most patches in a session.
         order: Who reads whom: ``joint`` (NDT2), ``sequential`` or ``factorised``; see `ndt.routes`.
@@ -202,6 +203,7 @@ class ModelConfig:
     unit_width: int = 32
     max_count: int = 20
     positions: str = "rotary"
+    recency: float = 2.0
     max_bins: int = 200
     max_slots: int = 9
     order: str = "factorised"
@@ -221,6 +223,7 @@ class ModelConfig:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
         _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)})
         _require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)})
+        _require(self, {"recency": (0, 10)})
         _require(self, {"context_tokens": (1, 64)})
         _choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
         _choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))

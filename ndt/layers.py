@@ -63,6 +63,22 @@ class Attention(nn.Module):
         self.query_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
         self.key_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
         self.out = nn.Linear(D, D)
+        if self.rotary and config.recency:
+            self._favour_the_near(config.recency)
+
+    def _favour_the_near(self, most: float) -> None:
+        r"""Starts heads with scores that fall with distance in time, as if all had learned to look at what is near.
+
+        Biases :math:`b_h` of the dimensions that time turns add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores,
+        which is largest at no distance. They rise from 0 in the first head, which reads all alike, to `most` in the
+        last.
+        """
+        D, H = self.query.in_features, self.num_heads
+        strength = torch.linspace(0, most, H)[:, None]
+        quarter = D // H // 4
+        with torch.no_grad():
+            for bias in (self.query.bias, self.key_value.bias[:D]):
+                bias.view(H, -1)[:, :quarter] = strength
 
     def forward(
         self,

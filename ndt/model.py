@@ -31,9 +31,6 @@ __all__ = ["NDT", "Encoded", "Place", "Prediction"]
 # of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
-UNIT_SCALE = 0.3  # of new unit vectors: units begin alike, and what all share is learned first
-
-
 class Place(nn.Module):
     """Embeds a token's slot, and its bin where time is not rotary.
 
@@ -48,6 +45,9 @@ class Place(nn.Module):
 
         D, learned = config.width, config.positions == "learned"
         self.wave = None if learned else nn.Linear(16, D)
+        if self.wave is not None:  # small: norms then let a hidden token be what it reads, not where it is
+            nn.init.normal_(self.wave.weight, std=0.02)
+            nn.init.zeros_(self.wave.bias)
         self.slot = nn.Embedding(config.max_slots, D) if learned else None
         self.time = nn.Embedding(config.max_bins, D) if learned else None
 
@@ -121,7 +121,7 @@ class NDT(nn.Module):
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
         self.mean_counts: Tensor
         self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
-        self.unit = nn.Parameter(UNIT_SCALE * torch.randn(len(known.units), E)) if vectors else None
+        self.unit = nn.Parameter(torch.randn(len(known.units), E)) if vectors else None
         self.unit_place = nn.Parameter(torch.zeros(len(known.places), E)) if vectors else None  # region and probe
         self.depth = nn.Parameter(torch.zeros(E)) if vectors else None  # per millimetre
         self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.context_tokens, D))
@@ -170,7 +170,7 @@ class NDT(nn.Module):
 
     def population(self, batch: Batch) -> Population:
         """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
-        mean = self.mean_counts[batch.unit]
+        mean = torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
         if self.unit is None or self.unit_place is None or self.depth is None:
             return Population(mean[:, None], mean)
         vectors = self.unit.index_select(0, batch.unit)

@@ -95,6 +95,8 @@ class VectorReadout(nn.Module):
         self.latent = nn.Linear(config.width, config.unit_width)
         self.unit = nn.Linear(config.unit_width, config.unit_width)
         self.base = nn.Linear(config.unit_width, 1)
+        with torch.no_grad():
+            self.unit.weight *= 3  # latents begin at zero weight: loud units shorten the plateau before they are found
         for layer in (self.latent, self.base):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -103,9 +105,8 @@ class VectorReadout(nn.Module):
         self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
     ) -> Float[Tensor, "W P"]:
         """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
-        scale = population.vectors.shape[-1] ** -0.5
         base = self.base(population.vectors)[:, 0] + population.mean_counts.clamp(min=1e-4).log()  # silent: finite
-        keys = torch.cat([scale * self.unit(population.vectors), base[:, None]], 1)  # (U, E + 1)
+        keys = torch.cat([self.unit(population.vectors), base[:, None]], 1)  # (U, E + 1)
         keys = F.embedding(batch.members, keys)  # (J, P, E + 1)
         latent = F.pad(self.latent(z), (0, 1), value=1.0)  # (W, E + 1): the one reads the base
 

@@ -34,6 +34,7 @@ class Window:
         valid: Whether the unit was observed in the bin, shape (T, N).
         unit: Row of each unit in the model's vocabulary, shape (N,).
         context: Row of each context in the model's vocabulary; any number of them, shape (K,).
+        mean_counts: Spikes per bin of each unit in this session, shape (N,); None where the model knows them.
         hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
         target: Covariates at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
         index: Place of the window's bins in the session's grid: (first, last + 1).
@@ -43,6 +44,7 @@ class Window:
     valid: NDArray[np.bool_]
     unit: NDArray[np.int64]
     context: NDArray[np.int64]
+    mean_counts: NDArray[np.float64] | None = None
     hidden: NDArray[np.bool_] | None = None
     target: NDArray[np.float32] | None = None
     index: tuple[int, int] = (0, 0)
@@ -62,6 +64,7 @@ class Batch:
         slot: Place of the token's patch within its window, shape (L,).
         window: Window of the token, ascending, shape (L,).
         unit: Row of each unit of the windows' sessions in the model's vocabulary, shape (U,).
+        mean_counts: Spikes per bin of each of these units in its session, shape (U,); NaN where the model knows them.
         context: Row of each context in the model's vocabulary, shape (K,).
         context_window: Window of the context, ascending, shape (K,).
         target: Covariates at all bins, NaN where there is no label, shape (R, C).
@@ -79,6 +82,7 @@ class Batch:
     slot: Int[Tensor, " L"]
     window: Int[Tensor, " L"]
     unit: Int[Tensor, " U"]
+    mean_counts: Float[Tensor, " U"]
     context: Int[Tensor, " K"]
     context_window: Int[Tensor, " K"]
     target: Float[Tensor, "R C"]
@@ -114,7 +118,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()}
 
         return Batch(**moved)
@@ -172,16 +177,20 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
         raise InputError("batch", "covariates", "of the same dimensions in all windows", f"{dims} dimensions")
     units: list[NDArray[np.int64]] = []
     members: list[NDArray[np.generic]] = []
+    means: list[NDArray[np.float32]] = []
+    keys = [w.unit.tobytes() + (b"" if w.mean_counts is None else w.mean_counts.tobytes()) for w in windows]
     first: dict[bytes, int] = {}  # first patch of each set of units: windows of one session share their units
     num_units = num_patches = 0
-    for w in windows:
-        if (key := w.unit.tobytes()) not in first:
+    for key, w in zip(keys, windows, strict=True):
+        if key not in first:
             first[key] = num_patches
             units.append(w.unit)
+            mean = np.full(len(w.unit), np.nan) if w.mean_counts is None else w.mean_counts
+            means.append(mean.astype(np.float32))
             members.append(_patches(np.arange(num_units, num_units + len(w.unit)), units_per_patch))
             num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
-    starts = [first[w.unit.tobytes()] for w in windows]
-    arrays = _fill(windows, units_per_patch) | _places(windows, units_per_patch, starts)
+    places = _places(windows, units_per_patch, [first[key] for key in keys])
+    arrays = _fill(windows, units_per_patch) | places
     some = arrays["valid"].any(1)
     if not some.all():
         arrays = {name: x[some] for name, x in arrays.items()}
@@ -193,6 +202,7 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     arrays |= {
         "members": np.concatenate(members),
         "unit": np.concatenate(units),
+        "mean_counts": np.concatenate(means),
         "context": np.concatenate([w.context for w in windows]),
         "context_window": np.repeat(numbers, [len(w.context) for w in windows]),
         "target": np.concatenate(targets),

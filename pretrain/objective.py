@@ -31,11 +31,10 @@ VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # kinds, and the rat
 
 @dataclass(frozen=True)
 class ValidWindow:
-    """A validation window with one of the stored masks, and each unit's mean count on its session's training bins."""
+    """A validation window with one of the stored masks."""
 
     kind: str
     window: Window
-    rates: NDArray[np.float64]
 
 
 class MaskedModelling:
@@ -84,9 +83,17 @@ class MaskedModelling:
             rng = np.random.default_rng([config.seed, step])
         region = rows.region[keep]
         hidden = draw_mask(T, region, self.weights, config.mask.ratio, self.patch, rng)
-        counts, valid, unit = window.counts[:, keep], window.valid[:, keep], window.unit[keep]
+        assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
 
-        return replace(window, counts=counts, valid=valid, unit=unit, context=context, hidden=hidden)
+        return replace(
+            window,
+            counts=window.counts[:, keep],
+            valid=window.valid[:, keep],
+            unit=window.unit[keep],
+            mean_counts=window.mean_counts[keep],
+            context=context,
+            hidden=hidden,
+        )
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Returns the number of hidden entries."""
@@ -129,7 +136,7 @@ class MaskedModelling:
             log_rates = model(batch).log_rates
             wanted = batch.wanted
             counts, hidden = batch.counts[wanted], batch.hidden[wanted]
-            constant = _constant_log_rates(batch, some).to(device)[wanted]
+            constant = _constant_log_rates(batch)[wanted]
             nll, null = poisson_nll(log_rates, counts, hidden), poisson_nll(constant, counts, hidden)
             total += [float(nll), float(null), float(counts[hidden].sum()), float(hidden.sum())]
 
@@ -168,17 +175,14 @@ def _asked(kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArr
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
     hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
 
-    return ValidWindow(kind, replace(grid.window(begin, end, rows), hidden=hidden), rates)
+    window = grid.window(begin, end, rows)
+
+    return ValidWindow(kind, replace(window, hidden=hidden, mean_counts=rates))
 
 
-def _constant_log_rates(batch: Batch, some: Sequence[ValidWindow]) -> Tensor:
+def _constant_log_rates(batch: Batch) -> Tensor:
     """Log of each unit's mean count in its own session, laid out as the batch's tokens, (L, P).
 
     A rate of zero is raised to one spike in ten thousand bins, or a single validation spike would make it infinite.
     """
-    row = np.full((len(some), int(batch.unit.max()) + 1), 1e-4)  # of each window's session, by vocabulary row
-    for w, valid in enumerate(some):
-        row[w, valid.window.unit] = np.maximum(valid.rates, 1e-4)
-    units = batch.unit.cpu()[batch.members.cpu()[batch.patch.cpu()]].numpy()
-
-    return torch.from_numpy(np.log(row[batch.window.cpu().numpy()[:, None], units]).astype(np.float32))
+    return batch.mean_counts.clamp(min=1e-4).log()[batch.members[batch.patch]]
