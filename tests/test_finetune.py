@@ -119,9 +119,9 @@ def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tm
         spikes=Spikes(timestamps=np.array(spikes.timestamps), unit_index=units),
         covariates={"cursor_vel": replace(series, values=values)},
     )
-    for folder, recording in (("a", session), ("b", other)):
+    for folder, spiked in (("a", session), ("b", other)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(sim_store), "session", lambda self, _, found=recording: found)
+            patch.setattr(type(sim_store), "session", lambda self, _, found=spiked: found)
             models.append(
                 finetune(
                     sim_base, name, "cursor_vel", out=tmp_path / folder, config=SHORT, store=sim_store, progress=False
