@@ -191,7 +191,7 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ("a: {models.width: 64}", r"a\.models: expected one of"),
         ("a: {min_bins.x: 1}", r"a\.min_bins\.x: expected a setting; min_bins has none below it"),
         ("a: {model.width: wide}", r"a\.model\.width: expected int, found 'wide'"),
-        ("a: {mask.ratio: 3.0}", r"a\.mask\.ratio: expected 0.01 to 0.99, found 3.0"),
+        ("a: {mask.ratio: 3.0}", r"a\..*ratio: expected 0.01 to 0.99, found 3.0"),
         ("a: {train.steps: 10}", r"a\.train\.steps: expected a setting of variants, found one of the whole study"),
         ("a: {seed: 1}", r"a\.seed: expected a setting of variants"),
         ("a: learned", r"a: expected dotted settings"),
