@@ -69,8 +69,9 @@ class Attention(nn.Module):
     def _favour_the_near(self, most: float) -> None:
         r"""Starts heads with scores that fall with distance in time, as if all had learned to look at what is near.
 
-        Biases :math:`b_h` of the dimensions that time turns add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores, which
-        is largest at no distance. They rise from 0 in the first head, which reads all alike, to `most` in the last.
+        Biases :math:`b_h` of the dimensions that time turns add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores,
+        which is largest at no distance. They rise from 0 in the first head, which reads all alike, to `most` in the
+        last.
         """
         D, H = self.query.in_features, self.num_heads
         strength = torch.linspace(0, most, H)[:, None]

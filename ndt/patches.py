@@ -14,6 +14,8 @@ from ndt.tokens import Batch
 
 __all__ = ["Population", "SlotEmbedding", "SlotReadout", "VectorEmbedding", "VectorReadout"]
 
+GATHERED = 2**23  # numbers up to which keys are copied for each token: many small products cost more than the copy
+
 # L = tokens, W = chosen tokens, P = units of a patch, J = patches of the batch, U = units of the batch, D = width,
 # E = width of a unit's vector, A = count levels
 
@@ -110,7 +112,11 @@ class VectorReadout(nn.Module):
         keys = F.embedding(batch.members, keys)  # (J, P, E + 1)
         latent = F.pad(self.latent(z), (0, 1), value=1.0)  # (W, E + 1): the one reads the base
 
-        patch, order = batch.patch[chosen].sort(stable=True)  # one product of matrices a patch
+        patch = batch.patch[chosen]
+        if len(patch) * keys[0].numel() <= GATHERED:
+            each = F.embedding(patch, keys.flatten(1)).view(len(patch), *keys.shape[1:])  # (W, P, E + 1)
+            return (each @ latent[..., None])[..., 0]
+        patch, order = patch.sort(stable=True)  # one product of matrices a patch
         sizes = torch.bincount(patch, minlength=len(keys)).tolist()
         parts = [x @ key.T for x, key in zip(latent[order].split(sizes), keys, strict=True) if len(x)]
         if not parts:

@@ -118,7 +118,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+
         moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()}
 
         return Batch(**moved)

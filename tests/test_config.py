@@ -119,7 +119,7 @@ def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
     [
         (
             {"units": "slots", "width": 64, "units_per_patch": 24},
-            r"model.width: expected a multiple of .*\(24\), found 64",
+            r"model.width: expected a multiple of .*\(24\).*, found 64",
         ),
         (
             {"units": "slots", "width": 64, "likelihood": "negative_binomial"},

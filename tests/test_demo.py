@@ -37,7 +37,7 @@ def complete(found: dict, out: Path) -> None:
     stated = json.loads((out / "metrics.json").read_text())
     assert stated == {name: part for name, part in found.items() if name != "report"}
     assert {"simulate", "ingest", "pretrain", "finetune", "report"} - found["seconds"].keys() <= {"simulate"}
-    assert found["pretrain"]["valid"].keys() == {"nll", "bits_per_spike", "null_nll"}
+    assert found["pretrain"]["valid"].keys() == {"nll", "bits_per_spike", "null_nll", "masks"}
     for name, session in found["sessions"].items():
         assert SESSION <= session.keys()
         assert session["session"] == name

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import permuted
+from problems import TINY, busy_model, permuted, recording, specification
 
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, resample
@@ -119,9 +119,9 @@ def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tm
         spikes=Spikes(timestamps=np.array(spikes.timestamps), unit_index=units),
         covariates={"cursor_vel": replace(series, values=values)},
     )
-    for folder, recording in (("a", session), ("b", other)):
+    for folder, spiked in (("a", session), ("b", other)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(sim_store), "session", lambda self, _, found=recording: found)
+            patch.setattr(type(sim_store), "session", lambda self, _, found=spiked: found)
             models.append(
                 finetune(
                     sim_base, name, "cursor_vel", out=tmp_path / folder, config=SHORT, store=sim_store, progress=False
@@ -221,7 +221,8 @@ def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, t
 
 def test_windows_that_the_model_cannot_hold_are_refused(sim_store, sim_truth, tmp_path) -> None:
     for window in (0.05, 11.0):
-        config = replace(SHORT, model=SMALL, window=window)
+        learned = replace(SMALL, positions="learned", max_bins=200)
+        config = replace(SHORT, model=learned, window=window)
         with pytest.raises(InputError, match="window: expected 3 to 200 bins of 50 ms"):
             finetune(None, sim_truth[1].session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
@@ -260,3 +261,50 @@ def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
         assert set(bins[there].tolist()) <= {20.0}  # there through the whole window, or not at all
         shares.append(float(there.float().mean()))
     assert min(shares) < 0.5 < max(shares)
+
+
+def objective(**options: object) -> tuple[NDT, Decoding]:
+    """Decoding of a recording made in memory, by a small model."""
+    settings = {"compat": options.pop("compat", False)}
+    config = replace(TINY, width=24, units="slots", **settings)
+    session = recording(num_units=8)
+    spec, grid = specification([session], config=config), Grid(session, 0.05, 1.0)
+    model, targets = busy_model(spec), resample(session.covariates["vel"], grid.start, 0.05)
+    return model, Decoding(grid, grid.block == TRAIN, targets, model, replace(CONFIG, **options))
+
+
+@pytest.mark.parametrize(("compat", "silent"), [(False, 0), (True, 2)])
+def test_the_first_120_ms_of_a_window_have_no_target_where_the_published_code_is_followed(compat, silent) -> None:
+    batch = objective(compat=compat)[1].batch(0, range(8))
+    torch.testing.assert_close(batch.target.isnan().all(1), batch.bin_time < silent)
+    assert not ModelConfig().compat
+
+
+def test_published_validation_averages_batches_and_ours_does_not(monkeypatch) -> None:
+    model, decoding = objective(compat=True)
+    monkeypatch.setattr("ndt.finetune.objective.COMPAT_BATCH", 20)
+    rows = decoding.grid.block == VALID
+    true, decoded = decoding.true[rows], decode(model, decoding.grid, rows)[rows]
+    parts = np.array_split(np.arange(len(true)), len(true) // 20)
+    each = np.array([r2(true[p], decoded[p]) for p in parts])
+    np.testing.assert_allclose(decoding.validate(model)["r2"], np.where(each < -10, 0, each).mean())
+    model, decoding = objective(compat=False)
+    np.testing.assert_allclose(decoding.validate(model)["r2"], r2(true, decode(model, decoding.grid, rows)[rows]))
+
+
+def test_a_frozen_trunk_leaves_tables_and_decoder_to_learn() -> None:
+    model, frozen = objective(freeze=True, warm_steps=3)
+    names = [name for name, _ in model.named_parameters()]
+    learning = {step: {n for n in names if frozen.learns(n, step)} for step in (0, 3)}
+    assert learning[0] == {"context"}  # slots know no units
+    assert learning[3] == {n for n in names if n == "context" or n.startswith("covariate.")}
+    assert all(frozen.learns("unit", step) for step in (0, 3))
+    free = objective(freeze=False, warm_steps=3)[1]
+    assert all(free.learns(n, 3) for n in names)
+
+
+def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:
+    batch = objective(mask_ratio=0.25, unit_dropout=0.0)[1].batch(0, range(8))
+    whole = batch.hidden.any(1)
+    torch.testing.assert_close(batch.hidden, batch.valid & whole[:, None])
+    assert whole.sum() == 8 * round(0.25 * 20 * 3)

@@ -1,11 +1,12 @@
 """The model learns: every parameter gets a gradient, and one batch is overfit."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from problems import random_window, recording, specification
+from problems import TINY, random_window, recording, specification
 from test_model import CONFIGS, P, gradients, model_of
 
 from ndt.likelihood import count_nll
@@ -63,3 +64,35 @@ def test_every_parameter_learns(name) -> None:
 
 def structured_batch_of(N: int) -> Batch:
     return pack([random_window(6, N, np.random.default_rng(0), absent=0.0)], P)
+
+
+@pytest.mark.slow
+def test_a_population_of_1500_units_trains() -> None:
+    """More patches than any table of slots holds; patches of 32 units, thirty steps on the same four windows."""
+    rng, N = np.random.default_rng(0), 1500
+    config = replace(TINY, width=32, units_per_patch=32)
+    model, some = NDT(specification([recording(num_units=N)], config=config, dims=0)).train(), []
+    gain = rng.uniform(0.5, 1.5, N)
+    for _ in range(4):
+        rates = np.exp(-1.0 + 0.7 * np.repeat(rng.standard_normal(5), 4)[:, None] * gain)
+        hidden = np.repeat(random_mask((20, 47), 0.5, rng), 32, axis=1)[:, :N]
+        counts = rng.poisson(np.minimum(rates, 20)).astype(np.uint8)
+        valid, unit = np.ones((20, N), bool), np.arange(N)
+        some.append(Window(counts=counts, valid=valid, unit=unit, context=np.arange(3), hidden=hidden))
+    batch = pack(some, 32)
+    model.observe(np.arange(N), batch_means(some))
+    optimizer, losses, began = torch.optim.AdamW(model.parameters(), lr=3e-3), [], time.monotonic()
+    for _ in range(30):
+        said = model(batch)
+        loss = count_nll(said.log_rates, said.log_dispersion, batch) / batch.hidden.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert time.monotonic() - began < 30 * 5  # a step takes a fraction of a second on an idle core
+    assert losses[-1] < losses[0] - 0.02
+
+
+def batch_means(some: list[Window]) -> np.ndarray:
+    """Mean count of each unit over windows of the same units."""
+    return np.concatenate([w.counts for w in some]).mean(0)

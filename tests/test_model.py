@@ -65,7 +65,7 @@ def gradients(model: NDT, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(some=st.lists(windows(num_units=8), min_size=2, max_size=4), contexts=st.lists(st.integers(0, 3), min_size=4))
 def test_packed_together_as_each_alone(name, some, contexts) -> None:
     """Also windows without any token, and windows that are asked without some or all of their contexts."""
@@ -93,7 +93,7 @@ def test_windows_of_two_sessions_packed_together_as_each_alone() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(window=windows(num_units=8, least=3))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_what_is_not_valid_enters_neither_input_nor_loss(name, window) -> None:
     model = model_of(CONFIGS[name])
     other = replace(window, counts=np.where(window.valid, window.counts, 19).astype(np.uint8))

@@ -24,14 +24,17 @@ from ndt.data.synthetic import Simulated, simulate
 from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.errors import InputError
 from ndt.metrics import r2
-from ndt.model import NDT
+from ndt.model import NDT, Prediction
 from ndt.pieces import Scaler
-from ndt.pretrain.objective import MaskedModelling
+from ndt.pretrain.objective import VALID_MASKS, MaskedModelling, valid_windows
 from ndt.pretrain.train import pretrain
 from ndt.session import Spikes
 from ndt.tokens import Batch
+from ndt.vocabulary import Vocabulary
 
-MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
+MODEL = ModelConfig(
+    width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, order="factorised", likelihood="poisson"
+)
 CONFIG = PretrainConfig(
     model=MODEL, train=TrainConfig(steps=40, batch_size=4, valid_every=4, warmup_steps=5), window=1.0
 )
@@ -89,7 +92,8 @@ def test_run_directory_is_as_designed(sim_base, sim_store) -> None:
     assert names <= {p.name for p in sim_base.iterdir()}
     found = read_json(sim_base / "metrics.json")
     assert {"valid", "tokens_seen", "tokens_per_second", "num_parameters", "train_seconds"} <= found.keys()
-    assert {"nll", "bits_per_spike", "null_nll"} == found["valid"].keys()
+    assert {"nll", "bits_per_spike", "null_nll", "masks"} == found["valid"].keys()
+    assert found["valid"]["masks"].keys() == VALID_MASKS.keys()
     assert found["valid"]["bits_per_spike"] > 0.05
     assert found["valid"]["nll"] < found["valid"]["null_nll"]
     model = NDT.from_pretrained(sim_base)
@@ -152,78 +156,175 @@ def test_the_test_block_is_never_learned_from(sim_store, tmp_path, monkeypatch) 
     assert valid[0] == valid[1]
 
 
-def masked(seed: int = 3) -> tuple[NDT, MaskedModelling, list[Grid]]:
-    sessions = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in (4, 7)]
-    config = replace(CONFIG, model=replace(MODEL, units_per_patch=3), seed=seed)
+def masked(
+    seed: int = 3,
+    patch: int = 3,
+    sessions: tuple[int, ...] = (4, 7),
+    own: bool = False,
+    model: ModelConfig | None = None,
+    **options: object,
+) -> tuple[NDT, MaskedModelling, list[Grid]]:
+    """A new model of sessions of so many units, and what it is trained on; units may be of their own session."""
+    found = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in sessions]
+    if own:
+        found = [
+            replace(s, units=replace(s.units, id=np.array([f"{s.session_id}/{u}" for u in s.units.id]))) for s in found
+        ]
+    config = replace(CONFIG, model=model or replace(MODEL, units_per_patch=patch), seed=seed, **options)
+    sessions = found
     spec = specification(sessions, dims=0, config=config.model)
     grids = [Grid(s, 0.05, 1.0) for s in sessions]
     return NDT(spec), MaskedModelling(grids, spec.vocabulary, config, 20), grids
 
 
 def test_a_new_model_is_as_good_as_constant_rates() -> None:
-    """Zero bits per spike, by definition, where the mean rates are those of the training block of each session."""
-    model, objective, grids = masked()
-    for grid in grids:
-        rows = model.vocabulary.rows(grid.session)
-        model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
-    objective.valid = [
-        (w, r) for w, r in objective.valid if len(w.unit) == 7
-    ]  # units are shared: the last set their rates
+    """Zero bits per spike, by definition: sessions share units, and each session's own mean rates go with it."""
+    model, objective, _ = masked()
     found = objective.validate(model)
-    np.testing.assert_allclose(found["bits_per_spike"], 0.0, atol=1e-5)
-    np.testing.assert_allclose(found["nll"], found["null_nll"], atol=1e-6)
+    for at in ("", *(f"{kind}/" for kind in VALID_MASKS)):
+        np.testing.assert_allclose(found[f"{at}bits_per_spike"], 0.0, atol=1e-5)
+        np.testing.assert_allclose(found[f"{at}nll"], found[f"{at}null_nll"], atol=1e-6)
+    np.testing.assert_allclose(found["score"], 0.0, atol=1e-5)
 
 
 def test_null_likelihood_is_that_of_each_sessions_own_mean_rates() -> None:
     model, objective, grids = masked()
-    total = entries = 0.0
-    for window, _ in objective.valid:
+    sums = {kind: np.zeros(2) for kind in VALID_MASKS}
+    for asked in objective.valid:
+        window = asked.window
         grid = next(g for g in grids if g.session.num_units == len(window.unit))
         rows = model.vocabulary.rows(grid.session)
         rates = np.maximum(grid.mean_counts(grid.block == TRAIN)[rows.order], 1e-4)
-        wanted = np.repeat(window.hidden, 3, axis=1)[:, : len(rates)] & window.valid
-        total += ((rates - window.counts * np.log(rates)) * wanted).sum()
-        entries += wanted.sum()
-    np.testing.assert_allclose(objective.validate(model)["null_nll"], total / entries, rtol=1e-5)
+        wanted = window.hidden & window.valid
+        sums[asked.kind] += ((rates - window.counts * np.log(rates)) * wanted).sum(), wanted.sum()
+    found = objective.validate(model)
+    for kind, (total, entries) in sums.items():
+        np.testing.assert_allclose(found[f"{kind}/null_nll"], total / entries, rtol=1e-5)
+    total, entries = np.sum(list(sums.values()), 0)
+    np.testing.assert_allclose(found["null_nll"], total / entries, rtol=1e-5)
 
 
-def test_validation_is_on_the_validation_block_with_the_same_masks_for_every_seed() -> None:
-    (_, one, grids), (_, other, _) = masked(seed=3), masked(seed=4)
-    for (a, _), (b, _) in zip(one.valid, other.valid, strict=True):
-        np.testing.assert_array_equal(a.hidden, b.hidden)
-        grid = next(g for g in grids if g.session.num_units == len(a.unit))
-        assert (grid.block[a.index[0] : a.index[1]] == VALID).all()
-    key = lambda batch: batch.counts.numpy().tobytes()
+def test_the_score_is_the_mean_of_the_kinds_bits_per_spike() -> None:
+    model, objective, _ = masked()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    found = objective.validate(model)
+    bits = [found[f"{kind}/bits_per_spike"] for kind in VALID_MASKS]
+    np.testing.assert_allclose(found["score"], np.mean(bits))
+    assert len(set(bits)) == len(bits)
+    assert min(map(abs, bits)) > 1e-3
+
+
+def test_validation_is_on_the_validation_block_with_the_same_masks_for_every_model() -> None:
+    """The same whatever the seed, the patches, and which other sessions there are."""
+    (_, one, grids), (_, other, _) = masked(seed=3), masked(seed=4, patch=2)
+    key = lambda asked: (asked.kind, len(asked.window.unit), asked.window.index)
+    stored = {key(v): v.window.hidden for v in one.valid}
+    assert len(stored) == len(one.valid)
+    for asked in other.valid:
+        np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
+        grid = next(g for g in grids if g.session.num_units == len(asked.window.unit))
+        first, last = asked.window.index
+        assert (grid.block[first:last] == VALID).all()
+    assert {v.kind for v in one.valid} == VALID_MASKS.keys()
+    for grid in grids:
+        vocabulary = Vocabulary().extend([grid.session])
+        for asked in valid_windows([grid], vocabulary, 3, 20):
+            np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
+
+
+def test_training_windows_are_a_function_of_seed_step_and_place() -> None:
+    key = lambda batch: batch.counts.numpy().tobytes() + batch.hidden.numpy().tobytes()
+    one, other = masked(seed=3)[1], masked(seed=4)[1]
     assert key(one.batch(0, range(4))) != key(other.batch(0, range(4)))
+    assert key(one.batch(0, range(4))) != key(one.batch(1, range(4)))
     assert key(one.batch(0, range(4))) == key(masked(seed=3)[1].batch(0, range(4)))
 
 
-def test_only_hidden_and_valid_entries_are_in_the_loss() -> None:
-    model, objective, _ = masked()
-    model.observe(np.arange(7), np.full(7, 0.37))  # where rate and count are equal there is no gradient
+def test_only_hidden_entries_are_in_the_loss() -> None:
+    _, objective, _ = masked()
     batch = objective.batch(0, range(4))
-    log_rates, _ = model(batch)
-    log_rates.retain_grad()
-
-    class Fixed(torch.nn.Module):
-        def forward(self, batch: Batch):
-            return log_rates, None
-
-    value, weight = objective.losses(Fixed(), batch, 0)["nll"]
+    log_rates = torch.full((int(batch.wanted.sum()), 3), -1.0, requires_grad=True)
+    value, weight = objective.losses(lambda batch: Prediction(log_rates, None), batch, 0)["nll"]
     value.backward()
-    wanted = batch.hidden[:, None] & batch.valid
-    torch.testing.assert_close(log_rates.grad != 0, wanted)
-    assert objective.targets(batch, 0)["nll"] == wanted.sum()
+    torch.testing.assert_close(log_rates.grad != 0, batch.hidden[batch.wanted])
+    assert objective.targets(batch, 0)["nll"] == batch.hidden.sum()
     assert weight == 1.0
-    share = batch.hidden.float().mean()
-    assert 0.45 < share < 0.55
+    assert 0.45 < float(batch.hidden.sum() / batch.valid.sum()) < 0.55
+
+
+def batches(steps: int, **options: object) -> list[Batch]:
+    objective = masked(**options)[1]
+    return [objective.batch(step, range(8)) for step in range(steps)]
+
+
+def test_units_are_dropped_at_a_share_that_is_drawn_anew() -> None:
+    assert {len(w) for b in batches(2) for w in units_of(b)} == {4, 7}
+    numbers = [len(w) / 7 for b in batches(20, unit_dropout=0.8, sessions=(7,)) for w in units_of(b)]
+    assert {1 / 7, 1.0} <= set(numbers)
+    np.testing.assert_allclose(np.mean(numbers), 0.6, atol=0.06)  # the mean share left; four standard errors
+
+
+def units_of(batch: Batch) -> list[list[int]]:
+    """Vocabulary rows of the units of each window, as they lie in its patches."""
+    found = []
+    for b in range(batch.num_windows):
+        here = (batch.window == b) & (batch.time == batch.time[batch.window == b].min())
+        members, valid = batch.members[batch.patch[here]], batch.valid[here]
+        found.append(batch.unit[members[valid]].tolist())
+    return found
+
+
+def test_contexts_are_dropped_each_by_itself() -> None:
+    assert all(len(b.context) == 24 for b in batches(2))
+    some = batches(40, context_dropout=0.3)
+    kept = [tuple(b.context[b.context_window == w].tolist()) for b in some for w in range(8)]
+    np.testing.assert_allclose(np.mean([len(k) for k in kept]), 3 * 0.7, atol=0.2)
+    assert {0, 1, 2, 3} == {len(k) for k in kept}
+    assert all(len(b.context) == 0 for b in batches(2, context_dropout=1.0))
+
+
+def test_units_change_patches_where_asked_and_keep_their_counts() -> None:
+    """`auto` shuffles the units of a session where no other session can know them."""
+    lie = lambda b: units_of(b)[0]
+    for shuffle, names, moved in (
+        ("never", "session", False),
+        ("auto", "electrode", False),
+        ("auto", "session", True),
+        ("always", "electrode", True),
+    ):
+        some = batches(12, shuffle_units=shuffle, sessions=(7,), own=names == "session")
+        orders = {tuple(lie(b)) for b in some}
+        assert (len(orders) > 1) == moved
+        assert {tuple(sorted(o)) for o in orders} == {tuple(range(7))}
+    plain, shuffled = (batches(1, shuffle_units=s, sessions=(7,))[0] for s in ("never", "always"))
+    for b in range(8):  # the same windows, whose counts moved with their units
+        total = [
+            torch.zeros(7).index_add(
+                0,
+                x.unit[x.members[x.patch]][x.valid & (x.window == b)[:, None]],
+                x.counts[x.valid & (x.window == b)[:, None]].float(),
+            )
+            for x in (plain, shuffled)
+        ]
+        torch.testing.assert_close(total[0], total[1])
+
+
+def test_one_mask_for_all_windows_of_a_batch_where_the_published_code_is_followed() -> None:
+    for compat, number in ((True, 1), (False, 8)):
+        model = replace(MODEL, width=48, units="slots", units_per_patch=3, compat=compat)
+        for batch in batches(3, sessions=(7,), model=model):
+            masks = {batch.hidden[batch.window == b].numpy().tobytes() for b in range(8)}
+            assert len(masks) == number
 
 
 def test_bad_settings_and_bad_stores_are_said(sim_store, tmp_path) -> None:
     with pytest.raises(InputError, match=sim_store.session_ids[0]):  # lists what there is
         pretrain(sim_store, tmp_path, replace(SHORT, sessions=("sub-z_ses-9",)), progress=False)
+    long = replace(SHORT, window=11.0, model=replace(MODEL, positions="learned", max_bins=200))
     with pytest.raises(InputError, match="window: expected 3 to 200 bins of 50 ms, found 220 bins"):
-        pretrain(sim_store, tmp_path, replace(SHORT, window=11.0), progress=False)
+        pretrain(sim_store, tmp_path, long, progress=False)
     with pytest.raises(InputError):
         pretrain(tmp_path / "no store", tmp_path, SHORT, progress=False)
     with pytest.raises(InputError, match="a checkpoint to resume from"):

@@ -19,6 +19,7 @@ from ndt.benchmarks.studies import finish, paired_row, run_all, simulated
 from ndt.config import (
     BenchConfig,
     FinetuneConfig,
+    MaskConfig,
     ModelConfig,
     PretrainConfig,
     SimulateConfig,
@@ -186,11 +187,11 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
     ("text", "match"),
     [
         ("a: {model.positons: learned}", r"a\.model\.positons: expected one of: width, .*, found an unknown setting"),
-        ("a: {mask_ration: 0.1}", r"a\.mask_ration: expected one of: model, train, .*, found an unknown setting"),
+        ("a: {mask.ration: 0.1}", r"a\.mask\.ration: expected one of: ratio, random, .*, found an unknown setting"),
         ("a: {models.width: 64}", r"a\.models: expected one of"),
-        ("a: {mask_ratio.x: 1}", r"a\.mask_ratio\.x: expected a setting; mask_ratio has none below it"),
+        ("a: {min_bins.x: 1}", r"a\.min_bins\.x: expected a setting; min_bins has none below it"),
         ("a: {model.width: wide}", r"a\.model\.width: expected int, found 'wide'"),
-        ("a: {mask_ratio: 3.0}", r"a\.mask_ratio: expected 0.01 to 0.99, found 3.0"),
+        ("a: {mask.ratio: 3.0}", r"a\..*ratio: expected 0.01 to 0.99, found 3.0"),
         ("a: {train.steps: 10}", r"a\.train\.steps: expected a setting of variants, found one of the whole study"),
         ("a: {seed: 1}", r"a\.seed: expected a setting of variants"),
         ("a: learned", r"a: expected dotted settings"),
@@ -215,7 +216,7 @@ def test_variants_depart_from_the_base_or_from_their_preset_and_keep_the_budget(
     base = PretrainConfig(train=TrainConfig(steps=7, batch_size=16), bin_size=0.02)
     assert load_variants(tmp_path / "v.yaml", base) == {
         "default": base,
-        "one": replace(base, model=ModelConfig(width=128), mask_ratio=0.25),
+        "one": replace(base, model=ModelConfig(width=128), mask=MaskConfig(ratio=0.25)),
         "whole": PretrainConfig(
             model=ModelConfig(width=64), train=TrainConfig(steps=7, batch_size=8, ema=0.5), bin_size=0.02
         ),

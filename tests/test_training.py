@@ -180,9 +180,10 @@ def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     names = {id(p): name for name, p in run.model.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in run.optimizer.param_groups)
     assert decayed | free == set(names.values())
-    assert {"unit", "context", "context_kind", "mask_token", "embed.count.weight"} <= free
+    tables = {"unit", "unit_place", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
+    assert tables <= free
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    assert {"slot.weight", "embed.gain.weight"} <= decayed
+    assert {"place.wave.weight", "embed.gain.weight"} <= decayed
 
 
 def test_loss_that_is_no_number_is_said(tmp_path) -> None:

@@ -1,9 +1,13 @@
 """Rows of the model's tables belong to names, in whatever order files list them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from problems import permuted, recording
 
+from ndt.session import Session, Units
 from ndt.vocabulary import Vocabulary
 
 
@@ -34,3 +38,43 @@ def test_rows_follow_identities_not_the_file() -> None:
 def test_a_stranger_has_no_row() -> None:
     with pytest.raises(KeyError):
         Vocabulary().extend([recording(num_units=2)]).rows(recording(num_units=3))
+
+
+def placed(session: Session, **columns: Sequence[object]) -> Session:
+    """The same recording with columns of its units table."""
+    return replace(session, units=Units(id=session.units.id, columns={k: np.array(v) for k, v in columns.items()}))
+
+
+def test_places_are_rows_of_regions_and_probes_and_depths_are_millimetres() -> None:
+    plain = recording(num_units=3)
+    first = placed(plain, location=["M1", "PMd", "M1"], group=["left", "left", "right"], rel_z=[0, 250, -1500])
+    found = Vocabulary().extend([first])
+    assert found.units == tuple(plain.units.id)
+    assert found.places == ("region:M1", "probe:left", "region:PMd", "probe:right")
+    assert found.unit_places == ((0, 1), (2, 1), (0, 3))
+    assert found.unit_depths == (0.0, 0.25, -1.5)
+    other = placed(recording(num_units=5, name="sub-a_ses-2"), location=["V1"] * 5, depth=[1000.0, np.nan, 0, 0, 0])
+    both = found.extend([other])
+    assert both.places == (*found.places, "region:V1", "probe:")
+    assert both.unit_places[:3] == found.unit_places  # a unit stays where it was first
+    assert set(both.unit_places[3:]) == {(4, 5)}
+    depth = {u: 0.0 if np.isnan(d) else d / 1e3 for u, d in zip(other.units.id, [1000, np.nan, 0, 0, 0], strict=True)}
+    assert both.unit_depths[3:] == tuple(depth[u] for u in both.units[3:])
+
+
+def test_what_a_file_does_not_say_of_units_is_one_place_at_no_depth() -> None:
+    found = Vocabulary().extend([recording(num_units=2)])
+    assert found.places == ("region:", "probe:")
+    assert found.unit_places == ((0, 1), (0, 1))
+    assert found.unit_depths == (0.0, 0.0)
+    words = placed(recording(num_units=2), depth=["deep", "shallow"])  # no numbers: no depth
+    assert Vocabulary().extend([words]).unit_depths == (0.0, 0.0)
+
+
+def test_regions_of_units_follow_their_identities() -> None:
+    plain = recording(num_units=4)
+    session = placed(plain, location=["PMd" if u in ("a/1", "a/3") else "M1" for u in plain.units.id])
+    rows = Vocabulary().extend([session]).rows(session)
+    assert rows.region.tolist() == [0, 1, 0, 1]
+    assert session.units.id[rows.order].tolist() == ["a/0", "a/1", "a/2", "a/3"]
+    assert Vocabulary().extend([plain]).rows(plain).region.tolist() == [0] * 4

@@ -1,0 +1,119 @@
+"""Counts to embeddings and latents to rates, against loops over units that follow the formulas."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from problems import TINY, busy_model, random_window, recording, specification
+from strategies import windows
+
+from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
+from ndt.tokens import Batch, pack
+
+P, E, D = TINY.units_per_patch, TINY.unit_width, TINY.width
+SLOTS = replace(TINY, width=24, units="slots")
+
+
+def filled(layer: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """The layer with every weight drawn at random: a new readout's are zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return layer
+
+
+def population(batch: Batch, seed: int = 0) -> Population:
+    generator = torch.Generator().manual_seed(seed)
+    U = len(batch.unit)
+    return Population(torch.randn((U, E), generator=generator), torch.rand(U, generator=generator) * 3)
+
+
+@settings(max_examples=20)
+@given(window=windows(num_units=8))
+def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> None:
+    window = replace(window, counts=window.counts * 9)  # some above the largest that is known
+    layer, batch = filled(VectorEmbedding(TINY)).double(), pack([window, window], P)
+    units = population(batch)
+    units = Population(units.vectors.double(), units.mean_counts.double())
+    found, expected = layer(batch, batch.visible, units), []
+    for token in batch.visible.nonzero()[:, 0].tolist():
+        total = torch.zeros(D, dtype=torch.float64)
+        for place in range(P):
+            if not batch.valid[token, place] or batch.hidden[token, place]:
+                continue
+            n, c = int(batch.members[batch.patch[token], place]), min(int(batch.counts[token, place]), TINY.max_count)
+            u, mean = units.vectors[n], units.mean_counts[n]
+            inner = layer.count.weight[c] + layer.unit.weight @ u + layer.unit.bias
+            total = total + torch.nn.functional.gelu(inner) + (c - mean) / (mean + 0.1).sqrt() * (layer.gain.weight @ u)
+        expected.append(layer.out.weight @ (total / P**0.5) + layer.out.bias)
+    torch.testing.assert_close(found, torch.stack(expected) if expected else found.new_zeros(0, D), rtol=0, atol=1e-10)
+
+
+@settings(max_examples=20)
+@given(window=windows(num_units=8))
+def test_rates_are_the_formula_unit_by_unit(window) -> None:
+    batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
+    layer, units = filled(VectorReadout(TINY)), population(batch)
+    W = int(batch.wanted.sum())
+    z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
+    found = layer(z, batch, batch.wanted, units)
+    for i, token in enumerate(batch.wanted.nonzero()[:, 0].tolist()):
+        for place in batch.hidden[token].nonzero()[:, 0].tolist():
+            n = int(batch.members[batch.patch[token], place])
+            u = units.vectors[n]
+            product = (layer.unit.weight @ u + layer.unit.bias) @ (layer.latent.weight @ z[i] + layer.latent.bias)
+            base = layer.base.weight[0] @ u + layer.base.bias[0] + units.mean_counts[n].clamp(min=1e-4).log()
+            torch.testing.assert_close(found[i, place], product + base, rtol=1e-4, atol=1e-4)
+    assert found.shape == (W, P)
+
+
+def test_a_new_model_predicts_the_mean_of_each_unit() -> None:
+    torch.manual_seed(0)
+    batch = pack([random_window(4, 3, np.random.default_rng(0), absent=0.0)], P)
+    every = torch.ones(batch.num_tokens, dtype=torch.bool)
+    units = Population(torch.randn(3, E), torch.tensor([0.5, 0.0, 2.0]))
+    found = VectorReadout(TINY)(torch.randn(4, D), batch, every, units)
+    torch.testing.assert_close(found.exp(), torch.tensor([[0.5, 1e-4, 2.0]]).expand(4, -1))  # a silent one is finite
+
+
+def test_slots_are_places_and_what_is_not_seen_counts_zero() -> None:
+    layer, batch = SlotEmbedding(SLOTS), pack([random_window(5, 8, np.random.default_rng(0))], P)
+    found = layer(batch, batch.visible, population(batch))
+    counts = torch.where(batch.valid & ~batch.hidden, batch.counts, 0)[batch.visible]
+    for token in range(len(found)):
+        expected = torch.cat([layer.count.weight[int(c)] for c in counts[token]])
+        torch.testing.assert_close(found[token], expected, rtol=0, atol=0)
+    readout, z = SlotReadout(SLOTS), torch.randn(len(found), 24)
+    expected = z @ readout.place.weight.T + readout.place.bias
+    torch.testing.assert_close(readout(z, batch, batch.visible, population(batch)), expected)
+
+
+@pytest.mark.parametrize("compat", [True, False])
+def test_five_spikes_are_nothing_and_stay_it_where_the_published_code_is_followed(compat) -> None:
+    torch.manual_seed(0)
+    layer = SlotEmbedding(replace(SLOTS, compat=compat))
+    window = random_window(5, 8, np.random.default_rng(0), hidden=0.0)
+    batch = pack([replace(window, counts=np.full_like(window.counts, 5))], P)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    before = layer.count.weight[5].detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        (layer(batch, batch.visible, population(batch)) - 1).square().sum().backward()
+        optimizer.step()
+    assert bool((layer.count.weight[5] == 0).all()) == compat
+    assert torch.equal(layer.count.weight[5], before) == compat
+
+
+def test_slots_know_no_units() -> None:
+    """The same counts of other units, of any mean, are the same to NDT2."""
+    window = random_window(6, 8, np.random.default_rng(0))
+    model = busy_model(specification([recording(num_units=8)], config=SLOTS))
+    with torch.no_grad():
+        first = model(pack([window], P))
+        model.observe(np.arange(8), np.linspace(0, 3, 8))
+        second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
+    torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
+    assert not {"unit", "unit_place", "depth"} & set(dict(model.named_parameters()))
