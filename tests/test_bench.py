@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ndt import bench as bench_module
-from ndt.bench import BENCHMARKS, bench
 from ndt.attention import Route, Sequences
 from ndt.backends import BACKENDS
+from ndt.bench import BENCHMARKS, bench
 from ndt.benchmarks.attention import attention, list_backends
 from ndt.benchmarks.decoding import demo
 from ndt.benchmarks.flops import attention_flops, train_flops
