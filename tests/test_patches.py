@@ -52,14 +52,17 @@ def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> No
     torch.testing.assert_close(found, torch.stack(expected) if expected else found.new_zeros(0, D), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("gathered", [0, 2**23])  # a product a patch, or keys copied for each token
 @settings(max_examples=20)
 @given(window=windows(num_units=8))
-def test_rates_are_the_formula_unit_by_unit(window) -> None:
+def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
     batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
     layer, units = filled(VectorReadout(TINY)), population(batch)
     W = int(batch.wanted.sum())
     z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
-    found = layer(z, batch, batch.wanted, units)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ndt.patches.GATHERED", gathered)
+        found = layer(z, batch, batch.wanted, units)
     for i, token in enumerate(batch.wanted.nonzero()[:, 0].tolist()):
         for place in batch.hidden[token].nonzero()[:, 0].tolist():
             n = int(batch.members[batch.patch[token], place])
