@@ -216,7 +216,7 @@ def _units(
         else:
             columns[name] = values
     electrode, group, location = _electrodes(nwb)
-    columns = {"location": location, "group": group, "electrode": electrode} | columns
+    columns = _depth(nwb, electrode) | {"location": location, "group": group, "electrode": electrode} | columns
     columns.setdefault("nwb_id", np.asarray(units.id.data[:]))
     unit_id = _identities(path, names, identity, columns, (electrode, group))
 
@@ -245,6 +245,17 @@ def _electrodes(nwb: NWB) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]
     ]
 
     return electrode, np.array(["" if g is None else g.name for g in groups], np.str_), np.array(location, np.str_)
+
+
+def _depth(nwb: NWB, electrode: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Returns the depth of each unit's electrode in micrometres as a column, where the file has it; NaN without one."""
+    for name in ("rel_z", "z"):
+        if nwb.electrodes is not None and name in nwb.electrodes.colnames and (electrode >= 0).any():
+            values = np.asarray(nwb.electrodes[name].data[:], np.float64)
+            if np.isfinite(values).any() and len(np.unique(values)) > 1:
+                return {"depth": np.where(electrode >= 0, values[np.maximum(electrode, 0)], np.nan)}
+
+    return {}
 
 
 def _identities(
