@@ -42,7 +42,7 @@ def test_one_batch_is_overfit(name) -> None:
     model.observe(np.arange(9), np.full(9, float(batch.counts.float().mean())))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     start, found = None, None
-    for _ in range(100):
+    for _ in range(70):
         said = model(batch)
         masked = count_nll(said.log_rates, said.log_dispersion, batch) / batch.hidden.sum()
         error = (said.decoded - batch.target).square().mean()
@@ -69,6 +69,7 @@ def structured_batch_of(N: int) -> Batch:
 @pytest.mark.slow
 def test_a_population_of_1500_units_trains() -> None:
     """More patches than any table of slots holds; patches of 32 units, thirty steps on the same four windows."""
+    torch.manual_seed(0)
     rng, N = np.random.default_rng(0), 1500
     config = replace(TINY, width=32, units_per_patch=32)
     model, some = NDT(specification([recording(num_units=N)], config=config, dims=0)).train(), []
@@ -90,7 +91,7 @@ def test_a_population_of_1500_units_trains() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert time.monotonic() - began < 30 * 5  # a step takes a fraction of a second on an idle core
-    assert losses[-1] < losses[0] - 0.02
+    assert losses[-1] < losses[0] - 0.015  # of the 0.05 that the common drive explains
 
 
 def batch_means(some: list[Window]) -> np.ndarray:
