@@ -174,7 +174,14 @@ class Grid:
         counts, valid = self.counts(first, last)
         counts, valid = counts.take(rows.order, 1), valid.take(rows.order, 1)  # bin by bin, faster than an index
 
-        return Window(counts=counts, valid=valid, unit=rows.unit, context=rows.context, index=(int(first), int(last)))
+        return Window(
+            counts=counts,
+            valid=valid,
+            unit=rows.unit,
+            context=rows.context,
+            index=(int(first), int(last)),
+            session=self.session.session_id,
+        )
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.

@@ -25,12 +25,12 @@ Config = TypeVar("Config")
 INF = float("inf")
 
 
-def _require(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+def _require(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
     """Raises where a setting lies outside its range, ends included."""
     for name, (low, high) in ranges.items():
         if not low <= (value := getattr(config, name)) <= high:
             expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
-            raise InputError("settings", name, expected, value)
+            raise InputError("settings", section + name, expected, value)
 
 
 def _choose(config: object, section: str, **choices: tuple[str, ...]) -> None:
@@ -221,10 +221,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)})
-        _require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)})
-        _require(self, {"recency": (0, 10)})
-        _require(self, {"context_tokens": (1, 64)})
+        _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)}, "model.")
+        _require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)}, "model.")
+        _require(self, {"recency": (0, 10)}, "model.")
+        _require(self, {"context_tokens": (1, 64)}, "model.")
         _choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
         _choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))
         _choose(self, "model", covariates=("pooled", "cross"), likelihood=("poisson", "negative_binomial"))
@@ -284,10 +284,12 @@ class TrainConfig:
     explode: float = 20.0
 
     def __post_init__(self) -> None:
-        _require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)})
-        _require(self, {"micro_batches": (1, self.batch_size)})
-        _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)})
-        _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)})
+        _require(
+            self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train."
+        )
+        _require(self, {"micro_batches": (1, self.batch_size)}, "train.")
+        _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)}, "train.")
+        _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
         _choose(self, "train", precision=("auto", "fp32", "bf16"))
         _choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
         if self.sharding not in ("none", "fsdp"):
@@ -320,7 +322,7 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         kinds = ("random", "span", "patch", "unit", "region", "forward")
-        _require(self, {"ratio": (0.01, 0.99), **dict.fromkeys(kinds, (0, INF))})
+        _require(self, {"ratio": (0.01, 0.99), **dict.fromkeys(kinds, (0, INF))}, "mask.")
         if not any(getattr(self, kind) for kind in kinds):
             raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
 

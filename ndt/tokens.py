@@ -38,6 +38,7 @@ class Window:
         hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
         target: Covariates at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
         index: Place of the window's bins in the session's grid: (first, last + 1).
+        session: Whose window it is, for messages.
     """
 
     counts: NDArray[np.uint8]
@@ -48,6 +49,7 @@ class Window:
     hidden: NDArray[np.bool_] | None = None
     target: NDArray[np.float32] | None = None
     index: tuple[int, int] = (0, 0)
+    session: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class Batch:
         bin_time: Bin within its window, shape (R,).
         bin_window: Window of the bin, ascending, shape (R,).
         num_windows: Windows B.
+        sessions: Ids of the sessions that are in the batch, where windows know theirs.
     """
 
     counts: Int[Tensor, "L P"]
@@ -89,6 +92,7 @@ class Batch:
     bin_time: Int[Tensor, " R"]
     bin_window: Int[Tensor, " R"]
     num_windows: int
+    sessions: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -210,6 +214,7 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
         "bin_window": np.repeat(numbers, lengths),
     }
 
+    sessions = tuple(dict.fromkeys(w.session for w in windows if w.session))
     tensors: dict[str, Any] = {name: torch.from_numpy(x) for name, x in arrays.items()}
 
-    return Batch(**tensors, num_windows=len(windows))
+    return Batch(**tensors, num_windows=len(windows), sessions=sessions)

@@ -241,7 +241,7 @@ class Trainer:
         blamed, present = set(), set()
         for batch, number, value in zip(batches, numbers, values, strict=True):
             mean = {k: float(value[k] / number[k]) for k in number if number[k]}
-            present |= (sessions := _sessions(batch, self.model))
+            present |= (sessions := set(batch.sessions))
             if self.watch.wrong(mean):
                 blamed |= sessions
         found = gather_object([(blamed, present)])
@@ -341,14 +341,6 @@ def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accel
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
     )
-
-
-def _sessions(batch: Batch, model: NDT) -> set[str]:
-    """Ids of the sessions in a batch, from its context tokens."""
-    names = model.vocabulary.contexts
-    found = (names[row] for row in batch.context.unique().tolist() if 0 <= row < len(names))
-
-    return {name.removeprefix("session:") for name in found if name.startswith("session:")}
 
 
 def _groups(model: NDT, config: TrainConfig) -> list[dict[str, Any]]:
