@@ -182,7 +182,7 @@ class ModelConfig:
         order: Who reads whom: ``joint`` (NDT2), ``sequential`` or ``factorised``; see `ndt.routes`.
         causal: Whether a bin reads only its past and present.
         reach: How many bins back a token reads in one layer, its own included; 0 for all of its window.
-        norm: ``pre`` or ``post`` (NDT2).
+        norm: ``post`` (NDT2) or ``pre``, which deep stacks need.
         activation: ``gelu`` or ``swiglu``, of as many parameters.
         qk_norm: Whether queries and keys are normalised.
         feedforward: Hidden width of the feed-forward block over `width`.
@@ -209,7 +209,7 @@ class ModelConfig:
     order: str = "factorised"
     causal: bool = True
     reach: int = 0
-    norm: str = "pre"
+    norm: str = "post"
     activation: str = "gelu"
     qk_norm: bool = False
     feedforward: int = 2
