@@ -152,6 +152,6 @@ def test_bad_weights_are_said() -> None:
     with pytest.raises(InputError, match="settings: mask: expected a weight above 0 of one of: random, span"):
         MaskConfig(random=0.0)
     for name, value in (("ratio", 1.0), ("ratio", 0.0), ("span", -1.0)):
-        with pytest.raises(InputError, match=f"settings: {name}: expected"):
+        with pytest.raises(InputError, match=rf"settings: mask\.{name}: expected"):
             MaskConfig(**{name: value})
     assert set(KINDS) | {"ratio"} == set(vars(MaskConfig()))
