@@ -96,8 +96,10 @@ def finetune(
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
-    if base is None or set(spec.vocabulary.units) == set(base.vocabulary.units):
-        config = replace(config, warm_steps=0)  # no new unit, or no trunk to place it in
+    if base is None:
+        config = replace(config, warm_steps=0, trunk_rate=1.0)  # no trunk that knows anything yet
+    elif set(spec.vocabulary.units) == set(base.vocabulary.units):
+        config = replace(config, warm_steps=0)  # no unit to place in it
     objective = Decoding(grid, chosen, targets, model, config)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
@@ -149,17 +151,9 @@ def _specification(
     bin_size: float,
     window_bins: int,
 ) -> ModelSpec:
-    dims = tuple(f"{f}({d})" for d in series.dims for f in ("cos", "sin")) if series.angular else tuple(series.dims)
-    std = targets.std(0)
-    if not np.all(std > 0):
-        raise InputError(session.session_id, series.name, "a covariate that varies on the training block", f"std {std}")
-    covariate = CovariateSpec(
-        name=series.name,
-        dims=dims,
-        unit="" if series.angular else series.unit,
-        mean=tuple(map(float, targets.mean(0))),
-        std=tuple(map(float, std)),
-    )
+    covariate = CovariateSpec.fitted(series, targets, session.session_id)
+    if base is not None and (old := base.spec.covariate) is not None and old.same(covariate):
+        covariate = old  # its decoder is kept, and with it what its numbers mean
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
     model = base.config if base is not None else config.model

@@ -11,11 +11,12 @@ from torch import Tensor
 from ndt.config import FinetuneConfig
 from ndt.data.sampler import Sampler
 from ndt.data.windows import VALID, Grid
+from ndt.decoder import squared_error
 from ndt.inference import per_bin
 from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.metrics import r2
-from ndt.model import NDT
+from ndt.model import NDT, TABLES
 from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
@@ -86,17 +87,18 @@ class Decoding:
             value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
             terms["nll"] = (value, 1.0 if warm else weight)
         if not warm:
-            error = torch.where(batch.target.isnan(), 0.0, prediction.decoded.float() - batch.target.nan_to_num())
-            terms["mse"] = (error.square().sum(), 1.0)
+            terms["mse"] = (squared_error(prediction.decoded, batch.target), 1.0)
 
         return terms
 
-    def learns(self, name: str, step: int) -> bool:
-        """Only the tables learn while the run warms up; a frozen trunk never does."""
-        if name in ("unit", "context"):
-            return True
+    def rate(self, name: str, step: int) -> float:
+        """Returns the rate of tables, decoder and trunk; while the run warms up, all but the tables rest."""
+        if name in TABLES:
+            return self.config.table_rate
+        if step < self.config.warm_steps:
+            return 0.0
 
-        return step >= self.config.warm_steps and (not self.config.freeze or name.startswith("covariate."))
+        return 1.0 if name.startswith("covariate.") else self.config.trunk_rate
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation block."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
+from ndt.session import Covariate
 from ndt.vocabulary import Vocabulary
 
 __all__ = [
@@ -50,6 +51,31 @@ class CovariateSpec:
     unit: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def fitted(cls, covariate: Covariate, values: NDArray[np.float32], where: str) -> "CovariateSpec":
+        """Returns that of a covariate resampled to bins, (R, C); bins with NaN do not count.
+
+        Raises:
+            InputError: if a dimension does not vary.
+        """
+        values = values[~np.isnan(values).any(1)]
+        std = values.std(0) if len(values) else np.zeros(values.shape[1])
+        if not np.all(std > 0):
+            raise InputError(where, covariate.name, "a covariate that varies on the training block", f"std {std}")
+        dims = covariate.dims
+
+        return cls(
+            name=covariate.name,
+            dims=tuple(f"{f}({d})" for d in dims for f in ("cos", "sin")) if covariate.angular else tuple(dims),
+            unit="" if covariate.angular else covariate.unit,
+            mean=tuple(map(float, values.mean(0))),
+            std=tuple(map(float, std)),
+        )
+
+    def same(self, other: "CovariateSpec") -> bool:
+        """Whether both mean the same quantity, however standardised."""
+        return (self.name, self.dims, self.unit) == (other.name, other.dims, other.unit)
 
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns (R, C) values in standard deviations from the mean."""

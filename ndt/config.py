@@ -288,7 +288,11 @@ class TrainConfig:
             self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train."
         )
         _require(self, {"micro_batches": (1, self.batch_size)}, "train.")
-        _require(self, {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)}, "train.")
+        _require(
+            self,
+            {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)},
+            "train.",
+        )
         _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
         _choose(self, "train", precision=("auto", "fp32", "bf16"))
         _choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
@@ -332,9 +336,13 @@ class PretrainConfig:
     """Masked pretraining over the training blocks of all sessions of a store.
 
     Arguments:
+        covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
+        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
         model: Architecture.
         train: Training loop.
         mask: What is hidden from the encoder.
+        table_rate: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
+            windows that it is in, and has further to go.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
         window: Longest window in seconds.
         min_bins: Shorter windows are left out.
@@ -346,9 +354,12 @@ class PretrainConfig:
         seed: Seed of initial weights, windows and masks.
     """
 
+    covariate: str = ""
+    decoding_weight: float = 1.0
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    table_rate: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
     min_bins: int = 3
@@ -360,7 +371,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        _require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1)})
+        _require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
+        _require(self, {"table_rate": (0, 1000)})
         _choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
 
 
@@ -371,8 +383,8 @@ class FinetuneConfig:
     Arguments:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
-        freeze: Whether the pretrained trunk stays as it is, and only the tables of units and contexts and the covariate
-            decoder learn.
+        trunk_rate: Learning rate of a pretrained trunk over that of the covariate decoder; 0 leaves it as it is.
+        table_rate: Learning rate of the tables of units and contexts over that of the covariate decoder.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
             does.
         warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
@@ -390,7 +402,8 @@ class FinetuneConfig:
 
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
     model: ModelConfig = field(default_factory=ModelConfig)
-    freeze: bool = False
+    trunk_rate: float = 0.0
+    table_rate: float = 10.0
     fresh_contexts: bool = False
     warm_steps: int = 20
     mask_ratio: float = 0.2
@@ -406,6 +419,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
+        _require(self, {"trunk_rate": (0, 100), "table_rate": (0, 1000)})
         _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
 
 

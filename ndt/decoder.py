@@ -12,9 +12,16 @@ from ndt.layers import Block, look_up
 from ndt.routes import Arrangement, across, arrange
 from ndt.tokens import Batch
 
-__all__ = ["CovariateDecoder"]
+__all__ = ["CovariateDecoder", "squared_error"]
 
 # R = bins of the batch, M = rows of the memory, K = context tokens, C = covariate dimensions, D = width
+
+
+def squared_error(decoded: Float[Tensor, "R C"], target: Float[Tensor, "R C"]) -> Tensor:
+    """Returns the sum over what is labelled; NaN is not."""
+    missing = target.isnan()
+
+    return torch.where(missing, 0.0, decoded.float() - target.nan_to_num()).square().sum()
 
 
 class CovariateDecoder(nn.Module):

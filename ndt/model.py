@@ -25,7 +25,9 @@ from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
 from ndt.vocabulary import KINDS, Vocabulary
 
-__all__ = ["NDT", "Encoded", "Place", "Prediction"]
+__all__ = ["NDT", "TABLES", "Encoded", "Place", "Prediction"]
+
+TABLES = ("unit", "unit_place", "context")  # parameters that have a row for each name in the vocabulary
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
 # of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
@@ -267,9 +269,10 @@ class NDT(nn.Module):
         decodes the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
-        if self.spec.covariate is None or spec.covariate is None or self.spec.covariate.name != spec.covariate.name:
+        mine, theirs = self.spec.covariate, spec.covariate
+        if mine is None or theirs is None or not mine.same(theirs):
             old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
-        tables = {name: old.pop(name) for name in ("unit", "unit_place", "context", "mean_counts") if name in old}
+        tables = {name: old.pop(name) for name in (*TABLES, "mean_counts") if name in old}
         kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
         new = other.state_dict()  # shares memory with the parameters
         for name, known in tables.items():

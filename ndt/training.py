@@ -26,7 +26,7 @@ from ndt.config import TrainConfig
 from ndt.errors import InputError
 from ndt.journal import Journal
 from ndt.memory import keep_freed_memory
-from ndt.model import NDT
+from ndt.model import NDT, TABLES
 from ndt.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.resume import Checkpoints, drop_later, part
 from ndt.tokens import Batch
@@ -34,7 +34,7 @@ from ndt.watch import Watch
 
 __all__ = ["Objective", "Trainer"]
 
-TABLES = ("unit", "unit_place", "context", "context_kind")  # rows by name: decay leaves them alone
+ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up, not multiplied by
 STALE = ("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html")
 
 
@@ -53,8 +53,8 @@ class Objective(Protocol):
         """Returns the sum over targets and the weight of each term of the loss; terms are those of `targets`."""
         ...
 
-    def learns(self, name: str, step: int) -> bool:
-        """Returns whether a parameter changes at a step."""
+    def rate(self, name: str, step: int) -> float:
+        """Returns a parameter's learning rate at a step over that of the step: always the same, or 0 while it rests."""
         ...
 
     def validate(self, model: NDT) -> dict[str, float]:
@@ -102,7 +102,7 @@ class Trainer:
 
         self.model = model
         self._spread()
-        self.optimizer = torch.optim.AdamW(_groups(self.network, config), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.98))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
         if resume:
@@ -133,6 +133,15 @@ class Trainer:
             shard(self.network)
         self.wrapped: torch.nn.Module = self.network if sharded else self.accelerator.prepare(self.network)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters of one rate and decay each. Decay shrinks matrices that mix dimensions, and nothing else."""
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.network.named_parameters():
+            decay = 0.0 if name.endswith(ROWS) or parameter.ndim < 2 else self.config.weight_decay
+            groups.setdefault((self.objective.rate(name, self.config.steps), decay), []).append(parameter)
+
+        return [{"params": p, "rate": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
     def run(self) -> dict[str, float]:
         """Trains to the end, puts the best weights into the model and returns what was counted on the way.
 
@@ -146,11 +155,10 @@ class Trainer:
         self.network.train()
         with self.journal:
             while self.step < self.config.steps and not self._exhausted():
-                begin = time.perf_counter()
+                begin, rate = time.perf_counter(), self._rate()
                 terms = self._take_step()
                 self.seconds += time.perf_counter() - begin
                 if self.step % 10 == 0:
-                    rate = self.optimizer.param_groups[0]["lr"]
                     self.journal.write(
                         "train", self.step, self.seconds, terms, lr=rate, tokens_per_second=self._speed()
                     )
@@ -169,6 +177,9 @@ class Trainer:
             "train_seconds": self.seconds,
         }
 
+    def _rate(self) -> float:
+        return self.config.learning_rate * _schedule(self.step, self.config)
+
     def _speed(self) -> float:
         return self.tokens / max(self.seconds, 1e-9)
 
@@ -181,7 +192,7 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)  # dropout takes no generator
         batches = [self.objective.batch(step, rows).to(device) for rows in self._rows()]
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
+            group["lr"] = self._rate() * group["rate"]
 
         numbers = [self.objective.targets(batch, step) for batch in batches]
         names = list(numbers[0])
@@ -194,7 +205,7 @@ class Trainer:
         total = self._sum(sum(torch.stack([v[k] for k in names]) for v in values))
         shown = {k: float(x / divisors[k]) for k, x in zip(names, total, strict=True)}
         for name, parameter in self.network.named_parameters():
-            if not self.objective.learns(name, step):
+            if not self.objective.rate(name, step):
                 parameter.grad = None
         norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)})[""]
         self._judge({k: shown[k] for k, n in zip(names, everywhere, strict=True) if n}, norm, batches, numbers, values)
@@ -334,24 +345,13 @@ def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accel
     """Device, processes and precision. bf16 has the range of fp32 and needs no loss scaler; accelerate makes none."""
     cuda = torch.cuda.is_available()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-    resting = any(not objective.learns(name, 0) for name, _ in model.named_parameters())
+    resting = any(not objective.rate(name, 0) for name, _ in model.named_parameters())
 
     return Accelerator(
         cpu=not cuda,
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
     )
-
-
-def _groups(model: NDT, config: TrainConfig) -> list[dict[str, Any]]:
-    """Decay shrinks matrices that mix dimensions; rows of tables, biases and gains are left alone."""
-    matrices: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        table = name in TABLES or name.endswith(("count.weight", "time.weight", "slot.weight"))
-        (rest if parameter.ndim < 2 or table else matrices).append(parameter)
-
-    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def _schedule(step: int, config: TrainConfig) -> float:

@@ -12,16 +12,19 @@ from torch import Tensor
 from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
 from ndt.data.windows import TRAIN, VALID, Grid
+from ndt.decoder import squared_error
 from ndt.errors import InputError
 from ndt.likelihood import count_nll, poisson_nll
 from ndt.masking import draw_mask
-from ndt.metrics import bits_per_spike
-from ndt.model import NDT
+from ndt.metrics import bits_per_spike, r2
+from ndt.model import NDT, TABLES
 from ndt.session import Session
 from ndt.tokens import Batch, Window, pack
 from ndt.vocabulary import Rows, Vocabulary
 
 __all__ = ["VALID_MASKS", "MaskedModelling", "ValidWindow"]
+
+Labels = NDArray[np.float32]
 
 VALID_WINDOWS = 192  # at most so many validation windows: validation is a minor share of training
 VALID_SEED = 977
@@ -38,24 +41,33 @@ class ValidWindow:
 
 
 class MaskedModelling:
-    """Objective of pretraining: the likelihood of hidden entries.
+    """Objective of pretraining: the likelihood of hidden entries, and decoding where there is something to decode.
 
     Arguments:
         grids: Binned sessions, all with one bin width.
         vocabulary: Rows of their units and contexts.
         config: Pretraining.
         window_bins: Longest window.
+        labels: Standardised covariate of each session at its bins, (R, C), NaN where missing; None to decode nothing.
     """
 
-    def __init__(self, grids: Sequence[Grid], vocabulary: Vocabulary, config: PretrainConfig, window_bins: int) -> None:
+    def __init__(
+        self,
+        grids: Sequence[Grid],
+        vocabulary: Vocabulary,
+        config: PretrainConfig,
+        window_bins: int,
+        labels: Sequence[Labels] | None = None,
+    ) -> None:
         self.config, self.patch = config, config.model.units_per_patch
+        self.labels = labels
         self.weights = {k: v for k, v in asdict(config.mask).items() if k != "ratio"}
         train = [g.block == TRAIN for g in grids]
         self.sampler = Sampler(
             grids, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
         )
         self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in grids]
-        self.valid = valid_windows(grids, vocabulary, config.min_bins, window_bins)
+        self.valid = valid_windows(grids, vocabulary, config.min_bins, window_bins, labels)
         if not self.valid:
             expected = f"an unbroken run of {config.min_bins} bins"
             raise InputError(grids[0].session.session_id, "validation block", expected, "none")
@@ -93,21 +105,29 @@ class MaskedModelling:
             mean_counts=window.mean_counts[keep],
             context=context,
             hidden=hidden,
+            target=None if self.labels is None else self.labels[session][slice(*window.index)],
         )
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Returns the number of hidden entries."""
-        return {"nll": batch.hidden.sum()}
+        """Returns the number of hidden entries, and that of labelled bins times dimensions."""
+        numbers = {"nll": batch.hidden.sum()}
+        if self.labels is not None:
+            numbers["mse"] = (~batch.target.isnan()).sum()
+
+        return numbers
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns the likelihood of the hidden entries."""
+        """Returns the likelihood of the hidden entries, and squared error over labelled bins and dimensions."""
         prediction = model(batch)
+        terms = {"nll": (count_nll(prediction.log_rates, prediction.log_dispersion, batch), 1.0)}
+        if self.labels is not None:
+            terms["mse"] = (squared_error(prediction.decoded, batch.target), self.config.decoding_weight)
 
-        return {"nll": (count_nll(prediction.log_rates, prediction.log_dispersion, batch), 1.0)}
+        return terms
 
-    def learns(self, name: str, step: int) -> bool:
-        """Everything learns."""
-        return True
+    def rate(self, name: str, step: int) -> float:
+        """Returns the rate of tables, and 1 for all else."""
+        return self.config.table_rate if name in TABLES else 1.0
 
     @torch.no_grad()
     def validate(self, model: NDT) -> dict[str, float]:
@@ -125,7 +145,19 @@ class MaskedModelling:
             found[f"{at}nll"], found[f"{at}null_nll"] = nll / entries, null / entries
             found[f"{at}bits_per_spike"] = bits_per_spike(nll, null, spikes)
 
+        if self.labels is not None:
+            found["r2"] = self._r2(model)
+
         return {"score": float(np.mean([found[f"{kind}/bits_per_spike"] for kind in VALID_MASKS])), **found}
+
+    def _r2(self, model: NDT) -> float:
+        """R² (variance-weighted) of what is decoded of the windows with random masks, as they are masked."""
+        some = [v.window for v in self.valid if v.kind == "random"]
+        batch = pack(some, self.patch).to(next(model.parameters()).device)
+        labelled = ~batch.target.isnan().any(1)
+        decoded = model.decode(batch, model.encode(batch))
+
+        return r2(batch.target[labelled].cpu().numpy(), decoded[labelled].float().cpu().numpy())
 
     def _sums(self, model: NDT, valid: Sequence[ValidWindow]) -> NDArray[np.float64]:
         """Sums over hidden entries: NLL, NLL of constant rates, spikes, entries."""
@@ -151,33 +183,42 @@ def _shuffles(session: Session, shuffle_units: str) -> bool:
     return all(str(u).startswith(f"{session.session_id}/") for u in session.units.id)
 
 
-def valid_windows(grids: Sequence[Grid], vocabulary: Vocabulary, min_bins: int, window_bins: int) -> list[ValidWindow]:
+def valid_windows(
+    grids: Sequence[Grid],
+    vocabulary: Vocabulary,
+    min_bins: int,
+    window_bins: int,
+    labels: Sequence[Labels] | None = None,
+) -> list[ValidWindow]:
     """Returns the stored set of masks: validation windows side by side over all sessions, each kind of mask in turn.
 
     A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width
     and window are asked the same.
     """
     found = []
-    for grid in grids:
+    for i, grid in enumerate(grids):
         rows = vocabulary.rows(grid.session)
         rates = grid.mean_counts(grid.block == TRAIN)[rows.order]
         for first, last in grid.runs(grid.block == VALID):
             for begin in range(first, last, window_bins):
                 if (end := min(begin + window_bins, last)) - begin >= min_bins:
-                    found.append((grid, begin, end, rows, rates))
+                    target = None if labels is None else labels[i][begin:end]
+                    found.append((grid, begin, end, rows, rates, target))
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
 
     return [_asked(kind, *found[int(i)]) for kind in VALID_MASKS for i in keep]
 
 
-def _asked(kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArray[np.float64]) -> ValidWindow:
+def _asked(
+    kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArray[np.float64], target: Labels | None
+) -> ValidWindow:
     name = f"{kind}/{grid.session.session_id}".encode()
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
     hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
 
     window = grid.window(begin, end, rows)
 
-    return ValidWindow(kind, replace(window, hidden=hidden, mean_counts=rates))
+    return ValidWindow(kind, replace(window, hidden=hidden, mean_counts=rates, target=target))
 
 
 def _constant_log_rates(batch: Batch) -> Tensor:

@@ -4,15 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ndt.checkpoint import ModelSpec, save_config, write_json
+from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.store import Store
-from ndt.data.windows import TRAIN, Grid, default_bin_size
+from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, resample
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
+from ndt.session import Covariate, Session
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
 
@@ -49,8 +52,10 @@ def pretrain(
     bin_size = config.bin_size or default_bin_size(sessions)
     window_bins = _window_bins(config, bin_size, out)
     grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
+    covariate, labels = _labels(grids, config.covariate)
     spec = ModelSpec(
         config=config.model,
+        covariate=covariate,
         vocabulary=Vocabulary().extend(sessions),
         bin_size=bin_size,
         window_bins=window_bins,
@@ -61,7 +66,7 @@ def pretrain(
     for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
         rows = spec.vocabulary.rows(grid.session)
         model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
-    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins)
+    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
@@ -83,7 +88,45 @@ def _by_kind(found: dict[str, float]) -> dict[str, Any]:
         if kind:
             masks.setdefault(kind, {})[measure] = value
 
-    return {k: v for k, v in found.items() if k in ("nll", "null_nll", "bits_per_spike")} | {"masks": masks}
+    return {k: v for k, v in found.items() if "/" not in k and k != "score"} | {"masks": masks}
+
+
+def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[NDArray[np.float32]] | None]:
+    """Returns what is decoded, as all training blocks together standardise it, and each session's standardised labels.
+
+    Sessions without such a covariate get NaN.
+
+    Raises:
+        InputError: if no session has it, it does not vary, or two have it with other dimensions or units.
+    """
+    if not name:
+        return None, None
+    series = [_series(grid.session, name) for grid in grids]
+    first = next((s for s in series if s is not None), None)
+    if first is None:
+        raise InputError("pretrain", "covariate", f"{name} in one of the sessions", "none has it")
+    for grid, own in zip(grids, series, strict=True):
+        if own is not None and (own.dims, own.unit, own.angular) != (first.dims, first.unit, first.angular):
+            expected = f"{', '.join(first.dims)} in {first.unit or 'no unit'}, as in other sessions"
+            found = f"{', '.join(own.dims)} in {own.unit or 'no unit'}"
+            raise InputError(grid.session.session_id, f"covariate {name}", expected, found)
+    values = [None if s is None else resample(s, g.start, g.bin_size) for s, g in zip(series, grids, strict=True)]
+    train = [v[g.block == TRAIN] for v, g in zip(values, grids, strict=True) if v is not None]
+    spec = CovariateSpec.fitted(first, np.concatenate(train), "pretrain")
+    missing = np.full(len(spec.dims), np.nan, np.float32)
+    labels = [
+        np.tile(missing, (len(g), 1)) if v is None else spec.standardise(v) for v, g in zip(values, grids, strict=True)
+    ]
+
+    return spec, labels
+
+
+def _series(session: Session, name: str) -> Covariate | None:
+    """A session's covariate of this name; None where it has none."""
+    try:
+        return find_covariate(session, name)
+    except InputError:
+        return None
 
 
 def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:

@@ -14,7 +14,7 @@ from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.objective import Decoding, decode
 from ndt.metrics import r2
-from ndt.model import NDT
+from ndt.model import NDT, TABLES
 from ndt.session import Spikes
 
 CONFIG = FinetuneConfig(
@@ -185,7 +185,7 @@ def test_warming_up_moves_the_tables_alone(sim_base, sim_truth, tmp_path) -> Non
     for name, parameter in found.named_parameters():
         if name in own and parameter.shape == own[name].shape and not torch.equal(parameter, own[name]):
             moved.add(name)
-    assert moved <= {"unit", "context"}
+    assert moved <= set(TABLES)
     new = [i for i, u in enumerate(found.vocabulary.units) if u not in base.vocabulary.units]
     assert new
     assert (found.unit[new] - base.unit.mean(0)).abs().amax(1).min() > 0
@@ -292,15 +292,33 @@ def test_published_validation_averages_batches_and_ours_does_not(monkeypatch) ->
     np.testing.assert_allclose(decoding.validate(model)["r2"], r2(true, decode(model, decoding.grid, rows)[rows]))
 
 
-def test_a_frozen_trunk_leaves_tables_and_decoder_to_learn() -> None:
-    model, frozen = objective(freeze=True, warm_steps=3)
-    names = [name for name, _ in model.named_parameters()]
-    learning = {step: {n for n in names if frozen.learns(n, step)} for step in (0, 3)}
-    assert learning[0] == {"context"}  # slots know no units
-    assert learning[3] == {n for n in names if n == "context" or n.startswith("covariate.")}
-    assert all(frozen.learns("unit", step) for step in (0, 3))
-    free = objective(freeze=False, warm_steps=3)[1]
-    assert all(free.learns(n, 3) for n in names)
+def test_tables_decoder_and_trunk_learn_at_their_own_rates() -> None:
+    model, decoding = objective(warm_steps=3, table_rate=7.0, trunk_rate=0.25)
+    rates = {name: (decoding.rate(name, 0), decoding.rate(name, 3)) for name, _ in model.named_parameters()}
+    assert rates["context"] == (7.0, 7.0)  # slots know no units
+    assert rates["covariate.readout.weight"] == (0.0, 1.0)
+    assert rates["encoder.0.attention.out.weight"] == (0.0, 0.25)
+    assert decoding.rate("unit", 0) == 7.0
+
+
+def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
+    config = replace(SHORT, trunk_rate=0.0, warm_steps=0)
+    found = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=tmp_path, config=config, progress=False)
+    old, new = NDT.from_pretrained(sim_base), found.model
+    spec = new.spec
+    torch.manual_seed(config.seed)
+    start = old.extended(spec)
+    for name, parameter in new.named_parameters():
+        same = torch.equal(parameter, start.get_parameter(name))
+        assert same != (name in TABLES or name.startswith("covariate.")), name
+
+
+def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
+    again = finetune(
+        decoder.model, sim_truth[0].session_id, "cursor_vel", out=tmp_path, config=SHORT, store=decoder.model.store,
+        progress=False,
+    )  # fmt: skip
+    assert again.model.spec.covariate == decoder.model.spec.covariate
 
 
 def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:

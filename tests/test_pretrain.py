@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,16 +20,16 @@ from ndt.api import embed
 from ndt.checkpoint import read_json
 from ndt.config import ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.data.ingest import ingest
-from ndt.data.store import Store
+from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.synthetic import Simulated, simulate
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, resample
 from ndt.errors import InputError
 from ndt.metrics import r2
 from ndt.model import NDT, Prediction
 from ndt.pieces import Scaler
 from ndt.pretrain.objective import VALID_MASKS, MaskedModelling, valid_windows
 from ndt.pretrain.train import pretrain
-from ndt.session import Spikes
+from ndt.session import Session, Spikes
 from ndt.tokens import Batch
 from ndt.vocabulary import Vocabulary
 
@@ -51,6 +52,16 @@ def recovered(model: NDT, truth: Simulated, store: Store) -> float:
     gram = x[train].T @ x[train] + 10 * np.eye(x.shape[1])  # embeddings are collinear: a little ridge
     weights = np.linalg.solve(gram, x[train].T @ truth.latents[train])
     return r2(truth.latents[test], x[test] @ weights)
+
+
+def stored(sessions: list[Session], root: Path) -> Store:
+    """A store of these sessions."""
+    for session in sessions:
+        write_session(session, root / f"{session.session_id}.h5")
+    entries = {s.session_id: {"source": f"{s.session_id}.nwb", "sha256": ""} for s in sessions}
+    write_manifest(root, {"version": STORE_VERSION, "sessions": entries})
+
+    return Store(root)
 
 
 def untrained(model: NDT, seed: int) -> NDT:
@@ -352,3 +363,47 @@ def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
     with pytest.raises(InputError, match=r"architecture, data and seed: expected the checkpoint's own"):
         pretrain(sim_store, tmp_path, other, resume=True, progress=False)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_covariate_is_decoded_beside_the_masked_loss_where_a_session_has_it(tmp_path) -> None:
+    sessions = [recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", labels=(0.0, 0.0), seed=1)]
+    config = replace(SHORT, covariate="vel", decoding_weight=2.0)
+    model = pretrain(stored(sessions, tmp_path), tmp_path / "run", config, progress=False)
+    grid = Grid(sessions[0], 0.05, 1.0)
+    values = resample(sessions[0].covariates["vel"], grid.start, 0.05)[grid.block == TRAIN]
+    assert model.spec.covariate.name == "vel"
+    np.testing.assert_allclose(model.spec.covariate.mean, values.mean(0), atol=1e-6)
+    np.testing.assert_allclose(model.spec.covariate.std, values.std(0), atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(("mse" in x) == (x["split"] == "train") and ("r2" in x) == (x["split"] == "valid") for x in lines)
+    assert "r2" in read_json(tmp_path / "run" / "metrics.json")["valid"]
+
+
+def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -> None:
+    train = TrainConfig(steps=120, batch_size=16, valid_every=60, warmup_steps=20)
+    config = PretrainConfig(
+        model=ModelConfig(width=32, num_layers=1, num_heads=2, units_per_patch=16, unit_width=16),
+        train=train,
+        window=1.0,
+        covariate="cursor_vel",
+    )
+    pretrain(sim_store, tmp_path / "run", config, progress=False)
+    assert read_json(tmp_path / "run" / "metrics.json")["valid"]["r2"] > 0.3  # half of each bin is hidden
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"covariate": "force"}, "force in one of the sessions, found none has it"),
+        (
+            {"covariate": "vel"},
+            "sub-a_ses-2: covariate vel: expected x, y in m/s, as in other sessions, found x, y in mm/s",
+        ),
+    ],
+)
+def test_a_covariate_that_is_not_there_or_is_two_things_is_refused(changes, told, tmp_path) -> None:
+    first, second = recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", seed=1)
+    second = replace(second, covariates={"vel": replace(second.covariates["vel"], unit="mm/s")})
+    with pytest.raises(InputError, match=re.escape(told)):
+        pretrain(stored([first, second], tmp_path), tmp_path / "run", replace(SHORT, **changes), progress=False)
+    assert not (tmp_path / "run").exists()

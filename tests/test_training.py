@@ -170,15 +170,26 @@ def test_the_learning_rate_warms_up_and_falls_to_a_twentieth(tmp_path) -> None:
     run, rates = trainer(tmp_path, replace(TRAIN, steps=20, warmup_steps=4, learning_rate=1e-3)), []
     for _ in range(21):
         run._take_step()
-        rates.append(run.optimizer.param_groups[0]["lr"])
+        rates.append([group["lr"] / group["rate"] for group in run.optimizer.param_groups])
     cosine = 0.05 + 0.475 * (1 + np.cos(np.pi * np.arange(21) / 20))
-    np.testing.assert_allclose(rates, 1e-3 * cosine * np.minimum(np.arange(1, 22) / 4, 1))
+    expected = 1e-3 * cosine * np.minimum(np.arange(1, 22) / 4, 1)
+    np.testing.assert_allclose(rates, np.tile(expected[:, None], len(rates[0])))
+
+
+def test_rows_of_tables_learn_at_their_own_rate(tmp_path) -> None:
+    run = trainer(tmp_path)
+    tables = {id(run.model.unit), id(run.model.unit_place), id(run.model.context)}
+    for group in run.optimizer.param_groups:
+        assert group["rate"] == (run.objective.config.table_rate if {id(p) for p in group["params"]} & tables else 1.0)
+    assert tables <= {id(p) for g in run.optimizer.param_groups if g["rate"] > 1 for p in g["params"]}
 
 
 def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     run = trainer(tmp_path)
     names = {id(p): name for name, p in run.model.named_parameters()}
-    decayed, free = ({names[id(p)] for p in group["params"]} for group in run.optimizer.param_groups)
+    decayed, free = set(), set()
+    for group in run.optimizer.param_groups:
+        (decayed if group["weight_decay"] else free).update(names[id(p)] for p in group["params"])
     assert decayed | free == set(names.values())
     tables = {"unit", "unit_place", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
     assert tables <= free
