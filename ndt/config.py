@@ -355,7 +355,7 @@ class PretrainConfig:
     """
 
     covariate: str = ""
-    decoding_weight: float = 1.0
+    decoding_weight: float = 0.2
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)

@@ -19,7 +19,7 @@ from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, wri
 from ndt.config import ModelConfig
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
-from ndt.layers import Block, look_up
+from ndt.layers import Block, Dropout, look_up
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
 from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
@@ -131,7 +131,7 @@ class NDT(nn.Module):
         self.embed = VectorEmbedding(c) if vectors else SlotEmbedding(c)
         self.place, self.rate_place = Place(c), Place(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(D))
-        self.dropout = nn.Dropout(c.dropout)  # around stacks
+        self.dropout = Dropout(c.dropout)  # around stacks
         self.encoder = nn.ModuleList(Block(c) for _ in range(c.num_layers))
         self.encoder_norm = nn.LayerNorm(D) if c.norm == "pre" else nn.Identity()
         self.rate_decoder = nn.ModuleList(Block(c) for _ in range(c.num_decoder_layers))
