@@ -96,8 +96,10 @@ def finetune(
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
+    if base is None or base.spec.covariate != spec.covariate:
+        config = replace(config, decoder_rate=1.0)
     if base is None:
-        config = replace(config, warm_steps=0, trunk_rate=1.0)  # no trunk that knows anything yet
+        config = replace(config, warm_steps=0, trunk_rate=1.0)  # nothing knows anything yet
     elif set(spec.vocabulary.units) == set(base.vocabulary.units):
         config = replace(config, warm_steps=0)  # no unit to place in it
     objective = Decoding(grid, chosen, targets, model, config)

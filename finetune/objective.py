@@ -21,6 +21,7 @@ from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
 
+PREDICTS = ("mask_token", "rate_place.", "rate_decoder.", "rate_norm.", "rates.", "dispersion.")  # rates, and only them
 COMPAT_LAG = 0.12  # seconds at the start of a window that NDT2 does not decode
 COMPAT_BATCH = 64 * 50  # bins of a batch over which NDT2 takes one R²
 
@@ -92,13 +93,16 @@ class Decoding:
         return terms
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of tables, decoder and trunk; while the run warms up, all but the tables rest."""
+        """Returns the rate of tables, decoder and trunk.
+
+        While the run warms up, all but the tables rest; without a masked loss, so does what predicts rates.
+        """
         if name in TABLES:
             return self.config.table_rate
-        if step < self.config.warm_steps:
+        if step < self.config.warm_steps or (name.startswith(PREDICTS) and not self.config.masked_weight):
             return 0.0
 
-        return 1.0 if name.startswith("covariate.") else self.config.trunk_rate
+        return self.config.decoder_rate if name.startswith("covariate.") else self.config.trunk_rate
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation block."""

@@ -383,8 +383,9 @@ class FinetuneConfig:
     Arguments:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
-        trunk_rate: Learning rate of a pretrained trunk over that of the covariate decoder; 0 leaves it as it is.
-        table_rate: Learning rate of the tables of units and contexts over that of the covariate decoder.
+        trunk_rate: Learning rate of a pretrained trunk over the run's; 0 leaves it as it is.
+        decoder_rate: Learning rate of a pretrained covariate decoder over the run's; a new one has the run's.
+        table_rate: Learning rate of the tables of units and contexts over the run's.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
             does.
         warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
@@ -403,6 +404,7 @@ class FinetuneConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
     model: ModelConfig = field(default_factory=ModelConfig)
     trunk_rate: float = 0.0
+    decoder_rate: float = 0.0
     table_rate: float = 10.0
     fresh_contexts: bool = False
     warm_steps: int = 20
@@ -419,7 +421,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
-        _require(self, {"trunk_rate": (0, 100), "table_rate": (0, 1000)})
+        _require(self, {"trunk_rate": (0, 100), "decoder_rate": (0, 100), "table_rate": (0, 1000)})
         _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
 
 

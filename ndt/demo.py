@@ -20,12 +20,12 @@ MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by th
 CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
-    PretrainConfig(train=TrainConfig(steps=800)),
+    PretrainConfig(train=TrainConfig(steps=800), covariate="cursor_vel"),  # the days before have labels, too
     FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), calibration=CALIBRATION),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50)),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), trunk_rate=1.0),  # labels enough for all of it
 )
 
 

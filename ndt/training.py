@@ -90,6 +90,8 @@ class Trainer:
         progress: bool,
     ) -> None:
         keep_freed_memory()
+        for name, parameter in model.named_parameters():  # what never learns needs no gradient
+            parameter.requires_grad_(objective.rate(name, config.steps) > 0)
         self.accelerator = _accelerator(model, objective, config)
         least = self.accelerator.num_processes * config.micro_batches
         if config.batch_size < least:
@@ -136,9 +138,12 @@ class Trainer:
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters of one rate and decay each. Decay shrinks matrices that mix dimensions, and nothing else."""
         groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in _learning(self.network):
             decay = 0.0 if name.endswith(ROWS) or parameter.ndim < 2 else self.config.weight_decay
             groups.setdefault((self.objective.rate(name, self.config.steps), decay), []).append(parameter)
+
+        if not groups:
+            raise InputError("settings", "rates", "one above 0", "none: nothing would learn")
 
         return [{"params": p, "rate": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
@@ -167,6 +172,7 @@ class Trainer:
                     self._checkpoint()
                 self.journal.show(self.step, self._speed(), self.best_score)
         release_blocks(self.model)
+        self.model.requires_grad_(True)
         self.model.to(self.accelerator.device).load_state_dict(whole(self.best))
         self.model.eval()
 
@@ -317,7 +323,7 @@ class Trainer:
 
     def _resume(self) -> None:
         like = self._tensors()
-        for name, parameter in self.network.named_parameters() if self.config.sharding == "fsdp" else ():
+        for name, parameter in _learning(self.network) if self.config.sharding == "fsdp" else ():
             moments = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
             like |= {f"optimizer/{name}/{k}": v for k, v in ({"step": torch.zeros(())} | moments).items()}
         tensors, counters = self.checkpoints.read(self._identity(), like)
@@ -345,13 +351,17 @@ def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accel
     """Device, processes and precision. bf16 has the range of fp32 and needs no loss scaler; accelerate makes none."""
     cuda = torch.cuda.is_available()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-    resting = any(not objective.rate(name, 0) for name, _ in model.named_parameters())
+    resting = any(not objective.rate(name, 0) for name, _ in _learning(model))
 
     return Accelerator(
         cpu=not cuda,
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
     )
+
+
+def _learning(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _schedule(step: int, config: TrainConfig) -> float:

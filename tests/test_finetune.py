@@ -293,12 +293,17 @@ def test_published_validation_averages_batches_and_ours_does_not(monkeypatch) ->
 
 
 def test_tables_decoder_and_trunk_learn_at_their_own_rates() -> None:
-    model, decoding = objective(warm_steps=3, table_rate=7.0, trunk_rate=0.25)
+    model, decoding = objective(warm_steps=3, table_rate=7.0, trunk_rate=0.25, decoder_rate=0.5)
     rates = {name: (decoding.rate(name, 0), decoding.rate(name, 3)) for name, _ in model.named_parameters()}
     assert rates["context"] == (7.0, 7.0)  # slots know no units
-    assert rates["covariate.readout.weight"] == (0.0, 1.0)
+    assert rates["covariate.readout.weight"] == (0.0, 0.5)
     assert rates["encoder.0.attention.out.weight"] == (0.0, 0.25)
     assert decoding.rate("unit", 0) == 7.0
+    unmasked = objective(warm_steps=3, trunk_rate=0.25, masked_weight=0.0)[1]
+    idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "covariate"}
+    loss = unmasked.losses(model, unmasked.batch(3, range(2)), 3)["mse"][0]
+    loss.backward()
+    assert idle == {name for name, p in model.named_parameters() if p.grad is None}
 
 
 def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
@@ -314,11 +319,11 @@ def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, 
 
 
 def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
-    again = finetune(
-        decoder.model, sim_truth[0].session_id, "cursor_vel", out=tmp_path, config=SHORT, store=decoder.model.store,
-        progress=False,
-    )  # fmt: skip
-    assert again.model.spec.covariate == decoder.model.spec.covariate
+    base, session = decoder.model, sim_truth[0].session_id
+    found = finetune(base, session, "cursor_vel", out=tmp_path, config=SHORT, store=base.store, progress=False).model
+    assert found.spec.covariate == base.spec.covariate
+    kept = {name: value for name, value in base.covariate.state_dict().items()}
+    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)  # `decoder_rate` is 0
 
 
 def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:

@@ -21,13 +21,14 @@ KINDS = ("pretrained", "scratch")
 def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """A new simulated day decoded from seconds of its labels, by a network pretrained on other days and from scratch.
 
-    Pretraining sees the spikes of the training blocks of the simulated sessions, none of their labels, and nothing of
-    the day after the first subject's last, which is decoded; its weights are chosen on the same sessions' validation
-    blocks. Both networks then see the last so many seconds of the new day's training block, spikes and labels, and
-    nothing before them: with 15 s the masked loss of both trains on those 15 s. Seed by seed they are given windows of
-    the same times, in the same order, for the same number of steps; units may lie in other patches, since a pretrained
-    network knows some from before. The pretrained one spends the first `finetune.warm_steps` of its steps on placing
-    new units, without labels; from scratch there is no trunk to place them in, and all steps decode.
+    Pretraining sees the spikes of the training blocks of the simulated sessions, their labels where
+    `study.pretrain.covariate` says so, and nothing of the day after the first subject's last, which is decoded; its
+    weights are chosen on the same sessions' validation blocks. Both networks then see the last so many seconds of the
+    new day's training block, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
+    those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps;
+    units may lie in other patches, since a pretrained network knows some from before. The pretrained one spends the
+    first `finetune.warm_steps` of its steps on placing new units, without labels; from scratch there is no trunk to
+    place them in, and all steps decode.
     Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation block, which the
     seconds do not count. All are scored on its test block, the networks alone, without the blend with ridge.
 
@@ -122,8 +123,9 @@ def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", stud
         seconds=seconds,
         ridge=[[metrics[t, "scratch", s]["baselines"]["ridge"]["r2"] for s in range(seeds)] for t in seconds],
         pretrained_on=(
-            f"the spikes of {len(store.session_ids)} simulated sessions ({simulation.num_subjects} subjects, "
-            f"{simulation.seconds:g} s a session, {simulation.num_units} units) for {study.pretrain.train.steps} steps"
+            f"the spikes{' and labels' if study.pretrain.covariate else ''} of {len(store.session_ids)} simulated "
+            f"sessions ({simulation.num_subjects} subjects, {simulation.seconds:g} s a session, {simulation.num_units} "
+            f"units) for {study.pretrain.train.steps} steps"
         ),
         steps=study.finetune.train.steps,
         valid_seconds=split(new.session(session), study.pretrain.window).valid.duration,
