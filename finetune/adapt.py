@@ -107,10 +107,12 @@ def finetune(
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     model.store = store.root
-    model.save_pretrained(out)
-    metrics = _report(model, grid, targets, chosen, config, out)
+    metrics, predictions = _report(model, grid, targets, chosen, config)
     metrics |= {"train_seconds": counted["train_seconds"], "steps": counted["steps"]}
-    write_json(out / "metrics.json", metrics)
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(out)
+        _save_predictions(out / "predictions.npz", predictions)
+        write_json(out / "metrics.json", metrics)
 
     return Decoder(model, metrics, out)
 
@@ -171,9 +173,11 @@ def _report(
     targets: NDArray[np.float32],
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
-    out: Path,
-) -> dict[str, Any]:
-    """Scores the network, the baselines and their blend on the test block, all on the same bins."""
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Scores the network, the baselines and their blend on the test block, all on the same bins.
+
+    Returns what metrics.json says, and what predictions.npz holds.
+    """
     covariate = model.spec.covariate
     assert covariate is not None, "the model decodes"
     labelled = ~np.isnan(targets).any(1)
@@ -189,9 +193,7 @@ def _report(
     half = np.quantile(np.abs(targets[valid] - delivered[valid]), COVERAGE, axis=0)
     inside = np.abs(targets[test] - delivered[test]) <= half
     decoded = {"true": targets, "network": network, "ridge": ridge, "delivered": delivered}
-    _save_predictions(out / "predictions.npz", grid, covariate, decoded, half)
-
-    return {
+    metrics = {
         "session": grid.session.session_id,
         "covariate": covariate.name,
         "dims": list(covariate.dims),
@@ -212,6 +214,8 @@ def _report(
         "architecture": asdict(model.config),
     }
 
+    return metrics, _predictions(grid, covariate, decoded, half)
+
 
 def _blend_weight(true: Rows, network: Rows, ridge: Rows) -> float:
     """The network's share in the blend with ridge that decodes these rows best."""
@@ -229,12 +233,17 @@ def _scores(true: Rows, decoded: Rows) -> dict[str, Any]:
     }
 
 
-def _save_predictions(path: Path, grid: Grid, covariate: CovariateSpec, decoded: dict[str, Rows], half: Rows) -> None:
-    """Writes what is true and what was decoded in the test block, (T, C) each, and the interval's half width."""
+def _predictions(grid: Grid, covariate: CovariateSpec, decoded: dict[str, Rows], half: Rows) -> dict[str, NDArray[Any]]:
+    """What is true and what was decoded in the test block, (T, C) each, and the interval's half width."""
     rows = grid.block == TEST
-    known = {name: values[rows] for name, values in decoded.items()}
-    dims, unit = np.array(covariate.dims), np.array(covariate.unit)
-    time, piece = grid.start[rows] + grid.bin_size / 2, grid.piece[rows]
+    known: dict[str, NDArray[Any]] = {name: values[rows] for name, values in decoded.items()}
+    known |= {"time": grid.start[rows] + grid.bin_size / 2, "half_width": half, "piece": grid.piece[rows]}
+
+    return known | {"dims": np.array(covariate.dims), "unit": np.array(covariate.unit)}
+
+
+def _save_predictions(path: Path, predictions: dict[str, Any]) -> None:
+    """Writes predictions whole or not at all."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(temporary, **known, time=time, half_width=half, piece=piece, dims=dims, unit=unit)
+    np.savez_compressed(temporary, **predictions)
     os.replace(temporary, path)

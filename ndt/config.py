@@ -336,11 +336,11 @@ class PretrainConfig:
     """Masked pretraining over the training blocks of all sessions of a store.
 
     Arguments:
-        covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
-        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
         model: Architecture.
         train: Training loop.
         mask: What is hidden from the encoder.
+        covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
+        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
         table_rate: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
             windows that it is in, and has further to go.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
@@ -354,11 +354,11 @@ class PretrainConfig:
         seed: Seed of initial weights, windows and masks.
     """
 
-    covariate: str = ""
-    decoding_weight: float = 0.2
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    covariate: str = ""
+    decoding_weight: float = 0.2
     table_rate: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0

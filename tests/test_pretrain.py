@@ -388,7 +388,7 @@ def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -
         covariate="cursor_vel",
     )
     pretrain(sim_store, tmp_path / "run", config, progress=False)
-    assert read_json(tmp_path / "run" / "metrics.json")["valid"]["r2"] > 0.3  # half of each bin is hidden
+    assert read_json(tmp_path / "run" / "metrics.json")["valid"]["r2"] > 0.2  # half of each bin is hidden
 
 
 @pytest.mark.parametrize(
