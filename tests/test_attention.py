@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from problems import slow_attention
 from strategies import ragged, route, sequences
 
@@ -11,6 +11,12 @@ from ndt.backends import BACKENDS
 from ndt.errors import InputError
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def kernel(request, monkeypatch) -> None:
+    """Plain products for sequences of any length, or the fused kernel for all."""
+    monkeypatch.setattr("ndt.backends.SHORT", {"plain": 10**6, "fused": 0}[request.param])
 
 
 def operands(path: Route, dtype: torch.dtype, seed: int = 0, H: int = 2, E: int = 8) -> list[torch.Tensor]:
@@ -32,17 +38,19 @@ def both(path: Route, dtype: torch.dtype, seed: int = 0) -> tuple[list[torch.Ten
     return every[0], every[1]
 
 
+@pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some=ragged())
-def test_packed_attention_is_a_slow_loop_with_its_gradients(dtype, atol, some) -> None:
+def test_packed_attention_is_a_slow_loop_with_its_gradients(kernel, dtype, atol, some) -> None:
     for found, expected in zip(*both(route(**some), dtype, some["seed"]), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("reach", [0, 5])
-def test_many_long_sequences_in_any_order_are_a_slow_loop(mask, reach) -> None:
+def test_many_long_sequences_in_any_order_are_a_slow_loop(kernel, mask, reach) -> None:
     """Runs of sequences of equal size, of which each is computed at once, with more keys than queries."""
     keys = [[CONTEXT] * 2 + list(range(n)) for n in (9, 9, 9, 4, 4, 20)]
     path = route([k[3:] for k in keys], keys, mask, reach, permuted=True, seed=3)
@@ -113,9 +121,10 @@ def test_sequences_do_not_see_each_other(some) -> None:
         a, b = a + n, b + m
 
 
+@pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize("mask", ["time", "causal"])
 @pytest.mark.parametrize("reach", [0, 6])
-def test_what_the_future_holds_changes_no_bit_of_the_past(mask, reach) -> None:
+def test_what_the_future_holds_changes_no_bit_of_the_past(kernel, mask, reach) -> None:
     path = route([list(range(40)), list(range(30)), list(range(30))], mask=mask, reach=reach)
     q, k, v = operands(path, torch.float32)
     before, late = attention(q, k, v, path), path.queries.time >= 17

@@ -8,7 +8,7 @@ import torch
 
 from ndt.attention import CONTEXT
 from ndt.config import ModelConfig
-from ndt.layers import Attention, Block, FeedForward, rotate
+from ndt.layers import Attention, Block, Dropout, FeedForward, rotate
 from ndt.routes import Arrangement, across, arrange
 
 CONFIG = ModelConfig(width=32, num_heads=2, positions="rotary", norm="pre", activation="gelu", qk_norm=False)
@@ -55,6 +55,35 @@ def test_within_a_bin_and_with_learned_positions_attention_has_no_time() -> None
         attend, early, late = Attention(config), packed(order="factorised"), packed(5, "factorised")
         found, expected = (attend(x, rows, rows.route(layer)) for rows in (late, early))
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.97])
+def test_dropout_zeroes_that_share_and_keeps_the_mean(p) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(400, 500, requires_grad=True)
+    found = Dropout(p)(x)
+    error = 5 * math.sqrt(p * (1 - p) / x.numel())
+    assert abs(float((found == 0).double().mean()) - p) < error
+    kept = found[found != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), rtol=1e-3, atol=0)  # p to 1 / 65536
+    rows = (found == 0).double().mean(1)  # no pattern along rows: their shares scatter as independent draws do
+    assert 0.8 < float(rows.std()) / math.sqrt(p * (1 - p) / 500) < 1.2
+    neighbours = torch.corrcoef(torch.stack([(found == 0).flatten()[:-1], (found == 0).flatten()[1:]]).double())[0, 1]
+    assert abs(float(neighbours)) < 5 / math.sqrt(x.numel())
+    found.sum().backward()
+    torch.testing.assert_close(x.grad, found.detach())
+
+
+def test_dropout_is_a_function_of_the_seed_and_nothing_outside_training() -> None:
+    x, drop = torch.randn(7, 3), Dropout(0.5)
+    torch.manual_seed(1)
+    one = drop(x)
+    torch.manual_seed(1)
+    assert torch.equal(one, drop(x))
+    assert not torch.equal(one, drop(x))
+    assert drop(x.bfloat16()).dtype == torch.bfloat16
+    assert drop.eval()(x) is x
+    assert Dropout(0.0)(x) is x
 
 
 def test_a_block_reads_its_memory_first() -> None:
