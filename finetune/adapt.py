@@ -96,13 +96,12 @@ def finetune(
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
-    if base is None or base.spec.covariate != spec.covariate:
-        config = replace(config, decoder_rate=1.0)
+    new: tuple[str, ...] = () if base is not None and base.spec.covariate == spec.covariate else ("covariate.",)
     if base is None:
-        config = replace(config, warm_steps=0, trunk_rate=1.0)  # nothing knows anything yet
+        config, new = replace(config, warm_steps=0), ("",)  # nothing knows anything yet
     elif set(spec.vocabulary.units) == set(base.vocabulary.units):
         config = replace(config, warm_steps=0)  # no unit to place in it
-    objective = Decoding(grid, chosen, targets, model, config)
+    objective = Decoding(grid, chosen, targets, model, config, new)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()

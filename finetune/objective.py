@@ -30,7 +30,8 @@ class Decoding:
     """Objective of fine-tuning: squared error of the standardised covariate, and the likelihood of hidden patches.
 
     For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
-    units of a new session are before the trunk is touched, and need no label for it.
+    units of a new session are before the trunk is touched, and need no label for it. What was pretrained stays still
+    for the first `still_steps`: with seconds of labels the best decoder is found before it moves, with minutes after.
 
     Arguments:
         grid: The session's bins.
@@ -38,14 +39,21 @@ class Decoding:
         targets: Covariate in its unit, NaN where unlabelled, (R, C).
         model: The model; its specification says how the covariate is standardised.
         config: Fine-tuning.
+        new: How the names of parameters begin that were not pretrained; an empty name is all.
     """
 
     def __init__(
-        self, grid: Grid, chosen: NDArray[np.bool_], targets: NDArray[np.float32], model: NDT, config: FinetuneConfig
+        self,
+        grid: Grid,
+        chosen: NDArray[np.bool_],
+        targets: NDArray[np.float32],
+        model: NDT,
+        config: FinetuneConfig,
+        new: tuple[str, ...] = (),
     ) -> None:
         spec = model.spec
         assert spec.covariate is not None, "fine-tuning trains a decoder"
-        self.grid, self.true, self.config = grid, targets, config
+        self.grid, self.true, self.config, self.new = grid, targets, config, new
         self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
         self.sampler = Sampler(
             [grid], [chosen], spec.vocabulary, window_bins=spec.window_bins, min_bins=config.min_bins, seed=config.seed
@@ -93,16 +101,19 @@ class Decoding:
         return terms
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of tables, decoder and trunk.
+        """Returns the rate of tables, of what is new, and of what was pretrained.
 
         While the run warms up, all but the tables rest; without a masked loss, so does what predicts rates.
         """
+        config = self.config
         if name in TABLES:
-            return self.config.table_rate
-        if step < self.config.warm_steps or (name.startswith(PREDICTS) and not self.config.masked_weight):
+            return config.table_rate
+        if step < config.warm_steps or (name.startswith(PREDICTS) and not config.masked_weight):
             return 0.0
+        if name.startswith(self.new):
+            return 1.0
 
-        return self.config.decoder_rate if name.startswith("covariate.") else self.config.trunk_rate
+        return config.trunk_rate if step >= config.still_steps else 0.0
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation block."""

@@ -383,8 +383,9 @@ class FinetuneConfig:
     Arguments:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
-        trunk_rate: Learning rate of a pretrained trunk over the run's; 0 leaves it as it is.
-        decoder_rate: Learning rate of a pretrained covariate decoder over the run's; a new one has the run's.
+        still_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
+            same covariate.
+        trunk_rate: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
         table_rate: Learning rate of the tables of units and contexts over the run's.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
             does.
@@ -403,8 +404,8 @@ class FinetuneConfig:
 
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
     model: ModelConfig = field(default_factory=ModelConfig)
-    trunk_rate: float = 0.0
-    decoder_rate: float = 0.0
+    still_steps: int = 50
+    trunk_rate: float = 0.1
     table_rate: float = 10.0
     fresh_contexts: bool = False
     warm_steps: int = 20
@@ -421,7 +422,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
-        _require(self, {"trunk_rate": (0, 100), "decoder_rate": (0, 100), "table_rate": (0, 1000)})
+        _require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (0, 1000)})
         _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
 
 

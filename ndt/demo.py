@@ -25,7 +25,7 @@ SIMULATED = (
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), trunk_rate=1.0),  # labels enough for all of it
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), still_steps=0, trunk_rate=1.0),
 )
 
 

@@ -292,14 +292,20 @@ def test_published_validation_averages_batches_and_ours_does_not(monkeypatch) ->
     np.testing.assert_allclose(decoding.validate(model)["r2"], r2(true, decode(model, decoding.grid, rows)[rows]))
 
 
-def test_tables_decoder_and_trunk_learn_at_their_own_rates() -> None:
-    model, decoding = objective(warm_steps=3, table_rate=7.0, trunk_rate=0.25, decoder_rate=0.5)
-    rates = {name: (decoding.rate(name, 0), decoding.rate(name, 3)) for name, _ in model.named_parameters()}
-    assert rates["context"] == (7.0, 7.0)  # slots know no units
-    assert rates["covariate.readout.weight"] == (0.0, 0.5)
-    assert rates["encoder.0.attention.out.weight"] == (0.0, 0.25)
-    assert decoding.rate("unit", 0) == 7.0
-    unmasked = objective(warm_steps=3, trunk_rate=0.25, masked_weight=0.0)[1]
+def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -> None:
+    model, decoding = objective(warm_steps=3, still_steps=5, table_rate=7.0, trunk_rate=0.25)
+    named = [name for name, _ in model.named_parameters()]
+    for new, decoder, trunk in (
+        ((), (0, 0, 0.25), (0, 0, 0.25)),
+        (("covariate.",), (0, 1, 1), (0, 0, 0.25)),
+        (("",), (0, 1, 1), (0, 1, 1)),
+    ):
+        decoding.new = new
+        rates = {name: tuple(decoding.rate(name, step) for step in (2, 3, 5)) for name in named}
+        assert rates["context"] == (7.0, 7.0, 7.0)  # slots know no units
+        assert rates["covariate.readout.weight"] == decoder
+        assert rates["encoder.0.attention.out.weight"] == trunk
+    unmasked = objective(warm_steps=3, still_steps=0, trunk_rate=0.25, masked_weight=0.0)[1]
     idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "covariate"}
     loss = unmasked.losses(model, unmasked.batch(3, range(2)), 3)["mse"][0]
     loss.backward()
@@ -323,7 +329,7 @@ def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(deco
     found = finetune(base, session, "cursor_vel", out=tmp_path, config=SHORT, store=base.store, progress=False).model
     assert found.spec.covariate == base.spec.covariate
     kept = {name: value for name, value in base.covariate.state_dict().items()}
-    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)  # `decoder_rate` is 0
+    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)  # it kept still
 
 
 def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:
