@@ -40,8 +40,9 @@ def demo(
 ) -> dict[str, Any]:
     """Runs everything and returns what metrics.json says, with the path of the page under ``report``.
 
-    Without data it simulates eight recordings, pretrains on seven and decodes the eighth, a new day, from a minute of
-    labels. With data it pretrains on the training blocks of all files and decodes each from its whole training block.
+    Without data it simulates eight recordings, pretrains on seven with their labels, and decodes the eighth, a new day,
+    from a minute of labels. With data it pretrains on the spikes of the training blocks of all files and decodes each
+    from its whole training block.
 
     Arguments:
         data: NWB files or globs; none simulates.

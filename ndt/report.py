@@ -275,6 +275,11 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
         f"({_number(metrics.get('tokens_per_second'), 0)} tokens/s), with {_number(metrics.get('num_parameters'), 0)} "
         "parameters."
     )
+    if valid.get("r2") is not None:
+        section.text.append(
+            "Beside that a covariate was decoded from the labels of the training blocks: "
+            f"R² {_number(valid['r2'])} on validation bins, with part of the population hidden."
+        )
     nll = _named({"training": _series(log, "train", "nll"), "validation": _series(log, "valid", "nll")})
     bits = _named({"validation": _series(log, "valid", "bits_per_spike")})
     panels = [

@@ -12,7 +12,7 @@ from fake_run import CURVE, SESSION, fake_run
 
 from ndt import label_curve, plots
 from ndt.errors import InputError
-from ndt.report import write_report
+from ndt.report import _pretrain_section, write_report
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use", "image", "rect", "circle"}
 
@@ -205,3 +205,12 @@ def test_gaps_are_what_observed_time_leaves():
 def test_first_seconds_take_enough_bins_of_cut_recordings():
     assert plots.first_seconds(np.arange(0, 100, 0.05)).sum() == 400
     assert plots.first_seconds(np.arange(0, 100, 10.0), least=8).sum() == 8
+
+
+def test_pretraining_with_labels_says_so() -> None:
+    metrics = {"valid": {"nll": 0.6, "null_nll": 0.7, "bits_per_spike": 0.1}}
+    plain = _pretrain_section((metrics, []))
+    metrics["valid"]["r2"] = 0.4321
+    labelled = _pretrain_section((metrics, []))
+    assert len(plain.text) == 1
+    assert "R² 0.432 on validation bins" in labelled.text[1]
