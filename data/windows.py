@@ -12,7 +12,17 @@ from ndt.spikes import bin_spikes, num_bins, unit_valid
 from ndt.tokens import Window
 from ndt.vocabulary import Rows
 
-__all__ = ["TEST", "TRAIN", "VALID", "Grid", "default_bin_size", "default_covariate", "find_covariate", "resample"]
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VALID",
+    "Grid",
+    "default_bin_size",
+    "default_covariate",
+    "find_covariate",
+    "matching_covariates",
+    "resample",
+]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
@@ -57,14 +67,20 @@ def find_covariate(session: Session, name: str | None) -> Covariate:
     """Returns a covariate by name, path or unambiguous end of its path; by default the one decoded first."""
     if name is None:
         return session.covariates[default_covariate(session)]
-    if name in session.covariates:
-        return session.covariates[name]
-    found = [c for c in session.covariates.values() if f"/{c.path}".endswith(f"/{name}")]
+    found = matching_covariates(session, name)
     if len(found) != 1:
         listed = ", ".join(session.covariates) or "none"
         raise InputError(session.session_id, "covariate", f"one of: {listed}", repr(name))
 
     return found[0]
+
+
+def matching_covariates(session: Session, name: str) -> list[Covariate]:
+    """Returns the covariate of this name; where there is none, all whose path ends so."""
+    if name in session.covariates:
+        return [session.covariates[name]]
+
+    return [c for c in session.covariates.values() if f"/{c.path}".endswith(f"/{name}")]
 
 
 def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) -> float:

@@ -372,7 +372,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
-        _require(self, {"table_rate": (0, 1000)})
+        _require(self, {"table_rate": (1e-3, 1e3)})
         _choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
 
 
@@ -422,7 +422,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
-        _require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (0, 1000)})
+        _require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
         _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
 
 

@@ -168,6 +168,32 @@ def _places(windows: Sequence[Window], P: int, first: Sequence[int]) -> dict[str
     return {"time": time, "slot": slot, "patch": np.asarray(first)[window] + slot, "window": window}
 
 
+def _populations(windows: Sequence[Window], P: int) -> tuple[list[int], dict[str, NDArray[np.generic]]]:
+    """Units and patches of the batch: windows of one session share theirs.
+
+    Returns the first patch of each window, and the batch's units, their mean counts, and the members of its patches.
+    """
+    units: list[NDArray[np.int64]] = []
+    members: list[NDArray[np.generic]] = []
+    means: list[NDArray[np.float32]] = []
+    first: list[int] = []
+    shared: dict[bytes, int] = {}  # first patch of each set of units
+    num_units = num_patches = 0
+    for w in windows:
+        key = w.unit.tobytes() + (b"" if w.mean_counts is None else w.mean_counts.tobytes())
+        if key not in shared:
+            shared[key] = num_patches
+            units.append(w.unit)
+            mean = np.full(len(w.unit), np.nan) if w.mean_counts is None else w.mean_counts
+            means.append(mean.astype(np.float32))
+            members.append(_patches(np.arange(num_units, num_units + len(w.unit)), P))
+            num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
+        first.append(shared[key])
+    arrays = {"members": np.concatenate(members), "unit": np.concatenate(units), "mean_counts": np.concatenate(means)}
+
+    return first, arrays
+
+
 def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     """Packs windows into a batch. Tokens without a single valid entry are left out.
 
@@ -179,21 +205,8 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     dims = sorted({w.target.shape[1] for w in windows if w.target is not None})
     if len(dims) > 1:
         raise InputError("batch", "covariates", "of the same dimensions in all windows", f"{dims} dimensions")
-    units: list[NDArray[np.int64]] = []
-    members: list[NDArray[np.generic]] = []
-    means: list[NDArray[np.float32]] = []
-    keys = [w.unit.tobytes() + (b"" if w.mean_counts is None else w.mean_counts.tobytes()) for w in windows]
-    first: dict[bytes, int] = {}  # first patch of each set of units: windows of one session share their units
-    num_units = num_patches = 0
-    for key, w in zip(keys, windows, strict=True):
-        if key not in first:
-            first[key] = num_patches
-            units.append(w.unit)
-            mean = np.full(len(w.unit), np.nan) if w.mean_counts is None else w.mean_counts
-            means.append(mean.astype(np.float32))
-            members.append(_patches(np.arange(num_units, num_units + len(w.unit)), units_per_patch))
-            num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
-    places = _places(windows, units_per_patch, [first[key] for key in keys])
+    first, known = _populations(windows, units_per_patch)
+    places = _places(windows, units_per_patch, first)
     arrays = _fill(windows, units_per_patch) | places
     some = arrays["valid"].any(1)
     if not some.all():
@@ -203,10 +216,7 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     C = dims[0] if dims else 0
     targets = [np.full((len(w.counts), C), np.nan, np.float32) if w.target is None else w.target for w in windows]
     numbers = np.arange(len(windows))
-    arrays |= {
-        "members": np.concatenate(members),
-        "unit": np.concatenate(units),
-        "mean_counts": np.concatenate(means),
+    arrays |= known | {
         "context": np.concatenate([w.context for w in windows]),
         "context_window": np.repeat(numbers, [len(w.context) for w in windows]),
         "target": np.concatenate(targets),

@@ -142,9 +142,6 @@ class Trainer:
             decay = 0.0 if name.endswith(ROWS) or parameter.ndim < 2 else self.config.weight_decay
             groups.setdefault((self.objective.rate(name, self.config.steps), decay), []).append(parameter)
 
-        if not groups:
-            raise InputError("settings", "rates", "one above 0", "none: nothing would learn")
-
         return [{"params": p, "rate": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
     def run(self) -> dict[str, float]:

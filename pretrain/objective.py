@@ -135,7 +135,7 @@ class MaskedModelling:
 
         Over all stored masks at once, and for each kind under ``kind/…``. Likelihoods are Poisson's of the predicted
         means, whatever the model was trained with; constant rates are each unit's mean on its training block. The score
-        is the mean of the kinds' bits per spike.
+        is the mean of the kinds' bits per spike. Where there are labels, R² of what is decoded is under ``r2``.
         """
         model.eval()
         found: dict[str, float] = {}
@@ -145,7 +145,7 @@ class MaskedModelling:
             found[f"{at}nll"], found[f"{at}null_nll"] = nll / entries, null / entries
             found[f"{at}bits_per_spike"] = bits_per_spike(nll, null, spikes)
 
-        if self.labels is not None:
+        if any(not np.isnan(v.window.target).all() for v in self.valid if v.window.target is not None):
             found["r2"] = self._r2(model)
 
         return {"score": float(np.mean([found[f"{kind}/bits_per_spike"] for kind in VALID_MASKS])), **found}

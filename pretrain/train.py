@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.store import Store
-from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, resample
+from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, matching_covariates, resample
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
-from ndt.session import Covariate, Session
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
 
@@ -97,11 +96,12 @@ def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[ND
     Sessions without such a covariate get NaN.
 
     Raises:
-        InputError: if no session has it, it does not vary, or two have it with other dimensions or units.
+        InputError: if no session has it, a name fits two of a session, it does not vary, or two sessions have it with
+            other dimensions or units.
     """
     if not name:
         return None, None
-    series = [_series(grid.session, name) for grid in grids]
+    series = [find_covariate(g.session, name) if matching_covariates(g.session, name) else None for g in grids]
     first = next((s for s in series if s is not None), None)
     if first is None:
         raise InputError("pretrain", "covariate", f"{name} in one of the sessions", "none has it")
@@ -119,14 +119,6 @@ def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[ND
     ]
 
     return spec, labels
-
-
-def _series(session: Session, name: str) -> Covariate | None:
-    """A session's covariate of this name; None where it has none."""
-    try:
-        return find_covariate(session, name)
-    except InputError:
-        return None
 
 
 def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:

@@ -107,6 +107,11 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (PretrainConfig, "window", 0.0),
         (FinetuneConfig, "unit_dropout", -0.1),
         (FinetuneConfig, "calibration", -1.0),
+        (PretrainConfig, "table_rate", 0.0),
+        (PretrainConfig, "decoding_weight", -1.0),
+        (FinetuneConfig, "table_rate", 0.0),
+        (FinetuneConfig, "trunk_rate", -0.1),
+        (FinetuneConfig, "still_steps", -1),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(kind, setting, value):

@@ -23,7 +23,7 @@ CONFIG = FinetuneConfig(
     max_lag=0.5,
     unit_dropout=0.0,
 )
-SHORT = replace(CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=2)
+SHORT = replace(CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=1, still_steps=3)
 SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
 
 
@@ -324,12 +324,27 @@ def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, 
         assert same != (name in TABLES or name.startswith("covariate.")), name
 
 
+def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, tmp_path) -> None:
+    """`SHORT` has one step to warm up, two to keep still, and one more: each moves what it may, and no more."""
+    moved, base = [], NDT.from_pretrained(sim_base)
+    for steps in (1, 3, 4):
+        config = replace(SHORT, train=replace(SHORT.train, steps=steps, valid_every=steps, ema=0.0))
+        out = tmp_path / str(steps)
+        model = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=out, config=config, progress=False).model
+        torch.manual_seed(config.seed)
+        start = base.extended(model.spec)
+        names = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
+        moved.append({"tables" if n in TABLES else "decoder" if n.startswith("covariate.") else "trunk" for n in names})
+    assert moved == [{"tables"}, {"tables", "decoder"}, {"tables", "decoder", "trunk"}]
+
+
 def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
     base, session = decoder.model, sim_truth[0].session_id
-    found = finetune(base, session, "cursor_vel", out=tmp_path, config=SHORT, store=base.store, progress=False).model
+    config = replace(SHORT, trunk_rate=0.0)
+    found = finetune(base, session, "cursor_vel", out=tmp_path, config=config, store=base.store, progress=False).model
     assert found.spec.covariate == base.spec.covariate
     kept = {name: value for name, value in base.covariate.state_dict().items()}
-    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)  # it kept still
+    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)
 
 
 def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:

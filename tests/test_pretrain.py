@@ -407,3 +407,13 @@ def test_a_covariate_that_is_not_there_or_is_two_things_is_refused(changes, told
     with pytest.raises(InputError, match=re.escape(told)):
         pretrain(stored([first, second], tmp_path), tmp_path / "run", replace(SHORT, **changes), progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_fits_two_covariates_of_a_session_is_refused_and_not_left_out(tmp_path) -> None:
+    first, second = recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", seed=1)
+    vel = second.covariates["vel"]
+    twice = {n: replace(vel, name=n, path=f"processing/{n}") for n in ("left/vel", "right/vel")}
+    store = stored([first, replace(second, covariates=twice)], tmp_path)
+    with pytest.raises(InputError, match="sub-a_ses-2: covariate: expected one of: left/vel, right/vel, found 'vel'"):
+        pretrain(store, tmp_path / "run", replace(SHORT, covariate="vel"), progress=False)
+    assert not (tmp_path / "run").exists()

@@ -66,6 +66,25 @@ except InputError as error:
 """
 
 
+TUNE = """
+import json, os, sys
+from ndt.config import FinetuneConfig, TrainConfig
+from ndt.finetune import adapt
+from ndt.finetune.adapt import finetune
+
+base, session, out, masked_weight = *sys.argv[1:4], float(sys.argv[4])
+write = adapt.write_json
+def noted(path, found):
+    with open(f"{out}.{path.name}.writers", "a") as file:
+        file.write(os.environ.get("RANK", "0"))
+    write(path, found)
+adapt.write_json = noted
+train = TrainConfig(steps=12, batch_size=5, valid_every=4, warmup_steps=3, learning_rate=3e-4, precision="fp32")
+config = FinetuneConfig(train=train, warm_steps=3, still_steps=6, masked_weight=masked_weight, max_lag=0.2)
+finetune(base, session, "cursor_vel", out=out, config=config, progress=False)
+"""
+
+
 def start(store: Store, out: Path, num_processes: int, **settings) -> subprocess.Popen:
     out.parent.mkdir(exist_ok=True)
     script = out.parent / "run.py"
@@ -112,6 +131,26 @@ def test_two_processes_take_the_steps_of_one(sim_store, tmp_path, alone, shardin
     assert list(losses(alone, "train")) == [10, 20]
     seen = [json.loads((run / "metrics.json").read_text())["tokens_seen"] for run in (tmp_path / "two", alone)]
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("masked_weight", [0.5, 0.0])
+def test_two_processes_fine_tune_as_one_and_one_writes(sim_base, sim_truth, tmp_path, masked_weight) -> None:
+    """Through warming up, keeping still and moving; without a masked loss part of the model takes no gradient."""
+    script = tmp_path / "tune.py"
+    script.write_text(TUNE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, command in (("one", [sys.executable]), ("two", torchrun)):
+        given = [script, sim_base, sim_truth[1].session_id, tmp_path / name, masked_weight]
+        found = subprocess.run(
+            [*command, *map(str, given)], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert found.returncode == 0, found.stderr[-3000:]
+        assert (tmp_path / f"{name}.metrics.json.writers").read_text() == "0"
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    scores = [json.loads((tmp_path / name / "metrics.json").read_text())["network"]["r2"] for name in ("two", "one")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
