@@ -23,7 +23,7 @@ class Journal:
         self.out, self.quiet = out, quiet
         self.board: Any = None if quiet else _board(out, step)
         self.bar: Any = _bar() if bar and not quiet else None
-        self.task = None if self.bar is None else self.bar.add_task(out.name, total=steps, note="")
+        self.task = None if self.bar is None else self.bar.add_task("/".join(out.parts[-2:]), total=steps, note="")
 
     def __enter__(self) -> Self:
         if self.bar is not None:
@@ -50,7 +50,7 @@ class Journal:
     def show(self, step: int, speed: float, best: float) -> None:
         """Shows steps, tokens a second and the best score so far."""
         if self.bar is not None:
-            note = f"{speed:,.0f} tokens/s" + (f"  best {best:.4f}" if best > -math.inf else "")
+            note = f"{speed:,.0f} tokens/s" + (f"  best on validation {best:.4f}" if best > -math.inf else "")
             self.bar.update(self.task, completed=step, note=note)
 
 
