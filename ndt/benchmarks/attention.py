@@ -16,6 +16,7 @@ from ndt.benchmarks.ragged import preset, ragged
 from ndt.benchmarks.timing import interleaved, row
 from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
+from ndt.memory import keep_freed_memory
 from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
 
@@ -27,6 +28,7 @@ ORDERS, PEER = ("factorised", "sequential", "joint"), "padded_sdpa"
 def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     """Measures attention alone at the preset's width and heads; the peer's mask is batch x 1 x length x length."""
     model, where = preset(config.preset).model, device()
+    keep_freed_memory()  # as the trainer does
     data = ragged(model.units_per_patch, sequences=config.sequences, longest=longest)
     batch = data.batch.to(where)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
