@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +34,22 @@ MASKS = ("full", "causal", "time")
 # L = rows of queries, M = rows of keys, Q and K = the same as sequences lay them out, H = heads, E = dimensions of one
 
 
+class _Permuted(torch.autograd.Function):
+    """Rows in another order. That each stands there once is what `index_select` cannot know: its gradients are added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,), (gradient,) = ctx.saved_tensors, gradients
+
+        return gradient.index_select(0, inverse), None, None
+
+
 @dataclass(eq=False)
 class Sequences:
     """Sequences of rows of a packed tensor.
@@ -46,6 +63,14 @@ class Sequences:
     lengths: Int[Tensor, " S"]
     time: Int[Tensor, " Q"]
     rows: Int[Tensor, " Q"] | None = None
+
+    def lay_out(self, x: Float[Tensor, "L H E"]) -> Float[Tensor, "Q H E"]:
+        """Returns rows of a packed tensor, sequence after sequence; each must stand in one of them, once."""
+        return x if self.rows is None else _Permuted.apply(x, self.rows, self.inverse)
+
+    def put_back(self, x: Float[Tensor, "Q H E"]) -> Float[Tensor, "L H E"]:
+        """Returns what `lay_out` returned in the order of the packed tensor."""
+        return x if self.rows is None else _Permuted.apply(x, self.inverse, self.rows)
 
     @cached_property
     def inverse(self) -> Int[Tensor, " Q"]:
@@ -75,7 +100,8 @@ class Route:
 
     Arguments:
         queries: Sequences of the rows that read; each row stands in one of them, once.
-        keys: As many sequences of the rows that are read; a row may stand in several.
+        keys: As many sequences of the rows that are read; a row may stand in several. The same object as `queries` where
+            sequences read themselves.
         mask: One of `MASKS`.
         reach: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
         bidirectional: Of the mask ``time``: whether data read all data of their sequence.
@@ -164,10 +190,10 @@ def attention(
         InputError: if the backend that `using_backend` asked for cannot express the mask, or cannot run here.
     """
     backend = chosen_backend(route.mask, route.reach, q.device, q.dtype)
-    if route.queries.rows is not None:
-        q = q.index_select(0, route.queries.rows)
-    if route.keys.rows is not None:
+    q = route.queries.lay_out(q)
+    if route.keys is route.queries:
+        k, v = route.queries.lay_out(k), route.queries.lay_out(v)
+    elif route.keys.rows is not None:
         k, v = k.index_select(0, route.keys.rows), v.index_select(0, route.keys.rows)
-    out = backend.attend(q, k, v, route)
 
-    return out if route.queries.rows is None else out.index_select(0, route.queries.inverse)
+    return route.queries.put_back(backend.attend(q, k, v, route))

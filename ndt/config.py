@@ -130,7 +130,8 @@ class SimulateConfig:
         num_subjects: Subjects; each has its own array.
         num_sessions: Recordings of each subject.
         num_units: Units of each recording.
-        num_electrodes: Electrodes of each array; at least `num_units`.
+        num_electrodes: Electrodes of each subject; at least `num_units`.
+        num_regions: Regions among which they lie, at most 4. All follow the same latents.
         num_latents: Dimensions K of the shared dynamics, at least 5.
         seconds: Length of each recording.
         persistence: Share of units that stay from one recording of a subject to the next.
@@ -149,6 +150,7 @@ class SimulateConfig:
     num_sessions: int = 4
     num_units: int = 64
     num_electrodes: int = 96
+    num_regions: int = 1
     num_latents: int = 6
     seconds: float = 300.0
     persistence: float = 0.7
@@ -449,7 +451,7 @@ class StudyConfig:
         default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25))
     )
     simulate: SimulateConfig = field(
-        default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, seconds=120.0, seed=40)
+        default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, num_regions=2, seconds=120.0, seed=40)
     )
     label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
     new_seconds: float = 300.0

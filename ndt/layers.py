@@ -24,11 +24,12 @@ def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[
 
     Reference: Su et al. (2021), eq. 34, https://arxiv.org/abs/2104.09864; half of the dimensions only.
     """
-    cos, sin = rows.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
-    quarter = x.shape[-1] // 4
-    a, b, rest = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
+    phases = rows.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
+    pairs = 2 * phases.shape[-1]  # one dimension and the next are a complex number: half the time of cosines and sines
+    a, rest = x.split([pairs, x.shape[-1] - pairs], dim=-1)
+    turned = torch.view_as_complex(rearrange(a, "l h (f two) -> l h f two", two=2).to(phases.real.dtype)) * phases
 
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+    return torch.cat([torch.view_as_real(turned).flatten(-2).to(x.dtype), rest], dim=-1)
 
 
 def look_up(table: nn.Embedding, index: Int[Tensor, " L"], name: str) -> Float[Tensor, "L D"]:
@@ -78,7 +79,7 @@ class Attention(nn.Module):
         quarter = D // H // 4
         with torch.no_grad():
             for bias in (self.query.bias, self.key_value.bias[:D]):
-                bias.view(H, -1)[:, :quarter] = strength
+                bias.view(H, -1)[:, : 2 * quarter : 2] = strength
 
     def forward(
         self,
@@ -133,7 +134,9 @@ class Dropout(nn.Module):
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = bits[: x.numel()].view(x.shape) >= dropped - 2**15
 
-        return (x * keep).mul_(2**16 / (2**16 - dropped))
+        return x * keep.to(x.dtype).mul_(
+            2**16 / (2**16 - dropped)
+        )  # numbers by numbers: a product by bools takes longer
 
 
 class FeedForward(nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Int
 from torch import Tensor
 
 from ndt.attention import CONTEXT, Route, Sequences
@@ -36,7 +36,7 @@ class Arrangement:
     time: Int[Tensor, " L"]
     lengths: Int[Tensor, " B"]
     routes: list[Route]
-    _phases: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _phases: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def data(self) -> Int[Tensor, " V"]:
@@ -47,18 +47,18 @@ class Arrangement:
         """Returns the route of a layer."""
         return self.routes[layer % len(self.routes)]
 
-    def phases(
-        self, num: int, dtype: torch.dtype, *, key: bool
-    ) -> tuple[Float[Tensor, "L 1 num"], Float[Tensor, "L 1 num"]]:
-        """Returns cosine and sine of each row's angle at `num` frequencies; of context keys, zeros.
+    def phases(self, num: int, dtype: torch.dtype, *, key: bool) -> Complex[Tensor, "L 1 num"]:
+        """Returns each row's turn at `num` frequencies, as complex numbers of length 1; of context keys, zeros.
 
-        Angles are made in float64, since float32 loses a radian at late times.
+        Angles are made in float64, since float32 loses a radian at late times; the numbers have 64 bits a part where
+        `dtype` has, else 32: there are no complex numbers of bfloat16.
         """
+        precision = torch.complex128 if dtype == torch.float64 else torch.complex64
         if (num, key) not in self._phases:
             frequency = 1000.0 ** -(torch.arange(num, device=self.time.device, dtype=torch.float64) / num)
             angle = self.time.double()[:, None, None] * frequency  # (L, 1, num)
-            present = (self.time != CONTEXT).double()[:, None, None] if key else 1.0
-            self._phases[num, key] = ((angle.cos() * present).to(dtype), (angle.sin() * present).to(dtype))
+            length = (self.time != CONTEXT).double()[:, None, None] if key else torch.ones_like(angle)
+            self._phases[num, key] = torch.polar(length.expand_as(angle), angle).to(precision)
 
         return self._phases[num, key]
 
@@ -153,20 +153,17 @@ def _route(
     sized = torch.argsort(number * (int(contexts.max()) + 1 if len(contexts) else 1) + contexts[of], stable=True)
     begin, number, of = (number.cumsum(0) - number)[sized], number[sized], of[sized]
 
-    before = contexts[of] if prefix else torch.zeros_like(of)
     pool = torch.cat([rows, torch.arange(len(window), device=rows.device)])  # data rows, then rows by their place
-    own = torch.cat([begin, len(rows) + starts])
-    size = torch.cat([number, contexts])
+    own, size = torch.cat([begin, len(rows) + starts]), torch.cat([number, contexts])
+    query_rows = pool[_ragged(own, size)]
+    queries = Sequences(size.cpu(), time[query_rows], query_rows)
+    if not prefix:
+        return Route(queries, queries, mask, reach)
     read = torch.stack([torch.cat([len(rows) + starts[of], own[len(of) :]]), own], 1).flatten()
-    amount = torch.stack([torch.cat([before, torch.zeros_like(contexts)]), size], 1)
-    query_rows, key_rows = pool[_ragged(own, size)], pool[_ragged(read, amount.flatten())]
+    amount = torch.stack([torch.cat([contexts[of], torch.zeros_like(contexts)]), size], 1)
+    key_rows = pool[_ragged(read, amount.flatten())]
 
-    return Route(
-        Sequences(size.cpu(), time[query_rows], query_rows),
-        Sequences(amount.sum(1).cpu(), time[key_rows], key_rows),
-        mask,
-        reach,
-    )
+    return Route(queries, Sequences(amount.sum(1).cpu(), time[key_rows], key_rows), mask, reach)
 
 
 def _ragged(start: Int[Tensor, " S"], length: Int[Tensor, " S"]) -> Int[Tensor, " L"]:

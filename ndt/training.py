@@ -104,7 +104,8 @@ class Trainer:
 
         self.model = model
         self._spread()
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.98))
+        fused = self.accelerator.device.type == "cpu" and not self.checkpoints.sharded  # one call for all weights
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
         if resume:

@@ -18,7 +18,11 @@ from ndt.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "configs": PretrainConfig}
-VARIANTS = ("ablations.yaml", "presets.yaml")  # files of another form, which test_studies.py reads
+VARIANTS = (
+    "ablations.yaml",
+    "ablations-long.yaml",
+    "presets.yaml",
+)  # files of another form, which test_studies.py reads
 FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.name not in VARIANTS)
 PRESETS = sorted((CONFIGS / "pretrain").glob("*.yaml"))
 

@@ -30,6 +30,22 @@ def test_rotation_by_hand() -> None:
     torch.testing.assert_close(rotate(x, rows, key=False), torch.tensor([*turned, query]))
 
 
+def test_a_dimension_and_the_next_turn_together_and_precisely_in_float64() -> None:
+    """Two frequencies, 1 and 1 / sqrt(1000), on four of eight dimensions, a million bins away."""
+    t, x = 10**6, torch.tensor([[[1.0, 2, 3, 4, 5, 6, 7, 8]]], dtype=torch.float64)
+    rows = Arrangement(torch.tensor([t]), torch.tensor([1]), [])
+    expected = []
+    for a, b, frequency in ((1, 2, 1.0), (3, 4, 1000**-0.5)):
+        turned = complex(a, b) * complex(math.cos(frequency * t), math.sin(frequency * t))
+        expected += [turned.real, turned.imag]
+    torch.testing.assert_close(
+        rotate(x, rows, key=True)[0, 0].tolist(), [*expected, 5.0, 6.0, 7.0, 8.0], rtol=0, atol=1e-9
+    )
+    half = rotate(x.bfloat16(), Arrangement(torch.tensor([t]), torch.tensor([1]), []), key=True)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), rotate(x, rows, key=True), rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("order", ["joint", "sequential", "factorised"])
 @pytest.mark.parametrize("shift", [1, 10**6])
 def test_shifting_all_time_changes_nothing(order, shift) -> None:

@@ -10,6 +10,7 @@ from pynwb import NWBHDF5IO
 
 from ndt.baselines import fit_kalman, fit_ridge
 from ndt.config import SimulateConfig
+from ndt.data.nwb import read_nwb
 from ndt.data.population import BIN_SIZE, STEP, Tuning, simulate_latents, spike_times, transition, velocity
 from ndt.data.synthetic import AWKWARD, Simulated, simulate
 from ndt.errors import InputError
@@ -236,6 +237,15 @@ def test_awkward_files_are_readable(tmp_path: Path, options: tuple[str, ...]) ->
     np.testing.assert_array_equal(truth.counts.sum(0), num_spikes)
 
 
+def test_electrodes_lie_in_as_many_regions_as_asked_for(tmp_path: Path) -> None:
+    """Half of the array in each of two regions; what the units fire does not depend on it."""
+    one, two = (simulate(tmp_path / str(n), replace(SMALL, num_regions=n))[0] for n in (1, 2))
+    np.testing.assert_array_equal(one.counts, two.counts)
+    regions = [read_nwb(truth.path).units.columns["location"].tolist() for truth in (one, two)]
+    assert set(regions[0]) == {"M1"}
+    assert regions[1] == ["M1" if e < 8 else "PMd" for e in two.electrodes]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -243,6 +253,7 @@ def test_awkward_files_are_readable(tmp_path: Path, options: tuple[str, ...]) ->
         ({"spiking": "binomial"}, "spiking: expected one of poisson, negative_binomial"),
         ({"awkward": ("gap",)}, "awkward: expected some of gaps, empty_units"),
         ({"num_electrodes": 4}, "num_electrodes: expected at least 12, found 4"),
+        ({"num_regions": 5}, "num_regions: expected a number from 1 to 4, found 5"),
         ({"num_latents": 4}, "num_latents: expected at least 5, found 4"),
         ({"persistence": 1.5}, "persistence: expected a number from 0 to 1, found 1.5"),
         ({"seconds": float("nan")}, "seconds: expected at least 1, found nan"),

@@ -18,6 +18,7 @@ from ndt.tokens import Batch
 
 __all__ = ["Step", "train"]
 
+WARM = 2  # steps until the heap has grown to what a step takes
 PARTS = 5  # sequences that a padded peer takes at once on a CPU: masks L x L of each layer would fill tens of GB
 
 
@@ -38,7 +39,7 @@ class Step:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def __call__(self) -> float:
         """Takes the step and returns the loss before it."""
@@ -58,8 +59,8 @@ class Step:
 def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     """Measures a step on `config.sequences` windows of up to `longest` tokens; all tokens count, hidden or visible.
 
-    The last rows compare the step's operations (`ndt.benchmarks.flops`) with the best matrix product measured before
-    and after, and on a GPU that we know with its data sheet (MFU).
+    The last rows compare the step's operations (`ndt.benchmarks.flops`) with the best matrix product of each round,
+    and on a GPU that we know with its data sheet (MFU).
     """
     keep_freed_memory()  # as the trainer does
     settings, bf16, where = preset(config.preset), config.precision == "bf16", device()
@@ -75,13 +76,16 @@ def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
     }
     dtype = torch.bfloat16 if bf16 else torch.float32
     shapes = (*SHAPES, (len(batch.time), settings.model.width, settings.model.feedforward * settings.model.width))
-    peaks = [gemm_peak(dtype, shapes)]
-    seconds = interleaved(steps, config.repeats)
-    peaks.append(gemm_peak(dtype, shapes))
+    peaks: list[float] = []
+    product = {"measured_gemm": lambda: peaks.append(gemm_peak(dtype, shapes))}  # beside the step that it judges
+    for _ in range(WARM):
+        steps["packed"]()
+    seconds = interleaved({**product, **steps}, config.repeats)
+    del seconds["measured_gemm"]
 
     flops = train_flops(data.model(settings), data.batch)
 
-    return _rows(f"train.packed.{config.precision}", batch, flops, seconds, peaks, dtype)
+    return _rows(f"train.packed.{config.precision}", batch, flops, seconds, peaks[-config.repeats :], dtype)
 
 
 def _rows(
@@ -93,9 +97,9 @@ def _rows(
     longest = int(torch.bincount(batch.window).max())
     rows.append(row("train.padding", [longest * batch.num_windows / L], "padded tokens/token"))
     rows.append(row("train.flops", [flops / L / 1e6], "MFLOP/token"))
-    achieved = [flops / s / 1e9 for s in own]
-    rows.append(row(f"{name}.peak", achieved, "GFLOP/s", "measured_gemm", [max(peaks) / 1e9]))
+    achieved = [flops / s for s in own]
+    rows.append(row(f"{name}.peak", [a / 1e9 for a in achieved], "GFLOP/s", "measured_gemm", [p / 1e9 for p in peaks]))
     if sheet := sheet_peak(dtype):
-        rows.append(row(f"{name}.mfu", achieved, "GFLOP/s", "data_sheet", [sheet / 1e9]))
+        rows.append(row(f"{name}.mfu", [a / 1e9 for a in achieved], "GFLOP/s", "data_sheet", [sheet / 1e9]))
 
     return rows
