@@ -35,7 +35,7 @@ MASKS = ("full", "causal", "time")
 
 
 class _Permuted(torch.autograd.Function):
-    """Rows in another order. That each stands there once is what `index_select` cannot know: its gradients are added."""
+    """Rows in another order, each once: `index_select` cannot know that, and adds gradients up."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ class Route:
 
     Arguments:
         queries: Sequences of the rows that read; each row stands in one of them, once.
-        keys: As many sequences of the rows that are read; a row may stand in several. The same object as `queries` where
-            sequences read themselves.
+        keys: As many sequences of the rows that are read; a row may stand in several. The same object as `queries`
+            where sequences read themselves.
         mask: One of `MASKS`.
         reach: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
         bidirectional: Of the mask ``time``: whether data read all data of their sequence.

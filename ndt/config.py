@@ -185,7 +185,7 @@ class ModelConfig:
         causal: Whether a bin reads only its past and present.
         reach: How many bins back a token reads in one layer, its own included; 0 for all of its window.
         norm: ``post`` (NDT2) or ``pre``, which deep stacks need.
-        activation: ``gelu`` or ``swiglu``, of as many parameters.
+        activation: Of feed-forward blocks: ``swiglu``, or ``gelu`` (NDT2) with as many parameters.
         qk_norm: Whether queries and keys are normalised.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
@@ -212,7 +212,7 @@ class ModelConfig:
     causal: bool = True
     reach: int = 0
     norm: str = "post"
-    activation: str = "gelu"
+    activation: str = "swiglu"
     qk_norm: bool = False
     feedforward: int = 2
     dropout: float = 0.0
@@ -306,10 +306,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What pretraining hides of a window; see `ndt.masking`. All but the first are weights: how often each is drawn.
+    """What pretraining hides of a window; see `ndt.masking`. All but the first two are weights: how often each is drawn.
 
     Arguments:
         ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
+        alone: For how many of the first steps `random` is drawn alone, if at all: the others are too hard to begin with.
         random: Tokens (a patch in a bin) at random, as in NDT2.
         span: Runs of bins of each patch.
         patch: Whole patches, throughout.
@@ -319,6 +320,7 @@ class MaskConfig:
     """
 
     ratio: float = 0.5
+    alone: int = 400
     random: float = 1.0
     span: float = 0.0
     patch: float = 0.0
@@ -328,7 +330,7 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         kinds = ("random", "span", "patch", "unit", "region", "forward")
-        _require(self, {"ratio": (0.01, 0.99), **dict.fromkeys(kinds, (0, INF))}, "mask.")
+        _require(self, {"ratio": (0.01, 0.99), "alone": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
         if not any(getattr(self, kind) for kind in kinds):
             raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
 

@@ -159,12 +159,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
         """Returns the transformed rows, each by itself."""
-        x = self.inner(x)
-        if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            return self.outer(F.silu(gate) * x)
+        if not self.gated:
+            return self.outer(F.gelu(self.inner(x)))
+        parts = zip(
+            self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True
+        )  # not of what comes out: a copy less
+        gate, x = (F.linear(x, weight, bias) for weight, bias in parts)
 
-        return self.outer(F.gelu(x))
+        return self.outer(F.silu(gate) * x)
 
 
 class Block(nn.Module):

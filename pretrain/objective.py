@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from ndt.data.windows import TRAIN, VALID, Grid
 from ndt.decoder import squared_error
 from ndt.errors import InputError
 from ndt.likelihood import count_nll, poisson_nll
-from ndt.masking import draw_mask
+from ndt.masking import KINDS, draw_mask
 from ndt.metrics import bits_per_spike, r2
 from ndt.model import NDT, TABLES
 from ndt.session import Session
@@ -61,7 +61,7 @@ class MaskedModelling:
     ) -> None:
         self.config, self.patch = config, config.model.units_per_patch
         self.labels = labels
-        self.weights = {k: v for k, v in asdict(config.mask).items() if k != "ratio"}
+        self.weights = {kind: getattr(config.mask, kind) for kind in KINDS}
         train = [g.block == TRAIN for g in grids]
         self.sampler = Sampler(
             grids, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
@@ -93,8 +93,9 @@ class MaskedModelling:
             context = context[rng.random(len(context)) >= config.context_dropout]
         if config.model.compat:  # one mask for all windows of a batch
             rng = np.random.default_rng([config.seed, step])
-        region = rows.region[keep]
-        hidden = draw_mask(T, region, self.weights, config.mask.ratio, self.patch, rng)
+        first = step < config.mask.alone and self.weights["random"] > 0
+        weights = {"random": 1.0} if first else self.weights
+        hidden = draw_mask(T, rows.region[keep], weights, config.mask.ratio, self.patch, rng)
         assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
 
         return replace(

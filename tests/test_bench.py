@@ -161,7 +161,8 @@ def test_operations_by_hand(config) -> None:
     """One window of two bins and two patches, one token hidden; three contexts."""
     small = settings(config)
     data = ragged(4, sequences=1, shortest=6, longest=6)
-    model, batch = data.model(replace(small, model=replace(small.model, order="sequential"))), data.batch
+    plain = replace(small.model, order="sequential", activation="gelu")
+    model, batch = data.model(replace(small, model=plain)), data.batch
     L, V, W, D, F = batch.num_tokens, int(batch.visible.sum()), int(batch.wanted.sum()), 64, small.model.feedforward
     assert (L, V, W) == (6, 3, 3)
     pairs = lambda n: n * (n + 1) // 2
