@@ -306,11 +306,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What pretraining hides of a window; see `ndt.masking`. All but the first two are weights: how often each is drawn.
+    """What pretraining hides of a window; see `ndt.masking`. All but two are weights: how often each kind is drawn.
 
     Arguments:
         ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
-        alone: For how many of the first steps `random` is drawn alone, if at all: the others are too hard to begin with.
+        alone: For how many of the first steps `random`, where it has a weight, is drawn alone: others are too hard to
+            begin with.
         random: Tokens (a patch in a bin) at random, as in NDT2.
         span: Runs of bins of each patch.
         patch: Whole patches, throughout.

@@ -154,4 +154,4 @@ def test_bad_weights_are_said() -> None:
     for name, value in (("ratio", 1.0), ("ratio", 0.0), ("span", -1.0)):
         with pytest.raises(InputError, match=rf"settings: mask\.{name}: expected"):
             MaskConfig(**{name: value})
-    assert set(KINDS) | {"ratio"} == set(vars(MaskConfig()))
+    assert set(KINDS) | {"ratio", "alone"} == set(vars(MaskConfig()))

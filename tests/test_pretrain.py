@@ -18,7 +18,7 @@ from realdata import real_file
 
 from ndt.api import embed
 from ndt.checkpoint import read_json
-from ndt.config import ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.config import MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.data.ingest import ingest
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.synthetic import Simulated, simulate
@@ -264,6 +264,19 @@ def test_only_hidden_entries_are_in_the_loss() -> None:
     assert objective.targets(batch, 0)["nll"] == batch.hidden.sum()
     assert weight == 1.0
     assert 0.45 < float(batch.hidden.sum() / batch.valid.sum()) < 0.55
+
+
+@pytest.mark.parametrize(("random", "begins"), [(1.0, 3), (0.0, 0)])
+def test_harder_masks_join_tokens_at_random_after_the_first_steps(random, begins) -> None:
+    """Windows that hide whole units and nothing else of them, by step; without random masks, from the first."""
+    mask = MaskConfig(alone=3, random=random, unit=1.0)
+    whole = []
+    for batch in batches(12, sessions=(7,), mask=mask):
+        hides = [[batch.hidden[(batch.window == b) & (batch.patch == p)] for p in range(2)] for b in range(8)]
+        whole.append(sum(all(bool((h == h[0]).all()) for h in each) for each in hides))
+    assert whole[:begins] == [0] * begins
+    assert 0 < sum(whole[3:]) <= 72
+    assert (sum(whole) == 96) == (random == 0)
 
 
 def batches(steps: int, **options: object) -> list[Batch]:

@@ -187,7 +187,10 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
     ("text", "match"),
     [
         ("a: {model.positons: learned}", r"a\.model\.positons: expected one of: width, .*, found an unknown setting"),
-        ("a: {mask.ration: 0.1}", r"a\.mask\.ration: expected one of: ratio, random, .*, found an unknown setting"),
+        (
+            "a: {mask.ration: 0.1}",
+            r"a\.mask\.ration: expected one of: ratio, alone, random, .*, found an unknown setting",
+        ),
         ("a: {models.width: 64}", r"a\.models: expected one of"),
         ("a: {min_bins.x: 1}", r"a\.min_bins\.x: expected a setting; min_bins has none below it"),
         ("a: {model.width: wide}", r"a\.model\.width: expected int, found 'wide'"),
