@@ -321,7 +321,7 @@ class MaskConfig:
     """
 
     ratio: float = 0.5
-    alone: int = 400
+    alone: int = 200
     random: float = 1.0
     span: float = 0.0
     patch: float = 0.0
