@@ -31,7 +31,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 2  # of model.json
+FORMAT = 3  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
