@@ -50,6 +50,12 @@ class _Permuted(torch.autograd.Function):
         return gradient.index_select(0, inverse), None, None
 
 
+def _permuted(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    permuted: Tensor = _Permuted.apply(x, order, inverse)  # type: ignore[no-untyped-call]
+
+    return permuted
+
+
 @dataclass(eq=False)
 class Sequences:
     """Sequences of rows of a packed tensor.
@@ -66,11 +72,11 @@ class Sequences:
 
     def lay_out(self, x: Float[Tensor, "L H E"]) -> Float[Tensor, "Q H E"]:
         """Returns rows of a packed tensor, sequence after sequence; each must stand in one of them, once."""
-        return x if self.rows is None else _Permuted.apply(x, self.rows, self.inverse)
+        return x if self.rows is None else _permuted(x, self.rows, self.inverse)
 
     def put_back(self, x: Float[Tensor, "Q H E"]) -> Float[Tensor, "L H E"]:
         """Returns what `lay_out` returned in the order of the packed tensor."""
-        return x if self.rows is None else _Permuted.apply(x, self.inverse, self.rows)
+        return x if self.rows is None else _permuted(x, self.inverse, self.rows)
 
     @cached_property
     def inverse(self) -> Int[Tensor, " Q"]:
