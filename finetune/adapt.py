@@ -122,9 +122,11 @@ def _bins(base: NDT | None, session: Session, series: Covariate, config: Finetun
         return base.spec.bin_size, base.spec.window_bins
     bin_size = config.bin_size or default_bin_size([session], series.name)
     window_bins = round(config.window / bin_size)
-    longest = config.model.max_bins if config.model.positions == "learned" else window_bins
+    learned = config.model.positions == "learned"
+    longest = config.model.max_bins if learned else window_bins
     if not config.min_bins <= window_bins <= longest:
-        expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
+        span = f"{config.min_bins} to {longest}" if learned else f"at least {config.min_bins}"
+        expected = f"{span} bins of {bin_size * 1e3:g} ms"
         raise InputError(session.session_id, "window", expected, f"{window_bins} bins ({config.window:g} s)")
 
     return bin_size, window_bins

@@ -111,6 +111,7 @@ class Route:
         mask: One of `MASKS`.
         reach: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
         bidirectional: Of the mask ``time``: whether data read all data of their sequence.
+        timed: Whether tokens of one sequence are of different bins.
     """
 
     queries: Sequences
@@ -118,6 +119,7 @@ class Route:
     mask: str = "time"
     reach: int = 0
     bidirectional: bool = False
+    timed: bool = True
     cache: dict[str, object] = field(default_factory=dict, repr=False)  # what a kernel makes once for all layers
 
     def __post_init__(self) -> None:

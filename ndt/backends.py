@@ -131,7 +131,9 @@ def flex_mask(route: "Route") -> Any:
 
         return found
 
-    return create_block_mask(seen, None, None, len(at), len(since), device=device)
+    make = _compiled("mask", create_block_mask) if device.type == "cuda" else create_block_mask
+
+    return make(seen, None, None, len(at), len(since), device=device)  # compiled, no mask of all pairs is ever made
 
 
 class Sdpa:
@@ -255,12 +257,16 @@ def _xformers() -> Any:
 
 
 def _flex() -> Callable[..., Any]:
-    if "flex" not in _LOADED:
-        from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
 
-        _LOADED["flex"] = torch.compile(flex_attention, dynamic=True)
+    return _compiled("flex", flex_attention)
 
-    return cast("Callable[..., Any]", _LOADED["flex"])
+
+def _compiled(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    if name not in _LOADED:
+        _LOADED[name] = torch.compile(function, dynamic=True)
+
+    return cast("Callable[..., Any]", _LOADED[name])
 
 
 _LOADED: dict[str, Any] = {}

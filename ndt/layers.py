@@ -100,8 +100,8 @@ class Attention(nn.Module):
             q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
             k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if self.rotary and route.mask != "full":  # within a bin there is no time
+            q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)  # autocast on CUDA norms in float32
+        if self.rotary and route.timed:  # within a bin there is no time
             q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
 
         read = rearrange(attention(q, k, v, route), "l h e -> l (h e)")

@@ -158,7 +158,7 @@ def _route(
     query_rows = pool[_ragged(own, size)]
     queries = Sequences(size.cpu(), time[query_rows], query_rows)
     if not prefix:
-        return Route(queries, queries, mask, reach)
+        return Route(queries, queries, mask, reach, timed=False)
     read = torch.stack([torch.cat([len(rows) + starts[of], own[len(of) :]]), own], 1).flatten()
     amount = torch.stack([torch.cat([contexts[of], torch.zeros_like(contexts)]), size], 1)
     key_rows = pool[_ragged(read, amount.flatten())]

@@ -2,8 +2,8 @@
 
 Data and masks are functions of (seed, step, place in the global batch). A process takes its slice of the global batch,
 in as many micro-batches as it is told, and a loss is a sum over valid targets divided by their number in the global
-batch, which is known before the first of them. Hence any number of processes and of micro-batches takes the same steps,
-and a resumed run is the uninterrupted one.
+batch, which is known before the first of them. Hence any number of processes and of micro-batches takes the same steps
+(but for dropout, which each draws for itself), and a resumed run is the uninterrupted one.
 """
 
 import copy
@@ -104,7 +104,8 @@ class Trainer:
 
         self.model = model
         self._spread()
-        fused = self.accelerator.device.type == "cpu" and not self.checkpoints.sharded  # one call for all weights
+        # On CPUs one call for all weights; None is torch's choice, which False would forestall.
+        fused = True if self.accelerator.device.type == "cpu" and not self.checkpoints.sharded else None
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
@@ -293,7 +294,9 @@ class Trainer:
             self._stop("weights", {"": "others"}, set())
         kept = None if self.network is not self.model else {k: v.clone() for k, v in state.items()}
         self.model.to(self.accelerator.device).load_state_dict(whole(self.average))
-        found = gather_object([self.objective.validate(self.model)])[0]  # one opinion, where a GPU's last bits differ
+        with self.accelerator.autocast():  # some kernels take half precision only
+            found = self.objective.validate(self.model)
+        found = gather_object([found])[0]  # one opinion, where a GPU's last bits differ
         if kept is not None:
             self.model.load_state_dict(kept)
         else:

@@ -123,9 +123,11 @@ def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[ND
 
 def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:
     bins = round(config.window / bin_size)
-    longest = config.model.max_bins if config.model.positions == "learned" else bins
+    learned = config.model.positions == "learned"
+    longest = config.model.max_bins if learned else bins
     if not config.min_bins <= bins <= longest:
-        expected = f"{config.min_bins} to {config.model.max_bins} bins of {bin_size * 1e3:g} ms"
+        span = f"{config.min_bins} to {longest}" if learned else f"at least {config.min_bins}"
+        expected = f"{span} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins

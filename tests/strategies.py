@@ -52,10 +52,12 @@ def route(
     seed: int = 0,
 ) -> Route:
     """The route of sequences given by the bins of tokens; `permuted`, rows lie anyhow, some in several sequences."""
-    keys = queries if keys is None else keys
-    Q, K = (sum(map(len, some)) for some in (queries, keys))
     generator = torch.Generator().manual_seed(seed)
+    Q, K = (sum(map(len, some)) for some in (queries, keys or []))
     rows_q = torch.randperm(Q, generator=generator) if permuted else None
+    if keys is None:  # sequences read themselves
+        own = sequences(queries, rows_q)
+        return Route(own, own, mask, reach, bidirectional)
     rows_k = torch.randint(max(K, 1), (K,), generator=generator) if permuted else None
 
     return Route(sequences(queries, rows_q), sequences(keys, rows_k), mask, reach, bidirectional)

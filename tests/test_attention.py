@@ -7,7 +7,7 @@ from problems import slow_attention
 from strategies import ragged, route, sequences
 
 from ndt.attention import CONTEXT, MASKS, Route, attention, chosen_backend, using_backend
-from ndt.backends import BACKENDS
+from ndt.backends import BACKENDS, SHORT
 from ndt.errors import InputError
 
 CPU = torch.device("cpu")
@@ -54,6 +54,15 @@ def test_many_long_sequences_in_any_order_are_a_slow_loop(kernel, mask, reach) -
     """Runs of sequences of equal size, of which each is computed at once, with more keys than queries."""
     keys = [[CONTEXT] * 2 + list(range(n)) for n in (9, 9, 9, 4, 4, 20)]
     path = route([k[3:] for k in keys], keys, mask, reach, permuted=True, seed=3)
+    for found, expected in zip(*both(path, torch.float32), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_sequences_that_read_themselves_are_a_slow_loop_on_both_sides_of_the_limit_of_plain_products(mask) -> None:
+    """Two of each length, so that runs have more than one; rows lie anyhow, each once."""
+    path = route([list(range(n)) for n in (SHORT - 1, SHORT + 1, 40) for _ in range(2)], mask=mask, permuted=True)
+    assert path.keys is path.queries
     for found, expected in zip(*both(path, torch.float32), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 

@@ -39,7 +39,8 @@ class Step:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        fused = True if device().type == "cpu" else None  # as the trainer's
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)
 
     def __call__(self) -> float:
         """Takes the step and returns the loss before it."""
