@@ -36,7 +36,7 @@ class Arrangement:
     time: Int[Tensor, " L"]
     lengths: Int[Tensor, " B"]
     routes: list[Route]
-    _phases: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False)
+    _phases: dict[tuple[int, torch.dtype, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def data(self) -> Int[Tensor, " V"]:
@@ -54,13 +54,13 @@ class Arrangement:
         `dtype` has, else 32: there are no complex numbers of bfloat16.
         """
         precision = torch.complex128 if dtype == torch.float64 else torch.complex64
-        if (num, key) not in self._phases:
+        if (at := (num, precision, key)) not in self._phases:
             frequency = 1000.0 ** -(torch.arange(num, device=self.time.device, dtype=torch.float64) / num)
             angle = self.time.double()[:, None, None] * frequency  # (L, 1, num)
             length = (self.time != CONTEXT).double()[:, None, None] if key else torch.ones_like(angle)
-            self._phases[num, key] = torch.polar(length.expand_as(angle), angle).to(precision)
+            self._phases[at] = torch.polar(length.expand_as(angle), angle).to(precision)
 
-        return self._phases[num, key]
+        return self._phases[at]
 
 
 def arrange(

@@ -142,8 +142,9 @@ def test_what_the_future_holds_changes_no_bit_of_the_past(kernel, mask, reach) -
     assert not torch.equal(before[late], after[late])
 
 
+@pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize("mask", MASKS)
-def test_what_is_kept_for_the_backward_pass_is_linear_in_tokens(mask) -> None:
+def test_what_is_kept_for_the_backward_pass_is_linear_in_tokens(kernel, mask) -> None:
     """At one longest sequence, twice the sequences hold twice the bytes, in ragged sequences as in equal ones."""
 
     def saved(copies: int) -> int:
