@@ -23,6 +23,7 @@ from ndt.spikes import bin_edges, num_bins
 __all__ = ["AWKWARD", "Simulated", "simulate"]
 
 AWKWARD = ("gaps", "empty_units", "no_electrodes", "heldout", "overlapping_trials", "rate_series")
+REGIONS = ("M1", "PMd", "S1", "PPC")
 NUM_EMPTY = 2  # units without a spike
 HELDOUT_SHARE = 0.2
 TRIAL_SECONDS = (2.0, 4.0)
@@ -165,7 +166,7 @@ def _check(config: SimulateConfig) -> None:
         "num_sessions": (1, 99),
         "num_units": (NUM_EMPTY + 1 if "empty_units" in config.awkward else 1, float("inf")),
         "num_electrodes": (config.num_units, float("inf")),
-        "num_regions": (1, 4),
+        "num_regions": (1, len(REGIONS)),
         "num_latents": (5, float("inf")),
         "seconds": (1.0, float("inf")),
         "persistence": (0.0, 1.0),
@@ -282,7 +283,7 @@ def _write(
         unit_names=truth.unit_names.tolist(),
         electrodes=None if "no_electrodes" in config.awkward else truth.electrodes,
         num_electrodes=config.num_electrodes,
-        num_regions=config.num_regions,
+        regions=REGIONS[: config.num_regions],
         heldout=rng.random(config.num_units) < HELDOUT_SHARE if "heldout" in config.awkward else None,
         observed=truth.observed,
         trials=trials,

@@ -17,9 +17,7 @@ from pynwb.misc import Units
 
 from ndt.intervals import Intervals
 
-__all__ = ["REGIONS", "Recording", "write_recording"]
-
-REGIONS = ("M1", "PMd", "S1", "PPC")
+__all__ = ["Recording", "write_recording"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class Recording:
         unit_names: Identity of each unit across sessions.
         electrodes: Each unit's electrode; None to write no electrodes at all.
         num_electrodes: Electrodes of all arrays.
-        num_regions: How many of `REGIONS` have an array; each has as many electrodes, one after another.
+        regions: Brain regions with an array; each has as many electrodes, one after another.
         heldout: Whether a unit is held out; None to write no such column.
         observed: When spikes were recorded.
         trials: With a column ``target``.
@@ -49,7 +47,7 @@ class Recording:
     unit_names: Sequence[str]
     electrodes: NDArray[np.int64] | None
     num_electrodes: int
-    num_regions: int
+    regions: Sequence[str]
     heldout: NDArray[np.bool_] | None
     observed: Intervals
     trials: Intervals
@@ -88,11 +86,12 @@ def write_recording(recording: Recording, path: Path) -> None:
 def _add_electrodes(nwb: NWBFile, recording: Recording) -> None:
     device = nwb.create_device("array")
     side = int(np.ceil(np.sqrt(recording.num_electrodes)))
-    for r, electrodes in enumerate(np.array_split(np.arange(recording.num_electrodes), recording.num_regions)):
-        name = "array" if recording.num_regions == 1 else f"array in {REGIONS[r]}"
-        group = nwb.create_electrode_group(name, description="simulated array", location=REGIONS[r], device=device)
+    shares = np.array_split(np.arange(recording.num_electrodes), len(recording.regions))
+    for region, electrodes in zip(recording.regions, shares, strict=True):
+        name = "array" if len(recording.regions) == 1 else f"array in {region}"
+        group = nwb.create_electrode_group(name, description="simulated array", location=region, device=device)
         for e in electrodes.tolist():
-            nwb.add_electrode(group=group, location=REGIONS[r], x=400.0 * (e % side), y=400.0 * (e // side), z=0.0)
+            nwb.add_electrode(group=group, location=region, x=400.0 * (e % side), y=400.0 * (e // side), z=0.0)
 
 
 def _units(nwb: NWBFile, recording: Recording) -> Units:

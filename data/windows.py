@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.config import FinetuneConfig, PretrainConfig
 from ndt.data.splits import split, within
 from ndt.errors import InputError
 from ndt.session import Covariate, Session
@@ -20,6 +21,7 @@ __all__ = [
     "default_bin_size",
     "default_covariate",
     "find_covariate",
+    "longest_window",
     "matching_covariates",
     "resample",
 ]
@@ -96,6 +98,26 @@ def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) 
                 widths.append(interval)
 
     return max(widths)
+
+
+def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, where: object) -> int:
+    """Returns the bins of the longest window of a new model.
+
+    Arguments:
+        config: Settings; uses `window`, `min_bins`, and of the model `positions` and `max_bins`.
+        bin_size: Bin width in seconds.
+        where: What an error names.
+
+    Raises:
+        InputError: if it has fewer bins than the shortest window, or more than learned positions have rows.
+    """
+    bins, least, most = round(config.window / bin_size), config.min_bins, config.model.max_bins
+    learned = config.model.positions == "learned"
+    if bins < least or (learned and bins > most):
+        expected = f"{f'{least} to {most}' if learned else f'at least {least}'} bins of {bin_size * 1e3:g} ms"
+        raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
+
+    return bins
 
 
 def resample(covariate: Covariate, start: NDArray[np.float64], bin_size: float) -> NDArray[np.float32]:

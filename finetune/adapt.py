@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig
 from ndt.data.store import Store
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, resample
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, longest_window, resample
 from ndt.errors import InputError
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.objective import Decoding, decode
@@ -121,15 +121,8 @@ def _bins(base: NDT | None, session: Session, series: Covariate, config: Finetun
     if base is not None:
         return base.spec.bin_size, base.spec.window_bins
     bin_size = config.bin_size or default_bin_size([session], series.name)
-    window_bins = round(config.window / bin_size)
-    learned = config.model.positions == "learned"
-    longest = config.model.max_bins if learned else window_bins
-    if not config.min_bins <= window_bins <= longest:
-        span = f"{config.min_bins} to {longest}" if learned else f"at least {config.min_bins}"
-        expected = f"{span} bins of {bin_size * 1e3:g} ms"
-        raise InputError(session.session_id, "window", expected, f"{window_bins} bins ({config.window:g} s)")
 
-    return bin_size, window_bins
+    return bin_size, longest_window(config, bin_size, session.session_id)
 
 
 def _calibration(grid: Grid, targets: NDArray[np.float32], seconds: float) -> NDArray[np.bool_]:

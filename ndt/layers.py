@@ -134,9 +134,9 @@ class Dropout(nn.Module):
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = bits[: x.numel()].view(x.shape) >= dropped - 2**15
 
-        return x * keep.to(x.dtype).mul_(
-            2**16 / (2**16 - dropped)
-        )  # numbers by numbers: a product by bools takes longer
+        scale = 2**16 / (2**16 - dropped)
+
+        return x * keep.to(x.dtype).mul_(scale)  # a product by bools takes longer
 
 
 class FeedForward(nn.Module):
@@ -161,9 +161,8 @@ class FeedForward(nn.Module):
         """Returns the transformed rows, each by itself."""
         if not self.gated:
             return self.outer(F.gelu(self.inner(x)))
-        parts = zip(
-            self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True
-        )  # not of what comes out: a copy less
+        # Halves of the weights, and not of what comes out: the gradients of halves would be joined by a copy.
+        parts = zip(self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True)
         gate, x = (F.linear(x, weight, bias) for weight, bias in parts)
 
         return self.outer(F.silu(gate) * x)

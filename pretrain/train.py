@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.store import Store
-from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, matching_covariates, resample
+from ndt.data.windows import (
+    TRAIN,
+    Grid,
+    default_bin_size,
+    find_covariate,
+    longest_window,
+    matching_covariates,
+    resample,
+)
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
@@ -49,7 +57,7 @@ def pretrain(
     if not sessions:
         raise InputError(store.root, "sessions", "at least one", "none")
     bin_size = config.bin_size or default_bin_size(sessions)
-    window_bins = _window_bins(config, bin_size, out)
+    window_bins = longest_window(config, bin_size, out)
     grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
     covariate, labels = _labels(grids, config.covariate)
     spec = ModelSpec(
@@ -119,15 +127,3 @@ def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[ND
     ]
 
     return spec, labels
-
-
-def _window_bins(config: PretrainConfig, bin_size: float, where: Path) -> int:
-    bins = round(config.window / bin_size)
-    learned = config.model.positions == "learned"
-    longest = config.model.max_bins if learned else bins
-    if not config.min_bins <= bins <= longest:
-        span = f"{config.min_bins} to {longest}" if learned else f"at least {config.min_bins}"
-        expected = f"{span} bins of {bin_size * 1e3:g} ms"
-        raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
-
-    return bins

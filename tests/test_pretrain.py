@@ -346,6 +346,8 @@ def test_one_mask_for_all_windows_of_a_batch_where_the_published_code_is_followe
 def test_bad_settings_and_bad_stores_are_said(sim_store, tmp_path) -> None:
     with pytest.raises(InputError, match=sim_store.session_ids[0]):  # lists what there is
         pretrain(sim_store, tmp_path, replace(SHORT, sessions=("sub-z_ses-9",)), progress=False)
+    with pytest.raises(InputError, match="window: expected at least 3 bins of 50 ms, found 2 bins"):
+        pretrain(sim_store, tmp_path / "run", replace(SHORT, window=0.1), progress=False)
     long = replace(SHORT, window=11.0, model=replace(MODEL, positions="learned", max_bins=200))
     with pytest.raises(InputError, match="window: expected 3 to 200 bins of 50 ms, found 220 bins"):
         pretrain(sim_store, tmp_path, long, progress=False)
