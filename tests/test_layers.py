@@ -46,6 +46,23 @@ def test_a_dimension_and_the_next_turn_together_and_precisely_in_float64() -> No
     torch.testing.assert_close(half.double(), rotate(x, rows, key=True), rtol=0, atol=0.05)
 
 
+def test_new_heads_favour_the_near_as_the_formula_says() -> None:
+    """Of zero weights: b² times the sum of cosines of the distance at each frequency, nothing in the first head."""
+    layer = Attention(replace(CONFIG, recency=2.0))
+    rows, biases = Arrangement(torch.arange(12), torch.tensor([12]), []), []
+    for bias in (layer.query.bias, layer.key_value.bias[:32]):
+        head = bias.detach().view(2, 16).clone()
+        assert head[:, :8:2].tolist() == [[0.0] * 4, [2.0] * 4]
+        head[:, 1:8:2] = head[:, 8:] = 0.0  # the usual random start
+        biases.append(head.expand(12, 2, 16))
+    q, k = rotate(biases[0], rows, key=False), rotate(biases[1], rows, key=True)
+    score = torch.einsum("the,she->hts", q, k)
+    distance = (torch.arange(12)[:, None] - torch.arange(12)).double()[..., None]
+    expected = 4 * (distance * 1000.0 ** (-torch.arange(4).double() / 4)).cos().sum(-1)
+    torch.testing.assert_close(score[1].double(), expected, rtol=0, atol=1e-4)
+    assert not score[0].any()
+
+
 @pytest.mark.parametrize("order", ["joint", "sequential", "factorised"])
 @pytest.mark.parametrize("shift", [1, 10**6])
 def test_shifting_all_time_changes_nothing(order, shift) -> None:

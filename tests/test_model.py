@@ -213,13 +213,13 @@ def test_a_bidirectional_model_reads_the_future_and_contexts_read_no_data_of_a_c
 
 @pytest.mark.parametrize("order", ["factorised", "joint"])
 def test_a_bidirectional_model_knows_the_order_of_bins(order) -> None:
-    """Bins that change places change what is decoded of them, and not only its place."""
+    """Bins that change places change the encoder's latents of them, and not only their place."""
     window = random_window(6, 8, np.random.default_rng(0), hidden=0.0)
     moved = np.array([3, 0, 5, 1, 4, 2])
     other = replace(window, counts=window.counts[moved], valid=window.valid[moved])
     model = model_of(replace(CONFIGS["factorised"], order=order, causal=False))
     with torch.no_grad():
-        one, two = (model(pack([w], P)).decoded for w in (window, other))
+        one, two = (model.latents(b, model.encode(b)) for b in (pack([w], P) for w in (window, other)))
     assert (one[torch.from_numpy(moved)] - two).abs().amax(1).min() > 1e-4
 
 
