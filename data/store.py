@@ -33,7 +33,7 @@ from ndt.session import Covariate, Session, Spikes, Units
 
 __all__ = ["STORE_VERSION", "Store", "read_manifest", "read_session", "write_manifest", "write_session"]
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 OURS = ("brainset", "covariates", "domain", "session", "spikes", "subject", "units", "units_observed")
 
 
@@ -127,7 +127,9 @@ def write_session(session: Session, path: str | Path, options: dict[str, Any] | 
         _data(file, "brainset", **origin, options=json.dumps(options or {}, sort_keys=True))
         _data(file, "subject", id=session.subject)
         about = _data(file, "session", id=session.session_id, recording_date=session.recording_date, task=session.task)
+        about.attrs["count_bin"] = session.count_bin
         _dataset(about, "dropped", np.array(session.dropped, np.str_))
+        _dataset(about, "warnings", np.array(session.warnings, np.str_))
         _intervals(file, "domain", session.observed)
         spikes = {"timestamps": session.spikes.timestamps, "unit_index": session.spikes.unit_index}
         _series(file, "spikes", spikes, session.observed)
@@ -247,7 +249,7 @@ class _Reader:
         ids = units.pop("id") if "id" in units else np.arange(1 + max(spikes["unit_index"], default=-1)).astype(str)
         about = {name: dict(file[name].attrs) if name in file else {} for name in ("brainset", "subject", "session")}
         brainset, session = about["brainset"], about["session"]
-        dropped = self.columns(file["session"]).get("dropped", ()) if "session" in file else ()
+        said = self.columns(file["session"]) if "session" in file else {}
         covariates: dict[str, Covariate] = {}
         intervals: dict[str, Intervals] = {}
         for name in file:
@@ -268,7 +270,9 @@ class _Reader:
             covariates=covariates,
             intervals=intervals,
             source=_source(brainset),
-            dropped=tuple(value.decode() for value in dropped),
+            dropped=tuple(value.decode() for value in said.get("dropped", ())),
+            warnings=tuple(value.decode() for value in said.get("warnings", ())),
+            count_bin=float(session.get("count_bin", 0.0)),
         )
 
     def collect(self, group: Any, covariates: dict[str, Covariate], intervals: dict[str, Intervals]) -> None:

@@ -1,13 +1,16 @@
-"""All settings, as frozen dataclasses; importing this costs no torch, so that every ``--help`` is quick."""
+"""All settings, as frozen dataclasses; importing this costs no torch, so that every ``--help`` is quick.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+Those of recordings are in `ndt.config_data` and offered here too.
+"""
 
+from dataclasses import dataclass, field
+
+from ndt.config_data import ArraysConfig, IngestConfig, SimulateConfig
 from ndt.errors import InputError
+from ndt.settings import INF, choose, fill_config, load_config, require
 
 __all__ = [
+    "ArraysConfig",
     "BenchConfig",
     "FinetuneConfig",
     "IngestConfig",
@@ -20,148 +23,6 @@ __all__ = [
     "fill_config",
     "load_config",
 ]
-
-Config = TypeVar("Config")
-INF = float("inf")
-
-
-def _require(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
-    """Raises where a setting lies outside its range, ends included."""
-    for name, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, name)) <= high:
-            expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
-            raise InputError("settings", section + name, expected, value)
-
-
-def _choose(config: object, section: str, **choices: tuple[str, ...]) -> None:
-    """Raises where a setting is none of its choices."""
-    for name, known in choices.items():
-        if (value := getattr(config, name)) not in known:
-            raise InputError("settings", f"{section}.{name}", " or ".join(known), value)
-
-
-def load_config(kind: type[Config], path: str | Path) -> Config:
-    """Reads settings from a YAML file that states only departures from the defaults.
-
-    Raises:
-        InputError: if the file is missing or not YAML, or has a setting that `kind` lacks or of another type.
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(path, "settings", "a YAML file", error) from error
-
-    return _filled(kind, found, path, "settings")
-
-
-def fill_config(kind: type[Config], found: Any, where: str | Path, name: str = "settings") -> Config:
-    """Returns settings from nested mappings that state departures from the defaults.
-
-    Arguments:
-        kind: Class of the settings.
-        found: The mappings, as YAML gives them.
-        where: What an error names as its place.
-        name: What an error puts before a setting.
-
-    Raises:
-        InputError: if there is a setting that `kind` lacks, or of another type or out of range.
-    """
-    try:
-        return _filled(kind, found, where, name)
-    except InputError as error:
-        if error.where == "settings":  # a range: whoever checks it does not know the file
-            raise InputError(where, f"{name}.{error.field}", error.expected, error.found) from error
-        raise
-
-
-def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
-    hints = get_type_hints(kind)
-    if not isinstance(found, Mapping):
-        raise InputError(where, name, f"settings: {', '.join(hints)}", repr(found))
-    values = {}
-    for key, value in found.items():
-        if key not in hints:
-            known = ", ".join(f.name for f in fields(kind))
-            raise InputError(where, f"{name}.{key}", f"one of: {known}", "an unknown setting")
-        if is_dataclass(hints[key]):
-            values[key] = _filled(hints[key], value, where, f"{name}.{key}")
-        elif get_origin(hints[key]) is tuple:
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise InputError(where, f"{name}.{key}", "a list of words", repr(value))
-            values[key] = tuple(value)
-        elif hints[key] is float and isinstance(value, int | float) and not isinstance(value, bool):
-            values[key] = float(value)
-        elif isinstance(value, hints[key]) and not (hints[key] is int and isinstance(value, bool)):
-            values[key] = value
-        else:
-            raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
-
-    return kind(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    """How NWB files become a store.
-
-    Arguments:
-        unit_identity: ``electrode`` for persistent channels (identity = subject/group/electrode/index on it),
-            ``session`` for units sorted anew each session, else the name of a units column that identifies units across
-            sessions.
-        task: Task name; by default read from the file.
-        workers: Processes; 0 means one per core.
-        probe_seconds: How long opening a file may take in the child process that tries it first.
-        strict: Whether the first file that fails ends the run.
-    """
-
-    unit_identity: str = "electrode"
-    task: str = ""
-    workers: int = 0
-    probe_seconds: float = 60.0
-    strict: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
-    """A simulated population recorded in several sessions; see `ndt.data.synthetic`.
-
-    Arguments:
-        num_subjects: Subjects; each has its own array.
-        num_sessions: Recordings of each subject.
-        num_units: Units of each recording.
-        num_electrodes: Electrodes of each subject; at least `num_units`.
-        num_regions: Regions among which they lie, at most 4. All follow the same latents.
-        num_latents: Dimensions K of the shared dynamics, at least 5.
-        seconds: Length of each recording.
-        persistence: Share of units that stay from one recording of a subject to the next.
-        drift: Standard deviation of a staying unit's change of tuning between recordings, relative to its tuning.
-        mean_rate_hz: Mean firing rate; the linear-Gaussian population fires five times as much.
-        dynamics: ``nonlinear`` (default) or ``linear_gaussian``, where ridge or Kalman should win.
-        spiking: ``poisson`` or ``negative_binomial`` (over-dispersed).
-        dispersion: Variance over mean minus one at mean 1, of counts in 50 ms bins, for over-dispersed spikes.
-        awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials
-            rate_series``.
-        workers: Processes; 0 means one per core. Files do not depend on it.
-        seed: Seed of everything.
-    """
-
-    num_subjects: int = 2
-    num_sessions: int = 4
-    num_units: int = 64
-    num_electrodes: int = 96
-    num_regions: int = 1
-    num_latents: int = 6
-    seconds: float = 300.0
-    persistence: float = 0.7
-    drift: float = 0.2
-    mean_rate_hz: float = 8.0
-    dynamics: str = "nonlinear"
-    spiking: str = "poisson"
-    dispersion: float = 0.5
-    awkward: tuple[str, ...] = ()
-    workers: int = 0
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,13 +84,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        _require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)}, "model.")
-        _require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)}, "model.")
-        _require(self, {"recency": (0, 10)}, "model.")
-        _require(self, {"context_tokens": (1, 64)}, "model.")
-        _choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
-        _choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))
-        _choose(self, "model", covariates=("pooled", "cross"), likelihood=("poisson", "negative_binomial"))
+        require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)}, "model.")
+        require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)}, "model.")
+        require(self, {"recency": (0, 10)}, "model.")
+        require(self, {"context_tokens": (1, 64)}, "model.")
+        choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
+        choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))
+        choose(self, "model", covariates=("pooled", "cross"), likelihood=("poisson", "negative_binomial"))
         if self.width % (4 * self.num_heads):
             raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
         if self.units == "slots" and self.width % self.units_per_patch:
@@ -286,18 +147,16 @@ class TrainConfig:
     explode: float = 20.0
 
     def __post_init__(self) -> None:
-        _require(
-            self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train."
-        )
-        _require(self, {"micro_batches": (1, self.batch_size)}, "train.")
-        _require(
+        require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train.")
+        require(self, {"micro_batches": (1, self.batch_size)}, "train.")
+        require(
             self,
             {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)},
             "train.",
         )
-        _require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
-        _choose(self, "train", precision=("auto", "fp32", "bf16"))
-        _choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
+        require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
+        choose(self, "train", precision=("auto", "fp32", "bf16"))
+        choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
         if self.sharding not in ("none", "fsdp"):
             raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
         if self.explode != 0 and not self.explode >= 2:
@@ -331,7 +190,7 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         kinds = ("random", "span", "patch", "unit", "region", "forward")
-        _require(self, {"ratio": (0.01, 0.99), "alone": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
+        require(self, {"ratio": (0.01, 0.99), "alone": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
         if not any(getattr(self, kind) for kind in kinds):
             raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
 
@@ -375,10 +234,10 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        _require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
-        _require(self, {"table_rate": (1e-3, 1e3)})
-        _choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
+        require(self, {"table_rate": (1e-3, 1e3)})
+        choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,10 +284,10 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        _require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
-        _require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
-        _require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
+        require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
+        require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -460,7 +319,7 @@ class StudyConfig:
     new_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        _require(self, {"workers": (1, INF), "new_seconds": (10, INF)})
+        require(self, {"workers": (1, INF), "new_seconds": (10, INF)})
         if not self.label_seconds or min(self.label_seconds) <= 0:
             raise InputError("settings", "label_seconds", "some seconds above 0", list(self.label_seconds))
 
@@ -490,6 +349,6 @@ class BenchConfig:
     study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        _require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
+        require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
         if self.precision not in ("fp32", "bf16"):
             raise InputError("settings", "precision", "fp32 or bf16", self.precision)

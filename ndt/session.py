@@ -89,6 +89,9 @@ class Session:
         intervals: Tables of intervals by name: ``trials``, ``epochs``, … rows as in the file.
         source: Where it came from: ``path``, ``sha256``, ``size`` …
         dropped: One sentence for each thing that was left out, and why.
+        warnings: One sentence for each thing that was kept and should be doubted.
+        count_bin: Width in seconds of the bins in which the source counted spikes: all spikes of a bin lie at its
+            centre, pieces begin on a bin's edge, and finer bins mean nothing. 0 where spike times are known.
     """
 
     session_id: str
@@ -102,6 +105,8 @@ class Session:
     intervals: dict[str, Intervals] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    count_bin: float = 0.0
 
     @property
     def num_units(self) -> int:
