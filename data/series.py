@@ -1,9 +1,9 @@
-"""What an NWB file measured beside the spikes: covariates (time series) and tables of intervals."""
+"""What an NWB file measured beside the spikes: every series that could be a covariate, wherever it lies."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 from pynwb import TimeSeries
 from pynwb.behavior import CompassDirection, SpatialSeries
 from pynwb.ecephys import ElectricalSeries
-from pynwb.epoch import TimeIntervals
 from pynwb.image import ImageSeries
+from pynwb.misc import AnnotationSeries, IntervalSeries
 
-from ndt.errors import InputError
-from ndt.intervals import Intervals
+from ndt.data.conventions import is_period
+from ndt.data.reading import Reading, named
 from ndt.session import Covariate
 
-__all__ = ["NWB", "column_values", "read_covariates", "read_intervals"]
+__all__ = ["NWB", "is_event_series", "read_covariates", "sample_times", "walk"]
 
 NWB = Any  # an NWBFile or what is in one: pynwb makes its attributes at run time, where no type checker sees them
 
 MAX_DIMS = 16
-MIN_RATE_HZ = 1.0
+MIN_RATE_HZ, MAX_RATE_HZ = 1.0, 2000.0
+MASKS = ("eval_mask", "blacklist")  # FALCON's: which samples count; read as tables of intervals
 
 
 def walk(nwb: NWB) -> Iterator[tuple[str, NWB]]:
-    """Yields path and object of each leaf in ``acquisition`` and ``processing``: time series, tables, whatever else."""
+    """Yields path and object of each leaf outside ``intervals`` and ``units``: time series, tables, whatever else."""
 
     def leaves(path: str, thing: NWB) -> Iterator[tuple[str, NWB]]:
         children = () if hasattr(thing, "colnames") or isinstance(thing, TimeSeries) else thing.children
@@ -36,39 +37,59 @@ def walk(nwb: NWB) -> Iterator[tuple[str, NWB]]:
         if not children:
             yield path, thing
 
-    for name, thing in nwb.acquisition.items():
-        yield from leaves(f"acquisition/{name}", thing)
+    for place in ("acquisition", "stimulus", "analysis", "scratch"):
+        prefix = "stimulus/presentation" if place == "stimulus" else place
+        for name, thing in (getattr(nwb, place, None) or {}).items():
+            yield from leaves(f"{prefix}/{name}", thing)
     for name, module in nwb.processing.items():
         for child in module.data_interfaces.values():
             yield from leaves(f"processing/{name}/{child.name}", child)
 
 
-def read_covariates(nwb: NWB, where: Path, dropped: list[str]) -> dict[str, Covariate]:
-    """Returns the covariates by name; adds to `dropped` a sentence for each series that is none.
+def is_event_series(series: NWB) -> bool:
+    """Whether a time series holds events or intervals and not samples: those are read as tables of intervals."""
+    events = isinstance(series, AnnotationSeries | IntervalSeries)
+    boxed = type(getattr(series, "parent", None)).__name__ in ("BehavioralEvents", "BehavioralEpochs")
 
-    A covariate is a numeric series of 1 to 16 dimensions with at least two samples, at one sample a second or more.
-    Raw recordings (voltages, images) are not covariates.
+    return events or (boxed and isinstance(series, TimeSeries)) or str(series.name).lower() in MASKS
+
+
+def read_covariates(nwb: NWB, reading: Reading, wanted: tuple[str, ...] = (), counts: str = "") -> dict[str, Covariate]:
+    """Returns the covariates by name; says of each other series why it is none.
+
+    A covariate is a numeric series of 1 to 16 dimensions with at least two samples, at 1 to 2000 samples a second: more
+    is a raw recording, which is read where it is wanted by name. One-dimensional series that lie in one container and
+    share their timestamps and unit are offered together too, under the container's name.
+
+    Arguments:
+        nwb: The file.
+        reading: Where to say what is left out.
+        wanted: Names of those to read; empty for all.
+        counts: Path of a series of spike counts, which is none.
     """
-    kept = {}
+    kept: dict[str, tuple[NWB, NDArray[np.float64]]] = {}
     for path, series in walk(nwb):
-        if isinstance(series, TimeIntervals):
-            continue
-        reason = _why_not(series)
+        if hasattr(series, "colnames") or is_event_series(series) or path == counts:
+            continue  # a table, or spikes
+        reason = _why_not(series, reading)
+        if reason is None and wanted and not named(path, wanted) and not named(path.rpartition("/")[0], wanted):
+            reason = f"not among the covariates asked for ({', '.join(wanted)})"
         if reason is None:
-            times = _timestamps(series, f"{where}", path)
-            reason = _why_not_times(times)
+            times = sample_times(series, reading, path)
+            reason = _why_not_times(times, named(path, wanted))
         if reason is not None:
-            dropped.append(f"{path}: {reason}")
+            reading.dropped.append(f"{path}: {reason}")
             continue
         kept[path] = series, times
 
     names = _short_names({path: series for path, (series, _) in kept.items()})
-    covariates = [_covariate(names[path], path, *found) for path, found in kept.items()]
+    each = {path: _covariate(names[path], path, *found, reading) for path, found in kept.items()}
+    found = [*each.values(), *_joined(each, {path: series for path, (series, _) in kept.items()})]
 
-    return {covariate.name: covariate for covariate in sorted(covariates, key=lambda c: c.name)}
+    return {covariate.name: covariate for covariate in sorted(found, key=lambda c: c.name)}
 
 
-def _why_not(series: NWB) -> str | None:
+def _why_not(series: NWB, reading: Reading) -> str | None:
     if not isinstance(series, TimeSeries):
         return f"{type(series).__name__} is not a time series"
     if isinstance(series, ElectricalSeries | ImageSeries):
@@ -80,40 +101,66 @@ def _why_not(series: NWB) -> str | None:
         return f"shape {shape} is not (samples, 1 to {MAX_DIMS} dimensions)"
     if shape[0] < 2:
         return f"{shape[0]} samples are fewer than 2"
+    stamps = () if series.timestamps is None else series.timestamps
+    if (size := reading.too_large(series.data) or reading.too_large(stamps)) is not None:
+        return f"{size} are more than max_gib ({reading.max_gib:g} GiB)"
     if series.timestamps is None and not getattr(series, "rate", None):
         return "it has neither timestamps nor a rate"
+    num_times = shape[0] if series.timestamps is None else np.shape(series.timestamps)[0]
+    if num_times != shape[0]:
+        return f"{shape[0]} samples do not fit {num_times} timestamps"
 
     return None
 
 
-def _timestamps(series: NWB, where: str, path: str) -> NDArray[np.float64]:
-    num_samples = np.shape(series.data)[0]
+def sample_times(series: NWB, reading: Reading, path: str) -> NDArray[np.float64]:
+    """Returns the timestamps of a series in seconds, (M,); NaN where the file has none for a sample."""
     if series.timestamps is None:
-        return float(series.starting_time or 0.0) + np.arange(num_samples) / float(series.rate)
-    times = np.asarray(series.timestamps[:], np.float64)
-    if len(times) != num_samples:
-        raise InputError(where, f"{path}/data", f"{len(times)} samples, one for each timestamp", num_samples)
+        steps, rate = np.arange(np.shape(series.data)[0]), float(series.rate)
+        if is_period(series.name, rate):
+            return float(series.offset) + steps * rate
+        return float(series.starting_time or 0.0) + steps / rate
+    times = reading.array(series.timestamps, f"{path}/timestamps", np.float64)
 
-    return times
+    return np.where(np.isfinite(times), times, np.nan)
 
 
-def _why_not_times(times: NDArray[np.float64]) -> str | None:
-    steps = np.diff(times)
-    if not np.all(steps >= 0):  # NaN as well
+def _why_not_times(times: NDArray[np.float64], wanted: bool) -> str | None:
+    steps = np.diff(times[np.isfinite(times)])
+    if len(steps) == 0:
+        return "fewer than 2 finite timestamps"
+    if not np.all(steps >= 0):
         return "timestamps do not ascend"
-    rate = 1.0 / np.median(steps) if np.median(steps) > 0 else 0.0
+    middle = float(np.median(steps))
+    rate = 1.0 / middle if middle > 0 else 0.0
+    if rate == 0.0:
+        return "most timestamps are the same"
+    if wanted:
+        return None
     if rate < MIN_RATE_HZ * (1 - 1e-6):  # a series at exactly 1 Hz may be off by rounding
         return f"median rate {rate:.3g} Hz is below {MIN_RATE_HZ:g} Hz"
+    if rate > MAX_RATE_HZ * (1 + 1e-6):
+        return f"{rate:,.0f} Hz is a raw recording's rate; name it among the covariates to read it"
 
     return None
 
 
-def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64]) -> Covariate:
-    raw = np.asarray(series.data[:])
+def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], reading: Reading) -> Covariate:
+    raw = reading.array(series.data, f"{path}/data")
     raw = raw[:, None] if raw.ndim == 1 else raw  # (M, C)
-    values = raw * float(series.conversion) + float(series.offset)
+    good = np.isfinite(times)
+    if not good.all():
+        reading.warnings.append(f"{path}: {np.sum(~good)} of {len(good)} samples have no timestamp and are left out")
+        raw, times = raw[good], times[good]
+    period = series.timestamps is None and is_period(series.name, float(series.rate))
+    if period:
+        reading.warnings.append(f"{path}: rate {series.rate:g} is taken for the period in seconds, as in FALCON's H1")
+    values = raw * float(series.conversion) + (0.0 if period else float(series.offset))
     values = values.astype(np.float32 if raw.dtype == np.float32 else np.float64)
     unit = str(series.unit or "")
+    turns = _full_turn(series, path, unit)
+    if turns == 360.0:
+        values, unit = np.deg2rad(values), "radian"
 
     return Covariate(
         name=name,
@@ -122,7 +169,7 @@ def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64]) ->
         values=values,
         dims=_dims(series, values.shape[1]),
         unit=unit,
-        angular=_is_angular(series, path, unit),
+        angular=turns is not None,
     )
 
 
@@ -140,11 +187,18 @@ def _dims(series: NWB, C: int) -> tuple[str, ...]:
     return tuple(str(c) for c in range(C))
 
 
-def _is_angular(series: NWB, path: str, unit: str) -> bool:
-    hint = re.search(r"heading|angle|direction", path, re.IGNORECASE)
-    compass = isinstance(series, SpatialSeries) and isinstance(series.parent, CompassDirection)
+def _full_turn(series: NWB, path: str, unit: str) -> float | None:
+    """Returns an angle's full turn in its unit; None for what is no direction.
 
-    return unit.strip().lower() in {"radian", "radians", "rad"} and (compass or hint is not None)
+    An angle in degrees that no compass measured may be a joint's, which never turns round; it stays as it is.
+    """
+    compass = isinstance(series, SpatialSeries) and isinstance(series.parent, CompassDirection)
+    hint = re.search(r"heading|angle|direction", path, re.IGNORECASE)
+    word = unit.strip().lower()
+    if word in {"radian", "radians", "rad"} and (compass or hint is not None):
+        return 2 * np.pi
+
+    return 360.0 if word in {"degree", "degrees", "deg", "°"} and compass else None
 
 
 def _short_names(series: dict[str, NWB]) -> dict[str, str]:
@@ -153,63 +207,31 @@ def _short_names(series: dict[str, NWB]) -> dict[str, str]:
     names = {}
     for path, found in series.items():
         parts = path.split("/")
-        boxed = len(parts) > (2 if parts[0] == "acquisition" else 3)
-        shortest = 2 if boxed and isinstance(found, SpatialSeries) else 1
+        shortest = 2 if _boxed(path) and isinstance(found, SpatialSeries) else 1
         choices = ["/".join(parts[-k:]) for k in range(shortest, len(parts) + 1)]
         names[path] = next((name for name in choices if ends[name] == 1), path)
 
     return names
 
 
-def read_intervals(nwb: NWB, dropped: list[str]) -> dict[str, Intervals]:
-    """Returns all tables of intervals by name: trials, epochs, invalid_times, and those kept beside behaviour."""
-    tables = {f"intervals/{name}": table for name, table in (nwb.intervals or {}).items()}
-    for table in (nwb.trials, nwb.epochs, nwb.invalid_times):
-        if table is not None:
-            tables.setdefault(f"intervals/{table.name}", table)
-    tables |= {path: table for path, table in walk(nwb) if isinstance(table, TimeIntervals)}
-
-    found: dict[str, Intervals] = {}
-    for path, table in tables.items():
-        name = path.split("/")[-1]
-        found[path if name in found else name] = _intervals(path, table, dropped)
-
-    return dict(sorted(found.items()))
+def _boxed(path: str) -> bool:
+    """Whether a series lies in a container, and not in ``acquisition`` or a processing module itself."""
+    return path.count("/") >= (3 if path.startswith(("processing/", "stimulus/")) else 2)
 
 
-def _intervals(path: str, table: NWB, dropped: list[str]) -> Intervals:
-    start, end = (np.asarray(table[name].data[:], np.float64) for name in ("start_time", "stop_time"))
-    good = end >= start  # NaN: not
-    if not good.all():
-        dropped.append(f"{path}: {np.sum(~good)} of {len(good)} rows end before they start or lack a time")
-    columns = {}
-    for name in table.colnames:
-        if name in ("start_time", "stop_time", "timeseries"):
-            continue
-        values = None if name in ("start", "end") else column_values(table[name])
-        if values is None:
-            dropped.append(f"{path}/{name}: a column of this kind is not read")
-        else:
-            columns[name] = values[good]
-
-    return Intervals(start[good], end[good], columns)
-
-
-def column_values(column: NWB) -> NDArray[np.generic] | None:
-    """Returns a column as numbers or strings; ragged strings are joined by commas; None for any other kind."""
-    if hasattr(column, "target"):  # a ragged column: its index holds the end of each row
-        values, ends = column_values(column.target), np.asarray(column.data[:], np.int64)
-        if values is None or values.dtype.kind != "U" or values.ndim != 1:
-            return None
-        rows = [",".join(values[a:b]) for a, b in zip(np.r_[0, ends[:-1]], ends, strict=True)] if len(ends) else []
-        return np.array(rows, dtype=np.str_)
-    if hasattr(column, "table"):
-        return None  # a region of another table
-    values = np.asarray(column.data[:])
-    if values.dtype.kind in "SO":
-        flat = [v.decode() if isinstance(v, bytes) else v for v in values.ravel()]
-        if not all(isinstance(v, str) for v in flat):
-            return None
-        values = np.array(flat, dtype=np.str_).reshape(values.shape)
-
-    return values if values.dtype.kind in "biufU" and values.ndim in (1, 2) else None
+def _joined(each: dict[str, Covariate], series: dict[str, NWB]) -> Iterator[Covariate]:
+    """Yields one covariate for each container of one-dimensional series that belong together (muscles, say)."""
+    boxes: dict[str, list[Covariate]] = {}
+    for path, covariate in each.items():
+        if _boxed(path) and covariate.values.shape[1] == 1 and not covariate.angular:
+            boxes.setdefault(path.rpartition("/")[0], []).append(covariate)
+    taken = {c.name for c in each.values()}
+    for path, parts in boxes.items():
+        first, name = parts[0], path.rpartition("/")[2]
+        alike = all(
+            c.unit == first.unit and len(c.values) == len(first.values) and np.all(c.timestamps == first.timestamps)
+            for c in parts
+        )
+        if alike and 2 <= len(parts) <= MAX_DIMS and name not in taken:
+            values, dims = np.concatenate([c.values for c in parts], 1), tuple(c.path.split("/")[-1] for c in parts)
+            yield replace(first, name=name, path=path, values=values, dims=dims)

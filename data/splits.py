@@ -5,8 +5,9 @@ chosen or normalised sees the validation or test block. Only guards depend on th
 the block before, so that the test block never moves.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,14 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
 
-__all__ = ["Split", "split"]
+__all__ = ["BLOCKS", "Split", "assign_blocks", "split"]
 
 FRACTIONS = (0.7, 0.1, 0.2)
 CUT = 10  # from this many pieces on, blocks are made of whole pieces
 SHORTEST = 1.0  # seconds that a block must have
+BLOCKS = "split"  # name of the table of intervals that says which block is where, in its column `block`
+NAMES = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
+VALID_SHARE = 1 / 8  # of training time, where a recording's own blocks leave out validation
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ def _labelled(session: Session) -> Intervals:
     """Observed time that some covariate covers; all observed time where there is no covariate."""
     spans = Intervals.empty()
     for c in session.covariates.values():
+        if len(c.timestamps) == 0:
+            continue
         half = np.nan_to_num(c.interval) / 2
         spans = spans | Intervals([c.timestamps[0] - half], [c.timestamps[-1] + half])
 
@@ -62,6 +68,8 @@ def _piece_start(pieces: Intervals, time: float) -> float:
 def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS) -> Split:
     """Splits a session into blocks of labelled time: first train, then validation, then test.
 
+    A session whose blocks were assigned (`assign_blocks`) keeps those.
+
     Observed time without labels belongs to train where it lies before the validation block or after the test block. A
     recording cut into many pieces is split between pieces, and its guards are whole pieces, since the gaps that a file
     shows may be artificial.
@@ -74,6 +82,8 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     Raises:
         InputError: if a block would be shorter than a second.
     """
+    if BLOCKS in session.intervals:
+        return _long_enough(session, _assigned(session, guard), guard)
     pieces = _labelled(session)
     total = pieces.duration
     where = session.source.get("path", session.session_id)
@@ -102,17 +112,100 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
         pieces & Intervals([valid_start], [max(valid_end, valid_start)]),
         pieces & Intervals([test_start], [pieces.end[-1]]),
     )
-    shortest = min(b.duration for b in result.blocks)
-    if shortest < SHORTEST:
-        found = " / ".join(f"{b.duration:.1f}" for b in result.blocks)
+    return _long_enough(session, result, guard)
+
+
+def _long_enough(session: Session, result: Split, guard: float) -> Split:
+    if min(b.duration for b in result.blocks) >= SHORTEST:
+        return result
+    found = " / ".join(f"{b.duration:.1f}" for b in result.blocks)
+
+    raise InputError(
+        session.source.get("path", session.session_id),
+        "observed time",
+        f"train, validation and test blocks of at least {SHORTEST:g} s with guards of {guard:g} s",
+        f"blocks of {found} s out of {session.observed.duration:.1f} s",
+    )
+
+
+def assign_blocks(session: Session, rule: str) -> Session:
+    """Returns a session with a table of its blocks, which `split` then follows.
+
+    Arguments:
+        session: The session.
+        rule: ``TABLE/COLUMN``: each row of a table of intervals is of the block that its column names (train, val or
+            valid, test; rows of other names belong to none). Without test rows the validation rows are the test block;
+            validation is then the last eighth of training rows. ``first:SECONDS``: so much observed time before the
+            test block, its last eighth for validation.
+
+    Raises:
+        InputError: if the rule is neither, or leaves no training or no test block.
+    """
+    if (first := re.fullmatch(r"first:(\d+(?:\.\d*)?)", rule)) is not None:
+        table = _first(session, float(first[1]))
+    else:
+        table = _of_column(session, *_column(session, rule))
+    kinds = set(table.columns["block"].tolist())
+    if kinds != {"train", "valid", "test"}:
+        where = session.source.get("path", session.session_id)
+        found = ", ".join(sorted(kinds)) or "none"
+        raise InputError(where, "split", f"training and test time by {rule!r}", f"blocks: {found}")
+
+    return replace(session, intervals={**session.intervals, BLOCKS: table})
+
+
+def _first(session: Session, seconds: float) -> Intervals:
+    pieces = session.observed.coalesce()
+    edges = [_time_at(pieces, s) for s in (0.0, (1 - VALID_SHARE) * seconds, seconds, pieces.duration)]
+    rows = [(a, b, name) for a, b, name in zip(edges, edges[1:], ("train", "valid", "test"), strict=False) if b > a]
+
+    return Intervals([r[0] for r in rows], [r[1] for r in rows], {"block": np.array([r[2] for r in rows], np.str_)})
+
+
+def _column(session: Session, rule: str) -> tuple[Intervals, NDArray[np.generic]]:
+    """Returns a table and the values of one of its columns, by path or by an end of it that fits one alone."""
+    known = {
+        f"{t}/{c}": (table, values) for t, table in session.intervals.items() for c, values in table.columns.items()
+    }
+    found = [path for path in known if path == rule] or [path for path in known if f"/{path}".endswith(f"/{rule}")]
+    if len(found) != 1:
+        where = session.source.get("path", session.session_id)
         raise InputError(
-            where,
-            "observed time",
-            f"train, validation and test blocks of at least {SHORTEST:g} s with guards of {guard:g} s",
-            f"blocks of {found} s out of {total:.1f} s",
+            where, "split", f"first:SECONDS, or one of {', '.join(sorted(known)) or 'no column'}", repr(rule)
         )
 
-    return result
+    return known[found[0]]
+
+
+def _of_column(session: Session, table: Intervals, values: NDArray[np.generic]) -> Intervals:
+    block = np.array([NAMES.get(str(v).strip().lower(), "") for v in values], np.str_)
+    if "test" not in block:
+        block[block == "valid"] = "test"
+    if "valid" not in block:
+        rows = np.flatnonzero(block == "train")
+        rows = rows[np.argsort(table.start[rows], kind="stable")]
+        block[rows[len(rows) - round(VALID_SHARE * len(rows)) :]] = "valid"
+    chosen = block != ""
+
+    return Intervals(table.start[chosen], table.end[chosen], {"block": block[chosen]})
+
+
+def _assigned(session: Session, guard: float) -> Split:
+    """Returns the blocks of a session's own table, with guards where each is one interval after the other.
+
+    Blocks made of many rows that alternate (trials) have no guard: their windows end with their rows.
+    """
+    table = session.intervals[BLOCKS]
+    of = {name: table.select(table.columns["block"] == name).coalesce() for name in ("train", "valid", "test")}
+    ends = np.concatenate([side for name in of for side in (of[name].start, of[name].end)])
+    if all(len(block) == 1 for block in of.values()) and np.all(np.diff(ends) >= 0):
+        for before, after in (("train", "valid"), ("valid", "test")):
+            end = min(of[before].end[0], of[after].start[0] - guard)
+            of[before] = Intervals(of[before].start, [max(end, of[before].start[0])])
+    test = of["test"] & session.observed
+    valid = (of["valid"] & session.observed) - test  # rows may overlap: nothing of test is seen before
+
+    return Split((of["train"] & session.observed) - test - valid, valid, test)
 
 
 def within(starts: NDArray[np.float64], ends: NDArray[np.float64], block: Intervals, slack: float) -> NDArray[np.bool_]:

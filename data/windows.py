@@ -23,7 +23,6 @@ __all__ = [
     "find_covariate",
     "longest_window",
     "matching_covariates",
-    "resample",
 ]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
@@ -88,14 +87,18 @@ def matching_covariates(session: Session, name: str) -> list[Covariate]:
 def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) -> float:
     """Returns the bin width in seconds that sessions trained together share: the coarsest of their own.
 
-    A session's own is the interval of its covariate where that is 20 to 100 ms, else 20 ms.
+    A session's own is the interval of its covariate where that is 20 to 100 ms, else 20 ms; where spikes were counted
+    in bins, the next multiple of those.
     """
     widths = [BIN_RANGE[0]]
     for session in sessions:
+        width = BIN_RANGE[0]
         if session.covariates:
             interval = round(find_covariate(session, covariate).interval, 6)
-            if BIN_RANGE[0] <= interval <= BIN_RANGE[1]:
-                widths.append(interval)
+            width = interval if BIN_RANGE[0] <= interval <= BIN_RANGE[1] else width
+        if session.count_bin:  # whole bins of what was counted
+            width = round(np.ceil(round(width / session.count_bin, 3)) * session.count_bin, 9)
+        widths.append(width)
 
     return max(widths)
 
@@ -120,34 +123,6 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
     return bins
 
 
-def resample(covariate: Covariate, start: NDArray[np.float64], bin_size: float) -> NDArray[np.float32]:
-    """Returns a covariate at bins, (R, C): the mean of a bin's samples; between sparse samples, linear interpolation.
-
-    NaN where samples are missing: in no bin is a value made up over a gap of more than two and a half sample intervals.
-    Angles become cosine and sine before averaging, C = 2 for each.
-    """
-    times, values = covariate.timestamps, np.asarray(covariate.values, np.float64)
-    if covariate.angular:
-        values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
-    good = np.isfinite(values).all(1)
-    times, values = times[good], values[good]
-    if len(times) == 0:
-        return np.full((len(start), values.shape[1]), np.nan, np.float32)
-    first, last = np.searchsorted(times, start), np.searchsorted(times, start + bin_size)
-    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0)])
-    mean = (total[last] - total[first]) / np.maximum(last - first, 1)[:, None]
-
-    centre = start + bin_size / 2
-    right = np.clip(np.searchsorted(times, centre), 1, max(len(times) - 1, 1))
-    a, b = times[right - 1], times[np.minimum(right, len(times) - 1)]
-    near = (centre >= a) & (centre <= b) & (b - a <= 2.5 * covariate.interval)
-    weight = np.divide(centre - a, b - a, out=np.zeros(len(a)), where=b > a)[:, None]
-    between = (1 - weight) * values[right - 1] + weight * values[np.minimum(right, len(times) - 1)]
-    between[~near] = np.nan
-
-    return np.where((last > first)[:, None], mean, between).astype(np.float32)
-
-
 class Grid:
     """All R bins of a session's observed time at one bin width, with the block that each belongs to.
 
@@ -158,6 +133,9 @@ class Grid:
         bin_size: Bin width in seconds.
         guard: Guard between blocks in seconds: the context window.
 
+    Raises:
+        InputError: if spikes were counted in bins of which `bin_size` is no multiple.
+
     Attributes:
         start: Start of each bin in seconds, (R,).
         piece: Piece of each bin, ascending, (R,).
@@ -167,6 +145,10 @@ class Grid:
 
     def __init__(self, session: Session, bin_size: float, guard: float) -> None:
         self.session, self.bin_size = session, bin_size
+        counted = session.count_bin
+        if counted and (round(bin_size / counted) < 1 or abs(bin_size / counted - round(bin_size / counted)) > 1e-3):
+            expected = f"a multiple of {counted * 1e3:g} ms, in which spikes were counted"
+            raise InputError(session.session_id, "bin_size", expected, f"{bin_size * 1e3:g} ms")
         pieces = session.observed.coalesce()
         lengths = np.array([num_bins(b - a, bin_size) for a, b in zip(pieces.start, pieces.end, strict=True)], np.int64)
         self.piece = np.repeat(np.arange(len(pieces)), lengths)

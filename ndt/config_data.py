@@ -22,6 +22,8 @@ class ArraysConfig:
             timestamps.
         timestamps: Key of the timestamps of covariates in seconds; or as ``name=key`` for each that has its own.
         rate: Samples a second of covariates without timestamps; they begin at 0.
+        observed: Key of the start and end of each observed stretch, rows of two; or ``timestamps`` for the time that
+            those of covariates span.
         columns: Columns of units as ``name=key``.
         unit: Physical unit of covariates as ``name=unit``.
         subject: Subject's name, or with ``=`` before it its key; by default the first part of the file's name.
@@ -35,6 +37,7 @@ class ArraysConfig:
     covariates: tuple[str, ...] = ()
     timestamps: tuple[str, ...] = ()
     rate: float = 0.0
+    observed: str = ""
     columns: tuple[str, ...] = ()
     unit: tuple[str, ...] = ()
     subject: str = ""
@@ -58,18 +61,22 @@ class IngestConfig:
             holds neighbours.
         duplicates: What to do with units that share their spikes: ``keep``, ``drop`` all but the one with most spikes,
             or ``group`` (a units column `duplicate_group`, whose units are hidden together).
-        covariates: Covariates to keep, by name or end of path; empty for all.
+        covariates: Covariates to keep, by name or end of path; empty for all. ``vel=diff(pos)`` keeps the rate of
+            change of one under a name of its own.
+        covariates_at: Where in its interval a sample of a covariate stands: ``centre``, or ``start`` or ``end`` where
+            it is a mean over what follows or precedes it.
         counts: Series of spike counts to read in place of spike times, by name or end of path; empty takes one where a
             file has no spike times.
         counts_at: Where in its bin a timestamp of counts lies: ``start``, ``centre`` or ``end``.
         cut_silence: A stretch of more seconds than this without a spike of any unit counts as not observed; 0 for none.
         split: Blocks of training, validation and test: empty for 70, 10 and 20 % of the time, ``TABLE/COLUMN`` for a
             column of a table of intervals (NLB's ``trials/split``), ``first:SECONDS`` for so many seconds of training
-            and validation before the test block.
+            and validation before the test block. Where `evaluate` names sessions, of those alone.
         evaluate: Sessions (patterns of their names) that pretraining leaves out.
         task: Task name; by default read from the file.
         arrays: Where ``.mat`` and ``.npz`` files have what.
         remote: Files on DANDI are read by ``stream`` (only the parts needed) or after ``download``.
+        downloads: Folder where downloaded files stay; by default each is removed once it is read.
         workers: Processes; 0 means one per core.
         cluster: Address of a Dask scheduler that does the work instead, for example ``tcp://head:8786``.
         probe_seconds: How long opening a file may take in the child process that tries it first.
@@ -83,6 +90,7 @@ class IngestConfig:
     unit_order: str = "file"
     duplicates: str = "keep"
     covariates: tuple[str, ...] = ()
+    covariates_at: str = "centre"
     counts: str = ""
     counts_at: str = "start"
     cut_silence: float = 0.0
@@ -91,6 +99,7 @@ class IngestConfig:
     task: str = ""
     arrays: ArraysConfig = field(default_factory=ArraysConfig)
     remote: str = "stream"
+    downloads: str = ""
     workers: int = 0
     cluster: str = ""
     probe_seconds: float = 60.0
@@ -100,7 +109,8 @@ class IngestConfig:
     def __post_init__(self) -> None:
         require(self, {"cut_silence": (0, INF), "workers": (0, INF), "probe_seconds": (0, INF), "max_gib": (0, INF)})
         choose(self, "", merge=("none", "electrode"), unit_order=("file", "position"), remote=("stream", "download"))
-        choose(self, "", duplicates=("keep", "drop", "group"), counts_at=("start", "centre", "end"))
+        choose(self, "", duplicates=("keep", "drop", "group"))
+        choose(self, "", counts_at=("start", "centre", "end"), covariates_at=("start", "centre", "end"))
 
 
 @dataclass(frozen=True, kw_only=True)

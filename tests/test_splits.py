@@ -1,6 +1,7 @@
 """Blocks of time: disjoint, guarded, the same for everyone, and refused where there is too little."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from problems import recording
 from strategies import recordings
 
-from ndt.data.splits import CUT, FRACTIONS, SHORTEST, Split, split, within
+from ndt.data.splits import CUT, FRACTIONS, SHORTEST, Split, assign_blocks, split, within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
@@ -134,3 +135,72 @@ def test_bins_are_within_a_block_whole_or_not_at_all() -> None:
     found = within(starts, starts + 0.1, Intervals([0.1, 0.5], [0.3, 0.85]), 1e-7)
     np.testing.assert_array_equal(np.flatnonzero(found), [1, 2, 5, 6, 7])
     assert not within(starts, starts + 0.1, Intervals.empty(), 0.0).any()
+
+
+def trials_of(names) -> dict[str, Intervals]:
+    start = np.arange(len(names)) * 10.0
+    return {"trials": Intervals(start, start + 8.0, {"split": np.array(names)})}
+
+
+def spans(block) -> list[tuple[float, float]]:
+    return list(zip(block.start.tolist(), block.end.tolist(), strict=True))
+
+
+def test_blocks_of_a_column_are_its_rows() -> None:
+    """Rows of other names belong to none, and alternate rows keep all of their time: windows end with them."""
+    session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "test", "train", "val", "none", "train"]))
+    found = split(assign_blocks(session, "trials/split"), 2.0)
+    assert spans(found.train) == [(0.0, 8.0), (20.0, 28.0), (50.0, 58.0)]
+    assert spans(found.valid) == [(30.0, 38.0)]
+    assert spans(found.test) == [(10.0, 18.0)]
+
+
+def test_without_test_rows_those_of_validation_are_tested_and_the_last_of_training_validate() -> None:
+    session = replace(recording([(0.0, 200.0)]), intervals=trials_of(["val", "train"] * 8 + ["val", "none"]))
+    found = split(assign_blocks(session, "split"), 2.0)
+    assert spans(found.valid) == [(150.0, 158.0)]
+    assert [a for a, _ in spans(found.test)] == [20.0 * k for k in range(9)]
+    assert len(found.train) == 7
+
+
+def test_overlapping_rows_are_never_seen_before_the_test() -> None:
+    table = Intervals([0.0, 5.0, 18.0], [10.0, 20.0, 30.0], {"split": np.array(["train", "test", "val"])})
+    session = replace(recording([(0.0, 60.0)]), intervals={"trials": table})
+    found = split(assign_blocks(session, "trials/split"), 1.0)
+    assert spans(found.test) == [(5.0, 20.0)]
+    assert spans(found.train) == [(0.0, 5.0)]
+    assert spans(found.valid) == [(20.0, 30.0)]
+
+
+def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> None:
+    session = recording([(0.0, 50.0), (100.0, 200.0)])  # 60 s of observed time end at 110
+    found = split(assign_blocks(session, "first:60"), 2.0)
+    assert spans(found.train) == [(0.0, 50.0), (100.0, 100.5)]  # 52.5 s less a guard
+    assert spans(found.valid) == [(102.5, 108.0)]
+    assert spans(found.test) == [(110.0, 200.0)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("trials/other", r"split: expected first:SECONDS, or one of trials/split, found 'trials/other'"),
+        ("first:90", r"split: expected training and test time by 'first:90', found blocks: train$"),
+        ("first:x", "expected first:SECONDS, or one of"),
+    ],
+)
+def test_rules_that_leave_no_blocks_are_refused(rule, message) -> None:
+    session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "val"]))
+    with pytest.raises(InputError, match=message):
+        assign_blocks(session, rule)
+
+
+def test_a_table_of_one_kind_of_row_is_no_split() -> None:
+    session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["none", "none"]))
+    with pytest.raises(InputError, match="training and test time by 'trials/split', found blocks: none"):
+        assign_blocks(session, "trials/split")
+
+
+def test_assigned_blocks_that_are_too_short_are_said() -> None:
+    session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "val", "test"]))
+    with pytest.raises(InputError, match="at least 1 s with guards of 20 s"):
+        split(assign_blocks(session, "trials/split"), 20.0)

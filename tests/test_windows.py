@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from problems import permuted, recording
 from strategies import recordings, seeds
 
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, default_covariate, find_covariate, resample
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, default_covariate, find_covariate
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
@@ -131,45 +131,6 @@ def test_the_order_of_units_in_the_file_is_of_no_account() -> None:
     for name in ("counts", "valid", "unit", "context"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert a.counts.std(0).min() > 0
-
-
-def test_resample_averages_the_samples_of_a_bin() -> None:
-    found = resample(
-        series([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [[0, 9], [1, 8], [2, 7], [3, 6], [4, 5], [5, 4]]),
-        np.array([0.0, 0.3]),
-        0.3,
-    )
-    np.testing.assert_allclose(found, [[1, 8], [4, 5]], rtol=1e-6)  # a sample on an edge is of the later bin
-
-
-def test_resample_interpolates_between_sparse_samples_only() -> None:
-    found = resample(
-        series([0.0, 1.0, 2.0, 3.0, 13.0], [0, 10, 20, 40, 50]), np.array([0.4, 1.4, 2.65, 3.5, 12.9, 13.5]), 0.2
-    )
-    np.testing.assert_allclose(
-        found[:, 0], [5, 15, 35, np.nan, 50, np.nan], rtol=1e-6
-    )  # 3 to 13 is a gap, 13.5 is after the end
-
-
-def test_resample_leaves_missing_samples_out() -> None:
-    found = resample(series([0.0, 0.1, 0.2, 0.3], [1, np.nan, 3, np.nan]), np.array([0.0, 0.15]), 0.15)
-    np.testing.assert_allclose(found[:, 0], [1, 3])
-    assert np.isnan(resample(series([0.0, 0.1], [np.nan, np.nan]), np.array([0.0]), 0.1)).all()
-
-
-def test_resample_averages_angles_on_the_circle() -> None:
-    found = resample(series([0.0, 0.1], [np.pi - 0.1, -np.pi + 0.1], angular=True), np.array([0.0]), 0.2)
-    np.testing.assert_allclose(found, [[-np.cos(0.1), 0.0]], atol=1e-6)
-
-
-@given(seed=seeds, bin_size=st.floats(0.01, 0.5))
-def test_resampled_values_stay_between_the_samples(seed, bin_size) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.uniform(-3, 5, (50, 2))
-    found = resample(series(np.sort(rng.uniform(0, 3, 50)).tolist(), values), np.arange(0, 3, bin_size), bin_size)
-    known = found[~np.isnan(found).any(1)]
-    assert (known >= values.min(0) - 1e-5).all()
-    assert (known <= values.max(0) + 1e-5).all()
 
 
 def test_a_velocity_is_decoded_first_then_the_angle_that_turns() -> None:

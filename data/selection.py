@@ -1,0 +1,266 @@
+"""What is made of a recording before it is stored: which units, merged how, in which order and called what."""
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.config import IngestConfig
+from ndt.data.derivative import derivative
+from ndt.data.expressions import chosen_units
+from ndt.data.reading import named, slope_of
+from ndt.data.splits import assign_blocks
+from ndt.data.units import by_unit, joined
+from ndt.data.windows import find_covariate
+from ndt.errors import InputError
+from ndt.intervals import Intervals
+from ndt.session import Covariate, Session, Spikes, Units
+
+__all__ = ["cut_silence", "group_duplicates", "identities", "merge_electrodes", "ordered", "prepare", "take_units"]
+
+Rows = NDArray[np.int64]
+POSITION = ("rel_y", "rel_z", "rel_x", "y", "z", "x")  # along a probe first, then across
+
+
+def prepare(session: Session, config: IngestConfig) -> Session:
+    """Returns a recording as it is stored: covariates and units chosen, merged, ordered and named, blocks assigned.
+
+    Raises:
+        InputError: if nothing is left, or a setting names what the recording does not have.
+    """
+    where = session.source.get("path", session.session_id)
+    session = _covariates(session, config, where)
+    if config.select:
+        from ndt.data.quality import unit_measures
+
+        columns = {**unit_measures(session), **session.units.columns}
+        keep = np.flatnonzero(chosen_units(config.select, columns, where))
+        said = f"units: {session.num_units - len(keep)} of {session.num_units} fail select='{config.select}'"
+        session = take_units(session, keep, said if len(keep) < session.num_units else "")
+    if session.num_units == 0:
+        raise InputError(where, "select", "an expression that keeps at least one unit", repr(config.select))
+    if config.merge == "electrode":
+        session = merge_electrodes(session)
+    if config.unit_order == "position":
+        session = ordered(session, where)
+    session = replace(session, units=replace(session.units, id=identities(session, config, where)))
+    if config.duplicates != "keep":
+        session = group_duplicates(session, drop=config.duplicates == "drop")
+    if config.cut_silence:
+        session = cut_silence(session, config.cut_silence)
+
+    chosen = not config.evaluate or any(fnmatchcase(session.session_id, pattern) for pattern in config.evaluate)
+
+    return assign_blocks(session, config.split) if config.split and chosen else session
+
+
+def _covariates(session: Session, config: IngestConfig, where: object) -> Session:
+    """Returns a session of the covariates asked for, rates of change among them, with samples at centres."""
+    kept, shift = session.covariates, {"start": 0.5, "centre": 0.0, "end": -0.5}[config.covariates_at]
+    if config.covariates:
+        plain = tuple(name for name in config.covariates if slope_of(name) is None)
+        kept = {n: c for n, c in session.covariates.items() if named(c.path, plain) or n in plain}
+        for word in config.covariates:
+            if (of := slope_of(word)) is not None:
+                name = word.partition("=")[0]
+                kept[name] = _slope(name, find_covariate(session, of))
+        if not kept:
+            raise InputError(
+                where, "covariates", f"some of {', '.join(session.covariates) or 'none'}", config.covariates
+            )
+    if shift:
+        kept = {n: replace(c, timestamps=c.timestamps + shift * c.interval) for n, c in kept.items()}
+
+    return replace(session, covariates=kept)
+
+
+def _slope(name: str, of: Covariate) -> Covariate:
+    values = derivative(of.timestamps, of.values)
+
+    return replace(of, name=name, path=f"{of.path}/{name}", values=values, unit=f"{of.unit}/s" if of.unit else "")
+
+
+def take_units(session: Session, keep: Rows, said: str = "") -> Session:
+    """Returns a session of some of its units, in the order given, with a sentence on those left out."""
+    new = np.full(session.num_units, -1)
+    new[keep] = np.arange(len(keep))
+    unit = new[session.spikes.unit_index]
+    spikes = Spikes(timestamps=session.spikes.timestamps[unit >= 0], unit_index=unit[unit >= 0].astype(np.int32))
+    units, observed = session.units, session.observed
+    of_units = units.observed
+    if of_units is not None:
+        owner = new[of_units.columns["unit_index"]]
+        of_units = of_units.select(owner >= 0)
+        of_units = Intervals(of_units.start, of_units.end, {"unit_index": owner[owner >= 0].astype(np.int32)})
+        observed = of_units.coalesce()
+    columns = {name: values[keep] for name, values in units.columns.items()}
+
+    return replace(
+        session,
+        spikes=spikes,
+        units=Units(id=units.id[keep], columns=columns, observed=of_units),
+        observed=observed,
+        dropped=(*session.dropped, said) if said else session.dropped,
+    )
+
+
+def merge_electrodes(session: Session) -> Session:
+    """Returns a session in which the units of an electrode are one, which fires when any of them does.
+
+    It is observed when all of them were. Columns in which they differ are left out; units without electrode stay.
+    """
+    columns, N = session.units.columns, session.num_units
+    electrode, group = columns.get("electrode"), columns.get("group")
+    if electrode is None or group is None:
+        where = session.source.get("path", session.session_id)
+        raise InputError(where, "merge", "units with an electrode, to be merged by it", "none")
+    alone = np.where(np.asarray(electrode) < 0, np.arange(N), -1)  # no electrode: by itself
+    keys = [(str(g), int(e), int(a)) for g, e, a in zip(group, electrode, alone, strict=True)]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    new = np.array([numbers[key] for key in keys])
+    first = np.unique(new, return_index=True)[1]
+    kept = {name: values[first] for name, values in columns.items() if _agree(values, values[first][new])}
+    if "heldout" in columns:
+        kept["heldout"] = np.bincount(new, columns["heldout"].astype(float)) > 0
+    lost = sorted(columns.keys() - kept.keys())
+    said = [f"units: {N} were merged into {len(first)} electrodes"]
+    said += [f"units/{name}: units of an electrode differ in it" for name in lost]
+    of_units = session.units.observed
+    spikes = Spikes(timestamps=session.spikes.timestamps, unit_index=new[session.spikes.unit_index].astype(np.int32))
+    units = Units(
+        id=session.units.id[first],
+        columns=kept,
+        observed=None if of_units is None else _together(by_unit(of_units, N), new),
+    )
+    merged = replace(session, spikes=spikes, units=units, dropped=(*session.dropped, *said))
+
+    return merged if units.observed is None else _within_observed(merged)
+
+
+def _agree(values: NDArray[np.generic], of_first: NDArray[np.generic]) -> bool:
+    nan = (values != values) & (of_first != of_first)
+
+    return bool(np.all((values == of_first) | nan))
+
+
+def _together(each: list[Intervals], new: Rows) -> Intervals:
+    """Returns for each merged unit when all of its parts were observed."""
+    merged: dict[int, Intervals] = {}
+    for n, own in zip(new.tolist(), each, strict=True):
+        merged[n] = merged[n] & own if n in merged else own.coalesce()
+
+    return joined([merged[n] for n in range(len(merged))])
+
+
+def _within_observed(session: Session) -> Session:
+    """Returns a session without the spikes that lie outside their unit's observed time."""
+    of_units, (times, unit) = session.units.observed, (session.spikes.timestamps, session.spikes.unit_index)
+    if of_units is None:
+        keep = session.observed.contains(times)
+    else:
+        keep = np.zeros(len(times), bool)
+        for n, own in enumerate(by_unit(of_units, session.num_units)):
+            rows = np.flatnonzero(unit == n)
+            keep[rows] = own.contains(times[rows])
+        session = replace(session, observed=of_units.coalesce())
+
+    return replace(session, spikes=Spikes(timestamps=times[keep], unit_index=unit[keep]))
+
+
+def ordered(session: Session, where: object) -> Session:
+    """Returns a session whose units lie by probe and by their electrode's position on it, and stay in order there.
+
+    A column `place` numbers the positions of each probe from 0; identities by electrode use it for the electrode.
+    """
+    columns = session.units.columns
+    axes = [columns[name] for name in POSITION if name in columns]
+    if not axes:
+        raise InputError(where, "unit_order", f"electrodes with one of {', '.join(POSITION)}", "none")
+    group = np.asarray(columns.get("group", np.zeros(session.num_units, "U1")))
+    order = np.lexsort((np.arange(session.num_units), *axes[::-1], group))
+    moved = take_units(session, order)
+    keys = np.stack([np.asarray(axis[order], np.float64) for axis in axes], 1)
+    new = np.r_[True, (keys[1:] != keys[:-1]).any(1) | (group[order][1:] != group[order][:-1])]
+    number = np.cumsum(new) - 1
+    first = np.r_[True, group[order][1:] != group[order][:-1]]
+    place = number - np.maximum.accumulate(np.where(first, number, 0))
+    named_ = {**moved.units.columns, "place": place}
+
+    return replace(moved, units=replace(moved.units, columns=named_))
+
+
+def identities(session: Session, config: IngestConfig, where: object) -> NDArray[np.str_]:
+    """Returns each unit's identity; see `IngestConfig.unit_identity`. Units that have no electrode keep theirs."""
+    columns, identity = session.units.columns, config.unit_identity
+    if identity == "session":
+        return np.array([f"{session.session_id}/unit/{n:05d}" for n in range(session.num_units)], np.str_)
+    if identity == "electrode":
+        if "electrode" not in columns or "group" not in columns:
+            return session.units.id
+        site = columns["place"] if config.unit_order == "position" else columns["electrode"]
+        ids: list[str] = []
+        seen: dict[tuple[str, int] | None, int] = {}
+        for n, (e, s, g) in enumerate(zip(columns["electrode"], site, columns["group"], strict=True)):
+            on = (str(g), int(s)) if e >= 0 else None
+            index = seen[on] = seen.get(on, -1) + 1
+            ids.append(f"{session.subject}/{g}/{s:05d}/{index}" if on else str(session.units.id[n]))
+        return np.array(ids, np.str_)
+    if identity not in columns:
+        choices = f"electrode, session or one of the units columns {', '.join(sorted(columns))}"
+        raise InputError(where, "unit_identity", choices, identity)
+    values, counts = np.unique(columns[identity], return_counts=True)
+    if np.any(counts > 1):
+        raise InputError(where, f"units/{identity}", "another value for each unit", f"{values[counts > 1][0]} twice")
+
+    return np.array([f"{session.subject}/{value}" for value in columns[identity]], np.str_)
+
+
+def group_duplicates(session: Session, drop: bool) -> Session:
+    """Returns a session whose units that share spikes have a number in `duplicate_group` (-1: none), or are dropped.
+
+    Of duplicates the one with most spikes stays.
+    """
+    from ndt.data.synchrony import groups, shared_spikes
+
+    pairs = shared_spikes(session)  # what is cross-talk alone is grouped, but not dropped
+    group = groups([p for p in pairs if p.kind == "duplicate"] if drop else pairs, session.num_units)
+    if not drop:
+        columns = {**session.units.columns, "duplicate_group": group}
+        return replace(session, units=replace(session.units, columns=columns))
+    number = np.bincount(session.spikes.unit_index, minlength=session.num_units)
+    keep = [
+        n
+        for n in range(session.num_units)
+        if group[n] < 0 or n == max(np.flatnonzero(group == group[n]), key=lambda m: (number[m], -m))
+    ]
+    gone = ", ".join(map(str, session.units.id[np.setdiff1d(np.arange(session.num_units), keep)]))
+
+    return take_units(session, np.array(keep), f"units: they share their spikes with others: {gone}" if gone else "")
+
+
+def cut_silence(session: Session, seconds: float) -> Session:
+    """Returns a session in which a stretch of more than so many seconds without any spike was not observed."""
+    times, half = np.asarray(session.spikes.timestamps), session.count_bin / 2
+    pieces = session.observed.coalesce()
+    points = np.sort(np.concatenate([times, pieces.start, pieces.end]))
+    a, b = points[:-1], points[1:]
+    spiked = np.isin(a, times), np.isin(b, times)
+    long = b - a > seconds
+    after = np.where(
+        spiked[0], np.nextafter(a + half, np.inf) if not half else a + half, a
+    )  # the spike itself was seen
+    silent = Intervals(after[long], np.where(spiked[1], b - half, b)[long]) & pieces
+    if len(silent) == 0:
+        return session
+    of_units = session.units.observed
+    if of_units is not None:
+        of_units = joined([own - silent for own in by_unit(of_units, session.num_units)])
+    said = f"observed time: {silent.duration:.1f} s in {len(silent)} stretches without a spike were cut (cut_silence)"
+
+    return replace(
+        session,
+        observed=pieces - silent,
+        units=replace(session.units, observed=of_units),
+        dropped=(*session.dropped, said),
+    )
