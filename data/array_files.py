@@ -1,0 +1,311 @@
+"""``.mat`` and ``.npz`` files to `Session`, by settings that say which key holds what: `ndt.config_data.ArraysConfig`.
+
+Spike times are a cell array, one cell a unit; `vel=diff(KEY)` is the rate of change of what KEY holds::
+
+    ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel=diff(hand_pos)"), timestamps=("t",))
+
+Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size` or the `times` of bins.
+
+A cell array of channels by sorts, as in Indy's and Loco's files (Zenodo 3854034), gives a unit for each cell that holds
+spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that no sorted unit took). Among `columns`,
+``electrode=KEY`` says which electrode each channel or unit has: numbers, or names that end in one, whose first word
+becomes `group` and `location` (``M1 001``). ``merge: electrode`` then sums the sorts of a channel.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.config_data import ArraysConfig
+from ndt.data.archive import load_arrays, texts
+from ndt.data.arrays import Series, from_arrays
+from ndt.data.counted import lay_bins
+from ndt.data.derivative import derivative
+from ndt.data.files import file_source
+from ndt.data.probe import session_id_of
+from ndt.errors import InputError
+from ndt.session import Session
+
+__all__ = ["read_array_file"]
+
+Value = NDArray[Any]
+Columns = dict[str, NDArray[Any]]
+
+
+def read_array_file(
+    path: Path, config: ArraysConfig, session_id: str | None = None, task: str = "", max_gib: float = 8.0
+) -> Session:
+    """Reads one recording; see `ndt.data.arrays.read_arrays`."""
+    keys = _Keys.of(config, path)
+    file = _File(path, keys, load_arrays(path, keys.all(config), max_gib))
+    laid = _layout(file, config)
+    session = from_arrays(
+        laid.spikes,
+        session_id=session_id or session_id_of(path),
+        subject=_subject(file, config.subject),
+        unit_index=laid.unit_index,
+        bin_size=laid.bin_size,
+        start=laid.start,
+        unit_columns=laid.columns,
+        covariates={name: _covariate(file, name, config, laid) for name in keys.covariates},
+        units=keys.physical,
+        observed=_observed(file, config.observed, keys),
+        task=task,
+        source=file_source(path),
+    )
+
+    return replace(session, dropped=(*laid.dropped, *session.dropped))
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Which key is wanted as what."""
+
+    covariates: dict[str, str]
+    differentiated: frozenset[str]
+    columns: dict[str, str]
+    timestamps: dict[str, str]  # by covariate; "*" for all others
+    physical: dict[str, str]
+
+    @classmethod
+    def of(cls, config: ArraysConfig, path: Path) -> "_Keys":
+        covariates = _pairs(config.covariates, path, "arrays.covariates")
+        slopes = {name: re.fullmatch(r"diff\((.+)\)", key) for name, key in covariates.items()}
+        timestamps = _pairs((w if "=" in w else f"*={w}" for w in config.timestamps), path, "arrays.timestamps")
+        unknown = sorted(set(timestamps) - {"*", *covariates})
+        if unknown:
+            known = ", ".join(covariates) or "none"
+            raise InputError(path, "arrays.timestamps", f"names of covariates: {known}", repr(unknown[0]))
+
+        return cls(
+            {name: key if (m := slopes[name]) is None else m.group(1) for name, key in covariates.items()},
+            frozenset(name for name, slope in slopes.items() if slope is not None),
+            _pairs(config.columns, path, "arrays.columns"),
+            timestamps,
+            _pairs(config.unit, path, "arrays.unit"),
+        )
+
+    def all(self, config: ArraysConfig) -> list[str]:
+        """Returns all keys to read."""
+        subject = config.subject[1:] if config.subject.startswith("=") else ""
+        parts = (self.covariates.values(), self.columns.values(), self.timestamps.values())
+        observed = "" if config.observed == "timestamps" else config.observed
+
+        return [
+            key
+            for key in (
+                config.spikes,
+                config.unit_index,
+                config.times,
+                observed,
+                subject,
+                *(k for p in parts for k in p),
+            )
+            if key
+        ]
+
+
+def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
+    """Returns names and keys of words ``name=key``; a key alone is named by its last part."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, key = (part.strip() for part in word.partition("="))
+        name, key = (name, key) if equals else (name.removeprefix("diff(").removesuffix(")").split(".")[-1], name)
+        if not name or not key or name in found:
+            raise InputError(path, field, "words name=key, each name once", repr(word))
+        found[name] = key
+
+    return found
+
+
+@dataclass(frozen=True)
+class _File:
+    """What was read of a file."""
+
+    path: Path
+    keys: _Keys
+    values: dict[str, Value]
+
+    def vector(self, key: str) -> Value:
+        """Returns numbers of one dimension."""
+        value = _vector(self.values[key])
+        if value is None:
+            raise self.error(key, "a list of numbers")
+        return value
+
+    def error(self, key: str, expected: str) -> InputError:
+        """Returns what to raise about a value."""
+        value = self.values[key]
+        kind = "cells" if value.dtype == object else "text" if value.dtype.kind in "US" else f"type {value.dtype}"
+
+        return InputError(self.path, key, expected, f"shape {value.shape} of {kind}")
+
+
+def _vector(value: Value) -> Value | None:
+    """Returns numbers of at most one dimension that is not 1; None for anything else."""
+    long = [size for size in value.shape if size != 1]
+
+    return value.ravel() if value.dtype.kind in "biuf" and (len(long) <= 1 or value.size == 0) else None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What `from_arrays` is told of spikes and units."""
+
+    spikes: Any
+    columns: Columns
+    unit_index: Value | None = None
+    bin_size: float | None = None
+    start: Any = 0.0
+    dropped: list[str] = field(default_factory=list)
+
+
+def _layout(file: _File, config: ArraysConfig) -> _Layout:
+    value = file.values[config.spikes]
+    if value.dtype == object:
+        if config.unit_index or config.bin_size or config.times:
+            raise file.error(config.spikes, "numbers, since unit_index, bin_size or times are set")
+        return _of_cells(file, config)
+    if value.dtype.kind in "biuf" and config.unit_index:
+        return _of_flat(file, config)
+    if value.dtype.kind in "biuf" and (config.bin_size or config.times):
+        return _of_counts(file, config)
+
+    raise file.error(config.spikes, "a cell array of spike times; or flat times and unit_index; or counts and bin_size")
+
+
+def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
+    """Returns a unit for each cell; of channels by sorts, for those that hold spikes or are a channel's first."""
+    cells = file.values[config.spikes]
+    cells = cells.T if config.transposed else cells
+    grid = cells.ndim == 2 and min(cells.shape) > 1
+    cells = cells if grid else cells.reshape(-1, 1)
+    trains = [[_vector(cell) for cell in row] for row in cells]
+    kept = [(n, u) for n, row in enumerate(trains) for u, t in enumerate(row) if t is not None and (len(t) or u == 0)]
+    wrong = [(n, u) for n, row in enumerate(trains) for u, train in enumerate(row) if train is None]
+    if not kept:
+        raise file.error(config.spikes, "cells that are lists of spike times")
+    name, row, sort = config.spikes, *np.array(kept).T
+    dropped = []
+    if wrong:
+        first = cells[wrong[0]]
+        dropped.append(f"{name}: {len(wrong)} cells are no lists of times, the first {wrong[0]} of shape {first.shape}")
+    if (empty := cells.size - len(kept) - len(wrong)) > 0:
+        dropped.append(f"{name}: {empty} of {cells.size} cells are empty and no units")
+    columns = {key: value[row] for key, value in _columns(file, len(cells)).items()}
+    if grid:
+        columns = {"channel": row, "sort": sort, "electrode": row, "group": np.full(len(row), "")} | columns
+    spikes = [trains[n][u] for n, u in kept]
+
+    return _Layout(spikes, columns, dropped=dropped)
+
+
+def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
+    """Returns a unit for each value of the index; where columns have more rows, the values are rows, from 0."""
+    index = file.vector(config.unit_index)
+    labels, unit = np.unique(index, return_inverse=True)
+    if len(labels) == 0 or not np.all(labels == np.floor(labels)):  # NaN: not
+        raise file.error(config.unit_index, "a whole number for each spike")
+    labels = labels.astype(np.int64)
+    rows = {file.values[key].size for key in file.keys.columns.values()}
+    N = rows.pop() if len(rows) == 1 else len(labels)
+    if N != len(labels):
+        if labels[0] < 0 or labels[-1] >= N:
+            found = f"{len(labels)} from {labels[0]} to {labels[-1]}"
+            raise InputError(
+                file.path, config.unit_index, f"as many values as units, or rows of {N} units from 0", found
+            )
+        labels, unit = np.arange(N), index.astype(np.int64)
+
+    return _Layout(file.vector(config.spikes), {"label": labels} | _columns(file, N), unit_index=unit.ravel())
+
+
+def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
+    counts = file.values[config.spikes].T if config.transposed else file.values[config.spikes]
+    if counts.ndim != 2:
+        raise file.error(config.spikes, "counts, bins by units")
+    start = file.vector(config.times).astype(np.float64) if config.times else 0.0
+    width = config.bin_size or (round(float(np.median(np.diff(start))), 9) if np.size(start) > 1 else 0.0)
+
+    return _Layout(counts, _columns(file, counts.shape[1]), bin_size=width, start=start)
+
+
+def _columns(file: _File, N: int) -> Columns:
+    """Returns the columns of N units, or channels; names of electrodes become their number, group and location."""
+    found: Columns = {}
+    for name, key in file.keys.columns.items():
+        text = texts(file.values[key])
+        values = np.array(text, np.str_) if text is not None else file.vector(key)
+        if len(values) != N:
+            raise file.error(key, f"one value for each of {N} units or channels")
+        found[name] = values
+    names = found.get("electrode", np.zeros(0))
+    if names.dtype.kind == "U":
+        parts = [re.fullmatch(r"(.*?)[\s_-]*(\d+)", name.strip()) for name in names.tolist()]
+        if not all(parts):
+            expected = "names that end in a number, for example M1 001"
+            raise InputError(file.path, file.keys.columns["electrode"], expected, repr(str(names[parts.index(None)])))
+        group = np.array([part.group(1) for part in parts if part], np.str_)
+        number = np.array([int(part.group(2)) for part in parts if part], np.int64)
+        found = {"group": group, "location": group, **found, "electrode": number, "electrode_name": names}
+    if "electrode" in found:
+        found.setdefault("group", np.zeros(N, "U1"))
+
+    return found
+
+
+def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
+    """Returns timestamps and values of a covariate; values alone where it has one a bin of counts."""
+    key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
+    values = file.values[key]
+    if values.dtype.kind not in "biuf" or values.ndim > 2:
+        raise file.error(key, "samples by dimensions")
+    values = values.reshape(-1, 1) if _vector(values) is not None else values
+    if stamps:
+        times = file.vector(stamps).astype(np.float64)
+    elif config.rate:
+        times = np.arange(len(values)) / config.rate
+    elif laid.bin_size is not None:
+        times = lay_bins(laid.start, laid.bin_size, len(laid.spikes), file.path).centre
+    else:
+        raise InputError(file.path, f"arrays.timestamps of {name}", "a key of timestamps, or a rate", "neither")
+    if len(values) != len(times) and values.shape[1] == len(times):
+        values = values.T
+    if name in file.keys.differentiated:
+        if len(values) != len(times) or not np.all(np.diff(times) >= 0):
+            raise file.error(key, f"a sample for each of {len(times)} timestamps that do not descend")
+        values = derivative(times, values.astype(np.float64))
+
+    return times, values
+
+
+def _observed(file: _File, key: str, keys: _Keys) -> Value | None:
+    """Returns rows of start and end; None where settings say nothing."""
+    if not key:
+        return None
+    if key != "timestamps":
+        return file.values[key]
+    if not keys.timestamps:
+        raise InputError(file.path, "arrays.observed", "timestamps of covariates (arrays.timestamps)", "none")
+    times = [file.vector(k) for k in keys.timestamps.values()]
+    start, end = min(t.min() for t in times), max(t.max() + np.median(np.diff(t)) for t in times)
+
+    return np.array([[start, end]])
+
+
+def _subject(file: _File, given: str) -> str:
+    """Returns the subject's name: what is given, or stands under a key; else the first part of the file's name."""
+    if not given:
+        return re.split(r"[_-]", file.path.stem.removeprefix("sub-"))[0]
+    if not given.startswith("="):
+        return given
+    text = texts(file.values[given[1:]])
+    if text is None or len(text) != 1:
+        raise file.error(given[1:], "a text")
+
+    return text[0]

@@ -1,0 +1,101 @@
+"""Recipes of public data sets: YAML of what to read of them and how, under which licence, and whether that was tried.
+
+A recipe holds no code. Its part `ingest` is settings like any other (`ndt.config_data.IngestConfig`), so a key that is
+none fails, and can be overridden. ``tried: false`` says that nobody has run it on the real files yet, and `reason` why.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ndt.config_data import IngestConfig
+from ndt.errors import InputError
+from ndt.settings import fill_config
+
+__all__ = ["Recipe", "load_recipe", "recipe_names", "recipes_table"]
+
+FOLDER = Path(__file__).parent / "recipes"
+NEEDED = ("title", "source", "files", "licence", "cite", "tried", "covariate", "ingest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is known of a data set, and how it is read.
+
+    Arguments:
+        name: The recipe's own name: that of its file.
+        title: One line on what was recorded.
+        source: Where it lies: ``dandi:000128@0.220113.0400``, or ``zenodo:`` and a record.
+        files: Patterns of its files, below `source`.
+        licence: What the archive states, as an SPDX identifier.
+        cite: What to cite.
+        tried: Whether it was ever run on the real files.
+        reason: Why it was not.
+        notes: What one has to know, and what could not be verified.
+        bin_size: Bin width in seconds that others use.
+        covariate: What one would decode first; empty where nothing continuous was measured.
+        ingest: How files become sessions.
+    """
+
+    name: str = ""
+    title: str
+    source: str
+    files: tuple[str, ...]
+    licence: str
+    cite: tuple[str, ...]
+    tried: bool
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    bin_size: float = 0.02
+    covariate: str
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What `ndt.data.ingest.ingest` takes for files; none where they have to be downloaded by hand."""
+        return tuple(f"{self.source}/{pattern}" for pattern in self.files) if self.source.startswith("dandi:") else ()
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of all recipes that come with the package, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Returns a recipe by its name, or one of your own from a YAML file.
+
+    Raises:
+        InputError: if there is none of that name, or it lacks something, or has what a recipe or its settings lack.
+
+    Example:
+        >>> load_recipe("mc_rtt").covariate
+        'finger_vel'
+    """
+    import yaml
+
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        if str(name_or_path) not in recipe_names():
+            raise InputError(name_or_path, "recipe", f"a YAML file, or one of {', '.join(recipe_names())}", "neither")
+    try:
+        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, "recipe", "a YAML file", error) from error
+    missing = [key for key in NEEDED if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise InputError(path, "recipe", f"the keys {', '.join(NEEDED)}", f"no {missing[0]}")
+    if "name" in found:
+        raise InputError(path, "recipe.name", "nothing, since the file's name is the recipe's", repr(found["name"]))
+    recipe = fill_config(Recipe, {key: value for key, value in found.items() if key != "ingest"}, path, "recipe")
+    if not recipe.tried and not recipe.reason:
+        raise InputError(path, "recipe.reason", "why it was not tried", "none")
+
+    return replace(recipe, name=path.stem, ingest=fill_config(IngestConfig, found["ingest"], path, "recipe.ingest"))
+
+
+def recipes_table() -> list[dict[str, Any]]:
+    """Returns a row for each recipe: name, title, source, licence, whether it was tried."""
+    shown = ("name", "title", "source", "licence", "tried")
+
+    return [{key: getattr(recipe, key) for key in shown} for recipe in map(load_recipe, recipe_names())]
