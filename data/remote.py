@@ -1,0 +1,376 @@
+"""Files on DANDI: which there are, reading only the parts that are needed, and downloading.
+
+Everything is plain HTTP and needs no client: the archive's JSON interface lists a dandiset's files, and range requests
+read parts of them. The interface is described at https://api.dandiarchive.org/api/docs/swagger/.
+"""
+
+import fnmatch
+import hashlib
+import http.client
+import io
+import json
+import os
+import re
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+from ndt.errors import InputError
+
+__all__ = ["API", "RemoteFile", "download", "expand", "is_remote", "open_remote"]
+
+API = "https://api.dandiarchive.org/api"
+TIMEOUT = 30.0  # seconds without a byte
+PAUSES = (0.5, 1.0, 2.0)  # seconds before each further try
+PAGE = 100  # files that one answer lists, each with its metadata
+CHUNK = 1 << 20
+MIB = 1 << 20
+LONGEST = 16  # blocks of one request
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
+BROKEN = (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+SPEC = re.compile(r"dandi:(?P<dandiset>\d{6})(?:[@/](?P<version>draft|\d+\.\d{6}\.\d{4}))?(?:/(?P<pattern>.+))?", re.I)
+FORM = "dandi:NNNNNN, with @VERSION and /PATTERN where wanted"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file of a dandiset.
+
+    Arguments:
+        dandiset: Six digits.
+        version: ``draft``, or that of a published version.
+        path: Where the file lies in the dandiset.
+        url: Where its bytes are had; redirects to them.
+        size: Bytes.
+        sha256: Of its content; empty where the archive has not computed it yet.
+    """
+
+    dandiset: str
+    version: str
+    path: str
+    url: str
+    size: int
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"dandi:{self.dandiset}@{self.version}/{self.path}"
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folders."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folders and suffix."""
+        return PurePosixPath(self.path).stem
+
+
+def is_remote(text: object) -> bool:
+    """Returns whether this names files on DANDI rather than on disk."""
+    return isinstance(text, RemoteFile) or (isinstance(text, str) and text.lower().startswith("dandi:"))
+
+
+def expand(spec: str, api: str | None = None) -> list[RemoteFile]:
+    """Returns the NWB files that a name on DANDI stands for, sorted by path.
+
+    Files of an embargoed dandiset need a key in the environment variable ``DANDI_API_KEY``.
+
+    Arguments:
+        spec: ``dandi:000129``, with ``@draft`` or ``@0.220113.0407`` where another than the latest published version
+            (without one: the draft) is wanted, then a path or pattern after a slash; ``*`` crosses folders, and a
+            folder stands for all that is in it. The archive's own form, ``DANDI:000129/0.220113.0407``, is taken too.
+        api: The archive's interface; by default `API`.
+
+    Raises:
+        InputError: if that is malformed, there is no such dandiset, version or file, or the archive does not answer.
+
+    Example:
+        >>> [str(file) for file in expand("dandi:000129/sub-Indy/*train*")]  # doctest: +SKIP
+        ['dandi:000129@0.241017.1444/sub-Indy/sub-Indy_desc-train_behavior+ecephys.nwb']
+    """
+    api, found = api or API, SPEC.fullmatch(spec.strip())
+    if found is None:
+        raise InputError(spec, "name", FORM, repr(spec))
+    dandiset, version, pattern = found["dandiset"], found["version"], found["pattern"]
+    about = _json(f"{api}/dandisets/{dandiset}/", spec, "dandiset", "one that exists")
+    if version is None:
+        version = (about.get("most_recent_published_version") or about["draft_version"])["version"]
+    version = version.lower()
+
+    rows = list(_assets(api, dandiset, version, pattern, spec))
+    chosen = sorted((row for row in rows if _wanted(row, pattern)), key=lambda row: row["path"])
+    if not chosen:
+        kind = f"an NWB file (HDF5) that matches {pattern}" if pattern else "an NWB file (HDF5)"
+        raise InputError(spec, "path", kind, f"none among {len(rows)} files of version {version}")
+
+    return [_file(row, api, dandiset, version) for row in chosen]
+
+
+def _assets(api: str, dandiset: str, version: str, pattern: str | None, spec: str) -> Iterator[dict[str, Any]]:
+    """Yields what the archive knows of each file whose path begins as the pattern does, page by page."""
+    start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip("/") if pattern else ""
+    query = {"page_size": PAGE, "order": "path", "metadata": "true"} | ({"path": start} if start else {})
+    url = f"{api}/dandisets/{dandiset}/versions/{version}/assets/?{urlencode(query)}"
+    while url:
+        page = _json(url, spec, "version", f"one of dandiset {dandiset}")
+        yield from page["results"]
+        url = page.get("next") or ""
+
+
+def _wanted(row: dict[str, Any], pattern: str | None) -> bool:
+    path, pattern = row["path"], (pattern or "*").rstrip("/")
+    if not path.lower().endswith(".nwb") or row.get("zarr"):
+        return False
+
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}/*")
+
+
+def _file(row: dict[str, Any], api: str, dandiset: str, version: str) -> RemoteFile:
+    path, url = row["path"], f"{api}/assets/{quote(row['asset_id'])}/"
+    where = f"dandi:{dandiset}@{version}/{path}"
+    if path.startswith("/") or {".", ".."} & set(PurePosixPath(path).parts):
+        raise InputError(where, "path", "one inside the dandiset", path)
+    digest = (row.get("metadata") or {}).get("digest")
+    if digest is None:  # the list of a draft comes without
+        digest = _json(url, where, "metadata", "some").get("digest") or {}
+
+    return RemoteFile(
+        dandiset=dandiset,
+        version=version,
+        path=path,
+        url=f"{url}download/",
+        size=int(row["size"]),
+        sha256=digest.get("dandi:sha2-256", ""),
+    )
+
+
+def _json(url: str, where: object, field: str, expected: str) -> dict[str, Any]:
+    """Returns an answer of the archive; `field` and `expected` say what is wrong where it knows nothing of it."""
+
+    def ask() -> bytes:
+        with _answer(url, key=True) as response:
+            return response.read()
+
+    try:
+        found = json.loads(_again(ask, where))
+    except HTTPError as error:
+        raise _refusal(error, where, field, expected) from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(where, "archive", f"JSON from {url}", error) from error
+
+    return cast(dict[str, Any], found)
+
+
+def _refusal(error: HTTPError, where: object, field: str, expected: str) -> InputError:
+    found = f"{error.code} {error.reason}"
+    if error.code in (401, 403):
+        return InputError(where, "access", "an open dandiset, or a key to it in DANDI_API_KEY", found)
+
+    return InputError(where, field, expected if error.code == 404 else "an answer", found)
+
+
+@contextmanager
+def _answer(url: str, first: int = 0, last: int | None = None, key: bool = False) -> Iterator[http.client.HTTPResponse]:
+    """Yields the answer to a request, of bytes `first` to `last` where they are given."""
+    request = Request(url, headers={"User-Agent": "ndt"})
+    if first or last is not None:
+        request.add_header("Range", f"bytes={first}-{'' if last is None else last}")
+    if key and os.environ.get("DANDI_API_KEY"):  # only to the archive itself, never on to where it redirects
+        request.add_unredirected_header("Authorization", f"token {os.environ['DANDI_API_KEY']}")
+    try:
+        with urlopen(request, timeout=TIMEOUT) as response:
+            yield response
+    except HTTPError as error:
+        error.close()
+        raise
+
+
+def _again(call: Callable[[], T], where: object) -> T:
+    """Returns what `call` returns, tried again after a pause where the network or the server failed."""
+    for pause in (*PAUSES, None):
+        try:
+            return call()
+        except HTTPError as error:
+            if error.code not in PASSING:
+                raise
+            found = f"{error.code} {error.reason}"
+        except BROKEN as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            found = str(reason) or type(reason).__name__
+        if pause is not None:
+            time.sleep(pause)
+
+    raise InputError(where, "network", f"an answer within {TIMEOUT:g} s", f"{found}, {len(PAUSES) + 1} times")
+
+
+def _check_size(response: http.client.HTTPResponse, file: RemoteFile) -> None:
+    headers = response.headers
+    size = headers.get("Content-Range", "").rpartition("/")[2] if response.status == 206 else headers["Content-Length"]
+    if size and size.isdigit() and int(size) != file.size:
+        raise InputError(file, "size", f"{file.size} bytes, as the archive says", f"{size} bytes")
+
+
+def open_remote(file: RemoteFile, block_mib: float = 1.0, cache_mib: float = 64.0) -> BinaryIO:
+    """Opens a file on DANDI for reading; only the blocks that are touched are fetched.
+
+    What is read is kept in memory up to a limit. Blocks that follow each other are fetched by ever longer requests, up
+    to 16 at once, so that a long array costs few. A request that fails is tried again.
+
+    Arguments:
+        file: The file.
+        block_mib: Size of a block in MiB; at least one is fetched.
+        cache_mib: How much is kept in memory, in MiB.
+
+    Example:
+        >>> with h5py.File(open_remote(file), "r") as h5, NWBHDF5IO(file=h5) as io:  # doctest: +SKIP
+        ...     nwb = io.read()
+    """
+    block = max(int(block_mib * MIB), 1)
+
+    return cast(BinaryIO, _Ranges(file, block, max(int(cache_mib * MIB) // block, 1)))
+
+
+class _Ranges(io.RawIOBase):
+    """A seekable file over range requests, with the blocks read last in memory."""
+
+    def __init__(self, file: RemoteFile, block: int, most: int) -> None:
+        self.file, self.block, self.most = file, block, most
+        self.name = str(file)
+        self.url = file.url  # after the first answer, where that redirected to
+        self.blocks: OrderedDict[int, bytes] = OrderedDict()
+        self.at = 0
+        self.following, self.ahead = -1, 1  # the block behind the last request, and how many the next one takes
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.file.size}[whence]
+        if self.at < 0:
+            raise ValueError(f"negative position {self.at}")
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        end = min(self.at + len(view), self.file.size)
+        begin = self.at
+        while self.at < end:
+            index, offset = divmod(self.at, self.block)
+            if index not in self.blocks:
+                self.fetch(index, (end - 1) // self.block)
+            self.blocks.move_to_end(index)
+            part = self.blocks[index][offset : offset + end - self.at]
+            view[self.at - begin : self.at - begin + len(part)] = part
+            self.at += len(part)
+
+        return max(end - begin, 0)
+
+    def fetch(self, index: int, last: int) -> None:
+        """Fetches block `index`, with it those up to `last` that are missing, and more where they follow each other."""
+        self.ahead = min(2 * self.ahead, LONGEST) if index == self.following else 1
+        blocks = (self.file.size - 1) // self.block + 1
+        stop = min(max(last + 1, index + self.ahead), index + LONGEST, index + self.most, blocks)
+        stop = next((i for i in range(index + 1, stop) if i in self.blocks), stop)
+        first, end = index * self.block, min(stop * self.block, self.file.size)
+        try:
+            found = memoryview(_again(lambda: self.ask(first, end), self.file))
+        except HTTPError as error:
+            raise _refusal(error, self.file, "file", "one that can be read") from error
+        for i in range(index, stop):
+            self.blocks[i] = bytes(found[(i - index) * self.block : (i - index + 1) * self.block])
+        while len(self.blocks) > self.most:
+            self.blocks.popitem(last=False)
+        self.following = stop
+
+    def ask(self, first: int, end: int) -> bytes:
+        try:
+            with _answer(self.url, first, end - 1, key=self.url == self.file.url) as response:
+                if response.status != 206:
+                    host = urlsplit(response.url).netloc
+                    raise InputError(self.file, "server", "one that answers range requests", f"{host}, which does not")
+                _check_size(response, self.file)
+                found = response.read(end - first)
+                self.url = response.url
+        except HTTPError as error:
+            if self.url == self.file.url or error.code in PASSING:
+                raise
+            self.url = self.file.url  # where the archive redirects to is valid for an hour or so
+            return self.ask(first, end)
+        if len(found) < end - first:
+            raise ConnectionError(f"{len(found)} of {end - first} bytes")
+
+        return found
+
+
+def download(file: RemoteFile, folder: str | Path) -> Path:
+    """Downloads a file to ``folder/dandiset/path`` and returns where it is.
+
+    The file gets its name only once its size and SHA-256 are right. An interrupted download goes on where it ended; a
+    file that is there already is left alone.
+
+    Raises:
+        InputError: if the file cannot be had, or is not what the archive says it is.
+    """
+    target = Path(folder) / file.dandiset / file.path
+    part = target.with_name(f"{target.name}.part")
+    try:
+        if target.exists() and _same(target, file):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        if part.stat().st_size > file.size:
+            part.unlink()
+        while not part.exists() or part.stat().st_size < file.size:
+            _again(lambda: _append(file, part), file)
+        if not _same(part, file):
+            part.unlink()  # it would be wrong the next time as well
+            raise InputError(file, "content", f"SHA-256 {file.sha256}, as the archive says", "another")
+        os.replace(part, target)
+    except HTTPError as error:
+        raise _refusal(error, file, "file", "one that can be downloaded") from error
+    except OSError as error:
+        raise InputError(target, "file", "room to write it", error) from error
+
+    return target
+
+
+def _same(path: Path, file: RemoteFile) -> bool:
+    if path.stat().st_size != file.size or not file.sha256:
+        return path.stat().st_size == file.size
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+
+
+def _append(file: RemoteFile, part: Path) -> None:
+    """Adds to a part what is missing; where the line breaks after some bytes, they stay and that is no error."""
+    first = part.stat().st_size if part.exists() else 0
+    with _answer(file.url, first, key=True) as response:
+        _check_size(response, file)
+        with part.open("ab" if response.status == 206 else "wb") as out:
+            try:
+                while chunk := response.read(min(CHUNK, file.size - out.tell())):
+                    out.write(chunk)
+            except BROKEN:
+                if out.tell() <= first:
+                    raise
+            if out.tell() <= first:  # what breaks off early looks like an end
+                raise ConnectionError(f"{out.tell()} of {file.size} bytes")

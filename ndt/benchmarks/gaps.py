@@ -1,0 +1,240 @@
+"""Rates and training windows of a file with a fifth of its time unobserved: ours, and what others make of the file.
+
+The file is written with pynwb and says in `obs_intervals` when its units were observed. Each peer reads it as its own
+documentation does: pynapple through ``NWBFile(path)["units"]``, temporaldata into an `IrregularTimeSeries` with
+``domain="auto"``, torch_brain through its own reader of NWB files and its own sampler. All three can be right where a
+user reads `obs_intervals` and hands them over; none does so by itself.
+"""
+
+import importlib
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ndt.benchmarks.timing import row
+from ndt.config import BenchConfig, IngestConfig
+from ndt.intervals import Intervals
+from ndt.session import Session
+from ndt.vocabulary import Vocabulary
+
+__all__ = ["Truth", "gaps", "in_gap", "ours", "simulate", "write"]
+
+SECONDS, UNOBSERVED, NUM_GAPS, NUM_UNITS = 600.0, 0.2, 12, 48
+SHORTEST = 2.0  # seconds of a gap or of a piece at least
+RATES_HZ = (1.0, 50.0)
+BIN_SIZE, WINDOW_BINS, NUM_WINDOWS = 0.02, 50, 2000
+
+Array = NDArray[np.float64]
+
+
+class Truth(NamedTuple):
+    """A simulated recording.
+
+    Arguments:
+        rates: True rate of each unit in Hz, (N,).
+        observed: When units were observed.
+        spikes: Spike times of each unit: Poisson at its rate, in observed time.
+    """
+
+    rates: Array
+    observed: Intervals
+    spikes: list[Array]
+
+
+class Reading(NamedTuple):
+    """What a tool makes of the file.
+
+    Arguments:
+        rates: Rate of each unit in Hz, (N,).
+        windows: Start and end in seconds of windows drawn for training, (M, 2).
+    """
+
+    rates: Array
+    windows: Array
+
+
+def simulate(seed: int) -> Truth:
+    """Draws rates, twelve gaps that take a fifth of the time, and spikes between them."""
+    rng = np.random.default_rng([seed, 2029])
+    low, high = RATES_HZ
+    rates = np.exp(rng.uniform(np.log(low), np.log(high), NUM_UNITS))
+    lost, kept = UNOBSERVED * SECONDS, (1 - UNOBSERVED) * SECONDS
+    gap = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS)) * (lost - SHORTEST * NUM_GAPS)
+    piece = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS + 1)) * (kept - SHORTEST * (NUM_GAPS + 1))
+    start = np.cumsum(np.r_[0.0, piece[:-1] + gap])
+    observed = Intervals(start, start + piece)
+    run = np.r_[0.0, np.cumsum(piece)]
+
+    def spikes(rate: float) -> Array:
+        at = np.sort(rng.uniform(0, kept, rng.poisson(rate * kept)))  # on a clock that stands still in gaps
+        i = np.clip(np.searchsorted(run, at, side="right") - 1, 0, NUM_GAPS)
+        return start[i] + at - run[i]
+
+    return Truth(rates, observed, [spikes(rate) for rate in rates])
+
+
+def write(truth: Truth, path: Path) -> None:
+    """Writes a recording as an NWB file."""
+    from ndt.data.synthetic_nwb import Recording, write_recording
+
+    N = len(truth.rates)
+    recording = Recording(
+        subject="gaps",
+        session=1,
+        spike_times=truth.spikes,
+        unit_names=[f"unit {n}" for n in range(N)],
+        electrodes=np.arange(N),
+        num_electrodes=N,
+        regions=["M1"],
+        heldout=None,
+        observed=truth.observed,
+        trials=Intervals.empty(),
+        covariates={},
+        timestamps=np.zeros(0),
+        written=np.zeros(0, bool),
+        rate_hz=None,
+    )
+    write_recording(recording, path)
+
+
+def ours(path: Path, seed: int) -> Reading:
+    """Reads the file, and draws windows as pretraining does."""
+    from ndt.data.nwb import read_nwb
+    from ndt.data.sampler import Sampler
+    from ndt.data.windows import Grid
+
+    session: Session = read_nwb(path, IngestConfig(probe_seconds=0.0))
+    grid = Grid(session, BIN_SIZE, 0.0)
+    chosen = np.ones(len(grid), bool)
+    vocabulary = Vocabulary().extend([session])
+    sampler = Sampler([grid], [chosen], vocabulary, window_bins=WINDOW_BINS, min_bins=WINDOW_BINS, seed=seed)
+    drawn = [sampler.draw(sampler.generator(0, i))[1].index for i in range(NUM_WINDOWS)]
+    windows = [(grid.start[first], grid.start[last - 1] + BIN_SIZE) for first, last in drawn]
+
+    return Reading(grid.mean_counts(chosen) / BIN_SIZE, np.array(windows))
+
+
+def _pynapple(path: Path, seed: int) -> Reading:
+    nap = importlib.import_module("pynapple")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = nap.NWBFile(str(path))
+        units = file["units"]
+        support = units.time_support
+        file.close()
+
+    return Reading(np.asarray(units.rate, np.float64), _uniform(support.start, support.end, seed))
+
+
+def _temporaldata(path: Path, seed: int) -> Reading:
+    temporaldata = importlib.import_module("temporaldata")
+    pynwb = importlib.import_module("pynwb")
+    with pynwb.NWBHDF5IO(str(path), "r") as io:
+        trains = io.read().units["spike_times"][:]
+    owner = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
+    spikes = temporaldata.IrregularTimeSeries(timestamps=np.concatenate(trains), unit_index=owner, domain="auto")
+    spikes.sort()
+    domain = spikes.domain
+
+    return Reading(_rates(spikes, len(trains), domain), _uniform(domain.start, domain.end, seed))
+
+
+def _torch_brain(path: Path, seed: int) -> Reading:
+    data = importlib.import_module("torch_brain.data")
+    reader = importlib.import_module("torch_brain.utils.dandi")
+    samplers = importlib.import_module("torch_brain.samplers")
+    torch, pynwb = importlib.import_module("torch"), importlib.import_module("pynwb")
+    with pynwb.NWBHDF5IO(str(path), "r") as io:
+        spikes, units = reader.extract_spikes_from_nwbfile(io.read(), recording_tech="UTAH_ARRAY_SPIKES")
+    recording = data.Data(spikes=spikes, units=units, domain="auto")
+    sampler = samplers.RandomFixedWindowSampler(
+        sampling_intervals={"a": recording.domain},
+        window_length=WINDOW_BINS * BIN_SIZE,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    windows: list[tuple[float, float]] = []
+    while len(windows) < NUM_WINDOWS:
+        windows += [(index.start, index.end) for index in sampler]
+
+    return Reading(_rates(spikes, len(units), recording.domain), np.array(windows[:NUM_WINDOWS]))
+
+
+PEERS: dict[str, Callable[[Path, int], Reading]] = {
+    "pynapple": _pynapple,
+    "temporaldata": _temporaldata,
+    "torch_brain": _torch_brain,
+}
+
+
+def _rates(spikes: Any, N: int, domain: Any) -> Array:
+    return np.bincount(spikes.unit_index, minlength=N) / float(np.sum(domain.end - domain.start))
+
+
+def _uniform(start: Array, end: Array, seed: int) -> Array:
+    """Returns windows whose start is uniform wherever a whole one fits into an interval."""
+    rng, length = np.random.default_rng([seed, 2027]), WINDOW_BINS * BIN_SIZE
+    start, room = np.asarray(start), np.maximum(np.asarray(end) - np.asarray(start) - length, 0)
+    i = rng.choice(len(room), NUM_WINDOWS, p=room / room.sum())
+    begin = start[i] + rng.uniform(size=NUM_WINDOWS) * room[i]
+
+    return np.stack([begin, begin + length], 1)
+
+
+def in_gap(windows: Array, observed: Intervals) -> NDArray[np.bool_]:
+    """Returns which windows (M, 2) hold more than a microsecond that was not observed."""
+    pieces = observed.coalesce()
+    edges = np.stack([pieces.start, pieces.end], 1).ravel()
+    seen = np.cumsum(np.r_[0.0, np.stack([pieces.end - pieces.start, np.zeros(len(pieces))], 1).ravel()[:-1]])
+    inside = np.diff(np.interp(windows, edges, seen), axis=1)[:, 0]  # of a clock that stands still in gaps
+
+    return inside < windows[:, 1] - windows[:, 0] - 1e-6
+
+
+def _measures(found: Reading, truth: Truth) -> dict[str, float]:
+    error = found.rates - truth.rates
+
+    return {
+        "rate_error": float(np.mean(np.abs(error) / truth.rates) * 100),
+        "rate_rms_z": float(np.sqrt(np.mean(error**2 / (truth.rates / truth.observed.duration)))),
+        "windows_in_gap": float(in_gap(found.windows, truth.observed).mean() * 100),
+    }
+
+
+UNITS = {"rate_error": "%", "rate_rms_z": "standard errors", "windows_in_gap": "%"}
+
+
+def gaps(config: BenchConfig) -> list[dict[str, Any]]:
+    """Compares rates with their truth, and counts windows that hold unobserved time, in `config.seeds` recordings.
+
+    Three rows a peer: mean error of rates; the same as root mean square of standard errors, which is 1 where sampling
+    alone is to blame; share of windows in which something was not observed. A peer that is not installed has no rows,
+    and stderr says so.
+    """
+    results: dict[str, list[dict[str, float]]] = {}
+    absent: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(config.seeds):
+            truth, path = simulate(seed), Path(folder) / f"{seed}.nwb"
+            write(truth, path)
+            results.setdefault("ours", []).append(_measures(ours(path, seed), truth))
+            for name, read in PEERS.items():
+                if name in absent:
+                    continue
+                try:
+                    results.setdefault(name, []).append(_measures(read(path, seed), truth))
+                except ImportError as error:
+                    absent[name] = str(error)
+    for name, reason in absent.items():
+        Console(stderr=True, soft_wrap=True).print(f"gaps: {name} is not measured: {reason}", markup=False)
+    of = {name: {key: [found[key] for found in rows] for key in UNITS} for name, rows in results.items() if rows}
+    mine = of.pop("ours")
+    if not of:
+        return [row(f"gaps.{key}", mine[key], unit) for key, unit in UNITS.items()]
+
+    return [row(f"gaps.{key}", mine[key], unit, name, of[name][key]) for key, unit in UNITS.items() for name in of]
