@@ -1,0 +1,83 @@
+"""When units were observed, and which of them fired when: what every honest rate divides by."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.intervals import Intervals
+from ndt.session import Session
+
+__all__ = ["SLIVER", "block_edges", "borders", "firing", "seconds_before", "spikes_by_unit", "unit_pieces"]
+
+BLOCK = 60.0  # seconds, where that makes 10 to 120 blocks
+FEWEST, MOST = 10, 120
+SLIVER = 1e-6  # seconds: differences of clock times near 1e9 s are good to 2e-7 s
+
+Array = NDArray[np.float64]
+
+
+def unit_pieces(session: Session) -> list[Intervals]:
+    """Returns for each of N units its pieces of observed time: sorted, disjoint, touching ones joined."""
+    N, rows = session.num_units, session.units.observed
+    if rows is None:
+        return [session.observed.coalesce()] * N
+    unit = np.asarray(rows.columns["unit_index"], np.int64)
+    order = np.argsort(unit, kind="stable")
+    start, end = rows.start[order], rows.end[order]
+    bounds = np.searchsorted(unit[order], np.arange(N + 1))
+
+    return [Intervals(start[a:b], end[a:b]).coalesce() for a, b in pairwise(bounds)]
+
+
+def seconds_before(pieces: Intervals, times: Array) -> Array:
+    """Returns how much time of disjoint, sorted pieces lies before each of `times`; shape of `times`."""
+    if len(pieces) == 0:
+        return np.zeros(np.shape(times))
+    run = np.r_[0.0, np.cumsum(pieces.end - pieces.start)]
+
+    return np.interp(times, borders(pieces), np.stack([run[:-1], run[1:]], 1).ravel())
+
+
+def borders(pieces: Intervals) -> Array:
+    """Returns starts and ends of disjoint, sorted pieces in one ascending array."""
+    return np.stack([pieces.start, pieces.end], 1).ravel()
+
+
+def spikes_by_unit(times: Array, unit: NDArray[np.integer], num_units: int) -> list[Array]:
+    """Returns the ascending spike times of each of N units, as views of one array."""
+    key = np.asarray(unit).astype(np.uint16) if num_units < 2**16 else np.asarray(unit)  # 16 bits: sorted by radix
+    order = np.argsort(key, kind="stable")
+    ends = np.cumsum(np.bincount(key, minlength=num_units)) if len(key) else np.zeros(num_units, np.int64)
+
+    return np.split(np.asarray(times)[order], ends[:-1]) if num_units else []
+
+
+def block_edges(observed: Intervals) -> Array:
+    """Returns the M + 1 edges of M even blocks from the first to the last observed time; M is 10 to 120.
+
+    A block lasts a minute where that makes so many. Time too short to be divided is one block; no time is none.
+    """
+    pieces = observed.coalesce()
+    if len(pieces) == 0:
+        return np.zeros(1)
+    start, end = pieces.start[0], pieces.end[-1]
+    M = int(np.clip(round((end - start) / BLOCK), FEWEST, MOST)) if end - start > FEWEST * SLIVER else 1
+
+    return np.linspace(start, end, M + 1)
+
+
+def firing(spikes: Sequence[Array], pieces: Sequence[Intervals], edges: Array) -> tuple[NDArray[np.int64], Array]:
+    """Returns each unit's spikes in blocks between edges, and the seconds it was observed there; both (M, N).
+
+    A block observed for less than a microsecond counts as not observed: that is a border's rounding.
+    """
+    M, N = len(edges) - 1, len(spikes)
+    counts, seconds = np.zeros((M, N), np.int64), np.zeros((M, N))
+    for n in range(N):
+        counts[:, n] = np.diff(np.searchsorted(spikes[n], edges))
+        same = n > 0 and pieces[n] is pieces[n - 1]
+        seconds[:, n] = seconds[:, n - 1] if same else np.diff(seconds_before(pieces[n], edges))
+
+    return counts, np.where(seconds > SLIVER, seconds, 0.0)
