@@ -1,24 +1,37 @@
-"""Recordings: NWB files in, a store of sessions out. Importing this reads neither pynwb nor h5py.
+"""Recordings: files in, a store of sessions out. Importing this reads neither pynwb nor h5py.
 
-`ndt.data.ingest.ingest` and `ndt.data.inspect.inspect` are not offered here, where they would hide their own modules.
+`ndt.data.ingest.ingest`, `ndt.data.inspect.inspect` and `ndt.data.read.read` are offered by `ndt` and not here, where
+they would hide their own modules.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ndt.data.inspect import summarise
-    from ndt.data.nwb import read_nwb
+    from ndt.data.arrays import from_arrays
+    from ndt.data.counts import read_counts
     from ndt.data.probe import find_files
+    from ndt.data.pynapple import from_pynapple, to_pynapple
     from ndt.data.store import Store, read_session, write_session
 
-__all__ = ["Store", "find_files", "read_nwb", "read_session", "summarise", "write_session"]
+__all__ = [
+    "Store",
+    "find_files",
+    "from_arrays",
+    "from_pynapple",
+    "read_counts",
+    "read_session",
+    "to_pynapple",
+    "write_session",
+]
 
 _HOMES = {
     "Store": "store",
     "find_files": "probe",
-    "read_nwb": "nwb",
+    "from_arrays": "arrays",
+    "from_pynapple": "pynapple",
+    "read_counts": "counts",
     "read_session": "store",
-    "summarise": "inspect",
+    "to_pynapple": "pynapple",
     "write_session": "store",
 }
 

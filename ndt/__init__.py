@@ -7,13 +7,27 @@ if TYPE_CHECKING:
     from ndt.api import embed as embed
     from ndt.api import ingest as ingest
     from ndt.api import inspect as inspect
+    from ndt.api import read as read
+    from ndt.api import recipe as recipe
     from ndt.api import report as report
     from ndt.api import simulate as simulate
     from ndt.data.store import Store as Store
     from ndt.model import NDT as NDT
 
 __version__ = "0.1.0"
-__all__ = ["NDT", "Embeddings", "Store", "__version__", "embed", "ingest", "inspect", "report", "simulate"]
+__all__ = [
+    "NDT",
+    "Embeddings",
+    "Store",
+    "__version__",
+    "embed",
+    "ingest",
+    "inspect",
+    "read",
+    "recipe",
+    "report",
+    "simulate",
+]
 
 _HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store"}
 

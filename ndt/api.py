@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from ndt.data.synthetic import Simulated
     from ndt.finetune.adapt import Decoder
     from ndt.model import NDT
+    from ndt.session import Session
 
-__all__ = ["Embeddings", "embed", "finetune", "ingest", "inspect", "pretrain", "report", "simulate"]
+__all__ = [
+    "Embeddings",
+    "embed",
+    "finetune",
+    "ingest",
+    "inspect",
+    "pretrain",
+    "read",
+    "recipe",
+    "report",
+    "simulate",
+]
 
 Config = TypeVar("Config")
 
@@ -31,21 +43,40 @@ def simulate(out: str | Path, config: SimulateConfig | str | Path | None = None)
     return simulate(Path(out), _configured(SimulateConfig, config))
 
 
-def inspect(files: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Returns what would be ingested and dropped of NWB files; see `ndt.data.inspect.inspect`."""
+def inspect(
+    files: str | Path | Sequence[str | Path],
+    config: IngestConfig | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Returns what would be ingested and dropped of recordings, and writes pages; see `ndt.data.inspect.inspect`."""
     from ndt.data.inspect import inspect
 
-    return inspect(files)
+    return inspect(files, _configured(IngestConfig, config), out)
+
+
+def read(source: str | Path, config: IngestConfig | str | Path | None = None) -> "Session":
+    """Reads one recording; see `ndt.data.read.read`."""
+    from ndt.data.read import read
+
+    return read(source, _configured(IngestConfig, config))
+
+
+def recipe(name: str | Path) -> IngestConfig:
+    """Returns the settings of a public data set, by name, or of a file like those; see `ndt.data.recipes`."""
+    from ndt.data.recipes import load_recipe
+
+    return load_recipe(name).ingest
 
 
 def ingest(
-    files: str | Path | Sequence[str | Path],
+    files: "str | Path | Session | Sequence[str | Path | Session]",
     out: str | Path,
     config: IngestConfig | str | Path | None = None,
     *,
     progress: bool = True,
 ) -> "Store":
-    """Ingests NWB files into a store; see `ndt.data.ingest.ingest`."""
+    """Ingests recordings into a store; see `ndt.data.ingest.ingest`."""
     from ndt.data.ingest import ingest
 
     return ingest(files, out, _configured(IngestConfig, config), progress=progress)

@@ -1,45 +1,22 @@
 """The command line. A verb's parser is built, and what it runs is imported, only when that verb is called."""
 
-import dataclasses
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any
 
+from ndt.arguments import Verb, configured, flattened, parse
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["VERBS", "Verb", "main"]
-
-C = TypeVar("C")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One verb of the command line.
-
-    Arguments:
-        summary: One line for the overview.
-        usage: What follows the verb in its usage line.
-        arguments: Adds the verb's own arguments to a parser.
-        run: Does the work and returns a result that JSON can hold.
-        show: Name of the function of `ndt.tables` that prints the result for people.
-        config: Settings that ``--config`` and dotted options fill; None where there are none.
-    """
-
-    summary: str
-    usage: str
-    arguments: "Callable[[ArgumentParser], None]"
-    run: "Callable[[Namespace], dict[str, Any]]"
-    show: str
-    config: type | None = None
+__all__ = ["VERBS", "main"]
 
 
 def _simulate_arguments(parser: "ArgumentParser") -> None:
@@ -49,32 +26,82 @@ def _simulate_arguments(parser: "ArgumentParser") -> None:
 def _simulate(args: "Namespace") -> dict[str, Any]:
     from ndt.data.synthetic import simulate
 
-    made = simulate(Path(args.out), _config(SimulateConfig, args))
+    made = simulate(Path(args.out), configured(SimulateConfig, args))
 
     return {
         "recordings": [{"session_id": s.session_id, "path": str(s.path), "units": s.rates_hz.shape[1]} for s in made]
     }
 
 
+def _recording_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("files", nargs="*", help="NWB, brainsets .h5, .mat or .npz files, globs, dandi:ID@VERSION/GLOB")
+    parser.add_argument(
+        "--recipe", type=str, default=None, help="a data set's settings: one of --recipes, or a YAML file"
+    )
+    parser.add_argument("--recipes", action="store_true", help="list the recipes that are known, and stop")
+
+
+def _recipe_defaults(parser: "ArgumentParser", argv: Sequence[str]) -> None:
+    """Puts a recipe's settings in place of the defaults; a settings file and options still go first."""
+    given = [b or a.partition("=")[2] for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--recipe"]
+    given += [a.partition("=")[2] for a in argv if a.startswith("--recipe=")]
+    if given:
+        from ndt.data.recipes import load_recipe
+
+        parser.set_defaults(dict(flattened(asdict(load_recipe(given[-1]).ingest))))
+
+
+def _files(args: "Namespace", verb: str) -> list[str]:
+    if not args.files:
+        raise InputError(f"ndt {verb}", "files", "at least one file", "none")
+
+    return list(args.files)
+
+
+def _recipes() -> dict[str, Any]:
+    from ndt.data.recipes import recipes_table
+
+    return {"recipes": recipes_table()}
+
+
 def _inspect_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("files", nargs="+", help="NWB files; globs are expanded")
+    _recording_arguments(parser)
+    parser.add_argument("--out", type=str, default=None, help="folder for a page of each file, an index and the JSON")
+    parser.add_argument("--nwb_check", type=bool, default=True, help="ask NWB Inspector too, where it is installed")
 
 
 def _inspect(args: "Namespace") -> dict[str, Any]:
+    if args.recipes:
+        return _recipes()
+    files = _files(args, "inspect")
+    if len(files) == 1 and (Path(files[0]) / "manifest.json").is_file():
+        from ndt.data.leaks import report_leaks
+        from ndt.data.store import Store
+
+        return {"store": files[0], "overlaps": report_leaks(Store(files[0]))}
     from ndt.data.inspect import inspect
 
-    return {"files": inspect(args.files)}
+    config = configured(IngestConfig, args)
+    entries = inspect(files, config, args.out, nwb_check=args.nwb_check, progress=not args.quiet and len(files) > 1)
+    failed = [str(entry["error"]) for entry in entries if "error" in entry]
+
+    return {"files": entries, "page": args.out and str(Path(args.out) / "index.html"), "failed": failed}
 
 
 def _ingest_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("files", nargs="+", help="NWB files; globs are expanded")
-    parser.add_argument("--out", type=str, required=True, help="folder of the store; made where there is none")
+    _recording_arguments(parser)
+    parser.add_argument("--out", type=str, default=None, help="folder of the store; made where there is none")
 
 
 def _ingest(args: "Namespace") -> dict[str, Any]:
+    if args.recipes:
+        return _recipes()
+    files = _files(args, "ingest")
+    if args.out is None:
+        raise InputError("ndt ingest", "--out", "a folder for the store", "nothing")
     from ndt.data.ingest import ingest
 
-    store = ingest(args.files, Path(args.out), _config(IngestConfig, args), progress=not args.quiet)
+    store = ingest(files, Path(args.out), configured(IngestConfig, args), progress=not args.quiet)
 
     return {"store": str(store.root), "sessions": store.manifest["sessions"]}
 
@@ -89,7 +116,7 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
     from ndt.pretrain.train import pretrain
 
     out = Path(args.out)
-    pretrain(Path(args.store), out, _config(PretrainConfig, args), resume=args.resume, progress=not args.quiet)
+    pretrain(Path(args.store), out, configured(PretrainConfig, args), resume=args.resume, progress=not args.quiet)
 
     return {"run": str(out), **json.loads((out / "metrics.json").read_text())}
 
@@ -111,7 +138,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
     finetune(
         None if scratch else args.base, args.session, args.covariate,
-        out=out, config=_config(FinetuneConfig, args), store=args.store, resume=args.resume, progress=not args.quiet,
+        out=out, config=configured(FinetuneConfig, args), store=args.store, resume=args.resume, progress=not args.quiet,
     )  # fmt: skip
 
     return {"run": str(out), **json.loads((out / "metrics.json").read_text())}
@@ -178,7 +205,7 @@ def _bench(args: "Namespace") -> dict[str, Any]:
     if args.list:
         return backends(args.name)
 
-    return bench(args.name, _config(BenchConfig, args))
+    return bench(args.name, configured(BenchConfig, args))
 
 
 VERBS = {
@@ -188,14 +215,14 @@ VERBS = {
         arguments=_simulate_arguments, run=_simulate, show="recordings", config=SimulateConfig,
     ),
     "inspect": Verb(
-        summary="say what NWB files hold, what would be kept, and why not the rest",
-        usage="FILE... [options]",
-        arguments=_inspect_arguments, run=_inspect, show="files",
+        summary="say what recordings hold, what would be kept and why not the rest; or what sessions of a store share",
+        usage="FILE... [--out DIR] [options], or STORE",
+        arguments=_inspect_arguments, run=_inspect, show="files", config=IngestConfig, prepare=_recipe_defaults,
     ),
     "ingest": Verb(
-        summary="turn NWB files into a store",
+        summary="turn recordings into a store",
         usage="FILE... --out STORE [options]",
-        arguments=_ingest_arguments, run=_ingest, show="store", config=IngestConfig,
+        arguments=_ingest_arguments, run=_ingest, show="store", config=IngestConfig, prepare=_recipe_defaults,
     ),
     "pretrain": Verb(
         summary="train a model on the spikes of all sessions of a store",
@@ -241,135 +268,23 @@ def _overview() -> str:
     )
 
 
-def _described(cls: type) -> dict[str, str]:
-    """Returns what the class's docstring says of each field, for ``--help``."""
-    section = (cls.__doc__ or "").partition("Arguments:")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ +(\w+): (.+(?:\n {12,}.+)*)", section, re.MULTILINE)
-
-    return {name: " ".join(text.replace("`", "").replace("%", "%%").split()) for name, text in entries}
-
-
-def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the dotted name and the description of every setting."""
-    hints, described = get_type_hints(cls), _described(cls)
-    for f in dataclasses.fields(cls):
-        yield prefix + f.name, described.get(f.name, "")
-        if dataclasses.is_dataclass(hints[f.name]):
-            yield from _fields(hints[f.name], f"{prefix}{f.name}.")
-
-
-def _config(cls: type[C], values: "Namespace") -> C:
-    """Returns the settings that were parsed; other arguments of the verb are left aside."""
-    hints, kwargs = get_type_hints(cls), {}
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-        nested = dataclasses.is_dataclass(hints[f.name])
-        kwargs[f.name] = _config(hints[f.name], values[f.name]) if nested else values[f.name]
-
-    try:
-        return cls(**kwargs)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError("settings", cls.__name__, "values that fit together", error) from error
-
-
-def _parser(name: str) -> "ArgumentParser":
-    """Returns the parser of one verb."""
-    from jsonargparse import ArgumentParser
-
-    verb = VERBS[name]
-    parser = ArgumentParser(
-        prog=f"ndt {name}", usage=f"ndt {name} {verb.usage}", description=verb.summary, exit_on_error=False
-    )
-    verb.arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    if verb.config is not None:
-        parser.add_argument("--config", action="config", help="YAML file with settings; options override it")
-        parser.add_class_arguments(verb.config)
-        for dotted, text in _fields(verb.config):
-            parser._option_string_actions[f"--{dotted}"].help = text or None
-        for title, group in (parser.groups or {}).items():
-            group.title = f"settings: {title}"
-
-    return parser
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _check_file(path: str, known: Sequence[str]) -> None:
-    """Refuses a settings file that is not there, is not YAML, or names an unknown setting."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(path, "--config", "a file that can be read", error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, "--config", "YAML", error) from error
-    if not isinstance(values or {}, Mapping):
-        raise InputError(path, "--config", "settings and their values", type(values).__name__)
-    for key in _flatten(values or {}):
-        if key not in known:
-            raise InputError(path, key, f"one of {', '.join(known)}", "an unknown setting")
-
-
-def _normalise(name: str, argv: Sequence[str], parser: "ArgumentParser") -> list[str]:
-    """Returns the arguments with ``a.b=1`` written as ``--a.b=1``; refuses unknown options and lists the valid ones."""
-    config = VERBS[name].config
-    known = [dotted for dotted, _ in _fields(config)] if config else []
-    tops = {dotted.split(".")[0] for dotted in known}
-    out = []
-    for token in argv:
-        key = re.match(r"([A-Za-z_]\w*)((?:\.\w+)*)=", token)
-        dotted = key is not None and (key[1] in tops or bool(known and key[2])) and not Path(token).exists()
-        out.append(f"--{token}" if dotted else token)
-    for i, token in enumerate(out):
-        option, _, value = token.partition("=")
-        if option.startswith("--") and option != "--" and option not in parser._option_string_actions:
-            listed = sorted(o for o in parser._option_string_actions if o.startswith("--"))
-            raise InputError(f"ndt {name}", option, f"one of {', '.join(listed)}", "an unknown option")
-        if option == "--config" and config:
-            _check_file(value or "".join(out[i + 1 : i + 2]), known)
-
-    return out
-
-
-def _parse(name: str, argv: Sequence[str]) -> "Namespace":
-    """Returns the parsed arguments of a verb; whatever is wrong with them is an `InputError`."""
-    from argparse import ArgumentError
-
-    parser = _parser(name)
-    arguments = _normalise(name, argv, parser)
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        told = " ".join(str(error.message).split())
-        wrong = re.match(r"Parser key \"(?P<key>[^\"]+)\": (?P<expected>.*?)\. Got value: (?P<found>.*)", told)
-        if wrong is None:
-            raise InputError(f"ndt {name}", "arguments", f"`ndt {name} {VERBS[name].usage}`", told) from error
-        expected = re.sub(r"^Expected an? |<class '|'>", "", wrong["expected"])
-        raise InputError(f"ndt {name}", f"--{wrong['key']}", expected, wrong["found"]) from error
-
-
-def _call(name: str, argv: Sequence[str]) -> None:
-    """Parses, runs, and prints the result."""
-    args = _parse(name, argv)
+def _call(name: str, argv: Sequence[str]) -> int:
+    """Parses, runs, prints the result and what failed, and returns the exit code."""
+    args = parse(name, VERBS[name], argv)
     with redirect_stdout(sys.stderr):  # whatever a library prints, standard output holds the result and nothing else
         result = VERBS[name].run(args)
 
-    if args.json:
+    failed = result.get("failed") or []
+    if args.json and len(failed) < len(result.get("files", [""])):
         print(json.dumps(result, default=str))
-    else:
+    elif not args.json:
         from ndt import tables
 
         getattr(tables, f"show_{VERBS[name].show}")(result)
+    for line in failed:
+        print(line, file=sys.stderr)
+
+    return 2 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -382,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in VERBS:
             raise InputError("ndt", "verb", f"one of {', '.join(VERBS)}", argv[0])
-        _call(argv[0], argv[1:])
+        return _call(argv[0], argv[1:])
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

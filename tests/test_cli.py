@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from fake_run import fake_run
 
-from ndt import cli
+from ndt.arguments import configured, fields_of, parse
 from ndt.cli import VERBS, main
 from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 
@@ -56,7 +57,7 @@ def test_overview_names_every_verb(capsys):
 
 @pytest.mark.parametrize("config", [SimulateConfig, IngestConfig, PretrainConfig, FinetuneConfig])
 def test_every_setting_has_a_description(config):
-    lacking = [name for name, text in cli._fields(config) if not text]
+    lacking = [name for name, text in fields_of(config) if not text]
     assert lacking == []
 
 
@@ -111,13 +112,14 @@ def test_settings_come_from_file_then_options(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump({"model": {"width": 64, "num_heads": 2}, "seed": 3}))
     argv = ["store", "--out", "run", "--config", str(path), "--model.num_heads", "8", "model.dropout=0.2"]
-    config = cli._config(PretrainConfig, cli._parse("pretrain", argv))
+    config = configured(PretrainConfig, parse("pretrain", VERBS["pretrain"], argv))
     assert (config.model.width, config.model.num_heads, config.model.dropout, config.seed) == (64, 8, 0.2, 3)
     assert config.train == PretrainConfig().train
 
 
 def test_tuples_stay_tuples():
-    config = cli._config(SimulateConfig, cli._parse("simulate", ["--out", "x", "--awkward", "[gaps,heldout]"]))
+    argv = ["--out", "x", "--awkward", "[gaps,heldout]"]
+    config = configured(SimulateConfig, parse("simulate", VERBS["simulate"], argv))
     assert config == SimulateConfig(awkward=("gaps", "heldout"))
 
 
@@ -129,7 +131,7 @@ def test_json_is_exactly_one_object_whatever_the_verb_prints(tmp_path, capsys, m
         print("a library says something")
         return verb.run(args)
 
-    monkeypatch.setitem(VERBS, "report", cli.dataclasses.replace(verb, run=loud))
+    monkeypatch.setitem(VERBS, "report", replace(verb, run=loud))
     assert main(["report", str(run), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == {"report": str(run / "report.html")}
@@ -141,7 +143,7 @@ def test_stopping_by_hand_is_130(capsys, monkeypatch):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(VERBS, "report", cli.dataclasses.replace(VERBS["report"], run=stop))
+    monkeypatch.setitem(VERBS, "report", replace(VERBS["report"], run=stop))
     assert main(["report", "run"]) == 130
     assert _told(capsys) == "stopped"
 
