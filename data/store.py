@@ -8,6 +8,7 @@ Arrays lie contiguous, uncompressed and 64-byte aligned, so that they are mapped
     ├── spikes                        IrregularTimeSeries: timestamps, unit_index
     ├── units                         ArrayDict: id and the file's own columns
     ├── units_observed                Interval with unit_index, only where units differ
+    ├── fingerprint                   ArrayDict: hashes of a sample of the spike trains, see `ndt.data.fingerprint`
     ├── covariates/<name>             IrregularTimeSeries: timestamps, values (M, C)
     └── trials, epochs, …             Interval, one a table
 
@@ -17,6 +18,7 @@ temporaldata 0.1 reads all of it, but slices a table whose rows overlap only whe
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,14 +29,24 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.fingerprint import VERSION, fingerprint
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
 
-__all__ = ["STORE_VERSION", "Store", "read_manifest", "read_session", "write_manifest", "write_session"]
+__all__ = [
+    "STORE_VERSION",
+    "Store",
+    "read_entry",
+    "read_manifest",
+    "read_session",
+    "remove_drafts",
+    "write_manifest",
+    "write_session",
+]
 
 STORE_VERSION = 2
-OURS = ("brainset", "covariates", "domain", "session", "spikes", "subject", "units", "units_observed")
+OURS = ("brainset", "covariates", "domain", "fingerprint", "session", "spikes", "subject", "units", "units_observed")
 
 
 class Store:
@@ -63,6 +75,11 @@ class Store:
     def session_ids(self) -> list[str]:
         """Identifiers of all sessions, sorted."""
         return sorted(self.manifest["sessions"])
+
+    @property
+    def training_ids(self) -> list[str]:
+        """Identifiers of the sessions that are not kept for evaluation (`IngestConfig.evaluate`), sorted."""
+        return [s for s in self.session_ids if self.manifest["sessions"][s].get("role") != "evaluate"]
 
     def path(self, session_id: str) -> Path:
         """Returns the session's file."""
@@ -111,20 +128,46 @@ def _beside(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_session(session: Session, path: str | Path, options: dict[str, Any] | None = None) -> None:
+def remove_drafts(root: Path) -> None:
+    """Removes what killed processes left half written: files of processes that are gone, or untouched for an hour."""
+    for draft in root.glob(".*.tmp"):
+        pid = draft.name.split(".")[-2]
+        if pid.isdecimal() and (not _runs(int(pid)) or time.time() - draft.stat().st_mtime > 3600):
+            draft.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks, and does nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+
+    return True
+
+
+def write_session(
+    session: Session, path: str | Path, options: dict[str, Any] | None = None, entry: dict[str, Any] | None = None
+) -> None:
     """Writes a session's file, whole or not at all; the same session and options give the same bytes.
 
     Arguments:
         session: The session.
         path: The file to write.
         options: How it was ingested; JSON-able.
+        entry: What the manifest says of it; JSON-able. See `read_entry`.
     """
     # threshold 1: all data is aligned, however short
     with _beside(Path(path)) as draft, h5py.File(draft, "w", alignment_threshold=1, alignment_interval=64) as file:
         _object(file, "Data", absolute_start=0.0, ndt_store_version=STORE_VERSION)
         source = {"source": Path(str(session.source.get("path", ""))).name, "size": session.source.get("size", 0)}
         origin = {"id": "ndt", "origin_version": session.source.get("sha256", ""), **source}
-        _data(file, "brainset", **origin, options=json.dumps(options or {}, sort_keys=True))
+        conventions = json.dumps(session.source.get("conventions", {}), sort_keys=True)
+        options_text = json.dumps(options or {}, sort_keys=True)
+        brainset = _data(file, "brainset", **origin, options=options_text, conventions=conventions)
+        if entry is not None:
+            _dataset(brainset, "entry", np.array([json.dumps(entry, sort_keys=True)]))
         _data(file, "subject", id=session.subject)
         about = _data(file, "session", id=session.session_id, recording_date=session.recording_date, task=session.task)
         about.attrs["count_bin"] = session.count_bin
@@ -136,6 +179,9 @@ def write_session(session: Session, path: str | Path, options: dict[str, Any] | 
         _columns(file, "units", {"id": session.units.id, **session.units.columns})
         if session.units.observed is not None:
             _intervals(file, "units_observed", session.units.observed)
+        sample = fingerprint(session)
+        group = _columns(file, "fingerprint", {k: v for k, v in vars(sample).items() if k != "span"})
+        group.attrs.update(version=VERSION, num_spikes=len(session.spikes.timestamps))  # stale where others cut spikes
         group = _data(file, "covariates")
         _intervals(group, "domain", session.observed)
         for name, covariate in session.covariates.items():
@@ -195,6 +241,19 @@ def _write_covariate(parent: h5py.Group, name: str, covariate: Covariate) -> Non
     group = _series(parent, name.replace("/", "__"), {"timestamps": times, "values": covariate.values}, extent)
     group.attrs.update({"name": covariate.name, "path": covariate.path, "unit": covariate.unit})
     group.attrs.update({"dims": json.dumps(covariate.dims), "angular": covariate.angular})
+
+
+def read_entry(path: Path) -> dict[str, Any]:
+    """Returns what a session's file says of itself for the manifest; empty where there is no such file, or an odd one.
+
+    The file is what counts: a run that was killed may have left a manifest that is older than it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            known, entry = file.attrs["ndt_store_version"] == STORE_VERSION, np.asarray(file["brainset/entry"])
+            return dict(json.loads(entry[0])) if known else {}
+    except (OSError, KeyError, ValueError, TypeError):
+        return {}
 
 
 def read_session(path: str | Path) -> Session:
@@ -312,7 +371,9 @@ class _Reader:
 
 def _source(brainset: dict[str, Any]) -> dict[str, Any]:
     known = {"path": brainset.get("source", ""), "sha256": brainset.get("origin_version", "")}
-    return known | {"size": int(brainset.get("size", 0))}
+    size, conventions = int(brainset.get("size", 0)), str(brainset.get("conventions", "{}"))
+
+    return known | {"size": size, "conventions": json.loads(conventions)}
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig
+from ndt.data.leaks import check_base
+from ndt.data.resample import resample
 from ndt.data.store import Store
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, longest_window, resample
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, longest_window
 from ndt.errors import InputError
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.objective import Decoding, decode
@@ -73,7 +75,8 @@ def finetune(
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if there is no such session or covariate, or too little of it for a split.
+        InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
+            the session holds out.
     """
     config, out = config or FinetuneConfig(), Path(out)
     if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
@@ -88,6 +91,8 @@ def finetune(
     series = find_covariate(recording, covariate)
     bin_size, window_bins = _bins(base, recording, series, config)
     grid = Grid(recording, bin_size, window_bins * bin_size)
+    if base is not None:
+        check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
     targets = resample(series, grid.start, bin_size)
     chosen = _calibration(grid, targets, config.calibration)
     spec = _specification(base, recording, series, targets[chosen], config, bin_size, window_bins)

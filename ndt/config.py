@@ -214,7 +214,9 @@ class PretrainConfig:
         context_dropout: Probability that a window goes without its session, its subject, its task, each by itself.
         shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
             known there only (sorted anew each session), ``always``, ``never``.
-        sessions: Session ids to pretrain on; empty for all.
+        sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
+        leaks: Where another session of the store holds out what a session trains on (the same recording twice, a slice
+            of it, some of its units): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
         seed: Seed of initial weights, windows and masks.
     """
 
@@ -231,13 +233,14 @@ class PretrainConfig:
     context_dropout: float = 0.0
     shuffle_units: str = "auto"
     sessions: tuple[str, ...] = ()
+    leaks: str = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
         require(self, {"table_rate": (1e-3, 1e3)})
-        choose(self, "pretrain", shuffle_units=("auto", "always", "never"))
+        choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +266,8 @@ class FinetuneConfig:
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
+        leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
+            slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
         seed: Seed of new weights, windows and masks.
     """
 
@@ -281,6 +286,7 @@ class FinetuneConfig:
     window: float = 2.0
     min_bins: int = 3
     max_lag: float = 1.0
+    leaks: str = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -288,6 +294,7 @@ class FinetuneConfig:
         require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
         require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
         require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
+        choose(self, "finetune", leaks=("refuse", "warn"))
 
 
 @dataclass(frozen=True, kw_only=True)

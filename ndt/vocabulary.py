@@ -24,12 +24,15 @@ class Rows(NamedTuple):
         unit: Table row of each unit in that order, shape (N,).
         context: Table row of each context: session, subject, task; shape (3,).
         region: Region of each unit in that order as a number, shape (N,).
+        group: Group of each unit in that order as a number, shape (N,): units that repeat each other's spikes share
+            one, as their column `duplicate_group` says; all others have their own.
     """
 
     order: NDArray[np.int64]
     unit: NDArray[np.int64]
     context: NDArray[np.int64]
     region: NDArray[np.int64]
+    group: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,10 @@ class Vocabulary:
         context_row = {c: i for i, c in enumerate(self.contexts)}
         order = np.argsort(session.units.id, kind="stable")
         units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
+        context = np.array([context_row[c] for c in self.context_names(session)], np.int64)
         region = np.unique(_regions(session)[order], return_inverse=True)[1].astype(np.int64)
 
-        return Rows(order, units, np.array([context_row[c] for c in self.context_names(session)], np.int64), region)
+        return Rows(order, units, context, region, _groups(session)[order])
 
 
 def _column(session: Session, name: str) -> NDArray[np.str_]:
@@ -98,6 +102,17 @@ def _column(session: Session, name: str) -> NDArray[np.str_]:
 
 def _regions(session: Session) -> NDArray[np.str_]:
     return _column(session, "location")
+
+
+def _groups(session: Session) -> NDArray[np.int64]:
+    """Number of each unit's group: the column's own, and numbers after those where it has -1."""
+    alone = np.arange(len(session.units))
+    column = session.units.columns.get("duplicate_group")
+    if column is None:
+        return alone
+    group = np.asarray(column).astype(np.int64)
+
+    return np.where(group >= 0, group, group.max(initial=0) + 1 + alone)
 
 
 def _depths(session: Session) -> NDArray[np.float64]:

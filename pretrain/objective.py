@@ -95,7 +95,7 @@ class MaskedModelling:
             rng = np.random.default_rng([config.seed, step])
         first = step < config.mask.alone and self.weights["random"] > 0
         weights = {"random": 1.0} if first else self.weights
-        hidden = draw_mask(T, rows.region[keep], weights, config.mask.ratio, self.patch, rng)
+        hidden = draw_mask(T, rows.region[keep], weights, config.mask.ratio, self.patch, rng, rows.group[keep])
         assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
 
         return replace(
@@ -215,7 +215,7 @@ def _asked(
 ) -> ValidWindow:
     name = f"{kind}/{grid.session.session_id}".encode()
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-    hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
+    hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng, rows.group)
 
     window = grid.window(begin, end, rows)
 

@@ -10,16 +10,10 @@ from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
+from ndt.data.leaks import check_store
+from ndt.data.resample import resample
 from ndt.data.store import Store
-from ndt.data.windows import (
-    TRAIN,
-    Grid,
-    default_bin_size,
-    find_covariate,
-    longest_window,
-    matching_covariates,
-    resample,
-)
+from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, longest_window, matching_covariates
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
@@ -50,15 +44,17 @@ def pretrain(
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if the store has no such session, or a session is too short to be split.
+        InputError: if the store has no such session, a session is too short to be split, or one trains on what another
+            holds out.
     """
     store, out, config = store if isinstance(store, Store) else Store(store), Path(out), config or PretrainConfig()
-    sessions = [store.session(s) for s in (config.sessions or store.session_ids)]
+    sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
     if not sessions:
         raise InputError(store.root, "sessions", "at least one", "none")
     bin_size = config.bin_size or default_bin_size(sessions)
     window_bins = longest_window(config, bin_size, out)
     grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
+    check_store(store, {s.session_id for s in sessions}, window_bins * bin_size, config.leaks)
     covariate, labels = _labels(grids, config.covariate)
     spec = ModelSpec(
         config=config.model,

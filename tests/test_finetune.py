@@ -9,7 +9,8 @@ import torch
 from problems import TINY, busy_model, permuted, recording, specification
 
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, resample
+from ndt.data.resample import resample
+from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.objective import Decoding, decode

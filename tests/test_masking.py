@@ -155,3 +155,51 @@ def test_bad_weights_are_said() -> None:
         with pytest.raises(InputError, match=rf"settings: mask\.{name}: expected"):
             MaskConfig(**{name: value})
     assert set(KINDS) | {"ratio", "alone"} == set(vars(MaskConfig()))
+
+
+@given(**some, kind=st.sampled_from(["unit", "patch", "region"]))
+def test_without_groups_masks_are_drawn_as_they_always_were(T, N, ratio, seed, kind) -> None:
+    """The rule before there were groups: a refactor changes no mask, or every figure would move."""
+    rng, region = np.random.default_rng(seed), np.arange(N) % 3
+    label = {"unit": np.arange(N), "patch": np.arange(N) // P, "region": region}[kind]
+    if kind == "patch" and N <= P:
+        label, kind = np.arange(N), "unit"
+    number = len(np.unique(label))
+    share = {"unit": lambda: round(ratio * rng.random() * N), "patch": lambda: round(ratio * number)}
+    wanted = int(np.clip(share.get(kind, lambda: 1)(), 1, max(number - 1, 1)))
+    expected = np.broadcast_to(np.isin(label, rng.permutation(np.unique(label))[:wanted]), (T, N))
+
+    own = np.random.default_rng(seed).permutation(N)  # numbers of their own, whichever
+    for group in (None, np.arange(N), own):
+        again = np.random.default_rng(seed)
+        np.testing.assert_array_equal(draw_mask(T, region, {kind: 1.0}, ratio, P, again, group), expected)
+        assert again.bit_generator.state == rng.bit_generator.state  # what is drawn next is the same, too
+
+
+@given(**some, kind=st.sampled_from(["unit", "patch", "region"]), number=st.integers(2, 14))
+def test_units_of_a_group_are_hidden_together_where_whole_units_are(T, N, ratio, seed, kind, number) -> None:
+    group = np.random.default_rng(seed).integers(number, size=N)
+    hidden = draw_mask(T, np.arange(N) % 3, {kind: 1.0}, ratio, P, np.random.default_rng(seed), group)
+    np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[0], (T, N)))
+    assert hidden.any()
+    for g in np.unique(group):
+        assert len(set(hidden[0, group == g])) == 1
+    if kind == "unit":
+        there = len(np.unique(group))
+        assert 1 <= len(np.unique(group[hidden[0]])) <= max(min(round(ratio * there), there - 1), 1)
+
+
+def test_a_patch_or_region_takes_its_twins_elsewhere_along_and_no_others() -> None:
+    """Units 0 and 5 are twins, in patches 0 and 1 of four units and regions 0 and 1."""
+    group, region = np.array([0, 1, 2, 3, 4, 0, 6, 7]), np.repeat([0, 1], 4)
+    both = {(0, 1, 2, 3, 5), (0, 4, 5, 6, 7)}
+    for kind in ("patch", "region"):
+        masks = [draw_mask(2, region, {kind: 1.0}, 0.5, 4, np.random.default_rng(s), group)[0] for s in range(20)]
+        assert {tuple(np.flatnonzero(m).tolist()) for m in masks} == both
+
+
+@given(**some, kind=st.sampled_from(["random", "span", "forward"]))
+def test_groups_change_no_mask_that_hides_bins(T, N, ratio, seed, kind) -> None:
+    group = np.zeros(N, np.int64)
+    found = draw_mask(T, group, {kind: 1.0}, ratio, P, np.random.default_rng(seed), group)
+    np.testing.assert_array_equal(found, drawn(kind, T, N, ratio, seed))

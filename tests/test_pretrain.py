@@ -21,9 +21,10 @@ from ndt.api import embed
 from ndt.checkpoint import read_json
 from ndt.config import MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.data.ingest import ingest
+from ndt.data.resample import resample
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.synthetic import Simulated, simulate
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, resample
+from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.errors import InputError
 from ndt.metrics import r2
 from ndt.model import NDT, Prediction
@@ -263,6 +264,38 @@ def test_only_hidden_entries_are_in_the_loss() -> None:
     assert objective.targets(batch, 0)["nll"] == batch.hidden.sum()
     assert weight == 1.0
     assert 0.45 < float(batch.hidden.sum() / batch.valid.sum()) < 0.55
+
+
+def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
+    """In training, with units shuffled and dropped, and in validation; with no groups, windows are what they were."""
+    session = recording(num_units=8)
+    group = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
+    columns = {"duplicate_group": group}
+    grouped = replace(session, units=replace(session.units, columns=columns))
+    mask = MaskConfig(alone=0, random=0.0, unit=1.0)
+    config = replace(CONFIG, mask=mask, unit_dropout=0.5, shuffle_units="always")
+    vocabulary = Vocabulary().extend([session])
+    objectives = [MaskedModelling([Grid(s, 0.05, 1.0)], vocabulary, config, 20) for s in (session, grouped)]
+    rows = vocabulary.rows(session)
+    of_row = dict(zip(rows.unit.tolist(), group[rows.order], strict=True))
+
+    betrayed = []
+    for objective in objectives:
+        windows = [objective._window(step, place) for step in range(20) for place in range(4)]
+        windows += [v.window for v in objective.valid if v.kind == "unit"]
+        betrayed.append(0)
+        for window in windows:
+            groups = np.array([of_row[u] for u in window.unit.tolist()])
+            for g in (0, 1):
+                betrayed[-1] += len(set(window.hidden[0, groups == g].tolist())) == 2
+    assert betrayed[0] > 10
+    assert betrayed[1] == 0
+    alone = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
+    other = MaskedModelling([Grid(alone, 0.05, 1.0)], vocabulary, config, 20)
+    for step in range(10):
+        a, b = (o.batch(step, range(4)) for o in (objectives[0], other))
+        torch.testing.assert_close(a.hidden, b.hidden)
+        torch.testing.assert_close(a.counts, b.counts)
 
 
 @pytest.mark.parametrize(("random", "begins"), [(1.0, 3), (0.0, 0)])

@@ -56,7 +56,9 @@ def session(num_spikes=50, **changes):
         "observed": Intervals([0.0, 3.0], [2.5, 4.0]),
         "covariates": {"CompassDirection/ry": angle, "hand_vel": vel},
         "intervals": {"trials": Intervals([0.0, 1.0], [2.0, 3.0], cues), "units": Intervals.empty()},
-        "source": {"path": "a.nwb", "sha256": "0" * 64, "size": 12},
+        "source": {"path": "a.nwb", "sha256": "0" * 64, "size": 12, "conventions": {"NLB": "held-out units"}},
+        "warnings": ("units/obs_intervals: none", "ü"),
+        "count_bin": 0.02,
         "dropped": ("acquisition/raw: ElectricalSeries is a raw recording", "ü"),
     }
     return Session(**(fields | changes))

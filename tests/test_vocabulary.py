@@ -78,3 +78,15 @@ def test_regions_of_units_follow_their_identities() -> None:
     assert rows.region.tolist() == [0, 1, 0, 1]
     assert session.units.id[rows.order].tolist() == ["a/0", "a/1", "a/2", "a/3"]
     assert Vocabulary().extend([plain]).rows(plain).region.tolist() == [0] * 4
+
+
+def test_units_that_repeat_each_others_spikes_share_a_group_and_others_have_their_own() -> None:
+    session = placed(recording(num_units=5), duplicate_group=[-1, 1, -1, 1, 0])
+    vocabulary = Vocabulary().extend([session])
+    rows = vocabulary.rows(session)
+    group = rows.group[np.argsort(rows.order)]  # as the file lists them
+    same = group[:, None] == group[None]
+    np.testing.assert_array_equal(same - np.eye(5), [[0] * 5, [0, 0, 0, 1, 0], [0] * 5, [0, 1, 0, 0, 0], [0] * 5])
+    assert group.min() >= 0
+    plain = recording(num_units=5)
+    np.testing.assert_array_equal(np.sort(vocabulary.rows(plain).group), np.arange(5))

@@ -1,0 +1,234 @@
+"""Refuses to train on what another session of the same recording holds out.
+
+What two sessions share leaks where it lies in the training block of one and not in that of the other: a copy that is
+split at other times, a slice that begins elsewhere. Where it lies in both training blocks it is seen twice, which is
+warned of.
+"""
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+
+from ndt.data.fingerprint import NOTHING, VERSION, Fingerprint, fingerprint
+from ndt.data.overlaps import Overlap, find_overlaps
+from ndt.data.splits import split
+from ndt.data.store import Store, read_session
+from ndt.errors import InputError
+from ndt.intervals import Intervals
+from ndt.session import Session
+
+__all__ = ["Blocks", "blocks_of", "check_base", "check_leaks", "check_store", "read_fingerprint", "report_leaks"]
+
+EXPOSED = 1e-3  # seconds: less is rounding at the borders of blocks
+
+
+class Blocks(NamedTuple):
+    """What is trained on of a session and what is held out, in seconds; guards are held out."""
+
+    train: Intervals
+    held_out: Intervals
+
+
+class _Exposure(NamedTuple):
+    """Seconds of the first's training that the second holds out, the other way round, and of both's training."""
+
+    first: float
+    second: float
+    twice: float
+
+
+def read_fingerprint(path: str | Path) -> Fingerprint:
+    """Returns the fingerprint in a session's file; computed where that has none that is of its spikes and this version.
+
+    Raises:
+        InputError: if there is no such session.
+    """
+    try:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            group, times = file["fingerprint"], file["spikes/timestamps"]
+            if (group.attrs["version"], group.attrs["num_spikes"]) == (VERSION, len(times)):
+                columns = {name: group[name][()] for name in ("hash", "unit", "time", "end")}
+                return Fingerprint(**columns, span=(float(times[0]), float(times[-1])) if len(times) else NOTHING)
+    except (OSError, KeyError):
+        pass  # a file of another writer; or none, which is said below
+
+    return fingerprint(read_session(path))
+
+
+def _moved(some: Intervals, offset: float) -> Intervals:
+    return Intervals(some.start + offset, some.end + offset)
+
+
+def _exposure(overlap: Overlap, blocks: Callable[[str], Blocks]) -> _Exposure:
+    shared = Intervals([overlap.first_time[0]], [overlap.first_time[1]])
+    first, second = blocks(overlap.first), blocks(overlap.second)
+    train, held_out = (_moved(some, -overlap.offset) & shared for some in second)
+
+    return _Exposure(
+        (first.train & held_out).duration, (first.held_out & train).duration, (first.train & train).duration
+    )
+
+
+def check_leaks(overlaps: Collection[Overlap], blocks: Callable[[str], Blocks], leaks: str = "refuse") -> None:
+    """Refuses, or warns of, overlaps whose training in one session is held out in the other.
+
+    Data that are trained on in both are warned of: they count twice.
+
+    Arguments:
+        overlaps: What sessions share.
+        blocks: What is trained on and held out of a session; asked only for sessions that share something.
+        leaks: ``refuse``, or ``warn`` to go on all the same.
+
+    Raises:
+        InputError: if there is such an overlap; it names the first, and how many more there are.
+    """
+    found = [(o, _exposure(o, blocks)) for o in overlaps]
+    bad = [(o, e) for o, e in found if max(e.first, e.second) > EXPOSED]
+    if bad:
+        error = _told(*bad[0], len(bad) - 1)
+        if leaks == "refuse":
+            raise error
+        warnings.warn(str(error), stacklevel=3)
+    for o, e in found:
+        if e.twice > EXPOSED and (o, e) not in bad:
+            warnings.warn(f"{o.first} and {o.second} share {e.twice:.1f} s of training data: {_what(o)}", stacklevel=3)
+
+
+def _what(o: Overlap) -> str:
+    units = f"at least {o.num_units} units" if o.num_units else "the source"
+    part = "" if o.kind == "shared units" else f", {o.shared:.0%} of the shorter"
+    times = (f"{a:.3f} to {b:.3f} s of {name}" for (a, b), name in ((o.first_time, o.first), (o.second_time, o.second)))
+
+    return ", ".join([f"{o.kind}: {units}{part}", *times])
+
+
+def _told(o: Overlap, e: _Exposure, more: int) -> InputError:
+    trained, held = (o.first, o.second) if e.first > EXPOSED else (o.second, o.first)
+    expected = f"nothing that {held} holds out (leave one of the two out, or set leaks to warn)"
+    further = f"; and {more} more such overlaps" if more else ""
+
+    return InputError(trained, "training data", expected, f"{max(e.first, e.second):.1f} s of it: {_what(o)}{further}")
+
+
+def blocks_of(session: Session, guard: float, trained: bool = True) -> Blocks:
+    """Returns a session's blocks; of one that cannot be split, or is not trained on, no time is training."""
+    observed = session.observed.coalesce()
+    try:
+        train = split(session, guard).train
+    except InputError:
+        return Blocks(Intervals.empty(), observed)
+
+    return Blocks(train if trained else Intervals.empty(), observed - train)
+
+
+def _prints(store: Store) -> tuple[dict[str, Fingerprint], dict[str, str]]:
+    sessions = store.manifest["sessions"]
+    sources = {name: str(entry.get("sha256", "")) for name, entry in sessions.items()}
+
+    return {name: read_fingerprint(store.path(name)) for name in store.session_ids}, sources
+
+
+def check_store(store: Store, trained: Collection[str], guard: float, leaks: str = "refuse") -> None:
+    """Checks sessions that are trained on against each other and against what all sessions of the store hold out.
+
+    Sessions that the store keeps for evaluation are held out throughout.
+
+    Arguments:
+        store: The store.
+        trained: Sessions that are trained on.
+        guard: Guard between blocks in seconds.
+        leaks: ``refuse`` or ``warn``.
+
+    Raises:
+        InputError: if one is trained on what another holds out.
+    """
+
+    def blocks(name: str) -> Blocks:
+        kept = store.manifest["sessions"][name].get("role") == "evaluate" and name not in trained
+        observed = store.session(name).observed.coalesce()
+        return Blocks(Intervals.empty(), observed) if kept else blocks_of(store.session(name), guard, name in trained)
+
+    overlaps = [o for o in find_overlaps(*_prints(store)) if o.first in trained or o.second in trained]
+    check_leaks(overlaps, blocks, leaks)
+
+
+def check_base(
+    data: Mapping[str, str], base: str | Path | None, store: Store, session: str, guard: float, leaks: str = "refuse"
+) -> None:
+    """Checks that a model was not trained on what a session holds out, in whichever session it did.
+
+    Where the model's own store is gone, or holds other recordings by now, files alone can be compared: the same one
+    under the same name is split the same way; under another name that cannot be known, and is refused.
+
+    Arguments:
+        data: Sessions that the model was trained on, by id: SHA-256 of the source.
+        base: Folder of the store that it was trained on, if known.
+        store: The session's store.
+        session: The session.
+        guard: Guard between blocks in seconds.
+        leaks: ``refuse`` or ``warn``.
+
+    Raises:
+        InputError: if it was, or may have been.
+    """
+    own, theirs = store.session(session), _opened(base)
+    sources = {session: str(own.source.get("sha256", ""))}
+    prints, origin = {session: read_fingerprint(store.path(session))}, {}
+    for name, digest in data.items():
+        if theirs is None or str(theirs.manifest["sessions"].get(name, {}).get("sha256", "")) != digest:
+            if name != session and digest and digest == sources[session]:
+                _doubt(session, name, leaks)
+        elif name != session or not theirs.root.samefile(store.root):
+            key = f"{name} of the base model" if name == session else name
+            origin[key], sources[key], prints[key] = name, digest, read_fingerprint(theirs.path(name))
+
+    def blocks(name: str) -> Blocks:
+        if name == session:
+            return Blocks(Intervals.empty(), blocks_of(own, guard).held_out)
+        assert theirs is not None, "nothing is read of a store that is gone"
+        return Blocks(blocks_of(theirs.session(origin[name]), guard).train, Intervals.empty())
+
+    check_leaks([o for o in find_overlaps(prints, sources) if session in (o.first, o.second)], blocks, leaks)
+
+
+def _opened(root: str | Path | None) -> Store | None:
+    """The store, or None where there is none any more."""
+    try:
+        return None if root is None else Store(root)
+    except InputError:
+        return None
+
+
+def _doubt(session: str, name: str, leaks: str) -> None:
+    expected = "a base model trained on this file under the same name only, or its store, to compare blocks of time"
+    error = InputError(session, "training data", f"{expected} (set leaks to warn to go on)", f"it as {name}")
+    if leaks == "refuse":
+        raise error
+    warnings.warn(str(error), stacklevel=3)
+
+
+def report_leaks(store: Store, guard: float = 2.0) -> list[dict[str, Any]]:
+    """Returns each overlap of a store's sessions as JSON, with what it would mean to train on all of them.
+
+    Beside the fields of `Overlap`: ``leak``, whether one trains on what the other holds out; ``exposed_seconds`` of
+    such time; ``trained_twice_seconds``.
+
+    Arguments:
+        store: The store.
+        guard: Guard between blocks in seconds; the context window of whoever trains.
+    """
+    found = []
+    for overlap in find_overlaps(*_prints(store)):
+        e = _exposure(overlap, lambda name: blocks_of(store.session(name), guard))
+        exposed = e.first + e.second
+        found.append(
+            asdict(overlap)
+            | {"leak": max(e.first, e.second) > EXPOSED, "exposed_seconds": exposed, "trained_twice_seconds": e.twice}
+        )
+
+    return found
