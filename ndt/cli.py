@@ -52,10 +52,18 @@ def _recipe_defaults(parser: "ArgumentParser", argv: Sequence[str]) -> None:
 
 
 def _files(args: "Namespace", verb: str) -> list[str]:
-    if not args.files:
-        raise InputError(f"ndt {verb}", "files", "at least one file", "none")
+    """Returns the files named, or those of the recipe where it knows an address."""
+    if args.files:
+        return list(args.files)
+    if args.recipe is not None:
+        from ndt.data.recipes import load_recipe
 
-    return list(args.files)
+        recipe = load_recipe(args.recipe)
+        if recipe.addresses:
+            return list(recipe.addresses)
+        raise InputError(f"ndt {verb}", "files", f"files downloaded from {recipe.source}", "none")
+
+    raise InputError(f"ndt {verb}", "files", "at least one file", "none")
 
 
 def _recipes() -> dict[str, Any]:

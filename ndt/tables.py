@@ -65,23 +65,61 @@ def _dropped(sentences: list[str], limit: int = 6) -> str:
 
 
 def show_files(result: dict[str, Any]) -> None:
-    """Prints what ``ndt inspect`` found."""
+    """Prints what ``ndt inspect`` found: of files, or of what sessions of a store share."""
+    if "recipes" in result:
+        return _show_recipes(result["recipes"])
+    if "overlaps" in result:
+        return _show_overlaps(result)
     for f in result["files"]:
-        _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
-        observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} piece{'s' * (f['pieces'] != 1)}"
-        _print(f"  {f['units']} units, {f['spikes']:,} spikes, {observed}")
-        if f["covariates"]:
-            table = _table("  covariate", "dims", "unit", "rate", "path")
-            for c in f["covariates"]:
-                dims = ", ".join(c["dims"]) if isinstance(c["dims"], list | tuple) else str(c["dims"])
-                table.add_row(f"  {c['name']}", dims, c["unit"], f"{c['rate']:.1f} Hz", c["path"])
-            _print(table)
-        if f["dropped"]:
-            _print(_dropped(list(f["dropped"])))
+        if "error" not in f:
+            _show_file(f)
+    if result.get("page") and len(result["failed"]) < len(result["files"]):
+        _print(f"pages: {result['page']}")
+
+
+def _show_file(f: dict[str, Any]) -> None:
+    _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
+    observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} piece{'s' * (f['pieces'] != 1)}"
+    counted = f", counted in bins of {1e3 * f['count_bin']:g} ms" if f.get("count_bin") else ""
+    _print(f"  {f['units']} units, {f['spikes']:,} spikes{counted}, {observed}")
+    if f.get("conventions"):
+        _print(f"  conventions of {', '.join(f['conventions'])}")
+    if f["covariates"]:
+        table = _table("  covariate", "dims", "unit", "rate", "of observed time", "path")
+        for c in f["covariates"]:
+            dims = ", ".join(c["dims"]) if isinstance(c["dims"], list | tuple) else str(c["dims"])
+            row = [dims, c["unit"], f"{c['rate']:.1f} Hz", f"{c['coverage']:.0%}", c["path"]]
+            table.add_row(f"  {c['name']}", *row)
+        _print(table)
+    for finding in f.get("findings", ()):
+        if finding["grade"] != "note":
+            _print(f"  {finding['grade']}: {finding['where']}: {finding['message']}")
+    if f["dropped"]:
+        _print(_dropped(list(f["dropped"])))
+
+
+def _show_overlaps(result: dict[str, Any]) -> None:
+    if not result["overlaps"]:
+        return _print(f"{result['store']}: no two sessions share their spikes")
+    for o in result["overlaps"]:
+        (a, b), (c, d) = o["first_time"], o["second_time"]
+        what = f"{o['first']} and {o['second']}: {o['kind']}, {o['num_units']} units"
+        when = f"{a:,.1f} to {b:,.1f} s of the one are {c:,.1f} to {d:,.1f} s of the other"
+        held = f"{o['exposed_seconds']:,.1f} s of it train where the other validates or tests"
+        _print(f"{'error' if o['leak'] else 'warning'}: {what}; {when}{'; ' + held if o['leak'] else ''}")
+
+
+def _show_recipes(recipes: list[dict[str, Any]]) -> None:
+    table = _table("recipe", "what", "source", "licence", "tried")
+    for r in recipes:
+        table.add_row(r["name"], r["title"], r["source"], r["licence"], "yes" if r["tried"] else "no")
+    _print(table)
 
 
 def show_store(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
+    if "recipes" in result:
+        return _show_recipes(result["recipes"])
     table = _table("session", "units", "spikes", "observed", "pieces", "covariates")
     for name, s in sorted(result["sessions"].items()):
         covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"

@@ -158,3 +158,71 @@ def test_scores_are_shown_beside_their_baselines(tmp_path, capsys):
     for r2 in (session["test"]["r2"], session["network"]["r2"], session["baselines"]["ridge"]["r2"]):
         assert f"{r2:.3f}" in shown
     assert "runs/demo/report.html" in shown
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Two recordings of half a minute, with held-out units."""
+    from ndt.data.synthetic import simulate
+
+    config = SimulateConfig(num_subjects=1, num_sessions=2, num_units=8, num_electrodes=8, seconds=30.0, workers=1)
+    return [str(s.path) for s in simulate(tmp_path / "recordings", config)]
+
+
+def test_a_recipes_settings_are_defaults_that_options_override(tmp_path):
+    path = tmp_path / "ours.yaml"
+    about = {"title": "t", "source": "here", "files": ["*.nwb"], "licence": "CC0-1.0", "cite": ["we"], "tried": True}
+    settings = {"unit_identity": "session", "covariates": ["cursor_vel"], "arrays": {"spikes": "s"}, "cut_silence": 3}
+    path.write_text(yaml.safe_dump({**about, "covariate": "cursor_vel", "ingest": settings}))
+    argv = ["a.nwb", "--out", "x", f"--recipe={path}", "--cut_silence", "5"]
+    config = configured(IngestConfig, parse("ingest", VERBS["ingest"], argv))
+    assert (config.unit_identity, config.covariates, config.arrays.spikes) == ("session", ("cursor_vel",), "s")
+    assert config.cut_silence == 5.0
+    argv[3:4] = ["--recipe", str(path)]
+    assert configured(IngestConfig, parse("ingest", VERBS["ingest"], argv)) == config
+
+
+def test_recipes_are_listed_with_what_was_tried(capsys):
+    assert main(["ingest", "--recipes", "--json"]) == 0
+    recipes = json.loads(capsys.readouterr().out)["recipes"]
+    assert {"mc_maze", "falcon_h2", "ibl_brainwide_map"} <= {r["name"] for r in recipes}
+    assert main(["ingest", "--recipes"]) == 0
+    assert "mc_maze" in capsys.readouterr().out
+    assert main(["ingest", "--recipe", "indy_loco_ndt2", "--out", "x"]) == 2
+    assert "files downloaded from zenodo:3854034" in _told(capsys)
+    assert main(["ingest", "a.nwb", "--out", "x", "--recipe", "mc_labyrinth"]) == 2
+    assert "recipe: expected a YAML file, or one of area2_bump" in _told(capsys)
+
+
+def test_inspecting_writes_pages_and_goes_on_past_a_bad_file(recorded, tmp_path, capsys):
+    (tmp_path / "bad.nwb").write_text("no")
+    out = tmp_path / "pages"
+    argv = ["inspect", recorded[0], str(tmp_path / "bad.nwb"), "--out", str(out), "--quiet", "--nwb_check", "false"]
+    assert main([*argv, "--json"]) == 2
+    shown = capsys.readouterr()
+    files = json.loads(shown.out)["files"]
+    assert [("error" in f) for f in files] == [True, False]
+    assert shown.err.count("\n") == 1
+    assert "bad.nwb: file: expected an HDF5 file" in shown.err
+    assert {p.name for p in out.iterdir()} == {"index.html", "inspect.json", "sub-simA_ses-01.html"}
+    assert main(["inspect", str(tmp_path / "bad.nwb"), "--json"]) == 2
+    _told(capsys)
+
+
+def test_inspecting_a_store_says_what_its_sessions_share(recorded, tmp_path, capsys):
+    import shutil
+
+    store = str(tmp_path / "store")
+    assert main(["ingest", *recorded, "--out", store, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", store]) == 0
+    assert "no two sessions share their spikes" in " ".join(capsys.readouterr().out.split())
+    shutil.copy(recorded[0], twin := tmp_path / "sub-simA_ses-99_behavior+ecephys.nwb")
+    assert main(["ingest", str(twin), "--out", store, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", store]) == 0
+    (line,) = " ".join(capsys.readouterr().out.split()).split("warning: ")[1:]
+    assert line.startswith("sub-simA_ses-01 and sub-simA_ses-99: same file")
+    assert main(["inspect", store, "--json"]) == 0
+    (overlap,) = json.loads(capsys.readouterr().out)["overlaps"]
+    assert (overlap["kind"], overlap["leak"]) == ("same file", False)  # blocks of both are the same
