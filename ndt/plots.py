@@ -176,7 +176,15 @@ def raster(
     edges = np.arange(start, end + step, step)
     with page_figure(4.2, 2, 1, sharex=True, height_ratios=[3.2, 1]) as sheet:
         top, bottom = sheet.axes[:, 0]
-        top.scatter(times, rank[unit], s=5, marker="|", color=INK, linewidths=0.5, rasterized=True)
+        top.scatter(
+            times,
+            rank[unit],
+            s=float(np.clip((130 / max(num_units, 1)) ** 2, 1, 40)),
+            marker="|",
+            color=INK,
+            linewidths=0.5,
+            rasterized=True,
+        )
         top.set(ylim=(-1, num_units), ylabel="unit, sorted by rate")
         rate = np.histogram(times, edges)[0] / step / max(num_units, 1)
         bottom.stairs(np.where(_seen(edges[:-1] + step / 2, observed), rate, np.nan), edges, color=INK, linewidth=0.9)

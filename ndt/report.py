@@ -3,10 +3,7 @@
 The module is also the verb ``ndt.report(run)``.
 """
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,38 +13,17 @@ from numpy.typing import NDArray
 
 from ndt import label_curve, plots
 from ndt.errors import InputError
+from ndt.glossary import DECODING
+from ndt.page import Section, Table, render, versions
 from ndt.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
 from ndt.verbs import callable_module
 
-__all__ = ["Section", "Table", "write_report"]
+__all__ = ["write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
 
 callable_module(__name__)
-
-
-@dataclass(kw_only=True)
-class Table:
-    """A table of the page; `numeric` names the columns that align right."""
-
-    head: list[str]
-    rows: list[list[str]]
-    numeric: set[int] = field(default_factory=set)
-    caption: str = ""
-
-
-@dataclass(kw_only=True)
-class Section:
-    """A section of the page; parts that are empty are left out."""
-
-    title: str
-    anchor: str
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    drawings: list[plots.Drawing] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
 
 
 def write_report(run: Path, store: Path | None = None) -> Path:
@@ -57,8 +33,6 @@ def write_report(run: Path, store: Path | None = None) -> Path:
         run: Directory of `ndt demo`, `pretrain`, `finetune` or `bench curve`; whatever of it is there is shown.
         store: Store of the sessions, for rasters and embeddings; by default the run's own.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     run = Path(run)
     decoders, pretraining, curve = list(read_decoders(run)), read_pretraining(run), label_curve.read_curve(run)
     if not decoders and pretraining is None and curve is None:
@@ -73,15 +47,10 @@ def write_report(run: Path, store: Path | None = None) -> Path:
         *(_decoder_section(d) for d in decoders),
         *_embeddings(run, sessions, decoders),
         _configuration(run),
+        Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("report.html.j2").render(
-        title=_title(run, decoders, curve), subtitle=_subtitle(run), tiles=_tiles(decoders, pretraining),
-        sections=[s for s in sections if s is not None],
-    )  # fmt: skip
+    shown = [section for section in sections if section is not None]
+    page = render(_title(run, decoders, curve), _subtitle(run), shown, _tiles(decoders, pretraining))
     path = run / "report.html"
     path.write_text(page, encoding="utf-8")
 
@@ -132,14 +101,14 @@ def _number(value: object, digits: int = 3) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
-def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | None) -> list[dict[str, str]]:
+def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | None) -> list[tuple[str, str]]:
     if decoders:
         many = f", median of {len(decoders)} sessions" if len(decoders) > 1 else ""
         tiles = []
         for name in ("delivered", "network", "scratch", "ridge", "oracle", "shuffled"):
             values = [d.r2[name] for d in decoders if name in d.r2]
             if values:
-                tiles.append({"value": _number(float(np.median(values))), "label": f"R² {plots.NAMES[name]}{many}"})
+                tiles.append((_number(float(np.median(values))), f"R² {plots.NAMES[name]}{many}"))
         return tiles
     if pretraining is None:
         return []
@@ -151,7 +120,7 @@ def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | No
         "tokens per second": _number(metrics.get("tokens_per_second"), 0),
     }
 
-    return [{"value": value, "label": label} for label, value in shown.items()]
+    return [(value, label) for label, value in shown.items()]
 
 
 def _scores(decoders: list[Decoder]) -> Section | None:
@@ -384,13 +353,7 @@ def _configuration(run: Path) -> Section:
     for path in (run / "config.yaml", run / "pretrain/config.yaml", *sorted((run / "finetune").glob("*/config.yaml"))):
         if path.exists():
             section.sources[path.relative_to(run).as_posix()] = path.read_text().strip()
-    rows = [["Python", platform.python_version()], ["platform", f"{platform.system()} {platform.machine()}"]]
-    for name in PACKAGES:
-        try:
-            rows.append([name, importlib.metadata.version(name)])
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    section.tables.append(Table(head=["package", "version"], rows=rows, caption="Where this page was written"))
+    section.tables.append(versions(PACKAGES))
     if seconds := read_json(run / "metrics.json").get("seconds"):
         spent = [[name, _number(value, 1)] for name, value in seconds.items()]
         section.tables.append(Table(head=["step", "seconds"], rows=spent, numeric={1}))
