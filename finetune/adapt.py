@@ -83,10 +83,7 @@ def finetune(
         raise InputError(out, "out", "another folder than the base model's", "the same")
     if base is not None and not isinstance(base, NDT):
         base = NDT.from_pretrained(base)
-    store = store or (base.store if base is not None else None)
-    if store is None:
-        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
-    store = store if isinstance(store, Store) else Store(store)
+    store = _store(base, store)
     recording = store.session(session)
     series = find_covariate(recording, covariate)
     bin_size, window_bins = _bins(base, recording, series, config)
@@ -119,6 +116,14 @@ def finetune(
         write_json(out / "metrics.json", metrics)
 
     return Decoder(model, metrics, out)
+
+
+def _store(base: NDT | None, given: str | Path | Store | None) -> Store:
+    found = given or (base.store if base is not None else None)
+    if found is None:
+        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
+
+    return found if isinstance(found, Store) else Store(found)
 
 
 def _bins(base: NDT | None, session: Session, series: Covariate, config: FinetuneConfig) -> tuple[float, int]:

@@ -336,12 +336,12 @@ class BenchConfig:
     """How a benchmark is run. Each uses some of the settings.
 
     Arguments:
-        repeats: Rounds that are timed, after one that is not (attention, train, loader).
+        repeats: Rounds that are timed, after one that is not (attention, train, loader, counts, ingest).
         preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
         precision: ``fp32`` or ``bf16`` (attention, train, loader).
         sequences: Sequences in a batch (attention, train).
-        sessions: Sessions of the store (loader).
-        seeds: Seeds (demo, recordings, ablation, presets, curve).
+        sessions: Sessions of the store (loader); files that are ingested, at least 1,000 (ingest).
+        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve).
         out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
         study: Settings of the studies (ablation, presets, curve).
     """

@@ -287,4 +287,4 @@ def test_the_command_line_prints_rows_and_lists_names(monkeypatch, capsys) -> No
     assert "x" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
-    assert "attention, train, loader, demo, recordings" in " ".join(capsys.readouterr().out.split())
+    assert ", ".join(bench_module.BENCHMARKS) in " ".join(capsys.readouterr().out.split())

@@ -21,35 +21,20 @@ from ndt.page import percent
 from ndt.plots_recording import Trace, labels, plain_text, presence, traces
 from ndt.plots_timeline import COLOURS, Lane, timeline
 from ndt.session import Covariate, Session, Spikes, Units
+from tests.trains import session_of
 
 HOSTILE = "<script>alert(1)</script>"
 START = 1.6e9  # seconds: some clocks count from 1970
+
+
+def session(trains, observed=((0.0, 10.0),), unit_observed=None, **fields):
+    return session_of(trains, observed, unit_observed, **fields)
 
 
 def view(session, quality=None):
     quality = quality or assess(session)
 
     return figures.view_of(session, quality, examine(session, quality))
-
-
-def session(trains, observed=((0.0, 10.0),), unit_observed=None, **fields):
-    """A recording of units with these spike times; `unit_observed` holds rows of start, end, unit."""
-    unit = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
-    times = np.concatenate([*(np.asarray(t, float) for t in trains), np.zeros(0)])
-    order = np.argsort(times, kind="stable")
-    rows = None
-    if unit_observed is not None:
-        start, end, owner = np.array(unit_observed, float).reshape(-1, 3).T
-        rows = Intervals(start, end, {"unit_index": owner.astype(np.int32)})
-
-    return Session(
-        session_id="s",
-        subject="a",
-        spikes=Spikes(timestamps=times[order], unit_index=unit[order].astype(np.int32)),
-        units=Units(id=np.array([f"u{n}" for n in range(len(trains))], np.str_), observed=rows),
-        observed=Intervals(*np.array(observed, float).reshape(-1, 2).T),
-        **fields,
-    )
 
 
 def odd():
