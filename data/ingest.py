@@ -1,42 +1,73 @@
-"""NWB files to a store: in parallel, again only what changed, never half a session."""
+"""Recordings to a store: in parallel, again only what changed, never half a session.
 
+A session's file holds its own entry of the manifest, and is written whole or not at all. So a run may be killed at any
+moment; the next one takes every finished file as it is, whatever the manifest had got to.
+"""
+
+import json
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import Progress
 
 from ndt.config import IngestConfig
+from ndt.data.files import file_source
 from ndt.data.inspect import summarise
 from ndt.data.probe import find_files, session_id_of
-from ndt.data.store import STORE_VERSION, Store, read_manifest, write_manifest, write_session
+from ndt.data.store import (
+    STORE_VERSION,
+    Store,
+    read_entry,
+    read_manifest,
+    remove_drafts,
+    write_manifest,
+    write_session,
+)
+from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
+from ndt.session import Session
 
-__all__ = ["ingest"]
+if TYPE_CHECKING:
+    from ndt.data.remote import RemoteFile
 
-Result = dict[str, Any] | InputError | None  # a manifest's entry, why there is none, or None for nothing to do
+    Source = Path | RemoteFile | Session
+
+__all__ = ["ingest", "options_of"]
+
+Result = dict[str, Any] | InputError  # a manifest's entry, or why there is none
+
+# settings that leave a session as it is
+HOW = ("workers", "cluster", "probe_seconds", "strict", "remote", "downloads", "evaluate")
+_one_at_a_time = threading.Lock()  # pynwb is not made for the threads that a Dask worker may have
 
 
 def ingest(
-    files: Sequence[str | Path] | str | Path,
+    files: "Sequence[str | Path | RemoteFile | Session] | str | Path | RemoteFile | Session",
     out: str | Path,
     config: IngestConfig | None = None,
     progress: bool = True,
 ) -> Store:
     """Reads recordings into a store; those that are there already, from the same file and options, are left alone.
 
-    A file that fails is reported on stderr while the others go on, and raises `InputError` at the end; with
-    `config.strict` at once.
+    A file that fails is reported on stderr while the others go on, is listed in the manifest under `failed` until it
+    succeeds, and raises `InputError` at the end; with `config.strict` at once.
 
     Arguments:
-        files: NWB files, or patterns for them.
+        files: Files, patterns for them, ``dandi:…`` addresses, or sessions (`ndt.data.arrays.from_arrays`), which are
+            written anew each time.
         out: Directory of the store; made where missing, added to where not.
-        config: How files become sessions.
+        config: How files become sessions. The workers of a `cluster` see files and store under the same paths, as on a
+            shared file system, and read one file at a time each: give them one thread (``dask worker --nthreads 1``).
         progress: Whether to show a bar on stderr.
 
     Example:
@@ -44,91 +75,160 @@ def ingest(
         ['sub-m1_ses-stevenson2011']
     """
     config, root = config or IngestConfig(), Path(out)
-    paths = find_files(files)
+    sources = _sources(files)
     fresh: dict[str, Any] = {"version": STORE_VERSION, "sessions": {}}
-    manifest = read_manifest(root) if (root / "manifest.json").exists() else fresh
-    _check_ids(paths, manifest["sessions"])
+    manifest = {"failed": {}} | (read_manifest(root) if (root / "manifest.json").exists() else fresh)
+    _check(sources, manifest["sessions"], config)
     root.mkdir(parents=True, exist_ok=True)
+    remove_drafts(root)
 
     failures: list[InputError] = []
     console = Console(stderr=True, soft_wrap=True)
-    with Progress(console=console, disable=not progress) as bar:
-        task = bar.add_task("Ingesting", total=len(paths))
-        for session_id, result in _saved(root, manifest, _results(paths, root, config, manifest["sessions"])):
-            bar.update(task, advance=1, description=f"Ingested {session_id}")
+    with _kept(root, manifest) as keep, Progress(console=console, disable=not progress) as bar:
+        task = bar.add_task("Ingesting", total=len(sources))
+        for source, result in _results(sources, root, config):
+            keep(source, result, config)
+            bar.update(task, advance=1, description=f"Ingested {_session_id(source)}")
             if isinstance(result, InputError):
                 failures.append(result)
-                if len(paths) > 1:  # a single one is what is raised below
+                if len(sources) > 1:  # a single one is what is raised below
                     console.print(str(result), markup=False, highlight=False)
     if len(failures) == 1:
         raise failures[0]
     if failures:
         found = f"{len(failures)} that failed, the first of them {failures[0]}"
-        raise InputError(root, "files", f"{len(paths)} that can be ingested", found)
+        raise InputError(root, "files", f"{len(sources)} that can be ingested", found)
 
     return Store(root)
 
 
-def _check_ids(paths: list[Path], known: dict[str, Any]) -> None:
-    """Raises where two files, of this call or of an earlier one, stand for the same session."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        session_id = session_id_of(path)
-        if session_id in seen:
-            raise InputError(path, "session_id", "another one for each file", f"{session_id} in {seen[session_id]} too")
-        seen[session_id] = path
-        earlier = Path(known[session_id]["source"]) if session_id in known else path
-        if earlier.exists() and not earlier.samefile(path):
-            raise InputError(path, "session_id", "another one for each file", f"{session_id} in {earlier} too")
+def options_of(config: IngestConfig) -> dict[str, Any]:
+    """Returns the settings that a session's content depends on, as JSON-able values."""
+    chosen = {name: value for name, value in asdict(config).items() if name not in HOW}
+
+    return dict(json.loads(json.dumps(chosen)))  # tuples become lists, as they are once read back
 
 
-def _results(
-    paths: list[Path], root: Path, config: IngestConfig, known: dict[str, Any]
-) -> Iterator[tuple[str, Result]]:
-    """Yields each file's session and what became of it, as they end."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(config.workers or cores, len(paths))
-    jobs = (delayed(_ingest_file)(path, root, config, known.get(session_id_of(path), {})) for path in paths)
-    results: Any = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    yield from results
+def _sources(files: Any) -> "list[Source]":
+    many = list(files) if isinstance(files, Iterable) and not isinstance(files, str) else [files]
+    named = [file for file in many if isinstance(file, str | Path)]
+    given = [file for file in many if not isinstance(file, str | Path)]
+
+    return [*(find_files(named) if named or not given else ()), *given]
 
 
-def _saved(root: Path, manifest: dict[str, Any], results: Iterator[tuple[str, Result]]) -> Iterator[tuple[str, Result]]:
-    """Passes results on and keeps the manifest up to date, about once a second and at the end, however that comes."""
-    last = time.monotonic()
+def _session_id(source: "Source") -> str:
+    return source.session_id if isinstance(source, Session) else session_id_of(source)
+
+
+def _name(source: "Source") -> str:
+    """Returns what names a source in the manifest."""
+    if isinstance(source, Session):
+        return str(source.source.get("path") or source.session_id)
+
+    return os.path.realpath(source) if isinstance(source, Path) else str(source)
+
+
+def _check(sources: "list[Source]", known: dict[str, Any], config: IngestConfig) -> None:
+    """Raises where two sources, of this call or of an earlier one, stand for the same session, or none is evaluated."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        session_id, name = _session_id(source), _name(source)
+        if Path(session_id).name != session_id:
+            raise InputError(name, "session_id", "a name that a file can have", repr(session_id))
+        earlier = seen.get(session_id) or known.get(session_id, {}).get("source", "")
+        if session_id in seen or (earlier and earlier != name and Path(earlier).exists()):
+            raise InputError(name, "session_id", "another one for each file", f"{session_id} in {earlier} too")
+        seen[session_id] = name
+    for pattern in config.evaluate:
+        if not any(fnmatchcase(session_id, pattern) for session_id in (*seen, *known)):
+            raise InputError("settings", "evaluate", "patterns of sessions that are ingested", pattern)
+
+
+@contextmanager
+def _kept(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
+    """Yields what puts a result into the manifest; that is written now and then, and at the end, however it comes."""
+    sessions, failed = manifest["sessions"], manifest["failed"]
+    due = time.monotonic() + 1.0
+
+    def keep(source: "Source", result: Result, config: IngestConfig) -> None:
+        nonlocal due
+        session_id, name = _session_id(source), _name(source)
+        failed.pop(name, None)
+        if isinstance(result, InputError):
+            failed[name] = f"{result.field}: expected {result.expected}, found {result.found}"
+        else:
+            chosen = any(fnmatchcase(session_id, pattern) for pattern in config.evaluate)
+            sessions[session_id] = result | {"role": "evaluate" if chosen else "train"}
+        if sessions and time.monotonic() > due:
+            began = time.monotonic()
+            write_manifest(root, manifest)
+            due = time.monotonic() + max(1.0, 50 * (time.monotonic() - began))  # of many sessions it takes a while
+
     try:
-        for session_id, result in results:
-            if isinstance(result, dict):
-                manifest["sessions"][session_id] = result
-            if manifest["sessions"] and time.monotonic() - last > 1.0:
-                write_manifest(root, manifest)
-                last = time.monotonic()
-            yield session_id, result
+        yield keep
     finally:
-        if manifest["sessions"]:
+        if sessions:
             write_manifest(root, manifest)
         elif not any(root.iterdir()):
             root.rmdir()  # nothing was ingested: leave no empty store behind
 
 
-def _ingest_file(path: Path, root: Path, config: IngestConfig, entry: dict[str, Any]) -> tuple[str, Result]:
-    from ndt.data.nwb import file_source, read_nwb  # pynwb takes a second to import: only where a file is read
+def _results(sources: "list[Source]", root: Path, config: IngestConfig) -> "Iterator[tuple[Source, Result]]":
+    """Yields each source and what became of it, as they end."""
+    if config.cluster:  # its workers have folders of their own
+        root, sources = root.absolute(), [s.absolute() if isinstance(s, Path) else s for s in sources]
+    one = partial(_ingest_one, root=root, config=config)
+    files = [source for source in sources if not isinstance(source, Session)]
+    for session in sources:
+        if isinstance(session, Session):  # it is here already
+            yield session, one(session)
+    for i, result in spread(one, files, config.workers, config.cluster) if files else ():
+        if result is None:
+            result = InputError(files[i], "file", "a recording that can be read", DIED)
+            if config.strict:
+                raise result
+        yield files[i], result
 
-    session_id, options = session_id_of(path), {"unit_identity": config.unit_identity, "task": config.task}
-    target = root / f"{session_id}.h5"
+
+def _ingest_one(source: "Source", root: Path, config: IngestConfig) -> Result:
     try:
-        source = file_source(path) if path.is_file() else {}
-        same = entry.get("sha256") == source.get("sha256") and entry.get("options") == options
-        if same and entry["source"] == source["path"] and target.exists():
-            return session_id, None
-        session = read_nwb(path, config)
-        write_session(session, target, options)
+        with _one_at_a_time:
+            return _entry(source, root / f"{_session_id(source)}.h5", config)
     except InputError as error:
-        if config.strict:
-            raise  # joblib stops the others
-        return session_id, error
+        found = error
+    except Exception as error:  # one odd file of many must not take the others with it
+        found = InputError(_name(source), "file", "a recording that can be ingested", f"{type(error).__name__} {error}")
+    if config.strict:
+        raise found  # it ends the others as well
 
-    return session_id, summarise(session) | {"options": options, "tool_version": _tool_version()}
+    return found
+
+
+def _entry(source: "Source", target: Path, config: IngestConfig) -> dict[str, Any]:
+    """Ingests one recording unless that was done; returns the manifest's entry."""
+    options = options_of(config)
+    made_by: dict[str, Any] = {"options": options, "tool_version": _tool_version()}
+    if not isinstance(source, Session | Path) or (isinstance(source, Path) and source.is_file()):
+        origin, entry = file_source(source), read_entry(target)
+        if origin["sha256"] and (made_by | {"sha256": origin["sha256"]}).items() <= entry.items():
+            return entry | {"source": origin["path"]}
+    session = replace(_read(source, config), session_id=target.stem)
+    entry = summarise(session) | made_by
+    # the file says nothing of the folder that its source lay in: the same recording gives the same bytes
+    write_session(session, target, options, {key: value for key, value in entry.items() if key != "source"})
+
+    return entry
+
+
+def _read(source: "Source", config: IngestConfig) -> Session:
+    if isinstance(source, Session):
+        from ndt.data.selection import prepare
+
+        return prepare(source, config)
+    from ndt.data.read import read  # its readers take a second to import: only where a file is read
+
+    return read(source, config)
 
 
 def _tool_version() -> str:

@@ -4,6 +4,7 @@ libhdf5 itself may hang or crash on a damaged file. So each file is first opened
 and memory, and what happens there becomes one clear line here.
 """
 
+import atexit
 import glob
 import json
 import os
@@ -11,81 +12,59 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ndt.errors import InputError
+
+if TYPE_CHECKING:
+    from ndt.data.remote import RemoteFile
 
 __all__ = ["find_files", "probe", "session_id_of"]
 
 GIB = 1 << 30
 
-# The child has h5py and nothing of ours. It limits its memory once h5py is loaded, walks the file's objects, and reads
-# the ends of each units column, which visits the index, the chunks and the filters of the data needed later.
-_CHILD = """
-import json, sys
-path, memory, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-import h5py
 
-def stop(*message):
-    print(json.dumps(message))
-    sys.exit(3)
-
-try:
-    import resource
-    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
-        try:
-            resource.setrlimit(limit, (value, value))
-        except (OSError, ValueError):
-            pass
-except ImportError:
-    pass
-try:
-    file = h5py.File(path, "r")
-except OSError as error:
-    stop("file", "an HDF5 file", str(error))
-kind = file.attrs.get("neurodata_type", b"")
-kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-if kind != "NWBFile":
-    stop("neurodata_type", "an NWB file (NWBFile at the root)", kind or "an HDF5 file that is not NWB")
-try:
-    file.visititems(lambda name, thing: None)
-    units = file.get("units", {})
-    for thing in units.values() if units else ():
-        if isinstance(thing, h5py.Dataset) and thing.shape and thing.shape[0]:
-            thing[0], thing[-1]
-except Exception as error:
-    stop("file", "a readable HDF5 file", f"{type(error).__name__} {error}")
-"""
-
-
-def find_files(files: Sequence[str | Path] | str | Path) -> list[Path]:
-    """Returns the files that paths and glob patterns (``**`` too) stand for: each once, in order of name.
+def find_files(files: "Sequence[str | Path] | str | Path") -> "list[Path | RemoteFile]":
+    """Returns the files that paths, glob patterns (``**`` too) and addresses on DANDI stand for: each once, in order.
 
     A path that exists is taken as it is, even with brackets in its name. A pattern or path without a file is an error.
+    An address is what begins with a scheme, as in ``dandi:000129@0.241017.1444``; see `ndt.data.remote`.
     """
     found: set[Path] = set()
+    remote: dict[str, RemoteFile] = {}
     for pattern in [files] if isinstance(files, str | Path) else files:
-        if Path(pattern).exists():
+        if os.path.exists(pattern):
             found.add(Path(pattern))
-            continue
-        matches = [Path(match) for match in glob.glob(os.path.expanduser(str(pattern)), recursive=True)]
-        if not matches:
+        elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(pattern)):
+            from ndt.data.remote import expand
+
+            remote |= {str(file): file for file in expand(str(pattern))}
+        elif matches := glob.glob(os.path.expanduser(str(pattern)), recursive=True):
+            found.update(map(Path, matches))
+        else:
             raise InputError(pattern, "files", "at least one file", "no file of that name or pattern")
-        found.update(matches)
-    if not found:
+    if not found and not remote:
         raise InputError("files", "files", "at least one file", "an empty list")
+    local = {os.path.realpath(path): path for path in sorted(found, reverse=True)}
 
-    return sorted({path.resolve(): path for path in sorted(found, reverse=True)}.values())
+    return [*sorted(local.values()), *(remote[name] for name in sorted(remote))]
 
 
-def session_id_of(path: str | Path) -> str:
+def session_id_of(path: "str | Path | RemoteFile") -> str:
     """Returns the session that a file's name stands for.
 
     DANDI's entities are kept and its modalities are not: ``sub-x_ses-1_desc-train_behavior+ecephys.nwb`` is
     ``sub-x_ses-1_desc-train``. Any other name stands for itself.
     """
-    stem = Path(path).stem
+    stem = Path(path if isinstance(path, str | Path) else path.path).stem
+    stem = os.fsencode(stem).decode(errors="replace")  # names of files need not be UTF-8; those of sessions are
     if not stem.startswith("sub-"):
         return stem
 
@@ -95,11 +74,14 @@ def session_id_of(path: str | Path) -> str:
 def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, command: Sequence[str] | None = None) -> None:
     """Opens an NWB file in a child process first; raises `InputError` unless that ends well.
 
+    The child is started at the first file and goes on to the next; each that it does not survive costs a new one. It
+    ends with this process, however that comes.
+
     Arguments:
         path: The file.
         seconds: How long the child may take; nothing is tried where this is 0.
         memory: How much address space the child may use, in bytes.
-        command: Child to run in place of ours; it is given the path, the memory and the seconds as arguments.
+        command: Child to run once in place of ours; see `ndt.data.probe_child`.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,26 +89,107 @@ def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, comman
     if seconds <= 0:
         return
 
-    # -P: nothing is imported from the working directory; one BLAS thread: each reserves memory on a large machine
-    command = [sys.executable, "-P", "-c", _CHILD] if command is None else list(command)
-    limits = [str(path), str(memory), str(int(seconds) + 1)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    request = json.dumps([str(path), memory, seconds + 1.0])  # its own alarm is for when nobody waits here any more
+    child = _ours if command is None else _Child(command)
     try:
-        child = subprocess.run([*command, *limits], capture_output=True, text=True, timeout=seconds, env=environment)
-    except subprocess.TimeoutExpired:
+        with child.lock:
+            trouble = json.loads(child.ask(request, seconds))
+    except (TimeoutError, subprocess.TimeoutExpired):
         raise InputError(path, "file", f"a file that opens within {seconds:g} s", "no end (it hangs HDF5)") from None
-    _judge(path, child)
+    except subprocess.CalledProcessError as error:
+        raise _crash(path, -error.returncode, error.stderr) from None
+    finally:
+        if child is not _ours:
+            child.end()
+    if trouble is not None:
+        raise InputError(path, *trouble)
 
 
-def _judge(path: Path, child: "subprocess.CompletedProcess[str]") -> None:
-    code = child.returncode
-    if code == 0:
-        return
-    if code == 3:
-        field, expected, found = json.loads(child.stdout)
-        raise InputError(path, field, expected, found)
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-    if name == "SIGXCPU":
-        raise InputError(path, "file", "a file that opens in time", "no end (it hangs HDF5)")
-    last = (child.stderr.strip().splitlines() or [""])[-1]
-    raise InputError(path, "file", "a file that HDF5 can open", f"a crash ({name}) {last}")
+def _crash(path: Path, code: int, stderr: str) -> InputError:
+    name = signal.Signals(code).name if code in set(signal.Signals) else f"exit code {-code}"
+    if name in ("SIGALRM", "SIGXCPU"):
+        return InputError(path, "file", "a file that opens in time", "no end (it hangs HDF5)")
+    last = (stderr.strip().splitlines() or [""])[-1]
+    return InputError(path, "file", "a file that HDF5 can open", f"a crash ({name}) {last}")
+
+
+class _Child:
+    """A process that answers one line with one line; started when it is first asked, and again after it died."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = command
+        self.lock = threading.Lock()  # one question at a time
+        self.process: subprocess.Popen[Any] | None = None
+
+    def ask(self, line: str, seconds: float) -> str:
+        """Returns the answer.
+
+        Raises:
+            TimeoutError: if there is none in time.
+            CalledProcessError: if the process ends without one.
+        """
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+        assert self.process is not None
+        try:
+            return self._answer(self.process, line, time.monotonic() + seconds)
+        except BaseException:
+            self.end()  # whatever it still does, its next answer would be the wrong one
+            raise
+
+    def start(self) -> None:
+        self.end()
+        self.errors = tempfile.TemporaryFile()  # a pipe would have to be emptied
+        # one BLAS thread: each reserves memory on a large machine
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(self.command, bufsize=0, env=environment, **pipes)
+
+    def _answer(self, process: "subprocess.Popen[Any]", line: str, deadline: float) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = b""
+        with suppress(BrokenPipeError):  # it died; what it left behind is found below
+            process.stdin.write(f"{line}\n".encode())
+        while not answer.endswith(b"\n"):
+            if not wait([process.stdout.fileno()], max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            part = process.stdout.read(1 << 16)
+            if not part:
+                code = process.wait(max(0.1, deadline - time.monotonic()))
+                self.errors.seek(0)
+                said = self.errors.read().decode(errors="replace")
+                raise subprocess.CalledProcessError(code, self.command, stderr=said)
+            answer += part
+
+        return answer.decode()
+
+    def end(self) -> None:
+        """Ends the process, if there is one."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the process, which ends when nobody holds its standard input any more."""
+        if self.process is None:
+            return
+        for pipe in filter(None, (self.process.stdin, self.process.stdout, self.errors)):
+            pipe.close()
+        self.process = None
+
+
+def _forget() -> None:
+    """Leaves the child to the process that this one was forked from."""
+    _ours.lock = threading.Lock()  # another thread may have held it
+    if _ours.process is not None:
+        _ours.process.returncode = 0  # it is not for us to wait for
+        _ours.close()
+
+
+# -P: nothing is imported from the working directory
+_ours = _Child([sys.executable, "-P", str(Path(__file__).with_name("probe_child.py"))])
+atexit.register(_ours.end)
+os.register_at_fork(after_in_child=_forget)

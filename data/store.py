@@ -13,7 +13,8 @@ Arrays lie contiguous, uncompressed and 64-byte aligned, so that they are mapped
     └── trials, epochs, …             Interval, one a table
 
 Reading takes the same layout from other writers: chunked arrays go through h5py, regular series get timestamps.
-temporaldata 0.1 reads all of it, but slices a table whose rows overlap only where it was opened lazily.
+temporaldata 0.1 reads all of it, but slices a table whose rows overlap only where it was opened lazily, and lazily no
+series that spans more than ten million seconds, since that would take an index of as many rows.
 """
 
 import json
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 STORE_VERSION = 2
+MAX_INDEXED = 1e7  # seconds
 OURS = ("brainset", "covariates", "domain", "fingerprint", "session", "spikes", "subject", "units", "units_observed")
 
 
@@ -139,12 +141,13 @@ def remove_drafts(root: Path) -> None:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)  # asks, and does nothing
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass
+    except OSError:  # it is somebody else's, or this system tells no more
+        return True
 
-    return True
+    return state not in "ZX"  # in a container, what has ended may stay listed
 
 
 def write_session(
@@ -161,7 +164,8 @@ def write_session(
     # threshold 1: all data is aligned, however short
     with _beside(Path(path)) as draft, h5py.File(draft, "w", alignment_threshold=1, alignment_interval=64) as file:
         _object(file, "Data", absolute_start=0.0, ndt_store_version=STORE_VERSION)
-        source = {"source": Path(str(session.source.get("path", ""))).name, "size": session.source.get("size", 0)}
+        name = Path(str(session.source.get("path", ""))).name.encode(errors="replace").decode()  # may not be UTF-8
+        source = {"source": name, "size": session.source.get("size", 0)}
         origin = {"id": "ndt", "origin_version": session.source.get("sha256", ""), **source}
         conventions = json.dumps(session.source.get("conventions", {}), sort_keys=True)
         options_text = json.dumps(options or {}, sort_keys=True)
@@ -230,8 +234,9 @@ def _series(parent: h5py.Group, name: str, columns: dict[str, NDArray[Any]], dom
     group = _columns(parent, name, columns, "IrregularTimeSeries")
     group.attrs["timekeys"] = np.array(["timestamps"], "S")
     _intervals(group, "domain", domain)
-    grid = np.arange(domain.start[0], domain.end[-1] + 1.0, 1.0) if len(domain) else np.zeros(0)
-    _dataset(group, "timestamp_indices_1s", np.searchsorted(columns["timestamps"], grid))
+    if not len(domain) or domain.end[-1] - domain.start[0] <= MAX_INDEXED:
+        grid = np.arange(domain.start[0], domain.end[-1] + 1.0, 1.0) if len(domain) else np.zeros(0)
+        _dataset(group, "timestamp_indices_1s", np.searchsorted(columns["timestamps"], grid))
     return group
 
 

@@ -39,7 +39,7 @@ class Simulated:
 
     Arguments:
         path: The NWB file.
-        session_id: As `ndt.data.nwb.read_nwb` names it.
+        session_id: As `ndt.read` names it.
         bin_size: Seconds.
         time: Starts of bins in seconds, shape (T,).
         latents: At bin centres, shape (T, K).

@@ -4,12 +4,13 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
-from ndt.data.store import STORE_VERSION, Store, read_session, write_manifest, write_session
+from ndt.data.store import STORE_VERSION, Store, read_entry, read_session, write_manifest, write_session
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
@@ -241,7 +242,8 @@ def test_temporaldata_opens_and_slices_our_store(tmp_path, lazy):
         "temporaldata", reason="temporaldata, the layout's other reader, is not installed"
     )
     trials = Intervals([0.0, 2.0], [2.0, 3.0], {"cue": np.array(["left", "right"])})
-    write_session(session(units=Units(id=np.array(["a", "b"])), intervals={"trials": trials}), tmp_path / "a.h5")
+    recording = session(units=Units(id=np.array(["a", "b"])), intervals={"trials": trials})
+    write_session(recording, tmp_path / "a.h5", entry={"units": 2})
     data, ours = temporaldata.Data.load(tmp_path / "a.h5", lazy=lazy), read_session(tmp_path / "a.h5")
 
     np.testing.assert_array_equal(data.units.id, ours.units.id)
@@ -252,6 +254,31 @@ def test_temporaldata_opens_and_slices_our_store(tmp_path, lazy):
     times = ours.spikes.timestamps
     np.testing.assert_array_equal(part.spikes.timestamps, times[(times >= 1.0) & (times < 2.0)])
     np.testing.assert_array_equal(part.covariates.hand_vel.values, ours.covariates["hand_vel"].values[20:40])
+
+
+def test_a_file_says_what_the_manifest_should(tmp_path):
+    entry = {"task": "reach\u00fcng", "dropped": ["a"] * 10_000, "units": 2}  # more than an attribute may hold
+    write_session(session(), tmp_path / "a.h5", {"x": 1}, entry)
+    write_session(session(), tmp_path / "b.h5")
+    (tmp_path / "c.h5").write_text("no")
+
+    assert read_entry(tmp_path / "a.h5") == entry
+    assert_same(read_session(tmp_path / "a.h5"), read_session(tmp_path / "b.h5"))
+    assert [read_entry(tmp_path / f"{name}.h5") for name in "bcd"] == [{}, {}, {}]
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["ndt_store_version"] = STORE_VERSION - 1
+    assert read_entry(tmp_path / "a.h5") == {}
+
+
+def test_nothing_is_written_by_the_second_where_a_clock_jumped(tmp_path):
+    """A series at 1e9 s beside spikes at 4 s had an index of a billion rows."""
+    one = session()
+    times = np.r_[one.covariates["hand_vel"].timestamps[:40], 1e9 + np.arange(40) / 20]
+    far = replace(one.covariates["hand_vel"], timestamps=times)
+    write_session(replace(one, covariates={"hand_vel": far}), tmp_path / "a.h5")
+
+    assert (tmp_path / "a.h5").stat().st_size < 100_000
+    np.testing.assert_array_equal(read_session(tmp_path / "a.h5").covariates["hand_vel"].timestamps, times)
 
 
 def test_what_temporaldata_writes_opens_here(tmp_path):
