@@ -40,6 +40,8 @@ def unit_columns(nwb: NWB, num_units: int, reading: Reading) -> Columns:
     found: Columns = {"location": location, "group": group, "electrode": electrode}
     columns = _places(nwb, electrode, reading) | found | columns
     columns.setdefault("nwb_id", np.asarray(units.id.data[:]) if table else np.arange(num_units))
+    if table and len(set(np.asarray(units.id.data[:]).tolist())) < num_units:
+        reading.warnings.append("units/id: the same id stands for several units; they are kept apart by their rows")
 
     return dict(sorted(columns.items()))
 
@@ -52,11 +54,12 @@ def _electrodes(nwb: NWB, N: int, reading: Reading) -> tuple[NDArray[np.int64], 
         groups = list(units["electrode_group"].data[:])
     if table is not None:
         electrode = _rows(units, table, N, reading)
-        of_rows = list(table["group"].data[:]) if "group" in table.colnames else [None] * len(table)
+        used = set(electrode.tolist()) - {-1} if "group" in table.colnames else set()
+        of_rows = {e: table["group"].data[e] for e in used}  # each costs an object to be found
         regions = (
             column_values(table["location"], reading, "electrodes/location") if "location" in table.colnames else None
         )
-        groups = [of_rows[e] if e >= 0 else g for e, g in zip(electrode, groups, strict=True)]
+        groups = [of_rows.get(e) if e >= 0 else g for e, g in zip(electrode.tolist(), groups, strict=True)]
         location = [str(regions[e]) if e >= 0 and regions is not None else "" for e in electrode]
     location = [  # where the electrode says nothing the group's own region may say more
         str(g.location or here) if here.lower() in UNKNOWN and g is not None else here

@@ -78,12 +78,16 @@ def ingest(
     sources = _sources(files)
     fresh: dict[str, Any] = {"version": STORE_VERSION, "sessions": {}}
     manifest = {"failed": {}} | (read_manifest(root) if (root / "manifest.json").exists() else fresh)
-    _check(sources, manifest["sessions"], config)
+    _check(sources, manifest["sessions"])
     root.mkdir(parents=True, exist_ok=True)
     remove_drafts(root)
 
     failures: list[InputError] = []
     console = Console(stderr=True, soft_wrap=True)
+    names = {*manifest["sessions"], *map(_session_id, sources)}
+    for pattern in config.evaluate:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            console.print(f"evaluate: no session is named {pattern}", markup=False, highlight=False)
     with _kept(root, manifest) as keep, Progress(console=console, disable=not progress) as bar:
         task = bar.add_task("Ingesting", total=len(sources))
         for source, result in _results(sources, root, config):
@@ -102,9 +106,10 @@ def ingest(
     return Store(root)
 
 
-def options_of(config: IngestConfig) -> dict[str, Any]:
+def options_of(config: IngestConfig, session_id: str) -> dict[str, Any]:
     """Returns the settings that a session's content depends on, as JSON-able values."""
     chosen = {name: value for name, value in asdict(config).items() if name not in HOW}
+    chosen["split"] = config.split if config.splits(session_id) else ""
 
     return dict(json.loads(json.dumps(chosen)))  # tuples become lists, as they are once read back
 
@@ -129,8 +134,8 @@ def _name(source: "Source") -> str:
     return os.path.realpath(source) if isinstance(source, Path) else str(source)
 
 
-def _check(sources: "list[Source]", known: dict[str, Any], config: IngestConfig) -> None:
-    """Raises where two sources, of this call or of an earlier one, stand for the same session, or none is evaluated."""
+def _check(sources: "list[Source]", known: dict[str, Any]) -> None:
+    """Raises where two sources, of this call or of an earlier one, stand for the same session."""
     seen: dict[str, str] = {}
     for source in sources:
         session_id, name = _session_id(source), _name(source)
@@ -140,9 +145,6 @@ def _check(sources: "list[Source]", known: dict[str, Any], config: IngestConfig)
         if session_id in seen or (earlier and earlier != name and Path(earlier).exists()):
             raise InputError(name, "session_id", "another one for each file", f"{session_id} in {earlier} too")
         seen[session_id] = name
-    for pattern in config.evaluate:
-        if not any(fnmatchcase(session_id, pattern) for session_id in (*seen, *known)):
-            raise InputError("settings", "evaluate", "patterns of sessions that are ingested", pattern)
 
 
 @contextmanager
@@ -158,8 +160,7 @@ def _kept(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
         if isinstance(result, InputError):
             failed[name] = f"{result.field}: expected {result.expected}, found {result.found}"
         else:
-            chosen = any(fnmatchcase(session_id, pattern) for pattern in config.evaluate)
-            sessions[session_id] = result | {"role": "evaluate" if chosen else "train"}
+            sessions[session_id] = result | {"role": "evaluate" if config.evaluates(session_id) else "train"}
         if sessions and time.monotonic() > due:
             began = time.monotonic()
             write_manifest(root, manifest)
@@ -207,7 +208,7 @@ def _ingest_one(source: "Source", root: Path, config: IngestConfig) -> Result:
 
 def _entry(source: "Source", target: Path, config: IngestConfig) -> dict[str, Any]:
     """Ingests one recording unless that was done; returns the manifest's entry."""
-    options = options_of(config)
+    options = options_of(config, target.stem)
     made_by: dict[str, Any] = {"options": options, "tool_version": _tool_version()}
     if not isinstance(source, Session | Path) or (isinstance(source, Path) and source.is_file()):
         origin, entry = file_source(source), read_entry(target)

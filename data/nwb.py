@@ -3,13 +3,16 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from hdmf.build import BuildManager
 from numpy.typing import NDArray
-from pynwb import NWBHDF5IO
+from pynwb import NWBHDF5IO, get_type_map
 
 from ndt.config import IngestConfig
 from ndt.data.binned import count_series, read_counts_series
@@ -17,8 +20,8 @@ from ndt.data.conventions import of_probes, recognise, subject_name
 from ndt.data.electrodes import unit_columns
 from ndt.data.files import file_source
 from ndt.data.probe import probe, session_id_of
-from ndt.data.reading import Ragged, Reading
-from ndt.data.series import NWB, read_covariates
+from ndt.data.reading import LONGEST, Ragged, Reading
+from ndt.data.series import NWB, read_covariates, walk
 from ndt.data.tables import read_tables
 from ndt.data.units import cut, inside, num_units, observation, spike_column, spike_times
 from ndt.errors import InputError
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
 
 __all__ = ["open_hdf5", "read_nwb"]
+
+LONGEST_SESSION = 1e7  # seconds, four months: more is a wrong clock
+PLACES = ("acquisition/", "processing/", "stimulus/presentation/", "analysis/", "scratch/")
 
 
 def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
@@ -54,13 +60,16 @@ def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None
         path = Path(path)
         probe(path, config.probe_seconds)
     reading = Reading(str(path), config.max_gib)
-    with open_hdf5(path) as file, _understood(file, reading) as nwb:
+    with open_hdf5(path) as file, _heard() as heard:
         try:
-            return _session(file, nwb, path, reading, config)
+            nwb = _open(file, reading)
+            session = _session(file, nwb, path, reading, config)
         except InputError:
             raise
         except Exception as error:  # files are broken in more ways than can be listed; hdmf raises what a part causes
             raise reading.error("content", "what the NWB format allows", f"{type(error).__name__} {error}") from error
+
+    return replace(session, warnings=(*session.warnings, *heard))
 
 
 @contextmanager
@@ -81,37 +90,73 @@ def open_hdf5(path: "str | Path | RemoteFile") -> Iterator[Any]:
 
 
 @contextmanager
-def _understood(file: Any, reading: Reading) -> Iterator[NWB]:
-    with warnings.catch_warnings():
+def _heard() -> Iterator[list[str]]:
+    """Yields a list that in the end holds what Python warned of within, each once; nothing of it is printed."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         # harmless: fields deprecated since the file was written, its copy of an old schema; lengths are checked by us
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(hdmf|pynwb)\b")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*cached namespace.*")
         warnings.filterwarnings("ignore", message=".*[Ll]ength of data does not match length of timestamps.*")
-        try:
-            io: Any = NWBHDF5IO(file=file, mode="r", load_namespaces=True)
-            nwb = io.read()
-        except Exception as error:  # hdmf raises whatever the broken part happens to cause
-            raise reading.error("file", "an NWB file that pynwb reads", f"{type(error).__name__} {error}") from error
-        yield nwb
+        yield told
+        sentences = (" ".join(f"pynwb: {w.message}".split()) for w in caught)
+        told += dict.fromkeys(text if len(text) <= LONGEST else f"{text[:LONGEST]} …" for text in sentences)
+
+
+def _open(file: Any, reading: Reading) -> NWB:
+    """Returns what pynwb makes of a file. Types of extensions are read from the file itself."""
+    known = {"core", "hdmf-common", "hdmf-experimental"}
+    plain = set(file.get("specifications", {})) <= known
+    # the installed schema is read once a process: of small files that is a third of the work
+    how: dict[str, Any] = {"manager": BuildManager(_type_map())} if plain else {"load_namespaces": True}
+    try:
+        io: Any = NWBHDF5IO(file=file, mode="r", **how)
+        return io.read()
+    except Exception as error:  # hdmf raises whatever the broken part happens to cause
+        raise reading.error("file", "an NWB file that pynwb reads", f"{type(error).__name__} {error}") from error
+
+
+@cache
+def _type_map() -> Any:
+    return get_type_map()
+
+
+def _unknown(file: Any, nwb: NWB) -> list[str]:
+    """Returns the paths of groups that hold data and that pynwb does not know, and so leaves out without a word."""
+    known = {path for path, _ in walk(nwb)}
+    found: list[str] = []
+
+    def visit(name: str, thing: Any) -> None:
+        if isinstance(thing, h5py.Group) and "data" in thing and name.startswith(PLACES) and name not in known:
+            if not any(path.startswith(f"{name}/") or name.startswith(f"{path}/") for path in known):
+                found.append(name)
+
+    file.visititems(visit)
+
+    return found
 
 
 def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", reading: Reading, config: IngestConfig) -> Session:
     source = path if isinstance(path, Path) else path.path
     session_id = session_id_of(source)
     entities = dict(part.split("-", 1) for part in session_id.split("_") if "-" in part)
-    subject = (nwb.subject and nwb.subject.subject_id) or entities.get("sub") or session_id
+    subject = " ".join(str((nwb.subject and nwb.subject.subject_id) or entities.get("sub") or session_id).split())
     tables = read_tables(nwb, reading)
     counts = count_series(nwb, config.counts)
     spikes, observed, of_units, columns, bin_size = _spikes(file, nwb, tables, counts, reading, config)
     covariates = read_covariates(nwb, reading, config.covariates, "" if counts is None else counts[0])
     if len(observed) == 0:
         raise reading.error("observed time", "at least one interval outside invalid_times", "none")
+    if observed.duration > LONGEST_SESSION:
+        raise reading.error("observed time", f"at most {LONGEST_SESSION:g} s in all", f"{observed.duration:g} s")
+    reading.dropped += [f"{name}: pynwb knows no such type" for name in _unknown(file, nwb)]
     N = len(columns["nwb_id"])
     conventions = recognise(columns, tables, bin_size > 0)
 
     return Session(
         session_id=session_id,
-        subject=subject_name(str(subject)),
+        subject=subject_name(subject),
         task=config.task or str(nwb.protocol or nwb.session_description or "").strip(),
         recording_date=nwb.session_start_time.isoformat(),
         spikes=spikes,

@@ -66,7 +66,7 @@ def trouble(path: str) -> Trouble | None:
             if kind != "NWBFile":
                 expected = "an NWB file (NWBFile at the root)"
                 return "neurodata_type", expected, kind or "an HDF5 file that is not NWB"
-            found = file.visititems(_visit)
+            found = file.visititems(_visit) or _loop(file, "", {})
             _follow(file)
             return found or _unreadable(file.get("units"))
     except Exception as error:  # h5py raises whatever the broken part happens to cause
@@ -85,6 +85,28 @@ def _follow(file: Any) -> None:
     for name in names:
         with suppress(Exception):
             _touch(file[name])
+
+
+def _loop(group: Any, name: str, finished: dict[int, bool]) -> Trouble | None:
+    """Returns where a group holds itself, at whatever depth: whoever reads such a file never comes to an end of it.
+
+    Arguments:
+        group: Where to look.
+        name: Its path.
+        finished: Groups met before, by address, and whether all below them was looked at; grows.
+    """
+    address = low.h5o.get_info(group.id).addr
+    if address in finished:
+        return None if finished[address] else (name, "groups that do not hold themselves", "a link to one above")
+    finished[address] = False
+    for child in group:
+        if isinstance(group.get(child, getlink=True), h5py.HardLink) and group.get(child, getclass=True) is h5py.Group:
+            found = _loop(group[child], f"{name}/{child}".lstrip("/"), finished)
+            if found is not None:
+                return found
+    finished[address] = True
+
+    return None
 
 
 def _touch(dataset: Any) -> None:

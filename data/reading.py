@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["Ragged", "Reading", "named", "slope_of"]
+__all__ = ["LONGEST", "Ragged", "Reading", "named", "slope_of"]
 
 GIB = 1 << 30
+LONGEST = 200  # characters of what was found: hdmf prints whole objects
 
 
 def named(path: str, wanted: tuple[str, ...]) -> bool:
@@ -64,7 +65,9 @@ class Reading:
 
     def error(self, name: str, expected: str, found: object) -> InputError:
         """Returns what to raise about a field of the file."""
-        return InputError(self.where, name, expected, found)
+        text = str(found)
+
+        return InputError(self.where, name, expected, text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
 
     def too_large(self, data: Any) -> str | None:
         """Returns how large an array says that it is, where that is more than is read; its data are not touched."""
@@ -100,7 +103,10 @@ class Reading:
         path, flat, index = f"units/{name}", table[name], table.get(f"{name}_index")
         if index is None:
             raise self.error(f"{path}_index", "an index that says where each unit's rows end", "none")
-        ends = self.array(index, f"{path}_index", np.int64)
+        ends = self.array(index, f"{path}_index", np.float64)
+        if np.any(ends != np.floor(ends)) or np.any(np.abs(ends) > 2**52):  # NaN: not the same as itself
+            raise self.error(f"{path}_index", "whole numbers", ends[ends != np.floor(ends)][:1])
+        ends = ends.astype(np.int64)
         if np.ndim(ends) != 1 or len(ends) != num_rows:
             raise self.error(f"{path}_index", f"one value for each of {num_rows} units", f"shape {np.shape(ends)}")
         if np.any(np.diff(ends, prepend=0) < 0):

@@ -1,18 +1,17 @@
 """What is made of a recording before it is stored: which units, merged how, in which order and called what."""
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import IngestConfig
+from ndt.data.covariates import find_covariate
 from ndt.data.derivative import derivative
 from ndt.data.expressions import chosen_units
 from ndt.data.reading import named, slope_of
 from ndt.data.splits import assign_blocks
 from ndt.data.units import by_unit, joined
-from ndt.data.windows import find_covariate
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
@@ -50,9 +49,7 @@ def prepare(session: Session, config: IngestConfig) -> Session:
     if config.cut_silence:
         session = cut_silence(session, config.cut_silence)
 
-    chosen = not config.evaluate or any(fnmatchcase(session.session_id, pattern) for pattern in config.evaluate)
-
-    return assign_blocks(session, config.split) if config.split and chosen else session
+    return assign_blocks(session, config.split) if config.splits(session.session_id) else session
 
 
 def _covariates(session: Session, config: IngestConfig, where: object) -> Session:

@@ -155,7 +155,8 @@ def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], re
     period = series.timestamps is None and is_period(series.name, float(series.rate))
     if period:
         reading.warnings.append(f"{path}: rate {series.rate:g} is taken for the period in seconds, as in FALCON's H1")
-    values = raw * float(series.conversion) + (0.0 if period else float(series.offset))
+    with np.errstate(all="ignore"):  # what becomes infinite is missing, and counted as such
+        values = raw * float(series.conversion) + (0.0 if period else float(series.offset))
     values = values.astype(np.float32 if raw.dtype == np.float32 else np.float64)
     unit = str(series.unit or "")
     turns = _full_turn(series, path, unit)

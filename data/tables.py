@@ -1,5 +1,6 @@
 """Tables of intervals and of events of an NWB file. An event is an interval without length."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def _of_series(path: str, series: NWB, reading: Reading) -> Intervals | None:
         return Intervals(starts, ends)
     if series.name.lower() in ("eval_mask", "blacklist"):
         return _of_mask(times, values.astype(bool) ^ (series.name.lower() == "blacklist"))
-    text = _text(values)
+    text = _text(values, reading, path)
     columns = {} if text is None or text.ndim > 2 else {"value": text}
 
     return Intervals(times, times, columns)
@@ -125,13 +126,16 @@ def column_values(column: NWB, reading: Reading, path: str) -> NDArray[np.generi
     if hasattr(column, "table"):
         return None  # a region of another table
 
-    return _text(reading.array(column.data, path))
+    return _text(reading.array(column.data, path), reading, path)
 
 
-def _text(values: NDArray[Any]) -> NDArray[np.generic] | None:
+def _text(values: NDArray[Any], reading: Reading, path: str) -> NDArray[np.generic] | None:
     """Returns numbers as they are and bytes or objects as text; None for what is neither, or has three dimensions."""
     if values.dtype.kind in "SO":
         flat = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.ravel()]
+        if any(isinstance(v, str) and re.search("[\ufffd\ud800-\udfff]", v) for v in flat):
+            reading.warnings.append(f"{path}: text that is not UTF-8; what cannot be read is replaced")
+            flat = [v.encode(errors="replace").decode() if isinstance(v, str) else v for v in flat]
         if not all(isinstance(v, str) for v in flat):
             return None
         values = np.array(flat, dtype=np.str_).reshape(values.shape)

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig, PretrainConfig
+from ndt.data.covariates import find_covariate
 from ndt.data.splits import split, within
 from ndt.errors import InputError
-from ndt.session import Covariate, Session
+from ndt.session import Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 from ndt.tokens import Window
 from ndt.vocabulary import Rows
@@ -19,69 +20,11 @@ __all__ = [
     "VALID",
     "Grid",
     "default_bin_size",
-    "default_covariate",
-    "find_covariate",
     "longest_window",
-    "matching_covariates",
 ]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
-PREFERRED = (
-    "hand_vel",
-    "cursor_vel",
-    "finger_vel",
-    "vel",
-    "CompassDirection",
-    "head_direction",
-    "emg",
-    "hand_pos",
-    "pos",
-)
-
-
-def default_covariate(session: Session) -> str:
-    """Returns the covariate that one would decode first: a velocity, else a heading, else whatever there is.
-
-    Among angles the one that turns most is taken: a head turns about one axis of three.
-    """
-    names = list(session.covariates)
-    if not names:
-        raise InputError(session.source.get("path", session.session_id), "covariates", "at least one series", "none")
-    for hint in PREFERRED:
-        found = [n for n in names if hint.lower() in n.lower()]
-        if found:
-            return max(found, key=lambda n: _turning(session.covariates[n]))
-
-    return names[0]
-
-
-def _turning(covariate: Covariate) -> float:
-    """Circular variance of an angle, 0 for anything else."""
-    if not covariate.angular:
-        return 0.0
-
-    return float(1 - np.abs(np.nanmean(np.exp(1j * np.asarray(covariate.values, np.float64)))))
-
-
-def find_covariate(session: Session, name: str | None) -> Covariate:
-    """Returns a covariate by name, path or unambiguous end of its path; by default the one decoded first."""
-    if name is None:
-        return session.covariates[default_covariate(session)]
-    found = matching_covariates(session, name)
-    if len(found) != 1:
-        listed = ", ".join(session.covariates) or "none"
-        raise InputError(session.session_id, "covariate", f"one of: {listed}", repr(name))
-
-    return found[0]
-
-
-def matching_covariates(session: Session, name: str) -> list[Covariate]:
-    """Returns the covariate of this name; where there is none, all whose path ends so."""
-    if name in session.covariates:
-        return [session.covariates[name]]
-
-    return [c for c in session.covariates.values() if f"/{c.path}".endswith(f"/{name}")]
 
 
 def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) -> float:

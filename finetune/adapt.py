@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig
+from ndt.data.covariates import find_covariate
 from ndt.data.leaks import check_base
 from ndt.data.resample import resample
 from ndt.data.store import Store
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, find_covariate, longest_window
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.objective import Decoding, decode

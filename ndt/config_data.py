@@ -1,6 +1,7 @@
 """Settings of recordings: how files become sessions, and what the simulator writes."""
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from ndt.settings import INF, choose, require
 
@@ -111,6 +112,14 @@ class IngestConfig:
         choose(self, "", merge=("none", "electrode"), unit_order=("file", "position"), remote=("stream", "download"))
         choose(self, "", duplicates=("keep", "drop", "group"))
         choose(self, "", counts_at=("start", "centre", "end"), covariates_at=("start", "centre", "end"))
+
+    def evaluates(self, session_id: str) -> bool:
+        """Whether pretraining leaves a session of this name out."""
+        return any(fnmatchcase(session_id, pattern) for pattern in self.evaluate)
+
+    def splits(self, session_id: str) -> bool:
+        """Whether `split` is meant for a session of this name."""
+        return bool(self.split) and (not self.evaluate or self.evaluates(session_id))
 
 
 @dataclass(frozen=True, kw_only=True)

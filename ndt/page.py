@@ -147,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that a crash leaves no half of it."""
     beside = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="replace")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

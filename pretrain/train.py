@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
+from ndt.data.covariates import find_covariate, matching_covariates
 from ndt.data.leaks import check_store
 from ndt.data.resample import resample
 from ndt.data.store import Store
-from ndt.data.windows import TRAIN, Grid, default_bin_size, find_covariate, longest_window, matching_covariates
+from ndt.data.windows import TRAIN, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling

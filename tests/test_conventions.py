@@ -7,9 +7,9 @@ from pynwb.epoch import TimeIntervals
 from pynwb.misc import AnnotationSeries, IntervalSeries
 
 from ndt.config import IngestConfig
+from ndt.data.covariates import find_covariate
 from ndt.data.nwb import read_nwb
 from ndt.data.read import read
-from ndt.data.windows import find_covariate
 from tests.recordings import SPIKES, invalid, series, tracking, units, write_nwb
 
 QUICK = IngestConfig(probe_seconds=0.0)

@@ -61,7 +61,7 @@ def test_the_manifest_names_what_each_session_is(recordings, tmp_path):
         entry
     )
     assert {"covariates", "options", "tool_version", "dropped"} <= set(entry)
-    assert entry["options"] == options_of(ONE)
+    assert entry["options"] == options_of(ONE, "sub-x_ses-1")
     assert (entry["units"], entry["spikes"], entry["role"]) == (3, 8, "train")
     assert manifest["failed"] == {}
 
@@ -69,7 +69,7 @@ def test_the_manifest_names_what_each_session_is(recordings, tmp_path):
 def test_options_are_the_settings_that_change_a_session():
     """A setting that is new is one of them until somebody says otherwise."""
     config = IngestConfig(covariates=("hand_vel",), workers=7, arrays=ArraysConfig(spikes="times"))
-    options = options_of(config)
+    options = options_of(config, "sub-x_ses-1")
 
     assert {f.name for f in fields(IngestConfig)} - options.keys() == {
         "workers", "cluster", "probe_seconds", "strict", "remote", "downloads", "evaluate",
@@ -176,7 +176,7 @@ def test_drafts_of_killed_runs_are_removed(recordings, tmp_path):
     assert sorted(path.name for path in out.glob(".*")) == [names[1], names[6], names[3]]
 
 
-def test_roles_follow_the_patterns_without_reading_again(recordings, tmp_path):
+def test_roles_follow_the_patterns_without_reading_again(recordings, tmp_path, capsys):
     files, out = f"{recordings}/**/*.nwb", tmp_path / "store"
     before = stamps(ingest(files, out, ONE, progress=False))
 
@@ -186,8 +186,18 @@ def test_roles_follow_the_patterns_without_reading_again(recordings, tmp_path):
         "sub-x_ses-2": "evaluate",
     }
     assert stamps(store) == before
-    with pytest.raises(InputError, match=r"settings: evaluate: expected patterns of sessions .*, found sub-y\*"):
-        ingest(files, out, replace(ONE, evaluate=("*_ses-2", "sub-y*")), progress=False)
+    capsys.readouterr()
+    ingest(files, out, replace(ONE, evaluate=("*_ses-2", "sub-y*")), progress=False)
+    assert capsys.readouterr().err == "evaluate: no session is named sub-y*\n"
+
+
+def test_a_split_that_is_meant_for_some_sessions_reads_only_those_again(recordings, tmp_path):
+    files, out = f"{recordings}/**/*.nwb", tmp_path / "store"
+    before = stamps(ingest(files, out, ONE, progress=False))
+    store = ingest(files, out, replace(ONE, split="first:2", evaluate=("*_ses-2",)), progress=False)
+    after = stamps(store)
+    assert [name for name in after if after[name] != before[name]] == ["sub-x_ses-2.h5"]
+    assert ["split" in store.session(name).intervals for name in store.session_ids] == [False, True]
 
 
 def test_sessions_without_files(recordings, tmp_path):

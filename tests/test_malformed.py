@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ndt.data.probe import _Child
+from ndt.data.probe import _Child, session_id_of
 from ndt.data.store import read_session
 from tests.malformed import PASS, REFUSE, SAY, cases, write, write_template
 
@@ -166,7 +166,7 @@ def stores(folder: Path, outcomes: dict) -> Iterator[tuple[str, Path, bool]]:
 def test_nothing_half_written(outcomes, folder):
     for name, root, taken in stores(folder, outcomes):
         found = sorted(path.name for path in root.iterdir()) if root.exists() else []
-        assert found == (sorted(["manifest.json", f"{name}.h5"]) if taken else []), name
+        assert found == (sorted(["manifest.json", f"{session_id_of(f'{name}.nwb')}.h5"]) if taken else []), name
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_what_was_taken_is_sound(outcomes, folder):
     for name, root, taken in stores(folder, outcomes):
         if not taken:
             continue
-        session = read_session(root / f"{name}.h5")
+        session = read_session(root / f"{session_id_of(f'{name}.nwb')}.h5")
         times, index = session.spikes.timestamps, session.spikes.unit_index
         assert np.all(np.isfinite(times)), name
         assert np.all(np.diff(times) >= 0), name

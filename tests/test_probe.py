@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -359,3 +360,14 @@ def test_addresses_on_dandi_are_expanded(tmp_path, monkeypatch):
     (tmp_path / "dandi:here").touch()  # a file of that name is a file
     monkeypatch.chdir(tmp_path)
     assert find_files("dandi:here") == [Path("dandi:here")]
+
+
+def test_a_group_that_holds_itself_is_refused_and_one_that_is_linked_twice_is_not(good, tmp_path):
+    path = shutil.copy(good, tmp_path / "linked.nwb")
+    with h5py.File(path, "r+") as file:
+        file["scratch/twice"] = file["processing/behavior"]
+    probe(path)
+    with h5py.File(path, "r+") as file:
+        file["processing/behavior/a"] = file["processing"]
+    with pytest.raises(InputError, match=r"processing/behavior/a: expected groups that do not hold themselves"):
+        probe(path)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from problems import permuted, recording
 from strategies import recordings, seeds
 
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, default_covariate, find_covariate
+from ndt.data.covariates import default_covariate, find_covariate
+from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
