@@ -194,6 +194,7 @@ def test_recipes_are_listed_with_what_was_tried(capsys):
     assert "recipe: expected a YAML file, or one of area2_bump" in _told(capsys)
 
 
+@pytest.mark.slow
 def test_inspecting_writes_pages_and_goes_on_past_a_bad_file(recorded, tmp_path, capsys):
     (tmp_path / "bad.nwb").write_text("no")
     out = tmp_path / "pages"

@@ -52,6 +52,7 @@ def complete(found: dict, out: Path) -> None:
     assert all(name in page.read_text() for name in found["sessions"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("less")
 def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_saw(tmp_path) -> None:
     found = ndt.demo.demo(out=tmp_path / "demo", seed=1, progress=False)
@@ -74,6 +75,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     assert "scratch" not in again["sessions"][name]["baselines"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("less")
 def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_truth, tmp_path) -> None:
     found = ndt.demo.demo([str(s.path) for s in sim_truth], tmp_path / "demo", progress=False)

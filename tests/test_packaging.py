@@ -137,6 +137,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.slow
 def test_training_needs_no_pynwb():
     """A compute node needs only the store."""
     loaded = loaded_by("import ndt.pretrain.train, ndt.finetune.adapt, ndt.data.store, ndt.embed, ndt.report")

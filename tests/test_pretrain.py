@@ -124,6 +124,7 @@ def test_run_directory_is_as_designed(sim_base, sim_store) -> None:
     assert model.spec.data == {session.session_id: session.source["sha256"]}
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_resumed_is_the_unbroken_one(sim_store, tmp_path) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
@@ -426,6 +427,7 @@ def test_a_covariate_is_decoded_beside_the_masked_loss_where_a_session_has_it(tm
     assert "r2" in read_json(tmp_path / "run" / "metrics.json")["valid"]
 
 
+@pytest.mark.slow
 def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -> None:
     train = TrainConfig(steps=120, batch_size=16, valid_every=60, warmup_steps=20)
     config = PretrainConfig(

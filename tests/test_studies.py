@@ -102,6 +102,7 @@ def interrupt(monkeypatch, checkpoint: int) -> None:
     monkeypatch.setattr(Trainer, "_checkpoint", stopping)
 
 
+@pytest.mark.slow
 def test_interrupted_study_goes_on_where_it_was_and_ends_as_if_it_had_not_been(study, home, monkeypatch):
     one, other = home("whole"), home("cut")
     whole = ablation(one, 2, study)
@@ -306,12 +307,14 @@ def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home
     assert {r["budget"] for r in rows.values()} == {"6 steps x 4 windows"}
 
 
+@pytest.mark.slow
 def test_jobs_run_in_processes_of_one_thread_and_keep_their_order():
     jobs = [partial(divmod, n, 3) for n in range(7)]
     assert run_all(jobs, 2, "") == run_all(jobs, 1, "") == [divmod(n, 3) for n in range(7)]
     assert run_all([torch.get_num_threads] * 2, 2, "") == [1, 1]
 
 
+@pytest.mark.slow
 def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
     folder = home()
     rows = curve(folder, 2, study)

@@ -128,6 +128,7 @@ def test_file_holds_the_truth(nonlinear: Simulated) -> None:
     np.testing.assert_allclose(nonlinear.velocity, velocity(nonlinear.latents, "nonlinear"), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_oracle_is_above_ridge_and_ridge_is_no_straw_man(nonlinear: Simulated) -> None:
     found = scores(nonlinear)
     assert found["oracle"] > found["ridge"] + 0.05
@@ -136,6 +137,7 @@ def test_oracle_is_above_ridge_and_ridge_is_no_straw_man(nonlinear: Simulated) -
     assert 0.55 < found["ridge"] < 0.85
 
 
+@pytest.mark.slow
 def test_linear_gaussian_leaves_nothing_to_nonlinear_decoders(tmp_path: Path) -> None:
     config = SimulateConfig(num_subjects=1, num_sessions=1, dynamics="linear_gaussian", seconds=240.0, seed=2)
     found = scores(simulate(tmp_path, config)[0])
@@ -145,6 +147,7 @@ def test_linear_gaussian_leaves_nothing_to_nonlinear_decoders(tmp_path: Path) ->
     assert found["oracle"] - max(found["ridge"], found["kalman"]) < 0.03
 
 
+@pytest.mark.slow
 def test_oracle_is_causal_and_scores_only_inside_intervals(nonlinear: Simulated) -> None:
     arrays = {name: getattr(nonlinear, name)[:600] for name in ("time", "latents", "rates_hz", "velocity", "counts")}
     first = replace(nonlinear, **arrays)  # 30 s
@@ -154,6 +157,7 @@ def test_oracle_is_causal_and_scores_only_inside_intervals(nonlinear: Simulated)
     assert cut.oracle_r2(Intervals([0.0], [30.0])) < first.oracle_r2(Intervals([0.0], [30.0]))
 
 
+@pytest.mark.slow
 def test_one_seed_one_content_whatever_the_workers(tmp_path: Path) -> None:
     config = replace(SMALL, num_subjects=2, num_sessions=2, workers=1)
     one = simulate(tmp_path / "one", config)

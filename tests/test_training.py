@@ -86,6 +86,7 @@ def test_a_run_is_a_function_of_its_seed(tmp_path) -> None:
     assert not torch.equal(runs[0].model.unit, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "dropout"), [(4, 0.0), (11, 0.0), (6, 0.2)])
 def test_a_broken_run_that_is_resumed_is_the_unbroken_one(tmp_path, at, dropout) -> None:
     whole = trainer(tmp_path / "whole", dropout=dropout)

@@ -86,6 +86,7 @@ def test_it_stops_with_the_step_the_sessions_and_the_last_good_checkpoint(tmp_pa
     assert all(v.isfinite().all() for v in run.model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_only_the_sessions_of_the_micro_batch_at_fault_are_named(tmp_path) -> None:
     spoiled = Spoiled(14, lambda x: x * math.nan)
     run = trainer(tmp_path, replace(LONG, micro_batches=4), objective=spoiled)
@@ -99,6 +100,7 @@ def test_only_the_sessions_of_the_micro_batch_at_fault_are_named(tmp_path) -> No
     assert f"sessions in the batch: {session};" in str(told.value)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_from_its_last_good_checkpoint(tmp_path) -> None:
     with pytest.raises(InputError, match="nll nan"):
         trainer(tmp_path / "a", LONG, objective=Spoiled(14, lambda x: x * math.nan)).run()
