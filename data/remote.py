@@ -25,7 +25,7 @@ from urllib.request import Request, urlopen
 
 from ndt.errors import InputError
 
-__all__ = ["API", "RemoteFile", "download", "expand", "is_remote", "open_remote"]
+__all__ = ["API", "RemoteFile", "download", "expand", "open_remote"]
 
 API = "https://api.dandiarchive.org/api"
 TIMEOUT = 30.0  # seconds without a byte
@@ -74,11 +74,6 @@ class RemoteFile:
     def stem(self) -> str:
         """The file's name without folders and suffix."""
         return PurePosixPath(self.path).stem
-
-
-def is_remote(text: object) -> bool:
-    """Returns whether this names files on DANDI rather than on disk."""
-    return isinstance(text, RemoteFile) or (isinstance(text, str) and text.lower().startswith("dandi:"))
 
 
 def expand(spec: str, api: str | None = None) -> list[RemoteFile]:

@@ -51,7 +51,7 @@ def pretrain(
     store, out, config = store if isinstance(store, Store) else Store(store), Path(out), config or PretrainConfig()
     sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
     if not sessions:
-        raise InputError(store.root, "sessions", "at least one", "none")
+        raise InputError(store.root, "sessions", "at least one that is not kept for evaluation", "none")
     bin_size = config.bin_size or default_bin_size(sessions)
     window_bins = longest_window(config, bin_size, out)
     grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]

@@ -295,3 +295,66 @@ def test_units_without_a_spike_are_kept(tmp_path):
 
     assert session.num_units == 3
     np.testing.assert_array_equal(np.unique(session.spikes.unit_index), [1])
+
+
+def changed(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def test_a_series_whose_type_pynwb_does_not_know_is_said_to_be_left_out(tmp_path):
+    """pynwb skips such a group without a word."""
+
+    def rename(file):
+        file["processing/behavior/hand_vel"].attrs["neurodata_type"] = "FooSeries"
+
+    session = read_nwb(changed(write_nwb(tmp_path / "a.nwb", units(), series(), series("pos")), rename), QUICK)
+    assert set(session.covariates) == {"pos"}
+    assert session.dropped == ("processing/behavior/hand_vel: pynwb knows no such type",)
+
+
+def test_what_pynwb_warns_of_is_kept_with_the_session(tmp_path):
+    def point_nowhere(file):
+        file["units/electrodes"][:] = [0, 1, 7]
+
+    path = write_nwb(tmp_path / "a.nwb", units(electrodes=[0, 1, 0]))
+    with pytest.raises(InputError, match=r"units/electrodes: expected rows of 2 electrodes, found 7"):
+        read_nwb(changed(path, point_nowhere), QUICK)
+
+    def link(file):
+        file["acquisition/gone"] = h5py.SoftLink("/nowhere")
+
+    session = read_nwb(changed(write_nwb(tmp_path / "b.nwb", units()), link), QUICK)
+    assert any(w.startswith("pynwb: ") and "acquisition/gone" in w for w in session.warnings)
+
+
+def test_ids_that_stand_for_several_units_and_odd_text_are_doubted(tmp_path):
+    def spoil(file):
+        file["units/id"][:] = 0
+        del file["units/quality"]
+        file["units/quality"] = np.array([b"a\xff", b"a\xfe", b"b"])
+        attrs = {"neurodata_type": "VectorData", "namespace": "hdmf-common", "description": "q", "object_id": "x"}
+        file["units/quality"].attrs.update(attrs)
+
+    path = write_nwb(tmp_path / "a.nwb", units(quality=["a", "b", "c"]))
+    told = read_nwb(changed(path, spoil), QUICK).warnings
+    assert "units/id: the same id stands for several units; they are kept apart by their rows" in told
+    assert any(w.startswith("units/quality: text that is not UTF-8") for w in told)
+
+
+def test_a_recording_of_years_is_a_wrong_clock(tmp_path):
+    path = write_nwb(tmp_path / "a.nwb", units(obs=[[(0.0, 1.6e9)]] * 3))
+    with pytest.raises(InputError, match=r"observed time: expected at most 1e\+07 s in all, found 1\.6e\+09 s"):
+        read_nwb(path, QUICK)
+
+
+def test_an_index_of_halves_is_refused(tmp_path):
+    def halve(file):
+        ends, attrs = file["units/spike_times_index"][:], dict(file["units/spike_times_index"].attrs)
+        del file["units/spike_times_index"]
+        file["units/spike_times_index"] = ends + 0.5
+        file["units/spike_times_index"].attrs.update(attrs)
+
+    with pytest.raises(InputError, match=r"units/spike_times_index: expected whole numbers, found \[4\.5\]"):
+        read_nwb(changed(write_nwb(tmp_path / "a.nwb", units()), halve), QUICK)

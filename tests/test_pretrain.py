@@ -19,7 +19,7 @@ from realdata import real_file
 
 from ndt.api import embed
 from ndt.checkpoint import read_json
-from ndt.config import MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.data.ingest import ingest
 from ndt.data.resample import resample
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
@@ -375,6 +375,21 @@ def test_one_mask_for_all_windows_of_a_batch_where_the_published_code_is_followe
         for batch in batches(3, sessions=(7,), model=model):
             masks = {batch.hidden[batch.window == b].numpy().tobytes() for b in range(8)}
             assert len(masks) == number
+
+
+def test_sessions_kept_for_evaluation_are_left_out_unless_they_are_named(sim_truth, tmp_path) -> None:
+    first, second = (truth.session_id for truth in sim_truth)
+    kept = IngestConfig(workers=1, evaluate=(second,))
+    store = ingest([truth.path for truth in sim_truth], tmp_path / "store", kept, progress=False)
+    model = pretrain(store, tmp_path / "run", SHORT, progress=False)
+    assert list(model.spec.data) == [first]
+    model = pretrain(store, tmp_path / "both", replace(SHORT, sessions=(first, second)), progress=False)
+    assert list(model.spec.data) == [first, second]
+
+    every = IngestConfig(workers=1, evaluate=("*",))
+    store = ingest([truth.path for truth in sim_truth], tmp_path / "store", every, progress=False)
+    with pytest.raises(InputError, match="sessions: expected at least one that is not kept for evaluation, found none"):
+        pretrain(store, tmp_path / "none", SHORT, progress=False)
 
 
 def test_bad_settings_and_bad_stores_are_said(sim_store, tmp_path) -> None:

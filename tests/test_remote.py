@@ -14,7 +14,7 @@ from pynwb.ecephys import ElectricalSeries
 
 from ndt.data import remote
 from ndt.data.probe import session_id_of
-from ndt.data.remote import RemoteFile, download, expand, is_remote, open_remote
+from ndt.data.remote import RemoteFile, download, expand, open_remote
 from ndt.errors import InputError
 from tests.dandi_server import Archive, serve
 from tests.recordings import series, trials, units, write_nwb
@@ -64,12 +64,6 @@ def paths(spec, archive):
 def one_line(error) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_a_name_on_dandi_is_told_from_a_path():
-    assert is_remote("dandi:000129")
-    assert is_remote("DANDI:000140/0.220113.0408")
-    assert not any(map(is_remote, ("dandi/000129.nwb", "sub-dandi:1.nwb", "a.nwb", None)))
 
 
 def test_a_version_is_the_one_asked_for_else_the_last_published_else_the_draft(archive):
