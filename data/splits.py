@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.columns import Column, known_columns, matching_columns
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
@@ -136,15 +137,19 @@ def assign_blocks(session: Session, rule: str) -> Session:
         rule: ``TABLE/COLUMN``: each row of a table of intervals is of the block that its column names (train, val or
             valid, test; rows of other names belong to none). Without test rows the validation rows are the test block;
             validation is then the last eighth of training rows. ``first:SECONDS``: so much observed time before the
-            test block, its last eighth for validation.
+            test block, its last eighth for validation. ``fold:K/N``: the K-th of N equal shares of labelled time, from
+            1, is the test block, and the eighth of the rest that comes before it (behind the last share: at the end)
+            the validation block; with all N, each moment is tested once.
 
     Raises:
         InputError: if the rule is neither, or leaves no training or no test block.
     """
     if (first := re.fullmatch(r"first:(\d+(?:\.\d*)?)", rule)) is not None:
         table = _first(session, float(first[1]))
+    elif (fold := re.fullmatch(r"fold:(\d+)/(\d+)", rule)) is not None and 1 <= int(fold[1]) <= int(fold[2]) > 1:
+        table = _fold(session, int(fold[1]), int(fold[2]))
     else:
-        table = _of_column(session, *_column(session, rule))
+        table = _of_column(_column(session, rule))
     kinds = set(table.columns["block"].tolist())
     if kinds != {"train", "valid", "test"}:
         where = session.source.get("path", session.session_id)
@@ -162,23 +167,35 @@ def _first(session: Session, seconds: float) -> Intervals:
     return Intervals([r[0] for r in rows], [r[1] for r in rows], {"block": np.array([r[2] for r in rows], np.str_)})
 
 
-def _column(session: Session, rule: str) -> tuple[Intervals, NDArray[np.generic]]:
-    """Returns a table and the values of one of its columns, by path or by an end of it that fits one alone."""
-    known = {
-        f"{t}/{c}": (table, values) for t, table in session.intervals.items() for c, values in table.columns.items()
-    }
-    found = [path for path in known if path == rule] or [path for path in known if f"/{path}".endswith(f"/{rule}")]
+def _fold(session: Session, number: int, num_folds: int) -> Intervals:
+    pieces = _labelled(session)
+    total = pieces.duration
+    begin, end = ((number - i) / num_folds * total for i in (1, 0))
+    valid_end = begin or total
+    valid_begin = valid_end - VALID_SHARE * (total - (end - begin))
+    marks = sorted({0.0, valid_begin, valid_end, begin, end, total})
+    edges = [_time_at(pieces, mark) for mark in marks]
+    rows = []
+    for mark, a, b in zip(marks, edges, edges[1:], strict=False):
+        block = "test" if begin <= mark < end else "valid" if valid_begin <= mark < valid_end else "train"
+        rows.append((a, b, block))
+
+    return Intervals([r[0] for r in rows], [r[1] for r in rows], {"block": np.array([r[2] for r in rows], np.str_)})
+
+
+def _column(session: Session, rule: str) -> Column:
+    found = matching_columns(session, rule)
     if len(found) != 1:
+        known = ", ".join(sorted(known_columns(session))) or "no column"
         where = session.source.get("path", session.session_id)
-        raise InputError(
-            where, "split", f"first:SECONDS, or one of {', '.join(sorted(known)) or 'no column'}", repr(rule)
-        )
+        raise InputError(where, "split", f"first:SECONDS, fold:K/N, or one of {known}", repr(rule))
 
-    return known[found[0]]
+    return found[0]
 
 
-def _of_column(session: Session, table: Intervals, values: NDArray[np.generic]) -> Intervals:
-    block = np.array([NAMES.get(str(v).strip().lower(), "") for v in values], np.str_)
+def _of_column(column: Column) -> Intervals:
+    table = column.rows
+    block = np.array([NAMES.get(str(v).strip().lower(), "") for v in column.values], np.str_)
     if "test" not in block:
         block[block == "valid"] = "test"
     if "valid" not in block:
@@ -191,17 +208,16 @@ def _of_column(session: Session, table: Intervals, values: NDArray[np.generic]) 
 
 
 def _assigned(session: Session, guard: float) -> Split:
-    """Returns the blocks of a session's own table, with guards where each is one interval after the other.
+    """Returns the blocks of a session's own table, with guards where each is one interval or two.
 
     Blocks made of many rows that alternate (trials) have no guard: their windows end with their rows.
     """
     table = session.intervals[BLOCKS]
     of = {name: table.select(table.columns["block"] == name).coalesce() for name in ("train", "valid", "test")}
-    ends = np.concatenate([side for name in of for side in (of[name].start, of[name].end)])
-    if all(len(block) == 1 for block in of.values()) and np.all(np.diff(ends) >= 0):
-        for before, after in (("train", "valid"), ("valid", "test")):
-            end = min(of[before].end[0], of[after].start[0] - guard)
-            of[before] = Intervals(of[before].start, [max(end, of[before].start[0])])
+    if all(len(block) <= 2 for block in of.values()):  # blocks of time; trials would be many
+        around = {name: Intervals(of[name].start - guard, of[name].end + guard) for name in ("valid", "test")}
+        of["train"] = of["train"] - around["valid"] - around["test"]
+        of["valid"] = of["valid"] - around["test"]
     test = of["test"] & session.observed
     valid = (of["valid"] & session.observed) - test  # rows may overlap: nothing of test is seen before
 

@@ -1,15 +1,15 @@
 """The bins of a session, and windows cut from them. No window crosses time that was not observed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig, PretrainConfig
-from ndt.data.covariates import find_covariate
 from ndt.data.splits import split, within
+from ndt.data.targets import find_sources
 from ndt.errors import InputError
-from ndt.session import Session
+from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 from ndt.tokens import Window
 from ndt.vocabulary import Rows
@@ -27,18 +27,17 @@ TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
 
 
-def default_bin_size(sessions: Iterable[Session], covariate: str | None = None) -> float:
+def default_bin_size(sessions: Iterable[Session], covariate: Sequence[str] | str | None = None) -> float:
     """Returns the bin width in seconds that sessions trained together share: the coarsest of their own.
 
-    A session's own is the interval of its covariate where that is 20 to 100 ms, else 20 ms; where spikes were counted
-    in bins, the next multiple of those.
+    A session's own is the interval of its covariate (the coarsest, of several) where that is 20 to 100 ms, else 20 ms;
+    where spikes were counted in bins, the next multiple of those.
     """
     widths = [BIN_RANGE[0]]
     for session in sessions:
-        width = BIN_RANGE[0]
-        if session.covariates:
-            interval = round(find_covariate(session, covariate).interval, 6)
-            width = interval if BIN_RANGE[0] <= interval <= BIN_RANGE[1] else width
+        series = [s.of for s in find_sources(session, covariate)] if covariate or session.covariates else []
+        intervals = [round(s.interval, 6) for s in series if isinstance(s, Covariate)]
+        width = max([BIN_RANGE[0], *(i for i in intervals if BIN_RANGE[0] <= i <= BIN_RANGE[1])])
         if session.count_bin:  # whole bins of what was counted
             width = round(np.ceil(round(width / session.count_bin, 3)) * session.count_bin, 9)
         widths.append(width)
@@ -112,6 +111,15 @@ class Grid:
         where = (float(self.piece_start[self.piece[first]]), self.bin_size, last - first, int(self.place[first]))
 
         return bin_spikes(self.session, *where), unit_valid(self.session, *where)
+
+    def all_counts(self) -> NDArray[np.float32]:
+        """Returns the counts of all bins, NaN where a unit was not observed, (R, N)."""
+        found = np.full((len(self), self.session.num_units), np.nan, np.float32)
+        for first, last in self.runs(np.ones(len(self), bool)):
+            counts, observed = self.counts(first, last)
+            found[first:last] = np.where(observed, counts, np.nan)
+
+        return found
 
     def runs(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Returns (M, 2): first and last + 1 of each uninterrupted run of chosen bins."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
-from ndt.session import Covariate
+from ndt.target import Part, Target, place_columns
 from ndt.vocabulary import Vocabulary
 
 __all__ = [
     "CovariateSpec",
     "ModelSpec",
+    "load_arrays",
     "load_weights",
     "read_json",
+    "save_arrays",
     "save_config",
     "save_weights",
     "sha256",
@@ -39,11 +42,13 @@ class CovariateSpec:
     """What a decoder decodes, and how it was standardised on the training block.
 
     Arguments:
-        name: Covariate name.
-        dims: Names of the C dimensions; of an angle, its cosine and sine.
-        unit: Physical unit.
-        mean: Mean of each dimension.
-        std: Standard deviation of each dimension, positive.
+        name: Name of the covariate; of several, with commas between.
+        dims: Names of the C columns of all parts; of an angle, its cosine and sine; of classes, the classes.
+        unit: Physical unit; of several, with commas between.
+        mean: Mean of each column; of a class 0.
+        std: Standard deviation of each column, positive; of a class 1.
+        parts: What the columns are; by default one quantity, or one angle where `dims` are cosines and sines.
+        lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
     """
 
     name: str
@@ -51,39 +56,100 @@ class CovariateSpec:
     unit: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    parts: tuple[Part, ...] = ()
+    lag: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", (_only_part(self.name, self.dims, self.unit),))
+        assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
 
     @classmethod
-    def fitted(cls, covariate: Covariate, values: NDArray[np.float32], where: str) -> "CovariateSpec":
-        """Returns that of a covariate resampled to bins, (R, C); bins with NaN do not count.
+    def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "CovariateSpec":
+        """Returns that of a target; of each part, those chosen rows count that have a label of it.
 
         Raises:
-            InputError: if a dimension does not vary.
+            InputError: if a part has no label in these rows, one of its dimensions does not vary, or it lacks a class.
         """
-        values = values[~np.isnan(values).any(1)]
-        std = values.std(0) if len(values) else np.zeros(values.shape[1])
-        if not np.all(std > 0):
-            raise InputError(where, covariate.name, "a covariate that varies on the training block", f"std {std}")
-        dims = covariate.dims
+        mean, std = np.zeros((2, target.values.shape[1]))
+        for i, part in enumerate(target.parts):
+            columns = target.columns(i)
+            values = target.values[rows, columns]
+            values = values[~np.isnan(values).any(1)]
+            _check_labels(part, values, where)
+            if part.kind == "class":
+                std[columns] = 1.0
+            else:
+                mean[columns], std[columns] = values.mean(0), values.std(0)
 
         return cls(
-            name=covariate.name,
-            dims=tuple(f"{f}({d})" for d in dims for f in ("cos", "sin")) if covariate.angular else tuple(dims),
-            unit="" if covariate.angular else covariate.unit,
-            mean=tuple(map(float, values.mean(0))),
+            name=target.name,
+            dims=tuple(c for part in target.parts for c in part.columns),
+            unit=",".join(part.unit for part in target.parts).strip(","),
+            mean=tuple(map(float, mean)),
             std=tuple(map(float, std)),
+            parts=target.parts,
+            lag=target.lag,
         )
 
     def same(self, other: "CovariateSpec") -> bool:
-        """Whether both mean the same quantity, however standardised."""
-        return (self.name, self.dims, self.unit) == (other.name, other.dims, other.unit)
+        """Whether both mean the same quantities at the same lag, however standardised."""
+        own, others = ((c.name, c.dims, c.unit, c.parts, c.lag) for c in (self, other))
+
+        return own == others
+
+    def adopt(self, target: Target) -> Target | None:
+        """Returns a target with the columns of this decoder, which may know more classes; None if it is another."""
+        if self.lag != target.lag or len(self.parts) != len(target.parts):
+            return None
+        for own, part in zip(self.parts, target.parts, strict=True):
+            same = part.kind == "class" and replace(own, dims=part.dims) == part and set(part.dims) <= set(own.dims)
+            if own != part and not same:
+                return None
+
+        return target.expanded(self.parts)
+
+    def columns(self, i: int) -> slice:
+        """Returns where the columns of part `i` are."""
+        return place_columns(self.parts)[i]
 
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns (R, C) values in standard deviations from the mean."""
+        """Returns (R, C) values in standard deviations from the mean; 1 and 0 of classes stay."""
         return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
     def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns standardised (R, C) values in their unit."""
-        return (values * np.array(self.std) + np.array(self.mean)).astype(np.float32)
+        """Returns decoded (R, C) values in their unit: standardised ones put back, logits of classes as probabilities.
+
+        What a model decodes is either; what `standardise` returned has probabilities already, not logits.
+        """
+        found = values * np.array(self.std) + np.array(self.mean)
+        for part, columns in zip(self.parts, place_columns(self.parts), strict=True):
+            if part.kind == "class":
+                found[:, columns] = softmax(found[:, columns], axis=1)
+
+        return found.astype(np.float32)
+
+
+def _only_part(name: str, dims: tuple[str, ...], unit: str) -> Part:
+    """The part that format 3 said by its dimensions alone."""
+    angles = tuple(d.removeprefix("cos(").removesuffix(")") for d in dims[::2])
+    angle = Part(name=name, kind="angle", dims=angles)
+
+    return angle if angle.columns == dims else Part(name=name, kind="continuous", dims=dims, unit=unit)
+
+
+def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
+    """Refuses a part that cannot be learned from these labels, (R, C)."""
+    if not len(values):
+        raise InputError(where, part.name, "a label on the training block", "none")
+    if part.kind != "class":
+        if not np.all((std := values.std(0)) > 0):
+            raise InputError(where, part.name, "a covariate that varies on the training block", f"std {std}")
+    elif part.num_columns < 2:
+        raise InputError(where, part.name, "at least two classes", ", ".join(part.dims) or "none")
+    elif missing := [name for name, times in zip(part.dims, values.sum(0), strict=True) if not times]:
+        expected = f"each of {part.num_columns} classes on the training block (or more seconds of it)"
+        raise InputError(where, part.name, expected, f"none of {', '.join(missing[:5])}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,19 +188,23 @@ class ModelSpec:
         if found.get("format") != FORMAT:
             raise InputError(where, "format", f"model format {FORMAT}", found.get("format", "none"))
         try:
-            covariate: dict[str, Any] | None = found["covariate"]
-            if covariate is not None:
-                covariate = {k: tuple(v) if isinstance(v, list) else v for k, v in covariate.items()}
             return cls(
                 config=ModelConfig(**found["config"]),
                 vocabulary=_vocabulary(found["vocabulary"]),
                 bin_size=float(found["bin_size"]),
                 window_bins=int(found["window_bins"]),
-                covariate=None if covariate is None else CovariateSpec(**covariate),
+                covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
                 data=dict(found["data"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
+
+
+def _covariate(found: dict[str, Any]) -> CovariateSpec:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k != "parts"}
+    parts = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found.get("parts", ()))
+
+    return CovariateSpec(**plain, parts=parts)
 
 
 def _vocabulary(found: dict[str, Any]) -> Vocabulary:
@@ -171,6 +241,23 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
     os.replace(temporary, path)
+
+
+def save_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Writes arrays as safetensors, beside their place and renamed."""
+    save_weights({k: torch.from_numpy(np.array(v, order="C")) for k, v in arrays.items()}, path)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads arrays from safetensors.
+
+    Raises:
+        InputError: if the file is missing or not safetensors.
+    """
+    try:
+        return {k: v.numpy() for k, v in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(path, "content", "a safetensors file", error) from error
 
 
 def save_config(run: Path, config: Any, store: Path) -> None:

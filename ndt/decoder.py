@@ -1,5 +1,7 @@
 """Decodes covariates: one query a bin over the encoder's latents."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,18 +12,49 @@ from ndt.attention import CONTEXT
 from ndt.config import ModelConfig
 from ndt.layers import Block, look_up
 from ndt.routes import Arrangement, across, arrange
+from ndt.target import Part, place_columns
 from ndt.tokens import Batch
 
-__all__ = ["CovariateDecoder", "squared_error"]
+__all__ = ["CovariateDecoder", "decoding_loss", "num_labels"]
 
 # R = bins of the batch, M = rows of the memory, K = context tokens, C = covariate dimensions, D = width
 
 
-def squared_error(decoded: Float[Tensor, "R C"], target: Float[Tensor, "R C"]) -> Tensor:
-    """Returns the sum over what is labelled; NaN is not."""
-    missing = target.isnan()
+def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
+    r"""Returns the sum over labelled bins and parts; over `num_labels` it is their mean.
 
-    return torch.where(missing, 0.0, decoded.float() - target.nan_to_num()).square().sum()
+    A part's loss at a bin is the mean squared error of its standardised columns, or of K classes the cross-entropy of
+    the softmax over its logits,
+
+    .. math:: -\frac{1}{\log K} \sum_k y_k \log \frac{e^{x_k}}{\sum_j e^{x_j}} ,
+
+    so that what knows nothing, a mean or equal chances, costs 1 of every part.
+
+    Arguments:
+        decoded: Standardised values, and logits of classes; of several decoders, one after another (Q a multiple of R),
+            their mean loss counts.
+        target: Standardised values, and 1 or 0 for each class; a part with a NaN at a bin has no label there.
+        parts: What the columns are.
+    """
+    copies = max(len(decoded) // max(len(target), 1), 1)
+    target = target.repeat(copies, 1)
+    total = torch.zeros((), device=decoded.device)
+    for part, columns in zip(parts, place_columns(parts), strict=True):
+        x, y = decoded[:, columns].float(), target[:, columns]
+        missing = y.isnan().any(1, keepdim=True)
+        y = y.nan_to_num()
+        if part.kind == "class":
+            surprise = -(y * x.log_softmax(1)).sum(1, keepdim=True)
+            total = total + torch.where(missing, 0.0, surprise).sum() / math.log(part.num_columns)
+        else:
+            total = total + torch.where(missing, 0.0, x - y).square().sum() / part.num_columns
+
+    return total / copies
+
+
+def num_labels(target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
+    """Returns the number of labelled bins, summed over parts."""
+    return torch.stack([(~target[:, columns].isnan().any(1)).sum() for columns in place_columns(parts)]).sum()
 
 
 class CovariateDecoder(nn.Module):

@@ -1,8 +1,7 @@
 """Masked modelling: predict the counts of hidden entries from the visible ones."""
 
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,33 +10,22 @@ from torch import Tensor
 
 from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
-from ndt.data.windows import TRAIN, VALID, Grid
-from ndt.decoder import squared_error
+from ndt.data.stored_masks import masked_likelihood, valid_windows
+from ndt.data.windows import TRAIN, Grid
+from ndt.decoder import decoding_loss, num_labels
 from ndt.errors import InputError
-from ndt.likelihood import count_nll, poisson_nll
+from ndt.likelihood import count_nll
 from ndt.masking import KINDS, draw_mask
-from ndt.metrics import bits_per_spike, r2
+from ndt.metrics import r2
 from ndt.model import NDT, TABLES
 from ndt.session import Session
+from ndt.target import Part, place_columns
 from ndt.tokens import Batch, Window, pack
-from ndt.vocabulary import Rows, Vocabulary
+from ndt.vocabulary import Vocabulary
 
-__all__ = ["VALID_MASKS", "MaskedModelling", "ValidWindow"]
+__all__ = ["MaskedModelling"]
 
 Labels = NDArray[np.float32]
-
-VALID_WINDOWS = 192  # at most so many validation windows: validation is a minor share of training
-VALID_SEED = 977
-VALID_PATCH = 32  # of the random mask, whatever the model's patches: all models are asked the same
-VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # kinds, and the ratio of each; see `ndt.masking`
-
-
-@dataclass(frozen=True)
-class ValidWindow:
-    """A validation window with one of the stored masks."""
-
-    kind: str
-    window: Window
 
 
 class MaskedModelling:
@@ -48,7 +36,9 @@ class MaskedModelling:
         vocabulary: Rows of their units and contexts.
         config: Pretraining.
         window_bins: Longest window.
-        labels: Standardised covariate of each session at its bins, (R, C), NaN where missing; None to decode nothing.
+        labels: What is decoded of each session at its bins, standardised, (R, C), NaN where missing; None to decode
+            nothing.
+        parts: What the columns of `labels` are.
     """
 
     def __init__(
@@ -58,9 +48,10 @@ class MaskedModelling:
         config: PretrainConfig,
         window_bins: int,
         labels: Sequence[Labels] | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         self.config, self.patch = config, config.model.units_per_patch
-        self.labels = labels
+        self.labels, self.parts = labels, parts
         self.weights = {kind: getattr(config.mask, kind) for kind in KINDS}
         train = [g.block == TRAIN for g in grids]
         self.sampler = Sampler(
@@ -110,19 +101,20 @@ class MaskedModelling:
         )
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Returns the number of hidden entries, and that of labelled bins times dimensions."""
+        """Returns the number of hidden entries, and that of labelled bins, summed over parts."""
         numbers = {"nll": batch.hidden.sum()}
         if self.labels is not None:
-            numbers["mse"] = (~batch.target.isnan()).sum()
+            numbers["mse"] = num_labels(batch.target, self.parts)
 
         return numbers
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns the likelihood of the hidden entries, and squared error over labelled bins and dimensions."""
+        """Returns the likelihood of the hidden entries, and the loss over labelled bins and parts."""
         prediction = model(batch)
         terms = {"nll": (count_nll(prediction.log_rates, prediction.log_dispersion, batch), 1.0)}
         if self.labels is not None:
-            terms["mse"] = (squared_error(prediction.decoded, batch.target), self.config.decoding_weight)
+            error = decoding_loss(prediction.decoded, batch.target, self.parts)
+            terms["mse"] = (error, self.config.decoding_weight)
 
         return terms
 
@@ -132,48 +124,25 @@ class MaskedModelling:
 
     @torch.no_grad()
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns NLL (nats per unit and bin), that of constant rates, and bits per spike over them.
-
-        Over all stored masks at once, and for each kind under ``kind/…``. Likelihoods are Poisson's of the predicted
-        means, whatever the model was trained with; constant rates are each unit's mean on its training block. The score
-        is the mean of the kinds' bits per spike. Where there are labels, R² of what is decoded is under ``r2``.
-        """
+        """Returns what `masked_likelihood` does of the stored masks; R² of what is decoded, if labelled, as ``r2``."""
         model.eval()
-        found: dict[str, float] = {}
-        sums = {kind: self._sums(model, [v for v in self.valid if v.kind == kind]) for kind in VALID_MASKS}
-        for prefix, (nll, null, spikes, entries) in {**sums, "": np.sum(list(sums.values()), 0)}.items():
-            at = f"{prefix}/" if prefix else ""
-            found[f"{at}nll"], found[f"{at}null_nll"] = nll / entries, null / entries
-            found[f"{at}bits_per_spike"] = bits_per_spike(nll, null, spikes)
-
+        found = masked_likelihood(model, self.valid)
         if any(not np.isnan(v.window.target).all() for v in self.valid if v.window.target is not None):
             found["r2"] = self._r2(model)
 
-        return {"score": float(np.mean([found[f"{kind}/bits_per_spike"] for kind in VALID_MASKS])), **found}
+        return found
 
     def _r2(self, model: NDT) -> float:
-        """R² (variance-weighted) of what is decoded of the windows with random masks, as they are masked."""
+        """R² (variance-weighted; mean over parts) of what is decoded of windows with random masks, as masked."""
         some = [v.window for v in self.valid if v.kind == "random"]
         batch = pack(some, self.patch).to(next(model.parameters()).device)
-        labelled = ~batch.target.isnan().any(1)
-        decoded = model.decode(batch, model.encode(batch))
+        true, decoded = batch.target.cpu().numpy(), model.decode(batch, model.encode(batch)).float().cpu()
+        found = []
+        for part, columns in zip(self.parts, place_columns(self.parts), strict=True):
+            mine = decoded[:, columns].softmax(1) if part.kind == "class" else decoded[:, columns]
+            found.append(r2(true[:, columns], mine.numpy()))
 
-        return r2(batch.target[labelled].cpu().numpy(), decoded[labelled].float().cpu().numpy())
-
-    def _sums(self, model: NDT, valid: Sequence[ValidWindow]) -> NDArray[np.float64]:
-        """Sums over hidden entries: NLL, NLL of constant rates, spikes, entries."""
-        device, total = next(model.parameters()).device, np.zeros(4)
-        for at in range(0, len(valid), 32):
-            some = valid[at : at + 32]
-            batch = pack([v.window for v in some], self.patch).to(device)
-            log_rates = model(batch).log_rates
-            wanted = batch.wanted
-            counts, hidden = batch.counts[wanted], batch.hidden[wanted]
-            constant = _constant_log_rates(batch)[wanted]
-            nll, null = poisson_nll(log_rates, counts, hidden), poisson_nll(constant, counts, hidden)
-            total += [float(nll), float(null), float(counts[hidden].sum()), float(hidden.sum())]
-
-        return total
+        return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
 
 
 def _shuffles(session: Session, shuffle_units: str) -> bool:
@@ -182,49 +151,3 @@ def _shuffles(session: Session, shuffle_units: str) -> bool:
         return shuffle_units == "always"
 
     return all(str(u).startswith(f"{session.session_id}/") for u in session.units.id)
-
-
-def valid_windows(
-    grids: Sequence[Grid],
-    vocabulary: Vocabulary,
-    min_bins: int,
-    window_bins: int,
-    labels: Sequence[Labels] | None = None,
-) -> list[ValidWindow]:
-    """Returns the stored set of masks: validation windows side by side over all sessions, each kind of mask in turn.
-
-    A mask is a function of its kind, its session and the window's first bin, so that all models that share bin width
-    and window are asked the same.
-    """
-    found = []
-    for i, grid in enumerate(grids):
-        rows = vocabulary.rows(grid.session)
-        rates = grid.mean_counts(grid.block == TRAIN)[rows.order]
-        for first, last in grid.runs(grid.block == VALID):
-            for begin in range(first, last, window_bins):
-                if (end := min(begin + window_bins, last)) - begin >= min_bins:
-                    target = None if labels is None else labels[i][begin:end]
-                    found.append((grid, begin, end, rows, rates, target))
-    keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
-
-    return [_asked(kind, *found[int(i)]) for kind in VALID_MASKS for i in keep]
-
-
-def _asked(
-    kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArray[np.float64], target: Labels | None
-) -> ValidWindow:
-    name = f"{kind}/{grid.session.session_id}".encode()
-    rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-    hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng, rows.group)
-
-    window = grid.window(begin, end, rows)
-
-    return ValidWindow(kind, replace(window, hidden=hidden, mean_counts=rates, target=target))
-
-
-def _constant_log_rates(batch: Batch) -> Tensor:
-    """Log of each unit's mean count in its own session, laid out as the batch's tokens, (L, P).
-
-    A rate of zero is raised to one spike in ten thousand bins, or a single validation spike would make it infinite.
-    """
-    return batch.mean_counts.clamp(min=1e-4).log()[batch.members[batch.patch]]

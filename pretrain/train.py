@@ -4,19 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
+from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
-from ndt.data.covariates import find_covariate, matching_covariates
 from ndt.data.leaks import check_store
-from ndt.data.resample import resample
 from ndt.data.store import Store
 from ndt.data.windows import TRAIN, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.model import NDT
+from ndt.pretrain.labels import shared_labels
 from ndt.pretrain.objective import MaskedModelling
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
@@ -56,7 +53,7 @@ def pretrain(
     window_bins = longest_window(config, bin_size, out)
     grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
     check_store(store, {s.session_id for s in sessions}, window_bins * bin_size, config.leaks)
-    covariate, labels = _labels(grids, config.covariate)
+    covariate, labels = shared_labels(grids, config.covariate)
     spec = ModelSpec(
         config=config.model,
         covariate=covariate,
@@ -70,7 +67,8 @@ def pretrain(
     for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
         rows = spec.vocabulary.rows(grid.session)
         model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
-    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels)
+    parts = covariate.parts if covariate is not None else ()
+    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels, parts)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
@@ -93,34 +91,3 @@ def _by_kind(found: dict[str, float]) -> dict[str, Any]:
             masks.setdefault(kind, {})[measure] = value
 
     return {k: v for k, v in found.items() if "/" not in k and k != "score"} | {"masks": masks}
-
-
-def _labels(grids: list[Grid], name: str) -> tuple[CovariateSpec | None, list[NDArray[np.float32]] | None]:
-    """Returns what is decoded, as all training blocks together standardise it, and each session's standardised labels.
-
-    Sessions without such a covariate get NaN.
-
-    Raises:
-        InputError: if no session has it, a name fits two of a session, it does not vary, or two sessions have it with
-            other dimensions or units.
-    """
-    if not name:
-        return None, None
-    series = [find_covariate(g.session, name) if matching_covariates(g.session, name) else None for g in grids]
-    first = next((s for s in series if s is not None), None)
-    if first is None:
-        raise InputError("pretrain", "covariate", f"{name} in one of the sessions", "none has it")
-    for grid, own in zip(grids, series, strict=True):
-        if own is not None and (own.dims, own.unit, own.angular) != (first.dims, first.unit, first.angular):
-            expected = f"{', '.join(first.dims)} in {first.unit or 'no unit'}, as in other sessions"
-            found = f"{', '.join(own.dims)} in {own.unit or 'no unit'}"
-            raise InputError(grid.session.session_id, f"covariate {name}", expected, found)
-    values = [None if s is None else resample(s, g.start, g.bin_size) for s, g in zip(series, grids, strict=True)]
-    train = [v[g.block == TRAIN] for v, g in zip(values, grids, strict=True) if v is not None]
-    spec = CovariateSpec.fitted(first, np.concatenate(train), "pretrain")
-    missing = np.full(len(spec.dims), np.nan, np.float32)
-    labels = [
-        np.tile(missing, (len(g), 1)) if v is None else spec.standardise(v) for v, g in zip(values, grids, strict=True)
-    ]
-
-    return spec, labels

@@ -15,6 +15,7 @@ from ndt.checkpoint import CovariateSpec, ModelSpec, read_json, save_config, sha
 from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
 from ndt.model import NDT
+from ndt.target import Part, Target
 from ndt.tokens import pack
 
 
@@ -98,10 +99,115 @@ def test_a_covariate_is_standardised_and_restored() -> None:
     np.testing.assert_allclose(spec.restore(spec.standardise(values)), values)
 
 
+GO = Part(name="trials/go", kind="class", dims=("left", "mid", "right"), per="trials")
+HEAD = Part(name="head", kind="angle", dims=("yaw",))
+VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
+SEVERAL = CovariateSpec(
+    name="vel,trials/go,head",
+    dims=("x", "y", "left", "mid", "right", "cos(yaw)", "sin(yaw)"),
+    unit="m/s",
+    mean=(1.0, -2.0, 0.0, 0.0, 0.0, 0.5, 0.0),
+    std=(2.0, 0.5, 1.0, 1.0, 1.0, 0.1, 1.0),
+    parts=(VEL, GO, HEAD),
+    lag=0.1,
+)
+
+
+def target(parts, values, lag=0.0) -> Target:
+    values = np.array(values, np.float32)
+
+    return Target(parts=parts, values=values, trial=(np.full(len(values), -1),) * len(parts), lag=lag)
+
+
+def test_classes_are_not_standardised_and_come_back_as_probabilities() -> None:
+    values = np.array([[3.0, -2.5, 0, 1, 0, 0.6, -1.0], [np.nan, np.nan, 0, 0, 1, np.nan, np.nan]], np.float32)
+    expected = [[1.0, -1.0, 0, 1, 0, 1.0, -1.0], [np.nan, np.nan, 0, 0, 1, np.nan, np.nan]]
+    np.testing.assert_allclose(SEVERAL.standardise(values), expected, atol=1e-6)
+    logits = np.log(np.array([[1.0, 2.0, 5.0], [np.nan, np.nan, np.nan]]))
+    decoded = np.array([[1.0, -1.0, 0, 0, 0, 1.0, -1.0]] * 2, np.float32)
+    decoded[:, 2:5] = logits + 7.0  # what all logits have in common says nothing
+    found = SEVERAL.restore(decoded)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(1)], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(0)], [[3.0, -2.5]] * 2)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(2)], [[0.6, -1.0]] * 2)
+
+
+def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_chosen_rows() -> None:
+    nan, rows = np.nan, np.array([True, True, True, True, False])
+    values = [
+        [1, 2, nan, nan, nan, 1, 0],
+        [3, 2.5, 1, 0, 0, 0, 1],
+        [nan, nan, 0, 1, 0, nan, nan],
+        [5, 3, 0, 0, 1, -1, 0],
+        [99, 99, 0, 1, 0, 0, -1],
+    ]
+    spec = CovariateSpec.fitted(target((VEL, GO, HEAD), values, lag=-0.05), rows, "here")
+    np.testing.assert_allclose(spec.mean, [3, 2.5, 0, 0, 0, 0, 1 / 3])
+    np.testing.assert_allclose(spec.std, np.array([8 / 3, 1 / 6, 1, 1, 1, 2 / 3, 2 / 9]) ** 0.5, rtol=1e-6)
+    assert (spec.name, spec.dims, spec.unit, spec.parts, spec.lag) == (
+        "vel,trials/go,head", SEVERAL.dims, "m/s", (VEL, GO, HEAD), -0.05
+    )  # fmt: skip
+    other = CovariateSpec.fitted(target((VEL,), np.array(values)[:, :2]), rows, "here")
+    assert (other.name, other.unit, other.lag) == ("vel", "m/s", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "values", "told"),
+    [
+        ((VEL,), [[1, 2], [1, 3], [5, 4]], r"here: vel: expected a covariate that varies .* found std \[0"),
+        ((GO,), [[1, 0, 0], [0, 0, 1], [0, 1, 0]], r"trials/go: expected each of 3 classes .* found none of mid"),
+        ((GO,), [[np.nan] * 3] * 2 + [[1, 0, 0]], "trials/go: expected a label on the training block, found none"),
+        ((Part(name="go", kind="class", dims=("a",)),), [[1]] * 3, "go: expected at least two classes, found a"),
+    ],
+)
+def test_labels_that_nothing_can_be_learned_from_are_refused(parts, values, told) -> None:
+    with pytest.raises(InputError, match=told):
+        CovariateSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
+
+
+def test_what_is_decoded_is_the_same_only_if_its_parts_and_its_lag_are() -> None:
+    assert SEVERAL.same(replace(SEVERAL, mean=(0.0,) * 7))
+    assert not SEVERAL.same(replace(SEVERAL, lag=0.0))
+    assert not SEVERAL.same(replace(SEVERAL, parts=(VEL, replace(GO, per=""), HEAD)))
+    assert not SEVERAL.same(replace(SEVERAL, name="vel"))
+
+
+def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_else() -> None:
+    fewer = replace(GO, dims=("mid", "left"))
+    found = SEVERAL.adopt(target((VEL, fewer, HEAD), [[5, 6, 0, 1, 7, 8], [1, 2, np.nan, np.nan, 3, 4]], lag=0.1))
+    np.testing.assert_array_equal(found.values, [[5, 6, 1, 0, 0, 7, 8], [1, 2, np.nan, np.nan, np.nan, 3, 4]])
+    assert found.parts == SEVERAL.parts
+    for parts, lag in (
+        ((VEL, fewer, HEAD), 0.0),
+        ((VEL, fewer), 0.1),
+        ((VEL, replace(GO, dims=("left", "up")), HEAD), 0.1),
+        ((VEL, replace(GO, name="go"), HEAD), 0.1),
+        ((replace(VEL, unit="mm/s"), GO, HEAD), 0.1),
+        ((replace(VEL, dims=("x",)), GO, HEAD), 0.1),
+    ):
+        assert SEVERAL.adopt(Target.unlabelled(parts, 2, lag)) is None
+
+
 def test_a_specification_is_plain_json() -> None:
-    spec = specification([recording()])
-    found = json.loads(json.dumps(spec.to_json()))
-    assert ModelSpec.from_json("model.json", found) == spec
+    for spec in (specification([recording()]), replace(specification([recording()]), covariate=SEVERAL)):
+        found = json.loads(json.dumps(spec.to_json()))
+        assert ModelSpec.from_json("model.json", found) == spec
+
+
+@pytest.mark.parametrize(
+    ("dims", "unit", "part"),
+    [
+        (("x", "y"), "m/s", VEL),
+        (("cos(yaw)", "sin(yaw)"), "", replace(HEAD, name="vel")),
+        (("cos(a)", "sin(a)", "cos(b)", "sin(b)"), "", Part(name="vel", kind="angle", dims=("a", "b"))),
+        (("cos(a)", "sin(b)"), "", Part(name="vel", kind="continuous", dims=("cos(a)", "sin(b)"))),
+    ],
+)
+def test_a_decoder_saved_before_there_were_parts_can_be_read(dims, unit, part) -> None:
+    found = json.loads(json.dumps(specification([recording()]).to_json()))
+    old = {"name": "vel", "dims": list(dims), "unit": unit, "mean": [1.0] * len(dims), "std": [2.0] * len(dims)}
+    spec = ModelSpec.from_json("model.json", {**found, "covariate": old}).covariate
+    assert (spec.parts, spec.lag, spec.dims) == ((part,), 0.0, dims)
 
 
 def test_json_is_written_whole_and_without_nan(tmp_path) -> None:

@@ -23,13 +23,14 @@ from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, Si
 from ndt.data.ingest import ingest
 from ndt.data.resample import resample
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
+from ndt.data.stored_masks import VALID_MASKS, valid_windows
 from ndt.data.synthetic import Simulated, simulate
 from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.errors import InputError
 from ndt.metrics import r2
 from ndt.model import NDT, Prediction
 from ndt.pieces import Scaler
-from ndt.pretrain.objective import VALID_MASKS, MaskedModelling, valid_windows
+from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
 from ndt.session import Session, Spikes
 from ndt.tokens import Batch

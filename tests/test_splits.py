@@ -168,8 +168,8 @@ def test_overlapping_rows_are_never_seen_before_the_test() -> None:
     session = replace(recording([(0.0, 60.0)]), intervals={"trials": table})
     found = split(assign_blocks(session, "trials/split"), 1.0)
     assert spans(found.test) == [(5.0, 20.0)]
-    assert spans(found.train) == [(0.0, 5.0)]
-    assert spans(found.valid) == [(20.0, 30.0)]
+    assert spans(found.train) == [(0.0, 4.0)]  # a second of guard
+    assert spans(found.valid) == [(21.0, 30.0)]
 
 
 def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> None:
@@ -183,9 +183,9 @@ def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> Non
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("trials/other", r"split: expected first:SECONDS, or one of trials/split, found 'trials/other'"),
+        ("trials/other", r"split: expected first:SECONDS, fold:K/N, or one of trials/split, found 'trials/other'"),
         ("first:90", r"split: expected training and test time by 'first:90', found blocks: train$"),
-        ("first:x", "expected first:SECONDS, or one of"),
+        ("first:x", "expected first:SECONDS, fold:K/N, or one of"),
     ],
 )
 def test_rules_that_leave_no_blocks_are_refused(rule, message) -> None:
@@ -204,3 +204,26 @@ def test_assigned_blocks_that_are_too_short_are_said() -> None:
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "val", "test"]))
     with pytest.raises(InputError, match="at least 1 s with guards of 20 s"):
         split(assign_blocks(session, "trials/split"), 20.0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_folds_test_each_moment_once_and_validate_on_what_comes_before(number) -> None:
+    session = recording([(0.0, 100.0)])
+    found = split(assign_blocks(session, f"fold:{number}/5"), 1.0)
+    begin, end = 20.0 * (number - 1), 20.0 * number
+    valid = (begin - 10.0, begin - 1.0) if number > 1 else (90.0, 100.0)
+    train = {
+        1: [(21.0, 89.0)],
+        2: [(0.0, 9.0), (41.0, 100.0)],
+        3: [(0.0, 29.0), (61.0, 100.0)],
+        4: [(0.0, 49.0), (81.0, 100.0)],
+        5: [(0.0, 69.0)],
+    }[number]
+    for block, expected in zip(found.blocks, (train, [valid], [(begin, end)]), strict=True):
+        np.testing.assert_allclose(spans(block), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("rule", ["fold:0/5", "fold:6/5", "fold:1/1", "fold:a/b"])
+def test_folds_that_do_not_exist_are_refused(rule) -> None:
+    with pytest.raises(InputError, match="first:SECONDS, fold:K/N"):
+        assign_blocks(recording([(0.0, 100.0)]), rule)

@@ -1,0 +1,194 @@
+"""`Target`: what is decoded of a session, of every kind, as columns of numbers at its bins."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.errors import InputError
+
+__all__ = ["KINDS", "Part", "Target", "labelled", "natural", "place_columns", "side_by_side", "stacked", "united"]
+
+KINDS = ("continuous", "angle", "class")
+
+# R = bins, C = columns of all parts together, K = classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing that is decoded: a quantity, a direction, or which of K classes.
+
+    Its columns are, for a ``continuous`` part, its dimensions; for an ``angle``, cosine and sine of each of its angles;
+    for a ``class``, one for each class: 1 for the true one, and of a prediction its probability.
+
+    Arguments:
+        name: Name of the covariate, or ``TABLE/COLUMN`` of a table of intervals.
+        kind: ``continuous``, ``angle`` or ``class``.
+        dims: Names of dimensions, of angles, or of classes.
+        unit: Physical unit of the columns; empty for an angle's and a class's.
+        per: Name of the table of intervals each row of which has one label (a trial, say); empty where each bin has its
+            own.
+
+    Example:
+        >>> Part(name="heading", kind="angle", dims=("yaw",), unit="").columns
+        ('cos(yaw)', 'sin(yaw)')
+    """
+
+    name: str
+    kind: str
+    dims: tuple[str, ...]
+    unit: str = ""
+    per: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.kind in KINDS, self.kind
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns."""
+        return len(self.dims) * (2 if self.kind == "angle" else 1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(f"{f}({d})" for d in self.dims for f in ("cos", "sin")) if self.kind == "angle" else self.dims
+
+    @property
+    def request(self) -> str:
+        """How one asks for it by name, so that nothing is guessed anew: ``KIND:NAME``."""
+        return f"{self.kind}:{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is decoded, at R bins.
+
+    Arguments:
+        parts: What the columns are, in order.
+        values: Continuous parts in their unit, cosines and sines, and 1 or 0 for each class; NaN in all columns of a
+            part where it has no label, shape (R, C), float32.
+        trial: For each part, the row in its table of intervals of the trial whose label a bin has, -1 where there is
+            none or the part has a label per bin, each (R,), int64.
+        lag: Seconds by which the labels follow the bins.
+    """
+
+    parts: tuple[Part, ...]
+    values: NDArray[np.float32]
+    trial: tuple[NDArray[np.int64], ...]
+    lag: float = 0.0
+
+    def __post_init__(self) -> None:
+        shape = (len(self.values), sum(part.num_columns for part in self.parts))
+        assert self.values.shape == shape, f"values {self.values.shape} of parts that take {shape}"
+        assert len(self.trial) == len(self.parts), "a trial for each part"
+
+    @classmethod
+    def unlabelled(cls, parts: Sequence[Part], num_bins: int, lag: float = 0.0) -> "Target":
+        """Returns a target without any label."""
+        values = np.full((num_bins, sum(part.num_columns for part in parts)), np.nan, np.float32)
+
+        return cls(parts=tuple(parts), values=values, trial=(np.full(num_bins, -1),) * len(parts), lag=lag)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def name(self) -> str:
+        """Names of the parts, with commas between."""
+        return ",".join(part.name for part in self.parts)
+
+    def columns(self, i: int) -> slice:
+        """Returns where the columns of part `i` are."""
+        return place_columns(self.parts)[i]
+
+    def expanded(self, parts: Sequence[Part]) -> "Target":
+        """Returns the same with the classes of `parts`, in their order; they must hold its own, as `united` ones do."""
+        values = np.full((len(self), sum(part.num_columns for part in parts)), np.nan, np.float32)
+        for i, (own, part, columns) in enumerate(zip(self.parts, parts, place_columns(parts), strict=True)):
+            known = self.values[:, self.columns(i)]
+            wide = np.zeros((len(self), part.num_columns), np.float32)
+            wide[:, [part.columns.index(c) for c in own.columns]] = known
+            wide[np.isnan(known).any(1)] = np.nan
+            values[:, columns] = wide
+
+        return replace(self, parts=tuple(parts), values=values)
+
+
+def place_columns(parts: Sequence[Part]) -> list[slice]:
+    """Returns where the columns of each part are."""
+    ends = np.cumsum([0, *(part.num_columns for part in parts)]).tolist()
+
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def side_by_side(targets: Sequence[Target]) -> Target:
+    """Returns one target with the parts of all, which have the same bins and lag."""
+    assert len({(len(t), t.lag) for t in targets}) == 1, "the same bins and lag"
+
+    return Target(
+        parts=tuple(part for t in targets for part in t.parts),
+        values=np.concatenate([t.values for t in targets], 1),
+        trial=tuple(rows for t in targets for rows in t.trial),
+        lag=targets[0].lag,
+    )
+
+
+def stacked(targets: Sequence[Target]) -> Target:
+    """Returns one target with the bins of all, which have the same parts and lag. Trials are numbered on."""
+    assert len({(t.parts, t.lag) for t in targets}) == 1, "the same parts and lag"
+    trial = []
+    for of_part in zip(*(t.trial for t in targets), strict=True):
+        first = np.cumsum([0, *(rows.max(initial=-1) + 1 for rows in of_part)])
+        trial.append(
+            np.concatenate([np.where(rows < 0, -1, rows + a) for a, rows in zip(first[:-1], of_part, strict=True)])
+        )
+
+    return replace(targets[0], values=np.concatenate([t.values for t in targets]), trial=tuple(trial))
+
+
+def labelled(target: Target, part: int | None = None) -> NDArray[np.bool_]:
+    """Returns which bins have a label of a part, or, with None, of any part, (R,)."""
+    found = np.zeros(len(target), bool)
+    for i in range(len(target.parts)) if part is None else (part,):
+        found |= ~np.isnan(target.values[:, target.columns(i)]).any(1)
+
+    return found
+
+
+def united(found: Sequence[tuple[str, Part]]) -> Part:
+    """Returns the part that all sessions share: they agree in all but classes, of which it has those of any.
+
+    Arguments:
+        found: Session id and its part, at least one.
+
+    Raises:
+        InputError: if two differ in kind, dimensions or unit.
+    """
+    first = found[0][1]
+    classes = first.kind == "class"
+    for session, part in found:
+        same = part.kind == first.kind and part.unit == first.unit and (classes or part.dims == first.dims)
+        if not same:
+            raise InputError(
+                session, f"covariate {first.name}", f"{_said(first)}, as in other sessions", f"{_said(part)}"
+            )
+    if classes:
+        first = replace(first, dims=tuple(sorted({c for _, part in found for c in part.dims}, key=natural)))
+
+    return first
+
+
+def _said(part: Part) -> str:
+    kind = {"continuous": "", "angle": "angles ", "class": "classes "}[part.kind]
+
+    return f"{kind}{', '.join(part.dims)}" + (f" in {part.unit or 'no unit'}" if part.kind == "continuous" else "")
+
+
+def natural(name: str) -> tuple[tuple[tuple[int, float, str], ...], str]:
+    """Returns what to sort names by so that ``t2`` comes before ``t10``, and numbers as numbers."""
+    words = re.split(r"((?<![\d.])-?\d+(?:\.\d+)?)", name)
+
+    return tuple((0, float(w), "") if i % 2 else (1, 0.0, w) for i, w in enumerate(words) if i % 2 or w), name
