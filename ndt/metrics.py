@@ -1,4 +1,4 @@
-"""Scores: R² of decoded covariates, and likelihoods of spike counts. Each name says which convention it follows."""
+"""Scores: R² and angular error of what was decoded, and likelihoods of spike counts. Each name says its convention."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-__all__ = ["bits_per_spike", "co_bps", "paired_difference", "poisson_nll", "r2", "r2_per_dim", "r2_uniform"]
+__all__ = [
+    "angular_error_deg",
+    "bits_per_spike",
+    "co_bps",
+    "paired_difference",
+    "poisson_nll",
+    "r2",
+    "r2_per_dim",
+    "r2_uniform",
+]
 
 MIN_RATE = 1e-9  # NLB's floor for rates of zero, in spikes per bin
 
@@ -58,6 +67,26 @@ def r2_per_dim(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
 def r2_uniform(true: ArrayLike, predicted: ArrayLike) -> float:
     """Returns the plain mean over dimensions of their R²; see `r2`."""
     return float(np.mean(r2_per_dim(true, predicted)))
+
+
+def angular_error_deg(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Returns the absolute difference of directions in degrees, 0 to 180, shape (T, C / 2); NaN where `true` is.
+
+    Arguments:
+        true: Cosine and sine of each angle side by side, shape (T, C).
+        predicted: The same, of any length, since only directions count; none at all is 90 degrees off.
+
+    Example:
+        >>> angular_error_deg([[1.0, 0.0]], [[0.0, 3.0]])
+        array([[90.]])
+    """
+    y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    if y.shape != x.shape or y.ndim != 2 or y.shape[1] % 2:
+        raise ValueError(f"true and predicted must both be (T, C) with C even, got {y.shape} and {x.shape}")
+    (a, b), (c, d) = (y[:, ::2], y[:, 1::2]), (x[:, ::2], x[:, 1::2])
+    error = np.degrees(np.abs(np.arctan2(a * d - b * c, a * c + b * d)))  # exact near 0 and 180, where arccos is not
+
+    return np.where(np.isnan(error) | (np.hypot(c, d) > 0), error, 90.0)
 
 
 def poisson_nll(rates: ArrayLike, counts: ArrayLike) -> float:
