@@ -15,13 +15,14 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "counts": "counts.counts",
     "ingest": "ingest.ingest",
     "demo": "decoding.demo",
-    "recordings": "decoding.recordings",
+    "recordings": "recordings.recordings",
     "gaps": "gaps.gaps",
     "ablation": "ablation.ablation",
     "presets": "ablation.presets",
     "curve": "curve.curve",
+    "ways": "ways.ways",
 }
-STUDIES = ("ablation", "presets", "curve")  # many runs each
+STUDIES = ("ablation", "presets", "curve", "recordings", "ways")  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:

@@ -22,7 +22,8 @@ VARIANTS = (
     "ablations.yaml",
     "ablations-long.yaml",
     "presets.yaml",
-)  # files of another form, which test_studies.py reads
+    "search.yaml",
+)  # files of another form, which test_studies.py and test_search.py read
 FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.name not in VARIANTS)
 PRESETS = sorted((CONFIGS / "pretrain").glob("*.yaml"))
 

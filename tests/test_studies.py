@@ -15,7 +15,7 @@ import ndt.pretrain.train
 from ndt.bench import bench
 from ndt.benchmarks.ablation import CONFIGS, MASKS, ablation, load_variants
 from ndt.benchmarks.curve import curve
-from ndt.benchmarks.studies import finish, paired_row, run_all, simulated
+from ndt.benchmarks.studies import paired_row, simulated
 from ndt.config import (
     BenchConfig,
     FinetuneConfig,
@@ -29,6 +29,7 @@ from ndt.config import (
 from ndt.errors import InputError
 from ndt.label_curve import read_curve
 from ndt.metrics import paired_difference
+from ndt.studies import departed, finish, run_all
 from ndt.tables import show_bench
 from ndt.training import Trainer
 
@@ -174,6 +175,30 @@ def test_folder_that_is_not_a_run_of_a_study_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_folder_that_a_run_shares_is_never_cleared_and_what_ended_before_is_no_answer(tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "metrics.json").write_text('{"score": 0}')  # of some run before
+    ending = Training(ends=True)
+    assert finish(tmp_path, {"steps": 1}, ending, shared=True) == {"score": 1}
+    assert finish(tmp_path, {"steps": 1}, ending, shared=True) == {"score": 1}
+    assert ending.resumed == [False]
+
+    killed = Training(ends=False)
+    assert finish(tmp_path, {"steps": 2}, killed, shared=True) == {}
+    assert finish(tmp_path, {"steps": 2}, ending, shared=True) == {"score": 1}
+    assert ending.resumed == [False, True]
+    assert (tmp_path / "search").is_dir()
+
+
+def test_settings_depart_by_dotted_name_and_leave_all_others():
+    base = PretrainConfig(seed=3, sessions=("a", "b"))
+    found = departed(base, {"model.width": 128, "model.num_heads": 8, "min_bins": 4}, "here", "x")
+    assert found == replace(base, model=ModelConfig(width=128, num_heads=8), min_bins=4)
+    assert departed(base, {}, "here", "x") == base
+    with pytest.raises(InputError, match=r"here: x\.model\.width: expected a multiple of 16, found 100"):
+        departed(base, {"model.width": 100}, "here", "x")
+
+
 def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
     store = simulated(tmp_path, TINY.simulate, 1)
     assert store.session_ids == ["sub-simA_ses-01", "sub-simA_ses-02"]
@@ -271,7 +296,7 @@ def test_table_has_the_difference_with_its_error_and_the_budget(capsys, monkeypa
 
 
 def test_settings_of_a_study_are_refused_where_they_would_do_nothing():
-    with pytest.raises(InputError, match="expected no settings but of ablation, presets, curve, found some of demo"):
+    with pytest.raises(InputError, match="expected no settings but of ablation, presets, curve, recordings, found"):
         bench("demo", BenchConfig(study=TINY))
 
 
@@ -325,9 +350,10 @@ def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
     found = read_curve(folder)
     assert found.session == "sub-simA_ses-03"  # the day after the two that were pretrained on
     assert found.seconds == [4.0, 8.0]
-    assert found.pretrained == [r["values"] for r in rows]
-    assert found.scratch == [r["peer_values"] for r in rows]
-    assert found.ridge == [r["ridge_values"] for r in rows]
+    assert found.lines["network"] == [r["values"] for r in rows]
+    assert found.lines["scratch"] == [r["peer_values"] for r in rows]
+    assert found.lines["ridge"] == [r["ridge_values"] for r in rows]
+    assert np.shape(found.lines["delivered"]) == (2, 2)
     text = (folder / "report.html").read_text()
     assert "labelled training data of the session (s, log axis)" in text
 

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ndt.benchmarks.studies import data_set, paired_row, pretrained, run_all
-from ndt.config import PretrainConfig, StudyConfig, fill_config, load_config
+from ndt.benchmarks.studies import data_set, paired_row, pretrained
+from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError
+from ndt.studies import departed, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
 
@@ -66,20 +67,10 @@ def _variant(path: Path, name: str, stated: Any, base: PretrainConfig) -> Pretra
     departures = {str(dotted): value for dotted, value in stated.items() if dotted != PRESET}
     preset = stated.get(PRESET)
     start = base if preset is None else load_config(PretrainConfig, path.parent / str(preset))
-    settings: dict[str, Any] = asdict(
-        start, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items}
-    )
-    for dotted, value in departures.items():
+    for dotted in departures:
         if dotted in FIXED:
             raise InputError(path, f"{name}.{dotted}", "a setting of variants", "one of the whole study")
-        *parents, last = dotted.split(".")
-        into: Any = settings
-        for parent in parents:
-            into = into.setdefault(parent, {})
-            if not isinstance(into, dict):
-                raise InputError(path, f"{name}.{dotted}", f"a setting; {parent} has none below it", "an unknown one")
-        into[last] = value
-    config = fill_config(PretrainConfig, settings, path, name)
+    config = departed(start, departures, path, name)
 
     return replace(
         config,

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndt.benchmarks.studies import data_set, finish, paired_row, pretrained, run_all, simulated, sources
+from ndt.benchmarks.studies import data_set, paired_row, pretrained, simulated
 from ndt.config import FinetuneConfig, StudyConfig
 from ndt.errors import InputError
+from ndt.studies import finish, run_all, sources
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -30,7 +31,8 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     first `finetune.warm_steps` of its steps on placing new units, without labels; from scratch there is no trunk to
     place them in, and all steps decode.
     Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation block, which the
-    seconds do not count. All are scored on its test block, the networks alone, without the blend with ridge.
+    seconds do not count. All are scored on its test block, the networks alone, without the blend with ridge, which the
+    curve has beside them as the delivered decoder.
 
     Writes ``config.yaml``, ``curve.json`` and ``report.html`` into `out`, runs into ``<out>/curve/``. Seeds are those
     of training; the sessions are the same.
@@ -112,25 +114,23 @@ def _decode(base: Path, scratch: bool, store: Path, folder: Path, config: Finetu
 def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", study: StudyConfig, seeds: int) -> None:
     """Writes the curve for the report."""
     from ndt.data.splits import split
-    from ndt.label_curve import LabelCurve
+    from ndt.label_curve import LabelCurve, gather
 
     simulation, (session,) = study.simulate, new.session_ids
     seconds = sorted(study.label_seconds)
-    networks = {k: [[metrics[t, k, s]["network"]["r2"] for s in range(seeds)] for t in seconds] for k in KINDS}
+    runs, controls = ([[metrics[t, k, s] for s in range(seeds)] for t in seconds] for k in KINDS)
     LabelCurve(
         session=session,
-        covariate=metrics[seconds[0], "scratch", 0]["covariate"],
+        covariate=runs[0][0]["covariate"],
         seconds=seconds,
-        ridge=[[metrics[t, "scratch", s]["baselines"]["ridge"]["r2"] for s in range(seeds)] for t in seconds],
+        lines=gather(runs, controls),
         pretrained_on=(
             f"the spikes{' and labels' if study.pretrain.covariate else ''} of {len(store.session_ids)} simulated "
             f"sessions ({simulation.num_subjects} subjects, {simulation.seconds:g} s a session, {simulation.num_units} "
-            f"units) for {study.pretrain.train.steps} steps"
+            f"units) for {study.pretrain.train.steps} steps, this one not among them; fine-tuned for "
+            f"{study.finetune.train.steps} steps"
         ),
-        steps=study.finetune.train.steps,
         valid_seconds=split(new.session(session), study.pretrain.window).valid.duration,
-        pretrained=networks["pretrained"],
-        scratch=networks["scratch"],
     ).save(out)
 
 

@@ -1,34 +1,28 @@
-"""What studies of many runs share: data sets, runs that are not repeated, processes, and paired differences.
+"""What benchmarks of many runs share: data sets, pretraining, and rows of paired differences.
 
-A run's folder says in ``asked.json`` what it was asked for: settings, sources of the data, and the same of the model
-that it started from. One that was asked for the same and has ended is read; one that has not is resumed from its last
-checkpoint; one that was asked for anything else is cleared and begun anew. The program's own code is not compared.
+That no run is repeated, and that many run at a time, is `ndt.studies`.
 """
 
 import json
 import os
-import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ndt.config import IngestConfig, PretrainConfig, SimulateConfig, StudyConfig
 from ndt.errors import InputError
 from ndt.metrics import paired_difference
 from ndt.runs import read_json
+from ndt.studies import ASKED, finish, sources
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
 
-__all__ = ["data_set", "finish", "paired_row", "pretrained", "run_all", "simulated", "sources"]
+__all__ = ["data_set", "paired_row", "pretrained", "simulated"]
 
-T = TypeVar("T")
-
-ASKED = "asked.json"
 RECORDED = ("m1", "s1")
 
 
@@ -87,11 +81,6 @@ def simulated(
     return Store(folder / "store")
 
 
-def sources(store: "Store", sessions: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the SHA-256 of the file behind each session; of all sessions by default."""
-    return {s: store.manifest["sessions"][s]["sha256"] for s in sessions or store.session_ids}
-
-
 def pretrained(store: Path, folder: Path, config: PretrainConfig) -> dict[str, Any]:
     """Returns what metrics.json says of a pretraining run, which is trained as far as it has not been."""
     from ndt.data.store import Store
@@ -100,68 +89,6 @@ def pretrained(store: Path, folder: Path, config: PretrainConfig) -> dict[str, A
     asked = {"settings": asdict(config), "data": sources(Store(store), config.sessions)}
 
     return finish(folder, asked, partial(pretrain, store, config=config, progress=False))
-
-
-def finish(folder: Path, asked: dict[str, Any], train: Callable[..., object]) -> dict[str, Any]:
-    """Returns what metrics.json says of a run, which is trained as far as it has not been.
-
-    Arguments:
-        folder: Of the run.
-        asked: All that the run depends on.
-        train: Trains when called with ``out`` and ``resume``, and writes metrics.json last.
-
-    Raises:
-        InputError: if there is a folder that is not a study's run.
-    """
-    from ndt.checkpoint import write_json
-
-    asked = json.loads(json.dumps(asked))  # tuples become lists, as in the file
-    if read_json(folder / ASKED) != asked:
-        if folder.exists() and not (folder / ASKED).exists() and any(folder.iterdir()):
-            raise InputError(folder, "folder", "a new one, or a run of this study", "something else")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(folder / ASKED, asked)
-    if not (folder / "metrics.json").exists():
-        train(out=folder, resume=any((folder / "checkpoints").glob("step_*")))
-    if (folder / "metrics.json").exists():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nine tenths of a run's size, and nothing to resume
-
-    return read_json(folder / "metrics.json")
-
-
-def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str) -> list[T]:
-    """Runs jobs in processes of one thread each and returns their results in order.
-
-    Arguments:
-        jobs: What to call; picklable.
-        workers: Processes; one runs them here.
-        title: What the bar on stderr says.
-    """
-    from joblib import Parallel, delayed
-    from rich.console import Console
-    from rich.progress import Progress
-
-    results: Any = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")(delayed(_alone)(job) for job in jobs)
-    with Progress(console=Console(stderr=True)) as bar:
-        return list(bar.track(results, total=len(jobs), description=title))
-
-
-def _alone(job: Callable[[], T]) -> T:
-    with _one_thread():
-        return job()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def paired_row(

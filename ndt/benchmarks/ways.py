@@ -1,0 +1,139 @@
+"""``ndt bench ways``: ways to adapt to a simulated new day half of whose units changed, with labels and without."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ndt.benchmarks.studies import paired_row, pretrained, simulated
+from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
+from ndt.studies import finish, run_all, sources
+
+if TYPE_CHECKING:
+    from ndt.data.store import Store
+
+__all__ = ["CHANGED", "ways"]
+
+CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256)  # so many electrodes that no new unit inherits a name
+DAY = "sub-simA_ses-04"  # which pretraining never sees
+COVARIATE = "cursor_vel"
+LABELLED = ("scratch", "full", "contexts", "lora", "probe")
+UNLABELLED = ("unadapted", "unsupervised", "align")
+
+
+class _Run(NamedTuple):
+    """One run: what is done, with how many seconds, whether units go by new names, and its seed."""
+
+    way: str
+    seconds: float
+    renamed: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        return f"ways.{self.way}.{self.seconds:g}s{'.renamed' if self.renamed else ''}"
+
+
+def ways(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
+    """A new simulated day is adapted to, each way from the last so many seconds of its training block.
+
+    Eight sessions of two subjects (`CHANGED`); seven are pretrained on with their labels. Of the eighth's units half
+    were there the day before. Ways that need labels have as many seconds of them; those that do not have the spikes of
+    those seconds alone, and ``unadapted`` the mean rates. ``renamed`` is the same day with all its units under new
+    names, as after sorting anew. Rows have the R² of the network alone on the test block, beside ridge's from as many
+    seconds of labels; the labels of the validation block choose weights where labels are learned from, and penalties.
+
+    Arguments:
+        out: Folder of the study; what has ended there is not done again.
+        seeds: Seeds of training; the sessions are the same.
+        study: Settings; `pretrain`, `finetune`, `label_seconds` and `workers` are used.
+    """
+    study = study or StudyConfig()
+    store = simulated(out / "data" / "changed", CHANGED, study.workers)
+    _renamed(out / "data" / "renamed", store)
+    home = out / "ways"
+    first = replace(study.pretrain, covariate=COVARIATE, sessions=tuple(s for s in store.session_ids if s != DAY))
+    bases = [home / "pretrain" / f"seed{s}" for s in range(seeds)]
+    run_all(
+        [partial(pretrained, store.root, bases[s], replace(first, seed=s)) for s in range(seeds)],
+        study.workers, "pretraining",
+    )  # fmt: skip
+    runs = list(_runs(sorted(study.label_seconds), seeds))
+    stores = {False: store.root, True: out / "data" / "renamed"}
+    jobs = [
+        partial(_adapt, run, bases[run.seed], stores[run.renamed], home / run.name / f"seed{run.seed}", study.finetune)
+        for run in runs
+    ]
+    metrics = dict(zip(runs, run_all(jobs, study.workers, "adapting"), strict=True))
+
+    return _rows(metrics, seeds, f"{study.pretrain.train.steps} + {study.finetune.train.steps} steps")
+
+
+def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
+    for t in seconds:
+        for s in range(seeds):
+            yield from (_Run(way, t, False, s) for way in (*LABELLED, *UNLABELLED))
+            yield from (_Run(way, t, True, s) for way in ("full", *UNLABELLED))
+
+
+def _renamed(folder: Path, store: "Store") -> None:
+    """Makes a store of the new day alone, its units named after the session."""
+    from ndt.data.ingest import ingest
+
+    source = Path(store.manifest["sessions"][DAY]["source"])
+    ingest([source], folder, IngestConfig(workers=1, unit_identity="session"), progress=False)
+
+
+def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
+    """Returns what metrics.json says of one run."""
+    from ndt.data.store import Store
+    from ndt.finetune.adapt import finetune
+    from ndt.model import NDT
+    from ndt.runs import read_json
+
+    adapt = {"scratch": "full", "unadapted": "unsupervised"}.get(run.way, run.way)
+    config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt)
+    model: NDT | None = NDT.from_pretrained(base)
+    origin: Any = read_json(base / "asked.json")
+    if run.way == "scratch" and model is not None:
+        spec, model, origin = model.spec, None, None
+        window = spec.bin_size * spec.window_bins
+        config = replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
+    asked = {"way": run.way, "settings": asdict(config), "data": sources(Store(store), [DAY]), "base": origin}
+    if run.way == "unadapted":
+        return finish(folder, asked, partial(_leave, model, store, config))
+
+    return finish(folder, asked, partial(finetune, model, DAY, COVARIATE, config=config, store=store, progress=False))
+
+
+def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume: bool) -> None:
+    """Writes the scores of a model that learns only the mean rates of the session's units."""
+    from ndt.checkpoint import write_json
+    from ndt.data.store import Store
+    from ndt.data.windows import Grid
+    from ndt.finetune.scoring import score_session
+    from ndt.finetune.unlabelled import kept_target, last_seconds
+
+    del resume  # there is nothing to go on from
+    session = Store(store).session(DAY)
+    spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
+    grid = Grid(session, spec.bin_size, spec.bin_size * spec.window_bins)
+    chosen, rows = last_seconds(grid, config.calibration), spec.vocabulary.rows(session)
+    model = model.extended(spec).eval().observe(rows.unit, grid.mean_counts(chosen)[rows.order])
+    target = kept_target(spec.covariate, grid, COVARIATE)
+    write_json(out / "metrics.json", score_session(model, grid, target, chosen, config).metrics)
+
+
+def _rows(metrics: dict[_Run, dict[str, Any]], seeds: int, budget: str) -> list[dict[str, Any]]:
+    rows = []
+    for run in (run for run in metrics if run.seed == 0):
+        each = [metrics[run._replace(seed=s)] for s in range(seeds)]
+        ridge = [m["baselines"]["ridge"]["r2"] for m in each]
+        row = paired_row(run.name, [m["network"]["r2"] for m in each], "R2", "ridge", ridge, budget)
+        row["train_seconds"] = [m.get("train_seconds", 0.0) for m in each]
+        matched = [m["alignment"]["matched"] for m in each if "alignment" in m]
+        rows.append(row | ({"matched": matched} if matched else {}))
+
+    return rows

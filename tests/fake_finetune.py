@@ -1,0 +1,92 @@
+"""Fine-tuning that costs nothing: scores by a formula, in the files and the form of the real one."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from problems import recording
+
+from ndt.checkpoint import write_json
+from ndt.config import FinetuneConfig
+from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
+from ndt.errors import InputError
+
+__all__ = ["BIN", "HAS", "Call", "FakeFinetune", "small_store"]
+
+BIN = 0.05
+HAS = 41.0  # seconds: seven tenths of the minute of `small_store`, without a second of guard
+
+
+@dataclass(frozen=True)
+class Call:
+    """How one run was asked for."""
+
+    base: Any
+    config: FinetuneConfig
+    folder: Path
+    resume: bool
+    test: bool
+
+
+@dataclass
+class FakeFinetune:
+    """Stands for `ndt.finetune.adapt.finetune`.
+
+    Arguments:
+        score: R² of the network from scratch or not, with these settings.
+        stop_at: Which call ends as Ctrl-C does, from 1.
+        explode: Which settings' loss explodes.
+    """
+
+    score: Callable[[bool, FinetuneConfig], float]
+    stop_at: int = 0
+    explode: Callable[[FinetuneConfig], bool] = lambda config: False
+    calls: list[Call] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def __call__(self, base, session, covariate, *, out, config, store, resume, progress, test):
+        with self.lock:
+            self.calls.append(Call(base, config, out, resume, test))
+            if len(self.calls) == self.stop_at:
+                (out / "checkpoints" / "step_00000003").mkdir(parents=True)
+                raise KeyboardInterrupt
+        if self.explode(config):
+            raise InputError(out, "loss at step 3", "a finite number; lower train.learning_rate", "inf")
+        network = self.score(base is None, config)
+        found: dict[str, Any] = {
+            "session": session,
+            "covariate": covariate or "vel",
+            "bin_size": BIN,
+            "calibration_seconds": min(config.calibration or HAS, HAS),
+            "valid": {"network": network},
+            "train_seconds": 2.0,
+        }
+        if test:
+            ridge = found["calibration_seconds"] / 100
+            found["network"] = {"r2": network - 0.05}
+            found["test"] = {"r2": max(network - 0.05, ridge)}
+            found["baselines"] = {"ridge": {"r2": ridge}, "shuffled": {"r2": 0.0}}
+        write_json(out / "metrics.json", found)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> "FakeFinetune":
+        """Takes the real one's place."""
+        monkeypatch.setattr("ndt.finetune.study.finetune", self)
+
+        return self
+
+
+def small_store(root: Path) -> Store:
+    """A store of one recording of a minute, made in memory."""
+    session = recording(((0.0, 60.0),))
+    root.mkdir(parents=True)
+    write_session(session, root / f"{session.session_id}.h5")
+    entry = {
+        "source": "a.nwb", "sha256": "0" * 64, "options": {}, "dropped": [], "subject": "a", "units": 5, "spikes": 3000,
+        "observed_seconds": 60.0, "pieces": 1, "covariates": ["vel"],
+    }  # fmt: skip
+    write_manifest(root, {"version": STORE_VERSION, "sessions": {session.session_id: entry}})
+
+    return Store(root)
