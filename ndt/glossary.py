@@ -15,12 +15,32 @@ DECODING = {
         "same bins and use spikes of the present and past only."
     ),
     "Delivered decoder": (
-        "What a user gets: the network blended with ridge, with the weight chosen on validation bins. What is said of "
-        "pretraining rests on the network alone."
+        "What a user gets: a weighted mean of what the network and some others decode. The weights, of sum 1, are "
+        "those with the least squared error on validation bins. What is said of pretraining rests on the network alone."
+    ),
+    "Within noise": (
+        "A difference of at most 2 standard errors. Neighbouring bins err alike, so errors come from a bootstrap that "
+        "draws blocks of neighbouring test bins, and intervals too. They say what another stretch of the same "
+        "recording might show, not another recording."
+    ),
+    "90 % interval, 90 % set": (
+        "Made so wide that it would have held 90 % of the validation bins (split conformal): a value or a direction "
+        "plus or minus its half width, or all classes whose probability is high enough. Those that follow labels widen "
+        "after each miss and narrow after each hit; they need the truth to arrive a bin later."
+    ),
+    "Out of range": (
+        "Bins before which spikes were, over some seconds, unlike those of training: more or fewer in all, of other "
+        "units, or none of one unit for longer than chance. Of bins like those of training 1 % is flagged."
     ),
     "Ridge": (
         "Linear regression on lagged, z-scored counts; penalty and number of lags are chosen on validation bins."
     ),
+    "Wiener filter, Kalman filter, naive Bayes, recurrent network": (
+        "The Wiener filter is ridge with next to no penalty. The Kalman filter has a linear model of how the covariate "
+        "moves, and of counts given it; naive Bayes takes units for independent, with Poisson counts given the cell "
+        "that the covariate is in. The recurrent network is a small GRU. All are fitted on training bins."
+    ),
+    "Ridge × gain over time": "Ridge times one gain for each bin since its piece or trial began, which a clock gives.",
     "From scratch": "The same network without pretraining, with equal steps and the same search.",
     "Time alone": (
         "Knows no spikes, only the time since the piece or trial began. Where recordings are cut to movements, that "
@@ -28,6 +48,10 @@ DECODING = {
     ),
     "Shuffled": (
         "Ridge fitted to targets whose blocks of time were permuted: what the procedure finds where there is nothing."
+    ),
+    "Shifted": (
+        "Ridge fitted to targets half a turn late, which keep their order but do not belong to the spikes: what slow "
+        "drifts and rhythms seem to predict where there is nothing."
     ),
     "Oracle": (
         "Simulated recordings only: a decoder that knows the simulator's parameters. No decoder should beat it but by "

@@ -1,4 +1,4 @@
-"""The report's figures, drawn by matplotlib and returned as SVG to be put into a page.
+"""Figures of a page and their style, drawn by matplotlib and returned as SVG to be put into a page.
 
 Figures take arrays and know nothing of runs or files. Text stays text, so that a page can be searched and read aloud;
 what has thousands of marks is drawn as one picture inside the SVG, so that a page stays small.
@@ -23,30 +23,43 @@ __all__ = [
     "NAMES",
     "curves",
     "embedding",
-    "first_seconds",
     "page_figure",
     "raster",
     "rates",
-    "scatter",
-    "scores",
-    "traces",
+    "thin",
 ]
 
-# T = bins, C = covariate dimensions, D = latent dimensions, S = spikes
+# T = bins, D = latent dimensions, S = spikes
 
 NAMES = {  # predictors in words, in the order in which they are shown
     "delivered": "delivered decoder",
     "network": "network alone",
     "scratch": "network from scratch",
     "ridge": "ridge on lagged counts",
+    "wiener": "Wiener filter (no penalty)",
     "kalman": "Kalman filter",
+    "naive_bayes": "Poisson naive Bayes",
+    "recurrent": "recurrent network (GRU)",
+    "ridge_gated": "ridge × gain over time",
     "oracle": "oracle (knows the simulator)",
     "time_only": "time alone, no spikes",
     "shuffled": "ridge, shuffled target",
+    "shifted": "ridge, shifted target",
 }
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
 BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
-COLOURS = {"delivered": BLUE, "network": BLUE, "scratch": PURPLE, "ridge": ORANGE, "kalman": ORANGE, "oracle": GREEN}
+COLOURS = {
+    "delivered": BLUE,
+    "network": BLUE,
+    "scratch": PURPLE,
+    "ridge": ORANGE,
+    "wiener": ORANGE,
+    "kalman": GREEN,
+    "naive_bayes": GREEN,
+    "recurrent": INK,
+    "ridge_gated": ORANGE,
+    "oracle": INK,
+}  # of controls: quiet
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ndt",  # the same data give the same page
@@ -111,52 +124,6 @@ def page_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> 
         sheet = _Sheet(height, rows, columns, **grid)
         yield sheet
         sheet.finish()
-
-
-def _broken(time: NDArray[np.float64], values: NDArray[Any], piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns both with a NaN between pieces, so that no line is drawn across time that was not observed."""
-    cuts = np.flatnonzero(np.diff(piece) != 0) + 1
-
-    return np.insert(time.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
-
-
-def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int = 80) -> NDArray[np.bool_]:
-    """Returns the bins of the first `seconds`, or the first `least` bins where those hold fewer (cut recordings)."""
-    shown = time < time[0] + seconds
-    shown[:least] = True
-
-    return shown
-
-
-def scores(r2: Mapping[str, float]) -> Drawing:
-    """Draws the test R² of each predictor as a labelled dot, on an axis that contains 0 and 1."""
-    names = [name for name in NAMES if name in r2]
-    low = min(0.0, *r2.values())
-    with page_figure(0.55 + 0.3 * len(names)) as sheet:
-        ax: Axes = sheet.axes[0, 0]
-        for row, name in enumerate(names):
-            colour, filled = COLOURS.get(name, QUIET), name not in ("network", "kalman")
-            ax.plot([0, r2[name]], [row, row], color=colour, linewidth=2.2 if filled else 1.2, solid_capstyle="butt")
-            ax.plot(r2[name], row, "o", color=colour, markerfacecolor=colour if filled else "white", markersize=7)
-            ax.annotate(
-                f"{r2[name]:.3f}".replace("-", "−"),
-                (max(r2[name], 0), row),
-                (9, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        ax.axvline(0, color=QUIET, linewidth=0.8)
-        ax.set_yticks(range(len(names)), [NAMES[name] for name in names])
-        ax.tick_params(axis="y", length=0)
-        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(low - 0.02 * (1 - low), 1 + 0.04 * (1 - low)))
-        ax.set_xlabel("R² on test bins (variance-weighted)")
-        ax.spines["left"].set_visible(False)
-
-    caption = (
-        "All rows are scored on the same bins, and all decoders are causal. A shuffled target should give about 0."
-    )
-
-    return Drawing(sheet.svg, caption)
 
 
 def raster(
@@ -264,83 +231,7 @@ def curves(
     return Drawing(sheet.svg, caption)
 
 
-def traces(
-    time: NDArray[np.float64],
-    true: NDArray[np.floating],
-    predicted: Mapping[str, NDArray[np.floating]],
-    piece: NDArray[np.integer],
-    dims: Sequence[str],
-    unit: str,
-    band: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
-    caption: str = "",
-) -> Drawing:
-    """Draws true against decoded covariates over time, one panel a dimension; nothing is drawn across gaps.
-
-    Arguments:
-        time: Bin starts in seconds, shape (T,).
-        true: Measured covariate, NaN where there is none, shape (T, C).
-        predicted: Decoded covariate by predictor, each (T, C).
-        piece: Piece of each bin, shape (T,).
-        dims: Names of the C dimensions.
-        unit: Their physical unit.
-        band: Lower and upper end of the delivered predictor's interval, each (T, C).
-        caption: The drawing's caption.
-    """
-    cut = len(np.unique(piece)) > 12  # short pieces: a line alone would hardly show
-    with page_figure(0.7 + 1.45 * len(dims), len(dims), 1, sharex=True) as sheet:
-        for c, dim in enumerate(dims):
-            ax: Axes = sheet.axes[c, 0]
-            if band is not None:
-                x, low = _broken(time, band[0][:, c], piece)
-                ax.fill_between(x, low, _broken(time, band[1][:, c], piece)[1], color=BLUE, alpha=0.16, linewidth=0)
-            ax.plot(*_broken(time, true[:, c], piece), color=INK, linewidth=1.9, label="measured", zorder=3)
-            for name, values in predicted.items():
-                style: dict[str, Any] = {
-                    "color": COLOURS.get(name, QUIET),
-                    "linewidth": 1.4 if name == "delivered" else 0.9,
-                }
-                style |= {"zorder": 4 if name == "delivered" else 2}
-                ax.plot(
-                    *_broken(time, values[:, c], piece), ".-" if cut else "-", markersize=3, label=NAMES[name], **style
-                )
-            ax.set_ylabel(f"{dim}\n({unit})" if unit else dim)
-            ax.grid(axis="y", color=GRID, linewidth=0.7)
-        sheet.axes[-1, 0].set(xlabel="time in the recording (s)", xlim=(time[0], time[-1]))
-        sheet.figure.align_ylabels()
-        handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
-        sheet.figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8.5)
-
-    return Drawing(sheet.svg, caption)
-
-
-def scatter(
-    true: NDArray[np.floating], predicted: NDArray[np.floating], dims: Sequence[str], unit: str, r2: Sequence[float]
-) -> Drawing:
-    """Draws decoded against true values of all labelled test bins, one panel a dimension (the first four)."""
-    shown = min(len(dims), 4)
-    valid = np.isfinite(true).all(1) & np.isfinite(predicted).all(1)
-    true, predicted = _thin(true[valid]), _thin(predicted[valid])
-    with page_figure(2.9, 1, shown) as sheet:
-        for c in range(shown):
-            ax: Axes = sheet.axes[0, c]
-            both = np.concatenate([true[:, c], predicted[:, c]])
-            ends = np.percentile(both, [0.1, 99.9]) if len(both) else np.array([0.0, 1.0])
-            ends += np.array([-0.05, 0.05]) * max(float(np.ptp(ends)), 1e-9)  # a constant still gets an axis
-            ax.plot(ends, ends, color=QUIET, linewidth=0.9)
-            ax.scatter(true[:, c], predicted[:, c], s=5, color=BLUE, alpha=0.35, linewidths=0, rasterized=True)
-            ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=_with_unit("measured", unit))
-            ax.set_title(f"{dims[c]}: R² {r2[c]:.3f}" if c < len(r2) else dims[c])
-            ax.locator_params(nbins=4)
-        sheet.axes[0, 0].set_ylabel(_with_unit("decoded", unit))
-
-    return Drawing(sheet.svg, "Delivered decoder, one dot a test bin; on the line, decoded equals measured.")
-
-
-def _with_unit(label: str, unit: str) -> str:
-    return f"{label} ({unit})" if unit else label
-
-
-def _thin(x: NDArray[Any], most: int = 4000) -> NDArray[Any]:
+def thin(x: NDArray[Any], most: int = 4000) -> NDArray[Any]:
     """Returns at most `most` rows, evenly spaced."""
     return x[:: -(-len(x) // most) or 1]
 
@@ -357,9 +248,9 @@ def embedding(
         cyclic: Whether the colour is an angle in degrees.
     """
     centred = latents - latents.mean(0)
-    _, s, axes = np.linalg.svd(_thin(centred, 20000), full_matrices=False)
+    _, s, axes = np.linalg.svd(thin(centred, 20000), full_matrices=False)
     share = s**2 / max(float(np.sum(s**2)), 1e-12)  # latents that never move have no share to give
-    pcs, colour = _thin(centred @ axes[:3].T), _thin(colour)
+    pcs, colour = thin(centred @ axes[:3].T), thin(colour)
     pairs = [(0, 1), (0, 2)] if pcs.shape[1] > 2 else [(0, min(1, pcs.shape[1] - 1))]
     grey = ~np.isfinite(colour)
     limits = (-180.0, 180.0) if cyclic else _limits(colour[~grey])

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt import label_curve, plots
+from ndt import label_curve, plots, plots_decoder, report_decoder, search_record
+from ndt.decoded import by_covariate, kind_of, weights_of
 from ndt.errors import InputError
 from ndt.glossary import DECODING
 from ndt.page import Section, Table, render, versions
+from ndt.plots_recording import plain_text
+from ndt.report_decoder import fixed, series
 from ndt.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
 from ndt.verbs import callable_module
@@ -22,6 +25,11 @@ from ndt.verbs import callable_module
 __all__ = ["write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
+SCORES = {  # by kind of what is decoded
+    "continuous": "R² on test bins (variance-weighted)",
+    "angle": "R² of cosine and sine on test bins (variance-weighted)",
+    "class": "R² of the classes' probabilities on test bins (Brier skill score)",
+}
 
 callable_module(__name__)
 
@@ -30,27 +38,36 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     """Writes ``report.html`` into a run directory and returns its path.
 
     Arguments:
-        run: Directory of `ndt demo`, `pretrain`, `finetune` or `bench curve`; whatever of it is there is shown.
+        run: Directory of `ndt demo`, `pretrain`, `finetune`, a curve or a search; whatever of it is there is shown.
         store: Store of the sessions, for rasters and embeddings; by default the run's own.
+
+    Raises:
+        InputError: if there is nothing to show, or a file is not what it should be.
     """
     run = Path(run)
-    decoders, pretraining, curve = list(read_decoders(run)), read_pretraining(run), label_curve.read_curve(run)
-    if not decoders and pretraining is None and curve is None:
+    decoders, pretraining = list(read_decoders(run)), read_pretraining(run)
+    curve, search = label_curve.read_curve(run), search_record.read_search(run)
+    adapted = report_decoder.unscored(run)
+    if not decoders and all(part is None for part in (pretraining, curve, search, adapted)):
         raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
     manifest, sessions = _open_store(store or _own_store(run))
 
-    sections = [
-        _scores(decoders),
-        _curve_section(curve),
-        _recordings(manifest, sessions, decoders),
-        _pretrain_section(pretraining),
-        *(_decoder_section(d) for d in decoders),
-        *_embeddings(run, sessions, decoders),
-        _configuration(run),
-        Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
-    ]
+    with plain_text():
+        sections = [
+            _scores(decoders),
+            None if curve is None else label_curve.section(curve),
+            None if search is None else search_record.section(search),
+            _recordings(manifest, sessions, decoders),
+            _pretrain_section(pretraining),
+            *(report_decoder.section(d) for d in decoders),
+            adapted,
+            *_embeddings(run, sessions, decoders),
+            _configuration(run),
+            Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
+        ]
     shown = [section for section in sections if section is not None]
-    page = render(_title(run, decoders, curve), _subtitle(run), shown, _tiles(decoders, pretraining))
+    title = _title(run, decoders, curve, search) if adapted is None else adapted.title
+    page = render(title, _subtitle(run), shown, _tiles(decoders, pretraining))
     path = run / "report.html"
     path.write_text(page, encoding="utf-8")
 
@@ -77,12 +94,19 @@ def _open_store(path: Path | None) -> tuple[dict[str, Any], "Callable[[str], Ses
     return store.manifest, lambda session_id: store.session(session_id) if session_id in known else None
 
 
-def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
+def _title(
+    run: Path,
+    decoders: list[Decoder],
+    curve: label_curve.LabelCurve | None,
+    search: search_record.SearchRecord | None,
+) -> str:
     if not decoders and curve is not None:
         return f"Decoding {curve.covariate} in {curve.session} from few labels"
+    if not decoders and search is not None:
+        return f"Decoding {search.covariate} in {search.session}: search for settings"
     if not decoders:
         return f"Pretraining: {run.name}"
-    covariates = sorted({str(d.metrics["covariate"]) for d in decoders})
+    covariates = sorted({str(one.metrics["covariate"]) for d in decoders for one in by_covariate(d)})
     where = decoders[0].session if len(decoders) == 1 else f"{len(decoders)} sessions"
 
     return f"Decoding {' and '.join(covariates)} in {where}"
@@ -94,64 +118,90 @@ def _subtitle(run: Path) -> str:
     return f"Run {name}, page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
 
 
-def _number(value: object, digits: int = 3) -> str:
-    if not isinstance(value, int | float) or not np.isfinite(value):
-        return "–"
+def _covariates(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
+    """Returns the decoders of each covariate, each of that one alone."""
+    found: dict[str, list[Decoder]] = {}
+    for decoder in decoders:
+        for one in by_covariate(decoder):
+            found.setdefault(str(one.metrics["covariate"]), []).append(one)
 
-    return f"{value:,.{digits}f}".replace("-", "−")
+    return found
 
 
 def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | None) -> list[tuple[str, str]]:
     if decoders:
-        many = f", median of {len(decoders)} sessions" if len(decoders) > 1 else ""
-        tiles = []
-        for name in ("delivered", "network", "scratch", "ridge", "oracle", "shuffled"):
-            values = [d.r2[name] for d in decoders if name in d.r2]
-            if values:
-                tiles.append((_number(float(np.median(values))), f"R² {plots.NAMES[name]}{many}"))
-        return tiles
+        covariates = _covariates(decoders)
+        each = [_score_tiles(name, members, len(covariates) > 1) for name, members in covariates.items()]
+        return [tile for tiles in each for tile in tiles]
     if pretraining is None:
         return []
     metrics = pretraining[0]
     shown = {
-        "bits per spike, validation": _number(metrics["valid"].get("bits_per_spike")),
-        "Poisson NLL, validation": _number(metrics["valid"].get("nll"), 4),
-        "parameters": _number(metrics.get("num_parameters"), 0),
-        "tokens per second": _number(metrics.get("tokens_per_second"), 0),
+        "bits per spike, validation": fixed(metrics["valid"].get("bits_per_spike")),
+        "Poisson NLL, validation": fixed(metrics["valid"].get("nll"), 4),
+        "parameters": fixed(metrics.get("num_parameters"), 0),
+        "tokens per second": fixed(metrics.get("tokens_per_second"), 0),
     }
 
     return [(value, label) for label, value in shown.items()]
+
+
+def _score_tiles(covariate: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
+    """R² of the delivered decoder and of what to hold it against; of several covariates only what matters most."""
+    many = f", median of {len(members)} sessions" if len(members) > 1 else ""
+    of = f" of {covariate}" if several else ""
+    names = ("delivered", "network", "ridge") if several else ("delivered", "network", "scratch", "ridge", "oracle")
+    tiles = []
+    for name in (*names, *(() if several else ("shuffled",))):
+        values = [d.r2[name] for d in members if name in d.r2]
+        shares = [weights_of(d).get(name) for d in members]
+        if values:
+            weight = f", weight {shares[0]:.2f}" if len(members) == 1 and shares[0] is not None else ""
+            tiles.append((fixed(float(np.median(values))), f"R²{of}, {plots.NAMES[name]}{weight}{many}"))
+    if len(members) == 1 and (found := report_decoder.error(members[0])) is not None:
+        tiles.insert(1, (found[0], f"{found[1]}{of}, delivered decoder"))
+
+    return tiles
 
 
 def _scores(decoders: list[Decoder]) -> Section | None:
     if not decoders:
         return None
     section = Section(title="Scores", anchor="scores")
-    if len(decoders) == 1:
-        section.drawings.append(plots.scores(decoders[0].r2))
-    else:
-        names = [name for name in plots.NAMES if any(name in d.r2 for d in decoders)]
-        medians = {name: float(np.median([d.r2[name] for d in decoders if name in d.r2])) for name in names}
-        section.text.append(f"The figure shows medians over {len(decoders)} sessions; the table has each.")
-        section.drawings.append(plots.scores(medians))
-        rows = [[d.session, *(_number(d.r2.get(name)) for name in names)] for d in decoders]
-        head = ["session", *(plots.NAMES[name] for name in names)]
-        section.tables.append(Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption="R² on test bins"))
+    covariates = _covariates(decoders)
+    for covariate, members in covariates.items():
+        if len(members) > 1:
+            _many_scores(section, covariate, members)
+        elif members[0].r2:
+            drawn = _one_score(members[0])
+            section.drawings.append(
+                plots.Drawing(drawn.svg, f"{covariate}. {drawn.caption}" if len(covariates) > 1 else drawn.caption)
+            )
 
     return section
 
 
-def _curve_section(curve: label_curve.LabelCurve | None) -> Section | None:
-    if curve is None:
-        return None
-    head, rows = label_curve.table(curve)
-    caption = (
-        "R² on test bins, medians over seeds; the difference is the mean over paired seeds, with its standard error"
+def _one_score(decoder: Decoder) -> plots.Drawing:
+    low, high = decoder.metrics["test"].get("r2_interval_95") or (None, None)
+    interval = None if low is None or high is None else (float(low), float(high))
+
+    return plots_decoder.scores(decoder.r2, interval, weights_of(decoder), SCORES[kind_of(decoder)])
+
+
+def _many_scores(section: Section, covariate: str, members: list[Decoder]) -> None:
+    """Adds medians over sessions as a figure, and a table of each."""
+    names = [name for name in plots.NAMES if any(name in d.r2 for d in members)]
+    medians = {name: float(np.median([d.r2[name] for d in members if name in d.r2])) for name in names}
+    if not medians:
+        return
+    section.text.append(f"The figure shows medians over {len(members)} sessions; the table has each.")
+    section.drawings.append(plots_decoder.scores(medians, label=SCORES[kind_of(members[0])]))
+    rows = [[d.session, fixed(weights_of(d).get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
+    head = ["session", "weight of the network", *(plots.NAMES[name] for name in names)]
+    caption = f"R² of {covariate} on test bins, and the network's weight in the delivered decoder"
+    section.tables.append(
+        Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption=caption, dense=len(head) > 6)
     )
-    section = Section(title="Few labels", anchor="labels", drawings=[label_curve.draw(curve)])
-    section.tables.append(Table(head=head, rows=rows, numeric=set(range(len(head))), caption=caption))
-
-    return section
 
 
 def _recordings(
@@ -219,13 +269,6 @@ def _rates(entries: Mapping[str, Any], sessions: Callable[[str], Session | None]
     return plots.rates(by_session)
 
 
-def _series(log: list[dict[str, Any]], split: str, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows = [(r["step"], r[key]) for r in log if r.get("split") == split and r.get(key) is not None]
-    x, y = np.array(rows, np.float64).reshape(-1, 2).T
-
-    return x, y
-
-
 def _named(series: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
     """Returns the curves that have a point."""
     return {name: xy for name, xy in series.items() if len(xy[0])}
@@ -237,20 +280,20 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     metrics, log = pretraining
     valid = metrics["valid"]
     section = Section(title="Pretraining", anchor="pretraining")
-    spent = f"{_number(metrics.get('tokens_seen'), 0)} tokens in {_number(metrics.get('train_seconds'), 0)} s"
+    spent = f"{fixed(metrics.get('tokens_seen'), 0)} tokens in {fixed(metrics.get('train_seconds'), 0)} s"
     section.text.append(
         "Masked patches of spikes were predicted from the visible ones. On validation bins the model reaches "
-        f"{_number(valid.get('bits_per_spike'))} bits per spike over mean rates, after {spent} "
-        f"({_number(metrics.get('tokens_per_second'), 0)} tokens/s), with {_number(metrics.get('num_parameters'), 0)} "
+        f"{fixed(valid.get('bits_per_spike'))} bits per spike over mean rates, after {spent} "
+        f"({fixed(metrics.get('tokens_per_second'), 0)} tokens/s), with {fixed(metrics.get('num_parameters'), 0)} "
         "parameters."
     )
     if valid.get("r2") is not None:
         section.text.append(
             "Beside that a covariate was decoded from the labels of the training blocks: "
-            f"R² {_number(valid['r2'])} on validation bins, with part of the population hidden."
+            f"R² {fixed(valid['r2'])} on validation bins, with part of the population hidden."
         )
-    nll = _named({"training": _series(log, "train", "nll"), "validation": _series(log, "valid", "nll")})
-    bits = _named({"validation": _series(log, "valid", "bits_per_spike")})
+    nll = _named({"training": series(log, "train", "nll"), "validation": series(log, "valid", "nll")})
+    bits = _named({"validation": series(log, "valid", "bits_per_spike")})
     panels = [
         (label, named) for label, named in (("NLL (nats per bin and unit)", nll), ("bits per spike", bits)) if named
     ]
@@ -259,59 +302,6 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
         section.drawings.append(plots.curves(panels, null, "Masked prediction over pretraining, on masked patches."))
 
     return section
-
-
-def _decoder_section(decoder: Decoder) -> Section:
-    m, p = decoder.metrics, decoder.predictions
-    section = Section(title=f"Decoder: {decoder.session}", anchor=f"decoder-{decoder.session}")
-    text = f"Covariate {m['covariate']}, {m['test'].get('num_bins', 0):,} test bins, seed {m.get('seed', 0)}."
-    if m.get("blend_weight") is not None:
-        text += (
-            f" The delivered decoder weighs the network {m['blend_weight']:.2f} and ridge {1 - m['blend_weight']:.2f}."
-        )
-    if (coverage := m["test"].get("interval_coverage_90")) is not None:
-        text += f" Its 90 % intervals hold {100 * coverage:.0f} % of the test samples."
-    if m.get("calibration_seconds"):
-        text += f" It was fitted on {m['calibration_seconds']:.0f} s of labelled training bins."
-    section.text.append(text)
-    if p and np.isfinite(p["true"]).any():
-        section.drawings += _prediction_drawings(decoder)
-
-    own = "pretrained" if decoder.scratch_log else "network"
-    scratch = decoder.scratch_log
-    r2 = _named({own: _series(decoder.log, "valid", "r2"), "from scratch": _series(scratch, "valid", "r2")})
-    error = _named({own: _series(decoder.log, "train", "mse"), "from scratch": _series(scratch, "train", "mse")})
-    panels = [
-        (label, named)
-        for label, named in (("validation R² of the network", r2), ("training error (standardised)", error))
-        if named
-    ]
-    if panels:
-        section.drawings.append(
-            plots.curves(
-                panels, None, f"Fine-tuning{', beside the same network without pretraining' if scratch else ''}."
-            )
-        )
-
-    return section
-
-
-def _prediction_drawings(decoder: Decoder) -> list[plots.Drawing]:
-    m, p = decoder.metrics, decoder.predictions
-    dims, unit = [str(d) for d in p["dims"]], str(p["unit"])
-    shown = plots.first_seconds(p["time"])
-    predicted: dict[str, NDArray[np.floating]] = {name: p[name][shown] for name in ("ridge", "delivered") if name in p}
-    half = m["test"].get("interval_half_width")
-    band = None if half is None else (p["delivered"][shown] - half, p["delivered"][shown] + half)
-    seconds = np.ptp(p["time"][shown])
-    caption = (
-        f"Measured and decoded {m['covariate']} over the first {seconds:.0f} s of the test bins, not chosen for looks."
-    )
-    if band:
-        caption += " The band is the delivered decoder's 90 % interval, from its residuals on validation bins."
-    drawn = plots.traces(p["time"][shown], p["true"][shown], predicted, p["piece"][shown], dims, unit, band, caption)
-
-    return [drawn, plots.scatter(p["true"], p["delivered"], dims, unit, m["test"].get("r2_per_dim", []))]
 
 
 def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: list[Decoder]) -> Iterator[Section]:
@@ -355,7 +345,7 @@ def _configuration(run: Path) -> Section:
             section.sources[path.relative_to(run).as_posix()] = path.read_text().strip()
     section.tables.append(versions(PACKAGES))
     if seconds := read_json(run / "metrics.json").get("seconds"):
-        spent = [[name, _number(value, 1)] for name, value in seconds.items()]
+        spent = [[name, fixed(value, 1)] for name, value in seconds.items()]
         section.tables.append(Table(head=["step", "seconds"], rows=spent, numeric={1}))
 
     return section

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fake_decoder import PARTS, fake_decoder
 from fake_run import SESSION, fake_run
 
 from ndt.report import write_report
@@ -26,7 +27,7 @@ def test_page_is_quiet_and_self_contained(report, browse):
     assert asked == ["/report.html"]
     assert console == []
     assert f"Decoding cursor_vel in {SESSION}" in page
-    assert page.count("</svg>") == 9
+    assert page.count("</svg>") == 10
 
 
 def test_page_is_drawn(report, browse, tmp_path):
@@ -42,6 +43,23 @@ def test_prints_to_a_few_sheets(report, browse, tmp_path):
     sheets = tmp_path / "page.pdf"
     browse(report, f"--print-to-pdf={sheets}")
     assert 3 <= len(re.findall(rb"/Type\s*/Page\b", sheets.read_bytes())) <= 12
+
+
+def test_decoder_of_each_kind_is_quiet_drawn_and_printed(browse, tmp_path):
+    """A page of three covariates: a table and three figures each, and the scores of each."""
+    fake_decoder(tmp_path / "run", *PARTS, num_bins=600)
+    page = write_report(tmp_path / "run")
+    asked, console, text = browse(page, "--dump-dom")
+    assert asked == ["/report.html"]
+    assert console == []
+    assert text.count("</svg>") == 3 * 4
+    picture, sheets = tmp_path / "page.png", tmp_path / "page.pdf"
+    browse(page, f"--screenshot={picture}", "--window-size=1000,8000")
+    pixels = matplotlib.image.imread(picture)[..., :3]
+    for rows in range(0, 7200, 800):
+        assert (pixels[rows : rows + 800].min(-1) < 0.6).mean() > 0.005
+    browse(page, f"--print-to-pdf={sheets}")
+    assert 6 <= len(re.findall(rb"/Type\s*/Page\b", sheets.read_bytes())) <= 16
 
 
 def test_the_check_itself_sees_requests_and_console_errors(report, browse, tmp_path):

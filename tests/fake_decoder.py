@@ -1,0 +1,121 @@
+"""Run directories of decoders of each kind, made without training: truth plus noise, scored and given intervals."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
+from ndt.checkpoint import write_json
+from ndt.conformal import Conformal
+from ndt.scores import score
+
+__all__ = ["CLASSES", "PARTS", "fake_decoder", "part_of"]
+
+BIN = 0.05
+CLASSES = ("left", "centre", "right", "up")
+PARTS = {  # name -> kind, columns, unit
+    "hand_vel": ("continuous", ("x", "y"), "cm/s"),
+    "heading": ("angle", ("cos(yaw)", "sin(yaw)"), ""),
+    "trials/target": ("class", CLASSES, ""),
+}
+CONTROLS = {"time_only": 0.02, "shuffled": -0.03, "shifted": -3.2}  # the last is far below what an axis can show
+WEIGHTS = {"network": 0.7, "ridge": 0.3}
+
+
+def _smooth(rng: np.random.Generator, num_bins: int, columns: int, reach: int = 30) -> np.ndarray:
+    noise = rng.normal(size=(num_bins + reach - 1, columns))
+    window = np.hanning(reach + 2)[1:-1]
+
+    return np.stack([np.convolve(c, window / np.linalg.norm(window), "valid") for c in noise.T], 1)
+
+
+def _decoded(kind: str, num_bins: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What is true, and what the network and ridge say of it."""
+    error = {name: _smooth(rng, num_bins, 2, 6) for name in ("network", "ridge")}
+    if kind == "continuous":
+        true = 12 * _smooth(rng, num_bins, 2)
+        return {"true": true, "network": true + 3 * error["network"], "ridge": 0.8 * true + 5 * error["ridge"]}
+    if kind == "angle":
+        angle = np.cumsum(0.08 * _smooth(rng, num_bins, 1)[:, 0])
+        found = {"true": np.stack([np.cos(angle), np.sin(angle)], 1)}
+        for name, spread in (("network", 0.25), ("ridge", 0.5)):
+            found[name] = 0.9 * found["true"] + spread * error[name]
+        return found
+    label = np.repeat(rng.integers(len(CLASSES), size=num_bins // 25 + 1), 25)[:num_bins]
+    true = np.eye(len(CLASSES))[label]
+    found = {"true": true}
+    for name, spread in (("network", 1.0), ("ridge", 1.6)):
+        logit = 2.2 * true + spread * _smooth(rng, num_bins, len(CLASSES), 12)
+        found[name] = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
+
+    return found
+
+
+def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns what metrics.json and predictions.npz say of one covariate, as `ndt.finetune.scoring` does.
+
+    The first half is validation, of which only intervals are made.
+    """
+    kind, columns, unit = PARTS[name]
+    p = _decoded(kind, 2 * num_bins, np.random.default_rng(seed))
+    p["delivered"] = WEIGHTS["network"] * p["network"] + WEIGHTS["ridge"] * p["ridge"]
+    valid, p = ({n: v[half] for n, v in p.items()} for half in (slice(num_bins), slice(num_bins, None)))
+    conformal = Conformal.fit(valid["true"], valid["delivered"], kind)
+    p["true"][num_bins // 2 : num_bins // 2 + 20] = np.nan  # a second without labels
+    trial = np.arange(num_bins) // 25 if kind == "class" else None
+    p["half_width"], p["adaptive_half_width"] = (f(*a) for f, a in (
+        (conformal.half_width, (p["delivered"],)), (conformal.adapt, (p["true"], p["delivered"])),
+    ))  # fmt: skip
+    piece = _pieces(num_bins)[1]
+    known = np.isfinite(p["true"]).all(1)
+    true, delivered = p["true"][known], p["delivered"][known]
+
+    def scores(member: str) -> dict:
+        return score(p["true"], p[member], kind, trial=trial)
+
+    bootstrap = block_bootstrap_r2(true, delivered, piece[known])
+    over, error = paired_r2_difference(true, delivered, p["ridge"][known], piece[known])
+    test = scores("delivered") | conformal.measure(true, delivered, piece[known])
+    test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_range": 0.05}
+    test |= {"over_ridge": over, "over_ridge_error": error}
+    baselines = {n: {"r2": r2} for n, r2 in CONTROLS.items()}
+    baselines |= {"ridge": scores("ridge") | {"alpha": 1.0, "num_lags": 5}}
+    for n, spoiled in (("wiener", 0.5), ("kalman", 0.7), ("recurrent", 0.9), ("ridge_gated", 0.95)):
+        baselines[n] = score(p["true"], spoiled * p["ridge"], kind, trial=trial)
+    baselines["naive_bayes"] = {"left_out": "too few bins with spikes"}
+    metrics = {
+        "covariate": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
+        "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "delivered": 0.82},
+        "weights": dict(WEIGHTS), "blend_weight": WEIGHTS["network"], "baselines": baselines,
+    }  # fmt: skip
+
+    return metrics, p | {"dims": np.array(columns), "unit": np.array(unit), "kind": np.array(kind)}
+
+
+def _pieces(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Time of each bin and its piece: after a third there is a gap of four seconds."""
+    piece = (np.arange(num_bins) >= num_bins // 3).astype(np.int64)
+
+    return 300.0 + BIN * np.arange(num_bins) + 4.0 * piece + BIN / 2, piece
+
+
+def fake_decoder(run: Path, *names: str, num_bins: int = 1200, seed: int = 0) -> dict:
+    """Writes the run of a decoder of these covariates and returns its metrics."""
+    run.mkdir(parents=True, exist_ok=True)
+    time, piece = _pieces(num_bins)
+    outside = (np.arange(num_bins) // 40 % 20) == 3
+    arrays: dict[str, np.ndarray] = {"time": time, "piece": piece, "out_of_range": outside}
+    covariates = {}
+    for i, name in enumerate(names):
+        covariates[name], found = part_of(name, num_bins, seed + i)
+        arrays |= {f"{name}/{key}" if i else key: value for key, value in found.items()}
+    metrics = {
+        "session": "sub-b_ses-2", "seed": 3, "bin_size": BIN, "lag": 0.1, "adapt": "full",
+        "lags": {"0": 0.61, "0.1": 0.66, "0.2": 0.58}, "calibration_seconds": 60.0, "train_seconds": 21.0, "steps": 400,
+        "input_range": {"lost_units": ["b/array/00007/0"], "rate_shift": -4.2, "flagged": float(outside.mean())},
+        **covariates[names[0]], "covariates": covariates,
+    }  # fmt: skip
+    np.savez(run / "predictions.npz", **arrays)
+    write_json(run / "metrics.json", metrics)
+
+    return metrics
