@@ -1,35 +1,24 @@
-"""Decoders that any new method has to beat, and controls that must fail.
+"""Linear decoders that any new method has to beat: ridge regression and the Wiener filter on lagged counts.
 
-All work on *pieces*: lists of arrays, each an uninterrupted run of bins. Neither lags nor filters cross from one piece
-into the next; what lies before a piece counts as the training mean. All decoders are causal.
+All baselines work on *pieces*: lists of arrays, each an uninterrupted run of bins. Neither lags nor filters cross from
+one piece into the next; what lies before a piece counts as the training mean. All decoders are causal.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ndt.kalman import Kalman, fit_kalman
 from ndt.metrics import r2
 from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, take
 
-__all__ = [
-    "ALPHAS",
-    "Kalman",
-    "Ridge",
-    "Scaler",
-    "TimeOnly",
-    "fit_kalman",
-    "fit_ridge",
-    "fit_time_only",
-    "lagged",
-    "shuffled_targets",
-]
+__all__ = ["ALPHAS", "Lagged", "Ridge", "fit_ridge", "fit_wiener", "lagged"]
 
 ALPHAS = tuple(float(a) for a in 10 ** np.arange(0, 5.25, 0.5))  # counts are z-scored, so these are in rows of data
+SOLVABLE = 1e-6  # penalty of the Wiener filter over rows: a millionth of the variance of a count
 
 
 def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Array:
@@ -57,7 +46,7 @@ def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Arr
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge regression on z-scored lagged counts, also called a Wiener filter.
+    """Ridge regression on z-scored lagged counts; with next to no penalty, the Wiener filter.
 
     Arguments:
         weights: From lagged z-scored counts to z-scored targets, shape (N * num_lags, C).
@@ -80,6 +69,22 @@ class Ridge:
     def predict(self, counts: Pieces) -> list[Array]:
         """Returns targets, one (T, C) a piece."""
         return [self.targets.invert(_filter(self.counts.apply(x), self.weights) + self.intercept) for x in counts]
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Returns all of it as float64 arrays by name, to be written to a file."""
+        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
+        numbers = {name: getattr(self, name) for name in ("weights", "intercept", "num_lags", "alpha", "valid_r2")}
+
+        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Ridge":
+        """Returns the ridge regression that `arrays` came from."""
+        found = {name: np.asarray(v, np.float64) for name, v in arrays.items()}
+        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
+        alpha, score = float(found["alpha"]), float(found["valid_r2"])
+
+        return cls(found["weights"], found["intercept"], counts, targets, int(found["num_lags"]), alpha, score)
 
 
 def fit_ridge(
@@ -105,33 +110,93 @@ def fit_ridge(
         max_lag_s: Longest history tried, in seconds.
         alphas: Penalties tried.
     """
-    train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
-    scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
-    x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
-    N, num_rows = x[0].shape[1], sum(int(m.sum()) for m in train)
-    longest = max(1, min(int(max_lag_s / bin_size + 1e-6), max(len(k) for k in x)))
-    gram, cross, total = _normal_equations(x, y, train, longest)
-    y_sum = take(y, train).sum(0)
-    gram -= np.outer(total, total) / num_rows  # centring the design leaves the intercept unpenalised
-    cross -= np.outer(total, y_sum) / num_rows
+    rows = labelled(targets, train, "train"), labelled(targets, valid, "valid")
 
-    best, true = (float("-inf"), 1, float(alphas[-1])), take(targets, valid)
-    for num_lags in sorted({math.ceil(longest / share) for share in (1, 1.5, 2, 3, 5, 8, longest)}):
-        size = N * num_lags
-        design = np.concatenate([lagged(k, num_lags)[m] for k, m in zip(x, valid, strict=True)]).astype(np.float32)
-        exact, quick = gram[:size, :size], gram[:size, :size].astype(np.float32)
-        rounding = np.finfo(np.float32).eps * exact.trace()
-        for alpha in alphas:  # float32 takes half the time, where the penalty exceeds its rounding
-            weights = _solve(quick if alpha > rounding else exact, cross[:size], alpha)
-            offset = (y_sum - total[:size] @ weights) / num_rows
-            score = r2(true, scale_y.invert(design @ weights + offset))
-            best = max(best, (score, num_lags, float(alpha)), key=lambda b: b[0])
+    return Lagged(counts, *rows, bin_size=bin_size, max_lag_s=max_lag_s).ridge([targets], alphas)[0]
 
-    score, num_lags, alpha = best
-    size = N * num_lags
-    weights = _solve(gram[:size, :size], cross[:size], alpha)
 
-    return Ridge(weights, (y_sum - total[:size] @ weights) / num_rows, scale_x, scale_y, num_lags, alpha, score)
+def fit_wiener(
+    counts: Pieces, targets: Pieces, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 1.0
+) -> Ridge:
+    """Fits the Wiener filter: least squares on lagged counts, as many lags as validation likes best.
+
+    Its penalty is `SOLVABLE` times the number of training rows: enough for equations that units that are silent, copies
+    of one another or more than rows would leave without one solution, too little to be felt elsewhere.
+
+    Arguments as of `fit_ridge`.
+    """
+    rows = labelled(targets, train, "train"), labelled(targets, valid, "valid")
+
+    return Lagged(counts, *rows, bin_size=bin_size, max_lag_s=max_lag_s).wiener(targets)
+
+
+class Lagged:
+    """Lagged z-scored counts and what regressions on them share, for all targets with labels at the same rows.
+
+    Arguments:
+        counts: Counts, one (T, N) a piece; NaN where a unit was not observed.
+        train: Rows to fit on, all labelled, one (T,) a piece.
+        valid: Rows to choose on, all labelled, one (T,) a piece.
+        bin_size: Seconds.
+        max_lag_s: Longest history tried, in seconds.
+    """
+
+    def __init__(self, counts: Pieces, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 1.0) -> None:
+        self.train, self.valid, self.scaler = train, valid, Scaler.fit(counts, train)
+        self.x = [self.scaler.apply(k) for k in counts]
+        self.longest = max(1, min(int(max_lag_s / bin_size + 1e-6), max(len(k) for k in counts)))
+        self.num_rows = sum(int(m.sum()) for m in train)
+        self.gram, self.total = _normal_matrix(self.x, train, self.longest)
+        self.gram -= np.outer(self.total, self.total) / self.num_rows  # centred, the intercept goes unpenalised
+
+    def ridge(self, targets: Sequence[Pieces], alphas: Sequence[float] = ALPHAS) -> list[Ridge]:
+        """Returns ridge regression of each of several targets, lags and penalty of each chosen for itself."""
+        scalers = [Scaler.fit(y, self.train) for y in targets]
+        z = [[scale.apply(v) for v in y] for scale, y in zip(scalers, targets, strict=True)]
+        side = [self._right_side(y) for y in z]
+        ends = np.cumsum([s.shape[1] for s, _ in side])[:-1]
+        cross, means = np.concatenate([s for s, _ in side], 1), [m for _, m in side]
+        true, N = [take(y, self.valid) for y in targets], self.x[0].shape[1]
+        best = [(float("-inf"), 1, float(alphas[-1]))] * len(targets)
+        for num_lags in sorted({math.ceil(self.longest / share) for share in (1, 1.5, 2, 3, 5, 8, self.longest)}):
+            size = N * num_lags
+            design = np.concatenate([lagged(k, num_lags)[m] for k, m in zip(self.x, self.valid, strict=True)])
+            design = design.astype(np.float32)
+            exact, quick = self.gram[:size, :size], self.gram[:size, :size].astype(np.float32)
+            rounding = np.finfo(np.float32).eps * exact.trace()
+            for alpha in alphas:  # float32 takes half the time, where the penalty exceeds its rounding
+                weights = _solve(quick if alpha > rounding else exact, cross[:size], alpha)
+                decoded = np.split(design @ weights, ends, 1)
+                shift = np.split(self.total[:size] @ weights / self.num_rows, ends)
+                for i, (scale, y) in enumerate(zip(scalers, true, strict=True)):
+                    score = r2(y, scale.invert(decoded[i] - shift[i] + means[i]))
+                    best[i] = max(best[i], (score, num_lags, float(alpha)), key=lambda b: b[0])
+
+        columns = np.split(cross, ends, 1)
+        return [self._ridge(columns[i], means[i], scalers[i], best[i]) for i in range(len(targets))]
+
+    def wiener(self, targets: Pieces) -> Ridge:
+        """Returns the Wiener filter; see `fit_wiener`."""
+        return self.ridge([targets], (SOLVABLE * self.num_rows,))[0]
+
+    def _right_side(self, y: list[Array]) -> tuple[Array, Array]:
+        """Returns X'Y, centred, and the mean of Y."""
+        mean = take(y, self.train).mean(0)
+        by_lag = np.zeros((self.longest, self.x[0].shape[1], len(mean)))
+        for k, v, m in zip(self.x, y, self.train, strict=True):
+            kept = np.where(m[:, None], v, 0.0)
+            for lag in range(min(self.longest, len(k))):
+                by_lag[lag] += k[: len(k) - lag].T @ kept[lag:]
+
+        return by_lag.reshape(-1, len(mean)) - np.outer(self.total, mean), mean
+
+    def _ridge(self, cross: Array, mean: Array, scaler: Scaler, best: tuple[float, int, float]) -> Ridge:
+        score, num_lags, alpha = best
+        size = self.x[0].shape[1] * num_lags
+        weights = _solve(self.gram[:size, :size], cross[:size], alpha)
+        intercept = mean - self.total[:size] @ weights / self.num_rows
+
+        return Ridge(weights, intercept, self.scaler, scaler, num_lags, alpha, score)
 
 
 def _solve(gram: Array, cross: Array, alpha: float) -> Array:
@@ -144,8 +209,8 @@ def _solve(gram: Array, cross: Array, alpha: float) -> Array:
     return weights
 
 
-def _normal_equations(x: list[Array], y: list[Array], train: Masks, num_lags: int) -> tuple[Array, Array, Array]:
-    """Returns X'X, X'Y and X'1 over training rows of the lagged design X.
+def _normal_matrix(x: list[Array], train: Masks, num_lags: int) -> tuple[Array, Array]:
+    """Returns X'X and X'1 over training rows of the lagged design X.
 
     The Gram matrix is nearly block Toeplitz: from block (i, j) to block (i + 1, j + 1) only those rows enter or leave
     where the training mask changes. So one block row is computed in full, and the others follow from edge rows.
@@ -154,11 +219,10 @@ def _normal_equations(x: list[Array], y: list[Array], train: Masks, num_lags: in
     z = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in x])  # the pads keep pieces from mixing
     mask = np.concatenate([np.pad(m, (L, 0)) for m in train]).astype(np.float64)
     rows = np.flatnonzero(mask)
-    v = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in y])[rows]
-    total, cross, first = np.empty((L, N)), np.empty((L, N, v.shape[1])), np.empty((N, L, N))
+    total, first = np.empty((L, N)), np.empty((N, L, N))
     for lag in range(L):
         past = z[rows - lag]
-        total[lag], cross[lag], first[:, lag] = past.sum(0), past.T @ v, z[rows].T @ past
+        total[lag], first[:, lag] = past.sum(0), z[rows].T @ past
 
     change = np.r_[mask[1:], 0.0] - mask
     edge = np.flatnonzero(change)
@@ -170,86 +234,7 @@ def _normal_equations(x: list[Array], y: list[Array], train: Masks, num_lags: in
         gram[i, :, 1:] = gram[i - 1, :, :-1] + step[i - 1, :, :-1]
         gram[i, :, 0] = gram[0, :, i].T
 
-    return gram.reshape(L * N, L * N), cross.reshape(L * N, -1), total.reshape(-1)
-
-
-@dataclass(frozen=True)
-class TimeOnly:
-    """Predicts from the time since a piece or trial began, without spikes: a smoothed mean over training rows.
-
-    Arguments:
-        table: Prediction at each number of bins since the start, shape (M, C).
-        mean: Training mean, used beyond the table, shape (C,).
-        width_bins: Standard deviation of the smoothing; infinite when the mean is best.
-        valid_r2: R² on validation rows.
-    """
-
-    table: Array
-    mean: Array
-    width_bins: float
-    valid_r2: float
-
-    def predict(self, bins_since_start: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
-        table = np.vstack([self.table, self.mean])
-        return [table[np.minimum(np.asarray(b, np.int64), len(self.table))] for b in bins_since_start]
-
-
-def fit_time_only(targets: Pieces, train: Masks, valid: Masks, bins_since_start: Pieces) -> TimeOnly:
-    """Fits `TimeOnly`; the width of its smoothing is the one with the best validation R².
-
-    Arguments:
-        targets: Targets, one (T, C) a piece; rows with a NaN are unlabelled.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
-        bins_since_start: Bins since the piece or trial began, 0 in its first bin, one (T,) a piece.
-    """
-    train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
-    y, bins = take(targets, train), take(bins_since_start, train).astype(np.int64)
-    mean, M = y.mean(0), int(bins.max()) + 1
-    rows = np.bincount(bins, minlength=M).astype(np.float64)
-    sums = np.stack([np.bincount(bins, weights=c - m, minlength=M) for c, m in zip(y.T, mean, strict=True)], 1)
-    best = TimeOnly(np.zeros((0, y.shape[1])), mean, float("inf"), float("-inf"))
-    for width in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, float("inf")):
-        table = np.zeros((0, y.shape[1]))
-        if np.isfinite(width):
-            reach = np.arange(-int(3 * width), int(3 * width) + 1)
-            kernel = np.exp(-0.5 * (reach / max(width, 1.0)) ** 2)
-            near = np.stack([np.convolve(v, kernel)[len(reach) // 2 :][:M] for v in (rows, *sums.T)], 1)
-            table = mean + near[:, 1:] / (near[:, :1] + 1.0)  # one row's worth of the mean
-        model = TimeOnly(table, mean, width, 0.0)
-        score = r2(take(targets, valid), take(model.predict(bins_since_start), valid))
-        if score > best.valid_r2:
-            best = TimeOnly(table, mean, width, score)
-
-    return best
-
-
-def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int, block_bins: int = 40) -> list[Array]:
-    """Returns targets whose training rows, and whose validation rows, have changed places in whole blocks.
-
-    No block stays where it was, so that a decoder fitted on them has nothing to learn, while the targets keep their
-    distribution and most of their smoothness. Rows left over from the last whole block become NaN; rows in neither mask
-    stay as they are.
-
-    Arguments:
-        targets: Targets, one (T, C) a piece.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
-        seed: Seed of the order.
-        block_bins: Length of a block; shorter where there are fewer than four of them.
-    """
-    rng, stacked = np.random.default_rng(seed), np.concatenate([np.asarray(v, np.float64) for v in targets])
-    out = stacked.copy()
-    for mask in (labelled(targets, train, "train"), labelled(targets, valid, "valid")):
-        rows = np.flatnonzero(np.concatenate(list(mask)))
-        size = max(1, min(block_bins, len(rows) // 4))
-        blocks = rows[: len(rows) // size * size].reshape(-1, size)
-        order = rng.permutation(len(blocks))
-        out[rows] = np.nan
-        out[blocks[order]] = stacked[blocks[np.roll(order, 1)]]  # one cycle through all blocks: none stays
-
-    return np.split(out, np.cumsum([len(v) for v in targets])[:-1])
+    return gram.reshape(L * N, L * N), total.reshape(-1)
 
 
 def _filter(z: Array, weights: Array) -> Array:

@@ -7,9 +7,12 @@ import numpy as np
 
 from ndt.errors import InputError
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, take
+from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, stretches, take
 
 __all__ = ["Kalman", "fit_kalman"]
+
+MOST_LAGS = 6  # tried; more of them, closer together, take longer and decode no better
+REMEMBERED_S = 20.0  # seconds of history with which choices are made; a filter has forgotten what was before
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ class Kalman:
 
     def predict(self, counts: Pieces) -> list[Array]:
         """Returns targets, one (T, C) a piece."""
-        C, gains = len(self.targets.mean), self._gains(max((len(x) for x in counts), default=0))
-        return [self.targets.invert(self._states(self.counts.apply(x), gains)[:, :C]) for x in counts]
+        return self.decode([self.counts.apply(x) for x in counts])
+
+    def decode(self, z: list[Array]) -> list[Array]:
+        """Returns targets, one (T, C) a piece, of counts that `counts` has scaled."""
+        C, gains = len(self.targets.mean), self._gains(max((len(x) for x in z), default=0))
+        return [self.targets.invert(self._states(x, gains)[:, :C]) for x in z]
 
     def _gains(self, num_bins: int) -> list[tuple[Array, Array]]:
         """Returns for each bin with counts what multiplies the predicted state and H' Q^-1 y.
@@ -96,12 +103,15 @@ def fit_kalman(
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
-    true = take(targets, valid)
+    x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
+    (tried, chosen), true = stretches(x, valid, round(REMEMBERED_S / bin_size)), take(targets, valid)
+    longest = int(max_lag_s / bin_size + 1e-6)
+    lags = sorted({round(v) for v in np.linspace(0, longest, min(longest, MOST_LAGS - 1) + 1)})
     best: Kalman | None = None
     for order in (1, 2):
-        for lag_bins in range(int(max_lag_s / bin_size + 1e-6) + 1):
-            for model in _kalman_candidates(counts, targets, train, (scale_x, scale_y), (order, lag_bins), shrinkages):
-                score = r2(true, take(model.predict(counts), valid))
+        for lag_bins in lags:
+            for model in _kalman_candidates(x, y, train, (scale_x, scale_y), (order, lag_bins), shrinkages):
+                score = r2(true, take(model.decode(tried), chosen))
                 if best is None or score > best.valid_r2:
                     best = replace(model, valid_r2=score)
 
@@ -111,18 +121,17 @@ def fit_kalman(
 
 
 def _kalman_candidates(
-    counts: Pieces,
-    targets: Pieces,
+    scaled_counts: list[Array],
+    scaled_targets: list[Array],
     train: Masks,
     scalers: tuple[Scaler, Scaler],
     shape: tuple[int, int],
     shrinkages: Sequence[float],
 ) -> list[Kalman]:
     """Returns one filter per shrinkage for one order and lag; none where the data are too short."""
-    (scale_x, scale_y), (order, lag) = scalers, shape
+    order, lag = shape
     past, now, seen, evidence = [], [], [], []
-    for k, v, m in zip(counts, targets, train, strict=True):
-        z, y = scale_x.apply(k), scale_y.apply(v)
+    for z, y, m in zip(scaled_counts, scaled_targets, train, strict=True):
         state = y if order == 1 else np.concatenate([y, np.vstack([y[:1], y[:-1]])], 1)
         whole = m if order == 1 else m & np.r_[False, m[:-1]]  # rows whose state is labelled throughout
         pair = whole[1:] & whole[:-1]
@@ -145,6 +154,6 @@ def _kalman_candidates(
     for share in shrinkages:
         noise = (1 - share) * Q + share * np.diag(np.diag(Q)) + 1e-6 * np.eye(N)  # silent units have no variance
         readout = np.linalg.solve(noise, H)
-        models.append(Kalman(A, W, x.T @ x / len(x), H.T @ readout, readout, scale_x, scale_y, lag, order))
+        models.append(Kalman(A, W, x.T @ x / len(x), H.T @ readout, readout, *scalers, lag, order))
 
     return models

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["Array", "Masks", "Pieces", "Scaler", "labelled", "take"]
+__all__ = ["Array", "Masks", "Pieces", "Scaler", "labelled", "stretches", "take"]
 
 Array = NDArray[np.floating]
 Pieces = Sequence[NDArray[np.generic]]
@@ -58,3 +59,18 @@ def labelled(targets: Pieces, rows: Masks, name: str) -> list[NDArray[np.bool_]]
         raise InputError("baseline", name, "at least 2 labelled bins", found)
 
     return masks
+
+
+def stretches(pieces: Pieces, rows: Masks, history: int) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
+    """Returns pieces from `history` bins before their first chosen row to their last, and which rows those are.
+
+    Pieces without any are left out. What a causal decoder that forgets makes of the chosen rows is the same, sooner.
+    """
+    found = []
+    for piece, m in zip(pieces, rows, strict=True):
+        if m.any():
+            first, last = np.flatnonzero(m)[[0, -1]]
+            span = slice(max(first - history, 0), last + 1)
+            found.append((piece[span], m[span]))
+
+    return [p for p, _ in found], [m for _, m in found]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SlowRidge
 
-from ndt.baselines import fit_kalman, fit_ridge, fit_time_only, lagged, shuffled_targets
+from ndt.baselines import SOLVABLE, Lagged, Ridge, fit_ridge, fit_wiener, lagged
 from ndt.errors import InputError
+from ndt.kalman import fit_kalman
 from ndt.metrics import r2
+from ndt.pieces import stretches
 
 BIN = 0.05
 
@@ -31,6 +33,15 @@ def test_lagged_by_hand() -> None:
     expected = [[1, 10, -1, -1, -1, -1], [2, 20, 1, 10, -1, -1], [3, 30, 2, 20, 1, 10]]
     np.testing.assert_array_equal(lagged(x, 3, fill=-1.0), expected)
     np.testing.assert_array_equal(lagged(x[:1], 3), [[1, 10, 0, 0, 0, 0]])  # a piece shorter than its history
+
+
+def test_stretches_by_hand() -> None:
+    x = [np.arange(6), np.arange(6, 9), np.arange(9, 15)]
+    rows = [np.isin(x[0], [3, 4]), np.zeros(3, bool), np.isin(x[2], [9, 12])]
+    pieces, masks = stretches(x, rows, history=2)
+    for found, wanted in zip(pieces, ([1, 2, 3, 4], [9, 10, 11, 12]), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(join(pieces, masks), [3, 4, 9, 12])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -131,43 +142,47 @@ def test_kalman_prior_stands_until_the_first_counts() -> None:
     np.testing.assert_allclose(first, np.tile(model.targets.mean, (model.lag_bins, 1)))
 
 
-def test_time_only_learns_a_profile_and_no_more() -> None:
-    rng = np.random.default_rng(0)
-    since = [np.arange(20) for _ in range(60)]
-    profile = np.stack([np.sin(np.arange(20) / 3), np.arange(20) / 10], 1)
-    targets = [profile + 0.1 * rng.standard_normal((20, 2)) for _ in since]
-    mask = lambda lo, hi: [np.full(20, lo <= i < hi) for i in range(60)]
-    model = fit_time_only(targets, mask(0, 40), mask(40, 50), since)
-    assert r2(join(targets, mask(50, 60)), join(model.predict(since), mask(50, 60))) > 0.95
-    np.testing.assert_allclose(model.predict([np.array([500])])[0][0], np.concatenate(targets[:40]).mean(0))
-
-    noise = [rng.standard_normal((20, 2)) for _ in since]
-    model = fit_time_only(noise, mask(0, 40), mask(40, 50), since)
-    assert abs(r2(join(noise, mask(50, 60)), join(model.predict(since), mask(50, 60)))) < 0.1
+def test_the_wiener_filter_is_least_squares_with_the_lags_that_validation_likes() -> None:
+    counts, targets, train, valid = pieces()
+    model = fit_wiener(counts, targets, train, valid, bin_size=BIN, max_lag_s=0.4)
+    rows = [m & ~np.isnan(v).any(1) for m, v in zip(train, targets, strict=True)]
+    design = [np.c_[lagged(model.counts.apply(k), model.num_lags), np.ones(len(k))] for k in counts]
+    slow, *_ = np.linalg.lstsq(join(design, rows), join(targets, rows))
+    assert model.num_lags == 4  # as many as the targets depend on
+    assert model.alpha == SOLVABLE * sum(m.sum() for m in rows)
+    for found, x in zip(model.predict(counts), design, strict=True):
+        np.testing.assert_allclose(found, x @ slow, rtol=1e-4, atol=1e-4)  # of a penalty of a millionth
 
 
-def test_shuffled_targets_keep_values_and_leave_no_block() -> None:
-    targets = [np.arange(300.0)[:, None], np.arange(300.0, 500.0)[:, None]]
-    row = [np.arange(300), np.arange(300, 500)]
-    train, valid = [r < 330 for r in row], [(r >= 330) & (r < 410) for r in row]
-    out = shuffled_targets(targets, train, valid, seed=3)
-    flat, labelled = np.concatenate(out)[:, 0], ~np.isnan(np.concatenate(out)[:, 0])
-    np.testing.assert_array_equal(flat[410:], np.arange(410, 500))  # neither mask: untouched
-    kept = flat[:330][labelled[:330]]
-    np.testing.assert_array_equal(np.sort(kept), np.arange(320))  # whole blocks of 40; 10 rows left over
-    assert (np.abs(flat - np.arange(500))[:410][labelled[:410]] >= 20).all()
-    assert flat[:330][labelled[:330]].max() < 330  # training rows stay among training rows
-    np.testing.assert_array_equal(out[0], shuffled_targets(targets, train, valid, seed=3)[0])
+def test_the_wiener_filter_can_be_solved_where_units_repeat_or_outnumber_rows() -> None:
+    counts, targets, train, valid = pieces(lengths=(40,), N=60)
+    counts = [np.c_[k, k[:, :1], 0 * k[:, :1]] for k in counts]  # a copy, and a silent unit
+    model = fit_wiener(counts, targets, train, valid, bin_size=BIN)
+    assert np.isfinite(model.predict(counts)[0]).all()
+    np.testing.assert_allclose(model.weights[0], model.weights[60], atol=1e-6)  # copies share their weight
 
 
-def test_shuffled_control_scores_about_zero() -> None:
-    _, _, x, y = linear_system(6000)
-    rows = np.arange(6000)
-    train, valid, test = rows < 4200, (rows >= 4200) & (rows < 4800), rows >= 4800
-    control = fit_ridge([y], shuffled_targets([x], [train], [valid], seed=0), [train], [valid], bin_size=BIN)
-    real = fit_ridge([y], [x], [train], [valid], bin_size=BIN)
-    assert r2(x[test], real.predict([y])[0][test]) > 0.7
-    assert abs(r2(x[test], control.predict([y])[0][test])) < 0.05
+def test_targets_fitted_together_are_as_fitted_alone() -> None:
+    counts, targets, train, valid = pieces()
+    other = [v[:, ::-1] ** 2 for v in targets]
+    rows = [[m & ~np.isnan(v).any(1) for m, v in zip(masks, targets, strict=True)] for masks in (train, valid)]
+    together = Lagged(counts, *rows, bin_size=BIN).ridge([targets, other])
+    for model, y in zip(together, (targets, other), strict=True):
+        alone = fit_ridge(counts, y, train, valid, bin_size=BIN)
+        assert (model.num_lags, model.alpha) == (alone.num_lags, alone.alpha)
+        np.testing.assert_allclose(model.weights, alone.weights, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(model.intercept, alone.intercept, rtol=1e-9, atol=1e-12)
+
+
+def test_ridge_comes_back_from_its_arrays() -> None:
+    counts, targets, train, valid = pieces()
+    model = fit_ridge(counts, targets, train, valid, bin_size=BIN)
+    arrays = model.arrays()
+    assert {a.dtype for a in arrays.values()} == {np.dtype(np.float64)}
+    again = Ridge.from_arrays(arrays)
+    assert (again.num_lags, again.alpha, again.valid_r2) == (model.num_lags, model.alpha, model.valid_r2)
+    for found, wanted in zip(again.predict(counts), model.predict(counts), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_no_labels_is_the_users_to_know() -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from pynwb import NWBHDF5IO
 
-from ndt.baselines import fit_kalman, fit_ridge
+from ndt.baselines import fit_ridge
 from ndt.config import SimulateConfig
 from ndt.data.nwb import read_nwb
 from ndt.data.population import BIN_SIZE, STEP, Tuning, simulate_latents, spike_times, transition, velocity
 from ndt.data.synthetic import AWKWARD, Simulated, simulate
 from ndt.errors import InputError
 from ndt.intervals import Intervals
+from ndt.kalman import fit_kalman
 from ndt.metrics import r2
 
 SMALL = SimulateConfig(num_subjects=1, num_sessions=1, num_units=12, num_electrodes=16, seconds=30.0)

@@ -1,0 +1,144 @@
+"""All baselines of one part side by side: the same as by themselves, causal, and open about what is left out."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from problems import recording
+
+from ndt.baselines import fit_ridge, fit_wiener
+from ndt.config import BASELINES, FinetuneConfig
+from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
+from ndt.data.windows import Grid
+from ndt.errors import InputError
+from ndt.finetune.baselines import Baselines
+from ndt.kalman import fit_kalman
+from ndt.metrics import r2
+from ndt.naive_bayes import fit_naive_bayes
+from ndt.recurrent import RecurrentConfig, fit_recurrent
+
+CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
+FEW = RecurrentConfig(width=12, window_bins=24, warm_bins=6, batch_size=8, steps=30, learning_rate=2e-2, valid_every=10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ndt.recurrent.RecurrentConfig", lambda: FEW)
+        yield
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    """Bins of a recording in three pieces."""
+    return Grid(recording(((0.0, 25.0), (26.0, 27.0), (28.0, 60.0))), 0.05, 1.0)
+
+
+@pytest.fixture(scope="module")
+def data(grid: Grid) -> dict[str, np.ndarray]:
+    """Counts of ten units tuned to a velocity that goes round, and rows to fit, to choose and to test on."""
+    rng, R = np.random.default_rng(0), len(grid)
+    y = np.stack([np.sin(0.15 * np.arange(R)), np.cos(0.15 * np.arange(R))], 1)
+    counts = rng.poisson(np.exp(0.8 * y @ rng.standard_normal((2, 10)))).astype(np.float32)
+    counts[100:140, 2] = np.nan
+    y[:20] = np.nan
+    row = np.arange(R)
+    return {"counts": counts, "y": y, "train": row < 700, "valid": (row >= 700) & (row < 900), "test": row >= 920}
+
+
+def fitted(grid: Grid, data: dict, kind: str, y: np.ndarray, **settings: object) -> Baselines:
+    config = replace(CONFIG, **settings)
+    return Baselines.fit(grid, kind, y, data["train"], data["valid"], config, counts=data["counts"])
+
+
+@pytest.fixture(scope="module")
+def velocity(grid, data) -> Baselines:
+    """All of them, of a velocity."""
+    return fitted(grid, data, "continuous", data["y"])
+
+
+def test_each_is_what_it_is_by_itself(grid, data, velocity) -> None:
+    found = velocity
+    assert set(found.decoded) == set(found.fitted) == set(found.facts) == set(BASELINES)
+
+    cut = lambda a: np.split(a, np.flatnonzero(np.diff(grid.piece)) + 1)
+    x, y, train, valid, place = map(cut, (data["counts"], data["y"], data["train"], data["valid"], grid.place))
+    size = {"bin_size": 0.05}
+    ridge = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2)
+    mixed = {"shuffled": shuffled_targets(y, train, valid, 3), "shifted": shifted_targets(y, train, valid)}
+    alone = {
+        "ridge": ridge.predict(x),
+        "wiener": fit_wiener(x, y, train, valid, **size, max_lag_s=0.2).predict(x),
+        "kalman": fit_kalman(x, y, train, valid, **size).predict(x),
+        "naive_bayes": fit_naive_bayes(x, y, train, valid, **size, kind="continuous").predict(x),
+        "recurrent": fit_recurrent(x, y, train, valid, **size, kind="continuous", seed=3, config=FEW).predict(x),
+        "ridge_gated": fit_gated(ridge, x, y, valid, place).predict(x, place),
+        "time_only": fit_time_only(y, train, valid, place).predict(place),
+        **{k: fit_ridge(x, v, train, valid, **size, max_lag_s=0.2).predict(x) for k, v in mixed.items()},
+    }
+    for name, decoded in alone.items():
+        np.testing.assert_allclose(found.decoded[name], np.concatenate(decoded), rtol=1e-9, atol=1e-9, err_msg=name)
+
+    score = {name: r2(data["y"][data["test"]], decoded[data["test"]]) for name, decoded in found.decoded.items()}
+    assert min(score[name] for name in ("ridge", "wiener", "kalman", "naive_bayes", "ridge_gated")) > 0.6
+    assert max(score[name] for name in ("time_only", "shuffled")) < 0.2
+
+
+def test_what_spikes_say_at_a_time_changes_no_bit_of_what_was_decoded_before(grid, data, velocity) -> None:
+    changed = data["counts"].copy()
+    changed[600:] += 3
+    cut = lambda a: np.split(a, np.flatnonzero(np.diff(grid.piece)) + 1)
+    for name, model in velocity.fitted.items():
+        if name != "time_only":
+            gate = (cut(grid.place),) if name == "ridge_gated" else ()
+            after = np.concatenate(model.predict(cut(changed), *gate))
+            np.testing.assert_array_equal(after[:600], velocity.decoded[name][:600], err_msg=name)
+            assert np.abs(after[600:] - velocity.decoded[name][600:]).max() > 0
+
+
+def test_facts_go_into_json_and_say_what_was_chosen(grid, data) -> None:
+    named = ("kalman", "naive_bayes", "ridge_gated", "shifted")
+    facts = fitted(grid, data, "angle", data["y"], baselines=named).facts
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert facts["ridge"].keys() == {"alpha", "num_lags", "valid_r2", "seconds"}
+    assert facts["naive_bayes"].keys() == {"window", "smoothing", "power", "step", "valid_r2", "seconds"}
+    assert facts["ridge_gated"]["shrinkage"] is None  # no gain: infinite
+    assert facts["kalman"]["order"] in (1, 2)
+
+
+def test_classes_have_probabilities_and_no_kalman_filter(grid, data) -> None:
+    y = np.where(np.isnan(data["y"][:, :1]), np.nan, np.stack([data["y"][:, 0] > 0, data["y"][:, 0] <= 0], 1))
+    found = fitted(grid, data, "class", y, baselines=("kalman", "naive_bayes", "recurrent", "ridge_gated"))
+    assert set(found.decoded) == {"ridge", "naive_bayes", "recurrent", "ridge_gated"}
+    assert "classes" in found.facts["kalman"]["left_out"]
+    for name in ("naive_bayes", "recurrent"):
+        np.testing.assert_allclose(found.decoded[name].sum(1), 1.0, atol=1e-9)
+        assert np.mean(found.decoded[name].argmax(1)[data["test"]] == y.argmax(1)[data["test"]]) > 0.8
+
+
+def test_what_cannot_be_fitted_says_why_and_ridge_is_always_there(grid, data) -> None:
+    every_other = data["train"] & (np.arange(len(grid)) % 2 == 0)  # no two bins in a row to learn a movement from
+    found = Baselines.fit(
+        grid,
+        "continuous",
+        data["y"],
+        every_other,
+        data["valid"],
+        replace(CONFIG, baselines=("kalman", "shifted")),
+        counts=data["counts"],
+    )
+    assert set(found.decoded) == {"ridge", "shifted"}
+    assert "runs of at least 3 labelled bins" in found.facts["kalman"]["left_out"]
+    assert set(fitted(grid, data, "continuous", data["y"], baselines=()).decoded) == {"ridge"}
+    with pytest.raises(InputError, match="valid: expected at least 2 labelled bins, found 0"):
+        Baselines.fit(grid, "continuous", data["y"], data["train"], np.zeros(len(grid), bool), CONFIG)
+
+
+def test_counts_are_the_grids_own_unless_given(grid, data) -> None:
+    masks = (data["train"], data["valid"])
+    config = replace(CONFIG, baselines=())
+    own = Baselines.fit(grid, "continuous", data["y"], *masks, config)
+    given = Baselines.fit(grid, "continuous", data["y"], *masks, config, counts=grid.all_counts())
+    np.testing.assert_array_equal(own.decoded["ridge"], given.decoded["ridge"])
+    assert len(own.fitted["ridge"].counts.mean) == grid.session.num_units
