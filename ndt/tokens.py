@@ -37,6 +37,7 @@ class Window:
         mean_counts: Spikes per bin of each unit in this session, shape (N,); None where the model knows them.
         hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
         target: Covariates at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
+        latents: Latent of each bin where it is known already, shape (T, D); in all windows of a batch or in none.
         index: Place of the window's bins in the session's grid: (first, last + 1).
         session: Whose window it is, for messages.
     """
@@ -48,6 +49,7 @@ class Window:
     mean_counts: NDArray[np.float64] | None = None
     hidden: NDArray[np.bool_] | None = None
     target: NDArray[np.float32] | None = None
+    latents: NDArray[np.float32] | None = None
     index: tuple[int, int] = (0, 0)
     session: str = ""
 
@@ -73,6 +75,7 @@ class Batch:
         bin_time: Bin within its window, shape (R,).
         bin_window: Window of the bin, ascending, shape (R,).
         num_windows: Windows B.
+        latents: Latents of all bins where they are known already, shape (R, D).
         sessions: Ids of the sessions that are in the batch, where windows know theirs.
     """
 
@@ -92,6 +95,7 @@ class Batch:
     bin_time: Int[Tensor, " R"]
     bin_window: Int[Tensor, " R"]
     num_windows: int
+    latents: Float[Tensor, "R D"] | None = None
     sessions: tuple[str, ...] = ()
 
     @property
@@ -223,6 +227,10 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
         "bin_time": np.concatenate([np.arange(T) for T in lengths]),
         "bin_window": np.repeat(numbers, lengths),
     }
+
+    if latents := [w.latents for w in windows if w.latents is not None]:
+        assert len(latents) == len(windows), "latents of all windows, or of none"
+        arrays["latents"] = np.concatenate(latents)
 
     sessions = tuple(dict.fromkeys(w.session for w in windows if w.session))
     tensors: dict[str, Any] = {name: torch.from_numpy(x) for name, x in arrays.items()}

@@ -75,7 +75,7 @@ def test_half_precision_on_a_cpu_is_float32_rounded_once(some) -> None:
     torch.testing.assert_close(found[0].double(), expected[0], rtol=2**-8, atol=1e-5)
     for a, b in zip(found[1:], expected[1:], strict=True):
         least = 1e-6  # of a lone key the weight is one whatever the query, whose gradient is zero but for rounding
-        atol = 2**-6 * float(b.abs().max()) + least if b.numel() else 0
+        atol = 2**-4 * float(b.abs().max()) + least if b.numel() else 0  # a sum may be smaller than what it sums
         torch.testing.assert_close(a.double(), b, rtol=2**-6, atol=atol)
 
 

@@ -1,0 +1,57 @@
+"""The decoder alone, on latents that stay as they are: many cheap steps after the dear ones of the whole network."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ndt.finetune.objective import Decoding
+from ndt.inference import per_bin
+from ndt.model import NDT
+from ndt.tokens import Batch, pack
+
+__all__ = ["Refining"]
+
+
+class Refining(Decoding):
+    """Objective of refinement: the loss of what is decoded, on windows whose latents are known.
+
+    Encoding is nine tenths of a step, and convolutions over bins need more steps than the encoder has use for. So the
+    encoder stops, each bin is encoded once with the past that it has in its piece, and the decoder goes on by itself,
+    with what it reads of each unit. Nothing else learns.
+
+    Arguments as of `Decoding`; the model's encoder must not change afterwards.
+    """
+
+    def begin(self, model: NDT) -> "Refining":
+        """Encodes all bins that are trained on, and returns itself."""
+        windows = self.grid.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.grid.session))
+        self.latents = per_bin(model, windows, model.latents, len(self.grid))
+
+        return self
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Returns these windows of the global batch of a step, with their latents and labels."""
+        windows = []
+        for place in rows:
+            _, w = self.sampler.draw(self.sampler.generator(step, place))
+            here = slice(*w.index)
+            windows.append(replace(w, target=self.standard[here], latents=np.nan_to_num(self.latents[here])))
+
+        return pack(windows, self.patch)
+
+    def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Returns the number of labelled bins, summed over parts."""
+        return {"mse": super().targets(batch, self.config.warm_steps)["mse"]}
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
+        """Returns the loss over labelled bins and parts."""
+        return {"mse": (self.decoding_loss(model(batch, rates=False).decoded, batch.target), 1.0)}
+
+    def rate(self, name: str, step: int) -> float:
+        """Returns the rate of the decoder and of what it reads of units; all else rests."""
+        if name == "reading":
+            return self.config.table_rate
+
+        return 1.0 if name.startswith("covariate.") else 0.0
