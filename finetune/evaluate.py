@@ -1,0 +1,140 @@
+"""Scores a fine-tuned decoder as it was delivered, on its own session or on another, with nothing fitted anew."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
+from ndt.checkpoint import read_json, write_json
+from ndt.data.store import Store
+from ndt.data.targets import build_targets
+from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.delivered import Delivered
+from ndt.errors import InputError
+from ndt.finetune.objective import decode
+from ndt.finetune.scoring import scored_rows
+from ndt.model import NDT
+from ndt.scores import score
+from ndt.target import Target, labelled
+
+__all__ = ["BLOCKS", "evaluate"]
+
+BLOCKS = {"train": (TRAIN,), "valid": (VALID,), "test": (TEST,), "all": (0, TRAIN, VALID, TEST)}
+FEWEST = 10  # labelled bins to score
+
+Rows = NDArray[np.floating]
+
+
+def evaluate(
+    run: str | Path,
+    session: str | None = None,
+    *,
+    store: str | Path | Store | None = None,
+    block: str | None = None,
+    mask: str = "",
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Returns the scores of a decoder, as metrics.json has them, with 95 % intervals by block bootstrap over time.
+
+    Units are found by their identity: in whatever order the session has them, those that it lacks count as not
+    observed, and of those that the decoder does not know only the network reads, with the mean of what it knows.
+
+    Arguments:
+        run: Run directory of `ndt finetune`.
+        session: Session to decode; by default the one that it was fitted for.
+        store: Where the session is; by default the store that the run was trained on.
+        block: What is scored: ``train``, ``valid``, ``test`` or ``all``; by default the test block of a session that it
+            was trained on, and all of any other.
+        mask: Table of intervals within which bins are scored, such as FALCON's eval_mask; see
+            `ndt.finetune.scoring.scored_rows`.
+        out: JSON file to write the result into.
+
+    Raises:
+        InputError: if the run is no fine-tuned decoder, or the session has no labels in what is to be scored.
+    """
+    folder = Path(run)
+    model, delivered = NDT.from_pretrained(folder), Delivered.load(folder)
+    if model.spec.covariate is None:
+        raise InputError(folder, "covariate", "a decoder that `ndt finetune` wrote", "a model without one")
+    where = store or model.store
+    if where is None:
+        raise InputError("evaluate", "store", "a store, since the model does not know its own", "none")
+    session = session or read_json(folder / "metrics.json")["session"]
+    recording = (where if isinstance(where, Store) else Store(where)).session(session)
+    own = session in model.spec.data
+    block = block or ("test" if own else "all")
+    if block not in BLOCKS:
+        raise InputError("evaluate", "block", f"one of {', '.join(BLOCKS)}", repr(block))
+    spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
+    grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
+    if spec != model.spec:
+        model = model.extended(spec).eval()
+    rows = np.isin(grid.block, BLOCKS[block])
+    if not own:
+        known = spec.vocabulary.rows(recording)
+        model.observe(known.unit, grid.mean_counts(np.ones(len(grid), bool))[known.order])
+    target = _target(recording, model, grid)
+    if mask:
+        rows &= scored_rows(grid, mask)
+    found = _scored(model, delivered, grid, target, rows) | {"run": str(folder), "session": session, "block": block}
+    if out is not None:
+        write_json(Path(out), found)
+
+    return found
+
+
+def _target(recording: Any, model: NDT, grid: Grid) -> Target:
+    """What the decoder decodes, in this session, with the decoder's own classes."""
+    spec = model.spec.covariate
+    assert spec is not None, "the model decodes"
+    found = build_targets(recording, [p.request for p in spec.parts], grid.start, grid.bin_size, lag=spec.lag)
+    adopted = spec.adopt(found)
+    if adopted is None:
+        names = ", ".join(p.name for p in found.parts)
+        raise InputError(recording.session_id, "covariate", f"what the decoder decodes: {spec.name}", names)
+
+    return adopted
+
+
+def _scored(model: NDT, delivered: Delivered, grid: Grid, target: Target, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    counts = np.split(grid.all_counts(), np.flatnonzero(np.diff(grid.piece)) + 1)
+    counts = delivered.arranged(counts, [str(u) for u in grid.session.units.id])
+    network = decode(model, grid, rows)
+    decoded = delivered.predict(network, counts)
+    flags = delivered.input_range.check(counts).select(rows)
+    covariates = {}
+    for i, blend in enumerate(delivered.parts):
+        chosen, columns = rows & labelled(target, i), blend.columns
+        if (n := int(chosen.sum())) < FEWEST:
+            expected = f"at least {FEWEST} labelled bins of {blend.part.name} in what is scored"
+            raise InputError(grid.session.session_id, "labels", expected, n)
+        y, piece = target.values[chosen, columns], grid.piece[chosen]
+        trial = target.trial[i][chosen] if blend.part.per else None
+        members = {"test": decoded[chosen, columns], "network": network[chosen, columns]}
+        for name, peer in blend.peers.items():
+            members[name] = np.concatenate(peer.predict(counts))[chosen]
+        found = {name: score(y, x, blend.part.kind, trial=trial) for name, x in members.items()}
+        bootstrap = block_bootstrap_r2(y, members["test"], piece)
+        difference, error = paired_r2_difference(y, members["test"], members["ridge"], piece)
+        found["test"] |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
+        found["test"] |= {"over_ridge": difference, "over_ridge_error": error}
+        found["test"] |= blend.conformal.measure(y, members["test"], piece)
+        found["test"]["out_of_range"] = float(flags.flagged.mean())
+        covariates[blend.part.name] = {
+            "covariate": blend.part.name,
+            "kind": blend.part.kind,
+            "unit": blend.part.unit,
+            "test": found.pop("test"),
+            "network": found.pop("network"),
+            "weights": blend.weights,
+            "blend_weight": blend.weights["network"],
+            "baselines": found,
+        }
+    ids = delivered.unit_ids
+    missing = [ids[n] for n in np.flatnonzero(delivered.order([str(u) for u in grid.session.units.id]) < 0)]
+    watch = {"lost_units": [ids[n] for n in flags.lost_units], "flagged": float(flags.flagged.mean())}
+
+    return {**next(iter(covariates.values())), "input_range": watch, "missing_units": missing, "covariates": covariates}

@@ -1,0 +1,159 @@
+"""The decoder that is delivered: a network and its peers blended, with intervals, and a watch on the input.
+
+It is all that a laboratory needs beside the network's own folder to decode with what was scored: ``delivered.json`` and
+``delivered.safetensors`` there. Loading runs no code from a file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.blend import blended
+from ndt.checkpoint import load_arrays, read_json, save_arrays, write_json
+from ndt.conformal import Conformal
+from ndt.errors import InputError
+from ndt.input_range import InputRange
+from ndt.peers import Peer, load_peer, peer_arrays
+from ndt.pieces import Pieces
+from ndt.target import Part
+
+__all__ = ["Delivered", "PartBlend"]
+
+FILE, ARRAYS = "delivered.json", "delivered.safetensors"
+FORMAT = 1
+
+Rows = NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartBlend:
+    """How one part is decoded.
+
+    Arguments:
+        part: What.
+        columns: Its columns among those of the network.
+        weights: Share of each member in the mean, of sum 1; ``network`` is one of them.
+        peers: The other members, by name.
+        conformal: Its intervals.
+    """
+
+    part: Part
+    columns: slice
+    weights: dict[str, float]
+    peers: dict[str, Peer]
+    conformal: Conformal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """What is delivered beside the network.
+
+    Arguments:
+        parts: One for each part that is decoded.
+        unit_ids: Identity of each unit, in the order of the peers' counts.
+        input_range: The range of counts that all was fitted on.
+    """
+
+    parts: tuple[PartBlend, ...]
+    unit_ids: tuple[str, ...]
+    input_range: InputRange
+
+    def predict(self, network: Rows, counts: Pieces) -> Rows:
+        """Returns what is delivered, (R, C), in its unit, classes as probabilities. Causal where the network is.
+
+        Arguments:
+            network: What the network decodes, (R, C).
+            counts: Counts with units in the order of `unit_ids`, one (T, N) a piece, R bins together; NaN where a unit
+                was not observed.
+        """
+        out = np.full(network.shape, np.nan)
+        for blend in self.parts:
+            members = {"network": network[:, blend.columns]}
+            for name, peer in blend.peers.items():
+                if blend.weights.get(name):
+                    members[name] = np.concatenate(peer.predict(counts))
+            out[:, blend.columns] = blended(members, blend.weights)
+
+        return out
+
+    def half_width(self, delivered: Rows) -> list[Rows]:
+        """Returns the half width of the intervals of each part, (R, K) each; see `ndt.conformal`."""
+        return [blend.conformal.half_width(delivered[:, blend.columns]) for blend in self.parts]
+
+    def order(self, unit_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Returns where each of its own units is among others, -1 where it is missing, (N,)."""
+        place = {name: i for i, name in enumerate(unit_ids)}
+
+        return np.array([place.get(name, -1) for name in self.unit_ids], np.int64)
+
+    def arranged(self, counts: Pieces, unit_ids: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Returns counts with its own units in its own order: those that are missing are not observed (NaN)."""
+        order = self.order(unit_ids)
+        padded = (np.pad(np.asarray(x, np.float32), ((0, 0), (0, 1)), constant_values=np.nan) for x in counts)
+
+        return [x[:, order] for x in padded]  # -1 is the last column
+
+    def save(self, folder: Path) -> None:
+        """Writes ``delivered.json`` and ``delivered.safetensors``."""
+        arrays: dict[str, NDArray[Any]] = {}
+        parts = []
+        for i, blend in enumerate(self.parts):
+            for name, peer in blend.peers.items():
+                arrays |= {f"{i}/{name}/{key}": value for key, value in peer_arrays(name, peer).items()}
+            columns = [blend.columns.start, blend.columns.stop]
+            parts.append(
+                {
+                    "part": vars(blend.part),
+                    "columns": columns,
+                    "weights": blend.weights,
+                    "peers": list(blend.peers),
+                    "conformal": blend.conformal.to_json(),
+                }
+            )
+        save_arrays(arrays, folder / ARRAYS)
+        found = {"format": FORMAT, "unit_ids": list(self.unit_ids), "input_range": self.input_range.to_json()}
+        write_json(folder / FILE, {**found, "parts": parts})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Delivered":
+        """Returns what `save` wrote.
+
+        Raises:
+            InputError: if the files are missing, or not of this format.
+        """
+        found = read_json(folder / FILE)
+        if found.get("format") != FORMAT:
+            raise InputError(folder / FILE, "format", str(FORMAT), found.get("format", "none"))
+        arrays = load_arrays(folder / ARRAYS)
+        try:
+            parts = tuple(_part(i, known, arrays) for i, known in enumerate(found["parts"]))
+            return cls(
+                parts=parts,
+                unit_ids=tuple(found["unit_ids"]),
+                input_range=InputRange.from_json(found["input_range"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
+
+
+def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartBlend:
+    peers = {}
+    for name in known["peers"]:
+        begin = f"{i}/{name}/"
+        own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
+        peers[name] = load_peer(name, own)
+    part: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()
+    }
+
+    return PartBlend(
+        part=Part(**part),
+        columns=slice(*known["columns"]),
+        weights={name: float(weight) for name, weight in known["weights"].items()},
+        peers=peers,
+        conformal=Conformal.from_json(known["conformal"]),
+    )

@@ -1,0 +1,106 @@
+"""What is delivered: the same from files as from memory, whatever the order of units, and never worse than ridge."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ndt.baselines import fit_ridge
+from ndt.conformal import Conformal
+from ndt.delivered import Delivered, PartBlend
+from ndt.errors import InputError
+from ndt.input_range import InputRange
+from ndt.naive_bayes import fit_naive_bayes
+from ndt.recurrent import RecurrentConfig, fit_recurrent
+from ndt.target import Part
+
+LENGTHS, N = (300, 200), 6
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Counts that follow a direction, its labels, and what a network might have said of it."""
+    rng = np.random.default_rng(0)
+    angle = np.cumsum(rng.normal(0, 0.15, sum(LENGTHS)))
+    y = np.stack([np.cos(angle), np.sin(angle)], 1)
+    preferred = np.linspace(0, 2 * np.pi, N, endpoint=False)
+    counts = rng.poisson(np.exp(0.5 + 1.2 * np.cos(angle[:, None] - preferred))).astype(np.float32)
+    cuts = np.cumsum(LENGTHS)[:-1]
+    return np.split(counts, cuts), np.split(y, cuts), y + rng.normal(0, 0.3, y.shape)
+
+
+@pytest.fixture(scope="module")
+def delivered(problem) -> Delivered:
+    x, y, network = problem
+    early = np.arange(sum(LENGTHS)) < 350
+    train, valid = (np.split(rows, np.cumsum(LENGTHS)[:-1]) for rows in (early, ~early))
+    rows = {"bin_size": 0.05}
+    small = RecurrentConfig(width=8, num_layers=1, steps=4, valid_every=2, batch_size=4)
+    peers = {
+        "ridge": fit_ridge(x, y, train, valid, **rows, max_lag_s=0.2),
+        "recurrent": fit_recurrent(x, y, train, valid, **rows, kind="angle", config=small),
+        "naive_bayes": fit_naive_bayes(x, y, train, valid, **rows, kind="angle", max_window_s=0.2),
+    }
+    blend = PartBlend(
+        part=Part(name="heading", kind="angle", dims=("yaw",)),
+        columns=slice(0, 2),
+        weights={"network": 0.5, "ridge": 0.2, "recurrent": 0.1, "naive_bayes": 0.2},
+        peers=peers,
+        conformal=Conformal.fit(np.concatenate(y)[:200], network[:200], "angle"),
+    )
+    return Delivered(
+        parts=(blend,), unit_ids=tuple(f"u{n}" for n in range(N)), input_range=InputRange.fit(x, train, 0.05)
+    )
+
+
+def test_it_is_the_weighted_mean_of_its_members(delivered, problem) -> None:
+    x, _, network = problem
+    blend = delivered.parts[0]
+    expected = 0.5 * network + sum(blend.weights[n] * np.concatenate(p.predict(x)) for n, p in blend.peers.items())
+    np.testing.assert_allclose(delivered.predict(network, x), expected)
+
+
+def test_from_files_it_says_the_same_to_the_last_bit(delivered, problem, tmp_path) -> None:
+    x, _, network = problem
+    delivered.save(tmp_path)
+    found = Delivered.load(tmp_path)
+    np.testing.assert_array_equal(found.predict(network, x), delivered.predict(network, x))
+    for own, other in zip(found.half_width(network), delivered.half_width(network), strict=True):
+        np.testing.assert_array_equal(own, other)
+    np.testing.assert_array_equal(found.input_range.check(x).shift, delivered.input_range.check(x).shift)
+    assert (found.unit_ids, found.parts[0].part) == (delivered.unit_ids, delivered.parts[0].part)
+
+
+def test_units_are_found_by_identity_and_missing_ones_are_not_observed(delivered, problem) -> None:
+    x, _, network = problem
+    order = np.array([3, 0, 5, 1, 4])  # unit 2 is gone, another is new
+    others = [np.hstack([k[:, order], np.full((len(k), 1), 7.0, np.float32)]) for k in x]
+    arranged = delivered.arranged(others, [f"u{n}" for n in order] + ["stranger"])
+    lost = [np.where(np.arange(N) == 2, np.nan, k) for k in x]
+    np.testing.assert_array_equal(np.concatenate(arranged), np.concatenate(lost).astype(np.float32))
+    np.testing.assert_array_equal(delivered.predict(network, arranged), delivered.predict(network, lost))
+
+
+def test_a_member_without_weight_is_not_asked(delivered, problem) -> None:
+    x, _, network = problem
+    blend = delivered.parts[0]
+    alone = PartBlend(**{**vars(blend), "weights": {"network": 1.0, "ridge": 0.0}, "peers": {"ridge": None}})
+    only = Delivered(parts=(alone,), unit_ids=delivered.unit_ids, input_range=delivered.input_range)
+    np.testing.assert_allclose(only.predict(network, x), network)
+
+
+def test_files_that_are_missing_or_of_another_format_are_said(delivered, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"delivered\.json: content: expected a JSON file"):
+        Delivered.load(tmp_path)
+    delivered.save(tmp_path)
+    (tmp_path / "delivered.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"delivered\.safetensors: content: expected a safetensors file"):
+        Delivered.load(tmp_path)
+    delivered.save(tmp_path)
+    found = json.loads((tmp_path / "delivered.json").read_text())
+    (tmp_path / "delivered.json").write_text(json.dumps(found | {"format": 99}))
+    with pytest.raises(InputError, match="format: expected 1, found 99"):
+        Delivered.load(tmp_path)
+    (tmp_path / "delivered.json").write_text(json.dumps({k: v for k, v in found.items() if k != "parts"}))
+    with pytest.raises(InputError, match="content: expected what `ndt finetune` writes"):
+        Delivered.load(tmp_path)

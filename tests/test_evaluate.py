@@ -1,0 +1,104 @@
+"""`ndt evaluate`: the scores of metrics.json again from files alone, on other sessions, and within masks."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ndt.cli import main
+from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
+from ndt.data.store import Store
+from ndt.data.windows import TEST, Grid
+from ndt.errors import InputError
+from ndt.finetune.adapt import finetune
+from ndt.finetune.evaluate import evaluate
+from ndt.finetune.scoring import scored_rows
+from ndt.intervals import Intervals
+
+CONFIG = FinetuneConfig(
+    train=TrainConfig(steps=6, batch_size=4, valid_every=3),
+    model=ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8, conv_width=8, num_conv_layers=2),
+    decoder_steps=20,
+    window=1.0,
+    max_lag=0.3,
+    baselines=("ridge",),
+)
+
+
+@pytest.fixture(scope="module")
+def run(sim_store, sim_truth, tmp_path_factory):
+    """A decoder of the first day."""
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    return finetune(
+        None, sim_truth[0].session_id, "cursor_vel", out=out, config=CONFIG, store=sim_store, progress=False
+    )
+
+
+def test_the_test_block_is_scored_as_it_was_when_the_decoder_was_made(run) -> None:
+    found = evaluate(run.run)
+    metrics = json.loads((run.run / "metrics.json").read_text())
+    for part in ("test", "network"):
+        for key in ("r2", "rmse", "correlation", "num_bins"):
+            np.testing.assert_allclose(found[part][key], metrics[part][key], rtol=1e-4)
+    np.testing.assert_allclose(found["baselines"]["ridge"]["r2"], metrics["baselines"]["ridge"]["r2"], rtol=1e-6)
+    np.testing.assert_allclose(
+        found["test"]["interval_coverage_90"], metrics["test"]["interval_coverage_90"], atol=1e-3
+    )
+    assert found["weights"] == metrics["weights"]
+    assert found["missing_units"] == []
+
+
+def test_another_day_is_scored_whole_and_says_which_units_it_lacks(run, sim_store, sim_truth) -> None:
+    found = evaluate(run.run, sim_truth[1].session_id)
+    session = sim_store.session(sim_truth[1].session_id)
+    spec = run.model.spec
+    assert found["block"] == "all"
+    assert found["test"]["num_bins"] == len(Grid(session, spec.bin_size, spec.bin_size * spec.window_bins))
+    own = set(map(str, sim_store.session(sim_truth[0].session_id).units.id))
+    assert set(found["missing_units"]) == own - set(map(str, session.units.id))
+
+
+def test_a_mask_chooses_bins_by_where_a_sample_stands(run, sim_store, sim_truth, monkeypatch) -> None:
+    session = sim_store.session(sim_truth[0].session_id)
+    grid = Grid(session, run.model.spec.bin_size, 1.0)
+    inside = grid.start[grid.block == TEST][10:31:20]
+    table = Intervals([inside[0]], [inside[1]])
+    masked = replace(session, intervals={**session.intervals, "eval_mask": table})
+    monkeypatch.setattr(Store, "session", lambda *_: masked)
+    assert evaluate(run.run, mask="eval_mask@start")["test"]["num_bins"] == 20
+    grid = Grid(masked, run.model.spec.bin_size, 1.0)
+    by_place = [np.flatnonzero(scored_rows(grid, f"eval_mask{at}")) for at in ("@start", "", "@end")]
+    first = int(np.flatnonzero(grid.start == inside[0])[0])
+    assert [int(rows[0]) for rows in by_place] == [first, first, first - 1]
+    assert len({len(rows) for rows in by_place}) == 1
+    with pytest.raises(InputError, match=r"mask: expected one of .*eval_mask.*, found 'other'"):
+        evaluate(run.run, mask="other")
+
+
+def test_what_is_no_decoder_and_blocks_that_do_not_exist_are_said(run, sim_base, sim_truth, capsys) -> None:
+    assert main(["evaluate", str(run.run), "--block", "future"]) == 2
+    assert "block: expected one of train, valid, test, all, found 'future'" in capsys.readouterr().err
+    assert main(["evaluate", str(sim_base), "--session", sim_truth[0].session_id]) == 2
+    assert "delivered.json" in capsys.readouterr().err
+    assert main(["evaluate", str(run.run), "--nlb", "mc_maze"]) == 2
+    assert "--session" in capsys.readouterr().err
+
+
+def test_a_session_without_labels_is_said(run, sim_store, sim_truth, monkeypatch) -> None:
+    session = sim_store.session(sim_truth[0].session_id)
+    series = session.covariates["cursor_vel"]
+    silent = replace(series, values=np.full_like(series.values, np.nan))
+    covariates = {**session.covariates, "cursor_vel": silent}
+    monkeypatch.setattr(Store, "session", lambda *_: replace(session, covariates=covariates))
+    with pytest.raises(InputError, match="labels: expected at least 10 labelled bins of cursor_vel"):
+        evaluate(run.run)
+
+
+def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> None:
+    out = tmp_path / "scores.json"
+    assert main(["evaluate", str(run.run), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "network alone" in shown
+    assert "90 % intervals hold" in shown
+    assert json.loads(out.read_text())["block"] == "test"
