@@ -1,7 +1,6 @@
 """Fine-tunes a decoder for one session and scores it beside its baselines."""
 
 import os
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,29 @@ from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig
-from ndt.data.covariates import find_covariate
+from ndt.convolution import ConvolutionalDecoder
 from ndt.data.leaks import check_base
-from ndt.data.resample import resample
+from ndt.data.splits import assign_blocks
 from ndt.data.store import Store
+from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
-from ndt.finetune.baselines import Baselines
-from ndt.finetune.objective import Decoding, decode
-from ndt.metrics import r2, r2_per_dim, r2_uniform
+from ndt.finetune.lags import choose_lag
+from ndt.finetune.objective import Decoding
+from ndt.finetune.probe import bins_to_read
+from ndt.finetune.refining import Refining
+from ndt.finetune.scoring import score_network, score_nothing, score_session
+from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
+from ndt.finetune.ways import WAYS, begin, choose_way, finish
 from ndt.model import NDT
 from ndt.session import Covariate, Session
+from ndt.target import Target, labelled
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
 
 __all__ = ["Decoder", "finetune"]
 
-BLENDS = np.linspace(0.0, 1.0, 21)
-COVERAGE = 0.9
-
-Rows = NDArray[np.floating]
+PATIENCE = 3  # tenths of the decoder's own steps without improvement: with little data it soon knows labels by heart
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def finetune(
     store: str | Path | Store | None = None,
     resume: bool = False,
     progress: bool = True,
+    test: bool = True,
 ) -> Decoder:
     """Trains a decoder on a session's training block, chooses on validation, reports on test beside the baselines.
 
-    Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, predictions.npz, log.jsonl,
-    tensorboard/, checkpoints/.
+    Writes a run directory: config.yaml, model.safetensors, model.json, delivered.json, delivered.safetensors,
+    metrics.json, predictions.npz, log.jsonl, tensorboard/, checkpoints/.
 
     Arguments:
         base: A pretrained model, or its run directory or Hub name; None trains from scratch.
@@ -74,6 +77,8 @@ def finetune(
         store: The store; by default the one that `base` was pretrained on.
         resume: Whether to go on from the run's last checkpoint.
         progress: Whether to show a progress bar.
+        test: Whether to score the test block. Else nothing of it is decoded, no baseline is fitted, and metrics have
+            the network's validation score alone: for what is compared before it is chosen.
 
     Raises:
         InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
@@ -85,38 +90,86 @@ def finetune(
     if base is not None and not isinstance(base, NDT):
         base = NDT.from_pretrained(base)
     store = _store(base, store)
-    recording = store.session(session)
-    series = find_covariate(recording, covariate)
-    bin_size, window_bins = _bins(base, recording, series, config)
+    recording = _recording(base, store, session, covariate, config)
+    bin_size, window_bins = _bins(base, recording, covariate, config)
     grid = Grid(recording, bin_size, window_bins * bin_size)
     if base is not None:
         check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
-    targets = resample(series, grid.start, bin_size)
-    chosen = _calibration(grid, targets, config.calibration)
-    spec = _specification(base, recording, series, targets[chosen], config, bin_size, window_bins)
+    stores = _stores(base, store)
+    config = _decided(base, stores, grid, covariate, config)
+    target, chosen, lags = _labels(base, grid, covariate, config, window_bins * bin_size)
+    spec = _specification(base, recording, target, chosen, config, bin_size, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
-    new: tuple[str, ...] = () if base is not None and base.spec.covariate == spec.covariate else ("covariate.",)
-    if base is None:
-        config, new = replace(config, warm_steps=0), ("",)  # nothing knows anything yet
-    elif set(spec.vocabulary.units) == set(base.vocabulary.units):
-        config = replace(config, warm_steps=0)  # no unit to place in it
-    objective = Decoding(grid, chosen, targets, model, config, new)
+    new = _new_parts(base, spec)
+    adapted = begin(model, base, stores, grid, chosen, config, new)
+    objective = Decoding(grid, chosen, target.values, model, config, new)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
+    finish(model, grid, target.values, chosen, config)
+    decoder = isinstance(model.covariate, ConvolutionalDecoder) and WAYS[config.adapt].learns_decoder(new)
+    if decoder and config.decoder_steps and (new or config.trunk_rate):
+        counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
-    metrics, predictions = _report(model, grid, targets, chosen, config)
-    metrics |= {"train_seconds": counted["train_seconds"], "steps": counted["steps"]}
+    score = score_session if test else score_network
+    if not can_be_scored(grid, target):
+        score = score_nothing
+    scored = score(model, grid, target, chosen, config)
+    metrics = scored.metrics | {"train_seconds": counted["train_seconds"], "steps": trainer.step}
+    metrics |= {"architecture": asdict(model.config), "lags": lags, **adapted}
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)
-        _save_predictions(out / "predictions.npz", predictions)
+        if scored.delivered is not None:
+            scored.delivered.save(out)
+            _save_predictions(out / "predictions.npz", scored.predictions)
         write_json(out / "metrics.json", metrics)
 
     return Decoder(model, metrics, out)
+
+
+def _refine(model: NDT, whole: Decoding, before: Trainer, out: Path, resume: bool, progress: bool) -> dict[str, float]:
+    """Trains the decoder on, and keeps that if it is better on validation; returns what was counted in all."""
+    config, kept = whole.config, {k: v.clone() for k, v in model.state_dict().items()}
+    every = max(config.decoder_steps // 10, 1)
+    train = replace(config.train, steps=config.decoder_steps, valid_every=every, patience=PATIENCE)
+    objective = Refining(whole.grid, whole.chosen, whole.true, model, config, whole.new).begin(model)
+    folder = out / "decoder"
+    resume = resume and any((folder / "checkpoints").glob("step_*"))
+    trainer = Trainer(model, objective, train, out=folder, seed=config.seed, resume=resume, progress=progress)
+    counted = trainer.run()
+    if trainer.best_score <= before.best_score:
+        model.load_state_dict(kept)
+
+    return {"train_seconds": counted["train_seconds"] + before.seconds, "decoder_steps": counted["steps"]}
+
+
+def _decided(
+    base: NDT | None, stores: list[Store], grid: Grid, covariate: str | None, config: FinetuneConfig
+) -> FinetuneConfig:
+    """Settings as they are used: the way to adapt has a name, and nothing is warmed up that knows all or nothing."""
+    labels = seconds_of_labels(grid, covariate, config)
+    config = replace(config, adapt=choose_way(config, base, stores, grid.session, labels))
+    if not WAYS[config.adapt].labelled:  # nor have labels a say in what is delivered
+        config = replace(config, blend=("network",))
+    if base is None or set(map(str, grid.session.units.id)) <= set(base.vocabulary.units):
+        config = replace(config, warm_steps=0)  # no unit to place, or nothing to place it in
+    if config.labels_reach == "auto":
+        config = replace(config, labels_reach="decoder" if base is None else "encoder")
+
+    return config
+
+
+def _new_parts(base: NDT | None, spec: ModelSpec) -> tuple[str, ...]:
+    """How the names of parameters begin that were not pretrained; an empty name is all."""
+    if base is None:
+        return ("",)
+    same = (base.spec.covariate, base.config.covariates) == (spec.covariate, spec.config.covariates)
+
+    return () if same else ("covariate.",)
 
 
 def _store(base: NDT | None, given: str | Path | Store | None) -> Store:
@@ -127,26 +180,79 @@ def _store(base: NDT | None, given: str | Path | Store | None) -> Store:
     return found if isinstance(found, Store) else Store(found)
 
 
-def _bins(base: NDT | None, session: Session, series: Covariate, config: FinetuneConfig) -> tuple[float, int]:
+def _stores(base: NDT | None, store: Store) -> list[Store]:
+    """Where a subject's earlier days may be: the session's store, and the one that the base model was trained on."""
+    found = [store]
+    if base is not None and base.store is not None and base.store.resolve() != store.root.resolve():
+        found += [Store(base.store)] if (base.store / "manifest.json").exists() else []
+
+    return found
+
+
+def _bins(base: NDT | None, session: Session, covariate: str | None, config: FinetuneConfig) -> tuple[float, int]:
     """Bin width and longest window: the base model's, or a new model's own."""
     if base is not None:
         return base.spec.bin_size, base.spec.window_bins
-    bin_size = config.bin_size or default_bin_size([session], series.name)
+    bin_size = config.bin_size or default_bin_size([session], covariate)
 
     return bin_size, longest_window(config, bin_size, session.session_id)
 
 
-def _calibration(grid: Grid, targets: NDArray[np.float32], seconds: float) -> NDArray[np.bool_]:
-    """Labelled training bins, (R,): all, or the last so many seconds of them."""
-    labelled = ~np.isnan(targets).any(1)
+def _recording(base: NDT | None, store: Store, session: str, covariate: str | None, config: FinetuneConfig) -> Session:
+    """The session, with blocks of this run's own where it has them: cut from time in which the covariate has labels."""
+    recording = store.session(session)
+    if not config.split:
+        return recording
+    if base is not None:  # it may have seen what these blocks hold out
+        raise InputError("settings", "split", "a model from scratch where blocks are a run's own", "a pretrained one")
+    sources = [source.of for source in find_sources(recording, covariate)]
+    series = {of.name: of for of in sources if isinstance(of, Covariate)}
+    blocks = assign_blocks(replace(recording, covariates=series or recording.covariates), config.split)
+
+    return replace(recording, intervals=blocks.intervals)
+
+
+def _labels(
+    base: NDT | None, grid: Grid, covariate: str | None, config: FinetuneConfig, window: float
+) -> tuple[Target, NDArray[np.bool_], dict[str, float]]:
+    """Returns what is decoded, the labelled training bins to use, (R,), and validation R² by lag where it was chosen.
+
+    A base's decoder of the same keeps its columns: it may know more classes than the session has. A way that needs no
+    labels keeps the base's decoder, and takes all training bins.
+    """
+    if base is not None and base.spec.covariate is not None and not WAYS[config.adapt].labelled:
+        return kept_target(base.spec.covariate, grid, covariate), last_seconds(grid, config.calibration), {}
+    lags: dict[float, float] = {}
+    lag = config.lags[0]
+    if len(config.lags) > 1:
+        everything = build_targets(grid.session, covariate, grid.start, grid.bin_size, block=grid.block)
+        lag, lags = choose_lag(grid, covariate, config.lags, _calibration(grid, everything, config, window), config)
+    target = build_targets(grid.session, covariate, grid.start, grid.bin_size, lag=lag, block=grid.block)
+    if base is not None and base.spec.covariate is not None:
+        target = base.spec.covariate.adopt(target) or target
+
+    return target, _calibration(grid, target, config, window), {f"{k:g}": v for k, v in lags.items()}
+
+
+def _calibration(grid: Grid, target: Target, config: FinetuneConfig, window: float) -> NDArray[np.bool_]:
+    """Training bins to use, (R,): from the first to the last labelled one; or of the last so many seconds of labels.
+
+    Bins without a label between them are history for the others, and train the masked loss.
+    """
+    if 0 < config.calibration < window:
+        expected = f"0 for all, or at least the context window of {window:g} s"
+        raise InputError("settings", "calibration", expected, f"{config.calibration:g} s")
+    each = [labelled(target, i) for i in range(len(target.parts))]
     for name, block in (("training", TRAIN), ("validation", VALID), ("test", TEST)):
-        if (found := int((labelled & (grid.block == block)).sum())) < 10:
-            raise InputError(grid.session.session_id, f"{name} block", "at least 10 labelled bins", found)
-    rows = np.flatnonzero(labelled & (grid.block == TRAIN))
-    if seconds:
-        rows = rows[-max(round(seconds / grid.bin_size), 1) :]
-    chosen = np.zeros(len(grid), bool)
-    chosen[rows] = True
+        for part, known in zip(target.parts, each, strict=True):
+            if (found := int((known & (grid.block == block)).sum())) < FEWEST:
+                expected = f"at least {FEWEST} bins with a label of {part.name}"
+                raise InputError(grid.session.session_id, f"{name} block", expected, found)
+    rows = np.flatnonzero(np.any(each, 0) & (grid.block == TRAIN))
+    if config.calibration:
+        rows = rows[-max(round(config.calibration / grid.bin_size), 1) :]
+    chosen = grid.block == TRAIN
+    chosen[: rows[0]] = chosen[rows[-1] + 1 :] = False
 
     return chosen
 
@@ -154,97 +260,31 @@ def _calibration(grid: Grid, targets: NDArray[np.float32], seconds: float) -> ND
 def _specification(
     base: NDT | None,
     session: Session,
-    series: Covariate,
-    targets: NDArray[np.float32],
+    target: Target,
+    chosen: NDArray[np.bool_],
     config: FinetuneConfig,
     bin_size: float,
     window_bins: int,
 ) -> ModelSpec:
-    covariate = CovariateSpec.fitted(series, targets, session.session_id)
-    if base is not None and (old := base.spec.covariate) is not None and old.same(covariate):
+    old = base.spec.covariate if base is not None else None
+    if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
         covariate = old  # its decoder is kept, and with it what its numbers mean
+    else:
+        covariate = CovariateSpec.fitted(target, chosen, session.session_id)
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
     model = base.config if base is not None else config.model
+    if decoder := WAYS[config.adapt].decoder:
+        model = replace(model, covariates=decoder, linear_bins=bins_to_read(bin_size, window_bins))
 
     return ModelSpec(
-        config=model, vocabulary=vocabulary, bin_size=bin_size, window_bins=window_bins, covariate=covariate, data=data
+        config=model,
+        vocabulary=vocabulary,
+        bin_size=bin_size,
+        window_bins=window_bins,
+        covariate=covariate,
+        data=data,
     )
-
-
-def _report(
-    model: NDT,
-    grid: Grid,
-    targets: NDArray[np.float32],
-    chosen: NDArray[np.bool_],
-    config: FinetuneConfig,
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Scores the network, the baselines and their blend on the test block, all on the same bins.
-
-    Returns what metrics.json says, and what predictions.npz holds.
-    """
-    covariate = model.spec.covariate
-    assert covariate is not None, "the model decodes"
-    labelled = ~np.isnan(targets).any(1)
-    valid, test = labelled & (grid.block == VALID), labelled & (grid.block == TEST)
-    network = decode(model, grid, grid.block >= VALID)
-    start = time.perf_counter()
-    baselines = Baselines.fit(grid, targets, chosen, valid, config)
-    seconds = time.perf_counter() - start
-
-    ridge = baselines.ridge
-    weight = _blend_weight(targets[valid], network[valid], ridge[valid])
-    delivered = weight * network + (1 - weight) * ridge
-    half = np.quantile(np.abs(targets[valid] - delivered[valid]), COVERAGE, axis=0)
-    inside = np.abs(targets[test] - delivered[test]) <= half
-    decoded = {"true": targets, "network": network, "ridge": ridge, "delivered": delivered}
-    metrics = {
-        "session": grid.session.session_id,
-        "covariate": covariate.name,
-        "dims": list(covariate.dims),
-        "unit": covariate.unit,
-        "seed": config.seed,
-        "bin_size": grid.bin_size,
-        "calibration_seconds": float(chosen.sum() * grid.bin_size),
-        "test": {
-            **_scores(targets[test], delivered[test]),
-            "interval_coverage_90": float(inside.mean()),
-            "interval_half_width": list(map(float, half)),
-        },
-        "network": {"r2": r2(targets[test], network[test])},
-        "valid": {"network": r2(targets[valid], network[valid]), "ridge": r2(targets[valid], ridge[valid])},
-        "blend_weight": weight,
-        "baselines": baselines.scores(targets, test),
-        "baseline_seconds": seconds,
-        "architecture": asdict(model.config),
-    }
-
-    return metrics, _predictions(grid, covariate, decoded, half)
-
-
-def _blend_weight(true: Rows, network: Rows, ridge: Rows) -> float:
-    """The network's share in the blend with ridge that decodes these rows best."""
-    blends = [r2(true, b * network + (1 - b) * ridge) for b in BLENDS]
-
-    return float(BLENDS[int(np.argmax(blends))])
-
-
-def _scores(true: Rows, decoded: Rows) -> dict[str, Any]:
-    return {
-        "r2": r2(true, decoded),
-        "r2_uniform": r2_uniform(true, decoded),
-        "r2_per_dim": list(map(float, r2_per_dim(true, decoded))),
-        "num_bins": len(true),
-    }
-
-
-def _predictions(grid: Grid, covariate: CovariateSpec, decoded: dict[str, Rows], half: Rows) -> dict[str, NDArray[Any]]:
-    """What is true and what was decoded in the test block, (T, C) each, and the interval's half width."""
-    rows = grid.block == TEST
-    known: dict[str, NDArray[Any]] = {name: values[rows] for name, values in decoded.items()}
-    known |= {"time": grid.start[rows] + grid.bin_size / 2, "half_width": half, "piece": grid.piece[rows]}
-
-    return known | {"dims": np.array(covariate.dims), "unit": np.array(covariate.unit)}
 
 
 def _save_predictions(path: Path, predictions: dict[str, Any]) -> None:

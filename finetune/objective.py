@@ -1,4 +1,4 @@
-"""Decoding a covariate, with the masked loss beside it."""
+"""Decoding covariates and classes, with the masked loss beside it."""
 
 import math
 from dataclasses import replace
@@ -10,13 +10,17 @@ from torch import Tensor
 
 from ndt.config import FinetuneConfig
 from ndt.data.sampler import Sampler
+from ndt.data.stored_masks import masked_likelihood, valid_windows
 from ndt.data.windows import VALID, Grid
-from ndt.decoder import squared_error
+from ndt.decoder import decoding_loss, num_labels
+from ndt.errors import InputError
+from ndt.finetune.ways import WAYS, part_of
 from ndt.inference import per_bin
 from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.metrics import r2
-from ndt.model import NDT, TABLES
+from ndt.model import NDT
+from ndt.target import place_columns
 from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
@@ -27,16 +31,18 @@ COMPAT_BATCH = 64 * 50  # bins of a batch over which NDT2 takes one R²
 
 
 class Decoding:
-    """Objective of fine-tuning: squared error of the standardised covariate, and the likelihood of hidden patches.
+    """Objective of fine-tuning: the loss of what is decoded (`decoding_loss`), and the likelihood of hidden patches.
 
     For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
     units of a new session are before the trunk is touched, and need no label for it. What was pretrained stays still
     for the first `still_steps`: with seconds of labels the best decoder is found before it moves, with minutes after.
+    What learns at all is said by the way to adapt (`ndt.finetune.ways`), ``full`` where nobody chose one; a way whose
+    steps are on the masked loss alone warms up to the end.
 
     Arguments:
         grid: The session's bins.
         chosen: Bins to train on, (R,).
-        targets: Covariate in its unit, NaN where unlabelled, (R, C).
+        targets: What is decoded in its unit, 1 or 0 for each class, NaN where unlabelled, (R, C).
         model: The model; its specification says how the covariate is standardised.
         config: Fine-tuning.
         new: How the names of parameters begin that were not pretrained; an empty name is all.
@@ -53,12 +59,21 @@ class Decoding:
     ) -> None:
         spec = model.spec
         assert spec.covariate is not None, "fine-tuning trains a decoder"
-        self.grid, self.true, self.config, self.new = grid, targets, config, new
+        self.grid, self.chosen, self.true, self.config, self.new = grid, chosen, targets, config, new
         self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
         self.sampler = Sampler(
             [grid], [chosen], spec.vocabulary, window_bins=spec.window_bins, min_bins=config.min_bins, seed=config.seed
         )
-        self.standard = spec.covariate.standardise(targets)
+        self.way = WAYS.get(config.adapt, WAYS["full"])
+        self.warm_steps = config.train.steps if self.way.masked else config.warm_steps
+        self.valid = []
+        if self.way.masked:
+            where = (config.min_bins, spec.window_bins)
+            self.valid = valid_windows([grid], spec.vocabulary, *where, train=[chosen])
+            if not self.valid:
+                expected = f"an unbroken run of {config.min_bins} bins"
+                raise InputError(grid.session.session_id, "validation block", expected, "none")
+        self.covariate, self.standard = spec.covariate, spec.covariate.standardise(targets)
         self.lag_bins = round(COMPAT_LAG / grid.bin_size) if spec.config.compat else 0
 
     def batch(self, step: int, rows: range) -> Batch:
@@ -78,59 +93,91 @@ class Decoding:
         return pack(windows, self.patch)
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Returns the number of hidden, valid unit-bins, and that of labelled bins times dimensions."""
-        warm, terms = step < self.config.warm_steps, {}
+        """Returns the number of hidden, valid unit-bins, and that of labelled bins, summed over parts."""
+        warm, terms = step < self.warm_steps, {}
         if warm or self.config.masked_weight > 0:
             terms["nll"] = batch.hidden.sum()
         if not warm:
-            terms["mse"] = (~batch.target.isnan()).sum()
+            terms["mse"] = num_labels(batch.target, self.covariate.parts)
 
         return terms
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns squared error over labelled bins and dimensions, and the likelihood of hidden, valid unit-bins."""
-        warm, weight = step < self.config.warm_steps, self.config.masked_weight
-        prediction = model(batch, rates=warm or weight > 0)
+        """Returns the loss over labelled bins and parts, and the likelihood of hidden, valid unit-bins."""
+        warm, weight = step < self.warm_steps, self.config.masked_weight
+        teach = self.config.labels_reach != "decoder"
+        prediction = model(batch, rates=warm or weight > 0, teach=teach)
         terms = {}
         if prediction.log_rates is not None:
             value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
             terms["nll"] = (value, 1.0 if warm else weight)
         if not warm:
-            terms["mse"] = (squared_error(prediction.decoded, batch.target), 1.0)
+            terms["mse"] = (self.decoding_loss(prediction.decoded, batch.target), 1.0)
 
         return terms
 
+    def decoding_loss(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss of what is decoded, summed over labelled bins and parts."""
+        return decoding_loss(decoded, target, self.covariate.parts)
+
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of tables, of what is new, and of what was pretrained.
+        """Returns the rate of tables, of what is new, and of what was pretrained, as far as the way lets them learn.
 
         While the run warms up, all but the tables rest; without a masked loss, so does what predicts rates.
         """
-        config = self.config
-        if name in TABLES:
-            return config.table_rate
-        if step < config.warm_steps or (name.startswith(PREDICTS) and not config.masked_weight):
+        config, part = self.config, part_of(name, self.new)
+        if part not in self.way.learns:
             return 0.0
-        if name.startswith(self.new):
+        if part == "tables":
+            return config.table_rate
+        if step < self.warm_steps or (name.startswith(PREDICTS) and not config.masked_weight):
+            return 0.0
+        if part in ("new", "adapters"):
             return 1.0
 
         return config.trunk_rate if step >= config.still_steps else 0.0
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns R² (variance-weighted) on the validation block."""
-        rows = self.grid.block == VALID
-        true, decoded = self.true[rows], decode(model, self.grid, rows)[rows]
-        if not model.config.compat:
-            score = r2(true, decoded)
-        else:  # as published: averaged over batches, a bad one counting zero
-            parts = np.array_split(np.arange(len(true)), max(len(true) // COMPAT_BATCH, 1))
-            each = np.array([r2(true[p], decoded[p]) for p in parts])
-            score = float(np.where(each < -10, 0.0, each).mean())
+        """Returns R² (variance-weighted) on the validation block: the mean over parts, and that of each of several.
 
-        return {"score": score, "r2": score}
+        Where labels are not learned from, they choose nothing either: then it returns `masked_likelihood`.
+
+        That of classes is of their columns: one less the squared error of the probabilities (Brier's score) over that
+        of the classes' shares. Parts that do not vary there have none, and do not count.
+
+        Raises:
+            InputError: if no part has labels that vary.
+        """
+        if self.valid:
+            model.eval()
+            return masked_likelihood(model, self.valid)
+        rows = self.grid.block == VALID
+        true, decoded, parts = self.true[rows], decode(model, self.grid, rows)[rows], self.covariate.parts
+        each = {}
+        for part, columns in zip(parts, place_columns(parts), strict=True):
+            scored = _published_r2 if model.config.compat and part.kind == "continuous" else r2
+            each[part.name] = scored(true[:, columns], decoded[:, columns])
+        found = [score for score in each.values() if not np.isnan(score)]
+        if not found:
+            raise InputError(self.grid.session.session_id, "validation block", "labels that vary", "none")
+        named = {f"r2/{n}": score for n, score in each.items() if len(each) > 1 and not np.isnan(score)}
+
+        return {"score": float(np.mean(found)), "r2": float(np.mean(found)), **named}
+
+
+def _published_r2(true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
+    """R² as NDT2 has it: averaged over batches, a bad one counting zero."""
+    batches = np.array_split(np.arange(len(true)), max(len(true) // COMPAT_BATCH, 1))
+    each = np.array([r2(true[rows], decoded[rows]) for rows in batches])
+
+    return float(np.where(each < -10, 0.0, each).mean())
 
 
 def decode(model: NDT, grid: Grid, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns the decoded covariate in its unit at the chosen bins, NaN elsewhere, (R, C). Causal."""
+    """Returns what is decoded in its unit, classes as probabilities, at the chosen bins, NaN elsewhere, (R, C).
+
+    Causal.
+    """
     assert model.spec.covariate is not None, "the model decodes"
     windows = grid.cover(chosen, model.spec.window_bins, model.vocabulary.rows(grid.session))
 

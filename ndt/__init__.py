@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ndt.api import Embeddings as Embeddings
     from ndt.api import embed as embed
+    from ndt.api import evaluate as evaluate
     from ndt.api import ingest as ingest
     from ndt.api import inspect as inspect
     from ndt.api import read as read
@@ -21,6 +22,7 @@ __all__ = [
     "Store",
     "__version__",
     "embed",
+    "evaluate",
     "ingest",
     "inspect",
     "read",

@@ -132,24 +132,71 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 def _finetune_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("base", type=str, help="run directory of `ndt pretrain`, or the word scratch")
     parser.add_argument("--session", type=str, required=True, help="session of the store")
-    parser.add_argument("--covariate", type=str, default=None, help="what to decode; by default a velocity or heading")
+    parser.add_argument(
+        "--covariate", type=str, default=None,
+        help="what to decode: a covariate, or a column such as trials/target; several with commas; class:NAME, "
+        "angle:NAME or continuous:NAME says its kind; by default a velocity or heading",
+    )  # fmt: skip
     parser.add_argument("--out", type=str, required=True, help="run directory")
     parser.add_argument("--store", type=str, default=None, help="store; by default the one that BASE was trained on")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--curve", action="store_true", help="R² against seconds of labels, beside the baselines")
+    parser.add_argument("--curve_seconds", type=float, nargs="+", default=[15, 30, 60, 120, 300], help="of --curve")
+    parser.add_argument("--search", type=int, default=0, help="try so many settings, and take the best on validation")
+    parser.add_argument("--space", type=str, default=None, help="YAML file of what --search tries")
+    parser.add_argument("--seeds", type=int, default=3, help="of --curve and --search")
+    parser.add_argument("--workers", type=int, default=1, help="runs of --curve and --search at a time")
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
-    from ndt.finetune.adapt import finetune
+    from ndt.api import decoder_of
 
-    scratch, out = args.base == "scratch", Path(args.out)
-    if scratch and args.store is None:
+    if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
-    finetune(
-        None if scratch else args.base, args.session, args.covariate,
-        out=out, config=configured(FinetuneConfig, args), store=args.store, resume=args.resume, progress=not args.quiet,
+    if args.resume and (args.curve or args.search):
+        raise InputError("ndt finetune", "--resume", "a single run; --curve and --search go on by themselves", "both")
+    found = decoder_of(
+        None if args.base == "scratch" else args.base, args.session, args.covariate,
+        out=Path(args.out), config=configured(FinetuneConfig, args), store=args.store, resume=args.resume,
+        curve=tuple(args.curve_seconds) if args.curve else (), search=args.search, space=args.space,
+        seeds=args.seeds, workers=args.workers, progress=not args.quiet,
     )  # fmt: skip
 
-    return {"run": str(out), **json.loads((out / "metrics.json").read_text())}
+    return {"run": args.out, **found}
+
+
+def _evaluate_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("run", type=str, help="run directory of `ndt finetune`; with --nlb of `ndt pretrain`")
+    parser.add_argument("--session", type=str, default=None, help="session; by default the one it was fitted for")
+    parser.add_argument("--store", type=str, default=None, help="store; by default the one that RUN was trained on")
+    parser.add_argument(
+        "--block", type=str, default=None,
+        help="train, valid, test or all; by default test of a session that RUN was fitted for, all of another",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", type=str, default="", help="table of intervals to score within: FALCON's is eval_mask"
+    )
+    parser.add_argument(
+        "--nlb", type=str, default=None, help="Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"
+    )
+    parser.add_argument("--nlb_test", type=str, default=None, help="session that holds the benchmark's test trials")
+    parser.add_argument("--out", type=str, default=None, help="file for the scores; with --nlb the submission's .h5")
+
+
+def _evaluate(args: "Namespace") -> dict[str, Any]:
+    if args.nlb is None:
+        from ndt.finetune.evaluate import evaluate
+
+        return evaluate(
+            args.run, args.session, store=args.store, block=args.block, mask=args.mask, out=args.out
+        )  # fmt: skip
+    from ndt.finetune.nlb import evaluate_nlb
+
+    if args.session is None:
+        raise InputError("ndt evaluate", "--session", "the session of the benchmark's training trials", "nothing")
+    options = {"dataset": args.nlb, "store": args.store, "test_session": args.nlb_test, "out": args.out}
+
+    return {"nlb": evaluate_nlb(args.run, args.session, **options), "path": args.out}
 
 
 def _embed_arguments(parser: "ArgumentParser") -> None:
@@ -239,8 +286,13 @@ VERBS = {
     ),
     "finetune": Verb(
         summary="fit a decoder for one session and one covariate",
-        usage="BASE --session ID --covariate NAME --out RUN [options]",
+        usage="BASE --session ID --covariate NAME --out RUN [--curve] [--search N] [options]",
         arguments=_finetune_arguments, run=_finetune, show="finetuning", config=FinetuneConfig,
+    ),
+    "evaluate": Verb(
+        summary="score a decoder on any session, or a model by the Neural Latents Benchmark",
+        usage="RUN [--session ID] [--mask TABLE] [--nlb DATASET --out FILE.h5] [options]",
+        arguments=_evaluate_arguments, run=_evaluate, show="evaluation",
     ),
     "embed": Verb(
         summary="write a session's latents as NPZ, or into a copy of its NWB file",

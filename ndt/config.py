@@ -1,15 +1,19 @@
 """All settings, as frozen dataclasses; importing this costs no torch, so that every ``--help`` is quick.
 
-Those of recordings are in `ndt.config_data` and offered here too.
+Those of recordings are in `ndt.config_data`, those of the architecture in `ndt.config_model`; all are offered here.
 """
 
 from dataclasses import dataclass, field
 
 from ndt.config_data import ArraysConfig, IngestConfig, SimulateConfig
+from ndt.config_model import ModelConfig
 from ndt.errors import InputError
 from ndt.settings import INF, choose, fill_config, load_config, require
 
 __all__ = [
+    "BASELINES",
+    "PEERS",
+    "WAYS",
     "ArraysConfig",
     "BenchConfig",
     "FinetuneConfig",
@@ -24,82 +28,9 @@ __all__ = [
     "load_config",
 ]
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Architecture of the transformer. The defaults are the preset `tiny`.
-
-    Arguments:
-        width: Width D of tokens; a multiple of 4 times `num_heads`.
-        num_layers: Encoder layers.
-        num_decoder_layers: Layers of the masked decoder and of the covariate decoder.
-        num_heads: Attention heads H.
-        units_per_patch: Units P in one patch.
-        units: What a unit is: ``vectors`` (a vector keyed by its identity) or ``slots`` (its place in its patch, NDT2).
-        unit_width: Dimensions of a unit's vector.
-        max_count: Spike counts above this are clipped.
-        positions: How time enters: ``rotary`` (relative) or ``learned`` (tables, as in NDT2).
-        recency: With rotary positions, how strongly new heads favour what is near in time: from 0 in the first to this.
-        max_bins: With learned positions, longest window in bins.
-        max_slots: With learned positions, most patches in a session.
-        order: Who reads whom: ``joint`` (NDT2), ``sequential`` or ``factorised``; see `ndt.routes`.
-        causal: Whether a bin reads only its past and present.
-        reach: How many bins back a token reads in one layer, its own included; 0 for all of its window.
-        norm: ``post`` (NDT2) or ``pre``, which deep stacks need.
-        activation: Of feed-forward blocks: ``swiglu``, or ``gelu`` (NDT2) with as many parameters.
-        qk_norm: Whether queries and keys are normalised.
-        feedforward: Hidden width of the feed-forward block over `width`.
-        dropout: Dropout probability.
-        covariates: Covariate decoder: ``pooled`` or ``cross`` (NDT2).
-        likelihood: Of spike counts: ``poisson`` or ``negative_binomial``.
-        context_tokens: Tokens of each context.
-        compat: NDT2's quirks: one mask for all windows of a batch, five spikes as a frozen zero, the first 120 ms of
-            each window not decoded, validation R² averaged over batches.
-    """
-
-    width: int = 96
-    num_layers: int = 2
-    num_decoder_layers: int = 2
-    num_heads: int = 4
-    units_per_patch: int = 32
-    units: str = "vectors"
-    unit_width: int = 32
-    max_count: int = 20
-    positions: str = "rotary"
-    recency: float = 2.0
-    max_bins: int = 200
-    max_slots: int = 9
-    order: str = "factorised"
-    causal: bool = True
-    reach: int = 0
-    norm: str = "post"
-    activation: str = "swiglu"
-    qk_norm: bool = False
-    feedforward: int = 2
-    dropout: float = 0.0
-    covariates: str = "pooled"
-    likelihood: str = "poisson"
-    context_tokens: int = 1
-    compat: bool = False
-
-    def __post_init__(self) -> None:
-        at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "max_bins": (1, INF)}, "model.")
-        require(self, {"width": (4, INF), "dropout": (0, 0.99), "max_slots": (1, INF), "reach": (0, INF)}, "model.")
-        require(self, {"recency": (0, 10)}, "model.")
-        require(self, {"context_tokens": (1, 64)}, "model.")
-        choose(self, "model", positions=("rotary", "learned"), units=("vectors", "slots"), norm=("pre", "post"))
-        choose(self, "model", order=("joint", "sequential", "factorised"), activation=("gelu", "swiglu"))
-        choose(self, "model", covariates=("pooled", "cross"), likelihood=("poisson", "negative_binomial"))
-        if self.width % (4 * self.num_heads):
-            raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
-        if self.units == "slots" and self.width % self.units_per_patch:
-            expected = f"a multiple of model.units_per_patch ({self.units_per_patch}) where units are slots"
-            raise InputError("settings", "model.width", expected, self.width)
-        if self.units == "slots" and self.likelihood != "poisson":
-            raise InputError("settings", "model.likelihood", "poisson where units are slots", self.likelihood)
-        if self.order == "sequential" and not self.causal:
-            raise InputError("settings", "model.order", "joint or factorised where model.causal is false", self.order)
+PEERS = ("ridge", "recurrent", "naive_bayes")  # baselines that may have a share in what is delivered
+WAYS = ("full", "contexts", "probe", "lora", "unsupervised", "align")  # to adapt a pretrained model
+BASELINES = (*PEERS, "wiener", "kalman", "ridge_gated", "time_only", "shuffled", "shifted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +179,19 @@ class FinetuneConfig:
     """Fine-tuning of a decoder for one session and one covariate.
 
     Arguments:
+        adapt: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
+            and units, and how it reads counts), ``probe`` (a linear readout of its latents), ``lora`` (low-rank
+            adapters), ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units
+            starting as those of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.ways`.
+        rank: Rank of adapters.
+        align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
+        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where covariates are
+            convolved; its weights are kept if they are better on validation.
+        labels_reach: What labels teach where covariates are convolved: ``encoder`` and decoder, or the ``decoder``
+            alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
+            from scratch, whose encoder would learn a single session's labels by heart.
         still_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
             same covariate.
         trunk_rate: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
@@ -266,13 +208,26 @@ class FinetuneConfig:
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
+        lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
+            of ridge is taken. A negative lag is an estimate that comes so much later.
+        split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_blocks`. For a model from scratch.
+        eval_mask: Table of intervals within which test bins are scored (FALCON's is ``eval_mask@end`` or
+            ``eval_mask@start``: where in its bin a sample of the mask stands); empty for all.
+        baselines: What is fitted beside the network; ridge always is.
+        blend: What may have a share in the delivered decoder; shares are chosen on validation.
         leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
             slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
         seed: Seed of new weights, windows and masks.
     """
 
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, valid_every=50))
+    adapt: str = "auto"
+    rank: int = 8
+    align_to: str = ""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
     model: ModelConfig = field(default_factory=ModelConfig)
+    decoder_steps: int = 1000
+    labels_reach: str = "auto"
     still_steps: int = 50
     trunk_rate: float = 0.1
     table_rate: float = 10.0
@@ -283,32 +238,45 @@ class FinetuneConfig:
     unit_dropout: float = 0.4
     calibration: float = 0.0
     bin_size: float = 0.0
-    window: float = 2.0
+    window: float = 3.0
     min_bins: int = 3
     max_lag: float = 1.0
+    lags: tuple[float, ...] = (0.0,)
+    split: str = ""
+    eval_mask: str = ""
+    baselines: tuple[str, ...] = BASELINES
+    blend: tuple[str, ...] = ("network", "ridge", "recurrent", "naive_bayes")
     leaks: str = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        if not self.lags:
+            raise InputError("settings", "lags", "at least one, in seconds", "none")
+        if "network" not in self.blend or set(self.blend) - {"network", *PEERS}:
+            raise InputError("settings", "blend", f"network, and some of {', '.join(PEERS)}", list(self.blend))
+        if unknown := set(self.baselines) - set(BASELINES):
+            raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
         require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
         require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
+        require(self, {"decoder_steps": (0, INF)})
         require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
-        choose(self, "finetune", leaks=("refuse", "warn"))
+        choose(self, "finetune", leaks=("refuse", "warn"), adapt=("auto", *WAYS))
+        require(self, {"rank": (1, INF)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A study of many short runs: ``ndt bench ablation``, ``presets`` and ``curve``.
+    """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve`` and ``ways``.
 
     Arguments:
         data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes), ``m1``, ``s1``.
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
         pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
-        finetune: Fine-tuning of `curve`; its ``calibration`` is set from `label_seconds`.
+        finetune: Fine-tuning of `curve` and `ways`; its ``calibration`` is set from `label_seconds`.
         simulate: The simulated sessions.
-        label_seconds: Seconds of labels of the new session that `curve` tries.
+        label_seconds: Seconds of labels of the new session that `curve` and `ways` try.
         new_seconds: Length of that session in seconds; seven tenths of it are its training block.
     """
 
@@ -341,9 +309,9 @@ class BenchConfig:
         precision: ``fp32`` or ``bf16`` (attention, train, loader).
         sequences: Sequences in a batch (attention, train).
         sessions: Sessions of the store (loader); files that are ingested, at least 1,000 (ingest).
-        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve).
+        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, ways).
         out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
-        study: Settings of the studies (ablation, presets, curve).
+        study: Settings of the studies (ablation, presets, curve, ways).
     """
 
     repeats: int = 3

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from ndt.attention import CONTEXT
 from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, write_json
 from ndt.config import ModelConfig
+from ndt.convolution import ConvolutionalDecoder
 from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
 from ndt.layers import Block, Dropout, look_up
+from ndt.linear import LinearDecoder
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
 from ndt.routes import Arrangement, arrange
 from ndt.tokens import Batch
@@ -27,7 +29,11 @@ from ndt.vocabulary import KINDS, Vocabulary
 
 __all__ = ["NDT", "TABLES", "Encoded", "Place", "Prediction"]
 
-TABLES = ("unit", "unit_place", "context")  # parameters that have a row for each name in the vocabulary
+TABLES = ("unit", "unit_place", "context", "reading")  # parameters that have a row for each name in the vocabulary
+DECODERS: dict[str, type[ConvolutionalDecoder | LinearDecoder]] = {
+    "convolved": ConvolutionalDecoder,
+    "linear": LinearDecoder,
+}  # of covariates; others are queries
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
 # of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
@@ -141,7 +147,11 @@ class NDT(nn.Module):
         if self.dispersion is not None:
             nn.init.zeros_(self.dispersion.weight)
             nn.init.constant_(self.dispersion.bias, -3.0)  # close to Poisson's
-        self.covariate = CovariateDecoder(c, len(spec.covariate.dims)) if spec.covariate else None
+        convolved = spec.covariate is not None and c.covariates == "convolved"
+        decoder = DECODERS.get(c.covariates, CovariateDecoder)
+        # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
+        self.reading = nn.Parameter(torch.zeros(len(known.units), E)) if vectors and convolved else None
+        self.covariate = decoder(c, len(spec.covariate.dims)) if spec.covariate else None
         kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
         self.kind_of_context: Tensor
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
@@ -162,11 +172,21 @@ class NDT(nn.Module):
         """Names of the rows of the unit, place and context tables."""
         return self.spec.vocabulary
 
-    def forward(self, batch: Batch, *, rates: bool = True) -> Prediction:
-        """Returns log rates of the hidden units, unless not asked, and the standardised covariate at all bins."""
+    def forward(self, batch: Batch, *, rates: bool = True, teach: bool = True) -> Prediction:
+        """Returns log rates of the hidden units, unless not asked, and the standardised covariate at all bins.
+
+        A batch that brings its latents is decoded from them: nothing is encoded, and no rates are known.
+
+        Arguments:
+            batch: The batch.
+            rates: Whether rates are asked for.
+            teach: Whether labels teach the encoder; else a convolved decoder reads latents as they are.
+        """
+        if batch.latents is not None:
+            return Prediction(None, self._convolved(batch, batch.latents, self.population(batch)))
         encoded = self.encode(batch)
         log_rates = self.log_rates(batch, encoded) if rates else None
-        decoded = self.decode(batch, encoded) if self.covariate is not None else None
+        decoded = self.decode(batch, encoded, teach=teach) if self.covariate is not None else None
 
         return Prediction(log_rates, decoded, self.log_dispersion(batch, encoded) if rates else None)
 
@@ -225,15 +245,27 @@ class NDT(nn.Module):
 
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
-    def decode(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R C"]:
+    def decode(self, batch: Batch, encoded: Encoded, *, teach: bool = True) -> Float[Tensor, "Q C"]:
         """Returns the covariate at each bin, in units of its standard deviation on the training block."""
         if self.covariate is None:
             raise ValueError("this model was not fine-tuned for a covariate")
+        latents = self.latents(batch, encoded)
+        if isinstance(self.covariate, ConvolutionalDecoder):
+            return self._convolved(batch, latents if teach else latents.detach(), encoded.population)
+        if isinstance(self.covariate, LinearDecoder):
+            return self.covariate(batch, latents)
         context = self.context[batch.context].flatten(0, 1)
         window = batch.context_window.repeat_interleave(self.config.context_tokens)
-        latents = self.latents(batch, encoded)
 
         return self.covariate(batch, latents, context, window, encoded.memory, encoded.rows)
+
+    def _convolved(self, batch: Batch, latents: Float[Tensor, "R D"], population: Population) -> Float[Tensor, "Q C"]:
+        assert isinstance(self.covariate, ConvolutionalDecoder)
+        if self.reading is not None:
+            read = population.vectors + self.reading.index_select(0, batch.unit)
+            population = Population(read, population.mean_counts)
+
+        return self.covariate(batch, latents, population)
 
     def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Arrangement]:
         """Puts each window's context tokens before its chosen tokens.
@@ -265,16 +297,17 @@ class NDT(nn.Module):
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
         Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
-        has them), unknown contexts at the mean of their kind, or at random (`fresh`). A decoder is kept where it
-        decodes the same covariate, else it starts anew.
+        has them) and are read as their vectors say; unknown contexts start at the mean of their kind, or at random
+        (`fresh`). A decoder is kept where it decodes the same covariate, else it starts anew.
         """
         other, old = NDT(spec), self.state_dict()
         mine, theirs = self.spec.covariate, spec.covariate
-        if mine is None or theirs is None or not mine.same(theirs):
+        alike = self.config.covariates == spec.config.covariates
+        if mine is None or theirs is None or not (alike and mine.same(theirs)):
             old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
-        tables = {name: old.pop(name) for name in (*TABLES, "mean_counts") if name in old}
-        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
         new = other.state_dict()  # shares memory with the parameters
+        tables = {name: old.pop(name) for name in (*TABLES, "mean_counts") if name in old and name in new}
+        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
         for name, known in tables.items():
             if name == "unit" and len(known):
                 new[name][:] = known.mean(0)

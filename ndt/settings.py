@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ndt.errors import InputError
 
@@ -76,9 +76,7 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
         if is_dataclass(hints[key]):
             values[key] = _filled(hints[key], value, where, f"{name}.{key}")
         elif get_origin(hints[key]) is tuple:
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise InputError(where, f"{name}.{key}", "a list of words", repr(value))
-            values[key] = tuple(value)
+            values[key] = _listed(get_args(hints[key])[0], value, where, f"{name}.{key}")
         elif hints[key] is float and isinstance(value, int | float) and not isinstance(value, bool):
             values[key] = float(value)
         elif isinstance(value, hints[key]) and not (hints[key] is int and isinstance(value, bool)):
@@ -87,3 +85,12 @@ def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
             raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
 
     return kind(**values)
+
+
+def _listed(kind: type, value: Any, where: str | Path, name: str) -> tuple[Any, ...]:
+    """Returns a list of words or of numbers as a tuple."""
+    fits = str if kind is str else (int, float)
+    if not isinstance(value, list) or not all(isinstance(v, fits) and not isinstance(v, bool) for v in value):
+        raise InputError(where, name, f"a list of {'words' if kind is str else 'numbers'}", repr(value))
+
+    return tuple(map(kind, value))

@@ -1,5 +1,6 @@
 """What the verbs print for people: short tables, and where to look next."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,25 +8,40 @@ if TYPE_CHECKING:
 
 __all__ = [
     "show_bench",
+    "show_curve",
     "show_demo",
     "show_embedding",
+    "show_evaluation",
     "show_files",
     "show_finetuning",
     "show_pretraining",
     "show_recordings",
     "show_report",
+    "show_search",
     "show_store",
 ]
 
 PREDICTORS = {  # in metrics.json -> in words
-    "delivered": "delivered: network and ridge",
+    "delivered": "delivered: the blend",
     "network": "network alone",
     "scratch": "network from scratch",
     "ridge": "ridge on lagged counts",
+    "wiener": "Wiener filter, no penalty",
+    "kalman": "Kalman filter",
+    "naive_bayes": "Poisson naive Bayes",
+    "recurrent": "recurrent network (GRU)",
+    "ridge_gated": "ridge times a gain per time",
     "oracle": "oracle: knows the simulator",
     "time_only": "time alone, no spikes",
     "shuffled": "ridge on shuffled labels",
+    "shifted": "ridge on shifted labels",
 }
+ERRORS = {  # by kind of what is decoded: score beside R², its heading, digits
+    "continuous": (("rmse", "RMSE ({unit})", 3), ("correlation", "correlation", 3)),
+    "angle": (("median_error_deg", "median error (°)", 1), ("mean_error_deg", "mean error (°)", 1)),
+    "class": (("accuracy", "accuracy", 3), ("balanced_accuracy", "balanced", 3), ("trial_accuracy", "of trials", 3)),
+}
+BEST = 8  # candidates of a search that are shown
 
 
 def _table(*columns: str) -> "Table":
@@ -158,8 +174,102 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
 
 
 def show_finetuning(result: dict[str, Any]) -> None:
-    """Prints a decoder's score beside its baselines'."""
-    _print(_scores([result]), f"run: {result['run']}")
+    """Prints a decoder's scores beside its baselines', or its validation score, and its curve and search if any."""
+    if "covariates" in result:
+        show_evaluation(result)
+    elif "valid" in result:
+        _print(f"{result['session']}, {result['covariate']}: R² on validation {_number(result['valid']['network'])}")
+    show_search(result)
+    show_curve(result)
+    _print(f"run: {result['run']}")
+
+
+def show_evaluation(result: dict[str, Any]) -> None:
+    """Prints all scores of a decoder, one table a covariate; or what the Neural Latents Benchmark says of a model."""
+    if "nlb" in result:
+        return _show_nlb(result)
+    for name, part in result["covariates"].items():
+        _print(_part_table(f"{result['session']}, {name}: {result.get('block', 'test')} bins", part), *_trust(part))
+    watch = result["input_range"]
+    if lost := watch["lost_units"]:
+        _print(f"units that fell silent: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
+    if missing := result.get("missing_units"):
+        _print(f"{len(missing)} units of the decoder are not in this session")
+
+
+def _show_nlb(result: dict[str, Any]) -> None:
+    found = result["nlb"]
+    table = _table("Neural Latents Benchmark", "score")
+    for name, value in (found.get("scores") or {}).get("nlb", {}).items():
+        table.add_row(name, _number(value, 4))
+    if (found.get("scores") or {}).get("co_bps_per_unit") is not None:
+        table.add_row("not NLB's: co-bps, mean over units", _number(found["scores"]["co_bps_per_unit"], 4))
+    notes = [str(note) for note in found.get("left_out") or ()]
+    _print(table, *notes, *([f"submission: {result['path']}"] if result.get("path") else []))
+
+
+def _part_table(title: str, part: dict[str, Any]) -> "Table":
+    """One row a predictor: its weight in the delivered blend, its R², and its error by the kind of the covariate."""
+    rows = {"delivered": part["test"], "network": part["network"]} | part["baselines"]
+    columns = [c for c in ERRORS[part["kind"]] if c[0] in part["test"]]
+    heads = [head.format(unit=part["unit"] or "own unit") for _, head, _ in columns]
+    table = _table("", "weight", "R²", *heads)
+    for name in (*(n for n in PREDICTORS if n in rows), *(n for n in rows if n not in PREDICTORS)):
+        if (found := rows[name]).get("r2") is None and name not in part["weights"]:
+            continue
+        weight = part["weights"].get(name)
+        cells = ["" if weight is None else _number(weight, 2), _number(found.get("r2"))]
+        cells += [_number(found.get(key), digits) for key, _, digits in columns]
+        table.add_row(PREDICTORS.get(name, name), *cells)
+    table.title, table.title_justify = f"{title}; R² is variance-weighted", "left"
+
+    return table
+
+
+def _trust(part: dict[str, Any]) -> list[str]:
+    """What says how far to trust the delivered decoder."""
+    t = part["test"]
+    low, high = t.get("r2_interval_95") or (None, None)
+    covered, error, adapted = (
+        None if t.get(name) is None else 100 * t[name]
+        for name in ("interval_coverage_90", "interval_coverage_90_error", "adaptive_coverage_90")
+    )
+    lines = [
+        f"delivered R² {_number(t['r2'])}, 95 % interval {_number(low)} to {_number(high)}; "
+        f"over ridge {_number(t.get('over_ridge'))} ± {_number(t.get('over_ridge_error'))}",
+        f"90 % intervals hold {_number(covered, 1)} % ± {_number(error, 1)}; "
+        f"those that follow labels {_number(adapted, 1)} %",
+    ]
+    if t.get("out_of_range", 0) > 0:
+        lines.append(f"{100 * t['out_of_range']:.1f} % of bins have input beyond the range of training")
+
+    return lines
+
+
+def show_curve(result: dict[str, Any]) -> None:
+    """Prints the curve of R² against seconds of labels that is in a run directory."""
+    from ndt.label_curve import read_curve, sentences, table
+
+    if (curve := read_curve(Path(result["run"]))) is not None:
+        head, rows = table(curve)
+        shown = _table(*head)
+        for row in rows:
+            shown.add_row(*row)
+        shown.title, shown.title_justify = f"{curve.session}, {curve.covariate}: medians over seeds", "left"
+        _print(shown, *sentences(curve))
+
+
+def show_search(result: dict[str, Any]) -> None:
+    """Prints the search for settings that is in a run directory: its best candidates, and what the winner is worth."""
+    from ndt.search_record import read_search, sentences, table
+
+    if (record := read_search(Path(result["run"]))) is not None:
+        head, rows = table(record)
+        shown = _table(*head)
+        for row in rows[:BEST]:
+            shown.add_row(*row)
+        more = [f"… and {len(rows) - BEST} more in search.json"] if len(rows) > BEST else []
+        _print(shown, *more, *sentences(record))
 
 
 def show_embedding(result: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (ModelConfig, "units", "neurons"),
         (ModelConfig, "norm", "none"),
         (ModelConfig, "activation", "relu"),
-        (ModelConfig, "covariates", "linear"),
+        (ModelConfig, "covariates", "cubic"),
         (ModelConfig, "likelihood", "gaussian"),
         (ModelConfig, "reach", -1),
         (ModelConfig, "max_count", 256),

@@ -17,7 +17,7 @@ MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, uni
 TRAIN = TrainConfig(steps=6, batch_size=4, valid_every=3, warmup_steps=2)
 LESS = (
     PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
-    FinetuneConfig(train=TRAIN, warm_steps=2, max_lag=0.2, calibration=15.0),
+    FinetuneConfig(train=TRAIN, warm_steps=2, max_lag=0.2, calibration=15.0, decoder_steps=4),
 )
 SESSION = {"session", "covariate", "seed", "test", "network", "blend_weight", "baselines", "train_seconds"}
 
@@ -42,7 +42,7 @@ def complete(found: dict, out: Path) -> None:
         assert SESSION <= session.keys()
         assert session["session"] == name
         assert {"ridge", "shuffled", "time_only", "scratch"} <= session["baselines"].keys()
-        assert all(np.isfinite(part["r2"]) for part in session["baselines"].values())
+        assert all(np.isfinite(part["r2"]) for part in session["baselines"].values() if "left_out" not in part)
         assert (out / "finetune" / name / "predictions.npz").exists()
         assert (out / "scratch" / name / "metrics.json").exists()
         with np.load(out / "embed" / f"{name}.npz") as file:

@@ -21,10 +21,14 @@ from ndt.session import Spikes
 CONFIG = FinetuneConfig(
     train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10),
     warm_steps=10,
+    decoder_steps=40,
     max_lag=0.5,
     unit_dropout=0.0,
+    baselines=("ridge", "shuffled", "time_only"),
 )
-SHORT = replace(CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=1, still_steps=3)
+SHORT = replace(
+    CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=1, still_steps=3, decoder_steps=2
+)
 SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
 
 
@@ -65,8 +69,9 @@ def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, gr
     rows = grid.block == TEST
     np.testing.assert_allclose(saved["time"], grid.start[rows] + grid.bin_size / 2)
     assert decoder.metrics["test"]["num_bins"] == rows.sum()  # every bin of the simulation has a label
-    weight = decoder.metrics["blend_weight"]
-    np.testing.assert_allclose(saved["delivered"], weight * saved["network"] + (1 - weight) * saved["ridge"], atol=1e-4)
+    weights = decoder.metrics["weights"]
+    assert weights["network"] == decoder.metrics["blend_weight"]
+    np.testing.assert_allclose(saved["delivered"], sum(w * saved[name] for name, w in weights.items()), atol=1e-4)
     np.testing.assert_allclose(saved["network"], decode(decoder.model, grid, rows)[rows], atol=1e-4)
 
 
@@ -149,7 +154,8 @@ def test_a_broken_run_that_is_resumed_is_the_unbroken_one(sim_base, sim_truth, t
             finetune(sim_base, name, out=tmp_path / "broken", config=SHORT, progress=False)
     resumed = finetune(sim_base, name, out=tmp_path / "broken", config=SHORT, resume=True, progress=False)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    assert resumed.metrics["test"] == whole.metrics["test"]
+    found, expected = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("broken", "whole"))
+    assert found["test"] == expected["test"]
 
 
 def test_calibration_limits_the_labels_to_the_last_before_validation(
@@ -165,7 +171,8 @@ def test_calibration_limits_the_labels_to_the_last_before_validation(
     config = replace(SHORT, calibration=10.0)
     found = finetune(sim_base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False)
     np.testing.assert_allclose(found.metrics["calibration_seconds"], 10.0)
-    ((grid, chosen),) = seen
+    (grid, chosen), *others = seen  # the decoder alone learns from the same
+    np.testing.assert_array_equal([rows for _, rows in others], [chosen] * len(others))
     rows = np.flatnonzero(chosen)
     np.testing.assert_array_equal(rows, np.flatnonzero(grid.block == TRAIN)[-200:])
     assert rows[-1] < np.flatnonzero(grid.block == VALID)[0]
@@ -214,9 +221,7 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
 def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{sim_truth[0].session_id}.*{sim_truth[1].session_id}"):
         finetune(sim_base, "sub-z_ses-9", out=tmp_path, config=SHORT, progress=False)
-    with pytest.raises(
-        InputError, match=r"cursor_pos, cursor_vel, found 'speed'|cursor_vel, cursor_pos, found 'speed'"
-    ):
+    with pytest.raises(InputError, match=r"expected one of: cursor_pos, cursor_vel, trials/target, found 'speed'"):
         finetune(sim_base, sim_truth[1].session_id, "speed", out=tmp_path, config=SHORT, progress=False)
 
 
@@ -245,7 +250,9 @@ def test_too_few_labels_are_said(sim_store, sim_truth, tmp_path, monkeypatch) ->
     some = replace(session, covariates={"cursor_vel": replace(series, values=values)})
     monkeypatch.setattr(type(sim_store), "session", lambda self, _: some)
     config = replace(SHORT, model=SMALL, window=1.0)
-    with pytest.raises(InputError, match="validation block: expected at least 10 labelled bins, found 0"):
+    with pytest.raises(
+        InputError, match="validation block: expected at least 10 bins with a label of cursor_vel, found 0"
+    ):
         finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
 
@@ -329,7 +336,8 @@ def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, t
     """`SHORT` has one step to warm up, two to keep still, and one more: each moves what it may, and no more."""
     moved, base = [], NDT.from_pretrained(sim_base)
     for steps in (1, 3, 4):
-        config = replace(SHORT, train=replace(SHORT.train, steps=steps, valid_every=steps, ema=0.0))
+        train = replace(SHORT.train, steps=steps, valid_every=steps, ema=0.0)
+        config = replace(SHORT, train=train, decoder_steps=0)
         out = tmp_path / str(steps)
         model = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=out, config=config, progress=False).model
         torch.manual_seed(config.seed)

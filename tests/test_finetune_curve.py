@@ -200,7 +200,12 @@ def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
     sim_base, sim_store, sim_truth, tmp_path
 ) -> None:
     config = FinetuneConfig(
-        train=TrainConfig(steps=6, batch_size=4, valid_every=3), warm_steps=1, still_steps=3, max_lag=0.2
+        train=TrainConfig(steps=6, batch_size=4, valid_every=3),
+        warm_steps=1,
+        still_steps=3,
+        max_lag=0.2,
+        decoder_steps=4,
+        baselines=("ridge",),
     )
     name, curves = sim_truth[1].session_id, []
     for workers, base in ((1, sim_base), (2, NDT.from_pretrained(sim_base))):  # by its folder, and as an object

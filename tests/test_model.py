@@ -28,6 +28,7 @@ CONFIGS = {
     "joint": replace(TINY, order="joint", positions="learned", activation="swiglu", covariates="cross"),
     "reach": replace(TINY, reach=3, positions="learned", covariates="cross"),
     "overdispersed": replace(TINY, likelihood="negative_binomial"),
+    "convolved": replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=3, num_stacks=2),
     "ndt2": NDT2,
 }
 EVERY = [
@@ -36,7 +37,9 @@ EVERY = [
     for positions in ("rotary", "learned")
     for covariates in ("pooled", "cross")
     for norm in ("pre", "post")
-] + [NDT2, *(replace(TINY, order=order, reach=4) for order in ("factorised", "sequential", "joint"))]
+]
+EVERY += [NDT2, CONFIGS["convolved"]]
+EVERY += [replace(TINY, order=order, reach=4) for order in ("factorised", "sequential", "joint")]
 
 
 def named(config: ModelConfig) -> str:

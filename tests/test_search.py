@@ -368,8 +368,10 @@ def test_record_of_another_form_is_refused(tmp_path) -> None:
 SHORT = FinetuneConfig(
     train=TrainConfig(steps=4, batch_size=4, valid_every=2, warmup_steps=1),
     model=ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8),
+    decoder_steps=4,
     window=1.0,
     max_lag=0.1,
+    baselines=("ridge",),
 )
 
 

@@ -1,0 +1,154 @@
+"""Ways to adapt a pretrained model to a session: what learns, from what, and what is done before and after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.adapters import ADAPTER, add_adapters, merge_adapters
+from ndt.config import FinetuneConfig
+from ndt.data.store import Store
+from ndt.data.windows import Grid
+from ndt.errors import InputError
+from ndt.finetune.aligning import align, earlier_days
+from ndt.finetune.probe import fit_probe
+from ndt.model import NDT, TABLES
+from ndt.session import Session
+
+__all__ = ["WAYS", "Way", "begin", "choose_way", "finish", "part_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to adapt.
+
+    Arguments:
+        learns: Which parts of the model learn; see `part_of`.
+        masked: Whether all steps are on the masked loss, which needs no labels; weights are then chosen by the
+            likelihood on the validation block, else by R² there.
+        decoder: What kind of covariate decoder the model is given (`ModelConfig.covariates`), and fitted when the steps
+            are done; empty for the one that it has, or a new one of its kind.
+        aligned: Whether new units start as those of an earlier day that they are matched to.
+    """
+
+    learns: tuple[str, ...]
+    masked: bool = False
+    decoder: str = ""
+    aligned: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it needs labels of the session."""
+        return not self.masked or bool(self.decoder)
+
+    def learns_decoder(self, new: tuple[str, ...]) -> bool:
+        """Whether labels teach all of the covariate decoder, which is pretrained unless `new` names it."""
+        return not self.masked and (part_of("covariate.", new) in self.learns)
+
+
+WAYS = {
+    "full": Way(learns=("tables", "input", "trunk", "new")),
+    "contexts": Way(learns=("tables", "input", "new")),
+    "probe": Way(learns=("tables",), masked=True, decoder="linear"),
+    "lora": Way(learns=("tables", "adapters", "new")),
+    "unsupervised": Way(learns=("tables",), masked=True),
+    "align": Way(learns=("tables",), masked=True, aligned=True),
+}
+
+
+def part_of(name: str, new: tuple[str, ...] = ()) -> str:
+    """Returns the part of the model that a parameter belongs to.
+
+    ``tables`` are what is known of sessions, units and places; ``adapters`` are low-rank; ``new`` is what was not
+    pretrained; ``input`` turns counts into tokens; ``trunk`` is all else.
+
+    Arguments:
+        name: Name of the parameter.
+        new: How the names of parameters begin that were not pretrained.
+    """
+    if name in TABLES:
+        return "tables"
+    if ADAPTER in name:
+        return "adapters"
+    if name.startswith(new):
+        return "new"
+
+    return "input" if name.startswith("embed.") else "trunk"
+
+
+def choose_way(
+    config: FinetuneConfig, base: NDT | None, stores: Sequence[Store], session: Session, labels: float
+) -> str:
+    """Returns the name of the way: the one that is asked for, or by this rule where that is left open (``auto``).
+
+    Arguments:
+        config: Fine-tuning; uses `adapt` and `align_to`.
+        base: The pretrained model; None for none.
+        stores: Where earlier days may be.
+        session: The session.
+        labels: Seconds of labels in the training block that are to be used.
+
+    Raises:
+        InputError: if the way needs a pretrained model or a decoder, and there is none.
+    """
+    if base is None:
+        if config.adapt not in ("auto", "full") or config.align_to:
+            found = f"align_to {config.align_to}" if config.adapt in ("auto", "full") else config.adapt
+            raise InputError("settings", "adapt", "full, and no align_to, where there is no pretrained model", found)
+        return "full"
+    name = config.adapt if config.adapt != "auto" else _by_rule(base, stores, session, labels)
+    if not WAYS[name].labelled and base.spec.covariate is None:
+        expected = f"a base model that decodes (ndt pretrain with a covariate, or ndt finetune), for {name}"
+        raise InputError("finetune", "adapt", expected, "one without a decoder")
+
+    return name
+
+
+def _by_rule(base: NDT, stores: Sequence[Store], session: Session, labels: float) -> str:
+    if labels or base.spec.covariate is None:  # without a decoder only labels help, and their want is said
+        return "full"
+    unknown = not set(map(str, session.units.id)) <= set(base.vocabulary.units)
+
+    return "align" if unknown and earlier_days(base, stores, session) else "unsupervised"
+
+
+def begin(
+    model: NDT,
+    base: NDT | None,
+    stores: Sequence[Store],
+    grid: Grid,
+    chosen: NDArray[np.bool_],
+    config: FinetuneConfig,
+    new: tuple[str, ...],
+) -> dict[str, Any]:
+    """Does to a model, in place, what comes before the steps; returns what metrics.json says of it.
+
+    Arguments:
+        model: The model to be adapted.
+        base: The pretrained model; None for none.
+        stores: Where earlier days may be.
+        grid: The session's bins.
+        chosen: Bins to train on, (R,).
+        config: Fine-tuning; `adapt` names the way.
+        new: How the names of parameters begin that were not pretrained.
+    """
+    way, found = WAYS[config.adapt], {}
+    if base is not None and (way.aligned or config.align_to):
+        found["alignment"] = align(model, base, stores, grid, chosen, config.align_to)
+    if "adapters" in way.learns:
+        add_adapters(model, config.rank, skip=new)
+
+    return found
+
+
+def finish(
+    model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: NDArray[np.bool_], config: FinetuneConfig
+) -> None:
+    """Does to a model, in place, what comes after the steps."""
+    way = WAYS[config.adapt]
+    if "adapters" in way.learns:
+        merge_adapters(model)
+    if way.decoder:
+        fit_probe(model, grid, targets, chosen)

@@ -1,0 +1,42 @@
+"""Decodes covariates linearly: an affine map of the latents of the last few bins."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ndt.config import ModelConfig
+from ndt.convolution import places, shifted
+from ndt.tokens import Batch
+
+__all__ = ["LinearDecoder"]
+
+# R = bins of the batch, D = width, C = covariate dimensions
+
+
+class LinearDecoder(nn.Module):
+    r"""Reads the covariate off the latents of a bin and of those before it.
+
+    .. math:: y_t = b + \sum_{l < L} W_l z_{t - l}
+
+    where latents of bins before the window are zero. Causal.
+
+    Arguments:
+        config: Architecture; uses `width`, and `linear_bins` L.
+        covariate_dims: Dimensions C.
+    """
+
+    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+        super().__init__()
+
+        self.bins = config.linear_bins
+        self.readout = nn.Linear(self.bins * config.width, covariate_dims)
+
+    def forward(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R C"]:
+        """Returns the covariate at each bin, standardised."""
+        return self.readout(self.read(batch, latents))
+
+    def read(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R LD"]:
+        """Returns what each bin is read from: its latent, that of the bin before, and so on."""
+        place = places(batch)
+
+        return torch.cat([shifted(latents, place, lag) for lag in range(self.bins)], 1)
