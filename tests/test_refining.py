@@ -49,6 +49,7 @@ def test_only_the_decoder_and_what_it_reads_of_units_learn(objective) -> None:
     assert [objective.rate(name, 0) > 0 for name in names] == [True, True, False, False, False]
 
 
+@pytest.mark.slow
 def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     torch.testing.assert_close(in_vain.model.state_dict(), before.model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
