@@ -152,7 +152,7 @@ def _decided(
 ) -> FinetuneConfig:
     """Settings as they are used: the way to adapt has a name, and nothing is warmed up that knows all or nothing."""
     labels = seconds_of_labels(grid, covariate, config)
-    config = replace(config, adapt=choose_way(config, base, stores, grid.session, labels))
+    config = choose_way(config, base, stores, grid.session, labels)
     if not WAYS[config.adapt].labelled:  # nor have labels a say in what is delivered
         config = replace(config, blend=("network",))
     if base is None or set(map(str, grid.session.units.id)) <= set(base.vocabulary.units):

@@ -19,6 +19,7 @@ from ndt.model import NDT, TABLES
 from ndt.session import Spikes
 
 CONFIG = FinetuneConfig(
+    adapt="full",
     train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10),
     warm_steps=10,
     decoder_steps=40,

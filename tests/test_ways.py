@@ -155,7 +155,7 @@ def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(way, kept, store
 
 
 def test_metrics_name_the_way(run) -> None:
-    for asked, way in (("auto", "full"), ("align", "align")):
+    for asked, way in (("auto", "contexts"), ("align", "align")):
         found = run(asked)
         assert found.metrics["adapt"] == way
         assert json.loads((found.run / "metrics.json").read_text())["adapt"] == way
@@ -327,14 +327,24 @@ def test_the_old_day_is_the_last_that_the_model_was_trained_on(store) -> None:
 def test_the_rule_goes_by_what_there_is(store) -> None:
     base, config = pretrained(store), FinetuneConfig()
     new, old = store.session(NEW), store.session("sub-a_ses-1")
-    other = replace(new, subject="b")
-    assert choose_way(config, None, [store], new, 60.0) == "full"
-    for seconds in (1.0, 60.0, 600.0):
-        assert choose_way(config, base, [store], new, seconds) == "full"
-    assert choose_way(config, base, [store], new, 0.0) == "align"
-    assert choose_way(config, base, [store], other, 0.0) == "unsupervised"  # no earlier day of this subject
-    assert choose_way(config, base, [store], replace(old, session_id="x"), 0.0) == "unsupervised"  # knows all its units
-    assert choose_way(replace(config, adapt="lora"), base, [store], new, 0.0) == "lora"
+
+    def chosen(session: Session, seconds: float, base: NDT | None = base, config=config) -> tuple[str, str]:
+        found = choose_way(config, base, [store], session, seconds)
+        return found.adapt, found.align_to
+
+    assert chosen(new, 60.0, None) == ("full", "")
+    for seconds, way in ((1.0, "contexts"), (119.0, "contexts"), (120.0, "full"), (600.0, "full"), (0.0, "align")):
+        assert chosen(new, seconds) == (way, "sub-a_ses-1")  # four of six units are unknown
+    other = replace(new, subject="b")  # of whom there is no earlier day
+    assert chosen(other, 0.0) == ("unsupervised", "")
+    assert chosen(other, 60.0) == ("contexts", "")
+    same = replace(old, session_id="x")
+    assert chosen(same, 0.0) == ("unsupervised", "")
+    half = replace(new, units=Units(id=np.array(["a/0", "a/4", "a/1", "b/1", "b/2", "b/3"])))
+    assert chosen(half, 0.0) == ("align", "")  # to the last day, as ever
+    assert chosen(half, 60.0) == ("contexts", "")
+    assert chosen(new, 0.0, config=replace(config, adapt="lora")) == ("lora", "")
+    assert chosen(new, 60.0, config=replace(config, align_to="sub-a_ses-0")) == ("contexts", "sub-a_ses-0")
 
 
 def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
