@@ -115,20 +115,35 @@ def finetune(
     if decoder and config.decoder_steps and (new or config.trunk_rate):
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
-    score = score_session if test else score_network
-    if not can_be_scored(grid, target):
-        score = score_nothing
+    found = {"train_seconds": counted["train_seconds"], "steps": trainer.step, "lags": lags, **adapted}
+    metrics = _write(model, grid, target, chosen, config, found, out, test, trainer.accelerator.is_main_process)
+
+    return Decoder(model, metrics, out)
+
+
+def _write(
+    model: NDT,
+    grid: Grid,
+    target: Target,
+    chosen: NDArray[np.bool_],
+    config: FinetuneConfig,
+    found: dict[str, Any],
+    out: Path,
+    test: bool,
+    writes: bool,
+) -> dict[str, Any]:
+    """Scores what was trained, as far as there are labels, writes it and returns what metrics.json says."""
+    score = score_nothing if not can_be_scored(grid, target) else score_session if test else score_network
     scored = score(model, grid, target, chosen, config)
-    metrics = scored.metrics | {"train_seconds": counted["train_seconds"], "steps": trainer.step}
-    metrics |= {"architecture": asdict(model.config), "lags": lags, **adapted}
-    if trainer.accelerator.is_main_process:
+    metrics = scored.metrics | found | {"architecture": asdict(model.config)}
+    if writes:
         model.save_pretrained(out)
         if scored.delivered is not None:
             scored.delivered.save(out)
             _save_predictions(out / "predictions.npz", scored.predictions)
         write_json(out / "metrics.json", metrics)
 
-    return Decoder(model, metrics, out)
+    return metrics
 
 
 def _refine(model: NDT, whole: Decoding, before: Trainer, out: Path, resume: bool, progress: bool) -> dict[str, float]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
 from ndt.checkpoint import read_json, write_json
 from ndt.data.store import Store
 from ndt.data.targets import build_targets
@@ -15,7 +14,7 @@ from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.delivered import Delivered
 from ndt.errors import InputError
 from ndt.finetune.objective import decode
-from ndt.finetune.scoring import scored_rows
+from ndt.finetune.scoring import certainty, scored_rows
 from ndt.model import NDT
 from ndt.scores import score
 from ndt.target import Target, labelled
@@ -117,11 +116,8 @@ def _scored(model: NDT, delivered: Delivered, grid: Grid, target: Target, rows: 
         for name, peer in blend.peers.items():
             members[name] = np.concatenate(peer.predict(counts))[chosen]
         found = {name: score(y, x, blend.part.kind, trial=trial) for name, x in members.items()}
-        bootstrap = block_bootstrap_r2(y, members["test"], piece)
-        difference, error = paired_r2_difference(y, members["test"], members["ridge"], piece)
-        found["test"] |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
-        found["test"] |= {"over_ridge": difference, "over_ridge_error": error}
-        found["test"] |= blend.conformal.measure(y, members["test"], piece)
+        # What was adapted without labels is the network alone.
+        found["test"] |= certainty(y, members["test"], members.get("ridge"), blend.conformal, piece)
         found["test"]["out_of_range"] = float(flags.flagged.mean())
         covariates[blend.part.name] = {
             "covariate": blend.part.name,

@@ -22,7 +22,7 @@ from ndt.model import NDT
 from ndt.scores import score
 from ndt.target import Target, labelled
 
-__all__ = ["Scored", "score_network", "score_nothing", "score_session"]
+__all__ = ["Scored", "certainty", "score_network", "score_nothing", "score_session"]
 
 COVERAGE = 0.9
 
@@ -159,11 +159,7 @@ def _score_part(
         trial = target.trial[i][test] if part.per else None
         return score(y[test], rows[test], part.kind, trial=trial)
 
-    bootstrap = block_bootstrap_r2(y[test], delivered[test], grid.piece[test])
-    over_ridge = paired_r2_difference(y[test], delivered[test], baselines.decoded["ridge"][test], grid.piece[test])
-    found = scores(delivered) | {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
-    found |= conformal.measure(y[test], delivered[test], grid.piece[test])
-    found |= {"over_ridge": over_ridge[0], "over_ridge_error": over_ridge[1]}
+    sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
     scored = {name: scores(rows) | baselines.facts.get(name, {}) for name, rows in baselines.decoded.items()}
     left_out = {name: fact for name, fact in baselines.facts.items() if name not in scored}
     metrics = {
@@ -171,7 +167,7 @@ def _score_part(
         "kind": part.kind,
         "dims": list(part.columns),
         "unit": part.unit,
-        "test": found,
+        "test": scores(delivered) | sure,
         "network": scores(network[:, columns]),
         "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "delivered": delivered}.items()},
         "weights": weights,
@@ -186,6 +182,27 @@ def _score_part(
     decoded["adaptive"][grid.block == TEST] = conformal.adapt(y[grid.block == TEST], delivered[grid.block == TEST])
 
     return _PartScored(blend=blend, metrics=metrics, decoded=decoded)
+
+
+def certainty(
+    true: Rows, delivered: Rows, ridge: Rows | None, conformal: Conformal, piece: NDArray[np.integer]
+) -> dict[str, Any]:
+    """Returns how sure the delivered decoder's score is, by how much it exceeds ridge's, and what its intervals hold.
+
+    Arguments:
+        true: Measured values of the rows that are scored, (R, C).
+        delivered: What was decoded, (R, C).
+        ridge: What ridge decoded, (R, C); None where it was not fitted.
+        conformal: The intervals.
+        piece: Piece that each row lies in, (R,).
+    """
+    bootstrap = block_bootstrap_r2(true, delivered, piece)
+    found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
+    if ridge is not None:
+        difference, error = paired_r2_difference(true, delivered, ridge, piece)
+        found |= {"over_ridge": difference, "over_ridge_error": error}
+
+    return found | conformal.measure(true, delivered, piece)
 
 
 def _range_metrics(flags: Flags, grid: Grid) -> dict[str, Any]:

@@ -35,7 +35,11 @@ from ndt.watch import Watch
 __all__ = ["Objective", "Trainer"]
 
 ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up, not multiplied by
-STALE = ("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html")
+STALE = (
+    *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
+    *("delivered.json", "delivered.safetensors"),
+)
+STALE_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last holds a decoder's own steps, after the network's
 
 
 class Objective(Protocol):
@@ -112,7 +116,7 @@ class Trainer:
         if resume:
             self._resume()
         elif self.accelerator.is_main_process:
-            for name in ("checkpoints", "tensorboard"):
+            for name in STALE_FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in STALE:
                 (out / name).unlink(missing_ok=True)

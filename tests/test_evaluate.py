@@ -102,3 +102,14 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
     assert "network alone" in shown
     assert "90 % intervals hold" in shown
     assert json.loads(out.read_text())["block"] == "test"
+
+
+def test_a_decoder_that_is_the_network_alone_is_scored_too(run, sim_store, sim_truth, tmp_path) -> None:
+    """As one that was adapted without labels: no ridge lies beside it."""
+    config = replace(CONFIG, blend=("network",), decoder_steps=0)
+    name = sim_truth[0].session_id
+    found = finetune(None, name, "cursor_vel", out=tmp_path / "run", config=config, store=sim_store, progress=False)
+    again = evaluate(found.run)
+    np.testing.assert_allclose(again["test"]["r2"], found.metrics["network"]["r2"], rtol=1e-4)
+    assert (again["weights"], again["baselines"]) == ({"network": 1.0}, {})
+    assert "over_ridge" not in again["test"]

@@ -88,3 +88,16 @@ def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
             finetune(None, name, out=tmp_path / "broken", **options)
     resumed = finetune(None, name, out=tmp_path / "broken", resume=True, **options)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+
+
+def test_what_an_earlier_run_refined_is_gone_when_another_begins(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+    """Else a run that breaks off before its decoder's own steps would be resumed with those of the earlier one."""
+    name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False, "test": False, "out": tmp_path}
+    config = replace(CONFIG, decoder_steps=2)
+    finetune(None, name, config=config, **options)
+    assert (tmp_path / "decoder" / "checkpoints").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Refining, "begin", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(None, name, config=config, **options)
+    assert not (tmp_path / "decoder").exists()
