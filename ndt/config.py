@@ -267,16 +267,17 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve`` and ``ways``.
+    """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve``, ``ways`` and ``recordings``.
 
     Arguments:
-        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes), ``m1``, ``s1``.
+        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes), ``m1``, ``s1``;
+            of `recordings` some of ``m1``, ``s1``, ``chewie1``, ``chewie2``, ``A2929``.
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
         pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
         finetune: Fine-tuning of `curve` and `ways`; its ``calibration`` is set from `label_seconds`.
         simulate: The simulated sessions.
-        label_seconds: Seconds of labels of the new session that `curve` and `ways` try.
+        label_seconds: Seconds of labels of the new session that `curve`, `ways` and `recordings` try.
         new_seconds: Length of that session in seconds; seven tenths of it are its training block.
     """
 
@@ -311,7 +312,7 @@ class BenchConfig:
         sessions: Sessions of the store (loader); files that are ingested, at least 1,000 (ingest).
         seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, ways).
         out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
-        study: Settings of the studies (ablation, presets, curve, ways).
+        study: Settings of the studies (ablation, presets, curve, ways, recordings).
     """
 
     repeats: int = 3
