@@ -116,6 +116,7 @@ def finetune(
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
     found = {"train_seconds": counted["train_seconds"], "steps": trainer.step, "lags": lags, **adapted}
+    found["decoder_steps"] = int(counted.get("decoder_steps", 0))
     metrics = _write(model, grid, target, chosen, config, found, out, test, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)

@@ -62,6 +62,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
         key for key, value in before.model.state_dict().items() if not torch.equal(value, after.model.state_dict()[key])
     }
     assert moved
+    assert (before.metrics["decoder_steps"], after.metrics["decoder_steps"]) == (0, 20)
     assert all(key == "reading" or key.startswith("covariate.") for key in moved)
     monkeypatch.setattr(adapt.Refining, "validate", lambda *_: {"score": -1.0, "r2": -1.0})
     in_vain = finetune(None, name, out=tmp_path / "c", config=replace(CONFIG, decoder_steps=20), **options)

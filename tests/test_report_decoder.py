@@ -62,7 +62,7 @@ def test_page_has_the_numbers_of_the_metrics(two):
     for half in velocity["test"]["interval_half_width"]:
         assert f"{half:.3g}" in page.text
     assert f"right in {100 * target['test']['chance']:.1f} % of bins. The test block has 48 trials" in page.text
-    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps)" in page.text
+    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more of the decoder alone)" in page.text
     assert "follows the spikes by 100 ms" in page.text
     assert "validation R² of ridge 0.610 0.660 0.580" in page.text
     assert "Poisson naive Bayes has no score: too few bins with spikes" in page.text
