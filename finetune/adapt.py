@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
-from ndt.config import FinetuneConfig
+from ndt.config import FinetuneConfig, TrainConfig
 from ndt.convolution import ConvolutionalDecoder
 from ndt.data.leaks import check_base
 from ndt.data.splits import assign_blocks
@@ -18,6 +18,7 @@ from ndt.data.store import Store
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
+from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
 from ndt.finetune.probe import bins_to_read
@@ -33,6 +34,7 @@ from ndt.vocabulary import Vocabulary
 
 __all__ = ["Decoder", "finetune"]
 
+CONVOLVED = ("convolved", "counts")  # decoders that may learn something beside
 PATIENCE = 3  # tenths of the decoder's own steps without improvement: with little data it soon knows labels by heart
 
 
@@ -98,7 +100,7 @@ def finetune(
     stores = _stores(base, store)
     config = _decided(base, stores, grid, covariate, config)
     target, chosen, lags = _labels(base, grid, covariate, config, window_bins * bin_size)
-    spec = _specification(base, recording, target, chosen, config, bin_size, window_bins)
+    spec = _specification(base, grid, target, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
@@ -106,17 +108,24 @@ def finetune(
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     new = _new_parts(base, spec)
     adapted = begin(model, base, stores, grid, chosen, config, new)
-    objective = Decoding(grid, chosen, target.values, model, config, new)
-    trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
+    assert spec.covariate is not None, "something is decoded"
+    auxiliary = auxiliary_values(grid, spec.covariate.auxiliary, target, chosen)
+    alone = base is None and model.config.covariates == "counts"
+    objective = (Refining if alone else Decoding)(grid, chosen, target.values, model, config, new, auxiliary)
+    train = _of_decoder(config) if alone else config.train
+    if isinstance(objective, Refining):
+        objective.begin(model)
+    trainer = Trainer(model, objective, train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     finish(model, grid, target.values, chosen, config)
     decoder = isinstance(model.covariate, ConvolutionalDecoder) and WAYS[config.adapt].learns_decoder(new)
-    if decoder and config.decoder_steps and (new or config.trunk_rate):
+    if not alone and decoder and config.decoder_steps and (new or config.trunk_rate):
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
-    found = {"train_seconds": counted["train_seconds"], "steps": trainer.step, "lags": lags, **adapted}
-    found["decoder_steps"] = int(counted.get("decoder_steps", 0))
+    steps, decoder_steps = (0, trainer.step) if alone else (trainer.step, int(counted.get("decoder_steps", 0)))
+    found: dict[str, Any] = {"train_seconds": counted["train_seconds"], "steps": steps, "decoder_steps": decoder_steps}
+    found |= {"lags": lags, **adapted}
     metrics = _write(model, grid, target, chosen, config, found, out, test, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)
@@ -150,17 +159,26 @@ def _write(
 def _refine(model: NDT, whole: Decoding, before: Trainer, out: Path, resume: bool, progress: bool) -> dict[str, float]:
     """Trains the decoder on, and keeps that if it is better on validation; returns what was counted in all."""
     config, kept = whole.config, {k: v.clone() for k, v in model.state_dict().items()}
-    every = max(config.decoder_steps // 10, 1)
-    train = replace(config.train, steps=config.decoder_steps, valid_every=every, patience=PATIENCE)
-    objective = Refining(whole.grid, whole.chosen, whole.true, model, config, whole.new).begin(model)
+    objective = Refining(whole.grid, whole.chosen, whole.true, model, config, whole.new, whole.auxiliary).begin(model)
     folder = out / "decoder"
     resume = resume and any((folder / "checkpoints").glob("step_*"))
-    trainer = Trainer(model, objective, train, out=folder, seed=config.seed, resume=resume, progress=progress)
+    trainer = Trainer(
+        model, objective, _of_decoder(config), out=folder, seed=config.seed, resume=resume, progress=progress
+    )
     counted = trainer.run()
     if trainer.best_score <= before.best_score:
         model.load_state_dict(kept)
 
     return {"train_seconds": counted["train_seconds"] + before.seconds, "decoder_steps": counted["steps"]}
+
+
+def _of_decoder(config: FinetuneConfig) -> TrainConfig:
+    """The training loop of the decoder alone."""
+    if not config.decoder_steps:
+        raise InputError("settings", "decoder_steps", "at least 1 for a decoder of counts", 0)
+    every = max(config.decoder_steps // 10, 1)
+
+    return replace(config.train, steps=config.decoder_steps, valid_every=every, patience=PATIENCE)
 
 
 def _decided(
@@ -275,28 +293,30 @@ def _calibration(grid: Grid, target: Target, config: FinetuneConfig, window: flo
 
 def _specification(
     base: NDT | None,
-    session: Session,
+    grid: Grid,
     target: Target,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
-    bin_size: float,
     window_bins: int,
 ) -> ModelSpec:
+    session = grid.session
     old = base.spec.covariate if base is not None else None
+    model = base.config if base is not None else config.model
+    if decoder := WAYS[config.adapt].decoder:
+        model = replace(model, covariates=decoder, linear_bins=bins_to_read(grid.bin_size, window_bins))
     if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
         covariate = old  # its decoder is kept, and with it what its numbers mean
     else:
         covariate = CovariateSpec.fitted(target, chosen, session.session_id)
+        if model.covariates in CONVOLVED and config.auxiliary_weight:
+            covariate = replace(covariate, auxiliary=auxiliary_parts(grid, config.auxiliary, target, chosen))
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
-    model = base.config if base is not None else config.model
-    if decoder := WAYS[config.adapt].decoder:
-        model = replace(model, covariates=decoder, linear_bins=bins_to_read(bin_size, window_bins))
 
     return ModelSpec(
         config=model,
         vocabulary=vocabulary,
-        bin_size=bin_size,
+        bin_size=grid.bin_size,
         window_bins=window_bins,
         covariate=covariate,
         data=data,

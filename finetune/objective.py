@@ -20,7 +20,7 @@ from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.metrics import r2
 from ndt.model import NDT
-from ndt.target import place_columns
+from ndt.target import Target, place_columns
 from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
@@ -46,6 +46,7 @@ class Decoding:
         model: The model; its specification says how the covariate is standardised.
         config: Fine-tuning.
         new: How the names of parameters begin that were not pretrained; an empty name is all.
+        auxiliary: What is learned beside, as `auxiliary_values` has it, with the parts of the model's specification.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Decoding:
         model: NDT,
         config: FinetuneConfig,
         new: tuple[str, ...] = (),
+        auxiliary: Target | None = None,
     ) -> None:
         spec = model.spec
         assert spec.covariate is not None, "fine-tuning trains a decoder"
@@ -74,6 +76,8 @@ class Decoding:
                 expected = f"an unbroken run of {config.min_bins} bins"
                 raise InputError(grid.session.session_id, "validation block", expected, "none")
         self.covariate, self.standard = spec.covariate, spec.covariate.standardise(targets)
+        self.auxiliary = auxiliary or Target.unlabelled(spec.covariate.auxiliary, len(grid))
+        self.standard = np.concatenate([self.standard, self.auxiliary.values], 1)
         self.lag_bins = round(COMPAT_LAG / grid.bin_size) if spec.config.compat else 0
 
     def batch(self, step: int, rows: range) -> Batch:
@@ -98,7 +102,7 @@ class Decoding:
         if warm or self.config.masked_weight > 0:
             terms["nll"] = batch.hidden.sum()
         if not warm:
-            terms["mse"] = num_labels(batch.target, self.covariate.parts)
+            terms |= self.labels(batch)
 
         return terms
 
@@ -112,13 +116,28 @@ class Decoding:
             value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
             terms["nll"] = (value, 1.0 if warm else weight)
         if not warm:
-            terms["mse"] = (self.decoding_loss(prediction.decoded, batch.target), 1.0)
+            terms |= self.decoding_losses(prediction.decoded, batch)
 
         return terms
 
-    def decoding_loss(self, decoded: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss of what is decoded, summed over labelled bins and parts."""
-        return decoding_loss(decoded, target, self.covariate.parts)
+    def labels(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the number of labelled bins, summed over parts: of what is delivered, and of what is beside it."""
+        C = len(self.covariate.dims)
+        terms = {"mse": num_labels(batch.target[:, :C], self.covariate.parts)}
+        if self.auxiliary.parts:
+            terms["auxiliary"] = num_labels(batch.target[:, C:], self.auxiliary.parts)
+
+        return terms
+
+    def decoding_losses(self, decoded: Tensor, batch: Batch) -> dict[str, tuple[Tensor, float]]:
+        """Returns the losses that go with `labels`, summed over labelled bins and parts."""
+        C = len(self.covariate.dims)
+        terms = {"mse": (decoding_loss(decoded[:, :C], batch.target[:, :C], self.covariate.parts), 1.0)}
+        if self.auxiliary.parts:
+            beside = decoding_loss(decoded[:, C:], batch.target[:, C:], self.auxiliary.parts)
+            terms["auxiliary"] = (beside, self.config.auxiliary_weight)
+
+        return terms
 
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of tables, of what is new, and of what was pretrained, as far as the way lets them learn.

@@ -79,7 +79,7 @@ def _batches(model: NDT, grid: Grid, chosen: Masks) -> Iterator[tuple[slice, NDA
     assert isinstance(decoder, LinearDecoder), "a probe is a linear decoder"
     windows = grid.cover(chosen, model.spec.window_bins, rows)
 
-    return per_window(model, windows, lambda batch, encoded: decoder.read(batch, model.latents(batch, encoded)))
+    return per_window(model, windows, lambda batch: decoder.read(batch, model.latents(batch)))
 
 
 def _read(model: NDT, grid: Grid, chosen: Masks, rows: Masks) -> NDArray[np.float32]:

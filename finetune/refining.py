@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ndt.convolution import ConvolutionalDecoder
 from ndt.finetune.objective import Decoding
 from ndt.inference import per_bin
 from ndt.model import NDT
@@ -19,15 +21,20 @@ class Refining(Decoding):
 
     Encoding is nine tenths of a step, and convolutions over bins need more steps than the encoder has use for. So the
     encoder stops, each bin is encoded once with the past that it has in its piece, and the decoder goes on by itself,
-    with what it reads of each unit. Nothing else learns.
+    with what it reads of each unit. Nothing else learns. A decoder of counts alone needs nothing encoded, and no steps
+    of the whole network before.
 
     Arguments as of `Decoding`; the model's encoder must not change afterwards.
     """
 
     def begin(self, model: NDT) -> "Refining":
         """Encodes all bins that are trained on, and returns itself."""
-        windows = self.grid.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.grid.session))
-        self.latents = per_bin(model, windows, model.latents, len(self.grid))
+        decoder = model.covariate
+        assert isinstance(decoder, ConvolutionalDecoder)
+        self.latents: NDArray[np.float32] | None = None
+        if decoder.reads_latents:
+            windows = self.grid.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.grid.session))
+            self.latents = np.nan_to_num(per_bin(model, windows, model.latents, len(self.grid)))
 
         return self
 
@@ -37,21 +44,22 @@ class Refining(Decoding):
         for place in rows:
             _, w = self.sampler.draw(self.sampler.generator(step, place))
             here = slice(*w.index)
-            windows.append(replace(w, target=self.standard[here], latents=np.nan_to_num(self.latents[here])))
+            latents = None if self.latents is None else self.latents[here]
+            windows.append(replace(w, target=self.standard[here], latents=latents))
 
         return pack(windows, self.patch)
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Returns the number of labelled bins, summed over parts."""
-        return {"mse": super().targets(batch, self.config.warm_steps)["mse"]}
+        return self.labels(batch)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the loss over labelled bins and parts."""
-        return {"mse": (self.decoding_loss(model(batch, rates=False).decoded, batch.target), 1.0)}
+        return self.decoding_losses(model(batch, rates=False).decoded, batch)
 
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of the decoder and of what it reads of units; all else rests."""
         if name == "reading":
-            return self.config.table_rate
+            return self.config.reading_rate
 
         return 1.0 if name.startswith("covariate.") else 0.0

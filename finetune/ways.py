@@ -19,8 +19,6 @@ from ndt.session import Session
 
 __all__ = ["WAYS", "Way", "begin", "choose_way", "finish", "part_of"]
 
-MINUTES = 120.0  # seconds of labels from which all of a pretrained model may learn
-
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
@@ -89,8 +87,7 @@ def choose_way(
     pretrained model   seconds of labels   units of the session                   way
     =================  ==================  =====================================  ================
     none               any                                                        ``full``
-    any                120 and more                                               ``full``
-    any                fewer                                                      ``contexts``
+    any                any                                                        ``full``
     with a decoder     none                some unknown, and an earlier day       ``align``
     with a decoder     none                others                                 ``unsupervised``
     =================  ==================  =====================================  ================
@@ -98,10 +95,11 @@ def choose_way(
     Where more than half of the units are unknown, and there is an earlier day of the subject that the model was trained
     on, `align_to` names that day too, whatever the way: units then start as those that they are matched to.
 
-    What it rests on: a simulated day half of whose units changed (`ndt.benchmarks.ways`). ``contexts`` decodes as well
-    as ``full`` from 15 to 210 s in half its time; beyond, and where it is not known to, all may learn. Without labels
-    an adapted model is above an unadapted one, and level with labels of a minute; under new names alignment alone finds
-    the units. ``probe`` is below both everywhere, ``lora`` level, in more time.
+    What it rests on: on a simulated day half of whose units changed (`ndt.benchmarks.ways`), ``full``, ``contexts`` and
+    ``lora`` decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded second day with a minute
+    of them (`ndt.benchmarks.recordings`) ``full`` is far above ``contexts``. Nothing of the old decoder is lost by it:
+    what was pretrained keeps still at first, and validation chooses the step. Without labels an adapted model is above
+    an unadapted one, and level with labels of a minute; under new names alignment alone finds the units.
 
     Arguments:
         config: Fine-tuning; uses `adapt` and `align_to`.
@@ -133,7 +131,7 @@ def _by_rule(
     unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
     days = list(earlier_days(base, stores, session)) if unknown and base.unit is not None else []
     if labels or base.spec.covariate is None:  # without a decoder only labels help, and their want is said
-        way = "full" if labels >= MINUTES else "contexts"
+        way = "full"
     else:
         way = "align" if days else "unsupervised"
     if days and unknown > session.num_units / 2 and not config.align_to:

@@ -49,6 +49,7 @@ class CovariateSpec:
         std: Standard deviation of each column, positive; of a class 1.
         parts: What the columns are; by default one quantity, or one angle where `dims` are cosines and sines.
         lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
+        auxiliary: What the decoder learned beside, and does not deliver.
     """
 
     name: str
@@ -58,6 +59,7 @@ class CovariateSpec:
     std: tuple[float, ...]
     parts: tuple[Part, ...] = ()
     lag: float = 0.0
+    auxiliary: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -92,9 +94,16 @@ class CovariateSpec:
             lag=target.lag,
         )
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Columns that the network learns: what is decoded, and what is learned beside it, if anything."""
+        beside = sum(part.num_columns for part in self.auxiliary)
+
+        return (len(self.dims), beside) if beside else (len(self.dims),)
+
     def same(self, other: "CovariateSpec") -> bool:
         """Whether both mean the same quantities at the same lag, however standardised."""
-        own, others = ((c.name, c.dims, c.unit, c.parts, c.lag) for c in (self, other))
+        own, others = ((c.name, c.dims, c.unit, c.parts, c.lag, c.auxiliary) for c in (self, other))
 
         return own == others
 
@@ -201,10 +210,11 @@ class ModelSpec:
 
 
 def _covariate(found: dict[str, Any]) -> CovariateSpec:
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k != "parts"}
-    parts = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found.get("parts", ()))
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    for name in ("parts", "auxiliary"):
+        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found.get(name, ()))
 
-    return CovariateSpec(**plain, parts=parts)
+    return CovariateSpec(**plain)
 
 
 def _vocabulary(found: dict[str, Any]) -> Vocabulary:

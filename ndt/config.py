@@ -188,7 +188,9 @@ class FinetuneConfig:
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
         decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where covariates are
-            convolved; its weights are kept if they are better on validation.
+            convolved; its weights are kept if they are better on validation. A decoder of counts from scratch has no
+            others: nothing else would be read.
+        reading_rate: Learning rate, in these steps, of what a convolved decoder reads of each unit, over the run's.
         labels_reach: What labels teach where covariates are convolved: ``encoder`` and decoder, or the ``decoder``
             alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
             from scratch, whose encoder would learn a single session's labels by heart.
@@ -208,6 +210,9 @@ class FinetuneConfig:
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
+        auxiliary: What a convolved decoder learns beside what it delivers, names with commas between: where the hand
+            is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
+        auxiliary_weight: Weight of its loss beside the decoding loss.
         lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
             of ridge is taken. A negative lag is an estimate that comes so much later.
         split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
@@ -225,11 +230,12 @@ class FinetuneConfig:
     rank: int = 8
     align_to: str = ""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
-    model: ModelConfig = field(default_factory=ModelConfig)
-    decoder_steps: int = 1000
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(covariates="counts", num_stacks=2))
+    decoder_steps: int = 400
+    reading_rate: float = 50.0
     labels_reach: str = "auto"
     still_steps: int = 50
-    trunk_rate: float = 0.1
+    trunk_rate: float = 1.0
     table_rate: float = 10.0
     fresh_contexts: bool = False
     warm_steps: int = 20
@@ -241,6 +247,8 @@ class FinetuneConfig:
     window: float = 3.0
     min_bins: int = 3
     max_lag: float = 1.0
+    auxiliary: str = "auto"
+    auxiliary_weight: float = 0.3
     lags: tuple[float, ...] = (0.0,)
     split: str = ""
     eval_mask: str = ""
@@ -259,7 +267,7 @@ class FinetuneConfig:
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
         require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
         require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
-        require(self, {"decoder_steps": (0, INF)})
+        require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "reading_rate": (1e-3, 1e3)})
         require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
         choose(self, "finetune", leaks=("refuse", "warn"), adapt=("auto", *WAYS))
         require(self, {"rank": (1, INF)})

@@ -7,7 +7,7 @@ from ndt.settings import INF, choose, require
 
 __all__ = ["ModelConfig"]
 
-DECODERS = ("convolved", "pooled", "cross", "linear")  # of covariates
+DECODERS = ("convolved", "counts", "pooled", "cross", "linear")  # of covariates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,13 @@ class ModelConfig:
         qk_norm: Whether queries and keys are normalised.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
-        covariates: Covariate decoder: ``convolved`` (over latents and counts), ``pooled`` or ``cross`` (NDT2) queries
-            of latents, or ``linear`` in the latents of a few bins; see `ndt.convolution`, `ndt.decoder`, `ndt.linear`.
+        covariates: Covariate decoder: ``convolved`` (over latents and counts), ``counts`` (the same over counts alone:
+            nothing is encoded), ``pooled`` or ``cross`` (NDT2) queries of latents, or ``linear`` in the latents of a
+            few bins; see `ndt.convolution`, `ndt.decoder`, `ndt.linear`.
         linear_bins: Bins that a linear decoder reads, the last of them the one that is decoded.
         conv_width: Where covariates are convolved, width G of the convolutions.
         num_conv_layers: Their layers; n reach 2 (2^n - 1) bins back.
-        num_stacks: Stacks of them whose mean is what is decoded; each learns from its share of the windows.
+        num_stacks: Stacks of them whose mean is what is decoded.
         count_dropout: Share of counts that they read as their mean while training.
         conv_dropout: Dropout probability within them.
         likelihood: Of spike counts: ``poisson`` or ``negative_binomial``.
@@ -96,6 +97,8 @@ class ModelConfig:
         if self.units == "slots" and self.width % self.units_per_patch:
             expected = f"a multiple of model.units_per_patch ({self.units_per_patch}) where units are slots"
             raise InputError("settings", "model.width", expected, self.width)
+        if self.units == "slots" and self.covariates == "counts":
+            raise InputError("settings", "model.covariates", "one that reads latents where units are slots", "counts")
         if self.units == "slots" and self.likelihood != "poisson":
             raise InputError("settings", "model.likelihood", "poisson where units are slots", self.likelihood)
         if self.order == "sequential" and not self.causal:

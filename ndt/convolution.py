@@ -1,4 +1,6 @@
-"""Decodes covariates by convolutions over bins: of the encoder's latents, and of the counts themselves."""
+"""Decodes covariates by convolutions over bins: of the counts themselves, and of the encoder's latents."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,8 @@ from ndt.tokens import Batch
 __all__ = ["ConvolutionalDecoder", "PopulationReadIn", "places", "shifted"]
 
 # L = tokens, P = units of a patch, J = patches of the batch, R = bins of the batch, N = units of a window, D = width,
-# E = width of a unit's vector, G = width of the convolutions, C = covariate dimensions
+# E = width of a unit's vector, G = width of the convolutions, C = covariate dimensions, A = those of what is learned
+# beside, V = C + A
 
 
 def places(batch: Batch) -> Int[Tensor, "R 2"]:
@@ -81,22 +84,25 @@ class PopulationReadIn(nn.Module):
 class _Convolutions(nn.Module):
     """One stack: residual convolutions of three taps, each twice as far apart as in the one before."""
 
-    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+    def __init__(self, config: ModelConfig, num_outputs: int) -> None:
         super().__init__()
 
         G = config.conv_width
         self.causal = config.causal
-        self.latents = nn.Linear(config.width, G)
-        self.counts = nn.Linear(config.unit_width, G, bias=False)
+        self.latents = nn.Linear(config.width, G) if config.covariates == "convolved" else None
+        self.counts = nn.Linear(config.unit_width, G, bias=self.latents is None)
         self.layers = nn.ModuleList(nn.Linear(3 * G, G) for _ in range(config.num_conv_layers))
         self.dropout = Dropout(config.conv_dropout)
-        self.readout = nn.Linear(G, covariate_dims)
+        self.readout = nn.Linear(G, num_outputs)
 
     def forward(
-        self, place: Int[Tensor, "R 2"], population: Float[Tensor, "R E"], latents: Float[Tensor, "R D"]
-    ) -> Float[Tensor, "R C"]:
-        """Returns the covariate at each bin, standardised."""
-        x = self.counts(population) + self.latents(self.dropout(latents))
+        self, place: Int[Tensor, "R 2"], population: Float[Tensor, "R E"], latents: Float[Tensor, "R D"] | None
+    ) -> Float[Tensor, "R V"]:
+        """Returns what is decoded at each bin, standardised."""
+        x = self.counts(population)
+        if self.latents is not None:
+            assert latents is not None, "a decoder of latents has them"
+            x = x + self.latents(self.dropout(latents))
         for i, layer in enumerate(self.layers):
             taps = (2 * 2**i, 2**i, 0) if self.causal else (2**i, 0, -(2**i))
             x = x + self.dropout(F.gelu(layer(torch.cat([shifted(x, place, t) for t in taps], 1))))
@@ -105,7 +111,7 @@ class _Convolutions(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """The mean of a few stacks of convolutions over a window's bins, each of which reads latents and counts.
+    """The mean of a few stacks of convolutions over a window's bins, each of which reads counts, and latents if asked.
 
     A stack of n layers reaches 2 (2^n - 1) bins back, so that the state of a stream is bounded. Each stack learns by
     itself, with its own dropout and from its own start: stacks then differ, and their mean errs less than any.
@@ -114,31 +120,47 @@ class ConvolutionalDecoder(nn.Module):
     dilated causal convolutions.
 
     Arguments:
-        config: Architecture; uses `conv_width`, `num_conv_layers`, `conv_dropout`, `count_dropout`, `num_stacks`.
+        config: Architecture; uses `covariates`, `conv_width`, `num_conv_layers`, `conv_dropout`, `count_dropout` and
+            `num_stacks`.
         covariate_dims: Dimensions C.
+        auxiliary_dims: Dimensions A of what is learned beside it.
     """
 
-    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+    def __init__(self, config: ModelConfig, covariate_dims: int, auxiliary_dims: int = 0) -> None:
         super().__init__()
 
-        self.config = config
+        self.config, self.covariate_dims = config, covariate_dims
+        self.reads_latents = config.covariates == "convolved"
         vectors = config.units == "vectors"  # slots have no weights to sum by: latents must do
         self.read_in = PopulationReadIn(config.count_dropout) if vectors else None
-        self.stacks = nn.ModuleList(_Convolutions(config, covariate_dims) for _ in range(config.num_stacks))
+        self.stacks = nn.ModuleList(
+            _Convolutions(config, covariate_dims + auxiliary_dims) for _ in range(config.num_stacks)
+        )
 
-    def forward(self, batch: Batch, latents: Float[Tensor, "R D"], population: Population) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, standardised; while training what each stack says, one after another.
+    def forward(
+        self, batch: Batch, latents: Float[Tensor, "R D"] | None, population: Population
+    ) -> Float[Tensor, "Q V"]:
+        """Returns the covariate at each bin, standardised, (R, C).
+
+        While training, what each stack says, one after another, and behind the covariate what is learned beside it.
 
         Arguments:
             batch: The batch.
-            latents: Mean latent of each bin.
-            population: The batch's units.
+            latents: Mean latent of each bin; None where counts alone are read.
+            population: The batch's units, with the vectors that each stack reads them by, side by side.
         """
-        if self.read_in is not None:
-            x = self.read_in(batch, population)
-        else:
-            x = latents.new_zeros(len(latents), self.config.unit_width)
         place = places(batch)
-        each = [stack(place, x, latents) for stack in self.stacks]
+        read = self._read(batch, population)
+        each = [stack(place, x, latents) for stack, x in zip(self.stacks, read, strict=True)]
 
-        return torch.cat(each) if self.training else torch.stack(each).mean(0)
+        return torch.cat(each) if self.training else torch.stack(each).mean(0)[:, : self.covariate_dims]
+
+    def _read(self, batch: Batch, population: Population) -> Sequence[Float[Tensor, "R E"]]:
+        """Returns what each stack reads of the counts; while training, without other counts each."""
+        num_stacks, vectors = len(self.stacks), population.vectors
+        if self.read_in is None:
+            return [population.mean_counts.new_zeros(len(batch.bin_time), self.config.unit_width)] * num_stacks
+        if not self.training:
+            return self.read_in(batch, population).chunk(num_stacks, 1)
+
+        return [self.read_in(batch, Population(v, population.mean_counts)) for v in vectors.chunk(num_stacks, 1)]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.model import NDT, Encoded
+from ndt.model import NDT
 from ndt.tokens import Batch, Window, pack
 
 __all__ = ["per_bin", "per_window"]
@@ -18,7 +18,7 @@ __all__ = ["per_bin", "per_window"]
 def per_window(
     model: NDT,
     windows: Iterable[tuple[Window, int]],
-    read: Callable[[Batch, Encoded], Tensor],
+    read: Callable[[Batch], Tensor],
     batch_size: int = 64,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Yields where in the grid the kept bins of each window are, and what `read` says of them, (n, …).
@@ -26,14 +26,14 @@ def per_window(
     Arguments:
         model: The model; it is left in the mode it was in.
         windows: Windows and, for each, the first bin of the grid whose output is kept (the window's last is the last).
-        read: Takes a batch and its encoding, returns one row a bin: ``model.decode`` or ``model.latents``.
+        read: Takes a batch, returns one row a bin: ``model.decode`` or ``model.latents``.
         batch_size: Windows at once.
     """
     training, device, todo = model.training, next(model.parameters()).device, iter(windows)
     model.eval()
     while some := list(islice(todo, batch_size)):
         batch = pack([w for w, _ in some], model.config.units_per_patch).to(device)
-        rows = read(batch, model.encode(batch)).float().cpu().numpy()
+        rows = read(batch).float().cpu().numpy()
         for (w, keep), part in zip(some, np.split(rows, np.cumsum([len(w.counts) for w, _ in some])[:-1]), strict=True):
             yield slice(keep, w.index[1]), part[keep - w.index[0] :]
     model.train(training)
@@ -42,7 +42,7 @@ def per_window(
 def per_bin(
     model: NDT,
     windows: Iterable[tuple[Window, int]],
-    read: Callable[[Batch, Encoded], Tensor],
+    read: Callable[[Batch], Tensor],
     num_bins: int,
     batch_size: int = 64,
 ) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ __all__ = ["NDT", "TABLES", "Encoded", "Place", "Prediction"]
 TABLES = ("unit", "unit_place", "context", "reading")  # parameters that have a row for each name in the vocabulary
 DECODERS: dict[str, type[ConvolutionalDecoder | LinearDecoder]] = {
     "convolved": ConvolutionalDecoder,
+    "counts": ConvolutionalDecoder,
     "linear": LinearDecoder,
 }  # of covariates; others are queries
 
@@ -147,11 +148,12 @@ class NDT(nn.Module):
         if self.dispersion is not None:
             nn.init.zeros_(self.dispersion.weight)
             nn.init.constant_(self.dispersion.bias, -3.0)  # close to Poisson's
-        convolved = spec.covariate is not None and c.covariates == "convolved"
         decoder = DECODERS.get(c.covariates, CovariateDecoder)
+        convolved = spec.covariate is not None and decoder is ConvolutionalDecoder
         # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
-        self.reading = nn.Parameter(torch.zeros(len(known.units), E)) if vectors and convolved else None
-        self.covariate = decoder(c, len(spec.covariate.dims)) if spec.covariate else None
+        width = E * c.num_stacks
+        self.reading = nn.Parameter(torch.zeros(len(known.units), width)) if vectors and convolved else None
+        self.covariate = decoder(c, *spec.covariate.outputs) if spec.covariate else None
         kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
         self.kind_of_context: Tensor
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
@@ -175,20 +177,19 @@ class NDT(nn.Module):
     def forward(self, batch: Batch, *, rates: bool = True, teach: bool = True) -> Prediction:
         """Returns log rates of the hidden units, unless not asked, and the standardised covariate at all bins.
 
-        A batch that brings its latents is decoded from them: nothing is encoded, and no rates are known.
+        Nothing is encoded that neither rates nor the covariate are read from.
 
         Arguments:
             batch: The batch.
             rates: Whether rates are asked for.
             teach: Whether labels teach the encoder; else a convolved decoder reads latents as they are.
         """
-        if batch.latents is not None:
-            return Prediction(None, self._convolved(batch, batch.latents, self.population(batch)))
-        encoded = self.encode(batch)
-        log_rates = self.log_rates(batch, encoded) if rates else None
+        encoded = self.encode(batch) if rates else None
         decoded = self.decode(batch, encoded, teach=teach) if self.covariate is not None else None
+        if encoded is None:
+            return Prediction(None, decoded)
 
-        return Prediction(log_rates, decoded, self.log_dispersion(batch, encoded) if rates else None)
+        return Prediction(self.log_rates(batch, encoded), decoded, self.log_dispersion(batch, encoded))
 
     def population(self, batch: Batch) -> Population:
         """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
@@ -237,21 +238,29 @@ class NDT(nn.Module):
 
         return self.dispersion(encoded.population.vectors)[:, 0][batch.members[batch.patch[batch.wanted]]]
 
-    def latents(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R D"]:
+    def latents(self, batch: Batch, encoded: Encoded | None = None) -> Float[Tensor, "R D"]:
         """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
+        encoded = encoded or self.encode(batch)
         key = batch.bin_index()[encoded.visible]
         total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1])
         total = total.index_add(0, key, encoded.tokens)
 
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
-    def decode(self, batch: Batch, encoded: Encoded, *, teach: bool = True) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, in units of its standard deviation on the training block."""
+    def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
+        """Returns the covariate at each bin, in units of its standard deviation on the training block.
+
+        Arguments:
+            batch: The batch; of one that brings its latents nothing is encoded.
+            encoded: Its encoding, where it is known.
+            teach: Whether labels teach the encoder; else a convolved decoder reads latents as they are.
+        """
         if self.covariate is None:
             raise ValueError("this model was not fine-tuned for a covariate")
-        latents = self.latents(batch, encoded)
         if isinstance(self.covariate, ConvolutionalDecoder):
-            return self._convolved(batch, latents if teach else latents.detach(), encoded.population)
+            return self._convolved(batch, encoded, teach)
+        encoded = encoded or self.encode(batch)
+        latents = self.latents(batch, encoded)
         if isinstance(self.covariate, LinearDecoder):
             return self.covariate(batch, latents)
         context = self.context[batch.context].flatten(0, 1)
@@ -259,10 +268,17 @@ class NDT(nn.Module):
 
         return self.covariate(batch, latents, context, window, encoded.memory, encoded.rows)
 
-    def _convolved(self, batch: Batch, latents: Float[Tensor, "R D"], population: Population) -> Float[Tensor, "Q C"]:
+    def _convolved(self, batch: Batch, encoded: Encoded | None, teach: bool) -> Float[Tensor, "Q C"]:
         assert isinstance(self.covariate, ConvolutionalDecoder)
+        latents = batch.latents
+        if latents is None and self.covariate.reads_latents:
+            encoded = encoded or self.encode(batch)
+            latents = self.latents(batch, encoded)
+            latents = latents if teach else latents.detach()
+        population = encoded.population if encoded is not None else self.population(batch)
         if self.reading is not None:
-            read = population.vectors + self.reading.index_select(0, batch.unit)
+            vectors = population.vectors.repeat(1, self.config.num_stacks)  # a stack reads them in its own way
+            read = vectors + self.reading.index_select(0, batch.unit)
             population = Population(read, population.mean_counts)
 
         return self.covariate(batch, latents, population)

@@ -103,8 +103,10 @@ def _words(name: str) -> str:
 def _fitting(m: Mapping[str, Any]) -> str:
     said = []
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
-    alone = f", {m['decoder_steps']:,} more of the decoder alone" if m.get("decoder_steps") else ""
-    spent += f" ({m['steps']:,} steps{alone})" if m.get("steps") else ""
+    whole, alone = m.get("steps"), m.get("decoder_steps")
+    steps = [f"{whole:,} steps"] if whole else []
+    steps += [f"{alone:,} {'more' if whole else 'steps'} of the decoder alone"] if alone else []
+    spent += f" ({', '.join(steps)})" if steps else ""
     if m.get("adapt") in UNLABELLED:
         said.append(f"fitted to the training block's spikes{spent}")
     elif m.get("calibration_seconds"):

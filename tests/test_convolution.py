@@ -70,7 +70,8 @@ def test_dropped_counts_are_their_mean_and_the_others_make_up_for_them() -> None
 
 def slow_stack(stack, population, latents, causal: bool):
     """A stack by its definition, bin by bin, of one window."""
-    x = population @ stack.counts.weight.T + latents @ stack.latents.weight.T + stack.latents.bias
+    x = population @ stack.counts.weight.T
+    x = x + (stack.counts.bias if stack.latents is None else latents @ stack.latents.weight.T + stack.latents.bias)
     for i, layer in enumerate(stack.layers):
         taps = (2 * 2**i, 2**i, 0) if causal else (2**i, 0, -(2**i))
         rows = []
@@ -81,20 +82,18 @@ def slow_stack(stack, population, latents, causal: bool):
     return stack.readout(x)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_it_is_the_mean_of_stacks_of_dilated_convolutions(causal) -> None:
+@pytest.mark.parametrize(("causal", "reads"), [(True, "convolved"), (False, "convolved"), (True, "counts")])
+def test_it_is_the_mean_of_stacks_of_dilated_convolutions(causal, reads) -> None:
     torch.manual_seed(0)
-    decoder = ConvolutionalDecoder(replace(CONFIG, causal=causal), 2).eval()
+    decoder = ConvolutionalDecoder(replace(CONFIG, causal=causal, covariates=reads), 2).eval()
     batch = batch_of(9, 4)
-    population = Population(torch.randn(7, 8), torch.full((7,), 1.5))
+    population = Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(13, 16)
-    read = decoder.read_in(batch, population)
     with torch.no_grad():
-        found = decoder(batch, latents, population)
-        each = [
-            torch.cat([slow_stack(s, read[a:b], latents[a:b], causal) for a, b in ((0, 9), (9, 13))])
-            for s in decoder.stacks
-        ]
+        found, each = decoder(batch, latents, population), []
+        for stack, vectors in zip(decoder.stacks, population.vectors.split(8, 1), strict=True):
+            read = decoder.read_in(batch, Population(vectors, population.mean_counts))
+            each += [torch.cat([slow_stack(stack, read[a:b], latents[a:b], causal) for a, b in ((0, 9), (9, 13))])]
     torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=1e-5, atol=1e-5)
 
 
@@ -102,7 +101,7 @@ def test_while_training_each_stack_answers_for_itself() -> None:
     torch.manual_seed(0)
     decoder = ConvolutionalDecoder(CONFIG, 2).train()
     batch, latents = batch_of(6), torch.randn(6, 16)
-    population = Population(torch.randn(7, 8), torch.full((7,), 1.5))
+    population = Population(torch.randn(7, 16), torch.full((7,), 1.5))
     both = decoder(batch, latents, population)
     assert both.shape == (12, 2)
     torch.testing.assert_close(both.view(2, 6, 2).mean(0), decoder.eval()(batch, latents, population))
@@ -114,7 +113,7 @@ def test_while_training_each_stack_answers_for_itself() -> None:
 def test_a_stack_reaches_as_far_back_as_it_says_and_no_further() -> None:
     torch.manual_seed(0)
     decoder = ConvolutionalDecoder(replace(CONFIG, num_conv_layers=3), 2).eval()
-    batch, population = batch_of(40), Population(torch.randn(7, 8), torch.full((7,), 1.5))
+    batch, population = batch_of(40), Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(40, 16)
     with torch.no_grad():
         before = decoder(batch, latents, population)
@@ -133,7 +132,6 @@ def test_known_latents_are_decoded_as_if_they_had_been_encoded() -> None:
         parts = np.split(latents.numpy(), [6])
         known = pack([replace(w, latents=x) for w, x in zip(windows, parts, strict=True)], TINY.units_per_patch)
         torch.testing.assert_close(model(known, rates=False).decoded, model(batch).decoded)
-        assert model(known).log_rates is None
 
 
 def test_labels_teach_the_encoder_only_where_they_may() -> None:
@@ -146,3 +144,27 @@ def test_labels_teach_the_encoder_only_where_they_may() -> None:
         learned = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.parameters()]
         assert any(learned) == teach
         assert model.covariate.stacks[0].readout.weight.grad.any()
+
+
+def test_a_decoder_of_counts_encodes_nothing(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = NDT(specification([recording(num_units=7)], config=replace(CONFIG, covariates="counts"))).eval()
+    batch = pack([random_window(6, 7, np.random.default_rng(0))], TINY.units_per_patch)
+    before = model(batch).decoded
+    with torch.no_grad():
+        for block in model.encoder:
+            block.attention.out.weight += 1.0
+    monkeypatch.setattr(NDT, "encode", None)
+    torch.testing.assert_close(model(batch, rates=False).decoded, before, rtol=0, atol=0)
+    torch.testing.assert_close(model.decode(batch), before, rtol=0, atol=0)
+
+
+def test_each_stack_reads_units_in_its_own_way() -> None:
+    torch.manual_seed(0)
+    model = NDT(specification([recording(num_units=7)], config=CONFIG)).train()
+    assert model.reading.shape == (7, 16)
+    batch = pack([random_window(6, 7, np.random.default_rng(0))], TINY.units_per_patch)
+    first = model(batch, rates=False).decoded[:6]
+    (gradient,) = torch.autograd.grad(first.sum(), model.reading)
+    assert gradient[:, :8].abs().sum() > 0
+    assert not gradient[:, 8:].any()

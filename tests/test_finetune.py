@@ -117,14 +117,16 @@ def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tm
     name, models, rng = sim_truth[1].session_id, [], np.random.default_rng(0)
     session = sim_store.session(name)
     start = Grid(session, 0.05, 1.0).split.test.start[0]
-    series, spikes = session.covariates["cursor_vel"], session.spikes
-    late = series.timestamps >= start
-    values = np.where(late[:, None], rng.standard_normal(series.values.shape), series.values)
+    spikes, covariates = session.spikes, {}
+    for key, series in session.covariates.items():  # what is learned beside, too
+        late = series.timestamps[:, None] >= start
+        values = np.where(late, rng.standard_normal(series.values.shape), series.values)
+        covariates[key] = replace(series, values=values)
     units = np.where(spikes.timestamps >= start, rng.integers(32, size=len(spikes.timestamps)), spikes.unit_index)
     other = replace(
         session,
         spikes=Spikes(timestamps=np.array(spikes.timestamps), unit_index=units),
-        covariates={"cursor_vel": replace(series, values=values)},
+        covariates=covariates,
     )
     for folder, spiked in (("a", session), ("b", other)):
         with pytest.MonkeyPatch.context() as patch:

@@ -155,7 +155,7 @@ def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(way, kept, store
 
 
 def test_metrics_name_the_way(run) -> None:
-    for asked, way in (("auto", "contexts"), ("align", "align")):
+    for asked, way in (("auto", "full"), ("align", "align")):
         found = run(asked)
         assert found.metrics["adapt"] == way
         assert json.loads((found.run / "metrics.json").read_text())["adapt"] == way
@@ -174,7 +174,7 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
 
     def read(rows: np.ndarray) -> np.ndarray:
         windows = grid.cover(rows, spec.window_bins, model.vocabulary.rows(session))
-        own = lambda batch, encoded: model.covariate.read(batch, model.latents(batch, encoded))
+        own = lambda batch: model.covariate.read(batch, model.latents(batch))
         return per_bin(model, windows, own, len(grid))[rows].astype(np.float64)
 
     x, asked, D, best = read(train), read(valid), spec.config.width, (-np.inf,)
@@ -333,18 +333,18 @@ def test_the_rule_goes_by_what_there_is(store) -> None:
         return found.adapt, found.align_to
 
     assert chosen(new, 60.0, None) == ("full", "")
-    for seconds, way in ((1.0, "contexts"), (119.0, "contexts"), (120.0, "full"), (600.0, "full"), (0.0, "align")):
+    for seconds, way in ((1.0, "full"), (600.0, "full"), (0.0, "align")):
         assert chosen(new, seconds) == (way, "sub-a_ses-1")  # four of six units are unknown
     other = replace(new, subject="b")  # of whom there is no earlier day
     assert chosen(other, 0.0) == ("unsupervised", "")
-    assert chosen(other, 60.0) == ("contexts", "")
+    assert chosen(other, 60.0) == ("full", "")
     same = replace(old, session_id="x")
     assert chosen(same, 0.0) == ("unsupervised", "")
     half = replace(new, units=Units(id=np.array(["a/0", "a/4", "a/1", "b/1", "b/2", "b/3"])))
     assert chosen(half, 0.0) == ("align", "")  # to the last day, as ever
-    assert chosen(half, 60.0) == ("contexts", "")
+    assert chosen(half, 60.0) == ("full", "")
     assert chosen(new, 0.0, config=replace(config, adapt="lora")) == ("lora", "")
-    assert chosen(new, 60.0, config=replace(config, align_to="sub-a_ses-0")) == ("contexts", "sub-a_ses-0")
+    assert chosen(new, 60.0, config=replace(config, align_to="sub-a_ses-0")) == ("full", "sub-a_ses-0")
 
 
 def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
