@@ -110,7 +110,7 @@ def finetune(
     adapted = begin(model, base, stores, grid, chosen, config, new)
     assert spec.covariate is not None, "something is decoded"
     auxiliary = auxiliary_values(grid, spec.covariate.auxiliary, target, chosen)
-    alone = base is None and model.config.covariates == "counts"
+    alone = not spec.encodes and base is None
     objective = (Refining if alone else Decoding)(grid, chosen, target.values, model, config, new, auxiliary)
     train = _of_decoder(config) if alone else config.train
     if isinstance(objective, Refining):
@@ -320,6 +320,7 @@ def _specification(
         window_bins=window_bins,
         covariate=covariate,
         data=data,
+        encodes=base.spec.encodes if base is not None else model.covariates != "counts",
     )
 
 

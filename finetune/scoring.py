@@ -160,7 +160,11 @@ def _score_part(
         return score(y[test], rows[test], part.kind, trial=trial)
 
     sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
-    scored = {name: scores(rows) | baselines.facts.get(name, {}) for name, rows in baselines.decoded.items()}
+    scored = {}
+    for name, rows in baselines.decoded.items():
+        over, error = paired_r2_difference(y[test], delivered[test], rows[test], grid.piece[test])
+        behind = {"delivered_over": over, "delivered_over_error": error}
+        scored[name] = scores(rows) | behind | baselines.facts.get(name, {})
     left_out = {name: fact for name, fact in baselines.facts.items() if name not in scored}
     metrics = {
         "covariate": part.name,

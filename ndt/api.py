@@ -197,6 +197,9 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     store = store or model.store
     if store is None:
         raise InputError("embed", "store", "a store, since the model does not know its own", "none")
+    if not model.spec.encodes:
+        expected = "a pretrained model, or one from scratch whose decoder reads latents (model.covariates=convolved)"
+        raise InputError("embed", "model", expected, "a decoder of counts, whose encoder was never trained")
     recording = (store if isinstance(store, Store) else Store(store)).session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)

@@ -172,6 +172,7 @@ class ModelSpec:
         window_bins: Longest window that it was trained on, in bins.
         covariate: What it decodes; None before fine-tuning.
         data: Sessions that it was trained on, by id: SHA-256 of the source.
+        encodes: Whether its encoder was trained; a decoder of counts from scratch has no use for one.
     """
 
     config: ModelConfig
@@ -180,6 +181,7 @@ class ModelSpec:
     window_bins: int
     covariate: CovariateSpec | None = None
     data: dict[str, str] = field(default_factory=dict)
+    encodes: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Returns the specification as JSON."""
@@ -204,6 +206,7 @@ class ModelSpec:
                 window_bins=int(found["window_bins"]),
                 covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
                 data=dict(found["data"]),
+                encodes=bool(found.get("encodes", True)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error

@@ -21,11 +21,11 @@ CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
     PretrainConfig(train=TrainConfig(steps=800), covariate="cursor_vel"),  # the days before have labels, too
-    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), decoder_steps=400, calibration=CALIBRATION),
+    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), calibration=CALIBRATION),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), decoder_steps=400, still_steps=0, trunk_rate=1.0),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), still_steps=0),
 )
 
 
@@ -50,7 +50,7 @@ def demo(
         seed: Seed of everything.
         progress: Whether to show progress.
         covariate: Covariate to decode; by default a velocity, else a heading.
-        scratch: Whether to train the same model without pretraining too, as a control.
+        scratch: Whether to train a decoder from scratch too, as a control.
     """
     from ndt.checkpoint import read_json, write_json
     from ndt.data.ingest import ingest
@@ -140,7 +140,7 @@ def _decode(
     progress: bool,
     scratch: bool,
 ) -> dict[str, Any]:
-    """Fine-tunes, trains the control from scratch with the same steps, and exports the decoder's embeddings."""
+    """Fine-tunes, trains the control from scratch, and exports the decoder's embeddings."""
     from ndt.api import embed
     from ndt.finetune.adapt import finetune
 
@@ -149,9 +149,8 @@ def _decode(
     found = dict(decoder.metrics)
     embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
     if scratch:
-        spec = base.spec
-        model = replace(config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins)
-        control = finetune(None, name, covariate, out=out / "scratch" / name, **{**options, "config": model})
+        options["config"] = replace(config, bin_size=base.spec.bin_size)
+        control = finetune(None, name, covariate, out=out / "scratch" / name, **options)
         found["baselines"]["scratch"] = control.metrics["network"]
 
     return found

@@ -41,7 +41,7 @@ DECODING = {
         "that the covariate is in. The recurrent network is a small GRU. All are fitted on training bins."
     ),
     "Ridge × gain over time": "Ridge times one gain for each bin since its piece or trial began, which a clock gives.",
-    "From scratch": "The same network without pretraining, with equal steps and the same search.",
+    "From scratch": "A decoder that was trained on this session alone.",
     "Time alone": (
         "Knows no spikes, only the time since the piece or trial began. Where recordings are cut to movements, that "
         "alone predicts speed."

@@ -308,6 +308,6 @@ def _training(decoder: Decoder) -> Section | None:
         panels.append(("NLL of hidden counts (nats per bin and unit)", named))  # no labels had a say
     if not panels:
         return None
-    caption = f"Fine-tuning{', beside the same network without pretraining' if scratch else ''}."
+    caption = f"Fine-tuning{', beside a decoder from scratch' if scratch else ''}."
 
     return Section(title="Training", drawings=[plots.curves(panels, None, caption)])

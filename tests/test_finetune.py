@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import TINY, busy_model, permuted, recording, specification
 
+from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
 from ndt.data.resample import resample
 from ndt.data.windows import TEST, TRAIN, VALID, Grid
@@ -219,6 +220,39 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
     assert found.metrics["covariate"] == "cursor_vel"  # a velocity before a position
     with pytest.raises(InputError, match="store"):
         finetune(None, name, out=tmp_path / "other", config=config, progress=False)
+
+
+def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, sim_truth, tmp_path) -> None:
+    name = sim_truth[1].session_id
+    model = replace(SMALL, covariates="counts", conv_width=16, num_stacks=2)
+    config = replace(SHORT, model=model, window=1.0, decoder_steps=20)
+    options = {"config": config, "store": sim_store, "progress": False}
+    whole = finetune(None, name, out=tmp_path / "whole", **options)
+    assert (whole.metrics["steps"], whole.metrics["decoder_steps"]) == (0, 20)
+    torch.manual_seed(config.seed)
+    began = NDT(whole.model.spec).state_dict()
+    moved = {k for k, v in whole.model.state_dict().items() if not torch.equal(v, began[k])}
+    assert {k.split(".")[0] for k in moved} == {"covariate", "reading", "mean_counts"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ndt.training.Trainer._exhausted", lambda self: self.step >= 14)
+        finetune(None, name, out=tmp_path / "cut", test=False, **options)
+    again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"embed: model: expected a pretrained model.*counts, whose encoder was never"):
+        embed(tmp_path / "whole", name)
+    with pytest.raises(InputError, match="decoder_steps: expected at least 1 for a decoder of counts, found 0"):
+        finetune(None, name, out=tmp_path / "none", **options | {"config": replace(config, decoder_steps=0)})
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, grid) -> None:
+    """In pairs: the difference of the two R², with its error."""
+    metrics = decoder.metrics
+    for name, found in metrics["baselines"].items():
+        if "r2" in found:
+            np.testing.assert_allclose(found["delivered_over"], metrics["test"]["r2"] - found["r2"], atol=1e-6)
+            assert found["delivered_over_error"] > 0, name
+    assert metrics["baselines"]["ridge"]["delivered_over"] == metrics["test"]["over_ridge"]
 
 
 def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:

@@ -95,9 +95,7 @@ def _decode(base: Path, scratch: bool, store: Path, folder: Path, config: Finetu
     (session,) = Store(store).session_ids
     model = NDT.from_pretrained(base)
     if scratch:
-        spec = model.spec
-        window = spec.bin_size * spec.window_bins
-        config = replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
+        config = replace(config, bin_size=model.spec.bin_size)
     origin = None if scratch else read_json(base / "asked.json")
     asked = {"settings": asdict(config), "data": sources(Store(store)), "base": origin}
     found = finish(

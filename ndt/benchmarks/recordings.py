@@ -54,7 +54,8 @@ def recordings(out: Path, seeds: int, study: StudyConfig | None = None) -> list[
     so many seconds of it (`study.label_seconds`, where it has as many): what is delivered, beside ridge. The second day
     of Chewie once more, pretrained on the first. Intervals and controls are in each run's ``metrics.json``.
 
-    Differences over peers are paired over seeds; of folds, over folds and seeds.
+    Differences over peers are paired over seeds; of folds, over folds and seeds. `errors_above` has for each run by how
+    many of its own standard errors, by block bootstrap over time, the delivered decoder is above the peer.
 
     Arguments:
         out: Folder of the study; a run that ended there is not repeated.
@@ -169,7 +170,8 @@ def _rows(name: str, found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[
             label = f"{name}.{f'{t:g}s.' if t else ''}{score}"
             for peer in ("ridge", "ridge_gated", "recurrent") if not t else ("ridge",):
                 if _all(named.get(peer)):
-                    rows.append(paired_row(f"{label}.delivered", own["test"], unit, peer, named[peer], budget))
+                    row = paired_row(f"{label}.delivered", own["test"], unit, peer, named[peer], budget)
+                    rows.append(row | ({"errors_above": _errors_above(runs, peer)} if score == "r2" else {}))
                     rows.append(paired_row(f"{label}.network", own["network"], unit, peer, named[peer], budget))
             if not t:
                 rows += [
@@ -180,6 +182,13 @@ def _rows(name: str, found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[
         rows.append(_coverage(name, t, runs, budget))
 
     return rows
+
+
+def _errors_above(runs: list[dict[str, Any]], peer: str) -> list[float | None]:
+    """By how many of its standard errors, by block bootstrap, what each run delivers is above a baseline."""
+    found = [m["baselines"][peer] for m in runs]
+
+    return [b["delivered_over"] / b["delivered_over_error"] if b.get("delivered_over_error") else None for b in found]
 
 
 def _all(values: Sequence[float | None] | None) -> bool:

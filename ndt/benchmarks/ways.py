@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHANGED", "ways"]
 
-CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256)  # so many electrodes that no new unit inherits a name
+# So many electrodes that no new unit inherits a name; a seed on which nothing was ever chosen.
+CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # which pretraining never sees
 COVARIATE = "cursor_vel"
 LABELLED = ("scratch", "full", "contexts", "lora", "probe")
@@ -98,9 +99,7 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
     model: NDT | None = NDT.from_pretrained(base)
     origin: Any = read_json(base / "asked.json")
     if run.way == "scratch" and model is not None:
-        spec, model, origin = model.spec, None, None
-        window = spec.bin_size * spec.window_bins
-        config = replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
+        config, model, origin = replace(config, bin_size=model.spec.bin_size), None, None
     asked = {"way": run.way, "settings": asdict(config), "data": sources(Store(store), [DAY]), "base": origin}
     if run.way == "unadapted":
         return finish(folder, asked, partial(_leave, model, store, config))
