@@ -61,7 +61,7 @@ def recordings(out: Path, seeds: int, study: StudyConfig | None = None) -> list[
         out: Folder of the study; a run that ended there is not repeated.
         seeds: How many seeds.
         study: Settings; uses `data` (names of recordings; by default all), `finetune`, `pretrain.train`,
-            `pretrain.model`, `label_seconds` and `workers`.
+            `label_seconds` and `workers`.
 
     Raises:
         InputError: if a recording is not under the folder that NDT_DATA names.
@@ -137,7 +137,7 @@ def _transfers(stores: "dict[str, Store]", out: Path, seeds: int, study: StudyCo
     jobs: dict[tuple[Any, ...], Any] = {}
     for seed in range(seeds):
         config = PretrainConfig(
-            model=study.pretrain.model, train=study.pretrain.train, covariate="hand_vel", bin_size=0.1,
+            model=study.finetune.model, train=study.pretrain.train, covariate="hand_vel", bin_size=0.1,
             window=study.finetune.window, seed=seed,
         )  # fmt: skip
         tuned = replace(study.finetune, seed=seed, baselines=FEWER)
