@@ -97,9 +97,9 @@ def choose_way(
 
     What it rests on: on a simulated day half of whose units changed (`ndt.benchmarks.ways`), ``full``, ``contexts`` and
     ``lora`` decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded second day with a minute
-    of them (`ndt.benchmarks.recordings`) ``full`` is far above ``contexts``. Nothing of the old decoder is lost by it:
-    what was pretrained keeps still at first, and validation chooses the step. Without labels an adapted model is above
-    an unadapted one, and level with labels of a minute; under new names alignment alone finds the units.
+    of them, months later, ``full`` is far above ``contexts``. Nothing is lost by it: most of its steps are those of
+    ``contexts`` (`still_steps`), and validation chooses among all. Without labels an adapted model is above an
+    unadapted one, and level with labels of a minute; under new names alignment alone finds the units.
 
     Arguments:
         config: Fine-tuning; uses `adapt` and `align_to`.

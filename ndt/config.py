@@ -195,7 +195,7 @@ class FinetuneConfig:
             alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
             from scratch, whose encoder would learn a single session's labels by heart.
         still_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
-            same covariate.
+            same covariate; best some three quarters of them.
         trunk_rate: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
         table_rate: Learning rate of the tables of units and contexts over the run's.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
@@ -234,8 +234,8 @@ class FinetuneConfig:
     decoder_steps: int = 400
     reading_rate: float = 50.0
     labels_reach: str = "auto"
-    still_steps: int = 50
-    trunk_rate: float = 1.0
+    still_steps: int = 75
+    trunk_rate: float = 0.1
     table_rate: float = 10.0
     fresh_contexts: bool = False
     warm_steps: int = 20
@@ -294,7 +294,7 @@ class StudyConfig:
     workers: int = 1
     pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(train=TrainConfig(steps=800)))
     finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25))
+        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), still_steps=150)
     )
     simulate: SimulateConfig = field(
         default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, num_regions=2, seconds=120.0, seed=40)

@@ -21,11 +21,11 @@ CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
     PretrainConfig(train=TrainConfig(steps=800), covariate="cursor_vel"),  # the days before have labels, too
-    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), calibration=CALIBRATION),
+    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), still_steps=150, calibration=CALIBRATION),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), still_steps=0),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), still_steps=0, trunk_rate=1.0),
 )
 
 
