@@ -320,7 +320,7 @@ def _specification(
         window_bins=window_bins,
         covariate=covariate,
         data=data,
-        encodes=base.spec.encodes if base is not None else model.covariates != "counts",
+        encodes=base.spec.encodes if base is not None else not model.decodes_counts,
     )
 
 

@@ -230,7 +230,7 @@ class FinetuneConfig:
     rank: int = 8
     align_to: str = ""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(covariates="counts", num_stacks=2))
+    model: ModelConfig = field(default_factory=ModelConfig)
     decoder_steps: int = 400
     reading_rate: float = 50.0
     labels_reach: str = "auto"

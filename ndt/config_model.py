@@ -35,9 +35,10 @@ class ModelConfig:
         qk_norm: Whether queries and keys are normalised.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
-        covariates: Covariate decoder: ``convolved`` (over latents and counts), ``counts`` (the same over counts alone:
-            nothing is encoded), ``pooled`` or ``cross`` (NDT2) queries of latents, or ``linear`` in the latents of a
-            few bins; see `ndt.convolution`, `ndt.decoder`, `ndt.linear`.
+        covariates: Covariate decoder: convolutions over ``counts`` (by vectors of units, and nothing is encoded; slots
+            have none, and latents are read instead) or ``convolved`` (over counts and latents), ``pooled`` or ``cross``
+            (NDT2) queries of latents, or ``linear`` in the latents of a few bins; see `ndt.convolution`, `ndt.decoder`,
+            `ndt.linear`.
         linear_bins: Bins that a linear decoder reads, the last of them the one that is decoded.
         conv_width: Where covariates are convolved, width G of the convolutions.
         num_conv_layers: Their layers; n reach 2 (2^n - 1) bins back.
@@ -70,11 +71,11 @@ class ModelConfig:
     qk_norm: bool = False
     feedforward: int = 2
     dropout: float = 0.0
-    covariates: str = "convolved"
+    covariates: str = "counts"
     linear_bins: int = 1
     conv_width: int = 128
     num_conv_layers: int = 4
-    num_stacks: int = 1
+    num_stacks: int = 2
     count_dropout: float = 0.3
     conv_dropout: float = 0.3
     likelihood: str = "poisson"
@@ -97,9 +98,12 @@ class ModelConfig:
         if self.units == "slots" and self.width % self.units_per_patch:
             expected = f"a multiple of model.units_per_patch ({self.units_per_patch}) where units are slots"
             raise InputError("settings", "model.width", expected, self.width)
-        if self.units == "slots" and self.covariates == "counts":
-            raise InputError("settings", "model.covariates", "one that reads latents where units are slots", "counts")
         if self.units == "slots" and self.likelihood != "poisson":
             raise InputError("settings", "model.likelihood", "poisson where units are slots", self.likelihood)
         if self.order == "sequential" and not self.causal:
             raise InputError("settings", "model.order", "joint or factorised where model.causal is false", self.order)
+
+    @property
+    def decodes_counts(self) -> bool:
+        """Whether covariates are decoded from counts alone: then nothing needs to be encoded for them."""
+        return self.covariates == "counts" and self.units == "vectors"

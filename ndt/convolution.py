@@ -89,7 +89,7 @@ class _Convolutions(nn.Module):
 
         G = config.conv_width
         self.causal = config.causal
-        self.latents = nn.Linear(config.width, G) if config.covariates == "convolved" else None
+        self.latents = None if config.decodes_counts else nn.Linear(config.width, G)
         self.counts = nn.Linear(config.unit_width, G, bias=self.latents is None)
         self.layers = nn.ModuleList(nn.Linear(3 * G, G) for _ in range(config.num_conv_layers))
         self.dropout = Dropout(config.conv_dropout)
@@ -130,7 +130,7 @@ class ConvolutionalDecoder(nn.Module):
         super().__init__()
 
         self.config, self.covariate_dims = config, covariate_dims
-        self.reads_latents = config.covariates == "convolved"
+        self.reads_latents = not config.decodes_counts
         vectors = config.units == "vectors"  # slots have no weights to sum by: latents must do
         self.read_in = PopulationReadIn(config.count_dropout) if vectors else None
         self.stacks = nn.ModuleList(

@@ -21,7 +21,7 @@ from ndt.target import Part, Target
 
 POSITION = Part(name="pos", kind="continuous", dims=("x", "y", "z"), unit="m")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
-MODEL = replace(TINY, covariates="counts", conv_width=6, num_conv_layers=2)
+MODEL = replace(TINY, covariates="counts", conv_width=6, num_conv_layers=2, num_stacks=1)
 
 
 def moving(**options) -> Session:

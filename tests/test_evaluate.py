@@ -106,7 +106,7 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
 
 def test_a_decoder_that_is_the_network_alone_is_scored_too(run, sim_store, sim_truth, tmp_path) -> None:
     """As one that was adapted without labels: no ridge lies beside it."""
-    config = replace(CONFIG, blend=("network",), decoder_steps=0)
+    config = replace(CONFIG, blend=("network",), decoder_steps=4)
     name = sim_truth[0].session_id
     found = finetune(None, name, "cursor_vel", out=tmp_path / "run", config=config, store=sim_store, progress=False)
     again = evaluate(found.run)

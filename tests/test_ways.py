@@ -190,7 +190,7 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
     weight[:, : len(best[1])] = best[1].T
     np.testing.assert_allclose(model.covariate.readout.weight.detach(), weight, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(model.covariate.readout.bias.detach(), best[2], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.metrics["valid"]["network"], best[0], atol=1e-5)
+    np.testing.assert_allclose(found.metrics["valid"]["network"], best[0], rtol=1e-3)
 
 
 def test_classes_are_read_by_logistic_regression_with_the_penalty_that_validation_likes() -> None:
