@@ -7,6 +7,7 @@ checkpoint; one that was asked for anything else is cleared and begun anew. The 
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -123,7 +124,9 @@ def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progre
     if not jobs:
         return []
     results: Any = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")(delayed(_alone)(job) for job in jobs)
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+    with warnings.catch_warnings(), Progress(console=Console(stderr=True), disable=not progress) as bar:
+        # joblib replaces a process that has grown; where warnings are errors, the thread that says so would end of it
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         return list(bar.track(results, total=len(jobs), description=title))
 
 

@@ -11,7 +11,7 @@ TRAIN = TrainConfig(steps=3, batch_size=4, valid_every=3)
 STUDY = StudyConfig(
     pretrain=PretrainConfig(model=SMALL, train=TRAIN, window=1.0),
     finetune=FinetuneConfig(
-        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), blend=("network", "ridge"), rank=2
+        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), blend=("network", "ridge"), rank=2, window=1.0
     ),
     label_seconds=(8.0,),
 )
