@@ -406,7 +406,7 @@ def _grown(n: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_processes_that_have_grown_are_replaced_while_warnings_are_errors():
-    """joblib warned of it in the thread that hands out jobs; as an error that ended the thread, and all waited for ever."""
+    """joblib warned of it in the thread that hands out jobs; as an error that ended the thread, and all waited."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run_all([partial(_grown, n) for n in range(6)], 2, "") == list(range(6))
