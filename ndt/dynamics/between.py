@@ -1,0 +1,128 @@
+"""Samples of a population at any time, from its snapshots: along paths, along transport, or from a mixture.
+
+Between two snapshots a population has to be guessed. Where particles are known one by one, each goes straight; the same
+where they are paired by transport of least cost. A mixture takes each sample from either snapshot, the nearer one more
+often: densities then change in a straight line. Each is a curve of densities without a jump, so that a potential which
+is fitted to it has a loss that is bounded below.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
+from ndt.errors import InputError
+
+__all__ = ["Bridge", "bridges", "pair"]
+
+LARGEST = 1000  # samples that are paired exactly: an assignment takes their number cubed
+
+# K = snapshots of one trajectory, N = particles, d = dimensions, Q = times
+
+
+class Bridge:
+    """One trajectory's population at any time within its snapshots.
+
+    Arguments:
+        snapshots: The trajectory's snapshots in the order of time, K of them, at least two.
+        period: Period of each dimension, shape (d,).
+        how: ``paths``, ``transport``, ``mixture`` or ``snapshots``; the last knows the snapshots' own times only.
+        rng: What pairs of transport are drawn with, where there are more than can be paired exactly.
+    """
+
+    def __init__(
+        self, snapshots: list[Snapshot], period: NDArray[np.float64], how: str, rng: np.random.Generator
+    ) -> None:
+        self.time = np.array([s.time for s in snapshots])
+        self.how, self.period = how, period
+        self.samples = [s.x for s in snapshots]
+        self.share = [s.weight for s in snapshots]
+        self.mean = np.stack([s.weight @ s.x for s in snapshots])  # (K, d)
+        self.legs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        for before, after in pairwise(snapshots) if how in ("paths", "transport") else ():
+            x, y = (before.x, after.x) if how == "paths" else pair(before, after, period, rng)
+            self.legs.append((x, nearest(y - x, period)))
+
+    def sample(self, time: NDArray[np.float64], num: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Returns samples at each of the times, shape (Q, num, d), drawn anew for each."""
+        at = np.clip(np.searchsorted(self.time, time, side="right") - 1, 0, len(self.time) - 2)
+        along = (time - self.time[at]) / (self.time[at + 1] - self.time[at])
+        found = np.empty((len(time), num, self.mean.shape[1]))
+        for q, (k, a) in enumerate(zip(at.tolist(), along.tolist(), strict=True)):
+            if self.legs:
+                x, step = self.legs[k]
+                chosen = _draw(self.share[k] if self.how == "paths" else None, len(x), num, rng)
+                found[q] = x[chosen] + a * step[chosen]
+            else:
+                later = rng.random(num) < a
+                for i, mask in ((k, ~later), (k + 1, later)):
+                    found[q, mask] = self.samples[i][_draw(self.share[i], len(self.samples[i]), int(mask.sum()), rng)]
+
+        return wrap(found, self.period)
+
+    def level(self, time: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns where the potential's level is held, and how fast that moves, each of shape (Q, d).
+
+        It is the population's mean, in a straight line between snapshots; of periodic dimensions, 0.
+        """
+        at = np.clip(np.searchsorted(self.time, time, side="right") - 1, 0, len(self.time) - 2)
+        around = np.isfinite(self.period)
+        mean = np.where(around, 0.0, self.mean)
+        slope = np.diff(mean, axis=0) / np.diff(self.time)[:, None]
+
+        return mean[at] + (time - self.time[at])[:, None] * slope[at], slope[at]
+
+
+def _draw(share: NDArray[np.float64] | None, size: int, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    if share is None or np.ptp(share) == 0:
+        return rng.integers(0, size, num)
+
+    return rng.choice(size, num, p=share)
+
+
+def pair(
+    before: Snapshot, after: Snapshot, period: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns samples of two snapshots in pairs whose summed squared distance is least, each of shape (n, d)."""
+    n = min(max(len(before.x), len(after.x)), LARGEST)
+    x, y = (_spread(s, n, rng) for s in (before, after))
+    cost = sum(
+        nearest(x[:, None, j : j + 1] - y[None, :, j : j + 1], period[j : j + 1])[..., 0] ** 2
+        for j in range(len(period))
+    )
+    rows, columns = linear_sum_assignment(cost if np.isfinite(period).any() else cdist(x, y, "sqeuclidean"))
+
+    return x[rows], y[columns]
+
+
+def _spread(snapshot: Snapshot, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Returns n samples, each as often as its weight says, give or take one."""
+    edges = np.cumsum(snapshot.weight)
+    chosen = np.searchsorted(edges, (rng.permutation(n) + rng.random()) / n * edges[-1], side="right")
+    order = rng.permutation(len(snapshot.x)) if len(snapshot.x) > n and np.ptp(snapshot.weight) == 0 else None
+
+    return snapshot.x[(order[:n] if order is not None else np.minimum(chosen, len(snapshot.x) - 1))]
+
+
+def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Bridge]:
+    """Returns a bridge for each trajectory.
+
+    Raises:
+        InputError: if a trajectory has fewer than two snapshots, or paths are asked for of particles that are not
+        paired.
+    """
+    if how == "auto":
+        how = "paths" if snapshots.paired else "transport"
+    if how == "paths" and not snapshots.paired:
+        raise InputError("settings", "between", "transport, mixture or snapshots, of samples that are not paired", how)
+    found = []
+    for m in range(snapshots.num_trajectories):
+        each = snapshots.of(m)
+        if len(each) < 2:
+            raise InputError("snapshots", f"trajectory {m}", "at least two snapshots to fit", len(each))
+        found.append(Bridge(each, snapshots.period, how, rng))
+
+    return found

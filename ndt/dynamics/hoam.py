@@ -1,0 +1,430 @@
+r"""Higher-order action matching: a potential whose gradient moves a population as its snapshots say, for all
+parameters.
+
+Of all velocity fields that move a density as it moves, the gradient of a potential s is the one of least kinetic
+energy. With noise eps it minimises
+
+.. math::
+    L(s) = E_\mu\Big\{E_{\rho_0}[s_0] - E_{\rho_1}[s_1]
+      + \int_0^1 E_{\rho_t}\big[\tfrac12|\nabla s_t|^2 + \partial_t s_t + \tfrac{\varepsilon^2}{2}\Delta
+      s_t\big]dt\Big\},
+
+whose minimum is minus half the integral of E|grad s|². Samples then follow dX = grad s dt + eps dW: one solve is a
+whole trajectory of the population, of any parameters.
+
+The integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does between them: its loss
+falls below the minimum that is attainable, and where its level is free (adding c(t) changes nothing but the error of
+the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide, and strata cost a tenth of the noise
+of independent ones. `HOAM.check` compares the loss with a fresh, finer estimate and says so where it was over-fitted.
+
+Reference: Berman, Blickhan, Peherstorfer (2024), Parametric model reduction of mean-field and stochastic systems via
+higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as the derivation says.
+"""
+
+import copy
+import math
+import time as clock
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from ndt.config_dynamics import HOAMConfig
+from ndt.dynamics.between import Bridge, bridges
+from ndt.dynamics.integrators import integrate
+from ndt.dynamics.potentials import Potential, Scales
+from ndt.dynamics.quadrature import Rule, draw, simpson_on, trapezoid_on
+from ndt.dynamics.snapshots import Snapshots
+from ndt.errors import InputError
+
+__all__ = ["HOAM", "Check", "Fit"]
+
+# B = slices of a step, Q = nodes in time, N = particles of a node, d = dimensions, p = parameters, M = trajectories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How the loss of fitting stands to a fresh estimate of it.
+
+    Arguments:
+        loss: Mean loss of the last tenth of fitting, by the rule that was fitted with.
+        fresh: Loss of the model by finer nodes and particles that are drawn anew.
+        error: Standard error of `fresh`.
+        kinetic: Minus half the integral of E|grad s|², which is the loss of the best potential of all.
+    """
+
+    loss: float
+    fresh: float
+    error: float
+    kinetic: float
+
+    @property
+    def overfitted(self) -> bool:
+        """Whether the loss lies below what fresh nodes show, by more than 1 % and three standard errors."""
+        return self.loss < self.fresh - max(0.01 * abs(self.fresh), 3 * self.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What fitting leaves to be told: the loss of every step, seconds, and the check of it."""
+
+    losses: NDArray[np.float64]
+    seconds: float
+    check: Check
+
+
+class HOAM:
+    """First-order dynamics of a population, from snapshots.
+
+    Arguments:
+        config: Settings.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> seen = Snapshots.from_arrays([rng.normal(t, 1, (200, 1)) for t in (0.0, 0.5, 1.0)], [0.0, 0.5, 1.0])
+        >>> model = HOAM(HOAMConfig(steps=20)).fit(seen)
+        >>> model.simulate(rng.normal(0, 1, (50, 1)), [0.0, 1.0]).shape
+        (2, 50, 1)
+    """
+
+    def __init__(self, config: HOAMConfig | None = None) -> None:
+        self.config = config or HOAMConfig()
+        self.potential: Potential | None = None
+        self.result: Fit | None = None
+
+    # ---- fitting
+
+    def fit(self, snapshots: Snapshots, progress: Callable[[int, float], None] | None = None) -> Self:
+        """Fits the potential to the snapshots that are not held out, and returns itself.
+
+        Arguments:
+            snapshots: Populations at times.
+            progress: Called with each step and its loss.
+
+        Raises:
+            InputError: if a trajectory has fewer than two snapshots to fit, or paths are asked for of unpaired ones.
+            ArithmeticError: if the loss is no longer a number.
+        """
+        config, began = self.config, clock.perf_counter()
+        rng = np.random.default_rng(config.seed)
+        seen = snapshots.fitted
+        trajectories = bridges(seen, config.between, rng)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.potential = Potential(config.potential, _scales(seen))
+        mu = seen.mu.astype(np.float32)
+        average = copy.deepcopy(self.potential).requires_grad_(False)
+        optimiser = torch.optim.Adam(self.potential.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        probes = torch.Generator().manual_seed(config.seed)
+        losses = np.zeros(config.steps)
+        with _threads(config.threads):
+            for step in range(config.steps):
+                batch = _Batch.drawn(trajectories, mu, config, rng)
+                loss = self._loss(self.potential, batch, probes).mean()
+                losses[step] = loss.item()
+                if not math.isfinite(losses[step]):
+                    raise ArithmeticError(f"the loss of step {step} is {losses[step]}; a lower learning_rate may help")
+                optimiser.zero_grad()
+                loss.backward()
+                if config.clip:
+                    nn.utils.clip_grad_norm_(self.potential.parameters(), config.clip)
+                optimiser.step()
+                schedule.step()
+                _follow(average, self.potential, min(config.ema, (1 + step) / (10 + step)))
+                if progress is not None:
+                    progress(step + 1, losses[step])
+            self.potential = average.eval()
+            check = self._check(trajectories, mu, float(losses[-max(config.steps // 10, 1) :].mean()), rng)
+        self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
+
+        return self
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / max(self.config.steps // 50, 1))
+        return warm * (1 + math.cos(math.pi * step / self.config.steps)) / 2
+
+    def _loss(self, potential: Potential, batch: "_Batch", probes: torch.Generator) -> Tensor:
+        """Returns the loss of each trajectory of the batch, shape (M,)."""
+        q, _ = self._integrand(potential, batch, probes)
+        inner = (batch.weight * q).view(len(batch.mu), -1).sum(1)
+        s = self._gauged(potential, batch.ends, batch.end_time, batch.end_mean, batch.mu.repeat_interleave(2, 0))
+        first, last = s.mean(1).view(-1, 2).unbind(1)
+
+        return first - last + inner
+
+    def _integrand(self, potential: Potential, batch: "_Batch", probes: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns means over particles of the whole integrand and of half the squared gradient, each (B,)."""
+        t = batch.time.clone().requires_grad_()
+        x = batch.x.clone().requires_grad_()
+        B, N, _ = x.shape
+        mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # where the level is held moves along
+        s = self._gauged(potential, x, t, mean, batch.mu.repeat_interleave(B // len(batch.mu), 0))
+        slope, change = torch.autograd.grad(s.sum() / N, (x, t), create_graph=True)
+        slope = slope * N
+        kinetic = slope.square().sum(2).mean(1) / 2
+        q = kinetic + change
+        if self.config.noise:
+            probe = torch.randint(0, 2, x.shape, generator=probes).to(x.dtype) * 2 - 1
+            (curved,) = torch.autograd.grad((slope * probe).sum(), x, create_graph=True)
+            q = q + self.config.noise**2 / 2 * (curved * probe).sum(2).mean(1)
+
+        return q, kinetic
+
+    def _gauged(self, potential: Potential, x: Tensor, t: Tensor, mean: Tensor, mu: Tensor) -> Tensor:
+        if self.config.gauge == "none":
+            return potential(x, t, mu)
+        s = potential(torch.cat([x, mean[:, None]], 1), t, mu)
+
+        return s[:, :-1] - s[:, -1:]
+
+    def _check(
+        self, trajectories: list[Bridge], mu: NDArray[np.float32], loss: float, rng: np.random.Generator
+    ) -> Check:
+        """Estimates the loss with strata of its own; where nodes are the snapshots' times there is nothing finer."""
+        assert self.potential is not None, "a check follows fitting"
+        num = self.config.num_nodes if trajectories[0].how == "snapshots" else 2 * self.config.num_nodes + 1
+        finer = HOAMConfig(**{**vars(self.config), "rule": "stratified", "num_nodes": num, "num_trajectories": len(mu)})
+        probes = torch.Generator().manual_seed(self.config.seed + 1)
+        totals, kinetics = [], []
+        for _ in range(16):
+            batch = _Batch.drawn(trajectories, mu, finer, rng)
+            totals.append(float(self._loss(self.potential, batch, probes).mean().detach()))
+            _, kinetic = self._integrand(self.potential, batch, probes)
+            kinetics.append(float((batch.weight * kinetic.detach()).view(len(mu), -1).sum(1).mean()))
+
+        return Check(
+            loss=loss,
+            fresh=float(np.mean(totals)),
+            error=float(np.std(totals, ddof=1) / math.sqrt(len(totals))),
+            kinetic=-float(np.mean(kinetics)),
+        )
+
+    # ---- use
+
+    def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Returns the gradient of the potential at positions (N, d) or (M, N, d), with parameters (p,) or (M, p)."""
+        model = self._fitted()
+        positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+        alone = positions.ndim == 2
+        positions = positions[None] if alone else positions
+        drift = self._drift(model, self._parameters(mu, len(positions)))
+        found = drift(positions, time).double().numpy()
+
+        return found[0] if alone else found
+
+    def simulate(
+        self,
+        x0: ArrayLike,
+        times: ArrayLike,
+        mu: ArrayLike | None = None,
+        *,
+        method: str = "heun",
+        step: float = 0.0,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        """Moves samples through time and returns them at all times.
+
+        Arguments:
+            x0: Samples at the first time, (N, d), or (M, N, d) for several populations.
+            times: Times T, ascending; beyond those that were fitted the potential is extrapolated.
+            mu: Parameters, (p,), or (M, p).
+            method: ``euler``, ``heun`` or, without noise, ``rk4``.
+            step: Longest step; 0 for a five-hundredth of the fitted span.
+            seed: Seed of the noise.
+
+        Returns:
+            Samples, shape (T, N, d) or (M, T, N, d).
+        """
+        model = self._fitted()
+        start = torch.as_tensor(np.asarray(x0), dtype=torch.float32)
+        if start.ndim not in (2, 3) or start.shape[-1] != len(model.scales.centre):
+            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)}) or (M, N, d)", tuple(start.shape))
+        alone = start.ndim == 2
+        start = start[None] if alone else start
+        first, last = model.scales.span.tolist()
+        found = integrate(
+            self._drift(model, self._parameters(mu, len(start))), start, np.asarray(times, np.float64),
+            step=step or (last - first) / 500, method=method, noise=self.config.noise,
+            period=model.scales.period, generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        samples = found.double().numpy()
+
+        return samples[0] if alone else samples
+
+    def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any) -> NDArray[Any]:
+        """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d)."""
+        seen = snapshots.of(trajectory)
+        wanted = np.asarray(times, np.float64)
+        known = np.array([s.time for s in seen])
+        if np.any(wanted < known[0]):
+            raise InputError("interpolate", "times", f"at least {known[0]:g}, the first snapshot's", wanted.min())
+        n = min(len(s.x) for s in seen)
+        found = np.empty((len(wanted), n, snapshots.num_dims))
+        for k in np.unique(at := np.searchsorted(known, wanted, side="right") - 1):
+            mine = np.flatnonzero(at == k)
+            moments, place = np.unique(np.concatenate([[known[k]], wanted[mine]]), return_inverse=True)
+            found[mine] = self.simulate(seen[k].x[:n], moments, snapshots.mu[trajectory], **options)[place[1:]]
+
+        return found
+
+    def forecast(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any) -> NDArray[Any]:
+        """Returns samples at times after a trajectory's last snapshot, carried on from it; shape (T, N, d)."""
+        last = snapshots.of(trajectory)[-1]
+        wanted = np.asarray(times, np.float64)
+        if np.any(wanted <= last.time):
+            raise InputError("forecast", "times", f"after {last.time:g}, the last snapshot's", wanted.min())
+
+        return self.simulate(last.x, [last.time, *wanted], snapshots.mu[trajectory], **options)[1:]
+
+    def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
+        """Simulates each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
+        from ndt.dynamics.distances import score
+
+        return score(self.simulate, snapshots, seed=seed, **options)
+
+    def _drift(self, model: Potential, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
+        def drift(x: Tensor, time: float) -> Tensor:
+            with torch.enable_grad():
+                at = x.detach().requires_grad_()
+                s = model(at, torch.full((len(at),), time), mu)
+                return torch.autograd.grad(s.sum(), at)[0]
+
+        return drift
+
+    def _parameters(self, mu: ArrayLike | None, num: int) -> Tensor:
+        wanted = len(self._fitted().scales.mu_mean)
+        found = np.zeros((1, 0)) if mu is None else np.asarray(mu, np.float64)
+        found = found.reshape(1, -1) if found.ndim < 2 else found
+        if found.shape[1] != wanted or len(found) not in (1, num):
+            raise InputError("simulate", "mu", f"({wanted},) or ({num}, {wanted})", np.shape(mu))
+
+        return torch.as_tensor(found, dtype=torch.float32).expand(num, -1)
+
+    def _fitted(self) -> Potential:
+        if self.potential is None:
+            raise InputError("HOAM", "potential", "a model that was fitted or loaded", "one that was not")
+
+        return self.potential
+
+    # ---- on disk
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``model.safetensors`` and ``model.json`` into a folder and returns it."""
+        from ndt import __version__
+        from ndt.checkpoint import save_weights, write_json
+
+        model, folder = self._fitted(), Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(model.state_dict(), folder / "model.safetensors")
+        shape = {"num_dims": len(model.scales.centre), "num_parameters": len(model.scales.mu_mean)}
+        periodic = torch.isfinite(model.scales.period).tolist()
+        versions = {"ndt": __version__, "torch": torch.__version__}
+        found = {"method": "hoam", "versions": versions, "config": asdict(self.config), **shape, "periodic": periodic}
+        write_json(folder / "model.json", found)
+
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "HOAM":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: if a file is missing, or of another method or architecture.
+        """
+        from ndt.checkpoint import load_weights, read_json
+        from ndt.settings import fill_config
+
+        folder = Path(folder)
+        found = read_json(folder / "model.json")
+        if found.get("method") != "hoam":
+            raise InputError(folder / "model.json", "method", "hoam", found.get("method", "none"))
+        model = cls(fill_config(HOAMConfig, found["config"], folder / "model.json", "config"))
+        d, p = int(found["num_dims"]), int(found["num_parameters"])
+        period = np.where(found["periodic"], 1.0, np.inf)
+        scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))
+        model.potential = Potential(model.config.potential, scales).requires_grad_(False).eval()
+        load_weights(model.potential, folder / "model.safetensors")
+
+        return model
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples of one step: of M trajectories at Q nodes each, B = M · Q slices, and at both ends."""
+
+    x: Tensor  # (B, N, d)
+    time: Tensor  # (B,)
+    weight: Tensor  # (B,)
+    mean: Tensor  # (B, d)
+    drift: Tensor  # (B, d) of the mean
+    ends: Tensor  # (2 M, E, d), first and last of each trajectory in turn
+    end_time: Tensor  # (2 M,)
+    end_mean: Tensor  # (2 M, d)
+    mu: Tensor  # (M, p)
+
+    @classmethod
+    def drawn(
+        cls, trajectories: list[Bridge], mu: NDArray[np.float32], config: HOAMConfig, rng: np.random.Generator
+    ) -> "_Batch":
+        chosen = rng.permutation(len(trajectories))[: config.num_trajectories]
+        rules = [_rule(trajectories[m], config, rng) for m in chosen]
+        nodes = min(len(rule.nodes) for rule in rules)
+        if any(len(rule.nodes) != nodes for rule in rules):  # snapshots as nodes, more of some trajectories: one by one
+            chosen, rules = chosen[:1], rules[:1]
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("x", "time", "weight", "mean", "drift")}
+        ends: dict[str, list[NDArray[Any]]] = {name: [] for name in ("ends", "end_time", "end_mean")}
+        for m, rule in zip(chosen, rules, strict=True):
+            path = trajectories[m]
+            mean, drift = path.level(rule.nodes)
+            each = (path.sample(rule.nodes, config.num_particles, rng), rule.nodes, rule.weights, mean, drift)
+            for name, value in zip(parts, each, strict=True):
+                parts[name].append(value)
+            both = path.time[[0, -1]]
+            last = (path.sample(both, config.num_end_particles, rng), both, path.level(both)[0])
+            for name, value in zip(ends, last, strict=True):
+                ends[name].append(value)
+        tensors = {k: torch.as_tensor(np.concatenate(v), dtype=torch.float32) for k, v in (parts | ends).items()}
+
+        return cls(**tensors, mu=torch.as_tensor(mu[chosen]))
+
+
+def _rule(path: Bridge, config: HOAMConfig, rng: np.random.Generator) -> Rule:
+    if path.how == "snapshots":
+        return trapezoid_on(path.time) if config.rule == "trapezoid" or len(path.time) < 3 else simpson_on(path.time)
+
+    return draw(config.rule, config.num_nodes, rng).onto(path.time[0], path.time[-1])
+
+
+def _scales(seen: Snapshots) -> Scales:
+    spread = seen.x.std(0)
+    around = np.isfinite(seen.period)
+    length = np.where(around, seen.period / (2 * np.pi), np.where(spread > 0, spread, 1.0))
+
+    return Scales(np.where(around, 0.0, seen.x.mean(0)), np.where(around, np.where(around, length, 1), length),
+                  seen.period, seen.span, seen.mu)  # fmt: skip
+
+
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+
+class _threads:
+    """Torch's threads within a block; 0 leaves them."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.before = number, torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        if self.number:
+            torch.set_num_threads(self.number)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)

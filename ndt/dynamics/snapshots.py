@@ -1,0 +1,376 @@
+"""Populations at times: samples of a density, ragged and unpaired as they come, or paths of the same particles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ndt.errors import InputError
+
+__all__ = ["Snapshot", "Snapshots", "nearest", "wrap"]
+
+# S = snapshots, R = samples of all of them, d = dimensions, M = trajectories, p = parameters
+
+
+class Snapshot(NamedTuple):
+    """One population at one time: when, its samples (N, d), and their velocities and weights where known."""
+
+    time: float
+    x: NDArray[np.float64]
+    velocity: NDArray[np.float64] | None
+    weight: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """Samples of populations, snapshot below snapshot; sorted by trajectory, then by time.
+
+    A trajectory is one population that moves, under parameters of its own. Its snapshots may have any number of
+    samples, at any times, other than those of other trajectories.
+
+    Arguments:
+        x: Samples of all snapshots, shape (R, d).
+        start: First row of each snapshot, and R at the end, shape (S + 1,).
+        time: Time of each snapshot, shape (S,).
+        trajectory: Trajectory of each snapshot, from 0, shape (S,).
+        mu: Parameters of each trajectory, shape (M, p); p may be 0.
+        paired: Whether a row of all snapshots of a trajectory is one particle.
+        velocity: Velocities of samples, shape (R, d), where known.
+        weight: Weights of samples, shape (R,), not negative, where they are not equal.
+        period: Period of each dimension, infinite where it has none, shape (d,); samples are within [0, period).
+        held_out: Whether each snapshot is kept from fitting, shape (S,).
+
+    Raises:
+        InputError: if shapes disagree, a value is not finite, a snapshot is empty, or times do not ascend.
+    """
+
+    x: NDArray[np.float64]
+    start: NDArray[np.int64]
+    time: NDArray[np.float64]
+    trajectory: NDArray[np.int64]
+    mu: NDArray[np.float64]
+    paired: bool
+    velocity: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None
+    period: NDArray[np.float64]
+    held_out: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        (R, d), S = self.x.shape, len(self.time)
+        _same("velocity", (R, d) if self.velocity is None else self.velocity.shape, (R, d))
+        _same("weight", (R,) if self.weight is None else self.weight.shape, (R,))
+        _same("period", self.period.shape, (d,))
+        for name in ("trajectory", "held_out"):
+            _same(name, getattr(self, name).shape, (S,))
+        _finite("samples", self.x)
+        _finite("velocities", self.velocity)
+        _finite("parameters", self.mu)
+        if not np.all(np.diff(self.start) > 0) or self.start[-1] != R:
+            raise InputError("snapshots", "samples", "at least one a snapshot", np.diff(self.start).tolist())
+        if self.weight is not None and not (np.all(self.weight >= 0) and np.isfinite(self.weight).all()):
+            raise InputError("snapshots", "weights", "numbers of at least 0", "others")
+        for m in range(len(self.mu)):
+            t = self.time[self.trajectory == m]
+            if not np.all(np.diff(t) > 0) or not np.isfinite(t).all():
+                raise InputError("snapshots", f"times of trajectory {m}", "each later than the one before", t.tolist())
+            if self.paired and len(set(np.diff(self.start)[self.trajectory == m].tolist())) > 1:
+                sizes = np.diff(self.start)[self.trajectory == m].tolist()
+                raise InputError("snapshots", f"samples of trajectory {m}", "as many each time, being paired", sizes)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        time: Any,
+        mu: ArrayLike | None = None,
+        *,
+        velocity: Any = None,
+        weight: Any = None,
+        paired: bool = False,
+        period: ArrayLike | None = None,
+        held_out_times: Sequence[float] = (),
+        held_out_mu: Sequence[Any] = (),
+    ) -> "Snapshots":
+        """Builds them from arrays or nested lists.
+
+        Arguments:
+            x: Of one trajectory an array (T, N, d), or a list of T arrays (N_i, d); of several an array (M, T, N, d),
+                or a list of what one may be.
+            time: Times (T,); of several trajectories one such list for all, or one each.
+            mu: Parameters of each trajectory: (M,) or (M, p).
+            velocity: As `x`.
+            weight: As `x` without its last dimension.
+            paired: Whether a place in a snapshot is one particle in all snapshots of the trajectory.
+            period: Period of each dimension; 0, None or infinity where there is none.
+            held_out_times: Snapshots at these times are kept from fitting, in all trajectories.
+            held_out_mu: All snapshots of trajectories with these parameters are.
+
+        Example:
+            >>> Snapshots.from_arrays(np.zeros((3, 5, 2)), [0.0, 0.5, 1.0]).num_snapshots
+            3
+        """
+        populations = _trajectories(x, 2, "samples")
+        M = len(populations)
+        times = _times(time, M)
+        flat = [np.asarray(s, np.float64) for population in populations for s in population]
+        for m, (population, t) in enumerate(zip(populations, times, strict=True)):
+            _same(f"snapshots of trajectory {m}", (len(population),), (len(t),))
+        _same("dimensions of snapshots", tuple(sorted({s.shape[-1] for s in flat})), (flat[0].shape[-1],))
+        parameters = np.zeros((M, 0)) if mu is None else np.asarray(mu, np.float64).reshape(np.shape(mu)[0], -1)
+        _same("mu", (len(parameters),), (M,))
+        moment, trajectory = np.concatenate(times), np.repeat(np.arange(M), [len(t) for t in times])
+        d = flat[0].shape[-1]
+        held = np.isin(moment, np.asarray(held_out_times, np.float64))
+        for wanted in (np.asarray(each, np.float64).ravel() for each in held_out_mu):
+            same = np.all(parameters == wanted, axis=1) if parameters.shape[1] == len(wanted) else np.zeros(M, bool)
+            if not same.any():
+                raise InputError(
+                    "snapshots", "held_out_mu", f"parameters of a trajectory: {parameters.tolist()}", wanted
+                )
+            held |= same[trajectory]
+
+        lengths = np.full(d, np.inf) if period is None else _periods(period)
+        _same("period", lengths.shape, (d,))
+
+        return cls(
+            x=wrap(np.concatenate(flat), lengths),
+            start=np.concatenate([[0], np.cumsum([len(s) for s in flat])]),
+            time=moment,
+            trajectory=trajectory,
+            mu=parameters,
+            paired=paired,
+            velocity=None if velocity is None else _joined(velocity, 2, "velocities"),
+            weight=None if weight is None else _joined(weight, 1, "weights"),
+            period=lengths,
+            held_out=held,
+        )
+
+    @classmethod
+    def from_anndata(
+        cls, data: Any, time: str, *, basis: str = "X_pca", velocity: str | None = None, mu: str | None = None
+    ) -> "Snapshots":
+        """Builds them from an AnnData object: a cell is a sample.
+
+        Arguments:
+            data: The object.
+            time: Column of `obs` that has the time, a number.
+            basis: Key of `obsm` for positions; ``X`` for the matrix itself.
+            velocity: Key of `obsm` for velocities.
+            mu: Column of `obs` that has a parameter, a number; each of its values is a trajectory.
+        """
+        positions = data.X if basis == "X" else _keyed(data.obsm, basis, "obsm")
+        positions = np.asarray(positions.toarray() if hasattr(positions, "toarray") else positions, np.float64)
+        speeds = None if velocity is None else np.asarray(_keyed(data.obsm, velocity, "obsm"), np.float64)
+        when = np.asarray(_keyed(data.obs, time, "obs"), np.float64)
+        group = np.zeros(len(when)) if mu is None else np.asarray(_keyed(data.obs, mu, "obs"), np.float64)
+        levels = np.unique(group)
+        times = [np.unique(when[group == level]) for level in levels]
+        rows = [[(group == level) & (when == t) for t in ts] for level, ts in zip(levels, times, strict=True)]
+
+        return cls.from_arrays(
+            [[positions[row] for row in each] for each in rows],
+            times,
+            None if mu is None else levels,
+            velocity=None if speeds is None else [[speeds[row] for row in each] for each in rows],
+        )
+
+    @classmethod
+    def from_latents(
+        cls, latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float
+    ) -> "Snapshots":
+        """Builds them from latents of a recording: a trial is a particle, and its latents are the particle's path.
+
+        Arguments:
+            latents: One row a bin, shape (T, d).
+            time: Centre of each bin in seconds, ascending and evenly spaced but for gaps, shape (T,).
+            onsets: Where trials begin, in seconds; trials that a gap cuts are left out.
+            duration: How much of each trial is taken, in seconds.
+        """
+        step = float(np.median(np.diff(time)))
+        length = int(duration / step + 1e-6)
+        if length < 2:
+            raise InputError("snapshots", "duration", f"at least two bins of {step:g} s", duration)
+        first = np.searchsorted(time, np.asarray(onsets, np.float64) - 1e-9)
+        first = first[first + length <= len(time)]
+        rows = first[:, None] + np.arange(length)
+        whole = np.abs(time[rows[:, -1]] - time[rows[:, 0]] - (length - 1) * step) < step / 2 if len(rows) else []
+        rows = rows[whole]
+        if not len(rows):
+            raise InputError("snapshots", "onsets", f"a trial of {duration:g} s without a gap", "none")
+
+        return cls.from_arrays(latents[rows.T], (np.arange(length) + 0.5) * step, paired=True)
+
+    @classmethod
+    def from_npz(cls, path: str | Path) -> "Snapshots":
+        """Reads what `to_npz` wrote, or arrays ``x`` and ``time``, and others that `from_arrays` takes."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError) as error:
+            raise InputError(path, "content", "an .npz file of arrays", error) from error
+        for name in ("x", "time"):
+            if name not in found:
+                raise InputError(path, name, "an array of that name", ", ".join(found) or "none")
+        try:
+            if "start" in found:
+                return cls(**{**found, "paired": bool(found["paired"])})  # type: ignore[arg-type]
+            found["paired"] = bool(found.get("paired", False))  # type: ignore[assignment]
+            return cls.from_arrays(found.pop("x"), found.pop("time"), **found)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InputError(path, "content", "the arrays of snapshots", error) from error
+
+    def to_npz(self, path: str | Path) -> Path:
+        """Writes them and returns the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.npz")
+        arrays = {name: value for name, value in vars(self).items() if value is not None}
+        np.savez_compressed(temporary, **arrays)
+        temporary.replace(path)
+
+        return path
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def __getitem__(self, i: int) -> Snapshot:
+        rows = slice(self.start[i], self.start[i + 1])
+        weight = np.ones(len(self.x[rows])) if self.weight is None else self.weight[rows]
+
+        return Snapshot(
+            float(self.time[i]), self.x[rows], None if self.velocity is None else self.velocity[rows],
+            weight / max(weight.sum(), np.finfo(float).tiny),
+        )  # fmt: skip
+
+    @property
+    def num_snapshots(self) -> int:
+        """Number of snapshots S of all trajectories."""
+        return len(self.time)
+
+    @property
+    def num_trajectories(self) -> int:
+        """Number of trajectories M."""
+        return len(self.mu)
+
+    @property
+    def num_dims(self) -> int:
+        """Dimension d of a sample."""
+        return self.x.shape[1]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last time of all snapshots."""
+        return float(self.time.min()), float(self.time.max())
+
+    def of(self, trajectory: int) -> list[Snapshot]:
+        """Returns a trajectory's snapshots in the order of time."""
+        return [self[int(i)] for i in np.flatnonzero(self.trajectory == trajectory)]
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Snapshots":
+        """Returns chosen snapshots, shape (S,); trajectories that have none left are dropped."""
+        if not chosen.any():
+            raise InputError("snapshots", "chosen", "at least one snapshot", "none")
+        kept = np.unique(self.trajectory[chosen])
+        size = np.diff(self.start)
+        rows = np.repeat(chosen, size)
+
+        return replace(
+            self,
+            x=self.x[rows],
+            start=np.concatenate([[0], np.cumsum(size[chosen])]),
+            time=self.time[chosen],
+            trajectory=np.searchsorted(kept, self.trajectory[chosen]),
+            mu=self.mu[kept],
+            velocity=None if self.velocity is None else self.velocity[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            held_out=self.held_out[chosen],
+        )
+
+    @property
+    def fitted(self) -> "Snapshots":
+        """Those that a model may see."""
+        return self.select(~self.held_out)
+
+
+def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns samples (…, d) with periodic dimensions brought into [0, period)."""
+    around = np.isfinite(period)
+    if not around.any():
+        return x
+    found = x.copy()
+    inside = np.mod(x[..., around], period[around])
+    found[..., around] = np.where(inside < period[around], inside, 0.0)  # -1e-17 modulo 1 is 1
+
+    return found
+
+
+def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns differences (…, d) the short way round periodic dimensions."""
+    around = np.isfinite(period)
+    if not around.any():
+        return difference
+    found = difference.copy()
+    found[..., around] -= period[around] * np.round(difference[..., around] / period[around])
+
+    return found
+
+
+def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(expected):
+        raise InputError("snapshots", name, f"shape {tuple(expected)}", tuple(found))
+
+
+def _finite(name: str, values: NDArray[np.float64] | None) -> None:
+    if values is not None and not np.isfinite(values).all():
+        raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} that are not")
+
+
+def _keyed(table: Any, key: str, name: str) -> Any:
+    if key not in table:
+        raise InputError("AnnData", name, f"one of {', '.join(map(str, table.keys()))}", key)
+
+    return table[key]
+
+
+def _trajectories(x: Any, inner: int, name: str) -> list[list[NDArray[np.float64]]]:
+    """Returns a list of snapshots for each trajectory; a snapshot has `inner` dimensions."""
+    try:
+        depth = _depth(x)
+        if depth == inner + 1:
+            x = [x]
+        elif depth != inner + 2:
+            raise ValueError(f"{depth} dimensions")
+        return [[np.asarray(s, np.float64) for s in population] for population in x]
+    except (TypeError, ValueError) as error:
+        expected = (
+            "(T, N, d) or (M, T, N, d), or lists of such" if inner == 2 else "(T, N) or (M, T, N), or lists of such"
+        )
+        raise InputError("snapshots", name, expected, error) from error
+
+
+def _depth(x: Any) -> int:
+    return x.ndim if hasattr(x, "ndim") else 1 + _depth(x[0]) if isinstance(x, list | tuple) and x else 0
+
+
+def _times(time: Any, num_trajectories: int) -> list[NDArray[np.float64]]:
+    if _depth(time) == 1 or (hasattr(time, "ndim") and time.ndim == 1):
+        return [np.asarray(time, np.float64)] * num_trajectories
+    times = [np.asarray(t, np.float64) for t in time]
+    _same("lists of times", (len(times),), (num_trajectories,))
+
+    return times
+
+
+def _joined(values: Any, inner: int, name: str) -> NDArray[np.float64]:
+    return np.concatenate([s for population in _trajectories(values, inner, name) for s in population])
+
+
+def _periods(period: ArrayLike) -> NDArray[np.float64]:
+    found = np.array([np.inf if p is None or p == 0 else p for p in np.ravel(np.asarray(period, object))], np.float64)
+    if not np.all(found > 0):
+        raise InputError("snapshots", "period", "lengths above 0, or 0 for none", period)
+
+    return found

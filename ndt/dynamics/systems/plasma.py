@@ -1,0 +1,249 @@
+r"""Plasmas by particles in cells: electrons that push each other, before ions at rest.
+
+.. math::
+    \dot x = v, \qquad \dot v = \nabla\varphi(x), \qquad \mu^2\,\Delta\varphi = n(x) - 1
+
+in a periodic box of one to three dimensions. The density n is that of particles laid on a mesh, in clouds as wide as
+its cells; the potential is solved for by Fourier transform; particles leap over their accelerations (kick, drift,
+kick). The plasma frequency is 1 / mu.
+
+References: Birdsall, Langdon (1985), Plasma physics via computer simulation. The instabilities' constants are those of
+Berman, Blickhan, Peherstorfer (2024), https://arxiv.org/abs/2410.12000, where mu is also the number of waves that
+velocities are perturbed with; where that is no integer the perturbation jumps at the box's seam, as in their work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, qmc
+
+from ndt.dynamics.snapshots import Snapshots
+from ndt.errors import InputError
+
+__all__ = ["Beams", "Landau", "Mesh"]
+
+# N = particles, D = dimensions of space, T = times
+
+
+class Mesh:
+    """A periodic box and its cells.
+
+    Arguments:
+        length: Length of the box, the same in all dimensions.
+        cells: Cells in each dimension.
+        dims: Dimensions of space D.
+        mu: Scale of the field: the plasma frequency is 1 / mu.
+    """
+
+    def __init__(self, length: float, cells: int, dims: int, mu: float = 1.0) -> None:
+        self.length, self.cells, self.dims, self.mu = length, cells, dims, mu
+        waves = 2 * np.pi * np.fft.fftfreq(cells, length / cells)
+        self.waves = np.stack(np.meshgrid(*[waves] * dims, indexing="ij"))  # (D, cells, …)
+        square = (self.waves**2).sum(0)
+        square.flat[0] = np.inf  # the mean of the density is that of the ions
+        self.response = 1 / (mu**2 * square)
+
+    def density(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the density of particles (N, D) in each cell, of mean 1, by clouds as wide as a cell."""
+        total = np.zeros(self.cells**self.dims)
+        for place, share in self._corners(x):
+            total += np.bincount(place, share, minlength=len(total))
+
+        return total.reshape([self.cells] * self.dims) * (len(total) / len(x))
+
+    def field(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the gradient of the potential at the mesh's points, shape (D, cells, …): the acceleration there."""
+        potential = -np.fft.fftn(self.density(x)) * self.response
+
+        return np.stack([np.fft.ifftn(1j * k * potential).real for k in self.waves])
+
+    def acceleration(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the acceleration of each particle, shape (N, D)."""
+        on_mesh = self.field(x).reshape(self.dims, -1)
+        found = np.zeros_like(x)
+        for place, share in self._corners(x):
+            found += share[:, None] * on_mesh[:, place].T
+
+        return found
+
+    def electric_energy(self, x: NDArray[np.float64]) -> float:
+        """Returns half the integral of mu² |field|² over the box."""
+        cell = (self.length / self.cells) ** self.dims
+
+        return float(self.mu**2 * (self.field(x) ** 2).sum() * cell / 2)
+
+    def energy(self, x: NDArray[np.float64], v: NDArray[np.float64]) -> float:
+        """Returns the energy of motion and field; particles together weigh what the box holds."""
+        return float((v**2).sum() / len(v) * self.length**self.dims / 2) + self.electric_energy(x)
+
+    def advance(
+        self, x: NDArray[np.float64], v: NDArray[np.float64], duration: float, step: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns positions and velocities after so much time, in equal steps no longer than `step`."""
+        if duration <= 0:
+            return x, v
+        num = max(1, int(np.ceil(duration / step - 1e-9)))
+        h = duration / num
+        push = self.acceleration(x)
+        for _ in range(num):
+            v = v + h / 2 * push
+            x = np.mod(x + h * v, self.length)
+            push = self.acceleration(x)
+            v = v + h / 2 * push
+
+        return x, v
+
+    def _corners(self, x: NDArray[np.float64]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Returns places in the mesh, and each particle's share there, of the 2^D points around."""
+        at = x / (self.length / self.cells)
+        low = np.floor(at).astype(np.int64)
+        over = at - low
+        found = []
+        for corner in product((0, 1), repeat=self.dims):
+            place, share = np.zeros(len(x), np.int64), np.ones(len(x))
+            for j, c in enumerate(corner):
+                place = place * self.cells + (low[:, j] + c) % self.cells
+                share = share * (over[:, j] if c else 1 - over[:, j])
+            found.append((place, share))
+
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beams:
+    """Electron beams through each other in one dimension: two streams, or a bump on the tail.
+
+    Arguments:
+        speeds: Mean velocity of each beam.
+        widths: Thermal velocity of each.
+        shares: Part of the particles in each; they sum to 1.
+        length: Of the box.
+        perturbation: Of velocities: v (1 + perturbation cos(2 pi mu x / length)).
+        cells: Of the mesh; 0 for an eighth of the particles.
+        step: Of time.
+    """
+
+    speeds: tuple[float, ...] = (-3.0, 3.0)
+    widths: tuple[float, ...] = (1.0, 1.0)
+    shares: tuple[float, ...] = (0.5, 0.5)
+    length: float = 50.0
+    perturbation: float = 0.05
+    cells: int = 0
+    step: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not len(self.speeds) == len(self.widths) == len(self.shares) or abs(sum(self.shares) - 1) > 1e-9:
+            raise InputError("system", "shares", "one a beam, 1 in all", self.shares)
+
+    @classmethod
+    def two_stream(cls) -> "Beams":
+        """Two beams that face each other."""
+        return cls()
+
+    @classmethod
+    def bump_on_tail(cls) -> "Beams":
+        """A plasma at rest, and a tenth of it in a narrower beam."""
+        return cls(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1))
+
+    def mesh(self, mu: float, num_particles: int) -> Mesh:
+        """Returns the mesh for so many particles."""
+        return Mesh(self.length, self.cells or max(num_particles // 8, 16), 1, mu)
+
+    def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns positions and velocities at time 0, each (N, 1)."""
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(0, self.length, num_particles)
+        beam = rng.choice(len(self.shares), num_particles, p=self.shares)
+        v = rng.normal(np.array(self.speeds)[beam], np.array(self.widths)[beam])
+        v = v * (1 + self.perturbation * np.cos(2 * np.pi * mu * x / self.length))
+
+        return x[:, None], v[:, None]
+
+    def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
+        """Returns positions and velocities, (M, T, N, 2), paired, a trajectory for each mu."""
+        frames = [self._trajectory(m, num_particles, np.asarray(times, np.float64), seed + i) for i, m in enumerate(mu)]
+
+        return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=[self.length, np.inf])
+
+    def _trajectory(self, mu: float, num: int, times: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+        mesh, (x, v), now, frames = self.mesh(mu, num), self.start(mu, num, seed), 0.0, []
+        for t in times.tolist():
+            x, v = mesh.advance(x, v, t - now, self.step)
+            frames.append(np.concatenate([x, v], 1))
+            now = t
+
+        return np.stack(frames)
+
+    def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
+        """Returns the electric energy of each of the populations (T, N, 2), by the same mesh for all."""
+        mesh = self.mesh(mu, samples.shape[1])
+
+        return np.array([mesh.electric_energy(frame[:, :1]) for frame in samples])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landau:
+    """Waves that a warm plasma damps without a collision.
+
+    The density begins as the product of 1 + mu cos(k x) over dimensions: mu is the amplitude, 0.5 for strong damping.
+
+    Arguments:
+        dims: Dimensions of space; phase space has twice as many.
+        wave: Wave number k; the box is one wave long.
+        cells: Of the mesh, in each dimension.
+        step: Of time.
+        quiet: Whether positions and velocities are spread evenly in phase space, and not drawn.
+    """
+
+    dims: int = 3
+    wave: float = 0.5
+    cells: int = 16
+    step: float = 0.05
+    quiet: bool = True
+
+    @property
+    def length(self) -> float:
+        """Of the box."""
+        return 2 * np.pi / self.wave
+
+    def mesh(self) -> Mesh:
+        """Returns the mesh."""
+        return Mesh(self.length, self.cells, self.dims)
+
+    def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns positions and velocities at time 0, each (N, D)."""
+        if not 0 <= mu < 1:
+            raise InputError("system", "mu", "an amplitude of 0 to below 1", mu)
+        if self.quiet:
+            uniform = qmc.Halton(2 * self.dims, rng=np.random.default_rng(seed)).random(num_particles)
+        else:
+            uniform = np.random.default_rng(seed).random((num_particles, 2 * self.dims))
+        grid = np.linspace(0, self.length, 4097)
+        cumulative = (grid + mu / self.wave * np.sin(self.wave * grid)) / self.length
+        x = np.interp(uniform[:, : self.dims], cumulative, grid)
+
+        return np.mod(x, self.length), norm.ppf(np.clip(uniform[:, self.dims :], 1e-9, 1 - 1e-9))
+
+    def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
+        """Returns positions and velocities, (M, T, N, 2 D), paired, a trajectory for each mu."""
+        trajectories = []
+        for i, m in enumerate(mu):
+            (x, v), now, frames, mesh = self.start(m, num_particles, seed + i), 0.0, [], self.mesh()
+            for t in np.asarray(times, np.float64).tolist():
+                x, v = mesh.advance(x, v, t - now, self.step)
+                frames.append(np.concatenate([x, v], 1))
+                now = t
+            trajectories.append(np.stack(frames))
+        period = [self.length] * self.dims + [np.inf] * self.dims
+
+        return Snapshots.from_arrays(np.stack(trajectories), times, np.array(mu), paired=True, period=period)
+
+    def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
+        """Returns the electric energy of each of the populations (T, N, 2 D)."""
+        del mu  # the field's scale is 1 whatever the amplitude
+        mesh = self.mesh()
+
+        return np.array([mesh.electric_energy(frame[:, : self.dims]) for frame in samples])
