@@ -52,11 +52,14 @@ class HOAMConfig:
         num_particles: Particles a node.
         num_end_particles: Particles at each end of the interval.
         num_trajectories: Trajectories a step, drawn without replacement.
+        form: ``action``: the loss as published, by the potential's change in time and at both ends; ``velocity``: the
+            same by the velocity of samples, where they have one; ``auto`` takes that where it can.
         gauge: ``mean``: the potential is 0 at the population's mean; ``none``: its level is free, as in the paper's
         text. between: Where samples between snapshots come from: ``paths`` of the same particles, ``transport``: pairs
             of least cost, ``mixture`` of both snapshots, or ``snapshots``: from nowhere, nodes are the snapshots'
-            times. ``auto`` is paths where particles are paired, else transport.
-        steps: Optimisation steps.
+            times. ``auto`` is
+            paths where particles are paired, else transport where neighbouring snapshots hardly overlap, else a
+        mixture. steps: Optimisation steps.
         learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
         clip: Largest norm of a gradient; 0 for none.
         ema: Decay of the average of weights that is kept.
@@ -71,6 +74,7 @@ class HOAMConfig:
     num_particles: int = 64
     num_end_particles: int = 512
     num_trajectories: int = 2
+    form: str = "auto"
     gauge: str = "mean"
     between: str = "auto"
     steps: int = 2000
@@ -86,4 +90,11 @@ class HOAMConfig:
         require(self, {"learning_rate": (1e-12, INF), "threads": (0, INF), "seed": (0, INF)})
         rules = ("stratified", "antithetic", "random_panels", "monte_carlo")
         fixed = ("trapezoid", "simpson", "gauss_legendre", "clenshaw_curtis")
-        choose(self, "", rule=(*rules, *fixed), gauge=("mean", "none"), between=BETWEEN)
+        choose(
+            self,
+            "",
+            rule=(*rules, *fixed),
+            gauge=("mean", "none"),
+            form=("auto", "action", "velocity"),
+            between=BETWEEN,
+        )

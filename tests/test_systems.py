@@ -123,7 +123,7 @@ def test_two_streams_grow_at_their_linear_rate() -> None:
         x, v = mesh.advance(x, v, 0.5, 0.05)
     window = times >= 13  # other waves of the perturbation have died away, and the beams do not yet roll up
     slope = np.polyfit(times[window], np.array(log)[window], 1)[0]
-    np.testing.assert_allclose(slope, exact.imag, rtol=0.03)
+    np.testing.assert_allclose(slope, exact.imag, rtol=0.05)
 
 
 def test_two_kinds_of_beams_and_a_wave_have_what_they_are_asked_for() -> None:

@@ -40,28 +40,45 @@ class Bridge:
         self.how, self.period = how, period
         self.samples = [s.x for s in snapshots]
         self.share = [s.weight for s in snapshots]
+        velocities = [s.velocity for s in snapshots if s.velocity is not None]
+        self.velocities = velocities if len(velocities) == len(snapshots) else None
         self.mean = np.stack([s.weight @ s.x for s in snapshots])  # (K, d)
         self.legs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         for before, after in pairwise(snapshots) if how in ("paths", "transport") else ():
             x, y = (before.x, after.x) if how == "paths" else pair(before, after, period, rng)
             self.legs.append((x, nearest(y - x, period)))
 
-    def sample(self, time: NDArray[np.float64], num: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Returns samples at each of the times, shape (Q, num, d), drawn anew for each."""
+    @property
+    def moves(self) -> bool:
+        """Whether samples have velocities: along legs, or as they were recorded with."""
+        return bool(self.legs) or (self.how == "snapshots" and self.velocities is not None)
+
+    def sample(
+        self, time: NDArray[np.float64], num: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns samples at each of the times, drawn anew for each, and their velocities, each of shape (Q, num, d).
+
+        Velocities are NaN where `moves` is not true.
+        """
         at = np.clip(np.searchsorted(self.time, time, side="right") - 1, 0, len(self.time) - 2)
         along = (time - self.time[at]) / (self.time[at + 1] - self.time[at])
         found = np.empty((len(time), num, self.mean.shape[1]))
+        speed = np.full_like(found, np.nan)
         for q, (k, a) in enumerate(zip(at.tolist(), along.tolist(), strict=True)):
             if self.legs:
                 x, step = self.legs[k]
                 chosen = _draw(self.share[k] if self.how == "paths" else None, len(x), num, rng)
                 found[q] = x[chosen] + a * step[chosen]
+                speed[q] = step[chosen] / (self.time[k + 1] - self.time[k])
             else:
                 later = rng.random(num) < a
                 for i, mask in ((k, ~later), (k + 1, later)):
-                    found[q, mask] = self.samples[i][_draw(self.share[i], len(self.samples[i]), int(mask.sum()), rng)]
+                    chosen = _draw(self.share[i], len(self.samples[i]), int(mask.sum()), rng)
+                    found[q, mask] = self.samples[i][chosen]
+                    if self.velocities is not None and self.moves:
+                        speed[q, mask] = self.velocities[i][chosen]
 
-        return wrap(found, self.period)
+        return wrap(found, self.period), speed
 
     def level(self, time: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns where the potential's level is held, and how fast that moves, each of shape (Q, d).
@@ -114,8 +131,6 @@ def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Br
         InputError: if a trajectory has fewer than two snapshots, or paths are asked for of particles that are not
         paired.
     """
-    if how == "auto":
-        how = "paths" if snapshots.paired else "transport"
     if how == "paths" and not snapshots.paired:
         raise InputError("settings", "between", "transport, mixture or snapshots, of samples that are not paired", how)
     found = []
@@ -123,6 +138,32 @@ def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Br
         each = snapshots.of(m)
         if len(each) < 2:
             raise InputError("snapshots", f"trajectory {m}", "at least two snapshots to fit", len(each))
-        found.append(Bridge(each, snapshots.period, how, rng))
+        chosen = how if how != "auto" else "paths" if snapshots.paired else _guess(each, snapshots.period)
+        found.append(Bridge(each, snapshots.period, chosen, rng))
+    if len({bridge.how for bridge in found}) > 1:  # all by the more careful one
+        return bridges(snapshots, "mixture", rng)
 
     return found
+
+
+def _guess(snapshots: list[Snapshot], period: NDArray[np.float64]) -> str:
+    """Chooses transport where neighbouring snapshots hardly overlap, and a mixture where they do.
+
+    Pairs of samples that were drawn independently differ by chance, however little the population moved; divided by a
+    short time that is noise as large as what is sought. A mixture has none of it, but lets a population that moved by
+    more than its width vanish here and appear there.
+    """
+    around = np.isfinite(period)
+    mean, spread = (np.stack([f(s) for s in snapshots]) for f in (_mean, _spread_of))
+    moved = np.sqrt((np.diff(mean, axis=0)[:, ~around] ** 2).sum(1))
+    width = np.sqrt((spread[1:, ~around] ** 2).sum(1))
+
+    return "transport" if np.mean(moved) > 0.5 * np.mean(width) > 0 else "mixture"
+
+
+def _mean(s: Snapshot) -> NDArray[np.float64]:
+    return np.asarray(s.weight @ s.x)
+
+
+def _spread_of(s: Snapshot) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(s.weight @ (s.x - s.weight @ s.x) ** 2))

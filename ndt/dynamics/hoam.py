@@ -12,10 +12,16 @@ energy. With noise eps it minimises
 whose minimum is minus half the integral of E|grad s|². Samples then follow dX = grad s dt + eps dW: one solve is a
 whole trajectory of the population, of any parameters.
 
-The integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does between them: its loss
-falls below the minimum that is attainable, and where its level is free (adding c(t) changes nothing but the error of
-the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide, and strata cost a tenth of the noise
-of independent ones. `HOAM.check` compares the loss with a fresh, finer estimate and says so where it was over-fitted.
+Where samples have velocities (paths, or pairs of transport), the end terms and the change in time are the integral of
+-E[x' · grad s] along them, exactly: the loss is then a regression of velocities on a gradient, at each node by itself.
+It has a tenth of the noise, no level to fix, and no rule can make it fall below -½ E|x'|². This is the default
+(`form`).
+
+In the action's own form the integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does
+between them: its loss falls below the minimum that is attainable, and where its level is free (adding c(t) changes
+nothing but the error of the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide, and strata
+cost a tenth of the noise of independent ones. `HOAM.check` compares the loss with a fresh, finer estimate and says so
+where it was over-fitted.
 
 Reference: Berman, Blickhan, Peherstorfer (2024), Parametric model reduction of mean-field and stochastic systems via
 higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as the derivation says.
@@ -25,7 +31,7 @@ import copy
 import math
 import time as clock
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,9 +58,9 @@ class Check:
     """How the loss of fitting stands to a fresh estimate of it.
 
     Arguments:
-        loss: Mean loss of the last tenth of fitting, by the rule that was fitted with.
-        fresh: Loss of the model by finer nodes and particles that are drawn anew.
-        error: Standard error of `fresh`.
+        loss: Loss of the fitted model by the rule, nodes and particles of a step, over all trajectories.
+        fresh: Its loss by strata twice as fine.
+        error: Standard error of their difference.
         kinetic: Minus half the integral of E|grad s|², which is the loss of the best potential of all.
     """
 
@@ -114,6 +120,9 @@ class HOAM:
         rng = np.random.default_rng(config.seed)
         seen = snapshots.fitted
         trajectories = bridges(seen, config.between, rng)
+        if config.form == "velocity" and not trajectories[0].moves:
+            found = f"{trajectories[0].how} without velocities"
+            raise InputError("settings", "between", "paths, transport or recorded velocities for form=velocity", found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.potential = Potential(config.potential, _scales(seen))
@@ -140,7 +149,7 @@ class HOAM:
                 if progress is not None:
                     progress(step + 1, losses[step])
             self.potential = average.eval()
-            check = self._check(trajectories, mu, float(losses[-max(config.steps // 10, 1) :].mean()), rng)
+            check = self._check(trajectories, mu, rng)
         self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
 
         return self
@@ -153,6 +162,8 @@ class HOAM:
         """Returns the loss of each trajectory of the batch, shape (M,)."""
         q, _ = self._integrand(potential, batch, probes)
         inner = (batch.weight * q).view(len(batch.mu), -1).sum(1)
+        if batch.velocity is not None:
+            return inner
         s = self._gauged(potential, batch.ends, batch.end_time, batch.end_mean, batch.mu.repeat_interleave(2, 0))
         first, last = s.mean(1).view(-1, 2).unbind(1)
 
@@ -164,9 +175,14 @@ class HOAM:
         x = batch.x.clone().requires_grad_()
         B, N, _ = x.shape
         mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # where the level is held moves along
-        s = self._gauged(potential, x, t, mean, batch.mu.repeat_interleave(B // len(batch.mu), 0))
-        slope, change = torch.autograd.grad(s.sum() / N, (x, t), create_graph=True)
-        slope = slope * N
+        mu = batch.mu.repeat_interleave(B // len(batch.mu), 0)
+        if batch.velocity is not None:
+            (slope,) = torch.autograd.grad(potential(x, t, mu).sum(), x, create_graph=True)
+            change = -(batch.velocity * slope).sum(2).mean(1)
+        else:
+            s = self._gauged(potential, x, t, mean, mu)
+            slope, change = torch.autograd.grad(s.sum() / N, (x, t), create_graph=True)
+            slope = slope * N
         kinetic = slope.square().sum(2).mean(1) / 2
         q = kinetic + change
         if self.config.noise:
@@ -183,26 +199,26 @@ class HOAM:
 
         return s[:, :-1] - s[:, -1:]
 
-    def _check(
-        self, trajectories: list[Bridge], mu: NDArray[np.float32], loss: float, rng: np.random.Generator
-    ) -> Check:
-        """Estimates the loss with strata of its own; where nodes are the snapshots' times there is nothing finer."""
+    def _check(self, trajectories: list[Bridge], mu: NDArray[np.float32], rng: np.random.Generator) -> Check:
+        """Estimates the loss by its own rule and by a finer one; of nodes that are the snapshots' times none is finer."""
         assert self.potential is not None, "a check follows fitting"
-        num = self.config.num_nodes if trajectories[0].how == "snapshots" else 2 * self.config.num_nodes + 1
-        finer = HOAMConfig(**{**vars(self.config), "rule": "stratified", "num_nodes": num, "num_trajectories": len(mu)})
+        own = replace(self.config, num_trajectories=len(mu))
+        finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
         probes = torch.Generator().manual_seed(self.config.seed + 1)
-        totals, kinetics = [], []
-        for _ in range(16):
-            batch = _Batch.drawn(trajectories, mu, finer, rng)
-            totals.append(float(self._loss(self.potential, batch, probes).mean().detach()))
+        found = np.zeros((16, 3))  # loss by the own rule, by the finer one, and half the squared gradient
+        for row in found:
+            for i, config in enumerate((own, finer)):
+                batch = _Batch.drawn(trajectories, mu, config, rng)
+                row[i] = float(self._loss(self.potential, batch, probes).mean().detach())
             _, kinetic = self._integrand(self.potential, batch, probes)
-            kinetics.append(float((batch.weight * kinetic.detach()).view(len(mu), -1).sum(1).mean()))
+            row[2] = float((batch.weight * kinetic.detach()).view(len(batch.mu), -1).sum(1).mean())
+        gap = found[:, 0] - found[:, 1]
 
         return Check(
-            loss=loss,
-            fresh=float(np.mean(totals)),
-            error=float(np.std(totals, ddof=1) / math.sqrt(len(totals))),
-            kinetic=-float(np.mean(kinetics)),
+            loss=float(found[:, 0].mean()),
+            fresh=float(found[:, 1].mean()),
+            error=float(gap.std(ddof=1) / math.sqrt(len(gap))),
+            kinetic=-float(found[:, 2].mean()),
         )
 
     # ---- use
@@ -359,6 +375,7 @@ class _Batch:
     """Samples of one step: of M trajectories at Q nodes each, B = M · Q slices, and at both ends."""
 
     x: Tensor  # (B, N, d)
+    velocity: Tensor | None  # (B, N, d), in the form that needs it
     time: Tensor  # (B,)
     weight: Tensor  # (B,)
     mean: Tensor  # (B, d)
@@ -377,19 +394,25 @@ class _Batch:
         nodes = min(len(rule.nodes) for rule in rules)
         if any(len(rule.nodes) != nodes for rule in rules):  # snapshots as nodes, more of some trajectories: one by one
             chosen, rules = chosen[:1], rules[:1]
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("x", "time", "weight", "mean", "drift")}
+        parts: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("x", "velocity", "time", "weight", "mean", "drift")
+        }
         ends: dict[str, list[NDArray[Any]]] = {name: [] for name in ("ends", "end_time", "end_mean")}
         for m, rule in zip(chosen, rules, strict=True):
             path = trajectories[m]
             mean, drift = path.level(rule.nodes)
-            each = (path.sample(rule.nodes, config.num_particles, rng), rule.nodes, rule.weights, mean, drift)
+            each = (*path.sample(rule.nodes, config.num_particles, rng), rule.nodes, rule.weights, mean, drift)
             for name, value in zip(parts, each, strict=True):
                 parts[name].append(value)
             both = path.time[[0, -1]]
-            last = (path.sample(both, config.num_end_particles, rng), both, path.level(both)[0])
+            last = (path.sample(both, config.num_end_particles, rng)[0], both, path.level(both)[0])
             for name, value in zip(ends, last, strict=True):
                 ends[name].append(value)
-        tensors = {k: torch.as_tensor(np.concatenate(v), dtype=torch.float32) for k, v in (parts | ends).items()}
+        tensors: dict[str, Any] = {
+            k: torch.as_tensor(np.concatenate(v), dtype=torch.float32) for k, v in (parts | ends).items()
+        }
+        if config.form == "action" or not trajectories[0].moves:
+            tensors["velocity"] = None
 
         return cls(**tensors, mu=torch.as_tensor(mu[chosen]))
 
