@@ -19,8 +19,8 @@ class PotentialConfig:
         width: Width of hidden layers.
         depth: Number of layers.
         rank: Rank of CoLoRA's parts.
-        time_frequencies: Sines and cosines of time that a condition is made of, beside time itself; 0 extrapolates
-        best. harmonics: Sines and cosines of each periodic dimension.
+        time_frequencies: Sines and cosines of time that a condition is made of; with 0 it is time itself.
+        harmonics: Sines and cosines of each periodic dimension.
         quadratic: Whether a quadratic form, its coefficients functions of time and parameters, is added: it moves mean
             and covariance, and leaves the rest to the network.
     """
@@ -53,13 +53,13 @@ class HOAMConfig:
         num_end_particles: Particles at each end of the interval.
         num_trajectories: Trajectories a step, drawn without replacement.
         form: ``action``: the loss as published, by the potential's change in time and at both ends; ``velocity``: the
-            same by the velocity of samples, where they have one; ``auto`` takes that where it can.
-        gauge: ``mean``: the potential is 0 at the population's mean; ``none``: its level is free, as in the paper's
-        text. between: Where samples between snapshots come from: ``paths`` of the same particles, ``transport``: pairs
-            of least cost, ``mixture`` of both snapshots, or ``snapshots``: from nowhere, nodes are the snapshots'
-            times. ``auto`` is
-            paths where particles are paired, else transport where neighbouring snapshots hardly overlap, else a
-        mixture. steps: Optimisation steps.
+            same by the velocity of samples, where they have one; ``auto``: that where it can.
+        gauge: ``mean``: the potential is 0 at the population's mean; ``none``: its level is free, as published.
+        between: Where samples between snapshots come from: ``paths`` of the same particles, ``transport``: pairs of
+            least cost, ``mixture`` of both snapshots, or ``snapshots``: from nowhere, nodes are the snapshots' times.
+            ``auto``: paths where particles are paired, else transport where neighbouring snapshots hardly overlap,
+            else a mixture.
+        steps: Optimisation steps.
         learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
         clip: Largest norm of a gradient; 0 for none.
         ema: Decay of the average of weights that is kept.

@@ -200,7 +200,7 @@ class HOAM:
         return s[:, :-1] - s[:, -1:]
 
     def _check(self, trajectories: list[Bridge], mu: NDArray[np.float32], rng: np.random.Generator) -> Check:
-        """Estimates the loss by its own rule and by a finer one; of nodes that are the snapshots' times none is finer."""
+        """Estimates the loss by its own rule and by a finer one, where nodes are not the snapshots' times."""
         assert self.potential is not None, "a check follows fitting"
         own = replace(self.config, num_trajectories=len(mu))
         finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
