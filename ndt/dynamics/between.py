@@ -104,7 +104,8 @@ def pair(
     before: Snapshot, after: Snapshot, period: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns samples of two snapshots in pairs whose summed squared distance is least, each of shape (n, d)."""
-    n = min(max(len(before.x), len(after.x)), LARGEST)
+    even = all(np.ptp(s.weight) == 0 for s in (before, after))
+    n = min(max(len(before.x), len(after.x)), LARGEST) if even else LARGEST
     x, y = (_spread(s, n, rng) for s in (before, after))
     cost = sum(
         nearest(x[:, None, j : j + 1] - y[None, :, j : j + 1], period[j : j + 1])[..., 0] ** 2

@@ -37,7 +37,7 @@ def wasserstein(
 
 def _distances(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
     if period is None or not np.isfinite(period).any():
-        return np.asarray(cdist(x, y))
+        return np.asarray(cdist(x, y), np.float64)
     total = np.zeros((len(x), len(y)))
     for j, p in enumerate(period):
         total += nearest((x[:, None, j] - y[None, :, j])[..., None], np.array([p]))[..., 0] ** 2
@@ -69,7 +69,7 @@ def _on_circles(x: NDArray[np.floating], period: NDArray[np.float64] | None) -> 
     angle = 2 * np.pi * x[:, around] / period[around]
     radius = period[around] / (2 * np.pi)
 
-    return np.concatenate([x[:, ~around], radius * np.cos(angle), radius * np.sin(angle)], 1)
+    return np.concatenate([x[:, ~around], radius * np.cos(angle), radius * np.sin(angle)], 1, dtype=np.float64)
 
 
 def gaussian_w2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:

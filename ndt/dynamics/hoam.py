@@ -315,10 +315,10 @@ class HOAM:
 
     def _parameters(self, mu: ArrayLike | None, num: int) -> Tensor:
         wanted = len(self._fitted().scales.mu_mean)
-        found = np.zeros((1, 0)) if mu is None else np.asarray(mu, np.float64)
+        found: NDArray[np.float64] = np.zeros((1, 0)) if mu is None else np.asarray(mu, np.float64)
         found = found.reshape(1, -1) if found.ndim < 2 else found
         if found.shape[1] != wanted or len(found) not in (1, num):
-            raise InputError("simulate", "mu", f"({wanted},) or ({num}, {wanted})", np.shape(mu))
+            raise InputError("simulate", "mu", f"({wanted},) or ({num}, {wanted})", found.shape)
 
         return torch.as_tensor(found, dtype=torch.float32).expand(num, -1)
 

@@ -125,10 +125,9 @@ class Potential(nn.Module):
         num_features = len(self.flat) + 2 * config.harmonics * len(self.round)
         self.num_conditions = 1 + scales.mu_mean.numel() + 2 * config.time_frequencies
         widths = [num_features, *[config.width] * (config.depth - 1), 1]
-        self.layers = nn.ModuleList(
-            _Layer(config.kind, a, b, config.rank, self.num_conditions) for a, b in pairwise(widths)
-        )
-        self.parts = [layer.num_inputs for layer in self.layers]  # type: ignore[misc]
+        layers = [_Layer(config.kind, a, b, config.rank, self.num_conditions) for a, b in pairwise(widths)]
+        self.parts = [layer.num_inputs for layer in layers]
+        self.layers = nn.ModuleList(layers)
         self.upper = torch.triu_indices(len(self.flat), len(self.flat))
         num_quadratic = len(self.flat) + self.upper.shape[1] if config.quadratic else 0
         num_made = sum(self.parts) + num_quadratic

@@ -99,7 +99,7 @@ def _parabola(t: NDArray[np.float64], a: float, b: float) -> NDArray[np.float64]
     half = (b - a) / 2
     moments = np.array([2 * half, 0.0, 2 * half**3 / 3])
 
-    return np.asarray(np.linalg.solve(np.vander(t - middle, increasing=True).T, moments))
+    return np.asarray(np.linalg.solve(np.vander(t - middle, increasing=True).T, moments), np.float64)
 
 
 def gauss_legendre(num_nodes: int) -> Rule:

@@ -1,0 +1,178 @@
+"""Snapshots: what they are made of, what is refused, and samples between them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ndt.dynamics.between import Bridge, bridges, pair
+from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
+from ndt.errors import InputError
+
+
+def same(one: Snapshots, other: Snapshots) -> None:
+    assert vars(one).keys() == vars(other).keys()
+    for name, value in vars(one).items():
+        np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+
+
+def ragged() -> Snapshots:
+    rng = np.random.default_rng(0)
+    x = [[rng.normal(size=(n, 2)) for n in (3, 5)], [rng.normal(size=(n, 2)) for n in (4, 2, 6)]]
+    return Snapshots.from_arrays(x, [[0.0, 1.0], [0.0, 0.3, 2.0]], [[0.5], [0.7]], held_out_times=[1.0])
+
+
+def test_ragged_populations_are_found_again() -> None:
+    seen = ragged()
+    assert (seen.num_snapshots, seen.num_trajectories, seen.num_dims, seen.span) == (5, 2, 2, (0.0, 2.0))
+    assert [len(s.x) for s in seen.of(0)] == [3, 5]
+    assert [s.time for s in seen.of(1)] == [0.0, 0.3, 2.0]
+    np.testing.assert_array_equal(seen.of(1)[2].x, seen.x[-6:])
+    np.testing.assert_allclose(seen[3].weight, [0.5, 0.5])
+    assert seen.held_out.tolist() == [False, True, False, False, False]
+    kept = seen.fitted
+    assert kept.time.tolist() == [0.0, 0.0, 0.3, 2.0]
+    np.testing.assert_array_equal(kept.of(1)[2].x, seen.of(1)[2].x)
+
+
+def test_trajectories_that_are_held_out_are_gone_with_their_parameters() -> None:
+    x = np.arange(24.0).reshape(3, 2, 2, 2)
+    seen = Snapshots.from_arrays(x, [0.0, 1.0], [1.0, 2.0, 3.0], held_out_mu=[2.0])
+    assert seen.fitted.mu.ravel().tolist() == [1.0, 3.0]
+    np.testing.assert_array_equal(seen.fitted.of(1)[0].x, x[2, 0])
+
+
+def test_files_give_back_what_was_written(tmp_path) -> None:
+    seen = ragged()
+    same(Snapshots.from_npz(seen.to_npz(tmp_path / "deep" / "seen.npz")), seen)
+    x = np.random.default_rng(1).random((4, 10, 2)) * 7
+    np.savez(tmp_path / "plain.npz", x=x, time=np.arange(4.0), period=[5.0, 0.0], paired=True)
+    plain = Snapshots.from_npz(tmp_path / "plain.npz")
+    assert plain.paired
+    assert plain.period.tolist() == [5.0, np.inf]
+    np.testing.assert_allclose(plain.x[:, 0], np.mod(x[..., 0].ravel(), 5.0))
+
+
+def test_anndata_gives_a_snapshot_a_time_and_a_trajectory_a_parameter() -> None:
+    obs = {"day": np.array([0, 1, 0, 1, 1, 0]), "dose": np.array([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])}
+    positions = np.arange(12.0).reshape(6, 2)
+    cells = SimpleNamespace(obs=obs, obsm={"X_pca": positions, "velocity": -positions}, X=positions)
+    seen = Snapshots.from_anndata(cells, "day", velocity="velocity", mu="dose")
+    assert seen.mu.ravel().tolist() == [1.0, 2.0]
+    np.testing.assert_array_equal(seen.of(0)[0].x, positions[[0, 5]])
+    np.testing.assert_array_equal(seen.of(0)[1].velocity, -positions[[1, 4]])
+    with pytest.raises(InputError, match=r"AnnData: obsm: expected one of X_pca, velocity, found X_umap"):
+        Snapshots.from_anndata(cells, "day", basis="X_umap")
+
+
+def test_trials_of_a_recording_are_particles_and_those_with_a_gap_are_left_out() -> None:
+    time = np.concatenate([np.arange(0.05, 10, 0.1), np.arange(12.05, 15, 0.1)])
+    latents = np.stack([time, time**2], 1)
+    seen = Snapshots.from_latents(latents, time, [1.0, 9.7, 13.0, 14.95], 0.5)
+    assert seen.paired
+    assert [len(s.x) for s in seen.of(0)] == [2] * 5
+    np.testing.assert_allclose(seen.of(0)[0].x[:, 0], [1.05, 13.05])
+    np.testing.assert_allclose(seen.time, [0.05, 0.15, 0.25, 0.35, 0.45])
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: Snapshots.from_arrays(np.zeros((3, 4, 2)), [0.0, 1.0]), r"trajectory 0: expected shape \(2,\), found"),
+        (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0.0, 0.0]), "each later than the one before"),
+        (lambda: Snapshots.from_arrays(np.full((2, 4, 2), np.nan), [0.0, 1.0]), "expected finite numbers, found 16"),
+        (lambda: Snapshots.from_arrays(np.zeros((2, 4)), [0.0, 1.0]), r"expected \(T, N, d\) or"),
+        (lambda: Snapshots.from_arrays([np.zeros((0, 2)), np.zeros((2, 2))], [0.0, 1.0]), "at least one a snapshot"),
+        (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 2))], [0, 1], paired=True), "being paired"),
+        (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 3))], [0, 1]), "dimensions of snapshots"),
+        (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], weight=-np.ones((2, 4))), "numbers of at least 0"),
+        (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], period=[-1.0, 0]), "lengths above 0"),
+        (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], [3.0], held_out_mu=[4.0]), "held_out_mu"),
+        (lambda: ragged().select(np.zeros(5, bool)), "at least one snapshot"),
+        (lambda: Snapshots.from_latents(np.zeros((9, 1)), np.arange(9.0), [20.0], 3.0), "a trial of 3 s without a gap"),
+    ],
+)
+def test_what_are_no_snapshots_is_refused(call, told) -> None:
+    with pytest.raises(InputError, match=told):
+        call()
+
+
+def test_a_file_that_is_none_is_named(tmp_path) -> None:
+    (tmp_path / "no.npz").write_text("no")
+    for name in ("no.npz", "absent.npz"):
+        with pytest.raises(InputError, match=f"{name}: content: expected an .npz file of arrays"):
+            Snapshots.from_npz(tmp_path / name)
+    np.savez(tmp_path / "lacks.npz", x=np.zeros((2, 3, 1)))
+    with pytest.raises(InputError, match=r"lacks\.npz: time: expected an array of that name, found x"):
+        Snapshots.from_npz(tmp_path / "lacks.npz")
+
+
+def test_what_is_round_is_measured_the_short_way() -> None:
+    period = np.array([10.0, np.inf])
+    np.testing.assert_allclose(wrap(np.array([[-1.0, -1.0], [23.0, 23.0], [-1e-18, 0.0]]), period)[:, 0], [9, 3, 0])
+    np.testing.assert_allclose(nearest(np.array([[9.0, 9.0], [-6.0, -6.0]]), period), [[-1.0, 9.0], [4.0, -6.0]])
+
+
+def bridge(how: str, **given) -> Bridge:
+    x = np.array([[[9.0, 0.0], [1.0, 1.0]], [[1.0, 2.0], [3.0, 3.0]]])
+    seen = Snapshots.from_arrays(x, [0.0, 2.0], paired=True, period=[10.0, 0], **given)
+    return Bridge(seen.of(0), seen.period, how, np.random.default_rng(0))
+
+
+def test_paths_go_straight_and_the_short_way_round() -> None:
+    x, speed = bridge("paths").sample(np.array([0.5]), 50, np.random.default_rng(0))
+    first = np.unique(x[0], axis=0)
+    np.testing.assert_allclose(first, [[1.5, 1.5], [9.5, 0.5]])
+    np.testing.assert_allclose(np.unique(speed[0], axis=0), [[1.0, 1.0]])
+
+
+def test_a_mixture_takes_each_snapshot_as_often_as_it_is_near() -> None:
+    x, speed = bridge("mixture").sample(np.array([0.5]), 4000, np.random.default_rng(0))
+    np.testing.assert_allclose((x[0, :, 1] >= 2).mean(), 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 4000))
+    assert np.isnan(speed).all()
+
+
+def test_recorded_velocities_are_those_of_their_samples() -> None:
+    of = bridge("snapshots", velocity=np.arange(8.0).reshape(2, 2, 2))
+    x, speed = of.sample(np.array([0.0, 2.0]), 20, np.random.default_rng(0))
+    assert of.moves
+    for at, v in zip(x.reshape(-1, 2), speed.reshape(-1, 2), strict=True):
+        np.testing.assert_array_equal(v, {0.0: [0, 1], 1.0: [2, 3], 2.0: [4, 5], 3.0: [6, 7]}[at[1]])
+
+
+def test_pairs_of_least_cost_are_those_of_sorted_samples_in_one_dimension() -> None:
+    rng = np.random.default_rng(2)
+    one, other = (Snapshot(0.0, rng.normal(size=(60, 1)), None, np.full(60, 1 / 60)) for _ in range(2))
+    x, y = pair(one, other, np.array([np.inf]), rng)
+    order = np.argsort(x[:, 0])
+    np.testing.assert_array_equal(x[order], np.sort(one.x, axis=0))
+    np.testing.assert_array_equal(y[order], np.sort(other.x, axis=0))
+
+
+def test_weights_draw_samples_as_often_as_they_say() -> None:
+    x = np.array([[[0.0], [1.0]], [[5.0], [6.0]]])
+    seen = Snapshots.from_arrays(x, [0.0, 1.0], weight=np.array([[3.0, 1.0], [0.0, 2.0]]))
+    assert seen[1].weight.tolist() == [0.0, 1.0]
+    for how in ("mixture", "transport"):
+        of = Bridge(seen.of(0), seen.period, how, np.random.default_rng(0))
+        found, _ = of.sample(np.array([0.0, 1.0]), 4000, np.random.default_rng(1))
+        np.testing.assert_allclose((found[0] == 0).mean(), 0.75, atol=4 * np.sqrt(0.75 * 0.25 / 4000))
+        np.testing.assert_allclose(found[1], 6.0)
+
+
+def test_samples_that_are_not_paired_have_no_paths_and_one_snapshot_is_too_few() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="between: expected transport, mixture or snapshots"):
+        bridges(ragged(), "paths", rng)
+    alone = Snapshots.from_arrays(np.zeros((1, 3, 2)), [0.0])
+    with pytest.raises(InputError, match="trajectory 0: expected at least two snapshots to fit, found 1"):
+        bridges(alone, "mixture", rng)
+
+
+def test_what_lies_between_is_guessed_by_how_far_the_population_moves() -> None:
+    rng = np.random.default_rng(3)
+    for shift, expected in ((0.1, "mixture"), (5.0, "transport")):
+        seen = Snapshots.from_arrays([rng.normal(shift * k, 1, (50, 2)) for k in range(3)], [0.0, 1.0, 2.0])
+        assert bridges(seen, "auto", rng)[0].how == expected
+    paired = Snapshots.from_arrays(np.zeros((2, 3, 1)), [0.0, 1.0], paired=True)
+    assert bridges(paired, "auto", rng)[0].how == "paths"
