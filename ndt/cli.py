@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ndt.arguments import Verb, configured, flattened, parse
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
+from ndt.config_dynamics import DynamicsConfig
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
@@ -223,6 +224,39 @@ def _embed(args: "Namespace") -> dict[str, Any]:
     return {"path": str(out), "session": args.session, "num_bins": T, "num_dims": D}
 
 
+ACTIONS = ("fit", "simulate", "score")
+
+
+def _dynamics_arguments(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", type=str, help=f"one of: {', '.join(ACTIONS)}")
+    parser.add_argument("source", type=str, help="fit: an .npz file of snapshots, or a system; else: run directory")
+    parser.add_argument("--out", type=str, default=None, help="fit: run directory; simulate: .npz file to write")
+    parser.add_argument("--data", type=str, default=None, help="simulate, score: .npz file of snapshots to begin from")
+    parser.add_argument(
+        "--times", type=float, nargs="+", default=[], help="simulate: times; by default those of --data"
+    )
+    parser.add_argument("--mu", type=float, nargs="+", default=None, help="simulate: parameters; by default of --data")
+    parser.add_argument("--seed", type=int, default=0, help="simulate, score: seed of the noise")
+
+
+def _dynamics(args: "Namespace") -> dict[str, Any]:
+    from ndt.dynamics.run import fit_run, score_run, simulate_run
+
+    if args.action not in ACTIONS:
+        raise InputError("ndt dynamics", "action", f"one of {', '.join(ACTIONS)}", args.action)
+    wanted = {"fit": ("out",), "simulate": ("out", "data"), "score": ("data",)}[args.action]
+    for name in wanted:
+        if getattr(args, name) is None:
+            raise InputError(f"ndt dynamics {args.action}", f"--{name}", "a path", "nothing")
+    if args.action == "fit":
+        found = fit_run(args.source, Path(args.out), configured(DynamicsConfig, args), progress=not args.quiet)
+        return {"run": args.out, **found}
+    if args.action == "score":
+        return score_run(Path(args.source), Path(args.data), seed=args.seed)
+
+    return simulate_run(Path(args.source), Path(args.data), Path(args.out), args.times, args.mu, seed=args.seed)
+
+
 def _report_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("run", type=str, help="run directory of `ndt demo`, `ndt pretrain` or `ndt finetune`")
     parser.add_argument("--store", type=str, default=None, help="store, for rasters; by default RUN/store")
@@ -298,6 +332,11 @@ VERBS = {
         summary="write a session's latents as NPZ, or into a copy of its NWB file",
         usage="BASE --session ID --out FILE [options]",
         arguments=_embed_arguments, run=_embed, show="embedding",
+    ),
+    "dynamics": Verb(
+        summary="how a population moves, from snapshots of it: fit, simulate, score",
+        usage="fit SOURCE --out RUN, simulate RUN --data FILE --out FILE, or score RUN --data FILE [options]",
+        arguments=_dynamics_arguments, run=_dynamics, show="dynamics", config=DynamicsConfig,
     ),
     "report": Verb(
         summary="write a run as one self-contained HTML page",

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from ndt.errors import InputError
 from ndt.settings import INF, choose, require
 
-__all__ = ["BETWEEN", "HOAMConfig", "PotentialConfig"]
+__all__ = ["BETWEEN", "DynamicsConfig", "HOAMConfig", "PerTimeConfig", "PotentialConfig"]
 
 BETWEEN = ("auto", "paths", "transport", "mixture", "snapshots")
 
@@ -98,3 +99,75 @@ class HOAMConfig:
             form=("auto", "action", "velocity"),
             between=BETWEEN,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerTimeConfig:
+    """A generative model that draws each time's population anew; see `ndt.dynamics.per_time`.
+
+    Arguments:
+        objective: ``flow``: conditional flow matching; ``diffusion``: noise of a cosine schedule is foretold.
+        width: Width of hidden layers.
+        depth: Number of layers.
+        time_frequencies: Sines and cosines of time and of noise.
+        batch_size: Samples a step, each of a snapshot of its own.
+        steps: Optimisation steps.
+        learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
+        ema: Decay of the average of weights that is kept.
+        solver_steps: Steps from noise to a population.
+        threads: Threads of torch; 0 leaves them as they are.
+        seed: Seed of weights and batches.
+    """
+
+    objective: str = "flow"
+    width: int = 128
+    depth: int = 4
+    time_frequencies: int = 8
+    batch_size: int = 1024
+    steps: int = 2000
+    learning_rate: float = 3e-3
+    ema: float = 0.99
+    solver_steps: int = 50
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ones = ("width", "depth", "batch_size", "steps", "solver_steps")
+        require(self, {**dict.fromkeys(ones, (1, INF)), "time_frequencies": (0, INF), "ema": (0, 0.9999)})
+        require(self, {"learning_rate": (1e-12, INF), "threads": (0, INF), "seed": (0, INF)})
+        choose(self, "", objective=("flow", "diffusion"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    """``ndt dynamics fit``: a method, and what it is compared with.
+
+    Arguments:
+        method: ``hoam``: first-order, by action matching.
+        hoam: Its settings.
+        baselines: What is fitted beside: ``monte_carlo`` (action matching with independent nodes and a free level, as
+            it was first published), ``flow`` and ``diffusion`` (a generative model for each time), ``still`` (nothing
+            moves).
+        per_time: Settings of generative models.
+        num_particles: Samples of a snapshot, where a system is simulated.
+        solver: ``heun``, ``euler`` or ``rk4``.
+        solver_step: Longest step of the solver; 0 for a five-hundredth of the span.
+        num_scored: Samples of a snapshot that scores are made with; 0 for all.
+    """
+
+    method: str = "hoam"
+    hoam: HOAMConfig = field(default_factory=HOAMConfig)
+    baselines: tuple[str, ...] = ("still",)
+    per_time: PerTimeConfig = field(default_factory=PerTimeConfig)
+    num_particles: int = 4000
+    solver: str = "heun"
+    solver_step: float = 0.0
+    num_scored: int = 2000
+
+    def __post_init__(self) -> None:
+        choose(self, "", method=("hoam",), solver=("heun", "euler", "rk4"))
+        require(self, {"num_particles": (2, INF), "num_scored": (0, INF), "solver_step": (0, INF)})
+        known = ("monte_carlo", "flow", "diffusion", "still")
+        for name in self.baselines:
+            if name not in known:
+                raise InputError("settings", "baselines", f"some of {', '.join(known)}", name)

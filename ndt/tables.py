@@ -10,6 +10,7 @@ __all__ = [
     "show_bench",
     "show_curve",
     "show_demo",
+    "show_dynamics",
     "show_embedding",
     "show_evaluation",
     "show_files",
@@ -275,6 +276,22 @@ def show_search(result: dict[str, Any]) -> None:
 def show_embedding(result: dict[str, Any]) -> None:
     """Prints what ``ndt embed`` wrote."""
     _print(f"{result['path']}: {result['num_bins']:,} bins x {result['num_dims']} dimensions")
+
+
+def show_dynamics(result: dict[str, Any]) -> None:
+    """Prints scores of a fit, or what was written."""
+    if "summary" not in result:
+        _print(f"{result['trajectories']} trajectories of {result['times']} times in {result['path']}")
+        return
+    keys = list(next(iter(result["summary"].values())))
+    table = _table("mean over snapshots", *keys)
+    for name, each in result["summary"].items():
+        table.add_row(name, *(_number(each.get(key)) for key in keys))
+    _print(table)
+    if fit := result.get("fit"):
+        if fit["overfitted"]:
+            _print(f"the loss, {fit['loss']:.4g}, lies below what fresh nodes show, {fit['fresh']:.4g}: over-fitted")
+        _print(f"page: {Path(result['run']) / 'report.html'}")
 
 
 def show_report(result: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ import math
 import time as clock
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.between import Bridge, bridges
+from ndt.dynamics.fitting import follow, rate, threads
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, Scales
 from ndt.dynamics.quadrature import Rule, draw, simpson_on, trapezoid_on
@@ -129,10 +131,10 @@ class HOAM:
         mu = seen.mu.astype(np.float32)
         average = copy.deepcopy(self.potential).requires_grad_(False)
         optimiser = torch.optim.Adam(self.potential.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, steps=config.steps))
         probes = torch.Generator().manual_seed(config.seed)
         losses = np.zeros(config.steps)
-        with _threads(config.threads):
+        with threads(config.threads):
             for step in range(config.steps):
                 batch = _Batch.drawn(trajectories, mu, config, rng)
                 loss = self._loss(self.potential, batch, probes).mean()
@@ -145,7 +147,7 @@ class HOAM:
                     nn.utils.clip_grad_norm_(self.potential.parameters(), config.clip)
                 optimiser.step()
                 schedule.step()
-                _follow(average, self.potential, min(config.ema, (1 + step) / (10 + step)))
+                follow(average, self.potential, step, config.ema)
                 if progress is not None:
                     progress(step + 1, losses[step])
             self.potential = average.eval()
@@ -153,10 +155,6 @@ class HOAM:
         self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
 
         return self
-
-    def _rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(self.config.steps // 50, 1))
-        return warm * (1 + math.cos(math.pi * step / self.config.steps)) / 2
 
     def _loss(self, potential: Potential, batch: "_Batch", probes: torch.Generator) -> Tensor:
         """Returns the loss of each trajectory of the batch, shape (M,)."""
@@ -431,23 +429,3 @@ def _scales(seen: Snapshots) -> Scales:
 
     return Scales(np.where(around, 0.0, seen.x.mean(0)), np.where(around, np.where(around, length, 1), length),
                   seen.period, seen.span, seen.mu)  # fmt: skip
-
-
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
-
-
-class _threads:
-    """Torch's threads within a block; 0 leaves them."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.before = number, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        if self.number:
-            torch.set_num_threads(self.number)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)

@@ -1,0 +1,207 @@
+"""The page of a dynamics run: scores, densities, moments and energies over time beside the truth."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt import plots
+from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.named import System
+from ndt.page import Graded, Section, Table, number, render, versions, write_text
+from ndt.plots import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
+
+__all__ = ["write_page"]
+
+NAMES = {
+    "hoam": "action matching (HOAM)",
+    "monte_carlo": "action matching, independent nodes",
+    "flow": "flow matching per time",
+    "diffusion": "diffusion per time",
+    "still": "nothing moves",
+}
+COLOURS = {"hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET}
+SCORES = {
+    "w2": "W2",
+    "sliced_w2": "sliced W2",
+    "w1": "W1",
+    "mmd": "squared MMD",
+    "mean_error": "error of means",
+    "cov_error": "error of covariances",
+    "energy_error": "error of electric energy",
+}
+WORDS = {
+    "W1, W2": "Least mean distance, and root of the least mean squared one, by which samples of one population are "
+    "carried into those of another. Two samples of one population have such a distance, too: it is never 0.",
+    "sliced W2": "The same along 64 random directions; periodic dimensions are laid on circles.",
+    "error of means, of covariances": "Their distance to the truth's, over its width and over its covariance.",
+    "error of electric energy": "Norm over time of the difference of both energies, over the norm of the true one.",
+    "loss": "The action's; minus half the mean squared velocity at best. By fresh nodes it cannot lie below that.",
+}
+MOMENTS = {"mean": np.mean, "standard deviation": np.std}
+Paths = dict[str, list[NDArray[np.float64]]]
+
+
+def write_page(
+    out: Path, found: dict[str, Any], seen: Snapshots, paths: Paths, energies: dict[str, Any],
+    system: System | None, losses: NDArray[np.float64],
+) -> Path:  # fmt: skip
+    """Writes ``report.html`` into a run directory and returns its path.
+
+    Arguments:
+        out: Run directory.
+        found: What metrics.json says.
+        seen: What was scored.
+        paths: Simulated samples of each model, by trajectory, (T, N, d).
+        energies: Electric energies, true and simulated, where the system has one.
+        system: The system, if it is one of ours.
+        losses: Loss of each step.
+    """
+    names = system.labels if system is not None else tuple(f"x{k + 1}" for k in range(seen.num_dims))
+    sections = [
+        _scores(found, seen),
+        _densities(seen, paths["hoam"], names),
+        _moments(seen, paths, names),
+        *([_energy(seen, energies)] if energies else []),
+        _fit(found["fit"], losses),
+        Section(title="Settings", anchor="settings", sources={"config.yaml": (out / "config.yaml").read_text()},
+                tables=[versions(("ndt", "torch", "numpy", "scipy"))]),
+        Section(title="What the numbers mean", anchor="definitions", definitions=WORDS),
+    ]  # fmt: skip
+    tiles = [(number(found["summary"]["hoam"][k]), label) for k, label in SCORES.items() if k in ("w2", "sliced_w2")]
+    tiles.append((f"{found['fit']['seconds']['hoam']:.0f} s", "to fit"))
+    page = render(
+        f"Dynamics of {found['source']}", f"{seen.num_trajectories} trajectories scored, {seen.num_dims} dimensions",
+        sections, tiles,
+    )  # fmt: skip
+    path = out / "report.html"
+    write_text(path, page)
+
+    return path
+
+
+def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
+    keys = [k for k in SCORES if k in found["summary"]["hoam"]]
+    rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
+    what = "parameters and times that no fit saw" if seen.held_out.any() else "all snapshots, which the fit saw, too"
+    text = f"Each population was carried on from its first snapshot. Means over {what}; less is better."
+    table = Table(head=["", *(SCORES[k] for k in keys)], rows=rows, numeric=set(range(1, len(keys) + 1)))
+
+    return Section(title="Scores", anchor="scores", text=[text], tables=[table])
+
+
+def _told(seen: Snapshots, m: int) -> str:
+    mu = ", ".join(f"{v:g}" for v in seen.mu[m])
+    return f"trajectory {m + 1}" + (f" (mu = {mu})" if mu else "")
+
+
+def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[str, ...]) -> Section:
+    section = Section(title="Densities", anchor="densities")
+    for m in range(min(seen.num_trajectories, 2)):
+        true = seen.of(m)
+        at = np.unique(np.linspace(0, len(true) - 1, 4).round().astype(int))
+        both = np.concatenate([s.x for s in true] + list(made[m]))
+        one = seen.num_dims == 1
+        limits = [np.quantile(both[:, j], [0.001, 0.999]) for j in range(min(seen.num_dims, 2))]
+        with page_figure(3.6, 2, len(at), sharex=True, sharey=not one) as sheet:
+            for column, k in enumerate(at):
+                frames = (true[k].x, made[m][k])
+                cells = 40
+                counts = [
+                    np.histogram(x[:, 0], cells, limits[0])[0][None]
+                    if one else np.histogram2d(x[:, 0], x[:, 1], cells, limits)[0].T / len(x)
+                    for x in frames
+                ]  # fmt: skip
+                top = max(float(np.quantile(c, 0.995)) for c in counts)
+                for row, (count, label) in enumerate(zip(counts, ("true", "model"), strict=True)):
+                    ax = sheet.axes[row, column]
+                    if one:
+                        edges = np.linspace(float(limits[0][0]), float(limits[0][1]), cells + 1)
+                        ax.stairs(count[0], edges, color=BLUE if row else INK, fill=True, alpha=0.6)
+                    else:
+                        box = (*limits[0], *limits[1])
+                        ax.imshow(count, origin="lower", extent=box, aspect="auto", vmin=0, vmax=max(top, 1e-12),
+                                  cmap="Blues" if row else "Greys")  # fmt: skip
+                    if row == 0:
+                        ax.set_title(f"t = {true[k].time:.3g}")
+                    if column == 0:
+                        ax.set_ylabel(f"{label}\n{'samples' if one else names[1]}")
+                    if row == 1:
+                        ax.set_xlabel(names[0])
+        shown = names[0] if one else f"{names[0]} and {names[1]}"
+        caption = f"Density of {shown}, true above and simulated below; {_told(seen, m)}. One scale of grey a column."
+        section.drawings.append(plots.Drawing(sheet.svg, caption))
+
+    return section
+
+
+def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
+    section = Section(title="Moments over time", anchor="moments")
+    for m in range(min(seen.num_trajectories, 2)):
+        true = seen.of(m)
+        times = np.array([s.time for s in true])
+        dims = min(seen.num_dims, 3)
+        with page_figure(3.4, 2, dims, sharex=True) as sheet:
+            for j in range(dims):
+                for row, label in enumerate(MOMENTS):
+                    of: Any = MOMENTS[label]
+                    ax = sheet.axes[row, j]
+                    ax.plot(times, [of(s.x[:, j]) for s in true], "o", color=INK, markersize=3, label="true")
+                    for name, each in paths.items():
+                        if name != "still":
+                            ax.plot(times, of(each[m][..., j], axis=1), color=COLOURS[name], label=NAMES[name])
+                    ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+                    if j == 0:
+                        ax.set_ylabel(label)
+                    if row == 0:
+                        ax.set_title(names[j])
+                    else:
+                        ax.set_xlabel("time")
+            sheet.axes[0, 0].legend(fontsize=7.5)
+        caption = f"Mean and standard deviation, {_told(seen, m)}. Those of periodic dimensions jump at the seam."
+        section.drawings.append(plots.Drawing(sheet.svg, caption))
+
+    return section
+
+
+def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
+    num = min(seen.num_trajectories, 2)
+    with page_figure(2.8, 1, num, sharey=True) as sheet:
+        for m in range(num):
+            ax = sheet.axes[0, m]
+            times = np.array([s.time for s in seen.of(m)])
+            ax.plot(times, energies["true"][m], "o", color=INK, markersize=3, label="true")
+            for name, each in energies["made"].items():
+                ax.plot(times, each[m], color=COLOURS[name], label=NAMES[name])
+            ax.set(xlabel="time", yscale="log", title=_told(seen, m))
+            ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+        sheet.axes[0, 0].set_ylabel("electric energy")
+        sheet.axes[0, 0].legend(fontsize=7.5)
+    caption = "Electric energy, by one mesh for all. Samples that know nothing of each other have shot noise."
+
+    return Section(title="Energy over time", anchor="energy", drawings=[plots.Drawing(sheet.svg, caption)])
+
+
+def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
+    width = max(len(losses) // 100, 1)
+    smooth = np.convolve(losses, np.ones(width) / width, "valid")
+    steps = np.arange(len(smooth)) + width
+    kept = np.quantile(smooth, 0.97)  # the first steps would hide all others
+    shown = smooth <= max(kept, smooth[-1])
+    curve = plots.curves(
+        [("loss", {"training": (steps[shown], smooth[shown])})], {"fresh nodes": fit["fresh"]},
+        f"The action's loss, running means of {width} steps.",
+    )  # fmt: skip
+    text = (
+        f"Loss {fit['loss']:.4g} by the rule that was fitted with, {fit['fresh']:.4g} by fresh and finer nodes "
+        f"(± {fit['error']:.2g}); the best potential's is half the mean squared velocity, {fit['kinetic']:.4g}."
+    )
+    grade = Graded(
+        grade="warning" if fit["overfitted"] else "ok", where="quadrature",
+        message="The loss lies below what fresh nodes show: the potential hides between its nodes. "
+        "Draw nodes anew (rule=stratified) or fix the level (gauge=mean)." if fit["overfitted"]
+        else "The loss is what fresh nodes show.",
+    )  # fmt: skip
+
+    return Section(title="Fit", anchor="fit", text=[text], findings=[grade], drawings=[curve])

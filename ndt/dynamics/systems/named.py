@@ -1,0 +1,97 @@
+"""The systems by name, each as snapshots with parameters to fit and parameters that no fit sees."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.lorenz import Lorenz
+from ndt.dynamics.systems.oscillator import Oscillator
+from ndt.dynamics.systems.plasma import Beams, Landau
+from ndt.dynamics.systems.trap import Trap
+from ndt.errors import InputError
+
+__all__ = ["SYSTEMS", "System", "named"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system and how much of it is looked at.
+
+    Arguments:
+        model: The system itself; it has `simulate`, and plasmas have `electric_energy`.
+        fitted: Parameters of trajectories that are fitted; empty where there is none.
+        unseen: Parameters that are held out.
+        end: Last time.
+        num_times: Snapshots of a trajectory.
+        noise: Diffusion that samples of a fitted model move with.
+        labels: Names of the dimensions.
+    """
+
+    model: Any
+    fitted: tuple[float, ...] = ()
+    unseen: tuple[float, ...] = ()
+    end: float = 1.0
+    num_times: int = 201
+    noise: float = 0.0
+    labels: tuple[str, ...] = ()
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Times of the snapshots."""
+        return np.linspace(0.0, self.end, self.num_times)
+
+    def snapshots(self, num_particles: int, seed: int = 0) -> Snapshots:
+        """Simulates all trajectories; those of `unseen` are held out."""
+        if not self.fitted:
+            return self.model.simulate(num_particles, self.times, seed)  # type: ignore[no-any-return]
+        mu = sorted((*self.fitted, *self.unseen))
+        found: Snapshots = self.model.simulate(mu, num_particles, self.times, seed)
+        held = np.isin(found.mu[found.trajectory, 0], self.unseen)
+
+        return Snapshots(**{**vars(found), "held_out": held})
+
+    @property
+    def energy(self) -> Callable[[NDArray[np.float64], float], NDArray[np.float64]] | None:
+        """Electric energy of populations (T, N, d) under a parameter, where the system has one."""
+        return getattr(self.model, "electric_energy", None)
+
+
+WAVES = tuple(round(1.2 + 0.1 * k, 1) for k in range(8))
+SYSTEMS = {
+    "oscillator": System(model=Oscillator(), num_times=401, labels=("x1", "x2")),
+    "two_stream": System(
+        model=Beams(cells=256, step=0.05), fitted=WAVES, unseen=(1.25, 1.85), end=20.0, labels=("position", "velocity")
+    ),
+    "bump_on_tail": System(
+        model=Beams(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1), cells=256, step=0.05),
+        fitted=WAVES, unseen=(1.25, 1.85), end=20.0, labels=("position", "velocity"),
+    ),
+    "landau": System(
+        model=Landau(), fitted=(0.2, 0.3, 0.4, 0.5, 0.6), unseen=(0.35, 0.55), end=4.0, num_times=81,
+        labels=("x", "y", "z", "v_x", "v_y", "v_z"),
+    ),
+    "lorenz": System(
+        model=Lorenz(), fitted=(14.0, 16.0, 18.0, 20.0, 22.0), unseen=(15.0, 21.0), end=3.7, num_times=186,
+        labels=tuple(f"C{k}" for k in range(1, 10)),
+    ),
+    "trap": System(
+        model=Trap(), fitted=(0.5, 1.0, 1.5, 2.0, 2.5), unseen=(0.75, 2.25), end=2.0, noise=Trap().noise,
+        labels=tuple(f"particle {k}" for k in range(1, 9)),
+    ),
+}  # fmt: skip
+
+
+def named(name: str) -> System:
+    """Returns a system by its name.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    if name not in SYSTEMS:
+        raise InputError("dynamics", "system", f"one of {', '.join(SYSTEMS)}", name)
+
+    return SYSTEMS[name]
