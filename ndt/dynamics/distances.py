@@ -12,9 +12,9 @@ from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ndt.dynamics.snapshots import Snapshots, nearest
+from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest
 
-__all__ = ["gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
+__all__ = ["carry", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
 LARGEST = 1000  # samples that are transported exactly
 
@@ -103,39 +103,57 @@ def mmd(
     return float(own - 2 * np.exp(-(between**2) / (2 * width**2)).mean())
 
 
-def score(
+def carry(
     simulate: Callable[..., NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0, **options: Any
-) -> list[dict[str, float]]:
-    """Simulates each trajectory from its first snapshot, and compares with the others.
+) -> list[NDArray[np.float64]]:
+    """Simulates each trajectory from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
 
     Arguments:
         simulate: Takes samples, times and parameters, and returns samples at all times, (T, N, d).
-        snapshots: What to compare with; held out or not.
-        seed: Seed of the simulation.
+        snapshots: Where samples begin, and when they are looked at.
+        seed: Seed of the simulation, and of what is drawn where weights differ.
         options: Of the simulation.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for m in range(snapshots.num_trajectories):
+        seen = snapshots.of(m)
+        start = _even(seen[0], rng)
+        found.append(simulate(start, [s.time for s in seen], snapshots.mu[m], seed=seed, **options))
+
+    return found
+
+
+def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
+    """Compares simulated samples with snapshots.
+
+    Arguments:
+        paths: What `carry` returned.
+        snapshots: What to compare with; held out or not.
+        seed: Of what is drawn where weights differ.
 
     Returns:
         For each snapshot but the first: ``trajectory``, ``t``, ``held_out``, the distances ``w1``, ``w2``,
         ``sliced_w2`` and ``mmd``, and ``mean_error`` and ``cov_error``, relative to the snapshot's own spread and
         covariance.
     """
-    rows = []
-    rng = np.random.default_rng(seed)
-    for m in range(snapshots.num_trajectories):
+    rng, rows, period = np.random.default_rng(seed), [], snapshots.period
+    for m, path in enumerate(paths):
         seen = snapshots.of(m)
         held = snapshots.held_out[snapshots.trajectory == m]
-        start = seen[0].x if np.ptp(seen[0].weight) == 0 else rng.choice(seen[0].x, len(seen[0].x), p=seen[0].weight)
-        found = simulate(start, [s.time for s in seen], snapshots.mu[m], seed=seed, **options)
         for k in range(1, len(seen)):
-            x, y, period = found[k], seen[k].x, snapshots.period
-            if np.ptp(seen[k].weight):
-                y = rng.choice(y, len(y), p=seen[k].weight)
+            x, y = path[k], _even(seen[k], rng)
             row = {"trajectory": m, "t": seen[k].time, "held_out": bool(held[k])}
             row |= {f"w{order}": wasserstein(x, y, order, period=period) for order in (1, 2)}
             row |= {"sliced_w2": sliced_w2(x, y, period=period), "mmd": mmd(x, y, period=period)}
             rows.append(row | _moments(x, y, period))
 
     return rows
+
+
+def _even(snapshot: Snapshot, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Returns as many samples of equal weight."""
+    x, weight = snapshot.x, snapshot.weight
+    return x if np.ptp(weight) == 0 else rng.choice(x, len(x), p=weight)
 
 
 def _moments(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64]) -> dict[str, float]:

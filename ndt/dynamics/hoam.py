@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.between import Bridge, bridges
+from ndt.dynamics.distances import carry, score
 from ndt.dynamics.fitting import follow, rate, threads
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, Scales
@@ -298,9 +299,7 @@ class HOAM:
 
     def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
         """Simulates each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        from ndt.dynamics.distances import score
-
-        return score(self.simulate, snapshots, seed=seed, **options)
+        return score(carry(self.simulate, snapshots, seed=seed, **options), snapshots, seed=seed)
 
     def _drift(self, model: Potential, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
         def drift(x: Tensor, time: float) -> Tensor:

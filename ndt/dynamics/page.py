@@ -25,18 +25,16 @@ COLOURS = {"hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GRE
 SCORES = {
     "w2": "W2",
     "sliced_w2": "sliced W2",
-    "w1": "W1",
-    "mmd": "squared MMD",
-    "mean_error": "error of means",
-    "cov_error": "error of covariances",
-    "energy_error": "error of electric energy",
+    "mean_error": "means",
+    "cov_error": "covariances",
+    "energy_error": "energy",
 }
 WORDS = {
-    "W1, W2": "Least mean distance, and root of the least mean squared one, by which samples of one population are "
-    "carried into those of another. Two samples of one population have such a distance, too: it is never 0.",
+    "W2": "Root of the least mean squared distance by which samples of one population are carried "
+    "into those of another. Two samples of one population have such a distance, too: it is never 0.",
     "sliced W2": "The same along 64 random directions; periodic dimensions are laid on circles.",
-    "error of means, of covariances": "Their distance to the truth's, over its width and over its covariance.",
-    "error of electric energy": "Norm over time of the difference of both energies, over the norm of the true one.",
+    "means, covariances": "Their distance to the truth's, over its width and over its covariance.",
+    "energy": "Of the electric energy: norm over time of the difference, over that of the true one.",
     "loss": "The action's; minus half the mean squared velocity at best. By fresh nodes it cannot lie below that.",
 }
 MOMENTS = {"mean": np.mean, "standard deviation": np.std}
@@ -86,7 +84,7 @@ def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
     rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
     what = "parameters and times that no fit saw" if seen.held_out.any() else "all snapshots, which the fit saw, too"
     text = f"Each population was carried on from its first snapshot. Means over {what}; less is better."
-    table = Table(head=["", *(SCORES[k] for k in keys)], rows=rows, numeric=set(range(1, len(keys) + 1)))
+    table = Table(head=["model", *(SCORES[k] for k in keys)], rows=rows, numeric=set(range(1, len(keys) + 1)))
 
     return Section(title="Scores", anchor="scores", text=[text], tables=[table])
 
@@ -96,6 +94,13 @@ def _told(seen: Snapshots, m: int) -> str:
     return f"trajectory {m + 1}" + (f" (mu = {mu})" if mu else "")
 
 
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Where all but a thousandth lie, at either end."""
+    low, high = np.quantile(values, [0.001, 0.999])
+
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+
 def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[str, ...]) -> Section:
     section = Section(title="Densities", anchor="densities")
     for m in range(min(seen.num_trajectories, 2)):
@@ -103,7 +108,7 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
         at = np.unique(np.linspace(0, len(true) - 1, 4).round().astype(int))
         both = np.concatenate([s.x for s in true] + list(made[m]))
         one = seen.num_dims == 1
-        limits = [np.quantile(both[:, j], [0.001, 0.999]) for j in range(min(seen.num_dims, 2))]
+        limits = [_range(both[:, j]) for j in range(min(seen.num_dims, 2))]
         with page_figure(3.6, 2, len(at), sharex=True, sharey=not one) as sheet:
             for column, k in enumerate(at):
                 frames = (true[k].x, made[m][k])
@@ -117,7 +122,7 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
                 for row, (count, label) in enumerate(zip(counts, ("true", "model"), strict=True)):
                     ax = sheet.axes[row, column]
                     if one:
-                        edges = np.linspace(float(limits[0][0]), float(limits[0][1]), cells + 1)
+                        edges = np.linspace(*limits[0], cells + 1)
                         ax.stairs(count[0], edges, color=BLUE if row else INK, fill=True, alpha=0.6)
                     else:
                         box = (*limits[0], *limits[1])
@@ -186,7 +191,7 @@ def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
     width = max(len(losses) // 100, 1)
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
-    steps = np.arange(len(smooth)) + width
+    steps = (np.arange(len(smooth)) + width).astype(np.float64)
     kept = np.quantile(smooth, 0.97)  # the first steps would hide all others
     shown = smooth <= max(kept, smooth[-1])
     curve = plots.curves(

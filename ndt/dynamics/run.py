@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig
-from ndt.dynamics.distances import score
+from ndt.dynamics.distances import carry, score
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.per_time import PerTime
 from ndt.dynamics.snapshots import Snapshots
@@ -79,9 +79,9 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     for name, each in {**models, **({"still": None} if "still" in config.baselines else {})}.items():
         simulate = _simulate(each, config)
         began = clock.perf_counter()
-        rows[name] = score(simulate, scored, seed=config.hoam.seed)
+        paths[name] = carry(simulate, scored, seed=config.hoam.seed)
         simulated[name] = clock.perf_counter() - began
-        paths[name] = _paths(simulate, scored, config.hoam.seed)
+        rows[name] = score(paths[name], scored)
     found["test"] = rows["hoam"]
     found["baselines"] = {name: {"rows": each} for name, each in rows.items() if name != "hoam"}
     energies = _energies(system, scored, paths)
@@ -89,7 +89,13 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     for name, value in energies.get("errors", {}).items():
         found["summary"][name]["energy_error"] = value
     check = model.result.check
-    found["fit"] = {"seconds": seconds, "steps": config.hoam.steps, **vars(check), "overfitted": check.overfitted}
+    found["fit"] = {
+        "seconds": seconds,
+        "simulate_seconds": simulated,
+        "steps": config.hoam.steps,
+        **vars(check),
+        "overfitted": check.overfitted,
+    }
     write_json(out / "metrics.json", found)
     write_page(out, found, scored, paths, energies, system, np.asarray(losses))
 
@@ -160,16 +166,6 @@ def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Sna
         velocity=None if few.velocity is None else few.velocity[rows],
         weight=None if few.weight is None else few.weight[rows],
     )  # fmt: skip
-
-
-def _paths(simulate: Simulate, snapshots: Snapshots, seed: int) -> list[NDArray[np.float64]]:
-    """Returns simulated samples of each trajectory at its snapshots' times, (T, N, d)."""
-    found = []
-    for m in range(snapshots.num_trajectories):
-        seen = snapshots.of(m)
-        found.append(simulate(seen[0].x, [s.time for s in seen], snapshots.mu[m], seed=seed))
-
-    return found
 
 
 def _energies(

@@ -1,7 +1,7 @@
 """The systems by name, each as snapshots with parameters to fit and parameters that no fit sees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,12 @@ class System:
         return np.linspace(0.0, self.end, self.num_times)
 
     def snapshots(self, num_particles: int, seed: int = 0) -> Snapshots:
-        """Simulates all trajectories; those of `unseen` are held out."""
+        """Simulates all trajectories; those of `unseen` are held out.
+
+        Arguments:
+            num_particles: Samples of each snapshot.
+            seed: Seed of the first trajectory; each other has one of its own.
+        """
         if not self.fitted:
             return self.model.simulate(num_particles, self.times, seed)  # type: ignore[no-any-return]
         mu = sorted((*self.fitted, *self.unseen))
@@ -64,11 +69,12 @@ WAVES = tuple(round(1.2 + 0.1 * k, 1) for k in range(8))
 SYSTEMS = {
     "oscillator": System(model=Oscillator(), num_times=401, labels=("x1", "x2")),
     "two_stream": System(
-        model=Beams(cells=256, step=0.05), fitted=WAVES, unseen=(1.25, 1.85), end=20.0, labels=("position", "velocity")
+        model=Beams(cells=128, step=0.05, quiet=True),
+        fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),
     ),
     "bump_on_tail": System(
-        model=Beams(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1), cells=256, step=0.05),
-        fitted=WAVES, unseen=(1.25, 1.85), end=20.0, labels=("position", "velocity"),
+        model=replace(Beams.bump_on_tail(), cells=128, step=0.05, quiet=True),
+        fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),
     ),
     "landau": System(
         model=Landau(), fitted=(0.2, 0.3, 0.4, 0.5, 0.6), unseen=(0.35, 0.55), end=4.0, num_times=81,

@@ -124,6 +124,8 @@ class Beams:
         perturbation: Of velocities: v (1 + perturbation cos(2 pi mu x / length)).
         cells: Of the mesh; 0 for an eighth of the particles.
         step: Of time.
+        quiet: Whether positions and velocities are spread evenly, so that waves grow from the perturbation and not from
+            the noise of drawing, which no parameter foretells.
     """
 
     speeds: tuple[float, ...] = (-3.0, 3.0)
@@ -133,6 +135,7 @@ class Beams:
     perturbation: float = 0.05
     cells: int = 0
     step: float = 0.01
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.speeds) == len(self.widths) == len(self.shares) or abs(sum(self.shares) - 1) > 1e-9:
@@ -155,9 +158,11 @@ class Beams:
     def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns positions and velocities at time 0, each (N, 1)."""
         rng = np.random.default_rng(seed)
-        x = rng.uniform(0, self.length, num_particles)
-        beam = rng.choice(len(self.shares), num_particles, p=self.shares)
-        v = rng.normal(np.array(self.speeds)[beam], np.array(self.widths)[beam])
+        uniform = qmc.Halton(3, rng=rng).random(num_particles) if self.quiet else rng.random((num_particles, 3))
+        x = uniform[:, 0] * self.length
+        beam = np.minimum(np.searchsorted(np.cumsum(self.shares), uniform[:, 1], side="right"), len(self.shares) - 1)
+        deviation = norm.ppf(np.clip(uniform[:, 2], 1e-9, 1 - 1e-9))
+        v = np.array(self.speeds)[beam] + np.array(self.widths)[beam] * deviation
         v = v * (1 + self.perturbation * np.cos(2 * np.pi * mu * x / self.length))
 
         return x[:, None], v[:, None]

@@ -1,0 +1,133 @@
+"""``ndt dynamics``: a run from snapshots to a page, and what it says of bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ndt.cli import main
+from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.per_time import PerTime
+from ndt.dynamics.run import fit_run
+from ndt.dynamics.snapshots import Snapshots, wrap
+from ndt.dynamics.systems.named import SYSTEMS, named
+from ndt.errors import InputError
+from ndt.settings import load_config
+
+QUICK = [
+    "--hoam.steps", "5", "--hoam.num_nodes", "8", "--hoam.num_particles", "8", "--hoam.num_end_particles", "16",
+    "--hoam.potential.width", "8", "--hoam.potential.depth", "2", "--per_time.steps", "3", "--per_time.width", "8",
+    "--hoam.threads", "1", "--solver_step", "2", "--num_particles", "64", "--num_scored", "40", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a plasma, with everything that it may be compared with."""
+    out = tmp_path_factory.mktemp("dynamics") / "run"
+    baselines = '["still", "monte_carlo", "flow", "diffusion"]'
+    assert main(["dynamics", "fit", "two_stream", "--out", str(out), "--baselines", baselines, *QUICK]) == 0
+
+    return out
+
+
+def test_a_run_has_what_every_run_has(run) -> None:
+    names = {"config.yaml", "model.json", "model.safetensors", "metrics.json", "log.jsonl", "report.html"}
+    assert {p.name for p in run.iterdir()} == names
+    found = json.loads((run / "metrics.json").read_text())
+    assert set(found["baselines"]) == {"still", "monte_carlo", "flow", "diffusion"}
+    assert {row["trajectory"] for row in found["test"]} == {0, 1}  # those of unseen parameters alone
+    assert all(row["held_out"] for row in found["test"])
+    for each in found["summary"].values():
+        assert np.isfinite(list(each.values())).all()
+        assert "energy_error" in each
+    assert len((run / "log.jsonl").read_text().splitlines()) == 5
+    assert load_config(DynamicsConfig, run / "config.yaml").hoam.steps == 5
+
+
+def test_the_page_holds_scores_densities_moments_and_energies(run) -> None:
+    text = (run / "report.html").read_text()
+    for part in ("scores", "densities", "moments", "energy", "fit", "settings", "definitions"):
+        assert f'id="{part}"' in text
+    assert text.count("<svg") == 6  # two densities, two moments, the energy, the loss
+    assert "mu = 1.25" in text
+    assert "flow matching per time" in text
+    assert "<script" not in text
+
+
+def test_still_is_the_start_and_its_score_is_known(tmp_path) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 50, 2)) + np.arange(3.0)[:, None, None]
+    path = Snapshots.from_arrays(x, [0.0, 1.0, 2.0], paired=True).to_npz(tmp_path / "seen.npz")
+    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2, threads=1)
+    found = fit_run(str(path), tmp_path / "run", DynamicsConfig(hoam=small), progress=False)
+    np.testing.assert_allclose(found["summary"]["still"]["w2"], 1.5 * np.sqrt(2), rtol=1e-9)
+    np.testing.assert_allclose(found["summary"]["still"]["cov_error"], 0, atol=1e-12)
+    assert "energy_error" not in found["summary"]["still"]
+
+
+def test_samples_are_carried_on_and_scored_as_python_does(run, tmp_path, capsys) -> None:
+    data = SYSTEMS["two_stream"].model.simulate([1.5, 1.7], 30, np.array([0.0, 5.0]), seed=4).to_npz(tmp_path / "a.npz")
+    out = tmp_path / "made.npz"
+    assert main(["dynamics", "simulate", str(run), "--data", str(data), "--out", str(out), "--times", "1", "3"]) == 0
+    made = Snapshots.from_npz(out)
+    assert made.mu.ravel().tolist() == [1.5, 1.7]
+    assert made.time.tolist() == [0.0, 1.0, 3.0] * 2
+    expected = HOAM.load(run).simulate(Snapshots.from_npz(data).of(1)[0].x, [0.0, 1.0, 3.0], [1.7])
+    np.testing.assert_allclose(made.of(1)[2].x, wrap(expected[2], np.array([50.0, np.inf])), atol=1e-5)
+    capsys.readouterr()
+    assert main(["dynamics", "score", str(run), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["test"] == HOAM.load(run).score(Snapshots.from_npz(data))
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["train", "x"], "action: expected one of fit, simulate, score, found train"),
+        (["fit", "two_stream"], "--out: expected a path, found nothing"),
+        (
+            ["fit", "three_stream", "--out", "OUT"],
+            "source: expected an .npz file of snapshots, or a system: oscillator,",
+        ),
+        (["simulate", "RUN", "--out", "OUT"], "--data: expected a path, found nothing"),
+        (["score", "RUN", "--data", "none.npz"], "model.json: content: expected a JSON file"),
+        (["fit", "oscillator", "--out", "OUT", "--baselines", '["mean"]'], "baselines: expected some of monte_carlo"),
+        (["fit", "oscillator", "--out", "OUT", "--method", "wlm"], "method: expected hoam, found wlm"),
+        (["fit", "oscillator", "--out", "OUT", "--hoam.rule", "x"], "rule: expected stratified or"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(argv, told, tmp_path, capsys) -> None:
+    argv = [str(tmp_path / a) if a in ("OUT", "RUN") else a for a in argv]
+    assert main(["dynamics", *argv]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_a_folder_of_something_else_is_not_written_into(tmp_path, capsys) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    assert main(["dynamics", "fit", "oscillator", "--out", str(tmp_path / "mine"), *QUICK]) == 2
+    assert "folder: expected a new one, or a run of ndt dynamics, found something else" in capsys.readouterr().err
+
+
+def test_systems_hold_out_their_unseen_parameters() -> None:
+    seen = named("trap").snapshots(16)
+    assert seen.mu.ravel().tolist() == [0.5, 0.75, 1.0, 1.5, 2.0, 2.25, 2.5]
+    assert seen.fitted.mu.ravel().tolist() == [0.5, 1.0, 1.5, 2.0, 2.5]
+    with pytest.raises(InputError, match=r"system: expected one of oscillator, .*, found pendulum"):
+        named("pendulum")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["flow", "diffusion"])
+def test_generative_models_draw_the_population_of_each_time(objective) -> None:
+    rng, times = np.random.default_rng(0), np.linspace(0, 1, 11)
+    x = [rng.normal(3 * t, 0.5 + t, (2000, 1)) for t in times]
+    model = PerTime(PerTimeConfig(objective=objective, steps=800, width=64, threads=1))
+    made = model.fit(Snapshots.from_arrays(x, times)).sample(2000, [0.05, 0.5, 0.95])
+    np.testing.assert_allclose(made.mean((1, 2)), [0.15, 1.5, 2.85], atol=0.15)
+    np.testing.assert_allclose(made.std((1, 2)), [0.55, 1.0, 1.45], atol=0.12)
+    np.testing.assert_array_equal(model.sample(5, [0.5], seed=1), model.sample(5, [0.5], seed=1))
