@@ -21,8 +21,9 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "presets": "ablation.presets",
     "curve": "curve.curve",
     "ways": "ways.ways",
+    "dynamics": "dynamics.dynamics",
 }
-STUDIES = ("ablation", "presets", "curve", "recordings", "ways")  # many runs each
+STUDIES = ("ablation", "presets", "curve", "recordings", "ways", "dynamics")  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:

@@ -318,9 +318,9 @@ class BenchConfig:
         precision: ``fp32`` or ``bf16`` (attention, train, loader).
         sequences: Sequences in a batch (attention, train).
         sessions: Sessions of the store (loader); files that are ingested, at least 1,000 (ingest).
-        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, ways).
+        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, ways, dynamics).
         out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
-        study: Settings of the studies (ablation, presets, curve, ways, recordings).
+        study: Settings of the studies (ablation, presets, curve, ways, recordings, dynamics).
     """
 
     repeats: int = 3

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-settings.register_profile("ndt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ndt", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ndt")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,12 +12,13 @@ import yaml
 
 from ndt.checkpoint import ModelSpec
 from ndt.config import FinetuneConfig, PretrainConfig, load_config
+from ndt.config_dynamics import DynamicsConfig
 from ndt.model import NDT
 from ndt.pretrain.train import pretrain
 from ndt.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "configs": PretrainConfig}
+KINDS = {"dynamics": DynamicsConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "configs": PretrainConfig}
 VARIANTS = (
     "ablations.yaml",
     "ablations-long.yaml",
@@ -31,6 +32,7 @@ PRESETS = sorted((CONFIGS / "pretrain").glob("*.yaml"))
 def leaves(settings: dict, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
     found = {}
     for name, value in settings.items():
+        value = tuple(value) if isinstance(value, list) else value  # YAML has no tuples
         found |= leaves(value, (*at, name)) if isinstance(value, dict) else {(*at, name): value}
 
     return found

@@ -32,6 +32,7 @@ def run(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_has_what_every_run_has(run) -> None:
     names = {"config.yaml", "model.json", "model.safetensors", "metrics.json", "log.jsonl", "report.html"}
     assert {p.name for p in run.iterdir()} == names
@@ -46,6 +47,7 @@ def test_a_run_has_what_every_run_has(run) -> None:
     assert load_config(DynamicsConfig, run / "config.yaml").hoam.steps == 5
 
 
+@pytest.mark.slow
 def test_the_page_holds_scores_densities_moments_and_energies(run) -> None:
     text = (run / "report.html").read_text()
     for part in ("scores", "densities", "moments", "energy", "fit", "settings", "definitions"):
@@ -66,6 +68,7 @@ def test_still_is_the_start_and_its_score_is_known(tmp_path) -> None:
     assert "energy_error" not in found["summary"]["still"]
 
 
+@pytest.mark.slow
 def test_samples_are_carried_on_and_scored_as_python_does(run, tmp_path, capsys) -> None:
     data = SYSTEMS["two_stream"].model.simulate([1.5, 1.7], 30, np.array([0.0, 5.0]), seed=4).to_npz(tmp_path / "a.npz")
     out = tmp_path / "made.npz"

@@ -197,14 +197,20 @@ def test_a_potential_is_of_no_unit_and_round_where_it_should_be(kind) -> None:
     torch.testing.assert_close(*values, rtol=1e-3, atol=2e-4)
 
 
-def test_slices_and_particles_are_each_by_itself() -> None:
-    model = HOAM(QUICK).fit(gaussian(np.random.default_rng(10))[0])
-    rng = np.random.default_rng(11)
+@pytest.fixture(scope="module")
+def quick() -> tuple[HOAM, Snapshots]:
+    """A model that was hardly fitted, and what it saw of."""
+    snapshots, _ = gaussian(np.random.default_rng(10))
+    return HOAM(QUICK).fit(snapshots), snapshots
+
+
+def test_slices_and_particles_are_each_by_itself(quick) -> None:
+    model, rng = quick[0], np.random.default_rng(11)
     x = rng.normal(size=(2, 30, 2))
-    together = model.simulate(x, [0.0, 0.5, 1.0])
+    together = model.simulate(x, [0.0, 0.5, 1.0], step=0.1)
     for m in range(2):
-        np.testing.assert_allclose(together[m], model.simulate(x[m], [0.0, 0.5, 1.0]), atol=1e-5)
-    np.testing.assert_allclose(together[0][:, 5:9], model.simulate(x[0, 5:9], [0.0, 0.5, 1.0]), atol=1e-5)
+        np.testing.assert_allclose(together[m], model.simulate(x[m], [0.0, 0.5, 1.0], step=0.1), atol=1e-5)
+    np.testing.assert_allclose(together[0][:, 5:9], model.simulate(x[0, 5:9], [0.0, 0.5, 1.0], step=0.1), atol=1e-5)
 
 
 def test_a_model_on_disk_is_the_same_to_the_bit(tmp_path) -> None:
@@ -237,17 +243,17 @@ def test_snapshots_may_be_the_nodes_and_trajectories_may_have_other_times() -> N
     seen = Snapshots.from_arrays(x, [np.arange(4.0), np.arange(6.0)], [0.0, 1.0])
     model = HOAM(HOAMConfig(**{**vars(QUICK), "between": "snapshots"})).fit(seen)
     assert np.isfinite(model.result.losses).all()
-    assert len(model.score(seen)) == 3 + 5
+    assert len(model.score(seen, step=0.5)) == 3 + 5
 
 
-def test_interpolation_and_forecast_go_on_from_what_was_seen() -> None:
-    snapshots, _ = gaussian(np.random.default_rng(15))
-    model = HOAM(QUICK).fit(snapshots)
+def test_interpolation_and_forecast_go_on_from_what_was_seen(quick) -> None:
+    model, snapshots = quick
     at = model.interpolate(snapshots, [0.0, 0.31, 0.5, 1.0])
     np.testing.assert_allclose(at[2], snapshots.of(0)[20].x, atol=1e-6)
     np.testing.assert_allclose(at[1], model.simulate(snapshots.of(0)[12].x, [TIMES[12], 0.31])[1], atol=1e-6)
-    ahead = model.forecast(snapshots, [1.1, 1.2])
-    np.testing.assert_allclose(ahead[0], model.simulate(snapshots.of(0)[40].x, [1.0, 1.1])[1], atol=1e-6)
+    ahead = model.forecast(snapshots, [1.1, 1.2], step=0.05)
+    expected = model.simulate(snapshots.of(0)[40].x, [1.0, 1.1], step=0.05)[1]
+    np.testing.assert_allclose(ahead[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -271,10 +277,9 @@ def test_interpolation_and_forecast_go_on_from_what_was_seen() -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(call, told) -> None:
-    snapshots, _ = gaussian(np.random.default_rng(16))
+def test_what_cannot_be_done_is_refused(call, told, quick) -> None:
     with pytest.raises(InputError, match=told):
-        call(HOAM(QUICK).fit(snapshots), snapshots)
+        call(*quick)
 
 
 def test_a_folder_without_such_a_model_is_named(tmp_path) -> None:

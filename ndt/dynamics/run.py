@@ -17,6 +17,7 @@ from ndt.dynamics.per_time import PerTime
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.errors import InputError
+from ndt.studies import ASKED
 
 __all__ = ["fit_run", "score_run", "simulate_run"]
 
@@ -60,7 +61,7 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     snapshots, system = _source(source, config)
     if system is not None and not config.hoam.noise and system.noise:
         config = replace(config, hoam=replace(config.hoam, noise=system.noise))
-    if out.exists() and any(out.iterdir()) and not (out / "model.json").exists():
+    if out.exists() and {p.name for p in out.iterdir()} - {ASKED} and not (out / "model.json").exists():
         raise InputError(out, "folder", "a new one, or a run of ndt dynamics", "something else")
     models, seconds, losses = _fitted(snapshots, config, progress)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,8 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         rows[name] = score(paths[name], scored)
     found["test"] = rows["hoam"]
     found["baselines"] = {name: {"rows": each} for name, each in rows.items() if name != "hoam"}
+    if system is not None:
+        simulated["simulator"] = _simulator_seconds(system, scored, config.hoam.seed)
     energies = _energies(system, scored, paths)
     found["summary"] = {name: summarise(each) for name, each in rows.items()}
     for name, value in energies.get("errors", {}).items():
@@ -96,8 +99,8 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         **vars(check),
         "overfitted": check.overfitted,
     }
-    write_json(out / "metrics.json", found)
     write_page(out, found, scored, paths, energies, system, np.asarray(losses))
+    write_json(out / "metrics.json", found)  # last: a run that has it has ended
 
     return found
 
@@ -166,6 +169,18 @@ def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Sna
         velocity=None if few.velocity is None else few.velocity[rows],
         weight=None if few.weight is None else few.weight[rows],
     )  # fmt: skip
+
+
+def _simulator_seconds(system: System, snapshots: Snapshots, seed: int) -> float:
+    """Times the system itself on as many samples, trajectories and times as are scored."""
+    num, times = int(np.diff(snapshots.start).max()), np.array([s.time for s in snapshots.of(0)])
+    began = clock.perf_counter()
+    if system.fitted:
+        system.model.simulate(snapshots.mu[:, 0].tolist(), num, times, seed)
+    else:
+        system.model.simulate(num, times, seed)
+
+    return clock.perf_counter() - began
 
 
 def _energies(
