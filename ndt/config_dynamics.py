@@ -106,7 +106,7 @@ class PerTimeConfig:
     """A generative model that draws each time's population anew; see `ndt.dynamics.per_time`.
 
     Arguments:
-        objective: ``flow``: conditional flow matching; ``diffusion``: noise of a cosine schedule is foretold.
+        objective: ``flow``: conditional flow matching; ``diffusion``, by a cosine schedule.
         width: Width of hidden layers.
         depth: Number of layers.
         time_frequencies: Sines and cosines of time and of noise.

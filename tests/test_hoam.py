@@ -17,7 +17,15 @@ SMALL = PotentialConfig(width=16, depth=3, rank=2, time_frequencies=2)
 QUICK = HOAMConfig(potential=SMALL, num_nodes=16, num_particles=16, num_end_particles=32, steps=10, threads=1)
 
 
-def gaussian(rng: np.random.Generator, paired: bool = True) -> tuple[Snapshots, object]:
+def white(rng: np.random.Generator, num: int, dims: int) -> np.ndarray:
+    """Normal samples whose mean is 0 and whose covariance is the identity exactly: fields are of moments, above all."""
+    z = rng.normal(size=(num, dims))
+    z -= z.mean(0)
+
+    return z @ np.linalg.inv(np.linalg.cholesky(np.cov(z.T, bias=True).reshape(dims, dims))).T
+
+
+def gaussian(rng: np.random.Generator) -> tuple[Snapshots, object]:
     """A Gaussian that moves, turns and shrinks, and the field of its least action at noise eps."""
 
     def mean(t: float) -> np.ndarray:
@@ -27,10 +35,9 @@ def gaussian(rng: np.random.Generator, paired: bool = True) -> tuple[Snapshots, 
         width = 1 - 0.6 * t
         return [2, 3 * np.cos(3 * t)] + (-0.6 / width - noise**2 / (2 * width**2)) * (x - mean(t))
 
-    z = rng.normal(size=(1 if paired else len(TIMES), 3000, 2))
-    x = [mean(t) + (1 - 0.6 * t) * z[k % len(z)] for k, t in enumerate(TIMES)]
+    z = white(rng, 4000, 2)
 
-    return Snapshots.from_arrays(x, TIMES, paired=paired), field
+    return Snapshots.from_arrays([mean(t) + (1 - 0.6 * t) * z for t in TIMES], TIMES, paired=True), field
 
 
 def relative(model: HOAM, field, noise: float, mu=None) -> float:
@@ -45,29 +52,30 @@ def relative(model: HOAM, field, noise: float, mu=None) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.0, 0.8])
-def test_a_gaussian_path_has_the_gradient_of_its_closed_form(noise) -> None:
+@pytest.mark.parametrize(("noise", "steps", "limit"), [(0.0, 400, 0.02), (0.8, 300, 0.03)])
+def test_a_gaussian_path_has_the_gradient_of_its_closed_form(noise, steps, limit) -> None:
+    """With noise the Laplacian is of samples, which a thousand steps would over-fit: of 2000 the error is then 6 %."""
     snapshots, field = gaussian(np.random.default_rng(0))
-    model = HOAM(HOAMConfig(noise=noise, steps=600, threads=1)).fit(snapshots)
-    assert relative(model, field, noise) < 0.02
+    model = HOAM(HOAMConfig(noise=noise, steps=steps, threads=1)).fit(snapshots)
+    assert relative(model, field, noise) < limit
     check = model.result.check
     assert not check.overfitted
     t = np.linspace(0, 1, 2001)
     slope = -0.6 / (1 - 0.6 * t) - noise**2 / (2 * (1 - 0.6 * t) ** 2)
     kinetic = 4 + 9 * np.cos(3 * t) ** 2 + 2 * (slope * (1 - 0.6 * t)) ** 2
     least = -np.trapezoid(kinetic, t) / 2
-    np.testing.assert_allclose(check.fresh, least, rtol=0.02)  # 3000 samples of a Gaussian: a hundredth and a half
+    np.testing.assert_allclose(check.fresh, least, rtol=0.01)
     np.testing.assert_allclose(check.kinetic, least, rtol=0.03)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "limit"), [("velocity", 0.02), ("action", 0.05)])
-def test_a_translation_is_interpolated_to_parameters_never_seen(form, limit) -> None:
+@pytest.mark.parametrize(("form", "steps", "limit"), [("velocity", 500, 0.02), ("action", 250, 0.05)])
+def test_a_translation_is_interpolated_to_parameters_never_seen(form, steps, limit) -> None:
     rng, mus = np.random.default_rng(1), np.linspace(0.5, 2.0, 7)
-    z = 0.5 * rng.normal(size=(1500, 2))
+    z = 0.5 * white(rng, 1500, 2)
     x = np.stack([[z + np.array([2 * m * t, 0]) for t in TIMES] for m in mus])
     snapshots = Snapshots.from_arrays(x, TIMES, mus, paired=True, held_out_mu=[mus[3]])
-    model = HOAM(HOAMConfig(form=form, steps=500, threads=1)).fit(snapshots)
+    model = HOAM(HOAMConfig(form=form, steps=steps, threads=1)).fit(snapshots)
     for t in (0.1, 0.5, 0.9):
         found = model.velocity(z + np.array([2 * mus[3] * t, 0]), t, [mus[3]])
         exact = np.array([2 * mus[3], 0])
@@ -84,8 +92,8 @@ def test_ornstein_and_uhlenbeck_is_found_from_snapshots_that_nobody_paired() -> 
     spread = [
         np.sqrt(0.04 * np.exp(-2 * rate * t) + noise**2 * (1 - np.exp(-2 * rate * t)) / (2 * rate)) for t in TIMES
     ]
-    x = [2 * np.exp(-rate * t) + s * rng.normal(size=(4000, 1)) for t, s in zip(TIMES, spread, strict=True)]
-    model = HOAM(HOAMConfig(noise=noise, steps=800, threads=1)).fit(Snapshots.from_arrays(x, TIMES))
+    x = [2 * np.exp(-rate * t) + s * white(rng, 2000, 1) for t, s in zip(TIMES, spread, strict=True)]
+    model = HOAM(HOAMConfig(noise=noise, steps=500, num_trajectories=1, threads=1)).fit(Snapshots.from_arrays(x, TIMES))
     for k in (5, 20, 35):
         at = x[k][:500]
         assert np.sqrt(((model.velocity(at, TIMES[k]) + rate * at) ** 2).mean() / ((rate * at) ** 2).mean()) < 0.12

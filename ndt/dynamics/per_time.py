@@ -4,12 +4,14 @@ Conditional flow matching learns the velocity of straight lines from noise z to 
 
 .. math:: y_\tau = (1 - \tau)\,z + \tau\,x, \qquad v(y_\tau, \tau; t, \mu) \approx x - z,
 
-and diffusion the noise in :math:`y_\tau = \cos(\pi\tau/2)\,x + \sin(\pi\tau/2)\,z`. Both solve an equation for every
-time that is asked for; samples of one time know nothing of those of another.
+and diffusion the velocity :math:`\cos(\pi\tau/2)\,z - \sin(\pi\tau/2)\,x` of
+:math:`y_\tau = \cos(\pi\tau/2)\,x + \sin(\pi\tau/2)\,z`, which is well behaved where all is noise. Both solve an
+equation for every time that is asked for; samples of one time know nothing of those of another.
 
 References: Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
 https://arxiv.org/abs/2210.02747; Song, Meng, Ermon (2021), Denoising diffusion implicit models,
-https://arxiv.org/abs/2010.02502
+https://arxiv.org/abs/2010.02502; Salimans, Ho (2022), Progressive distillation for fast sampling of diffusion models,
+https://arxiv.org/abs/2202.00512
 """
 
 import copy
@@ -80,7 +82,7 @@ class PerTime:
                     y, wanted = (1 - tau) * z + tau * target, target - z
                 else:
                     angle = math.pi / 2 * tau
-                    y, wanted = angle.cos() * target + angle.sin() * z, z
+                    y, wanted = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
                 loss = (network(y, tau, time[which], mu[which]) - wanted).square().mean()
                 self.losses[step] = loss.item()
                 optimiser.zero_grad()
@@ -126,10 +128,10 @@ class PerTime:
                 v = network(y, ones * (i / n), t, mu)
                 y = y + (v + network(y + v / n, ones * ((i + 1) / n), t, mu)) / (2 * n)
             return y
-        levels = torch.linspace(1.0 - 1e-3, 0.0, n + 1).tolist()  # at 1 nothing is left of x to divide by
+        levels = torch.linspace(1.0, 0.0, n + 1).tolist()
         for now, then in pairwise(levels):
-            noise = network(y, ones * now, t, mu)
-            x = ((y - math.sin(math.pi / 2 * now) * noise) / math.cos(math.pi / 2 * now)).clamp(-8, 8)
+            v, sine, cosine = network(y, ones * now, t, mu), math.sin(math.pi / 2 * now), math.cos(math.pi / 2 * now)
+            x, noise = cosine * y - sine * v, sine * y + cosine * v
             y = math.cos(math.pi / 2 * then) * x + math.sin(math.pi / 2 * then) * noise
 
         return y
