@@ -58,6 +58,7 @@ def test_the_page_holds_scores_densities_moments_and_energies(run) -> None:
     assert "<script" not in text
 
 
+@pytest.mark.slow
 def test_still_is_the_start_and_its_score_is_known(tmp_path) -> None:
     x = np.random.default_rng(0).normal(size=(1, 50, 2)) + np.arange(3.0)[:, None, None]
     path = Snapshots.from_arrays(x, [0.0, 1.0, 2.0], paired=True).to_npz(tmp_path / "seen.npz")

@@ -58,6 +58,7 @@ def velocity(grid, data) -> Baselines:
     return fitted(grid, data, "continuous", data["y"])
 
 
+@pytest.mark.slow
 def test_each_is_what_it_is_by_itself(grid, data, velocity) -> None:
     found = velocity
     assert set(found.decoded) == set(found.fitted) == set(found.facts) == set(BASELINES)

@@ -27,6 +27,7 @@ def noted(run: Trainer) -> list[dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "micro_batches"), [(4, 2), (5, 3), (4, 4)])
 def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path, batch_size, micro_batches) -> None:
     """Micro-batches differ in their targets: a mean of their means would be another loss."""
@@ -87,6 +88,7 @@ def test_released_blocks_are_as_they_were() -> None:
     assert "forward" not in vars(block)
 
 
+@pytest.mark.slow
 def test_a_run_with_recomputed_blocks_is_the_run_without(tmp_path) -> None:
     runs = [
         trainer(tmp_path / name, replace(TRAIN, checkpoint_activations=on), dropout=0.2)
@@ -98,6 +100,7 @@ def test_a_run_with_recomputed_blocks_is_the_run_without(tmp_path) -> None:
     assert not any("forward" in vars(m) for m in runs[1].model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_compiled_parts_have_the_same_gradients_and_are_captured_once(monkeypatch, recomputed) -> None:

@@ -90,6 +90,7 @@ def _growth(speeds, widths, shares, k: float, guess: complex) -> complex:
     return complex(*found.x)
 
 
+@pytest.mark.slow
 def test_landau_damping_has_its_textbook_rate() -> None:
     """k = 0.5: frequency 1.4156, damping 0.1533; the field's energy falls at twice that, in beats of half a period."""
     exact = _growth([0.0], [1.0], [1.0], 0.5, 1.4 - 0.15j)
@@ -164,6 +165,7 @@ def test_the_lorenz_scheme_is_of_fourth_order() -> None:
     np.testing.assert_allclose(np.polyfit(np.log([0.05, 0.025, 0.0125]), np.log(errors), 1)[0], 4, atol=0.4)
 
 
+@pytest.mark.slow
 def test_a_harmonic_trap_has_the_moments_of_its_equations() -> None:
     system, times = Trap(power=1, dims=4, step=0.005), np.array([0.0, 0.5, 1.0, 2.0])
     seen = system.simulate([0.0, 3.0], 20_000, times)
