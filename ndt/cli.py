@@ -188,9 +188,7 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
     if args.nlb is None:
         from ndt.finetune.evaluate import evaluate
 
-        return evaluate(
-            args.run, args.session, store=args.store, block=args.block, mask=args.mask, out=args.out
-        )  # fmt: skip
+        return evaluate(args.run, args.session, store=args.store, block=args.block, mask=args.mask, out=args.out)
     from ndt.finetune.nlb import evaluate_nlb
 
     if args.session is None:
@@ -224,37 +222,22 @@ def _embed(args: "Namespace") -> dict[str, Any]:
     return {"path": str(out), "session": args.session, "num_bins": T, "num_dims": D}
 
 
-ACTIONS = ("fit", "simulate", "score")
-
-
 def _dynamics_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("action", type=str, help=f"one of: {', '.join(ACTIONS)}")
+    parser.add_argument("action", type=str, help="one of: fit, simulate, score")
     parser.add_argument("source", type=str, help="fit: an .npz file of snapshots, or a system; else: run directory")
     parser.add_argument("--out", type=str, default=None, help="fit: run directory; simulate: .npz file to write")
     parser.add_argument("--data", type=str, default=None, help="simulate, score: .npz file of snapshots to begin from")
-    parser.add_argument(
-        "--times", type=float, nargs="+", default=[], help="simulate: times; by default those of --data"
-    )
-    parser.add_argument("--mu", type=float, nargs="+", default=None, help="simulate: parameters; by default of --data")
+    parser.add_argument("--times", type=float, nargs="+", default=[], help="simulate: times; else those of --data")
+    parser.add_argument("--mu", type=float, nargs="+", default=None, help="simulate: parameters; else those of --data")
     parser.add_argument("--seed", type=int, default=0, help="simulate, score: seed of the noise")
 
 
 def _dynamics(args: "Namespace") -> dict[str, Any]:
-    from ndt.dynamics.run import fit_run, score_run, simulate_run
+    from ndt.dynamics.run import run_action
 
-    if args.action not in ACTIONS:
-        raise InputError("ndt dynamics", "action", f"one of {', '.join(ACTIONS)}", args.action)
-    wanted = {"fit": ("out",), "simulate": ("out", "data"), "score": ("data",)}[args.action]
-    for name in wanted:
-        if getattr(args, name) is None:
-            raise InputError(f"ndt dynamics {args.action}", f"--{name}", "a path", "nothing")
-    if args.action == "fit":
-        found = fit_run(args.source, Path(args.out), configured(DynamicsConfig, args), progress=not args.quiet)
-        return {"run": args.out, **found}
-    if args.action == "score":
-        return score_run(Path(args.source), Path(args.data), seed=args.seed)
+    given = {name: getattr(args, name) for name in ("out", "data", "times", "mu", "seed")}
 
-    return simulate_run(Path(args.source), Path(args.data), Path(args.out), args.times, args.mu, seed=args.seed)
+    return run_action(args.action, args.source, configured(DynamicsConfig, args), **given, progress=not args.quiet)
 
 
 def _report_arguments(parser: "ArgumentParser") -> None:

@@ -113,6 +113,7 @@ class PerTimeConfig:
         batch_size: Samples a step, each of a snapshot of its own.
         steps: Optimisation steps.
         learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
+        clip: Largest norm of a gradient; 0 for none.
         ema: Decay of the average of weights that is kept.
         solver_steps: Steps from noise to a population.
         threads: Threads of torch; 0 leaves them as they are.
@@ -126,6 +127,7 @@ class PerTimeConfig:
     batch_size: int = 1024
     steps: int = 2000
     learning_rate: float = 3e-3
+    clip: float = 0.0
     ema: float = 0.99
     solver_steps: int = 50
     threads: int = 0
@@ -134,7 +136,7 @@ class PerTimeConfig:
     def __post_init__(self) -> None:
         ones = ("width", "depth", "batch_size", "steps", "solver_steps")
         require(self, {**dict.fromkeys(ones, (1, INF)), "time_frequencies": (0, INF), "ema": (0, 0.9999)})
-        require(self, {"learning_rate": (1e-12, INF), "threads": (0, INF), "seed": (0, INF)})
+        require(self, {"learning_rate": (1e-12, INF), "clip": (0, INF), "threads": (0, INF), "seed": (0, INF)})
         choose(self, "", objective=("flow", "diffusion"))
 
 

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from ndt.benchmarks import dynamics as bench_dynamics
 from ndt.cli import main
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.per_time import PerTime
 from ndt.dynamics.run import fit_run
 from ndt.dynamics.snapshots import Snapshots, wrap
-from ndt.dynamics.systems.named import SYSTEMS, named
-from ndt.errors import InputError
+from ndt.dynamics.systems.named import SYSTEMS
 from ndt.settings import load_config
 
 QUICK = [
@@ -114,15 +114,59 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path, capsys) -> Non
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert main(["dynamics", "fit", "oscillator", "--out", str(tmp_path / "mine"), *QUICK]) == 2
-    assert "folder: expected a new one, or a run of ndt dynamics, found something else" in capsys.readouterr().err
+    assert "folder: expected a new one, or a run of ndt dynamics, found thesis.tex" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_writes_nothing(tmp_path, capsys) -> None:
+    argv = ["dynamics", "fit", "oscillator", "--out", str(tmp_path / "run"), *QUICK, "--hoam.learning_rate", "1e30"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "learning_rate: expected one by which the loss stays a number, found" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_wrote_begins_anew_and_ends_the_same(tmp_path) -> None:
+    argv = ["dynamics", "fit", "oscillator", "--out", str(tmp_path / "run"), *QUICK]
+    assert main(argv) == 0
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for name in ("model.json", "metrics.json", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
+    assert main(argv) == 0
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (again["test"], again["summary"]) == (first["test"], first["summary"])
+
+
+@pytest.mark.slow
+def test_the_benchmark_has_a_row_for_each_score_and_peer_and_fits_nothing_twice(tmp_path, monkeypatch) -> None:
+    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2, threads=1)
+    tiny = DynamicsConfig(
+        hoam=small, baselines=("still", "flow"), per_time=PerTimeConfig(steps=2, width=8, threads=1),
+        num_particles=64, num_scored=32, solver_step=2.0,
+    )  # fmt: skip
+    monkeypatch.setattr(bench_dynamics, "SETTINGS", {"oscillator": tiny, "two_stream": tiny})
+    rows = bench_dynamics.dynamics(tmp_path, 2)
+    assert [(r["name"], r["peer"]) for r in rows] == [
+        (f"dynamics.{system}.{key}", peer)
+        for system, keys in (("oscillator", ("w2", "sliced_w2")), ("two_stream", ("w2", "sliced_w2", "energy_error")))
+        for key, peers in (*((k, ("still", "flow")) for k in keys), ("seconds", ("flow", "simulator")))
+        for peer in peers
+    ]
+    for row in rows:
+        assert len(row["values"]) == len(row["peer_values"]) == 2
+        np.testing.assert_allclose(
+            row["difference"], np.mean(np.subtract(row["values"], row["peer_values"])), rtol=1e-9
+        )
+    monkeypatch.setattr(HOAM, "fit", lambda *_, **__: pytest.fail("it is fitted again"))
+    assert bench_dynamics.dynamics(tmp_path, 2) == rows
 
 
 def test_systems_hold_out_their_unseen_parameters() -> None:
-    seen = named("trap").snapshots(16)
+    seen = SYSTEMS["trap"].snapshots(16)
     assert seen.mu.ravel().tolist() == [0.5, 0.75, 1.0, 1.5, 2.0, 2.25, 2.5]
     assert seen.fitted.mu.ravel().tolist() == [0.5, 1.0, 1.5, 2.0, 2.5]
-    with pytest.raises(InputError, match=r"system: expected one of oscillator, .*, found pendulum"):
-        named("pendulum")
 
 
 @pytest.mark.slow

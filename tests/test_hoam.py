@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ndt.config_dynamics import HOAMConfig, PotentialConfig
+from ndt.dynamics.batches import Batch
 from ndt.dynamics.between import bridges
-from ndt.dynamics.hoam import HOAM, _Batch
+from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.potentials import Potential, Scales
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.oscillator import Oscillator
@@ -144,7 +145,7 @@ def test_the_level_of_a_potential_changes_no_loss_where_it_is_fixed() -> None:
     for gauge, moved in (("mean", False), ("none", True)):
         config = HOAMConfig(**{**vars(QUICK), "gauge": gauge, "form": "action"})
         model = HOAM(config).fit(snapshots)
-        batch = _Batch.drawn(bridges(snapshots, "auto", rng), np.zeros((1, 0), np.float32), config, rng)
+        batch = Batch.drawn(bridges(snapshots, "auto", rng), np.zeros((1, 0)), config, rng)
         probes = torch.Generator()
         plain, lifted = (model._loss(p, batch, probes).item() for p in (model.potential, Lifted(model.potential)))
         assert (abs(plain - lifted) > 0.1) == moved
@@ -157,7 +158,7 @@ def test_both_forms_of_the_loss_are_one_number() -> None:
     for form in ("action", "velocity"):
         fine = HOAMConfig(potential=SMALL, form=form, num_nodes=400, num_particles=200, num_end_particles=40_000)
         rng = np.random.default_rng(6)
-        batch = _Batch.drawn(bridges(snapshots, "paths", rng), np.zeros((1, 0), np.float32), fine, rng)
+        batch = Batch.drawn(bridges(snapshots, "paths", rng), np.zeros((1, 0)), fine, rng)
         torch.manual_seed(0)
         x = snapshots.x
         scales = Scales(x.mean(0), x.std(0), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0)))
@@ -181,7 +182,7 @@ def test_the_laplacian_of_a_quadratic_is_its_trace() -> None:
     for noise in (0.0, 2.0):
         config = HOAMConfig(**{**vars(QUICK), "noise": noise, "form": "velocity"})
         path = bridges(snapshots, "paths", rng)
-        batch = _Batch.drawn(path, np.zeros((1, 0), np.float32), config, np.random.default_rng(0))
+        batch = Batch.drawn(path, np.zeros((1, 0)), config, np.random.default_rng(0))
         losses.append(HOAM(config)._loss(Bowl(), batch, torch.Generator().manual_seed(0)).item())
     np.testing.assert_allclose(losses[1] - losses[0], 2.0**2 / 2 * (3.0 - 0.5), rtol=1e-5)
 
@@ -295,4 +296,7 @@ def test_a_folder_without_such_a_model_is_named(tmp_path) -> None:
         HOAM.load(tmp_path)
     (tmp_path / "model.json").write_text('{"method": "wlm"}')
     with pytest.raises(InputError, match="method: expected hoam, found wlm"):
+        HOAM.load(tmp_path)
+    (tmp_path / "model.json").write_text('{"method": "hoam", "config": {}}')
+    with pytest.raises(InputError, match="num_dims: expected what a model's shape follows from, found nothing"):
         HOAM.load(tmp_path)

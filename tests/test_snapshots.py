@@ -24,7 +24,7 @@ def ragged() -> Snapshots:
 
 def test_ragged_populations_are_found_again() -> None:
     seen = ragged()
-    assert (seen.num_snapshots, seen.num_trajectories, seen.num_dims, seen.span) == (5, 2, 2, (0.0, 2.0))
+    assert (len(seen), seen.num_trajectories, seen.num_dims, seen.span) == (5, 2, 2, (0.0, 2.0))
     assert [len(s.x) for s in seen.of(0)] == [3, 5]
     assert [s.time for s in seen.of(1)] == [0.0, 0.3, 2.0]
     np.testing.assert_array_equal(seen.of(1)[2].x, seen.x[-6:])

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
+from ndt.dynamics.distances import distances
 from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
 from ndt.errors import InputError
 
@@ -42,7 +42,7 @@ class Bridge:
         self.share = [s.weight for s in snapshots]
         velocities = [s.velocity for s in snapshots if s.velocity is not None]
         self.velocities = velocities if len(velocities) == len(snapshots) else None
-        self.mean = np.stack([s.weight @ s.x for s in snapshots])  # (K, d)
+        self.mean = np.stack([s.mean for s in snapshots])  # (K, d)
         self.legs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         for before, after in pairwise(snapshots) if how in ("paths", "transport") else ():
             x, y = (before.x, after.x) if how == "paths" else pair(before, after, period, rng)
@@ -107,22 +107,18 @@ def pair(
     even = all(np.ptp(s.weight) == 0 for s in (before, after))
     n = min(max(len(before.x), len(after.x)), LARGEST) if even else LARGEST
     x, y = (_spread(s, n, rng) for s in (before, after))
-    cost = sum(
-        nearest(x[:, None, j : j + 1] - y[None, :, j : j + 1], period[j : j + 1])[..., 0] ** 2
-        for j in range(len(period))
-    )
-    rows, columns = linear_sum_assignment(cost if np.isfinite(period).any() else cdist(x, y, "sqeuclidean"))
+    rows, columns = linear_sum_assignment(distances(x, y, period) ** 2)
 
     return x[rows], y[columns]
 
 
 def _spread(snapshot: Snapshot, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Returns n samples, each as often as its weight says, give or take one."""
-    edges = np.cumsum(snapshot.weight)
+    """Returns n samples in any order, each as often as its weight says, give or take one."""
+    order = rng.permutation(len(snapshot.x))
+    edges = np.cumsum(snapshot.weight[order])
     chosen = np.searchsorted(edges, (rng.permutation(n) + rng.random()) / n * edges[-1], side="right")
-    order = rng.permutation(len(snapshot.x)) if len(snapshot.x) > n and np.ptp(snapshot.weight) == 0 else None
 
-    return snapshot.x[(order[:n] if order is not None else np.minimum(chosen, len(snapshot.x) - 1))]
+    return snapshot.x[order[np.minimum(chosen, len(order) - 1)]]
 
 
 def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Bridge]:
@@ -130,7 +126,7 @@ def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Br
 
     Raises:
         InputError: if a trajectory has fewer than two snapshots, or paths are asked for of particles that are not
-        paired.
+            paired.
     """
     if how == "paths" and not snapshots.paired:
         raise InputError("settings", "between", "transport, mixture or snapshots, of samples that are not paired", how)
@@ -154,17 +150,9 @@ def _guess(snapshots: list[Snapshot], period: NDArray[np.float64]) -> str:
     short time that is noise as large as what is sought. A mixture has none of it, but lets a population that moved by
     more than its width vanish here and appear there.
     """
-    around = np.isfinite(period)
-    mean, spread = (np.stack([f(s) for s in snapshots]) for f in (_mean, _spread_of))
-    moved = np.sqrt((np.diff(mean, axis=0)[:, ~around] ** 2).sum(1))
-    width = np.sqrt((spread[1:, ~around] ** 2).sum(1))
+    flat = ~np.isfinite(period)
+    mean, spread = (np.stack([getattr(s, name)[flat] for s in snapshots]) for name in ("mean", "std"))
+    moved = np.linalg.norm(np.diff(mean, axis=0), axis=1)
+    width = np.linalg.norm(spread[1:], axis=1)
 
     return "transport" if np.mean(moved) > 0.5 * np.mean(width) > 0 else "mixture"
-
-
-def _mean(s: Snapshot) -> NDArray[np.float64]:
-    return np.asarray(s.weight @ s.x)
-
-
-def _spread_of(s: Snapshot) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(s.weight @ (s.x - s.weight @ s.x) ** 2))

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest
 
-__all__ = ["carry", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
+__all__ = ["carry", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
 LARGEST = 1000  # samples that are transported exactly
 
@@ -29,18 +29,19 @@ def wasserstein(
     rng = rng or np.random.default_rng(0)
     n = min(len(x), len(y), LARGEST)
     x, y = (v if len(v) == n else v[rng.choice(len(v), n, replace=False)] for v in (x, y))
-    cost = _distances(x, y, period) ** order
+    cost = distances(x, y, period) ** order
     rows, columns = linear_sum_assignment(cost)
 
     return float(cost[rows, columns].mean() ** (1 / order))
 
 
-def _distances(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def distances(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Returns the distance of each of (N, d) to each of (K, d), the short way round periodic dimensions; (N, K)."""
     if period is None or not np.isfinite(period).any():
         return np.asarray(cdist(x, y), np.float64)
     total = np.zeros((len(x), len(y)))
-    for j, p in enumerate(period):
-        total += nearest((x[:, None, j] - y[None, :, j])[..., None], np.array([p]))[..., 0] ** 2
+    for j in range(len(period)):
+        total += nearest((x[:, None, j] - y[None, :, j])[..., None], period[[j]])[..., 0] ** 2
 
     return np.sqrt(total)
 
@@ -95,9 +96,9 @@ def mmd(
     Reference: Gretton et al. (2012), A kernel two-sample test, https://jmlr.org/papers/v13/gretton12a.html
     """
     x, y = x[:most], y[:most]
-    between = _distances(x, y, period)
+    between = distances(x, y, period)
     width = np.median(between)
-    inner = [np.exp(-(_distances(v, v, period) ** 2) / (2 * width**2)) for v in (x, y)]
+    inner = [np.exp(-(distances(v, v, period) ** 2) / (2 * width**2)) for v in (x, y)]
     own = sum((k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in inner)
 
     return float(own - 2 * np.exp(-(between**2) / (2 * width**2)).mean())

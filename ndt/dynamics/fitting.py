@@ -1,26 +1,78 @@
-"""What fits of dynamics share: a learning rate's course, an average of weights, threads."""
+"""How models of dynamics are fitted, whatever their loss: Adam, a warm-up and a cosine, an average of weights."""
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-__all__ = ["follow", "rate", "threads"]
+from ndt.errors import InputError
+
+__all__ = ["Progress", "descend", "threads"]
+
+M = TypeVar("M", bound=nn.Module)
+Progress = Callable[[int, float], None]  # called with steps taken and the last loss
 
 
-def rate(step: int, steps: int) -> float:
+class _Settings(Protocol):
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def ema(self) -> float: ...
+
+
+def descend(
+    model: M, loss: Callable[[], Tensor], config: _Settings, progress: Progress | None = None
+) -> tuple[M, NDArray[np.float64]]:
+    """Minimises a loss and returns the average of the model's weights, and the loss of each step.
+
+    Arguments:
+        model: What learns.
+        loss: Draws a batch and returns its loss by the model.
+        config: `steps`, `learning_rate` (its peak), `clip` (largest norm of a gradient, 0 for none) and `ema` (decay of
+            the average; early averages forget sooner, so that they begin where the model is).
+        progress: Called after each step.
+
+    Raises:
+        InputError: if a loss is not a number.
+    """
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
+    losses = np.zeros(config.steps)
+    for step in range(config.steps):
+        found = loss()
+        losses[step] = found.item()
+        if not math.isfinite(losses[step]):
+            told = f"{losses[step]} in step {step + 1}"
+            raise InputError("settings", "learning_rate", "one by which the loss stays a number", told)
+        optimiser.zero_grad()
+        found.backward()
+        if config.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(config.ema, (1 + step) / (10 + step)))
+        if progress is not None:
+            progress(step + 1, losses[step])
+
+    return average.eval(), losses
+
+
+def _rate(step: int, steps: int) -> float:
     """Returns the share of the peak learning rate: a warm-up of a fiftieth of the steps, and a cosine to 0."""
     return min(1.0, (step + 1) / max(steps // 50, 1)) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def follow(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves an average of weights towards a model's; early averages forget sooner, so that they begin where it is."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
 
 
 @contextmanager

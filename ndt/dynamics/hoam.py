@@ -14,40 +14,38 @@ whole trajectory of the population, of any parameters.
 
 Where samples have velocities (paths, or pairs of transport), the end terms and the change in time are the integral of
 -E[x' · grad s] along them, exactly: the loss is then a regression of velocities on a gradient, at each node by itself.
-It has a tenth of the noise, no level to fix, and no rule can make it fall below -½ E|x'|². This is the default
+It has less noise and no level to fix, and without eps no rule can make it fall below -½ E|x'|². This is the default
 (`form`).
 
 In the action's own form the integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does
 between them: its loss falls below the minimum that is attainable, and where its level is free (adding c(t) changes
-nothing but the error of the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide, and strata
-cost a tenth of the noise of independent ones. `HOAM.check` compares the loss with a fresh, finer estimate and says so
-where it was over-fitted.
+nothing but the error of the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide. `Check`
+compares the loss with a fresh, finer estimate and says so where nodes were over-fitted; it draws from the samples that
+were fitted, so it does not see where these were, as the Laplacian of a few samples can be (DECISIONS.md).
 
 Reference: Berman, Blickhan, Peherstorfer (2024), Parametric model reduction of mean-field and stochastic systems via
 higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as the derivation says.
 """
 
-import copy
 import math
 import time as clock
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ndt.config_dynamics import HOAMConfig
+from ndt.dynamics.batches import Batch
 from ndt.dynamics.between import Bridge, bridges
 from ndt.dynamics.distances import carry, score
-from ndt.dynamics.fitting import follow, rate, threads
+from ndt.dynamics.fitting import Progress, descend, threads
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, Scales
-from ndt.dynamics.quadrature import Rule, draw, simpson_on, trapezoid_on
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
@@ -108,7 +106,7 @@ class HOAM:
 
     # ---- fitting
 
-    def fit(self, snapshots: Snapshots, progress: Callable[[int, float], None] | None = None) -> Self:
+    def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the potential to the snapshots that are not held out, and returns itself.
 
         Arguments:
@@ -116,8 +114,8 @@ class HOAM:
             progress: Called with each step and its loss.
 
         Raises:
-            InputError: if a trajectory has fewer than two snapshots to fit, or paths are asked for of unpaired ones.
-            ArithmeticError: if the loss is no longer a number.
+            InputError: if a trajectory has fewer than two snapshots to fit, what lies between them cannot be had, or a
+                loss is no longer a number.
         """
         config, began = self.config, clock.perf_counter()
         rng = np.random.default_rng(config.seed)
@@ -128,57 +126,40 @@ class HOAM:
             raise InputError("settings", "between", "paths, transport or recorded velocities for form=velocity", found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.potential = Potential(config.potential, _scales(seen))
-        mu = seen.mu.astype(np.float32)
-        average = copy.deepcopy(self.potential).requires_grad_(False)
-        optimiser = torch.optim.Adam(self.potential.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, steps=config.steps))
+            potential = Potential(config.potential, _scales(seen))
         probes = torch.Generator().manual_seed(config.seed)
-        losses = np.zeros(config.steps)
+
+        def loss() -> Tensor:
+            return self._loss(potential, Batch.drawn(trajectories, seen.mu, config, rng), probes).mean()
+
         with threads(config.threads):
-            for step in range(config.steps):
-                batch = _Batch.drawn(trajectories, mu, config, rng)
-                loss = self._loss(self.potential, batch, probes).mean()
-                losses[step] = loss.item()
-                if not math.isfinite(losses[step]):
-                    raise ArithmeticError(f"the loss of step {step} is {losses[step]}; a lower learning_rate may help")
-                optimiser.zero_grad()
-                loss.backward()
-                if config.clip:
-                    nn.utils.clip_grad_norm_(self.potential.parameters(), config.clip)
-                optimiser.step()
-                schedule.step()
-                follow(average, self.potential, step, config.ema)
-                if progress is not None:
-                    progress(step + 1, losses[step])
-            self.potential = average.eval()
-            check = self._check(trajectories, mu, rng)
+            self.potential, losses = descend(potential, loss, config, progress)
+            check = self._check(self.potential, trajectories, seen.mu, rng)
         self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
 
         return self
 
-    def _loss(self, potential: Potential, batch: "_Batch", probes: torch.Generator) -> Tensor:
+    def _loss(self, potential: Potential, batch: Batch, probes: torch.Generator) -> Tensor:
         """Returns the loss of each trajectory of the batch, shape (M,)."""
         q, _ = self._integrand(potential, batch, probes)
         inner = (batch.weight * q).view(len(batch.mu), -1).sum(1)
-        if batch.velocity is not None:
+        if batch.ends is None:
             return inner
-        s = self._gauged(potential, batch.ends, batch.end_time, batch.end_mean, batch.mu.repeat_interleave(2, 0))
+        ends = batch.ends
+        s = self._gauged(potential, ends.x, ends.time, ends.mean, batch.mu.repeat_interleave(2, 0))
         first, last = s.mean(1).view(-1, 2).unbind(1)
 
         return first - last + inner
 
-    def _integrand(self, potential: Potential, batch: "_Batch", probes: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _integrand(self, potential: Potential, batch: Batch, probes: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns means over particles of the whole integrand and of half the squared gradient, each (B,)."""
-        t = batch.time.clone().requires_grad_()
-        x = batch.x.clone().requires_grad_()
-        B, N, _ = x.shape
-        mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # where the level is held moves along
-        mu = batch.mu.repeat_interleave(B // len(batch.mu), 0)
+        x, mu, N = batch.x.clone().requires_grad_(), batch.slice_mu, batch.x.shape[1]
         if batch.velocity is not None:
-            (slope,) = torch.autograd.grad(potential(x, t, mu).sum(), x, create_graph=True)
+            (slope,) = torch.autograd.grad(potential(x, batch.time, mu).sum(), x, create_graph=True)
             change = -(batch.velocity * slope).sum(2).mean(1)
         else:
+            t = batch.time.clone().requires_grad_()
+            mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # where the level is held moves along
             s = self._gauged(potential, x, t, mean, mu)
             slope, change = torch.autograd.grad(s.sum() / N, (x, t), create_graph=True)
             slope = slope * N
@@ -198,18 +179,19 @@ class HOAM:
 
         return s[:, :-1] - s[:, -1:]
 
-    def _check(self, trajectories: list[Bridge], mu: NDArray[np.float32], rng: np.random.Generator) -> Check:
+    def _check(
+        self, potential: Potential, trajectories: list[Bridge], mu: NDArray[np.float64], rng: np.random.Generator
+    ) -> Check:
         """Estimates the loss by its own rule and by a finer one, where nodes are not the snapshots' times."""
-        assert self.potential is not None, "a check follows fitting"
         own = replace(self.config, num_trajectories=len(mu))
         finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
         probes = torch.Generator().manual_seed(self.config.seed + 1)
         found = np.zeros((16, 3))  # loss by the own rule, by the finer one, and half the squared gradient
         for row in found:
             for i, config in enumerate((own, finer)):
-                batch = _Batch.drawn(trajectories, mu, config, rng)
-                row[i] = float(self._loss(self.potential, batch, probes).mean().detach())
-            _, kinetic = self._integrand(self.potential, batch, probes)
+                batch = Batch.drawn(trajectories, mu, config, rng)
+                row[i] = float(self._loss(potential, batch, probes).mean().detach())
+            _, kinetic = self._integrand(potential, batch, probes)
             row[2] = float((batch.weight * kinetic.detach()).view(len(batch.mu), -1).sum(1).mean())
         gap = found[:, 0] - found[:, 1]
 
@@ -357,6 +339,9 @@ class HOAM:
         found = read_json(folder / "model.json")
         if found.get("method") != "hoam":
             raise InputError(folder / "model.json", "method", "hoam", found.get("method", "none"))
+        for name in ("config", "num_dims", "num_parameters", "periodic"):
+            if name not in found:
+                raise InputError(folder / "model.json", name, "what a model's shape follows from", "nothing")
         model = cls(fill_config(HOAMConfig, found["config"], folder / "model.json", "config"))
         d, p = int(found["num_dims"]), int(found["num_parameters"])
         period = np.where(found["periodic"], 1.0, np.inf)
@@ -367,64 +352,8 @@ class HOAM:
         return model
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Samples of one step: of M trajectories at Q nodes each, B = M · Q slices, and at both ends."""
-
-    x: Tensor  # (B, N, d)
-    velocity: Tensor | None  # (B, N, d), in the form that needs it
-    time: Tensor  # (B,)
-    weight: Tensor  # (B,)
-    mean: Tensor  # (B, d)
-    drift: Tensor  # (B, d) of the mean
-    ends: Tensor  # (2 M, E, d), first and last of each trajectory in turn
-    end_time: Tensor  # (2 M,)
-    end_mean: Tensor  # (2 M, d)
-    mu: Tensor  # (M, p)
-
-    @classmethod
-    def drawn(
-        cls, trajectories: list[Bridge], mu: NDArray[np.float32], config: HOAMConfig, rng: np.random.Generator
-    ) -> "_Batch":
-        chosen = rng.permutation(len(trajectories))[: config.num_trajectories]
-        rules = [_rule(trajectories[m], config, rng) for m in chosen]
-        nodes = min(len(rule.nodes) for rule in rules)
-        if any(len(rule.nodes) != nodes for rule in rules):  # snapshots as nodes, more of some trajectories: one by one
-            chosen, rules = chosen[:1], rules[:1]
-        parts: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("x", "velocity", "time", "weight", "mean", "drift")
-        }
-        ends: dict[str, list[NDArray[Any]]] = {name: [] for name in ("ends", "end_time", "end_mean")}
-        for m, rule in zip(chosen, rules, strict=True):
-            path = trajectories[m]
-            mean, drift = path.level(rule.nodes)
-            each = (*path.sample(rule.nodes, config.num_particles, rng), rule.nodes, rule.weights, mean, drift)
-            for name, value in zip(parts, each, strict=True):
-                parts[name].append(value)
-            both = path.time[[0, -1]]
-            last = (path.sample(both, config.num_end_particles, rng)[0], both, path.level(both)[0])
-            for name, value in zip(ends, last, strict=True):
-                ends[name].append(value)
-        tensors: dict[str, Any] = {
-            k: torch.as_tensor(np.concatenate(v), dtype=torch.float32) for k, v in (parts | ends).items()
-        }
-        if config.form == "action" or not trajectories[0].moves:
-            tensors["velocity"] = None
-
-        return cls(**tensors, mu=torch.as_tensor(mu[chosen]))
-
-
-def _rule(path: Bridge, config: HOAMConfig, rng: np.random.Generator) -> Rule:
-    if path.how == "snapshots":
-        return trapezoid_on(path.time) if config.rule == "trapezoid" or len(path.time) < 3 else simpson_on(path.time)
-
-    return draw(config.rule, config.num_nodes, rng).onto(path.time[0], path.time[-1])
-
-
 def _scales(seen: Snapshots) -> Scales:
-    spread = seen.x.std(0)
-    around = np.isfinite(seen.period)
+    spread, around = seen.x.std(0), np.isfinite(seen.period)
     length = np.where(around, seen.period / (2 * np.pi), np.where(spread > 0, spread, 1.0))
 
-    return Scales(np.where(around, 0.0, seen.x.mean(0)), np.where(around, np.where(around, length, 1), length),
-                  seen.period, seen.span, seen.mu)  # fmt: skip
+    return Scales(np.where(around, 0.0, seen.x.mean(0)), length, seen.period, seen.span, seen.mu)

@@ -14,11 +14,8 @@ https://arxiv.org/abs/2010.02502; Salimans, Ho (2022), Progressive distillation 
 https://arxiv.org/abs/2202.00512
 """
 
-import copy
 import math
 import time as clock
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Self
 
@@ -28,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from ndt.config_dynamics import PerTimeConfig
-from ndt.dynamics.fitting import follow, rate, threads
+from ndt.dynamics.fitting import Progress, descend, threads
 from ndt.dynamics.snapshots import Snapshots, wrap
 from ndt.errors import InputError
 
@@ -53,7 +50,7 @@ class PerTime:
         self.losses: NDArray[np.float64] = np.zeros(0)
         self.seconds = 0.0
 
-    def fit(self, snapshots: Snapshots, progress: Callable[[int, float], None] | None = None) -> Self:
+    def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the model to the snapshots that are not held out, and returns itself."""
         config, began, seen = self.config, clock.perf_counter(), snapshots.fitted
         with torch.random.fork_rng(devices=[]):
@@ -64,35 +61,27 @@ class PerTime:
         mu = torch.as_tensor(seen.mu[seen.trajectory], dtype=torch.float32)
         size = np.diff(seen.start)
         draws = [seen[i].weight if np.ptp(seen[i].weight) else None for i in range(len(seen))]
-        average = copy.deepcopy(network).requires_grad_(False)
-        optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, steps=config.steps))
-        self.losses = np.zeros(config.steps)
+
+        def loss() -> Tensor:
+            which = rng.integers(0, len(seen), config.batch_size)
+            row = rng.integers(0, size[which])
+            for i in [i for i in np.unique(which) if draws[i] is not None]:  # weighted ones, one by one
+                mine = which == i
+                row[mine] = rng.choice(size[i], mine.sum(), p=draws[i])
+            target = network.scaled(x[seen.start[which] + row])
+            z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
+            tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
+            if config.objective == "flow":
+                y, wanted = (1 - tau) * z + tau * target, target - z
+            else:
+                angle = math.pi / 2 * tau
+                y, wanted = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
+
+            return (network(y, tau, time[which], mu[which]) - wanted).square().mean()
+
         with threads(config.threads):
-            for step in range(config.steps):
-                which = rng.integers(0, len(seen), config.batch_size)
-                row = rng.integers(0, size[which])
-                for i in [i for i in np.unique(which) if draws[i] is not None]:  # weighted ones, one by one
-                    mine = which == i
-                    row[mine] = rng.choice(size[i], mine.sum(), p=draws[i])
-                target = network.scaled(x[seen.start[which] + row])
-                z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
-                tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
-                if config.objective == "flow":
-                    y, wanted = (1 - tau) * z + tau * target, target - z
-                else:
-                    angle = math.pi / 2 * tau
-                    y, wanted = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
-                loss = (network(y, tau, time[which], mu[which]) - wanted).square().mean()
-                self.losses[step] = loss.item()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                follow(average, network, step, config.ema)
-                if progress is not None:
-                    progress(step + 1, self.losses[step])
-        self.network, self.seconds = average.eval(), clock.perf_counter() - began
+            self.network, self.losses = descend(network, loss, config, progress)
+        self.seconds = clock.perf_counter() - began
 
         return self
 

@@ -4,24 +4,31 @@ import json
 import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
-from ndt.config_dynamics import DynamicsConfig, HOAMConfig
+from ndt.checkpoint import write_json
+from ndt.config_dynamics import DynamicsConfig
 from ndt.dynamics.distances import carry, score
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.page import write_page
 from ndt.dynamics.per_time import PerTime
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.errors import InputError
 from ndt.studies import ASKED
 
-__all__ = ["fit_run", "score_run", "simulate_run"]
+__all__ = ["ACTIONS", "fit_run", "run_action", "score_run", "simulate_run"]
 
 Simulate = Callable[..., NDArray[np.float64]]
+FILES = ("config.yaml", "model.safetensors", "model.json", "metrics.json", "log.jsonl", "report.html")  # of a run
 SHOWN = ("w1", "w2", "sliced_w2", "mmd", "mean_error", "cov_error")
 
 
@@ -41,6 +48,7 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     """Fits a model and what it is compared with, scores all, and writes a run directory.
 
     Writes ``config.yaml``, ``model.safetensors``, ``model.json``, ``metrics.json``, ``log.jsonl`` and ``report.html``.
+    A system that is shaken brings its own noise where `config.hoam.noise` is 0. A run that was broken off begins anew.
 
     Arguments:
         source: An .npz file of snapshots, or the name of a system.
@@ -52,101 +60,94 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         What metrics.json says: ``test`` (a row a snapshot), ``summary`` of model and baselines over snapshots that are
         held out, or over all where none is, and ``fit``.
     """
-    import yaml
-
-    from ndt.checkpoint import write_json
-    from ndt.dynamics.page import write_page
-
     config = config or DynamicsConfig()
     snapshots, system = _source(source, config)
-    if system is not None and not config.hoam.noise and system.noise:
+    if system is not None and not config.hoam.noise:
         config = replace(config, hoam=replace(config.hoam, noise=system.noise))
-    if out.exists() and {p.name for p in out.iterdir()} - {ASKED} and not (out / "model.json").exists():
-        raise InputError(out, "folder", "a new one, or a run of ndt dynamics", "something else")
-    models, seconds, losses = _fitted(snapshots, config, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    model = models["hoam"]
-    plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
-    (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    assert isinstance(model, HOAM), "the method comes first"
-    model.save(out)
-    assert model.result is not None, "it was fitted"
-    thin = max(config.hoam.steps // 400, 1)
-    lines = [{"step": i + 1, "split": "train", "loss": float(v)} for i, v in enumerate(losses) if i % thin == 0]
-    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if out.exists() and (other := {p.name for p in out.iterdir()} - {*FILES, ASKED}):
+        raise InputError(out, "folder", "a new one, or a run of ndt dynamics", ", ".join(sorted(other)[:3]))
+    model, peers, seconds = _fitted(snapshots, config, progress)
     scored = _scored(snapshots, config)
-    found: dict[str, Any] = {"source": source, "method": config.method, "num_dims": snapshots.num_dims}
-    rows, paths, simulated = {}, {}, {}
-    for name, each in {**models, **({"still": None} if "still" in config.baselines else {})}.items():
-        simulate = _simulate(each, config)
+    paths: dict[str, list[NDArray[np.float64]]] = {}
+    simulated = {}
+    for name, simulate in _simulations(model, peers, config).items():
         began = clock.perf_counter()
         paths[name] = carry(simulate, scored, seed=config.hoam.seed)
         simulated[name] = clock.perf_counter() - began
-        rows[name] = score(paths[name], scored)
-    found["test"] = rows["hoam"]
-    found["baselines"] = {name: {"rows": each} for name, each in rows.items() if name != "hoam"}
     if system is not None:
         simulated["simulator"] = _simulator_seconds(system, scored, config.hoam.seed)
+    rows = {name: score(path, scored) for name, path in paths.items()}
     energies = _energies(system, scored, paths)
-    found["summary"] = {name: summarise(each) for name, each in rows.items()}
-    for name, value in energies.get("errors", {}).items():
-        found["summary"][name]["energy_error"] = value
+    assert model.result is not None, "it was fitted"
     check = model.result.check
-    found["fit"] = {
-        "seconds": seconds,
-        "simulate_seconds": simulated,
-        "steps": config.hoam.steps,
-        **vars(check),
-        "overfitted": check.overfitted,
+    fit = {"seconds": seconds, "simulate_seconds": simulated, "steps": config.hoam.steps, **vars(check)}
+    found: dict[str, Any] = {
+        "source": source,
+        "method": config.method,
+        "num_dims": snapshots.num_dims,
+        "test": rows["hoam"],
+        "baselines": {name: {"rows": each} for name, each in rows.items() if name != "hoam"},
+        "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
+        "fit": fit | {"overfitted": check.overfitted},
     }
-    write_page(out, found, scored, paths, energies, system, np.asarray(losses))
+    _write(out, config, model, found)
+    write_page(out, found, scored, paths, energies, system, model.result.losses)
     write_json(out / "metrics.json", found)  # last: a run that has it has ended
 
     return found
 
 
+def _write(out: Path, config: DynamicsConfig, model: HOAM, found: dict[str, Any]) -> None:
+    assert model.result is not None, "it was fitted"
+    (out / "metrics.json").unlink(missing_ok=True)  # first: what it says is of the model before
+    model.save(out)
+    plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    thin = max(len(model.result.losses) // 400, 1)
+    lines = [
+        {"step": i + 1, "split": "train", "loss": float(model.result.losses[i])}
+        for i in range(0, len(model.result.losses), thin)
+    ]
+    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def _fitted(
     snapshots: Snapshots, config: DynamicsConfig, progress: bool
-) -> tuple[dict[str, HOAM | PerTime], dict[str, float], NDArray[np.float64]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    free: HOAMConfig = replace(config.hoam, rule="monte_carlo", gauge="none", form="action")
-    jobs: dict[str, HOAM | PerTime] = {"hoam": HOAM(config.hoam)}
+) -> tuple[HOAM, dict[str, HOAM | PerTime], dict[str, float]]:
+    """Returns the fitted model, fitted peers by name, and what each took."""
+    model = HOAM(config.hoam)
+    peers: dict[str, HOAM | PerTime] = {}
     if "monte_carlo" in config.baselines:
-        jobs["monte_carlo"] = HOAM(free)
+        peers["monte_carlo"] = HOAM(replace(config.hoam, rule="monte_carlo", gauge="none", form="action"))
     for name in ("flow", "diffusion"):
         if name in config.baselines:
-            jobs[name] = PerTime(replace(config.per_time, objective=name, seed=config.hoam.seed))
+            peers[name] = PerTime(replace(config.per_time, objective=name, seed=config.hoam.seed))
     seconds = {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        for name, job in jobs.items():
+        for name, job in {"hoam": model, **peers}.items():
             task = bar.add_task(name, total=job.config.steps)
             began = clock.perf_counter()
             job.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
             seconds[name] = clock.perf_counter() - began
-    first = jobs["hoam"]
-    assert isinstance(first, HOAM), "the method comes first"
-    assert first.result is not None, "it was fitted"
 
-    return jobs, seconds, first.result.losses
+    return model, peers, seconds
 
 
-def _simulate(model: HOAM | PerTime | None, config: DynamicsConfig) -> Simulate:
-    if model is None:
-        return lambda x0, times, mu=None, seed=0: np.stack([np.asarray(x0)] * len(times))
-    if isinstance(model, PerTime):
-        return model.simulate
+def _simulations(model: HOAM, peers: dict[str, HOAM | PerTime], config: DynamicsConfig) -> dict[str, Simulate]:
+    """Returns how each carries samples on, by name."""
+    solver: dict[str, Any] = {"method": config.solver, "step": config.solver_step}
+    found: dict[str, Simulate] = {
+        name: partial(each.simulate, **solver) if isinstance(each, HOAM) else each.simulate
+        for name, each in {"hoam": model, **peers}.items()
+    }
+    if "still" in config.baselines:
+        found["still"] = lambda x0, times, mu=None, seed=0: np.stack([np.asarray(x0)] * len(times))
 
-    def simulate(x0: Any, times: Any, mu: Any = None, seed: int = 0) -> NDArray[np.float64]:
-        return model.simulate(x0, times, mu, method=config.solver, step=config.solver_step, seed=seed)
-
-    return simulate
+    return found
 
 
 def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Snapshots:
-    """Returns what is scored: at most so many snapshots of a trajectory, evenly, each with at most `num_scored`
-    samples.
+    """Returns what is scored: so many snapshots of a trajectory at most, evenly, of `num_scored` samples at most.
 
     Trajectories that are held out whole are scored alone; where snapshots of a time are held out all trajectories are;
     where nothing is held out all is scored.
@@ -195,7 +196,11 @@ def _energies(
     ]
     made = {name: [energy(x, snapshots.mu[m, 0]) for m, x in enumerate(each)] for name, each in paths.items()}
     errors = {
-        name: float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(each, true, strict=True)]))
+        name: {
+            "energy_error": float(
+                np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(each, true, strict=True)])
+            )
+        }
         for name, each in made.items()
     }
 
@@ -241,3 +246,28 @@ def score_run(run: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
     rows = HOAM.load(run).score(Snapshots.from_npz(data), seed=seed)
 
     return {"run": str(run), "test": rows, "summary": {"hoam": summarise(rows)}}
+
+
+ACTIONS = ("fit", "simulate", "score")
+
+
+def run_action(
+    action: str, source: str, config: DynamicsConfig, *, out: str | None, data: str | None, times: Sequence[float],
+    mu: Sequence[float] | None, seed: int, progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Does what ``ndt dynamics ACTION SOURCE`` was asked for; each action needs some of the paths.
+
+    Raises:
+        InputError: if there is no such action, or a path that it needs was not given.
+    """
+    if action not in ACTIONS:
+        raise InputError("ndt dynamics", "action", f"one of {', '.join(ACTIONS)}", action)
+    for name, path in (("out", out), ("data", data)):
+        if path is None and (action, name) not in (("fit", "data"), ("score", "out")):
+            raise InputError(f"ndt dynamics {action}", f"--{name}", "a path", "nothing")
+    if action == "fit":
+        return {"run": out, **fit_run(source, Path(str(out)), config, progress=progress)}
+    if action == "score":
+        return score_run(Path(source), Path(str(data)), seed=seed)
+
+    return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=seed)

@@ -23,6 +23,16 @@ class Snapshot(NamedTuple):
     velocity: NDArray[np.float64] | None
     weight: NDArray[np.float64]
 
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Weighted mean, shape (d,)."""
+        return np.asarray(self.weight @ self.x)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Weighted standard deviation of each dimension, shape (d,)."""
+        return np.asarray(np.sqrt(self.weight @ (self.x - self.mean) ** 2))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshots:
@@ -109,7 +119,7 @@ class Snapshots:
             held_out_mu: All snapshots of trajectories with these parameters are.
 
         Example:
-            >>> Snapshots.from_arrays(np.zeros((3, 5, 2)), [0.0, 0.5, 1.0]).num_snapshots
+            >>> len(Snapshots.from_arrays(np.zeros((3, 5, 2)), [0.0, 0.5, 1.0]))
             3
         """
         populations = _trajectories(x, 2, "samples")
@@ -244,11 +254,6 @@ class Snapshots:
             float(self.time[i]), self.x[rows], None if self.velocity is None else self.velocity[rows],
             weight / max(weight.sum(), np.finfo(float).tiny),
         )  # fmt: skip
-
-    @property
-    def num_snapshots(self) -> int:
-        """Number of snapshots S of all trajectories."""
-        return len(self.time)
 
     @property
     def num_trajectories(self) -> int:

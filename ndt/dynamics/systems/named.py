@@ -12,9 +12,8 @@ from ndt.dynamics.systems.lorenz import Lorenz
 from ndt.dynamics.systems.oscillator import Oscillator
 from ndt.dynamics.systems.plasma import Beams, Landau
 from ndt.dynamics.systems.trap import Trap
-from ndt.errors import InputError
 
-__all__ = ["SYSTEMS", "System", "named"]
+__all__ = ["SYSTEMS", "System"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +88,3 @@ SYSTEMS = {
         labels=tuple(f"particle {k}" for k in range(1, 9)),
     ),
 }  # fmt: skip
-
-
-def named(name: str) -> System:
-    """Returns a system by its name.
-
-    Raises:
-        InputError: if there is none of that name.
-    """
-    if name not in SYSTEMS:
-        raise InputError("dynamics", "system", f"one of {', '.join(SYSTEMS)}", name)
-
-    return SYSTEMS[name]
