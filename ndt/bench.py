@@ -22,8 +22,13 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "curve": "curve.curve",
     "ways": "ways.ways",
     "dynamics": "dynamics.dynamics",
+    "closed_forms": "closed_forms.closed_forms",
+    "inference": "inference.inference",
+    "ocean": "ocean.ocean",
+    "dynamics_cost": "dynamics_cost.dynamics_cost",
 }
-STUDIES = ("ablation", "presets", "curve", "recordings", "ways", "dynamics")  # many runs each
+DYNAMICS = ("dynamics", "closed_forms", "inference", "ocean")
+STUDIES = ("ablation", "presets", "curve", "recordings", "ways", *DYNAMICS)  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:

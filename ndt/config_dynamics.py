@@ -54,12 +54,13 @@ class HOAMConfig:
         num_end_particles: Particles at each end of the interval.
         num_trajectories: Trajectories a step, drawn without replacement.
         form: ``action``: the loss as published, by the potential's change in time and at both ends; ``velocity``: the
-            same by the velocity of samples, where they have one; ``auto``: that where it can.
+            same by the velocity of samples, where they have one; ``auto``: that where it can and paths do not jitter.
         gauge: ``mean``: the potential is 0 at the population's mean; ``none``: its level is free, as published.
         between: Where samples between snapshots come from: ``paths`` of the same particles, ``transport``: pairs of
             least cost, ``mixture`` of both snapshots, or ``snapshots``: from nowhere, nodes are the snapshots' times.
             ``auto``: paths where particles are paired, else transport where neighbouring snapshots hardly overlap,
             else a mixture.
+        held_back: Share of samples that no step sees and weights are chosen by; of snapshots of less than 200, none.
         steps: Optimisation steps.
         learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
         clip: Largest norm of a gradient; 0 for none.
@@ -71,13 +72,14 @@ class HOAMConfig:
     potential: PotentialConfig = field(default_factory=PotentialConfig)
     noise: float = 0.0
     rule: str = "stratified"
-    num_nodes: int = 64
-    num_particles: int = 64
+    num_nodes: int = 32
+    num_particles: int = 128
     num_end_particles: int = 512
     num_trajectories: int = 2
     form: str = "auto"
     gauge: str = "mean"
     between: str = "auto"
+    held_back: float = 0.1
     steps: int = 2000
     learning_rate: float = 5e-3
     clip: float = 0.0
@@ -88,7 +90,7 @@ class HOAMConfig:
     def __post_init__(self) -> None:
         ones = ("num_nodes", "num_particles", "num_end_particles", "num_trajectories", "steps")
         require(self, {**dict.fromkeys(ones, (1, INF)), "noise": (0, INF), "clip": (0, INF), "ema": (0, 0.9999)})
-        require(self, {"learning_rate": (1e-12, INF), "threads": (0, INF), "seed": (0, INF)})
+        require(self, {"learning_rate": (1e-12, INF), "threads": (0, INF), "seed": (0, INF), "held_back": (0, 0.5)})
         rules = ("stratified", "antithetic", "random_panels", "monte_carlo")
         fixed = ("trapezoid", "simpson", "gauss_legendre", "clenshaw_curtis")
         choose(

@@ -83,6 +83,11 @@ def test_samples_are_carried_on_and_scored_as_python_does(run, tmp_path, capsys)
     assert main(["dynamics", "score", str(run), "--data", str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["test"] == HOAM.load(run).score(Snapshots.from_npz(data))
+    beyond = ["--out", str(out), "--times", "0.1", "--mu", "2.6"]
+    capsys.readouterr()
+    assert main(["dynamics", "simulate", str(run), "--data", str(data), *beyond]) == 0
+    told = "warning: mu = 2.6 lies outside 1.2 to 1.9, which was fitted, by 0.7, 100% of that range\n"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -148,17 +153,21 @@ def test_the_benchmark_has_a_row_for_each_score_and_peer_and_fits_nothing_twice(
     )  # fmt: skip
     monkeypatch.setattr(bench_dynamics, "SETTINGS", {"oscillator": tiny, "two_stream": tiny})
     rows = bench_dynamics.dynamics(tmp_path, 2)
+    common = [(key, peer) for key in ("sliced_w2", "gaussian_w2", "w2") for peer in ("still", "flow")]
+    energy = [("energy_error", peer) for peer in ("still", "flow")]
+    fits = [("loss", "least"), ("overfitted", None), ("seconds", "flow"), ("simulate_seconds", "simulator")]
     assert [(r["name"], r["peer"]) for r in rows] == [
         (f"dynamics.{system}.{key}", peer)
-        for system, keys in (("oscillator", ("w2", "sliced_w2")), ("two_stream", ("w2", "sliced_w2", "energy_error")))
-        for key, peers in (*((k, ("still", "flow")) for k in keys), ("seconds", ("flow", "simulator")))
-        for peer in peers
+        for system, scores in (("oscillator", common), ("two_stream", common + energy))
+        for key, peer in scores + fits
     ]
     for row in rows:
-        assert len(row["values"]) == len(row["peer_values"]) == 2
-        np.testing.assert_allclose(
-            row["difference"], np.mean(np.subtract(row["values"], row["peer_values"])), rtol=1e-9
-        )
+        assert len(row["values"]) == 2
+        if row["peer"]:
+            gap = np.mean(np.subtract(row["values"], row["peer_values"]))
+            np.testing.assert_allclose(row["difference"], gap, rtol=1e-9)
+    exact = next(row for row in rows if row["name"] == "dynamics.oscillator.loss")
+    np.testing.assert_allclose(exact["peer_value"], -48.103, atol=1e-3)
     monkeypatch.setattr(HOAM, "fit", lambda *_, **__: pytest.fail("it is fitted again"))
     assert bench_dynamics.dynamics(tmp_path, 2) == rows
 

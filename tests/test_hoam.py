@@ -246,6 +246,17 @@ def test_one_seed_is_one_model_and_torchs_own_state_is_left_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_parameters_beyond_those_that_were_fitted_are_told_by_how_much() -> None:
+    x = np.random.default_rng(15).normal(size=(2, 3, 20, 1))
+    model = HOAM(QUICK).fit(Snapshots.from_arrays(x, [0.0, 1.0, 2.0], [0.5, 1.5]))
+    with pytest.warns(
+        UserWarning, match=r"^mu = 1\.75 lies outside 0\.5 to 1\.5, which was fitted, by 0\.25, 25% of"
+    ) as told:
+        model.simulate(x[:, 0], [0.0, 0.1], [[1.75], [1.5]])
+    assert len(told) == 1
+    model.simulate(x[0, 0], [0.0, 0.1], [0.5])  # an error here, if it warned
+
+
 def test_snapshots_may_be_the_nodes_and_trajectories_may_have_other_times() -> None:
     rng = np.random.default_rng(14)
     x = [[rng.normal(size=(20, 1)) + t for t in range(k)] for k in (4, 6)]

@@ -143,7 +143,8 @@ def test_recorded_velocities_are_those_of_their_samples() -> None:
 def test_pairs_of_least_cost_are_those_of_sorted_samples_in_one_dimension() -> None:
     rng = np.random.default_rng(2)
     one, other = (Snapshot(0.0, rng.normal(size=(60, 1)), None, np.full(60, 1 / 60)) for _ in range(2))
-    x, y = pair(one, other, np.array([np.inf]), rng)
+    rows, columns = pair(one, other, np.array([np.inf]), rng)
+    x, y = one.x[rows], other.x[columns]
     order = np.argsort(x[:, 0])
     np.testing.assert_array_equal(x[order], np.sort(one.x, axis=0))
     np.testing.assert_array_equal(y[order], np.sort(other.x, axis=0))
@@ -176,3 +177,35 @@ def test_what_lies_between_is_guessed_by_how_far_the_population_moves() -> None:
         assert bridges(seen, "auto", rng)[0].how == expected
     paired = Snapshots.from_arrays(np.zeros((2, 3, 1)), [0.0, 1.0], paired=True)
     assert bridges(paired, "auto", rng)[0].how == "paths"
+
+
+def test_paths_of_a_diffusion_are_rough_and_smooth_ones_are_not() -> None:
+    rng, times = np.random.default_rng(4), np.array([0.0, 0.1, 0.15, 0.3, 0.4, 0.6])
+    push = rng.normal(size=(6, 400, 2)) * np.sqrt(np.diff(times, prepend=0.0))[:, None, None]
+    straight = times[:, None, None] * rng.normal(size=(400, 2))
+    for x, rough in ((np.cumsum(push, 0), True), (straight, False)):
+        seen = Snapshots.from_arrays(x, times, paired=True)
+        assert Bridge(seen.of(0), seen.period, "paths", rng).rough == rough
+        assert not Bridge(seen.of(0), seen.period, "transport", rng).rough
+
+
+def test_parts_of_a_bridge_share_no_particle_and_together_are_all() -> None:
+    x = np.arange(10.0)[None, :, None] + np.array([0.0, 100.0])[:, None, None]
+    seen = Snapshots.from_arrays(x, [0.0, 1.0], paired=True)
+    whole = Bridge(seen.of(0), seen.period, "paths", np.random.default_rng(0))
+    found = [set(whole.part(i, 3).sample(np.array([0.0]), 40, np.random.default_rng(i))[0].ravel()) for i in range(3)]
+    assert [len(each) for each in found] == [4, 3, 3]
+    assert set.union(*found) == set(range(10))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_samples_that_are_set_apart_are_in_no_other_part(paired) -> None:
+    rng = np.random.default_rng(5)
+    seen = Snapshots.from_arrays(np.arange(3 * 250.0).reshape(3, 250, 1), [0.0, 1.0, 2.0], paired=paired)
+    kept, apart = seen.split(0.1, rng)
+    assert apart is not None
+    assert [np.diff(s.start).tolist() for s in (kept, apart)] == [[225] * 3, [25] * 3]
+    assert sorted(np.concatenate([kept.x, apart.x])[:, 0]) == list(range(750))
+    same = np.all(apart.x.reshape(3, 25) % 250 == apart.x[:25, 0] % 250)
+    assert same == paired
+    assert seen.split(0.1, rng, least=300) == (seen, None)

@@ -78,7 +78,8 @@ class Batch:
         paths = [trajectories[m] for m in chosen]
         samples = [p.sample(r.nodes, config.num_particles, rng) for p, r in zip(paths, rules, strict=True)]
         levels = [p.level(r.nodes) for p, r in zip(paths, rules, strict=True)]
-        by_velocity = config.form != "action" and trajectories[0].moves
+        wanted = config.form != "action" and trajectories[0].moves
+        by_velocity = wanted and not (config.form == "auto" and trajectories[0].rough)
 
         return cls(
             x=_joined([x for x, _ in samples]),

@@ -6,6 +6,8 @@ often: densities then change in a straight line. Each is a curve of densities wi
 is fitted to it has a loss that is bounded below.
 """
 
+import copy
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ndt.dynamics.distances import distances
 from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
+from ndt.dynamics.strata import Strata
 from ndt.errors import InputError
 
 __all__ = ["Bridge", "bridges", "pair"]
@@ -45,13 +48,32 @@ class Bridge:
         self.mean = np.stack([s.mean for s in snapshots])  # (K, d)
         self.legs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         for before, after in pairwise(snapshots) if how in ("paths", "transport") else ():
-            x, y = (before.x, after.x) if how == "paths" else pair(before, after, period, rng)
-            self.legs.append((x, nearest(y - x, period)))
+            rows = (slice(None), slice(None)) if how == "paths" else pair(before, after, period, rng)
+            x = before.x[rows[0]]
+            self.legs.append((x, nearest(after.x[rows[1]] - x, period)))
+        self.strata: dict[int, Strata] = {}  # made where they are first drawn from
 
     @property
     def moves(self) -> bool:
         """Whether samples have velocities: along legs, or as they were recorded with."""
         return bool(self.legs) or (self.how == "snapshots" and self.velocities is not None)
+
+    @cached_property
+    def rough(self) -> bool:
+        """Whether particles jitter, so that their velocities over one leg are mostly noise.
+
+        Over two legs the mean squared velocity of a diffusion is half of that over one, and that of a smooth path the
+        same; this is true below three quarters.
+        """
+        if self.how != "paths" or len(self.legs) < 2:
+            return False
+        found = np.zeros(2)
+        for k in np.unique(np.linspace(0, len(self.legs) - 2, 20).astype(int)):
+            (_, one), (_, other) = self.legs[k : k + 2]
+            first, both = self.time[k + 1] - self.time[k], self.time[k + 2] - self.time[k]
+            found += [np.mean((one[:1000] / first) ** 2), np.mean(((one + other)[:1000] / both) ** 2)]
+
+        return bool(found[1] < 0.75 * found[0])
 
     def sample(
         self, time: NDArray[np.float64], num: int, rng: np.random.Generator
@@ -67,18 +89,38 @@ class Bridge:
         for q, (k, a) in enumerate(zip(at.tolist(), along.tolist(), strict=True)):
             if self.legs:
                 x, step = self.legs[k]
-                chosen = _draw(self.share[k] if self.how == "paths" else None, len(x), num, rng)
+                chosen = self._draw(k, x, num, rng)
                 found[q] = x[chosen] + a * step[chosen]
                 speed[q] = step[chosen] / (self.time[k + 1] - self.time[k])
             else:
                 later = rng.random(num) < a
                 for i, mask in ((k, ~later), (k + 1, later)):
-                    chosen = _draw(self.share[i], len(self.samples[i]), int(mask.sum()), rng)
+                    chosen = self._draw(i, self.samples[i], int(mask.sum()), rng)
                     found[q, mask] = self.samples[i][chosen]
                     if self.velocities is not None and self.moves:
                         speed[q, mask] = self.velocities[i][chosen]
 
         return wrap(found, self.period), speed
+
+    def part(self, which: int, of: int) -> "Bridge":
+        """Returns one of several bridges that share no sample: every so many-th particle or pair, from `which` on."""
+        found = copy.copy(self)
+        found.legs = [(x[which::of], step[which::of]) for x, step in self.legs]
+        found.samples = [x[which::of] for x in self.samples]
+        found.share = [w[which::of] / max(w[which::of].sum(), np.finfo(float).tiny) for w in self.share]
+        if self.velocities is not None:
+            found.velocities = [v[which::of] for v in self.velocities]
+        found.strata = {}
+
+        return found
+
+    def _draw(self, k: int, x: NDArray[np.float64], num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Returns rows of the samples that begin leg k, or of snapshot k."""
+        if k not in self.strata:
+            even = np.full(len(x), 1 / len(x))  # pairs of transport were drawn by weight
+            self.strata[k] = Strata(x, even if self.how == "transport" else self.share[k])
+
+        return self.strata[k].draw(num, rng)
 
     def level(self, time: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns where the potential's level is held, and how fast that moves, each of shape (Q, d).
@@ -93,32 +135,25 @@ class Bridge:
         return mean[at] + (time - self.time[at])[:, None] * slope[at], slope[at]
 
 
-def _draw(share: NDArray[np.float64] | None, size: int, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    if share is None or np.ptp(share) == 0:
-        return rng.integers(0, size, num)
-
-    return rng.choice(size, num, p=share)
-
-
 def pair(
     before: Snapshot, after: Snapshot, period: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns samples of two snapshots in pairs whose summed squared distance is least, each of shape (n, d)."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns rows of two snapshots in pairs whose summed squared distance is least, each of shape (n,)."""
     even = all(np.ptp(s.weight) == 0 for s in (before, after))
     n = min(max(len(before.x), len(after.x)), LARGEST) if even else LARGEST
     x, y = (_spread(s, n, rng) for s in (before, after))
-    rows, columns = linear_sum_assignment(distances(x, y, period) ** 2)
+    rows, columns = linear_sum_assignment(distances(before.x[x], after.x[y], period) ** 2)
 
     return x[rows], y[columns]
 
 
-def _spread(snapshot: Snapshot, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Returns n samples in any order, each as often as its weight says, give or take one."""
+def _spread(snapshot: Snapshot, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns n rows in any order, each sample as often as its weight says, give or take one."""
     order = rng.permutation(len(snapshot.x))
     edges = np.cumsum(snapshot.weight[order])
     chosen = np.searchsorted(edges, (rng.permutation(n) + rng.random()) / n * edges[-1], side="right")
 
-    return snapshot.x[order[np.minimum(chosen, len(order) - 1)]]
+    return order[np.minimum(chosen, len(order) - 1)]
 
 
 def bridges(snapshots: Snapshots, how: str, rng: np.random.Generator) -> list[Bridge]:

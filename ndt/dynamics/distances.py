@@ -134,8 +134,8 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
 
     Returns:
         For each snapshot but the first: ``trajectory``, ``t``, ``held_out``, the distances ``w1``, ``w2``,
-        ``sliced_w2`` and ``mmd``, and ``mean_error`` and ``cov_error``, relative to the snapshot's own spread and
-        covariance.
+        ``sliced_w2``, ``gaussian_w2`` and ``mmd``, and ``mean_error`` and ``cov_error``, relative to the snapshot's own
+        spread and covariance.
     """
     rng, rows, period = np.random.default_rng(seed), [], snapshots.period
     for m, path in enumerate(paths):
@@ -146,6 +146,7 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
             row = {"trajectory": m, "t": seen[k].time, "held_out": bool(held[k])}
             row |= {f"w{order}": wasserstein(x, y, order, period=period) for order in (1, 2)}
             row |= {"sliced_w2": sliced_w2(x, y, period=period), "mmd": mmd(x, y, period=period)}
+            row |= {"gaussian_w2": gaussian_w2(x, y)}
             rows.append(row | _moments(x, y, period))
 
     return rows

@@ -16,6 +16,7 @@ from ndt.errors import InputError
 __all__ = ["Progress", "descend", "threads"]
 
 M = TypeVar("M", bound=nn.Module)
+LOOKS = 20
 Progress = Callable[[int, float], None]  # called with steps taken and the last loss
 
 
@@ -31,7 +32,11 @@ class _Settings(Protocol):
 
 
 def descend(
-    model: M, loss: Callable[[], Tensor], config: _Settings, progress: Progress | None = None
+    model: M,
+    loss: Callable[[], Tensor],
+    config: _Settings,
+    progress: Progress | None = None,
+    held: Callable[[M], float] | None = None,
 ) -> tuple[M, NDArray[np.float64]]:
     """Minimises a loss and returns the average of the model's weights, and the loss of each step.
 
@@ -41,6 +46,8 @@ def descend(
         config: `steps`, `learning_rate` (its peak), `clip` (largest norm of a gradient, 0 for none) and `ema` (decay of
             the average; early averages forget sooner, so that they begin where the model is).
         progress: Called after each step.
+        held: The loss of samples that are kept from fitting. It is taken `LOOKS` times, evenly, and the average that
+            has least of it is returned; without it, the last.
 
     Raises:
         InputError: if a loss is not a number.
@@ -48,7 +55,8 @@ def descend(
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
-    losses = np.zeros(config.steps)
+    losses, least, best = np.zeros(config.steps), math.inf, average
+    looks = set(np.linspace(config.steps, 0, LOOKS, endpoint=False).round().astype(int).tolist()) if held else set()
     for step in range(config.steps):
         found = loss()
         losses[step] = found.item()
@@ -64,10 +72,12 @@ def descend(
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
                 kept.lerp_(new, 1 - min(config.ema, (1 + step) / (10 + step)))
+        if held is not None and step + 1 in looks and (now := held(average)) < least:
+            least, best = now, copy.deepcopy(average)
         if progress is not None:
             progress(step + 1, losses[step])
 
-    return average.eval(), losses
+    return best.eval(), losses
 
 
 def _rate(step: int, steps: int) -> float:

@@ -14,14 +14,15 @@ whole trajectory of the population, of any parameters.
 
 Where samples have velocities (paths, or pairs of transport), the end terms and the change in time are the integral of
 -E[x' · grad s] along them, exactly: the loss is then a regression of velocities on a gradient, at each node by itself.
-It has less noise and no level to fix, and without eps no rule can make it fall below -½ E|x'|². This is the default
-(`form`).
+It has no level to fix, without eps no rule can make it fall below -½ E|x'|², and it has less noise, unless paths are
+themselves those of a diffusion, whose velocities are noise above all. Elsewhere it is the default (`form`).
 
 In the action's own form the integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does
 between them: its loss falls below the minimum that is attainable, and where its level is free (adding c(t) changes
 nothing but the error of the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide. `Check`
-compares the loss with a fresh, finer estimate and says so where nodes were over-fitted; it draws from the samples that
-were fitted, so it does not see where these were, as the Laplacian of a few samples can be (DECISIONS.md).
+compares the loss with a fresh, finer estimate and says so where nodes were over-fitted. With noise, the Laplacian of
+a few samples can be over-fitted, too: a share of the samples is kept back, which weights are kept is chosen by its
+loss, and `Check` says by how much it is above that of the samples that were fitted.
 
 Reference: Berman, Blickhan, Peherstorfer (2024), Parametric model reduction of mean-field and stochastic systems via
 higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as the derivation says.
@@ -29,6 +30,7 @@ higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian en
 
 import math
 import time as clock
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,17 +65,26 @@ class Check:
         fresh: Its loss by strata twice as fine.
         error: Standard error of their difference.
         kinetic: Minus half the integral of E|grad s|², which is the loss of the best potential of all.
+        kept: Its loss, by the finer strata, of samples that were kept back; None where there are none.
+        kept_error: Standard error of the difference of that to `fresh`.
     """
 
     loss: float
     fresh: float
     error: float
     kinetic: float
+    kept: float | None = None
+    kept_error: float = 0.0
 
     @property
     def overfitted(self) -> bool:
         """Whether the loss lies below what fresh nodes show, by more than 1 % and three standard errors."""
         return self.loss < self.fresh - max(0.01 * abs(self.fresh), 3 * self.error)
+
+    @property
+    def memorised(self) -> bool:
+        """Whether samples that were kept back have a loss above those that were fitted, by more than the same."""
+        return self.kept is not None and self.kept > self.fresh + max(0.01 * abs(self.fresh), 3 * self.kept_error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +130,9 @@ class HOAM:
         """
         config, began = self.config, clock.perf_counter()
         rng = np.random.default_rng(config.seed)
-        seen = snapshots.fitted
+        seen, apart = snapshots.fitted.split(config.held_back, rng)
         trajectories = bridges(seen, config.between, rng)
+        kept = [] if apart is None else bridges(apart, trajectories[0].how, rng)
         if config.form == "velocity" and not trajectories[0].moves:
             found = f"{trajectories[0].how} without velocities"
             raise InputError("settings", "between", "paths, transport or recorded velocities for form=velocity", found)
@@ -128,13 +140,19 @@ class HOAM:
             torch.manual_seed(config.seed)
             potential = Potential(config.potential, _scales(seen))
         probes = torch.Generator().manual_seed(config.seed)
+        finer = replace(config, rule="stratified", num_nodes=2 * config.num_nodes + 1, num_trajectories=len(seen.mu))
+        judge = Batch.drawn(kept, seen.mu, finer, rng) if kept else None
 
         def loss() -> Tensor:
             return self._loss(potential, Batch.drawn(trajectories, seen.mu, config, rng), probes).mean()
 
+        def held(model: Potential) -> float:
+            assert judge is not None, "samples were kept back"
+            return float(self._loss(model, judge, torch.Generator().manual_seed(config.seed)).mean().detach())
+
         with threads(config.threads):
-            self.potential, losses = descend(potential, loss, config, progress)
-            check = self._check(self.potential, trajectories, seen.mu, rng)
+            self.potential, losses = descend(potential, loss, config, progress, held if kept else None)
+            check = self._check(self.potential, trajectories, kept, seen.mu, rng)
         self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
 
         return self
@@ -180,27 +198,33 @@ class HOAM:
         return s[:, :-1] - s[:, -1:]
 
     def _check(
-        self, potential: Potential, trajectories: list[Bridge], mu: NDArray[np.float64], rng: np.random.Generator
-    ) -> Check:
+        self, potential: Potential, trajectories: list[Bridge], kept: list[Bridge], mu: NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> Check:  # fmt: skip
         """Estimates the loss by its own rule and by a finer one, where nodes are not the snapshots' times."""
         own = replace(self.config, num_trajectories=len(mu))
         finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
         probes = torch.Generator().manual_seed(self.config.seed + 1)
-        found = np.zeros((16, 3))  # loss by the own rule, by the finer one, and half the squared gradient
-        for row in found:
-            for i, config in enumerate((own, finer)):
-                batch = Batch.drawn(trajectories, mu, config, rng)
-                row[i] = float(self._loss(potential, batch, probes).mean().detach())
-            _, kinetic = self._integrand(potential, batch, probes)
-            row[2] = float((batch.weight * kinetic.detach()).view(len(batch.mu), -1).sum(1).mean())
-        gap = found[:, 0] - found[:, 1]
+        repeats = max(32 // len(mu), 8)
+        parts = min([repeats, *(len(x) for path in kept for x in path.samples)])
+        losses, kinetics = np.zeros((repeats, 3 if kept else 2)), np.zeros(repeats)
+        for i in range(repeats):
+            apart = [path.part(i % parts, parts) for path in kept]  # else the error would not show how few they are
+            for j, (paths, config) in enumerate([(trajectories, own), (trajectories, finer), (apart, finer)]):
+                if not paths:
+                    continue
+                batch = Batch.drawn(paths, mu, config, rng)
+                losses[i, j] = float(self._loss(potential, batch, probes).mean().detach())
+                if j == 1:
+                    _, kinetic = self._integrand(potential, batch, probes)
+                    kinetics[i] = float((batch.weight * kinetic.detach()).view(len(batch.mu), -1).sum(1).mean())
+        gaps = (losses - losses[:, [1]]).std(0, ddof=1) / math.sqrt(len(losses))
 
         return Check(
-            loss=float(found[:, 0].mean()),
-            fresh=float(found[:, 1].mean()),
-            error=float(gap.std(ddof=1) / math.sqrt(len(gap))),
-            kinetic=-float(found[:, 2].mean()),
-        )
+            loss=float(losses[:, 0].mean()), fresh=float(losses[:, 1].mean()), error=float(gaps[0]),
+            kinetic=-float(kinetics.mean()), kept=float(losses[:, 2].mean()) if kept else None,
+            kept_error=float(gaps[2]) if kept else 0.0,
+        )  # fmt: skip
 
     # ---- use
 
@@ -230,7 +254,7 @@ class HOAM:
         Arguments:
             x0: Samples at the first time, (N, d), or (M, N, d) for several populations.
             times: Times T, ascending; beyond those that were fitted the potential is extrapolated.
-            mu: Parameters, (p,), or (M, p).
+            mu: Parameters, (p,), or (M, p); a warning says how far they lie outside those that were fitted.
             method: ``euler``, ``heun`` or, without noise, ``rk4``.
             step: Longest step; 0 for a five-hundredth of the fitted span.
             seed: Seed of the noise.
@@ -245,8 +269,11 @@ class HOAM:
         alone = start.ndim == 2
         start = start[None] if alone else start
         first, last = model.scales.span.tolist()
+        parameters = self._parameters(mu, len(start))
+        for line in model.scales.beyond(parameters):
+            warnings.warn(line, stacklevel=2)
         found = integrate(
-            self._drift(model, self._parameters(mu, len(start))), start, np.asarray(times, np.float64),
+            self._drift(model, parameters), start, np.asarray(times, np.float64),
             step=step or (last - first) / 500, method=method, noise=self.config.noise,
             period=model.scales.period, generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip

@@ -208,5 +208,13 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
         "Draw nodes anew (rule=stratified) or fix the level (gauge=mean)." if fit["overfitted"]
         else "The loss is what fresh nodes show.",
     )  # fmt: skip
+    findings = [grade]
+    if fit["kept"] is not None:
+        told = f"Samples that were kept back have a loss of {fit['kept']:.4g}"
+        findings.append(Graded(
+            grade="warning" if fit["memorised"] else "ok", where="samples",
+            message=f"{told}, above that of those that were fitted: these are over-fitted. Take more, or fewer steps."
+            if fit["memorised"] else f"{told}: that of those that were fitted.",
+        ))  # fmt: skip
 
-    return Section(title="Fit", anchor="fit", text=[text], findings=[grade], drawings=[curve])
+    return Section(title="Fit", anchor="fit", text=[text], findings=findings, drawings=[curve])

@@ -55,6 +55,7 @@ class Scales(nn.Module):
         spread = mu.std(0)
         self.register_buffer("mu_mean", torch.as_tensor(mu.mean(0), dtype=torch.float32))
         self.register_buffer("mu_scale", torch.as_tensor(np.where(spread > 0, spread, 1.0), dtype=torch.float32))
+        self.register_buffer("mu_range", torch.as_tensor(np.stack([mu.min(0), mu.max(0)]), dtype=torch.float32))
 
     centre: Tensor
     length: Tensor
@@ -62,11 +63,27 @@ class Scales(nn.Module):
     span: Tensor
     mu_mean: Tensor
     mu_scale: Tensor
+    mu_range: Tensor
 
     def condition(self, t: Tensor, mu: Tensor) -> Tensor:
         """Returns time and parameters, scaled: time to [-1, 1] over the span, parameters to deviations; (B, 1 + p)."""
         start, end = self.span
         return torch.cat([(2 * (t - start) / (end - start) - 1)[:, None], (mu - self.mu_mean) / self.mu_scale], 1)
+
+    def beyond(self, mu: Tensor) -> list[str]:
+        """Returns a line for each parameter of (M, p) that lies outside the range that was fitted, and by how much."""
+        found = []
+        for j, (low, high) in enumerate(self.mu_range.T.tolist()):
+            slack = 1e-6 * max(abs(low), abs(high))  # of single precision
+            for value in sorted({v for v in mu[:, j].tolist() if not low - slack <= v <= high + slack}):
+                over = max(low - value, value - high)
+                share = f", {over / (high - low):.0%} of that range" if high > low else ""
+                where = f"mu[{j}]" if len(self.mu_mean) > 1 else "mu"
+                found.append(
+                    f"{where} = {value:g} lies outside {low:g} to {high:g}, which was fitted, by {over:.3g}{share}"
+                )
+
+        return found
 
     @property
     def action(self) -> Tensor:

@@ -1,8 +1,11 @@
 """``ndt dynamics``: snapshots to a fitted model, its scores beside others', and a page."""
 
 import json
+import sys
 import time as clock
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +32,7 @@ __all__ = ["ACTIONS", "fit_run", "run_action", "score_run", "simulate_run"]
 
 Simulate = Callable[..., NDArray[np.float64]]
 FILES = ("config.yaml", "model.safetensors", "model.json", "metrics.json", "log.jsonl", "report.html")  # of a run
-SHOWN = ("w1", "w2", "sliced_w2", "mmd", "mean_error", "cov_error")
+SHOWN = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 
 
 def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None]:
@@ -88,7 +91,7 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         "test": rows["hoam"],
         "baselines": {name: {"rows": each} for name, each in rows.items() if name != "hoam"},
         "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
-        "fit": fit | {"overfitted": check.overfitted},
+        "fit": fit | {"overfitted": check.overfitted, "memorised": check.memorised},
     }
     _write(out, config, model, found)
     write_page(out, found, scored, paths, energies, system, model.result.losses)
@@ -265,9 +268,20 @@ def run_action(
     for name, path in (("out", out), ("data", data)):
         if path is None and (action, name) not in (("fit", "data"), ("score", "out")):
             raise InputError(f"ndt dynamics {action}", f"--{name}", "a path", "nothing")
-    if action == "fit":
-        return {"run": out, **fit_run(source, Path(str(out)), config, progress=progress)}
-    if action == "score":
-        return score_run(Path(source), Path(str(data)), seed=seed)
+    with _warned_once():
+        if action == "fit":
+            return {"run": out, **fit_run(source, Path(str(out)), config, progress=progress)}
+        if action == "score":
+            return score_run(Path(source), Path(str(data)), seed=seed)
 
-    return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=seed)
+        return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=seed)
+
+
+@contextmanager
+def _warned_once() -> Iterator[None]:
+    """Prints each warning of a block in one line, once."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for line in dict.fromkeys(str(w.message) for w in found):
+        print(f"warning: {line}", file=sys.stderr)

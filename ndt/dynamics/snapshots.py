@@ -294,6 +294,36 @@ class Snapshots:
             held_out=self.held_out[chosen],
         )
 
+    def split(self, share: float, rng: np.random.Generator, least: int = 200) -> tuple["Snapshots", "Snapshots | None"]:
+        """Returns all but a share of each snapshot's samples, and these; paired ones stay so.
+
+        Arguments:
+            share: Of samples, below 1.
+            rng: What they are drawn with.
+            least: Where a snapshot has fewer samples, or the share is 0, nothing is set apart and None returned.
+        """
+        if not share or np.diff(self.start).min() < least:
+            return self, None
+        apart = np.zeros(len(self.x), bool)
+        for m in range(self.num_trajectories):
+            for k, i in enumerate(np.flatnonzero(self.trajectory == m)):
+                size = int(self.start[i + 1] - self.start[i])
+                if k == 0 or not self.paired:
+                    rows = rng.permutation(size)[: max(round(share * size), 1)]
+                apart[self.start[i] + rows] = True
+
+        return self._rows(~apart), self._rows(apart)
+
+    def _rows(self, chosen: NDArray[np.bool_]) -> "Snapshots":
+        """Returns chosen samples, shape (R,), of all snapshots."""
+        return replace(
+            self,
+            x=self.x[chosen],
+            start=np.concatenate([[0], np.cumsum(chosen)[self.start[1:] - 1]]),
+            velocity=None if self.velocity is None else self.velocity[chosen],
+            weight=None if self.weight is None else self.weight[chosen],
+        )
+
     @property
     def fitted(self) -> "Snapshots":
         """Those that a model may see."""

@@ -28,6 +28,7 @@ class System:
         num_times: Snapshots of a trajectory.
         noise: Diffusion that samples of a fitted model move with.
         labels: Names of the dimensions.
+        least_loss: Loss of the best potential over the times, where it is known.
     """
 
     model: Any
@@ -37,6 +38,7 @@ class System:
     num_times: int = 201
     noise: float = 0.0
     labels: tuple[str, ...] = ()
+    least_loss: float | None = None
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -66,7 +68,9 @@ class System:
 
 WAVES = tuple(round(1.2 + 0.1 * k, 1) for k in range(8))
 SYSTEMS = {
-    "oscillator": System(model=Oscillator(), num_times=401, labels=("x1", "x2")),
+    "oscillator": System(
+        model=Oscillator(), num_times=401, labels=("x1", "x2"), least_loss=Oscillator().least_loss()
+    ),
     "two_stream": System(
         model=Beams(cells=128, step=0.05, quiet=True),
         fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),

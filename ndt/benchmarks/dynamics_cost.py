@@ -1,0 +1,120 @@
+"""``ndt bench dynamics_cost``: time and memory of one step of fitting against particles, dimensions and nodes."""
+
+import statistics
+import subprocess
+import sys
+import time as clock
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndt.benchmarks.timing import row, run_folder
+from ndt.config import BenchConfig
+from ndt.config_dynamics import HOAMConfig
+from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.snapshots import Snapshots
+from ndt.page import write_text
+from ndt.plots import BLUE, GRID, ORANGE, page_figure
+
+__all__ = ["AXES", "dynamics_cost", "peak"]
+
+BASE = {"particles": 64, "dimensions": 4, "nodes": 16}
+AXES: Mapping[str, tuple[int, ...]] = {
+    "particles": (64, 128, 256, 512, 1024, 2048),
+    "dimensions": (4, 8, 16, 32, 64, 128),
+    "nodes": (16, 32, 64, 128, 256, 512),
+}
+STEPS = 5
+
+# In a process of its own, which tells its largest resident memory: the kernel's figure since exec.
+_MEMORY = """
+import sys
+from ndt.benchmarks.dynamics_cost import peak
+print(peak(*map(int, sys.argv[1:])))
+"""
+
+
+def dynamics_cost(config: BenchConfig) -> list[dict[str, Any]]:
+    """Measures steps of fitting at growing sizes, one thread, and writes ``cost.svg`` into `config.out`.
+
+    Each axis grows by itself from 64 particles, 4 dimensions, 16 nodes. A row's value is that of its largest size, its
+    peer the one before it, of half the size: with cost in proportion to size their ratio is 2, and below it where a
+    part of the cost is fixed. Memory is what a process has at most, less what it has before the first step.
+    """
+    rows: list[dict[str, Any]] = []
+    found: dict[str, dict[str, list[float]]] = {}
+    for axis, sizes in AXES.items():
+        found[axis] = {"seconds": [], "MiB": []}
+        for size in sizes:
+            shape = {**BASE, axis: size}
+            taken = [_seconds(**shape) for _ in range(config.repeats)]
+            found[axis]["seconds"].append(statistics.median(taken))
+            arguments = [sys.executable, "-c", _MEMORY, *(str(shape[name]) for name in BASE)]
+            told = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+            found[axis]["MiB"].append(float(told))
+        for unit, values in found[axis].items():
+            name = f"dynamics_cost.{axis}.{unit}"
+            rows.append(
+                row(f"{name}.{sizes[-1]}", values[-1:], unit, f"{sizes[-2]}", values[-2:-1])
+                | {"sizes": list(sizes), "values": values}
+            )
+    with run_folder(config.out) as out:
+        write_text(out / "cost.svg", _drawn(found))
+
+    return rows
+
+
+def _model(particles: int, dimensions: int, nodes: int, steps: int) -> tuple[HOAM, Snapshots]:
+    x = np.random.default_rng(0).normal(size=(1, 3, 4096, dimensions))
+    settings = HOAMConfig(noise=0.1, steps=steps, num_nodes=nodes, num_particles=particles, held_back=0.0, threads=1)
+
+    return HOAM(settings), Snapshots.from_arrays(x, [0.0, 0.5, 1.0], paired=True)
+
+
+def _seconds(particles: int, dimensions: int, nodes: int) -> float:
+    """Returns seconds of a step, by the median of some: neither the first, nor what is done once."""
+    model, seen = _model(particles, dimensions, nodes, STEPS + 1)
+    moments: list[float] = []
+    model.fit(seen, lambda step, loss: moments.append(clock.perf_counter()))
+
+    return float(np.median(np.diff(moments)))
+
+
+def peak(particles: int, dimensions: int, nodes: int) -> float:
+    """Returns MiB that steps of fitting take at most beyond what is there before; by the kernel, in a new process."""
+    model, seen = _model(particles, dimensions, nodes, 2)
+    tiny = replace(model.config, num_nodes=1, num_particles=1, steps=1)
+    HOAM(tiny).fit(seen)
+    before = _resident()
+    model.fit(seen)
+
+    return (_resident() - before) / 1024
+
+
+def _resident() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+
+def _drawn(found: dict[str, dict[str, list[float]]]) -> str:
+    """Draws cost against each size, both on logarithmic axes, beside what grows in proportion."""
+    with page_figure(4.6, 2, len(found), sharex="col") as sheet:
+        for column, (axis, of) in enumerate(found.items()):
+            sizes = np.array(AXES[axis], float)
+            for line, (unit, colour) in enumerate((("seconds", BLUE), ("MiB", ORANGE))):
+                ax, values = sheet.axes[line, column], np.array(of[unit])
+                ax.plot(sizes, values, "o-", color=colour, markersize=4)
+                ax.plot(sizes, values[-1] * sizes / sizes[-1], "--", color=GRID, zorder=0, label="in proportion")
+                ax.set(xscale="log", yscale="log")
+                ax.grid(color=GRID, linewidth=0.5)
+                if column == 0:
+                    ax.set_ylabel("seconds a step" if unit == "seconds" else "memory (MiB)")
+                if line == 1:
+                    ax.set_xlabel(axis + (" a node" if axis == "particles" else ""))
+        sheet.axes[0, 0].legend(fontsize=7.5)
+    text: str = sheet.svg
+
+    return text

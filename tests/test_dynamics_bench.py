@@ -1,0 +1,81 @@
+"""Benchmarks of the dynamics heads: what their peers are known to be, and that each runs through."""
+
+import numpy as np
+import pytest
+
+from ndt.benchmarks import closed_forms as forms
+from ndt.benchmarks import dynamics as systems
+from ndt.benchmarks import dynamics_cost as cost
+from ndt.benchmarks import inference as solves
+from ndt.benchmarks import ocean as vortex_module
+from ndt.config import BenchConfig
+from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from tests.realdata import real_file
+
+SMALL = PotentialConfig(width=8, depth=2, time_frequencies=2)
+QUICK = HOAMConfig(potential=SMALL, num_nodes=4, num_particles=8, num_end_particles=16, steps=2, threads=1)
+
+
+@pytest.mark.slow
+def test_what_is_guessed_of_the_vortex_is_what_others_measured(monkeypatch, tmp_path) -> None:
+    """The reference's W1 at the held-out times: 0.517, 0.200, 0.235 and 0.038, to the last figure."""
+    monkeypatch.setenv("NDT_DATA", str(real_file("snapshots/ocean_vortex_small.npz").parents[1]))
+    monkeypatch.setattr(vortex_module, "CONFIG", QUICK)
+    rows = vortex_module.ocean(tmp_path, 1)
+    found = {row["peer"]: row["peer_value"] for row in rows}
+    known = {"persistence": 0.517, "constant_velocity": 0.200, "transport": 0.235, "hermite": 0.038}
+    assert found.keys() == known.keys()
+    for name, value in known.items():
+        np.testing.assert_allclose(found[name], value, atol=6e-4)
+    assert all(np.isfinite(row["value"]) for row in rows)
+
+
+def test_a_vortex_that_is_not_there_is_named(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("NDT_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"ocean_vortex_small\.npz: NDT_DATA: expected the file of a vortex"):
+        vortex_module.vortex()
+
+
+@pytest.mark.slow
+def test_closed_forms_have_a_row_for_each_field_and_loss(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(forms, "NUM_PARTICLES", 300)
+    monkeypatch.setattr(forms, "STEPS", 2)
+    monkeypatch.setattr(forms, "TIMES", np.linspace(0, 1, 11))
+    rows = forms.closed_forms(tmp_path, 2)
+    assert [row["name"] for row in rows] == [
+        f"closed_forms.{p}.{what}" for p in forms.PATHS for what in ("field", "loss")
+    ]
+    assert all(len(row["values"]) == 2 for row in rows)
+    least = {row["name"]: row["peer_value"] for row in rows if row["peer"] == "least"}
+    np.testing.assert_allclose(
+        least["closed_forms.translating.loss"], -2 * np.mean(np.square(forms.SPEEDS)[[0, 1, 2, 4, 5, 6]])
+    )
+
+
+@pytest.mark.slow
+def test_costs_are_measured_at_each_size_and_drawn(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(cost, "AXES", {"particles": (8, 16), "dimensions": (2, 4), "nodes": (2, 4)})
+    rows = cost.dynamics_cost(BenchConfig(repeats=1, out=str(tmp_path)))
+    assert len(rows) == 6
+    assert all(row["sizes"][-1] == 2 * row["sizes"][-2] for row in rows)
+    assert all(row["value"] >= 0 for row in rows)
+    text = (tmp_path / "cost.svg").read_text()
+    for label in ("seconds a step", "memory (MiB)", "particles a node", "dimensions", "nodes"):
+        assert label in text
+
+
+@pytest.mark.slow
+def test_a_trajectory_is_timed_beside_a_solve_for_each_time_and_the_simulator(monkeypatch, tmp_path) -> None:
+    config = DynamicsConfig(
+        hoam=QUICK, per_time=PerTimeConfig(width=8, depth=2, steps=2, threads=1), baselines=(), num_particles=40,
+        num_scored=40,
+    )  # fmt: skip
+    monkeypatch.setattr(systems, "SETTINGS", {"two_stream": config})
+    monkeypatch.setattr(solves, "SETTINGS", {"two_stream": config})
+    monkeypatch.setattr(solves, "NUM_PARTICLES", 30)
+    monkeypatch.setattr(solves, "SOLVES", {"hoam": (5, 10), "flow": (1, 2)})
+    rows = solves.inference(tmp_path, 2)
+    peers = {row["peer"]: row for row in rows if row["peer"]}
+    assert set(peers) == {"flow", "simulator"}
+    assert all(len(row["values"]) == 2 and row["value"] > 0 for row in peers.values())
+    assert {row["name"] for row in rows} >= {"inference.hoam.5_steps.score", "inference.flow.2_steps.seconds"}
