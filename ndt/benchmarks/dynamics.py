@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["SETTINGS", "dynamics", "fitted"]
 
-PEERS = ("still", "monte_carlo", "flow")
+PEERS = ("still", "monte_carlo", "flow", "diffusion")
 PER_TIME = PerTimeConfig(steps=3000, solver_steps=25, threads=1)
 BEAMS = DynamicsConfig(
     hoam=HOAMConfig(
         potential=PotentialConfig(width=48, time_frequencies=16, harmonics=4), num_nodes=16, num_particles=256,
         steps=2000, threads=1,
     ),
-    baselines=PEERS, per_time=PER_TIME, num_particles=20_000, num_scored=4000,
+    baselines=PEERS, per_time=PER_TIME, num_particles=20_000, num_scored=2500,
 )  # fmt: skip
 MANY = DynamicsConfig(
-    hoam=HOAMConfig(potential=PotentialConfig(width=48), steps=1000, threads=1),
+    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=1500, threads=1),
     baselines=PEERS, per_time=PER_TIME, num_particles=8000, num_scored=2000,
 )  # fmt: skip
 SETTINGS = {
@@ -37,7 +37,7 @@ SETTINGS = {
     "bump_on_tail": BEAMS,
     "landau": MANY,
     "lorenz": MANY,
-    "trap": MANY,
+    "trap": replace(MANY, num_particles=4000),
 }  # fmt: skip
 SCORES = {
     "sliced_w2": "sliced W2",
@@ -50,8 +50,8 @@ SCORES = {
 def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """Fits each system of `SETTINGS` in every seed and returns a row for each score and each peer; less is better.
 
-    Peers are action matching with independent nodes and a free level, flow matching per time, and the population that
-    does not move. Scores are means over snapshots of unseen parameters, or over all of the oscillator, which has none.
+    Peers are action matching with independent nodes and a free level, flow matching and diffusion per time, and the
+    population that does not move. Scores are means over snapshots of unseen parameters, or over all of the oscillator, which has none.
     Rows of ``loss`` have the fitted loss, of fresh nodes, beside minus half the squared gradient, which it is at best,
     or beside the least loss there is, where that is known. Rows of ``seconds`` have what the scored trajectories take,
     beside the simulator itself with as many particles.
@@ -91,7 +91,7 @@ def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, 
         paired_row(f"dynamics.{name}.loss", [f["fresh"] for f in fits], "loss", "least", best, budget),
         paired_row(f"dynamics.{name}.overfitted", [float(f["overfitted"]) for f in fits], "share", None, (), budget),
     ]
-    for what, peers in (("seconds", ("monte_carlo", "flow")), ("simulate_seconds", ("simulator",))):
+    for what, peers in (("seconds", ("monte_carlo", "flow", "diffusion")), ("simulate_seconds", ("simulator",))):
         own = [fit[what]["hoam"] for fit in fits]
         for peer in peers:
             if all(peer in fit[what] for fit in fits):
