@@ -51,7 +51,8 @@ def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[di
     """Fits each system of `SETTINGS` in every seed and returns a row for each score and each peer; less is better.
 
     Peers are action matching with independent nodes and a free level, flow matching and diffusion per time, and the
-    population that does not move. Scores are means over snapshots of unseen parameters, or over all of the oscillator, which has none.
+    population that does not move. Scores are means over snapshots of unseen parameters, or over all of the oscillator,
+    which has none.
     Rows of ``loss`` have the fitted loss, of fresh nodes, beside minus half the squared gradient, which it is at best,
     or beside the least loss there is, where that is known. Rows of ``seconds`` have what the scored trajectories take,
     beside the simulator itself with as many particles.
