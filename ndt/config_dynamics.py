@@ -5,8 +5,18 @@ from dataclasses import dataclass, field
 from ndt.errors import InputError
 from ndt.settings import INF, choose, require
 
-__all__ = ["BETWEEN", "DynamicsConfig", "HOAMConfig", "PerTimeConfig", "PotentialConfig"]
+__all__ = [
+    "BETWEEN",
+    "DynamicsConfig",
+    "FunctionalConfig",
+    "HOAMConfig",
+    "PerTimeConfig",
+    "PotentialConfig",
+    "TERMS",
+    "WLMConfig",
+]
 
+TERMS = ("external", "pairwise", "attention", "sets")
 BETWEEN = ("auto", "paths", "transport", "mixture", "snapshots")
 
 
@@ -101,6 +111,97 @@ class HOAMConfig:
             form=("auto", "action", "velocity"),
             between=BETWEEN,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionalConfig:
+    """Potential functionals of a population; see `ndt.dynamics.functionals`.
+
+    Arguments:
+        terms: Which are learned, of ``external``, ``pairwise``, ``attention`` and ``sets``.
+        potential: The network of ``external``.
+        width: Width of the other networks.
+        depth: Layers of attention.
+        heads: Heads of attention; they divide the width.
+        use_time: Whether the external potential may change in time. It can then take friction's part.
+        entropy: Temperature T of the entropy, in squared units of x over those of time; 0 for none.
+        fisher: Planck's constant of the Fisher term, in squared units of x over time; 0 for none.
+        density: What both take logarithms of: ``gaussian``, of the samples' moments, or ``kernel``.
+    """
+
+    terms: tuple[str, ...] = ("external",)
+    potential: PotentialConfig = field(default_factory=lambda: PotentialConfig(kind="concat", time_frequencies=2))
+    width: int = 64
+    depth: int = 1
+    heads: int = 4
+    use_time: bool = False
+    entropy: float = 0.0
+    fisher: float = 0.0
+    density: str = "kernel"
+
+    def __post_init__(self) -> None:
+        require(self, dict.fromkeys(("width", "depth", "heads"), (1, INF)), "functional.")
+        require(self, dict.fromkeys(("entropy", "fisher"), (0, INF)), "functional.")
+        choose(self, "functional", density=("gaussian", "kernel"))
+        for name in self.terms:
+            if name not in TERMS:
+                raise InputError("settings", "functional.terms", f"some of {', '.join(TERMS)}", name)
+        if self.width % self.heads:
+            raise InputError("settings", "functional.heads", f"a divisor of the width {self.width}", self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WLMConfig:
+    """Wasserstein Lagrangian mechanics; see `ndt.dynamics.wlm`.
+
+    Arguments:
+        functional: The potential functional.
+        friction: Friction gamma at first, per unit of time; 0 stays 0.
+        learn_friction: Whether it is learned.
+        scale: ``physical``, or ``mobility``: forces times 1 + gamma, so that friction may grow without bound.
+        velocity: Velocities that particles begin with: ``observed``, ``zero``, ``matched`` (the gradient field of
+            action matching on the same snapshots), ``learned`` (a network, at each trajectory's first snapshot);
+            ``auto``: observed where they are known, else matched.
+        matching: Action matching, where velocities come of it.
+        restarts: Whether rollouts begin at any snapshot whose velocities are known, and not at the first alone.
+        horizon: Most snapshots that a rollout passes, drawn anew each step; 0 for all that are left.
+        loss: ``assignment``, ``sinkhorn``, ``energy``, ``sliced``, or ``auto``, by the number of samples.
+        num_particles: Most particles of a rollout; drawn anew each step.
+        step: Longest step of the solver; 0 for a fifth of the shortest time between snapshots.
+        steps: Optimisation steps.
+        learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
+        clip: Largest norm of a gradient; 0 for none.
+        ema: Decay of the average of weights that is kept.
+        threads: Threads of torch; 0 leaves them as they are.
+        seed: Seed of weights and draws.
+    """
+
+    functional: FunctionalConfig = field(default_factory=FunctionalConfig)
+    friction: float = 0.1
+    learn_friction: bool = True
+    scale: str = "physical"
+    velocity: str = "auto"
+    matching: HOAMConfig = field(default_factory=lambda: HOAMConfig(steps=400))
+    restarts: bool = True
+    horizon: int = 0
+    loss: str = "auto"
+    num_particles: int = 256
+    step: float = 0.0
+    steps: int = 800
+    learning_rate: float = 5e-3
+    clip: float = 1.0
+    ema: float = 0.98
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, {"num_particles": (2, INF), "steps": (1, INF), "horizon": (0, INF), "step": (0, INF)})
+        require(self, {"friction": (0, INF), "clip": (0, INF), "ema": (0, 0.9999), "learning_rate": (1e-12, INF)})
+        require(self, {"threads": (0, INF), "seed": (0, INF)})
+        choose(
+            self, "", scale=("physical", "mobility"), velocity=("auto", "observed", "zero", "matched", "learned"),
+            loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from ndt.cli import main
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.per_time import PerTime
+from ndt.dynamics.periodic import wrap
 from ndt.dynamics.run import fit_run
-from ndt.dynamics.snapshots import Snapshots, wrap
+from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import SYSTEMS
 from ndt.settings import load_config
 

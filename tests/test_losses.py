@@ -55,7 +55,7 @@ def test_sinkhorns_gradient_is_that_of_its_value_where_it_has_converged() -> Non
     x, y = samples(8, num=7), samples(9, num=9, shift=0.4)
 
     def loss(a):
-        return sinkhorn(a, y, blur=0.5, scaling=0.97)
+        return sinkhorn(a, y, blur=0.5, rounds=300)
 
     at = x.clone().requires_grad_()
     (found,) = torch.autograd.grad(loss(at), at)
@@ -64,7 +64,7 @@ def test_sinkhorns_gradient_is_that_of_its_value_where_it_has_converged() -> Non
         up[i, j] += 1e-5
         down[i, j] -= 1e-5
         expected = (loss(up) - loss(down)) / 2e-5
-        torch.testing.assert_close(found[i, j], expected, rtol=0.02, atol=1e-4)
+        torch.testing.assert_close(found[i, j], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_loss_is_chosen_by_size() -> None:

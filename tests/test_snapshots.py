@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ndt.dynamics.between import Bridge, bridges, pair
-from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
+from ndt.dynamics.periodic import nearest, wrap
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 

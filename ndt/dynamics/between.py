@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from ndt.dynamics.distances import distances
-from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest, wrap
+from ndt.dynamics.periodic import nearest, wrap
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.dynamics.strata import Strata
 from ndt.errors import InputError
 

@@ -12,7 +12,8 @@ from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ndt.dynamics.snapshots import Snapshot, Snapshots, nearest
+from ndt.dynamics.periodic import nearest, on_circles
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 
 __all__ = ["carry", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
@@ -54,23 +55,13 @@ def sliced_w2(
     Reference: Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters of measures,
     https://doi.org/10.1007/s10851-014-0506-3
     """
-    x, y = (_on_circles(v, period) for v in (x, y))
+    x, y = (on_circles(v, period) for v in (x, y))
     directions = np.random.default_rng(0).normal(size=(x.shape[1], num_slices))  # the same for all: scores compare
     directions /= np.linalg.norm(directions, axis=0)
     levels = (np.arange(n := max(len(x), len(y))) + 0.5) / n
     a, b = (np.sort(v @ directions, axis=0)[np.minimum((levels * len(v)).astype(int), len(v) - 1)] for v in (x, y))
 
     return float(np.sqrt(np.mean((a - b) ** 2)))
-
-
-def _on_circles(x: NDArray[np.floating], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    if period is None or not np.isfinite(period).any():
-        return np.asarray(x, np.float64)
-    around = np.isfinite(period)
-    angle = 2 * np.pi * x[:, around] / period[around]
-    radius = period[around] / (2 * np.pi)
-
-    return np.concatenate([x[:, ~around], radius * np.cos(angle), radius * np.sin(angle)], 1, dtype=np.float64)
 
 
 def gaussian_w2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
@@ -159,7 +150,7 @@ def _even(snapshot: Snapshot, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _moments(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64]) -> dict[str, float]:
-    x, y = _on_circles(x, period), _on_circles(y, period)
+    x, y = on_circles(x, period), on_circles(y, period)
     a, b = (np.atleast_2d(np.cov(v.T)) for v in (x, y))
     scale = np.sqrt(np.trace(b))
 

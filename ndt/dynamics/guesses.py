@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.dynamics.between import pair
-from ndt.dynamics.snapshots import Snapshot, nearest, wrap
+from ndt.dynamics.periodic import nearest, wrap
+from ndt.dynamics.snapshots import Snapshot
 from ndt.errors import InputError
 
 __all__ = ["GUESSES", "constant_velocity", "hermite", "persistence", "transported"]

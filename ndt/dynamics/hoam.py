@@ -32,7 +32,7 @@ import math
 import time as clock
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,7 +47,8 @@ from ndt.dynamics.between import Bridge, bridges
 from ndt.dynamics.distances import carry, score
 from ndt.dynamics.fitting import Progress, descend, threads
 from ndt.dynamics.integrators import integrate
-from ndt.dynamics.potentials import Potential, Scales
+from ndt.dynamics.potentials import Potential, scales_of
+from ndt.dynamics.saving import read_shape, read_weights, save_model
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
@@ -138,7 +139,7 @@ class HOAM:
             raise InputError("settings", "between", "paths, transport or recorded velocities for form=velocity", found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            potential = Potential(config.potential, _scales(seen))
+            potential = Potential(config.potential, scales_of(seen))
         probes = torch.Generator().manual_seed(config.seed)
         finer = replace(config, rule="stratified", num_nodes=2 * config.num_nodes + 1, num_trajectories=len(seen.mu))
         judge = Batch.drawn(kept, seen.mu, finer, rng) if kept else None
@@ -338,19 +339,9 @@ class HOAM:
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``model.safetensors`` and ``model.json`` into a folder and returns it."""
-        from ndt import __version__
-        from ndt.checkpoint import save_weights, write_json
+        model = self._fitted()
 
-        model, folder = self._fitted(), Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(model.state_dict(), folder / "model.safetensors")
-        shape = {"num_dims": len(model.scales.centre), "num_parameters": len(model.scales.mu_mean)}
-        periodic = torch.isfinite(model.scales.period).tolist()
-        versions = {"ndt": __version__, "torch": torch.__version__}
-        found = {"method": "hoam", "versions": versions, "config": asdict(self.config), **shape, "periodic": periodic}
-        write_json(folder / "model.json", found)
-
-        return folder
+        return save_model(folder, "hoam", model, model.scales, self.config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "HOAM":
@@ -359,28 +350,9 @@ class HOAM:
         Raises:
             InputError: if a file is missing, or of another method or architecture.
         """
-        from ndt.checkpoint import load_weights, read_json
-        from ndt.settings import fill_config
-
-        folder = Path(folder)
-        found = read_json(folder / "model.json")
-        if found.get("method") != "hoam":
-            raise InputError(folder / "model.json", "method", "hoam", found.get("method", "none"))
-        for name in ("config", "num_dims", "num_parameters", "periodic"):
-            if name not in found:
-                raise InputError(folder / "model.json", name, "what a model's shape follows from", "nothing")
-        model = cls(fill_config(HOAMConfig, found["config"], folder / "model.json", "config"))
-        d, p = int(found["num_dims"]), int(found["num_parameters"])
-        period = np.where(found["periodic"], 1.0, np.inf)
-        scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))
-        model.potential = Potential(model.config.potential, scales).requires_grad_(False).eval()
-        load_weights(model.potential, folder / "model.safetensors")
+        config, scales, _ = read_shape(folder, "hoam", HOAMConfig)
+        model = cls(config)
+        model.potential = Potential(config.potential, scales)
+        read_weights(model.potential, folder)
 
         return model
-
-
-def _scales(seen: Snapshots) -> Scales:
-    spread, around = seen.x.std(0), np.isfinite(seen.period)
-    length = np.where(around, seen.period / (2 * np.pi), np.where(spread > 0, spread, 1.0))
-
-    return Scales(np.where(around, 0.0, seen.x.mean(0)), length, seen.period, seen.span, seen.mu)

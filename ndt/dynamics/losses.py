@@ -42,7 +42,7 @@ def assignment(x: Float[Tensor, "N d"], y: Float[Tensor, "K d"]) -> Float[Tensor
 
 
 def sinkhorn(
-    x: Float[Tensor, "N d"], y: Float[Tensor, "K d"], *, blur: float = 0.05, scaling: float = 0.7
+    x: Float[Tensor, "N d"], y: Float[Tensor, "K d"], *, blur: float = 0.05, scaling: float = 0.7, rounds: int = 5
 ) -> Float[Tensor, ""]:
     """Returns the debiased divergence for the cost |x - y|² / 2, times 2.
 
@@ -51,11 +51,12 @@ def sinkhorn(
         y: Others.
         blur: Length that entropy blurs by.
         scaling: Factor by which that shrinks from the data's width, a step each; nearer to 1 is more exact.
+        rounds: Updates at the last of it.
     """
     both = torch.cat([x, y]).detach()
     wide = max(float((both.max(0).values - both.min(0).values).norm()), 2 * blur)
     num = math.ceil(math.log(wide / blur) / -math.log(scaling))
-    strengths = [(wide * scaling**k) ** 2 for k in range(num)] + [blur**2] * 5
+    strengths = [(wide * scaling**k) ** 2 for k in range(num)] + [blur**2] * rounds
     xy, xx, yy = (_potentials(a, b, strengths) for a, b in ((x, y), (x, x), (y, y)))
 
     return 2 * (xy[0].mean() + xy[1].mean() - xx[0].mean() - yy[0].mean())

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from ndt.config_dynamics import PerTimeConfig
 from ndt.dynamics.fitting import Progress, descend, threads
-from ndt.dynamics.snapshots import Snapshots, wrap
+from ndt.dynamics.periodic import wrap
+from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
 __all__ = ["PerTime"]

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ndt.config_dynamics import PotentialConfig
+from ndt.dynamics.snapshots import Snapshots
 
-__all__ = ["Potential", "Scales"]
+__all__ = ["Potential", "Scales", "scales_of"]
 
 # B = slices, each at a time of a trajectory, N = particles of a slice, d = dimensions, p = parameters
 
@@ -89,6 +90,14 @@ class Scales(nn.Module):
     def action(self) -> Tensor:
         """Scale of a potential: squared length over time."""
         return self.length.square().mean() / (self.span[1] - self.span[0])
+
+
+def scales_of(seen: Snapshots) -> Scales:
+    """Returns the scales of snapshots that are fitted."""
+    spread, around = seen.x.std(0), np.isfinite(seen.period)
+    length = np.where(around, seen.period / (2 * np.pi), np.where(spread > 0, spread, 1.0))
+
+    return Scales(np.where(around, 0.0, seen.x.mean(0)), length, seen.period, seen.span, seen.mu)
 
 
 class _Layer(nn.Module):

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ndt.dynamics.periodic import wrap
 from ndt.errors import InputError
 
-__all__ = ["Snapshot", "Snapshots", "nearest", "wrap"]
+__all__ = ["Snapshot", "Snapshots"]
 
 # S = snapshots, R = samples of all of them, d = dimensions, M = trajectories, p = parameters
 
@@ -328,29 +329,6 @@ class Snapshots:
     def fitted(self) -> "Snapshots":
         """Those that a model may see."""
         return self.select(~self.held_out)
-
-
-def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns samples (…, d) with periodic dimensions brought into [0, period)."""
-    around = np.isfinite(period)
-    if not around.any():
-        return x
-    found = x.copy()
-    inside = np.mod(x[..., around], period[around])
-    found[..., around] = np.where(inside < period[around], inside, 0.0)  # -1e-17 modulo 1 is 1
-
-    return found
-
-
-def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns differences (…, d) the short way round periodic dimensions."""
-    around = np.isfinite(period)
-    if not around.any():
-        return difference
-    found = difference.copy()
-    found[..., around] -= period[around] * np.round(difference[..., around] / period[around])
-
-    return found
 
 
 def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -1,0 +1,199 @@
+r"""Potential functionals of a population, by networks and in closed form.
+
+A functional U of a density is, of N particles, the mean of a number f of each, and by it each has the acceleration
+
+.. math:: U[\hat p] = \frac1N\sum_i f_i(x_1, \dots, x_N), \qquad a_j = -N\,\nabla_{x_j} U = -\nabla_{x_j}\sum_i f_i
+
+which does not change where every particle is doubled. All are the same whatever the order of particles.
+
+- ``external``: f = V(x), a network of one particle (`ndt.dynamics.potentials.Potential`), which time and parameters may
+  condition.
+- ``pairwise``: f = ½ mean over others of W(|x - y|), a network of the distance.
+- ``attention``: softmax attention over particles, which is a mean over the population. Like pairs, it takes N² time.
+- ``sets``: f = g(x, mean of φ(y)): what others do enters by a few numbers; in proportion to N.
+- entropy, T log ρ(x): :math:`U = T\int\rho\log\rho`, pressure of an isothermal gas, or diffusion where friction rules;
+  Fisher, :math:`\tfrac{\hbar^2}{8}|\nabla\log\rho(x)|^2`: a quantum particle's (Madelung). ρ is a Gaussian of the
+  samples' moments, or a kernel density.
+
+References: Guan, Atanackovic, Neklyudov (2026), https://arxiv.org/abs/2605.08550, proposition 3.1; Madelung (1927),
+Quantentheorie in hydrodynamischer Form, https://doi.org/10.1007/BF01400372; Zaheer et al. (2017), Deep sets,
+https://arxiv.org/abs/1703.06114
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ndt.config_dynamics import FunctionalConfig
+from ndt.dynamics.potentials import Potential, Scales
+
+__all__ = ["Functional", "gaussian_log_density", "kernel_log_density"]
+
+# N = particles, d = dimensions, p = parameters, H = heads
+
+
+def gaussian_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> Float[Tensor, " K"]:
+    """Returns at positions the logarithm of the Gaussian that has the moments of samples."""
+    mean = x.mean(0)
+    centred = x - mean
+    covariance = centred.T @ centred / len(x) + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype)
+    root = torch.linalg.cholesky(covariance)
+    z = torch.linalg.solve_triangular(root, (at - mean).T, upper=False)
+
+    return -z.square().sum(0) / 2 - root.diagonal().log().sum() - x.shape[1] / 2 * math.log(2 * math.pi)
+
+
+def kernel_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> Float[Tensor, " K"]:
+    """Returns at positions the logarithm of a kernel density of samples, its width by Silverman's rule.
+
+    Reference: Silverman (1986), Density estimation for statistics and data analysis.
+    """
+    N, d = x.shape
+    width = x.detach().std(0).clamp(min=1e-9) * (4 / ((d + 2) * N)) ** (1 / (d + 4))
+    far = ((at[:, None] - x[None]) / width).square().sum(-1) / 2
+
+    return torch.logsumexp(-far, 1) - math.log(N) - width.log().sum() - d / 2 * math.log(2 * math.pi)
+
+
+DENSITIES = {"gaussian": gaussian_log_density, "kernel": kernel_log_density}
+
+
+def _slope(x: Tensor, density: str) -> Tensor:
+    """Returns grad log ρ at samples, the density held still: its own place in the mean is not moved."""
+    at = x + torch.zeros_like(x)
+    (slope,) = torch.autograd.grad(DENSITIES[density](x, at).sum(), at, create_graph=True)
+
+    return slope
+
+
+class _Mixed(nn.Module):
+    """Layers of attention over particles, and a number of each at the end."""
+
+    def __init__(self, num_inputs: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+
+        self.heads = heads
+        self.first = nn.Linear(num_inputs, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth))
+        self.mixes = nn.ModuleList(nn.Linear(width, 3 * width, bias=False) for _ in range(depth))
+        self.backs = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.feeds = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(depth)
+        )
+        self.last = nn.Linear(width, 1)
+
+    def forward(self, z: Float[Tensor, "N inputs"]) -> Float[Tensor, " N"]:
+        h = self.first(z)
+        for i, (mix, back, feed) in enumerate(zip(self.mixes, self.backs, self.feeds, strict=True)):
+            made = mix(self.norms[2 * i](h))
+            q, k, v = rearrange(made, "n (three heads c) -> three heads n c", three=3, heads=self.heads)
+            share = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)  # written out: it is differentiated twice
+            h = h + back(rearrange(share @ v, "heads n c -> n (heads c)"))
+            h = h + feed(self.norms[2 * i + 1](h))
+
+        return self.last(h)[:, 0]
+
+
+def _network(num_inputs: int, width: int, num_outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(num_inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_outputs)
+    )  # fmt: skip
+
+
+class Functional(nn.Module):
+    """A sum of functionals.
+
+    Arguments:
+        config: Which, and their sizes.
+        scales: Scales of the data; of their shapes are the dimensions.
+
+    Example:
+        >>> ends = np.zeros(2), np.ones(2), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0))
+        >>> psi = Functional(FunctionalConfig(), Scales(*ends))
+        >>> psi.acceleration(torch.zeros(5, 2), 0.0, torch.zeros(0)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, config: FunctionalConfig, scales: Scales) -> None:
+        super().__init__()
+
+        self.config, self.scales = config, scales
+        num = len(scales.centre) + len(scales.mu_mean)
+        around = torch.isfinite(scales.period)
+        num += int(around.sum())  # a sine and a cosine each
+        self.external = Potential(config.potential, scales) if "external" in config.terms else None
+        self.pairwise = _network(1 + len(scales.mu_mean), config.width, 1) if "pairwise" in config.terms else None
+        self.attention = (
+            _Mixed(num, config.width, config.depth, config.heads) if "attention" in config.terms else None
+        )  # fmt: skip
+        self.told = _network(num, config.width, config.width) if "sets" in config.terms else None
+        self.heard = _network(num + config.width, config.width, 1) if "sets" in config.terms else None
+        for network in (self.pairwise, self.heard):
+            if network is not None:
+                nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
+        if self.attention is not None:
+            nn.init.zeros_(self.attention.last.weight)
+
+    def forward(self, x: Float[Tensor, "N d"], time: float, mu: Float[Tensor, " p"]) -> Float[Tensor, " N"]:
+        """Returns f of each particle, in squared units of x over those of time, squared."""
+        config, scale = self.config, self.scales
+        found = x.new_zeros(len(x))
+        if self.external is not None:
+            moment = torch.full((1,), time if config.use_time else float(scale.span[0]), dtype=x.dtype)
+            found = found + self.external(x[None], moment, mu[None])[0] / self._span
+        unit = self.scales.action / self._span
+        if self.pairwise is not None:
+            found = found + unit * self._pairs(x, mu)
+        if self.attention is not None or self.told is not None:
+            z = self._features(x, mu)
+            if self.attention is not None:
+                found = found + unit * self.attention(z)
+            if self.told is not None and self.heard is not None:
+                others = self.told(z).mean(0).expand(len(z), -1)
+                found = found + unit * self.heard(torch.cat([z, others], 1))[:, 0]
+        if config.entropy:
+            found = found + config.entropy * DENSITIES[config.density](x, x)
+        if config.fisher:
+            found = found + config.fisher**2 / 8 * _slope(x, config.density).square().sum(1)
+
+        return found
+
+    def acceleration(self, x: Float[Tensor, "N d"], time: float, mu: Float[Tensor, " p"]) -> Float[Tensor, "N d"]:
+        """Returns the acceleration of each particle; the graph is kept where gradients are asked for."""
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = x if x.requires_grad else x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self(at, time, mu).sum(), at, create_graph=keep)
+
+        return -slope
+
+    @property
+    def _span(self) -> Tensor:
+        return self.scales.span[1] - self.scales.span[0]
+
+    def _features(self, x: Tensor, mu: Tensor) -> Tensor:
+        """Returns scaled positions, periodic ones as sine and cosine, and parameters, (N, inputs)."""
+        scale = self.scales
+        around = torch.isfinite(scale.period)
+        flat = ((x - scale.centre) / scale.length)[:, ~around]
+        angle = 2 * math.pi * x[:, around] / scale.period[around]
+        given = ((mu - scale.mu_mean) / scale.mu_scale).expand(len(x), -1)
+
+        return torch.cat([flat, angle.sin(), angle.cos(), given], 1)
+
+    def _pairs(self, x: Tensor, mu: Tensor) -> Tensor:
+        """Returns half the mean of W over all particles, (N,); W is smooth in the squared scaled distance."""
+        assert self.pairwise is not None, "it is a term"
+        scale = self.scales
+        gap = x[:, None] - x[None]
+        around = torch.isfinite(scale.period)
+        turns = torch.where(around, scale.period, torch.ones_like(scale.period)) / math.pi
+        chord = torch.where(around, turns * torch.sin(gap / turns), gap)  # as far as a chord where it is round
+        square = (chord / scale.length).square().sum(-1, keepdim=True)
+        given = ((mu - scale.mu_mean) / scale.mu_scale).expand(*square.shape[:2], -1)
+        h = torch.cat([square / (1 + square), given], -1) if len(mu) else square / (1 + square)
+
+        return self.pairwise(h)[..., 0].mean(1) / 2

@@ -1,0 +1,40 @@
+"""Dimensions that go round: positions brought back, differences the short way, and circles."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["nearest", "on_circles", "wrap"]
+
+
+def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns samples (…, d) with periodic dimensions brought into [0, period)."""
+    around = np.isfinite(period)
+    if not around.any():
+        return x
+    found = x.copy()
+    inside = np.mod(x[..., around], period[around])
+    found[..., around] = np.where(inside < period[around], inside, 0.0)  # -1e-17 modulo 1 is 1
+
+    return found
+
+
+def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns differences (…, d) the short way round periodic dimensions."""
+    around = np.isfinite(period)
+    if not around.any():
+        return difference
+    found = difference.copy()
+    found[..., around] -= period[around] * np.round(difference[..., around] / period[around])
+
+    return found
+
+
+def on_circles(x: NDArray[np.floating], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Returns samples (N, d) with periodic dimensions laid on circles of that length, behind the others."""
+    if period is None or not np.isfinite(period).any():
+        return np.asarray(x, np.float64)
+    around = np.isfinite(period)
+    angle = 2 * np.pi * x[:, around] / period[around]
+    radius = period[around] / (2 * np.pi)
+
+    return np.concatenate([x[:, ~around], radius * np.cos(angle), radius * np.sin(angle)], 1, dtype=np.float64)

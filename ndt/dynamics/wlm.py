@@ -1,0 +1,392 @@
+r"""Wasserstein Lagrangian mechanics: populations that obey Newton's law in a potential that is learned from snapshots.
+
+Of the action :math:`\int e^{\gamma t}(\tfrac12 E|\dot x|^2 - U[\rho_t])\,dt` the stationary paths are
+
+.. math:: \ddot x = -\nabla\frac{\delta U}{\delta\rho}[\rho_t](x) - \gamma\,\dot x:
+
+classical ensembles, interacting particles, gases, quantum packets and, with ever more friction, gradient flows. U
+(`ndt.dynamics.functionals`) and the friction gamma are learned from snapshots alone: particles are rolled from one
+snapshot through some of those that follow, and compared with each by transport. Gradients pass through the whole
+rollout, forces included, whose solver is of the second order for every friction (`ndt.dynamics.mechanics`).
+
+Particles that cross have velocities of their own: this is the mechanics of many particles, of which the one of a single
+velocity field is a part. Velocities to begin with are observed, zero, learned, or the gradient field of action matching
+on the same snapshots, and never of those that are held out.
+
+Reference: Guan, Atanackovic, Neklyudov (2026), A call to Lagrangian action: learning population mechanics from temporal
+snapshots, https://arxiv.org/abs/2605.08550.
+"""
+
+import math
+import time as clock
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from ndt.config_dynamics import WLMConfig
+from ndt.dynamics.distances import score
+from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.functionals import Functional
+from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.losses import loss_of
+from ndt.dynamics.mechanics import roll
+from ndt.dynamics.periodic import wrap
+from ndt.dynamics.potentials import Scales, scales_of
+from ndt.dynamics.saving import read_shape, read_weights, save_model
+from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.errors import InputError
+
+__all__ = ["WLM"]
+
+# N = particles, d = dimensions, p = parameters, T = times
+
+
+class Mechanics(nn.Module):
+    """What is learned: the functional, the friction and, where they are, first velocities.
+
+    Arguments:
+        config: Settings.
+        scales: Scales of the data.
+        learned: Whether first velocities are.
+    """
+
+    def __init__(self, config: WLMConfig, scales: Scales, learned: bool) -> None:
+        super().__init__()
+
+        self.config, self.scales = config, scales
+        self.functional = Functional(config.functional, scales)
+        # its logarithm in tens, so that it may move by a factor while weights move by a tenth
+        start = torch.tensor(math.log(config.friction) / 10 if config.friction else -math.inf)
+        self.log_friction = nn.Parameter(start, requires_grad=config.learn_friction and config.friction > 0)
+        d, p = len(scales.centre), len(scales.mu_mean)
+        self.first = nn.Sequential(nn.Linear(d + p, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, d))
+        nn.init.zeros_(self.first[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.first[-1].bias)  # type: ignore[arg-type]
+        self.first.requires_grad_(learned)
+
+    @property
+    def friction(self) -> Tensor:
+        """Friction gamma, per unit of time."""
+        return torch.exp(10 * self.log_friction)
+
+    def velocity(self, x: Tensor, mu: Tensor) -> Tensor:
+        """Returns learned first velocities at positions, (N, d)."""
+        scale = self.scales
+        given = ((mu - scale.mu_mean) / scale.mu_scale).expand(len(x), -1)
+        made: Tensor = self.first(torch.cat([(x - scale.centre) / scale.length, given], 1))
+
+        return made * scale.length / (scale.span[1] - scale.span[0])
+
+    def roll(self, x: Tensor, v: Tensor, times: NDArray[np.float64], mu: Tensor, step: float) -> tuple[Tensor, Tensor]:
+        """Returns positions and velocities at times, each (T, N, d)."""
+
+        def force(at: Tensor, time: float) -> Tensor:
+            return self.functional.acceleration(at, time, mu)
+
+        return roll(force, x, v, times, self.friction, step=step, scale=self.config.scale)
+
+
+class WLM:
+    """Second-order dynamics of a population, from snapshots.
+
+    Arguments:
+        config: Settings.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> seen = Snapshots.from_arrays([rng.normal(t, 1, (60, 1)) for t in (0.0, 0.5, 1.0)], [0.0, 0.5, 1.0])
+        >>> model = WLM(WLMConfig(steps=3, velocity="zero")).fit(seen)
+        >>> model.simulate(rng.normal(0, 1, (50, 1)), [0.0, 1.0]).shape
+        (2, 50, 1)
+    """
+
+    def __init__(self, config: WLMConfig | None = None) -> None:
+        self.config = config or WLMConfig()
+        self.mechanics: Mechanics | None = None
+        self.matched: HOAM | None = None
+        self.velocity = self.config.velocity
+        self.step = self.config.step
+        self.losses: NDArray[np.float64] = np.zeros(0)
+        self.frictions: NDArray[np.float64] = np.zeros(0)
+        self.seconds = 0.0
+
+    # ---- fitting
+
+    def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
+        """Fits functional and friction to the snapshots that are not held out, and returns itself.
+
+        Arguments:
+            snapshots: Populations at times.
+            progress: Called with each step and its loss.
+
+        Raises:
+            InputError: if a trajectory has fewer than two snapshots to fit, velocities are asked for that are not
+                there, or a loss is no longer a number.
+        """
+        config, began, seen = self.config, clock.perf_counter(), snapshots.fitted
+        trajectories = [seen.of(m) for m in range(seen.num_trajectories)]
+        for m, each in enumerate(trajectories):
+            if len(each) < 2:
+                raise InputError("snapshots", f"trajectory {m}", "at least two snapshots to fit", len(each))
+        observed = all(each[0].velocity is not None for each in trajectories)
+        self.velocity = ("observed" if observed else "matched") if config.velocity == "auto" else config.velocity
+        if self.velocity == "observed" and not observed:
+            raise InputError("snapshots", "velocity", "velocities, or velocity=matched, zero or learned", "none")
+        self.matched = HOAM(config.matching).fit(seen) if self.velocity == "matched" else None
+        self.step = config.step or min(float(np.diff([s.time for s in each]).min()) for each in trajectories) / 5
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            mechanics = Mechanics(config, scales_of(seen), self.velocity == "learned")
+        loss = self._loss(mechanics, trajectories, seen.mu)
+        frictions = np.zeros(config.steps)
+
+        def told(step: int, value: float) -> None:
+            frictions[step - 1] = float(mechanics.friction.detach())
+            if progress is not None:
+                progress(step, value)
+
+        with threads(config.threads):
+            self.mechanics, self.losses = descend(mechanics, loss, config, told)
+        self.frictions, self.seconds = frictions, clock.perf_counter() - began
+
+        return self
+
+    def _loss(
+        self, mechanics: Mechanics, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
+    ) -> Callable[[], Tensor]:
+        """Returns what draws a rollout and its mean loss over the snapshots that it passes, over squared lengths."""
+        config, rng = self.config, np.random.default_rng(self.config.seed)
+        scale = mechanics.scales
+        unit = float(scale.length.square().sum())
+        anywhere = config.restarts and self.velocity in ("observed", "matched")  # else known at the first alone
+        starts = [(m, a) for m, each in enumerate(trajectories) for a in range(len(each) - 1 if anywhere else 1)]
+
+        def loss() -> Tensor:
+            m, a = starts[rng.integers(len(starts))]
+            path, parameters = trajectories[m], torch.as_tensor(mu[m], dtype=torch.float32)
+            most = min(len(path) - 1 - a, config.horizon or len(path))
+            passed = path[a : a + 1 + int(rng.integers(1, most + 1))]
+            rows = _rows(passed[0], config.num_particles, rng)
+            x = torch.as_tensor(passed[0].x[rows], dtype=torch.float32)
+            v = self._first(mechanics, passed[0], rows, parameters)
+            found, _ = mechanics.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
+            total = x.new_zeros(())
+            for made, true in zip(found[1:], passed[1:], strict=True):
+                wanted = torch.as_tensor(true.x[_rows(true, len(x), rng)], dtype=torch.float32)
+                compared = loss_of(config.loss, len(made), len(wanted))
+                total = total + compared(_laid(made, scale.period), _laid(wanted, scale.period))
+
+            return total / (len(passed) - 1) / unit
+
+        return loss
+
+    def _first(self, mechanics: Mechanics, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
+        """Returns the velocities with which samples of a snapshot begin, (N, d)."""
+        x = snapshot.x[rows]
+        if self.velocity == "learned":
+            return mechanics.velocity(torch.as_tensor(x, dtype=torch.float32), mu)
+        if self.velocity == "matched":
+            assert self.matched is not None, "it was fitted"
+            return torch.as_tensor(self.matched.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
+        if self.velocity == "observed":
+            assert snapshot.velocity is not None, "it was checked"
+            return torch.as_tensor(snapshot.velocity[rows], dtype=torch.float32)
+
+        return torch.zeros(x.shape, dtype=torch.float32)
+
+    # ---- use
+
+    @property
+    def friction(self) -> float:
+        """Friction gamma, per unit of time."""
+        return float(self._fitted().friction)
+
+    def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Returns the force on each of a population's particles (N, d), without friction, in the physical scale."""
+        model = self._fitted()
+        with torch.no_grad():
+            at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+            found = model.functional.acceleration(at, time, self._parameters(mu)) * self._mobility
+
+        return found.double().numpy()
+
+    def energy(self, x: ArrayLike, v: ArrayLike, mu: ArrayLike | None = None, time: float = 0.0) -> float:
+        """Returns the mean energy of a particle, of motion and potential, in the physical scale.
+
+        Without friction it stays as it is; with it, it falls by gamma E|v|² per unit of time.
+        """
+        at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+        potential = self._fitted().functional(at, time, self._parameters(mu)).mean().detach()
+
+        return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential) * self._mobility)
+
+    def simulate(
+        self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, v0: ArrayLike | None = None,
+        step: float = 0.0, seed: int = 0,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Moves samples through time and returns them at all times, (T, N, d).
+
+        Arguments:
+            x0: Samples at the first time, (N, d).
+            times: Times T, ascending.
+            mu: Parameters, (p,).
+            v0: Velocities at the first time; by default as in fitting, where these can be had.
+            step: Longest step of the solver; by default that of fitting.
+            seed: Not used: nothing is drawn.
+        """
+        return self.trajectories(x0, times, mu, v0=v0, step=step)[0]
+
+    def trajectories(
+        self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, v0: ArrayLike | None = None,
+        step: float = 0.0,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Returns positions and velocities of samples at all times, each (T, N, d); see `simulate`."""
+        model, moments = self._fitted(), np.asarray(times, np.float64)
+        start, parameters = np.asarray(x0, np.float64), self._parameters(mu)
+        if start.ndim != 2 or start.shape[1] != len(model.scales.centre):
+            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)})", start.shape)
+        for line in model.scales.beyond(parameters[None]):
+            warnings.warn(line, stacklevel=3)
+        with torch.no_grad():
+            if v0 is None:
+                if self.velocity == "observed":
+                    raise InputError(
+                        "simulate", "v0", "velocities of the samples: the model was fitted with them", "none"
+                    )
+                seen = Snapshot(float(moments[0]), start, None, np.ones(len(start)))
+                v = self._first(model, seen, np.arange(len(start)), parameters)
+            else:
+                v = torch.as_tensor(np.asarray(v0), dtype=torch.float32)
+            x = torch.as_tensor(start, dtype=torch.float32)
+            found, speed = model.roll(x, v, moments, parameters, step or self.step)
+        period = model.scales.period.double().numpy()
+
+        return wrap(found.double().numpy(), period), speed.double().numpy()
+
+    def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0) -> NDArray[np.float64]:
+        """Returns samples at times, each rolled from the latest snapshot before it that is not held out; (T, N, d)."""
+        seen = [
+            s for s, held in zip(snapshots.of(trajectory), self._held(snapshots, trajectory), strict=True) if not held
+        ]
+        known = np.array([s.time for s in seen])
+        found = []
+        for time in np.asarray(times, np.float64).tolist():
+            if time < known[0]:
+                raise InputError("interpolate", "times", f"at least {known[0]:g}, the first snapshot's", time)
+            from_ = seen[int(np.searchsorted(known, time, side="right")) - 1]
+            found.append(self._from(from_, [time], snapshots.mu[trajectory])[-1])
+
+        return np.stack(found)
+
+    def forecast(
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, free: bool = False
+    ) -> NDArray[np.float64]:
+        """Returns samples at times after the last snapshot that is not held out, (T, N, d).
+
+        Arguments:
+            snapshots: Where to begin.
+            times: Times.
+            trajectory: Of which trajectory.
+            free: Whether to begin at the first snapshot, not at the last.
+        """
+        seen = [
+            s for s, held in zip(snapshots.of(trajectory), self._held(snapshots, trajectory), strict=True) if not held
+        ]
+        wanted = np.asarray(times, np.float64)
+        if np.any(wanted <= seen[-1].time):
+            raise InputError("forecast", "times", f"after {seen[-1].time:g}, the last snapshot's", wanted.min())
+
+        return self._from(seen[0 if free else -1], wanted.tolist(), snapshots.mu[trajectory])[1:]
+
+    def score(self, snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
+        """Rolls each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
+        paths = []
+        for m in range(snapshots.num_trajectories):
+            first, *rest = snapshots.of(m)
+            paths.append(self._from(first, [s.time for s in rest], snapshots.mu[m]))
+
+        return score(paths, snapshots, seed=seed)
+
+    def _from(self, snapshot: Snapshot, times: list[float], mu: NDArray[np.float64]) -> NDArray[np.float64]:
+        later = [t for t in times if t > snapshot.time]
+        v0 = snapshot.velocity if self.velocity == "observed" else None
+        found = self.simulate(snapshot.x, [snapshot.time, *later], mu, v0=v0)
+
+        return found if len(later) == len(times) else np.concatenate([found[:1], found])
+
+    @staticmethod
+    def _held(snapshots: Snapshots, trajectory: int) -> NDArray[np.bool_]:
+        return snapshots.held_out[snapshots.trajectory == trajectory]
+
+    @property
+    def _mobility(self) -> float:
+        return 1 + self.friction if self.config.scale == "mobility" else 1.0
+
+    def _parameters(self, mu: ArrayLike | None) -> Tensor:
+        wanted = len(self._fitted().scales.mu_mean)
+        found = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64))
+        if len(found) != wanted:
+            raise InputError("simulate", "mu", f"({wanted},)", found.shape)
+
+        return torch.as_tensor(found, dtype=torch.float32)
+
+    def _fitted(self) -> Mechanics:
+        if self.mechanics is None:
+            raise InputError("WLM", "mechanics", "a model that was fitted or loaded", "one that was not")
+
+        return self.mechanics
+
+    # ---- on disk
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``model.safetensors`` and ``model.json`` into a folder, matched velocities below, and returns it."""
+        model = self._fitted()
+        if self.matched is not None:
+            self.matched.save(Path(folder) / "matched")
+
+        return save_model(folder, "wlm", model, model.scales, self.config, velocity=self.velocity, step=self.step)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "WLM":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: if a file is missing, or of another method or architecture.
+        """
+        config, scales, found = read_shape(folder, "wlm", WLMConfig)
+        for name in ("velocity", "step"):
+            if name not in found:
+                raise InputError(Path(folder) / "model.json", name, "how rollouts began and stepped", "nothing")
+        model = cls(config)
+        model.velocity, model.step = found["velocity"], float(found["step"])
+        model.matched = HOAM.load(Path(folder) / "matched") if model.velocity == "matched" else None
+        model.mechanics = Mechanics(config, scales, model.velocity == "learned")
+        read_weights(model.mechanics, folder)
+
+        return model
+
+
+def _rows(snapshot: Snapshot, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns rows of so many samples, or of all in their order; by weight where weights differ."""
+    size = len(snapshot.x)
+    if np.ptp(snapshot.weight) > 0:
+        return rng.choice(size, min(num, size), p=snapshot.weight)
+
+    return np.arange(size) if size <= num else rng.choice(size, num, replace=False)
+
+
+def _laid(x: Tensor, period: Tensor) -> Tensor:
+    """Returns samples with periodic dimensions laid on circles, on which the seam is no jump."""
+    around = torch.isfinite(period)
+    if not around.any():
+        return x
+    angle = 2 * math.pi * x[:, around] / period[around]
+    radius = period[around] / (2 * math.pi)
+
+    return torch.cat([x[:, ~around], radius * angle.cos(), radius * angle.sin()], 1)
