@@ -248,11 +248,12 @@ class DynamicsConfig:
     """``ndt dynamics fit``: a method, and what it is compared with.
 
     Arguments:
-        method: ``hoam``: first-order, by action matching.
-        hoam: Its settings.
-        baselines: What is fitted beside: ``monte_carlo`` (action matching with independent nodes and a free level, as
-            it was first published), ``flow`` and ``diffusion`` (a generative model for each time), ``still`` (nothing
-            moves).
+        method: ``hoam``: first-order, by action matching; ``wlm``: second-order, by Lagrangian mechanics.
+        hoam: Settings of the first.
+        wlm: Settings of the second.
+        baselines: What is fitted beside: ``hoam``, ``monte_carlo`` (action matching with independent nodes and a free
+            level, as it was first published), ``flow`` and ``diffusion`` (a generative model for each time), ``still``
+            (nothing moves), ``constant_velocity`` (samples go on as they were seen to).
         per_time: Settings of generative models.
         num_particles: Samples of a snapshot, where a system is simulated.
         solver: ``heun``, ``euler`` or ``rk4``.
@@ -262,6 +263,7 @@ class DynamicsConfig:
 
     method: str = "hoam"
     hoam: HOAMConfig = field(default_factory=HOAMConfig)
+    wlm: WLMConfig = field(default_factory=WLMConfig)
     baselines: tuple[str, ...] = ("still",)
     per_time: PerTimeConfig = field(default_factory=PerTimeConfig)
     num_particles: int = 4000
@@ -270,9 +272,9 @@ class DynamicsConfig:
     num_scored: int = 2000
 
     def __post_init__(self) -> None:
-        choose(self, "", method=("hoam",), solver=("heun", "euler", "rk4"))
+        choose(self, "", method=("hoam", "wlm"), solver=("heun", "euler", "rk4"))
         require(self, {"num_particles": (2, INF), "num_scored": (0, INF), "solver_step": (0, INF)})
-        known = ("monte_carlo", "flow", "diffusion", "still")
+        known = ("hoam", "monte_carlo", "flow", "diffusion", "still", "constant_velocity")
         for name in self.baselines:
             if name not in known:
                 raise InputError("settings", "baselines", f"some of {', '.join(known)}", name)

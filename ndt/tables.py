@@ -283,14 +283,17 @@ def show_dynamics(result: dict[str, Any]) -> None:
     if "summary" not in result:
         _print(f"{result['trajectories']} trajectories of {result['times']} times in {result['path']}")
         return
-    keys = list(next(iter(result["summary"].values())))
-    table = _table("mean over snapshots", *keys)
+    first = next(iter(result["summary"].values()))
+    keys = [k for k in ("w1", "w2", "sliced_w2", "mean_error", "cov_error", "energy_error") if k in first]
+    table = _table("means", *(k.replace("_", " ") for k in keys))
     for name, each in result["summary"].items():
         table.add_row(name, *(_number(each.get(key)) for key in keys))
     _print(table)
     if fit := result.get("fit"):
-        if fit["overfitted"]:
+        if fit.get("overfitted"):
             _print(f"the loss, {fit['loss']:.4g}, lies below what fresh nodes show, {fit['fresh']:.4g}: over-fitted")
+        if "friction" in fit:
+            _print(f"friction {fit['friction']:.4g} per unit of time")
         _print(f"page: {Path(result['run']) / 'report.html'}")
 
 

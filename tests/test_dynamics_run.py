@@ -60,6 +60,44 @@ def test_the_page_holds_scores_densities_moments_and_energies(run) -> None:
 
 
 @pytest.mark.slow
+def test_mechanics_are_fitted_shown_and_scored_beside_what_keeps_its_velocity(tmp_path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    x0, v = rng.normal(size=(60, 2)), rng.normal(size=(60, 2))
+    x = np.stack([x0 + t * v for t in (0.0, 0.5, 1.0, 1.5)])
+    seen = Snapshots.from_arrays(
+        x, [0.0, 0.5, 1.0, 1.5], velocity=np.broadcast_to(v, x.shape), held_out_times=[1.0], paired=True
+    )
+    path, out = seen.to_npz(tmp_path / "seen.npz"), tmp_path / "run"
+    small = [
+        "--wlm.steps",
+        "4",
+        "--wlm.functional.potential.width",
+        "8",
+        "--wlm.threads",
+        "1",
+        "--wlm.friction",
+        "1e-6",
+    ]
+    baselines = ["--baselines", '["still", "constant_velocity", "hoam"]']
+    argv = ["dynamics", "fit", str(path), "--method", "wlm", "--out", str(out), *small, *baselines, *QUICK]
+    assert main(argv) == 0
+    found = json.loads((out / "metrics.json").read_text())
+    assert set(found["summary"]) == {"wlm", "still", "constant_velocity", "hoam"}
+    np.testing.assert_allclose(found["summary"]["constant_velocity"]["w2"], 0, atol=1e-9)
+    assert found["fit"]["velocity"] == "observed"
+    text = (out / "report.html").read_text()
+    assert 'id="mechanics"' in text
+    assert "friction (1 / time)" in text
+    capsys.readouterr()
+    assert main(["dynamics", "score", str(out), "--data", str(path), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert set(scored["summary"]) == {"wlm"}
+    made = tmp_path / "made.npz"
+    assert main(["dynamics", "simulate", str(out), "--data", str(path), "--out", str(made), "--times", "2"]) == 0
+    assert Snapshots.from_npz(made).time.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.slow
 def test_still_is_the_start_and_its_score_is_known(tmp_path) -> None:
     x = np.random.default_rng(0).normal(size=(1, 50, 2)) + np.arange(3.0)[:, None, None]
     path = Snapshots.from_arrays(x, [0.0, 1.0, 2.0], paired=True).to_npz(tmp_path / "seen.npz")
@@ -102,8 +140,8 @@ def test_samples_are_carried_on_and_scored_as_python_does(run, tmp_path, capsys)
         ),
         (["simulate", "RUN", "--out", "OUT"], "--data: expected a path, found nothing"),
         (["score", "RUN", "--data", "none.npz"], "model.json: content: expected a JSON file"),
-        (["fit", "oscillator", "--out", "OUT", "--baselines", '["mean"]'], "baselines: expected some of monte_carlo"),
-        (["fit", "oscillator", "--out", "OUT", "--method", "wlm"], "method: expected hoam, found wlm"),
+        (["fit", "oscillator", "--out", "OUT", "--baselines", '["mean"]'], "baselines: expected some of hoam, monte_carlo"),
+        (["fit", "oscillator", "--out", "OUT", "--method", "jko"], "method: expected hoam, found wlm"),
         (["fit", "oscillator", "--out", "OUT", "--hoam.rule", "x"], "rule: expected stratified or"),
     ],
 )

@@ -41,15 +41,15 @@ def inference(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
     peer = PerTime(config.per_time).fit(system.snapshots(config.num_particles, 0))
     times, few = system.times, system.times[::10]
     truth = system.model.simulate([MU], NUM_PARTICLES, times, seed=1)
-    x0, period = truth.of(0)[0].x, truth.period
+    first, period = truth.of(0)[0], truth.period
     seen = [s.x for s in truth.of(0)[::10]]
 
     def flow(steps: int) -> NDArray[np.float64]:
         peer.config = replace(peer.config, solver_steps=steps)
-        return peer.simulate(x0, few, [MU])
+        return peer.advance(first, few, [MU])
 
     calls: dict[str, Callable[[int], NDArray[np.float64]]] = {
-        "hoam": lambda steps: model.simulate(x0, times, [MU], step=float(times[-1]) / steps)[::10],
+        "hoam": lambda steps: model.advance(first, times, [MU], step=float(times[-1]) / steps)[::10],
         "flow": flow,
     }
     chosen, rows = {}, []

@@ -96,12 +96,13 @@ def mmd(
 
 
 def carry(
-    simulate: Callable[..., NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0, **options: Any
+    advance: Callable[..., NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0, **options: Any
 ) -> list[NDArray[np.float64]]:
-    """Simulates each trajectory from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
+    """Carries each trajectory on from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
 
     Arguments:
-        simulate: Takes samples, times and parameters, and returns samples at all times, (T, N, d).
+        advance: Takes a snapshot, times that begin with its own, and parameters; returns samples at all times,
+            (T, N, d). Models have it as a method.
         snapshots: Where samples begin, and when they are looked at.
         seed: Seed of the simulation, and of what is drawn where weights differ.
         options: Of the simulation.
@@ -109,8 +110,7 @@ def carry(
     rng, found = np.random.default_rng(seed), []
     for m in range(snapshots.num_trajectories):
         seen = snapshots.of(m)
-        start = _even(seen[0], rng)
-        found.append(simulate(start, [s.time for s in seen], snapshots.mu[m], seed=seed, **options))
+        found.append(advance(_even(seen[0], rng), [s.time for s in seen], snapshots.mu[m], seed=seed, **options))
 
     return found
 
@@ -133,7 +133,7 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
         seen = snapshots.of(m)
         held = snapshots.held_out[snapshots.trajectory == m]
         for k in range(1, len(seen)):
-            x, y = path[k], _even(seen[k], rng)
+            x, y = path[k], _even(seen[k], rng).x
             row = {"trajectory": m, "t": seen[k].time, "held_out": bool(held[k])}
             row |= {f"w{order}": wasserstein(x, y, order, period=period) for order in (1, 2)}
             row |= {"sliced_w2": sliced_w2(x, y, period=period), "mmd": mmd(x, y, period=period)}
@@ -143,10 +143,15 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
     return rows
 
 
-def _even(snapshot: Snapshot, rng: np.random.Generator) -> NDArray[np.float64]:
+def _even(snapshot: Snapshot, rng: np.random.Generator) -> Snapshot:
     """Returns as many samples of equal weight."""
-    x, weight = snapshot.x, snapshot.weight
-    return x if np.ptp(weight) == 0 else rng.choice(x, len(x), p=weight)
+    if np.ptp(snapshot.weight) == 0:
+        return snapshot
+    n = len(snapshot.x)
+    rows = rng.choice(n, n, p=snapshot.weight)
+    velocity = None if snapshot.velocity is None else snapshot.velocity[rows]
+
+    return Snapshot(snapshot.time, snapshot.x[rows], velocity, np.full(n, 1 / n))
 
 
 def _moments(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64]) -> dict[str, float]:

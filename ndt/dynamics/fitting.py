@@ -71,7 +71,8 @@ def descend(
         schedule.step()
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(config.ema, (1 + step) / (10 + step)))
+                if new.requires_grad:
+                    kept.lerp_(new, 1 - min(config.ema, (1 + step) / (10 + step)))
         if held is not None and step + 1 in looks and (now := held(average)) < least:
             least, best = now, copy.deepcopy(average)
         if progress is not None:

@@ -49,7 +49,7 @@ from ndt.dynamics.fitting import Progress, descend, threads
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, scales_of
 from ndt.dynamics.saving import read_shape, read_weights, save_model
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 __all__ = ["HOAM", "Check", "Fit"]
@@ -110,6 +110,8 @@ class HOAM:
         >>> model.simulate(rng.normal(0, 1, (50, 1)), [0.0, 1.0]).shape
         (2, 50, 1)
     """
+
+    method = "hoam"
 
     def __init__(self, config: HOAMConfig | None = None) -> None:
         self.config = config or HOAMConfig()
@@ -229,6 +231,20 @@ class HOAM:
 
     # ---- use
 
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Loss of each step of fitting; none of a model that was loaded."""
+        return np.zeros(0) if self.result is None else self.result.losses
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What fitting leaves to be told, as plain values: the check, and whether nodes or samples were over-fitted."""
+        if self.result is None:
+            return {}
+        check = self.result.check
+
+        return {"steps": self.config.steps, **vars(check), "overfitted": check.overfitted, "memorised": check.memorised}
+
     def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
         """Returns the gradient of the potential at positions (N, d) or (M, N, d), with parameters (p,) or (M, p)."""
         model = self._fitted()
@@ -282,6 +298,12 @@ class HOAM:
 
         return samples[0] if alone else samples
 
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, **options: Any
+    ) -> NDArray[np.float64]:
+        """Carries a snapshot's samples on: `simulate` from what one snapshot knows."""
+        return self.simulate(snapshot.x, times, mu, **options)
+
     def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any) -> NDArray[Any]:
         """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d)."""
         seen = snapshots.of(trajectory)
@@ -309,7 +331,7 @@ class HOAM:
 
     def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
         """Simulates each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        return score(carry(self.simulate, snapshots, seed=seed, **options), snapshots, seed=seed)
+        return score(carry(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
 
     def _drift(self, model: Potential, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
         def drift(x: Tensor, time: float) -> Tensor:
@@ -341,7 +363,7 @@ class HOAM:
         """Writes ``model.safetensors`` and ``model.json`` into a folder and returns it."""
         model = self._fitted()
 
-        return save_model(folder, "hoam", model, model.scales, self.config)
+        return save_model(folder, self.method, model, model.scales, self.config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "HOAM":
@@ -350,7 +372,7 @@ class HOAM:
         Raises:
             InputError: if a file is missing, or of another method or architecture.
         """
-        config, scales, _ = read_shape(folder, "hoam", HOAMConfig)
+        config, scales, _ = read_shape(folder, cls.method, HOAMConfig)
         model = cls(config)
         model.potential = Potential(config.potential, scales)
         read_weights(model.potential, folder)

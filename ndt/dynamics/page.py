@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import plots
+from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import System
+from ndt.dynamics.wlm import WLM
 from ndt.page import Graded, Section, Table, number, render, versions, write_text
 from ndt.plots import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
 
@@ -16,12 +18,18 @@ __all__ = ["write_page"]
 
 NAMES = {
     "hoam": "action matching (HOAM)",
+    "wlm": "mechanics (WLM)",
     "monte_carlo": "action matching, independent nodes",
     "flow": "flow matching per time",
     "diffusion": "diffusion per time",
     "still": "nothing moves",
+    "constant_velocity": "velocities that stay",
 }
-COLOURS = {"hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET}
+COLOURS = {
+    "wlm": BLUE, "hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET,
+    "constant_velocity": QUIET,
+}  # fmt: skip
+DASHES = {"constant_velocity": ":"}
 SCORES = {
     "w2": "W2",
     "sliced_w2": "sliced W2",
@@ -43,7 +51,7 @@ Paths = dict[str, list[NDArray[np.float64]]]
 
 def write_page(
     out: Path, found: dict[str, Any], seen: Snapshots, paths: Paths, energies: dict[str, Any],
-    system: System | None, losses: NDArray[np.float64],
+    system: System | None, model: HOAM | WLM,
 ) -> Path:  # fmt: skip
     """Writes ``report.html`` into a run directory and returns its path.
 
@@ -54,21 +62,23 @@ def write_page(
         paths: Simulated samples of each model, by trajectory, (T, N, d).
         energies: Electric energies, true and simulated, where the system has one.
         system: The system, if it is one of ours.
-        losses: Loss of each step.
+        model: What was fitted.
     """
     names = system.labels if system is not None else tuple(f"x{k + 1}" for k in range(seen.num_dims))
     sections = [
         _scores(found, seen),
-        _densities(seen, paths["hoam"], names),
+        _densities(seen, paths[model.method], names),
         _moments(seen, paths, names),
         *([_energy(seen, energies)] if energies else []),
-        _fit(found["fit"], losses),
+        *([_mechanics(model, seen)] if isinstance(model, WLM) else []),
+        _fit(found["fit"], model.losses),
         Section(title="Settings", anchor="settings", sources={"config.yaml": (out / "config.yaml").read_text()},
                 tables=[versions(("ndt", "torch", "numpy", "scipy"))]),
         Section(title="What the numbers mean", anchor="definitions", definitions=WORDS),
     ]  # fmt: skip
-    tiles = [(number(found["summary"]["hoam"][k]), label) for k, label in SCORES.items() if k in ("w2", "sliced_w2")]
-    tiles.append((f"{found['fit']['seconds']['hoam']:.0f} s", "to fit"))
+    summary = found["summary"][model.method]
+    tiles = [(number(summary[k]), SCORES[k]) for k in ("sliced_w2", "w2")]
+    tiles.append((f"{found['fit']['seconds'][model.method]:.0f} s", "to fit"))
     page = render(
         f"Dynamics of {found['source']}", f"{seen.num_trajectories} trajectories scored, {seen.num_dims} dimensions",
         sections, tiles,
@@ -80,7 +90,7 @@ def write_page(
 
 
 def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
-    keys = [k for k in SCORES if k in found["summary"]["hoam"]]
+    keys = [k for k in SCORES if k in found["summary"][found["method"]]]
     rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
     what = "parameters and times that no fit saw" if seen.held_out.any() else "all snapshots, which the fit saw, too"
     text = f"Each population was carried on from its first snapshot. Means over {what}; less is better."
@@ -155,7 +165,8 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
                     ax.plot(times, [of(s.x[:, j]) for s in true], "o", color=INK, markersize=3, label="true")
                     for name, each in paths.items():
                         if name != "still":
-                            ax.plot(times, of(each[m][..., j], axis=1), color=COLOURS[name], label=NAMES[name])
+                            ax.plot(times, of(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
+                                    label=NAMES[name])  # fmt: skip
                     ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
                     if j == 0:
                         ax.set_ylabel(label)
@@ -188,33 +199,72 @@ def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
     return Section(title="Energy over time", anchor="energy", drawings=[plots.Drawing(sheet.svg, caption)])
 
 
+def _mechanics(model: WLM, seen: Snapshots) -> Section:
+    """Shows the friction as it was learned, and what energy the particles of each trajectory have."""
+    num = min(seen.num_trajectories, 3)
+    with page_figure(2.8, 1, 2) as sheet:
+        left, right = sheet.axes[0]
+        left.plot(np.arange(1, len(model.frictions) + 1), model.frictions, color=BLUE)
+        left.set(xlabel="step of fitting", ylabel="friction (1 / time)", ylim=(0, None))
+        for m in range(num):
+            first, times = seen.of(m)[0], [s.time for s in seen.of(m)]
+            v0 = first.velocity if model.velocity == "observed" else None
+            x, v = model.trajectories(first.x, times, seen.mu[m], v0=v0)
+            energy = [model.energy(a, b, seen.mu[m], t) for a, b, t in zip(x, v, times, strict=True)]
+            motion = (v**2).sum(2).mean(1) / 2
+            right.plot(times, energy, color=(BLUE, ORANGE, GREEN)[m], label=f"{_told(seen, m)}, all")
+            right.plot(times, motion, "--", color=(BLUE, ORANGE, GREEN)[m], label="of motion alone" if m == 0 else None)
+        right.set(xlabel="time", ylabel="energy of a particle")
+        right.legend(fontsize=7.5)
+        for ax in (left, right):
+            ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+    caption = (
+        "Friction while it was learned, and the mean energy of the rolled particles: without friction it stays. "
+        "Its level is free: potentials differ by a constant."
+    )
+
+    return Section(title="Mechanics", anchor="mechanics", drawings=[plots.Drawing(sheet.svg, caption)])
+
+
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
     width = max(len(losses) // 100, 1)
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
     steps = (np.arange(len(smooth)) + width).astype(np.float64)
     kept = np.quantile(smooth, 0.97)  # the first steps would hide all others
     shown = smooth <= max(kept, smooth[-1])
-    curve = plots.curves(
-        [("loss", {"training": (steps[shown], smooth[shown])})], {"fresh nodes": fit["fresh"]},
-        f"The action's loss, running means of {width} steps.",
-    )  # fmt: skip
+    line = {"fresh nodes": fit["fresh"]} if "fresh" in fit else {}
+    what = "The action's loss" if "fresh" in fit else "Distance of rollouts to snapshots, in squared widths"
+    series = {"training": (steps[shown], smooth[shown])}
+    curve = plots.curves([("loss", series)], line, f"{what}, running means of {width} steps.")
+    if "friction" in fit:
+        begun = {"observed": "as observed", "zero": "at rest", "matched": "by action matching", "learned": "as learned"}
+        text = (
+            f"Friction {fit['friction']:.4g} per unit of time, in the scale that is {fit['scale']}; particles began "
+            f"{begun[fit['velocity']]}. Last losses {fit['loss']:.3g}."
+        )
+        return Section(title="Fit", anchor="fit", text=[text], drawings=[curve])
     text = (
         f"Loss {fit['loss']:.4g} by the rule that was fitted with, {fit['fresh']:.4g} by fresh and finer nodes "
         f"(± {fit['error']:.2g}); the best potential's is half the mean squared velocity, {fit['kinetic']:.4g}."
     )
-    grade = Graded(
-        grade="warning" if fit["overfitted"] else "ok", where="quadrature",
-        message="The loss lies below what fresh nodes show: the potential hides between its nodes. "
-        "Draw nodes anew (rule=stratified) or fix the level (gauge=mean)." if fit["overfitted"]
-        else "The loss is what fresh nodes show.",
+
+    return Section(title="Fit", anchor="fit", text=[text], findings=_checked(fit), drawings=[curve])
+
+
+def _checked(fit: dict[str, Any]) -> list[Graded]:
+    """Returns whether nodes and samples were over-fitted."""
+    nodes = (
+        "The loss lies below what fresh nodes show: the potential hides between its nodes. "
+        "Draw nodes anew (rule=stratified) or fix the level (gauge=mean)."
+        if fit["overfitted"] else "The loss is what fresh nodes show."
     )  # fmt: skip
-    findings = [grade]
+    found = [Graded(grade="warning" if fit["overfitted"] else "ok", where="quadrature", message=nodes)]
     if fit["kept"] is not None:
         told = f"Samples that were kept back have a loss of {fit['kept']:.4g}"
-        findings.append(Graded(
-            grade="warning" if fit["memorised"] else "ok", where="samples",
-            message=f"{told}, above that of those that were fitted: these are over-fitted. Take more, or fewer steps."
-            if fit["memorised"] else f"{told}: that of those that were fitted.",
-        ))  # fmt: skip
+        samples = (
+            f"{told}, above that of those that were fitted: these are over-fitted. Take more, or fewer steps."
+            if fit["memorised"] else f"{told}: no more than those that were fitted, to its error."
+        )  # fmt: skip
+        found.append(Graded(grade="warning" if fit["memorised"] else "ok", where="samples", message=samples))
 
-    return Section(title="Fit", anchor="fit", text=[text], findings=findings, drawings=[curve])
+    return found

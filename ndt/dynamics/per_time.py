@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ndt.config_dynamics import PerTimeConfig
 from ndt.dynamics.fitting import Progress, descend, threads
 from ndt.dynamics.periodic import wrap
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 __all__ = ["PerTime"]
@@ -101,14 +101,13 @@ class PerTime:
 
         return wrap(np.stack(found), network.period)
 
-    def simulate(
-        self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0
     ) -> NDArray[np.float64]:
-        """The same as if it were a simulation: as many samples as `x0` has, which are returned at the first time."""
-        start = np.asarray(x0, np.float64)
-        later = self.sample(len(start), np.asarray(times)[1:], mu, seed=seed)
+        """The same as if a snapshot were carried on: as many samples as it has; at the first time they are its own."""
+        later = self.sample(len(snapshot.x), np.asarray(times)[1:], mu, seed=seed)
 
-        return np.concatenate([start[None], later])
+        return np.concatenate([snapshot.x[None], later])
 
     def _solved(self, network: "_Network", y: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         n = self.config.solver_steps

@@ -17,21 +17,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ndt.checkpoint import write_json
+from ndt.checkpoint import read_json, write_json
 from ndt.config_dynamics import DynamicsConfig
 from ndt.dynamics.distances import carry, score
+from ndt.dynamics.guesses import constant_velocity
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.page import write_page
 from ndt.dynamics.per_time import PerTime
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.dynamics.systems.named import SYSTEMS, System
+from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.studies import ASKED
 
-__all__ = ["ACTIONS", "fit_run", "run_action", "score_run", "simulate_run"]
+__all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
 
-Simulate = Callable[..., NDArray[np.float64]]
-FILES = ("config.yaml", "model.safetensors", "model.json", "metrics.json", "log.jsonl", "report.html")  # of a run
+Advance = Callable[..., NDArray[np.float64]]
+Model = HOAM | WLM | PerTime
+FILES = ("config.yaml", "model.safetensors", "model.json", "matched", "metrics.json", "log.jsonl", "report.html")
 SHOWN = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 
 
@@ -81,72 +84,87 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         simulated["simulator"] = _simulator_seconds(system, scored, config.hoam.seed)
     rows = {name: score(path, scored) for name, path in paths.items()}
     energies = _energies(system, scored, paths)
-    assert model.result is not None, "it was fitted"
-    check = model.result.check
-    fit = {"seconds": seconds, "simulate_seconds": simulated, "steps": config.hoam.steps, **vars(check)}
+    fit = {"seconds": seconds, "simulate_seconds": simulated, **model.facts}
     found: dict[str, Any] = {
         "source": source,
         "method": config.method,
         "num_dims": snapshots.num_dims,
-        "test": rows["hoam"],
-        "baselines": {name: {"rows": each} for name, each in rows.items() if name != "hoam"},
+        "test": rows[config.method],
+        "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
         "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
-        "fit": fit | {"overfitted": check.overfitted, "memorised": check.memorised},
+        "fit": fit,
     }
-    _write(out, config, model, found)
-    write_page(out, found, scored, paths, energies, system, model.result.losses)
+    _write(out, config, model)
+    write_page(out, found, scored, paths, energies, system, model)
     write_json(out / "metrics.json", found)  # last: a run that has it has ended
 
     return found
 
 
-def _write(out: Path, config: DynamicsConfig, model: HOAM, found: dict[str, Any]) -> None:
-    assert model.result is not None, "it was fitted"
+def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
     (out / "metrics.json").unlink(missing_ok=True)  # first: what it says is of the model before
     model.save(out)
     plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
     (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    thin = max(len(model.result.losses) // 400, 1)
+    thin = max(len(model.losses) // 400, 1)
     lines = [
-        {"step": i + 1, "split": "train", "loss": float(model.result.losses[i])}
-        for i in range(0, len(model.result.losses), thin)
+        {"step": i + 1, "split": "train", "loss": float(model.losses[i])} for i in range(0, len(model.losses), thin)
     ]
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _fitted(
     snapshots: Snapshots, config: DynamicsConfig, progress: bool
-) -> tuple[HOAM, dict[str, HOAM | PerTime], dict[str, float]]:
+) -> tuple[HOAM | WLM, dict[str, Model], dict[str, float]]:
     """Returns the fitted model, fitted peers by name, and what each took."""
-    model = HOAM(config.hoam)
-    peers: dict[str, HOAM | PerTime] = {}
-    if "monte_carlo" in config.baselines:
-        peers["monte_carlo"] = HOAM(replace(config.hoam, rule="monte_carlo", gauge="none", form="action"))
-    for name in ("flow", "diffusion"):
-        if name in config.baselines:
-            peers[name] = PerTime(replace(config.per_time, objective=name, seed=config.hoam.seed))
-    seconds = {}
+    made: dict[str, Callable[[], Model]] = {
+        "hoam": lambda: HOAM(config.hoam),
+        "wlm": lambda: WLM(config.wlm),
+        "monte_carlo": lambda: HOAM(replace(config.hoam, rule="monte_carlo", gauge="none", form="action")),
+        "flow": lambda: PerTime(replace(config.per_time, objective="flow", seed=config.hoam.seed)),
+        "diffusion": lambda: PerTime(replace(config.per_time, objective="diffusion", seed=config.hoam.seed)),
+    }
+    names = dict.fromkeys((config.method, *(name for name in config.baselines if name in made)))
+    models, seconds = {name: made[name]() for name in names}, {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        for name, job in {"hoam": model, **peers}.items():
-            task = bar.add_task(name, total=job.config.steps)
+        for name, model in models.items():
+            task = bar.add_task(name, total=model.config.steps)
             began = clock.perf_counter()
-            job.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
+            model.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
             seconds[name] = clock.perf_counter() - began
 
-    return model, peers, seconds
+    model = models.pop(config.method)
+    assert not isinstance(model, PerTime), "that is no method"
+
+    return model, models, seconds
 
 
-def _simulations(model: HOAM, peers: dict[str, HOAM | PerTime], config: DynamicsConfig) -> dict[str, Simulate]:
-    """Returns how each carries samples on, by name."""
+def _simulations(model: HOAM | WLM, peers: dict[str, Model], config: DynamicsConfig) -> dict[str, Advance]:
+    """Returns how each carries a snapshot on, by name."""
     solver: dict[str, Any] = {"method": config.solver, "step": config.solver_step}
-    found: dict[str, Simulate] = {
-        name: partial(each.simulate, **solver) if isinstance(each, HOAM) else each.simulate
-        for name, each in {"hoam": model, **peers}.items()
+    found: dict[str, Advance] = {
+        name: partial(each.advance, **solver) if isinstance(each, HOAM) else each.advance
+        for name, each in {config.method: model, **peers}.items()
     }
-    if "still" in config.baselines:
-        found["still"] = lambda x0, times, mu=None, seed=0: np.stack([np.asarray(x0)] * len(times))
 
-    return found
+    return found | {name: STANDING[name] for name in config.baselines if name in STANDING}
+
+
+def _still(snapshot: Snapshot, times: Sequence[float], mu: object = None, seed: int = 0) -> NDArray[np.float64]:
+    del mu, seed
+    return np.stack([snapshot.x] * len(times))
+
+
+def _straight(snapshot: Snapshot, times: Sequence[float], mu: object = None, seed: int = 0) -> NDArray[np.float64]:
+    del mu, seed
+    if snapshot.velocity is None:
+        raise InputError("settings", "baselines", "no constant_velocity of snapshots without velocities", "it")
+    period = np.full(snapshot.x.shape[1], np.inf)
+
+    return np.stack([constant_velocity(snapshot, None, t, period) for t in times])
+
+
+STANDING: dict[str, Advance] = {"still": _still, "constant_velocity": _straight}
 
 
 def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Snapshots:
@@ -231,13 +249,13 @@ def simulate_run(
     """
     if out.suffix != ".npz":
         raise InputError("dynamics simulate", "--out", "a file that ends in .npz", out)
-    model, seen = HOAM.load(run), Snapshots.from_npz(data)
+    model, seen = load(run), Snapshots.from_npz(data)
     populations, moments, parameters = [], [], []
     for m in range(seen.num_trajectories):
         first, *rest = seen.of(m)
         wanted = np.unique([first.time, *(times or [s.time for s in rest])])
         parameters.append(seen.mu[m] if mu is None else np.asarray(mu, np.float64))
-        populations.append(model.simulate(first.x, wanted, parameters[-1], seed=seed))
+        populations.append(model.advance(first, wanted, parameters[-1], seed=seed))
         moments.append(wanted)
     Snapshots.from_arrays(populations, moments, np.stack(parameters), paired=True, period=seen.period).to_npz(out)
 
@@ -246,11 +264,26 @@ def simulate_run(
 
 def score_run(run: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
     """Scores a fitted model on a file's snapshots, each trajectory simulated from its first; nothing is fitted anew."""
-    rows = HOAM.load(run).score(Snapshots.from_npz(data), seed=seed)
+    model = load(run)
+    rows = model.score(Snapshots.from_npz(data), seed=seed)
 
-    return {"run": str(run), "test": rows, "summary": {"hoam": summarise(rows)}}
+    return {"run": str(run), "test": rows, "summary": {model.method: summarise(rows)}}
 
 
+def load(run: Path) -> HOAM | WLM:
+    """Returns the model of a run, of whatever method.
+
+    Raises:
+        InputError: if the folder holds none.
+    """
+    method = read_json(run / "model.json").get("method")
+    if method not in METHODS:
+        raise InputError(run / "model.json", "method", f"one of {', '.join(METHODS)}", method)
+
+    return METHODS[method].load(run)
+
+
+METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
 ACTIONS = ("fit", "simulate", "score")
 
 

@@ -22,22 +22,21 @@ import time as clock
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ndt.config_dynamics import WLMConfig
-from ndt.dynamics.distances import score
+from ndt.dynamics.distances import carry, score
 from ndt.dynamics.fitting import Progress, descend, threads
-from ndt.dynamics.functionals import Functional
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
-from ndt.dynamics.mechanics import roll
 from ndt.dynamics.periodic import wrap
-from ndt.dynamics.potentials import Scales, scales_of
+from ndt.dynamics.potentials import scales_of
 from ndt.dynamics.saving import read_shape, read_weights, save_model
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
@@ -45,51 +44,6 @@ from ndt.errors import InputError
 __all__ = ["WLM"]
 
 # N = particles, d = dimensions, p = parameters, T = times
-
-
-class Mechanics(nn.Module):
-    """What is learned: the functional, the friction and, where they are, first velocities.
-
-    Arguments:
-        config: Settings.
-        scales: Scales of the data.
-        learned: Whether first velocities are.
-    """
-
-    def __init__(self, config: WLMConfig, scales: Scales, learned: bool) -> None:
-        super().__init__()
-
-        self.config, self.scales = config, scales
-        self.functional = Functional(config.functional, scales)
-        # its logarithm in tens, so that it may move by a factor while weights move by a tenth
-        start = torch.tensor(math.log(config.friction) / 10 if config.friction else -math.inf)
-        self.log_friction = nn.Parameter(start, requires_grad=config.learn_friction and config.friction > 0)
-        d, p = len(scales.centre), len(scales.mu_mean)
-        self.first = nn.Sequential(nn.Linear(d + p, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, d))
-        nn.init.zeros_(self.first[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.first[-1].bias)  # type: ignore[arg-type]
-        self.first.requires_grad_(learned)
-
-    @property
-    def friction(self) -> Tensor:
-        """Friction gamma, per unit of time."""
-        return torch.exp(10 * self.log_friction)
-
-    def velocity(self, x: Tensor, mu: Tensor) -> Tensor:
-        """Returns learned first velocities at positions, (N, d)."""
-        scale = self.scales
-        given = ((mu - scale.mu_mean) / scale.mu_scale).expand(len(x), -1)
-        made: Tensor = self.first(torch.cat([(x - scale.centre) / scale.length, given], 1))
-
-        return made * scale.length / (scale.span[1] - scale.span[0])
-
-    def roll(self, x: Tensor, v: Tensor, times: NDArray[np.float64], mu: Tensor, step: float) -> tuple[Tensor, Tensor]:
-        """Returns positions and velocities at times, each (T, N, d)."""
-
-        def force(at: Tensor, time: float) -> Tensor:
-            return self.functional.acceleration(at, time, mu)
-
-        return roll(force, x, v, times, self.friction, step=step, scale=self.config.scale)
 
 
 class WLM:
@@ -106,9 +60,11 @@ class WLM:
         (2, 50, 1)
     """
 
+    method = "wlm"
+
     def __init__(self, config: WLMConfig | None = None) -> None:
         self.config = config or WLMConfig()
-        self.mechanics: Mechanics | None = None
+        self.lagrangian: Lagrangian | None = None
         self.matched: HOAM | None = None
         self.velocity = self.config.velocity
         self.step = self.config.step
@@ -142,27 +98,27 @@ class WLM:
         self.step = config.step or min(float(np.diff([s.time for s in each]).min()) for each in trajectories) / 5
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            mechanics = Mechanics(config, scales_of(seen), self.velocity == "learned")
-        loss = self._loss(mechanics, trajectories, seen.mu)
+            lagrangian = Lagrangian(config, scales_of(seen), self.velocity == "learned")
+        loss = self._loss(lagrangian, trajectories, seen.mu)
         frictions = np.zeros(config.steps)
 
         def told(step: int, value: float) -> None:
-            frictions[step - 1] = float(mechanics.friction.detach())
+            frictions[step - 1] = float(lagrangian.friction.detach())
             if progress is not None:
                 progress(step, value)
 
         with threads(config.threads):
-            self.mechanics, self.losses = descend(mechanics, loss, config, told)
+            self.lagrangian, self.losses = descend(lagrangian, loss, config, told)
         self.frictions, self.seconds = frictions, clock.perf_counter() - began
 
         return self
 
     def _loss(
-        self, mechanics: Mechanics, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
+        self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
     ) -> Callable[[], Tensor]:
         """Returns what draws a rollout and its mean loss over the snapshots that it passes, over squared lengths."""
         config, rng = self.config, np.random.default_rng(self.config.seed)
-        scale = mechanics.scales
+        scale = lagrangian.scales
         unit = float(scale.length.square().sum())
         anywhere = config.restarts and self.velocity in ("observed", "matched")  # else known at the first alone
         starts = [(m, a) for m, each in enumerate(trajectories) for a in range(len(each) - 1 if anywhere else 1)]
@@ -174,8 +130,8 @@ class WLM:
             passed = path[a : a + 1 + int(rng.integers(1, most + 1))]
             rows = _rows(passed[0], config.num_particles, rng)
             x = torch.as_tensor(passed[0].x[rows], dtype=torch.float32)
-            v = self._first(mechanics, passed[0], rows, parameters)
-            found, _ = mechanics.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
+            v = self._first(lagrangian, passed[0], rows, parameters)
+            found, _ = lagrangian.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
             total = x.new_zeros(())
             for made, true in zip(found[1:], passed[1:], strict=True):
                 wanted = torch.as_tensor(true.x[_rows(true, len(x), rng)], dtype=torch.float32)
@@ -186,11 +142,11 @@ class WLM:
 
         return loss
 
-    def _first(self, mechanics: Mechanics, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
+    def _first(self, lagrangian: Lagrangian, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
         """Returns the velocities with which samples of a snapshot begin, (N, d)."""
         x = snapshot.x[rows]
         if self.velocity == "learned":
-            return mechanics.velocity(torch.as_tensor(x, dtype=torch.float32), mu)
+            return lagrangian.velocity(torch.as_tensor(x, dtype=torch.float32), mu)
         if self.velocity == "matched":
             assert self.matched is not None, "it was fitted"
             return torch.as_tensor(self.matched.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
@@ -201,6 +157,16 @@ class WLM:
         return torch.zeros(x.shape, dtype=torch.float32)
 
     # ---- use
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What fitting leaves to be told, as plain values: the last losses' mean, in squared widths, and friction."""
+        last = float(np.mean(self.losses[-max(len(self.losses) // 20, 1) :])) if len(self.losses) else math.nan
+
+        return {
+            "steps": self.config.steps, "loss": last, "friction": self.friction, "velocity": self.velocity,
+            "scale": self.config.scale,
+        }  # fmt: skip
 
     @property
     def friction(self) -> float:
@@ -269,6 +235,14 @@ class WLM:
 
         return wrap(found.double().numpy(), period), speed.double().numpy()
 
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
+    ) -> NDArray[np.float64]:
+        """Carries a snapshot's samples on, with its velocities where the model was fitted with such."""
+        v0 = snapshot.velocity if self.velocity == "observed" else None
+
+        return self.simulate(snapshot.x, times, mu, v0=v0, step=step, seed=seed)
+
     def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0) -> NDArray[np.float64]:
         """Returns samples at times, each rolled from the latest snapshot before it that is not held out; (T, N, d)."""
         seen = [
@@ -279,8 +253,9 @@ class WLM:
         for time in np.asarray(times, np.float64).tolist():
             if time < known[0]:
                 raise InputError("interpolate", "times", f"at least {known[0]:g}, the first snapshot's", time)
-            from_ = seen[int(np.searchsorted(known, time, side="right")) - 1]
-            found.append(self._from(from_, [time], snapshots.mu[trajectory])[-1])
+            last = seen[int(np.searchsorted(known, time, side="right")) - 1]
+            moments = [last.time, *([time] if time > last.time else [])]
+            found.append(self.advance(last, moments, snapshots.mu[trajectory])[-1])
 
         return np.stack(found)
 
@@ -302,23 +277,13 @@ class WLM:
         if np.any(wanted <= seen[-1].time):
             raise InputError("forecast", "times", f"after {seen[-1].time:g}, the last snapshot's", wanted.min())
 
-        return self._from(seen[0 if free else -1], wanted.tolist(), snapshots.mu[trajectory])[1:]
+        begin = seen[0 if free else -1]
+
+        return self.advance(begin, [begin.time, *wanted], snapshots.mu[trajectory])[1:]
 
     def score(self, snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
         """Rolls each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        paths = []
-        for m in range(snapshots.num_trajectories):
-            first, *rest = snapshots.of(m)
-            paths.append(self._from(first, [s.time for s in rest], snapshots.mu[m]))
-
-        return score(paths, snapshots, seed=seed)
-
-    def _from(self, snapshot: Snapshot, times: list[float], mu: NDArray[np.float64]) -> NDArray[np.float64]:
-        later = [t for t in times if t > snapshot.time]
-        v0 = snapshot.velocity if self.velocity == "observed" else None
-        found = self.simulate(snapshot.x, [snapshot.time, *later], mu, v0=v0)
-
-        return found if len(later) == len(times) else np.concatenate([found[:1], found])
+        return score(carry(self.advance, snapshots, seed=seed), snapshots, seed=seed)
 
     @staticmethod
     def _held(snapshots: Snapshots, trajectory: int) -> NDArray[np.bool_]:
@@ -336,11 +301,11 @@ class WLM:
 
         return torch.as_tensor(found, dtype=torch.float32)
 
-    def _fitted(self) -> Mechanics:
-        if self.mechanics is None:
-            raise InputError("WLM", "mechanics", "a model that was fitted or loaded", "one that was not")
+    def _fitted(self) -> Lagrangian:
+        if self.lagrangian is None:
+            raise InputError("WLM", "lagrangian", "a model that was fitted or loaded", "one that was not")
 
-        return self.mechanics
+        return self.lagrangian
 
     # ---- on disk
 
@@ -350,7 +315,7 @@ class WLM:
         if self.matched is not None:
             self.matched.save(Path(folder) / "matched")
 
-        return save_model(folder, "wlm", model, model.scales, self.config, velocity=self.velocity, step=self.step)
+        return save_model(folder, self.method, model, model.scales, self.config, velocity=self.velocity, step=self.step)
 
     @classmethod
     def load(cls, folder: str | Path) -> "WLM":
@@ -359,15 +324,15 @@ class WLM:
         Raises:
             InputError: if a file is missing, or of another method or architecture.
         """
-        config, scales, found = read_shape(folder, "wlm", WLMConfig)
+        config, scales, found = read_shape(folder, cls.method, WLMConfig)
         for name in ("velocity", "step"):
             if name not in found:
                 raise InputError(Path(folder) / "model.json", name, "how rollouts began and stepped", "nothing")
         model = cls(config)
         model.velocity, model.step = found["velocity"], float(found["step"])
         model.matched = HOAM.load(Path(folder) / "matched") if model.velocity == "matched" else None
-        model.mechanics = Mechanics(config, scales, model.velocity == "learned")
-        read_weights(model.mechanics, folder)
+        model.lagrangian = Lagrangian(config, scales, model.velocity == "learned")
+        read_weights(model.lagrangian, folder)
 
         return model
 
