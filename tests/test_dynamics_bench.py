@@ -1,5 +1,7 @@
 """Benchmarks of the dynamics heads: what their peers are known to be, and that each runs through."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from ndt.benchmarks import inference as solves
 from ndt.benchmarks import ocean as vortex_module
 from ndt.config import BenchConfig
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
-from tests.realdata import real_file
+from ndt.settings import load_config
+from tests.realdata import ROOT, real_file
 
 SMALL = PotentialConfig(width=8, depth=2, time_frequencies=2)
 QUICK = HOAMConfig(potential=SMALL, num_nodes=4, num_particles=8, num_end_particles=16, steps=2, threads=1)
@@ -34,6 +37,15 @@ def test_a_vortex_that_is_not_there_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("NDT_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"ocean_vortex_small\.npz: NDT_DATA: expected the file of a vortex"):
         vortex_module.vortex()
+
+
+@pytest.mark.parametrize("name", sorted(systems.SETTINGS))
+def test_each_system_has_a_file_of_the_settings_that_were_measured(name) -> None:
+    file = {"two_stream": "beams", "bump_on_tail": "beams"}.get(name, name)
+    written = load_config(DynamicsConfig, ROOT / "configs" / "dynamics" / f"{file}.yaml")
+    measured = systems.SETTINGS[name]  # of one thread, beside each other
+    free = replace(measured.hoam, threads=0), replace(measured.per_time, threads=0)
+    assert written == replace(measured, hoam=free[0], per_time=free[1])
 
 
 @pytest.mark.slow
