@@ -1,5 +1,6 @@
 """``ndt bench dynamics``: populations carried on under parameters that no fit saw, beside what else carries them on."""
 
+import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,8 @@ from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
 from ndt.dynamics.systems.named import SYSTEMS
-from ndt.studies import finish, run_all
+from ndt.runs import read_json
+from ndt.studies import ASKED, finish, run_all
 
 if TYPE_CHECKING:
     from ndt.dynamics.hoam import HOAM
@@ -106,17 +108,26 @@ def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
     config = SETTINGS[name]
     config = replace(config, hoam=replace(config.hoam, seed=seed))
 
-    return finish(folder, {"system": name, "settings": asdict(config)}, partial(_run, name, config))
+    return finish(folder, _asked(name, seed), partial(_run, name, config))
 
 
 def fitted(name: str, seed: int, out: Path) -> "HOAM":
-    """Returns the model of a system and seed; it is fitted only if the study's folder has none."""
+    """Returns the model of a system and seed: that of a study in this folder, or one that is fitted now."""
     from ndt.dynamics.hoam import HOAM
 
-    folder = out / "dynamics" / name / f"seed{seed}"
-    _fit(name, seed, folder)
+    folder, config = out / "dynamics" / name / f"seed{seed}", SETTINGS[name]
+    if read_json(folder / ASKED) == _asked(name, seed) and (folder / "metrics.json").is_file():
+        return HOAM.load(folder)
+    system = SYSTEMS[name]
 
-    return HOAM.load(folder)
+    return HOAM(replace(config.hoam, seed=seed, noise=system.noise)).fit(system.snapshots(config.num_particles, seed))
+
+
+def _asked(name: str, seed: int) -> dict[str, Any]:
+    config = SETTINGS[name]
+    settings = asdict(replace(config, hoam=replace(config.hoam, seed=seed)))
+
+    return json.loads(json.dumps({"system": name, "settings": settings}))  # type: ignore[no-any-return]
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:

@@ -52,20 +52,8 @@ def inference(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
         "hoam": lambda steps: model.advance(first, times, [MU], step=float(times[-1]) / steps)[::10],
         "flow": flow,
     }
-    chosen, rows = {}, []
-    for name, call in calls.items():
-        scores = {}
-        for steps in SOLVES[name]:
-            began = clock.perf_counter()
-            made = call(steps)
-            taken = (clock.perf_counter() - began) * (10 if name == "flow" else 1)
-            scores[steps] = float(
-                np.mean([sliced_w2(a, b, period=period) for a, b in zip(made[1:], seen[1:], strict=True)])
-            )
-            rows += [row(f"inference.{name}.{steps}_steps.score", [scores[steps]], "sliced W2")]
-            rows += [row(f"inference.{name}.{steps}_steps.seconds", [taken], "s")]
-        finest = scores[SOLVES[name][-1]]
-        chosen[name] = min(steps for steps, value in scores.items() if value <= CLOSE * finest)
+    rows: list[dict[str, Any]] = []
+    chosen = {name: _finest(name, call, seen, period, rows) for name, call in calls.items()}
     seconds = interleaved(
         {
             "hoam": lambda: calls["hoam"](chosen["hoam"]),
@@ -79,3 +67,21 @@ def inference(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
         rows.append(row(f"inference.hoam.{chosen['hoam']}_steps", seconds["hoam"], "s", name, seconds[name]))
 
     return rows
+
+
+def _finest(
+    name: str, solve: Callable[[int], NDArray[np.float64]], seen: list[NDArray[np.float64]],
+    period: NDArray[np.float64], rows: list[dict[str, Any]],
+) -> int:  # fmt: skip
+    """Returns the fewest steps that are as good as the most, and adds a row for score and seconds of each number."""
+    scores = {}
+    for steps in SOLVES[name]:
+        began = clock.perf_counter()
+        made = solve(steps)
+        taken = (clock.perf_counter() - began) * (10 if name == "flow" else 1)
+        apart = [sliced_w2(a, b, period=period) for a, b in zip(made[1:], seen[1:], strict=True)]
+        scores[steps] = float(np.mean(apart))
+        rows.append(row(f"inference.{name}.{steps}_steps.score", [scores[steps]], "sliced W2"))
+        rows.append(row(f"inference.{name}.{steps}_steps.seconds", [taken], "s"))
+
+    return min(steps for steps, value in scores.items() if value <= CLOSE * scores[SOLVES[name][-1]])
