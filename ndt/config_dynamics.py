@@ -130,7 +130,7 @@ class FunctionalConfig:
     """
 
     terms: tuple[str, ...] = ("external",)
-    potential: PotentialConfig = field(default_factory=lambda: PotentialConfig(kind="concat", time_frequencies=2))
+    potential: PotentialConfig = field(default_factory=PotentialConfig)
     width: int = 64
     depth: int = 1
     heads: int = 4

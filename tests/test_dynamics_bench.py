@@ -11,7 +11,16 @@ from ndt.benchmarks import dynamics_cost as cost
 from ndt.benchmarks import inference as solves
 from ndt.benchmarks import ocean as vortex_module
 from ndt.config import BenchConfig
-from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.config_dynamics import (
+    DynamicsConfig,
+    FunctionalConfig,
+    HOAMConfig,
+    PerTimeConfig,
+    PotentialConfig,
+    WLMConfig,
+)
+from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.wlm import WLM
 from ndt.settings import load_config
 from tests.realdata import ROOT, real_file
 
@@ -23,9 +32,11 @@ QUICK = HOAMConfig(potential=SMALL, num_nodes=4, num_particles=8, num_end_partic
 def test_what_is_guessed_of_the_vortex_is_what_others_measured(monkeypatch, tmp_path) -> None:
     """The reference's W1 at the held-out times: 0.517, 0.200, 0.235 and 0.038, to the last figure."""
     monkeypatch.setenv("NDT_DATA", str(real_file("snapshots/ocean_vortex_small.npz").parents[1]))
-    monkeypatch.setattr(vortex_module, "CONFIG", QUICK)
+    mechanics = WLMConfig(functional=FunctionalConfig(potential=SMALL), steps=2, threads=1)
+    monkeypatch.setattr(vortex_module, "MODELS", {"hoam": HOAM(QUICK), "wlm": WLM(mechanics)})
     rows = vortex_module.ocean(tmp_path, 1)
-    found = {row["peer"]: row["peer_value"] for row in rows}
+    assert {row["name"] for row in rows} == {"ocean.hoam", "ocean.wlm", "ocean.hoam.seconds", "ocean.wlm.seconds"}
+    found = {row["peer"]: row["peer_value"] for row in rows if row["peer"] not in (None, "hoam")}
     known = {"persistence": 0.517, "constant_velocity": 0.200, "transport": 0.235, "hermite": 0.038}
     assert found.keys() == known.keys()
     for name, value in known.items():

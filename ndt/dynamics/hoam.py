@@ -44,8 +44,8 @@ from torch import Tensor
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.batches import Batch
 from ndt.dynamics.between import Bridge, bridges
-from ndt.dynamics.distances import carry, score
 from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.heads import Head
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, scales_of
 from ndt.dynamics.saving import read_shape, read_weights, save_model
@@ -97,7 +97,7 @@ class Fit:
     check: Check
 
 
-class HOAM:
+class HOAM(Head):
     """First-order dynamics of a population, from snapshots.
 
     Arguments:
@@ -299,39 +299,10 @@ class HOAM:
         return samples[0] if alone else samples
 
     def advance(
-        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, **options: Any
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
         """Carries a snapshot's samples on: `simulate` from what one snapshot knows."""
-        return self.simulate(snapshot.x, times, mu, **options)
-
-    def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any) -> NDArray[Any]:
-        """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d)."""
-        seen = snapshots.of(trajectory)
-        wanted = np.asarray(times, np.float64)
-        known = np.array([s.time for s in seen])
-        if np.any(wanted < known[0]):
-            raise InputError("interpolate", "times", f"at least {known[0]:g}, the first snapshot's", wanted.min())
-        n = min(len(s.x) for s in seen)
-        found = np.empty((len(wanted), n, snapshots.num_dims))
-        for k in np.unique(at := np.searchsorted(known, wanted, side="right") - 1):
-            mine = np.flatnonzero(at == k)
-            moments, place = np.unique(np.concatenate([[known[k]], wanted[mine]]), return_inverse=True)
-            found[mine] = self.simulate(seen[k].x[:n], moments, snapshots.mu[trajectory], **options)[place[1:]]
-
-        return found
-
-    def forecast(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any) -> NDArray[Any]:
-        """Returns samples at times after a trajectory's last snapshot, carried on from it; shape (T, N, d)."""
-        last = snapshots.of(trajectory)[-1]
-        wanted = np.asarray(times, np.float64)
-        if np.any(wanted <= last.time):
-            raise InputError("forecast", "times", f"after {last.time:g}, the last snapshot's", wanted.min())
-
-        return self.simulate(last.x, [last.time, *wanted], snapshots.mu[trajectory], **options)[1:]
-
-    def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
-        """Simulates each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        return score(carry(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
+        return self.simulate(snapshot.x, times, mu, seed=seed, **options)
 
     def _drift(self, model: Potential, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
         def drift(x: Tensor, time: float) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import plots
+from ndt.dynamics.film import film
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import System
@@ -25,8 +26,9 @@ NAMES = {
     "still": "nothing moves",
     "constant_velocity": "velocities that stay",
 }
+CRIMSON = "#b02a5b"
 COLOURS = {
-    "wlm": BLUE, "hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET,
+    "wlm": CRIMSON, "hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET,
     "constant_velocity": QUIET,
 }  # fmt: skip
 DASHES = {"constant_velocity": ":"}
@@ -70,7 +72,7 @@ def write_page(
         _densities(seen, paths[model.method], names),
         _moments(seen, paths, names),
         *([_energy(seen, energies)] if energies else []),
-        *([_mechanics(model, seen)] if isinstance(model, WLM) else []),
+        *([_mechanics(model, seen, names)] if isinstance(model, WLM) else []),
         _fit(found["fit"], model.losses),
         Section(title="Settings", anchor="settings", sources={"config.yaml": (out / "config.yaml").read_text()},
                 tables=[versions(("ndt", "torch", "numpy", "scipy"))]),
@@ -80,7 +82,8 @@ def write_page(
     tiles = [(number(summary[k]), SCORES[k]) for k in ("sliced_w2", "w2")]
     tiles.append((f"{found['fit']['seconds'][model.method]:.0f} s", "to fit"))
     page = render(
-        f"Dynamics of {found['source']}", f"{seen.num_trajectories} trajectories scored, {seen.num_dims} dimensions",
+        f"Dynamics of {Path(found['source']).name}",
+        f"trajectories scored: {seen.num_trajectories}; dimensions: {seen.num_dims}",
         sections, tiles,
     )  # fmt: skip
     path = out / "report.html"
@@ -199,7 +202,7 @@ def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
     return Section(title="Energy over time", anchor="energy", drawings=[plots.Drawing(sheet.svg, caption)])
 
 
-def _mechanics(model: WLM, seen: Snapshots) -> Section:
+def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
     """Shows the friction as it was learned, and what energy the particles of each trajectory have."""
     num = min(seen.num_trajectories, 3)
     with page_figure(2.8, 1, 2) as sheet:
@@ -223,7 +226,21 @@ def _mechanics(model: WLM, seen: Snapshots) -> Section:
         "Its level is free: potentials differ by a constant."
     )
 
-    return Section(title="Mechanics", anchor="mechanics", drawings=[plots.Drawing(sheet.svg, caption)])
+    drawings = [plots.Drawing(sheet.svg, caption)]
+    if seen.num_dims > 1:
+        drawings.insert(0, _film(model, seen, names))
+
+    return Section(title="Mechanics", anchor="mechanics", drawings=drawings)
+
+
+def _film(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
+    snapshots = seen.of(0)
+    times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
+    made = model.advance(snapshots[0], times, seen.mu[0])
+    moving = film(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+    caption = f"{_told(seen, 0)}: particles rolled from the first snapshot, and snapshots (grey) as their times pass."
+
+    return plots.Drawing(moving, caption)
 
 
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:

@@ -17,7 +17,7 @@ https://arxiv.org/abs/2202.00512
 import math
 import time as clock
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ndt.config_dynamics import PerTimeConfig
 from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.heads import Head
 from ndt.dynamics.periodic import wrap
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
@@ -33,7 +34,7 @@ from ndt.errors import InputError
 __all__ = ["PerTime"]
 
 
-class PerTime:
+class PerTime(Head):
     """A generative model of a population at any time, from snapshots.
 
     Arguments:
@@ -102,7 +103,7 @@ class PerTime:
         return wrap(np.stack(found), network.period)
 
     def advance(
-        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
         """The same as if a snapshot were carried on: as many samples as it has; at the first time they are its own."""
         later = self.sample(len(snapshot.x), np.asarray(times)[1:], mu, seed=seed)

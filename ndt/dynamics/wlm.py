@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ndt.config_dynamics import WLMConfig
-from ndt.dynamics.distances import carry, score
 from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.heads import Head
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
@@ -46,7 +46,7 @@ __all__ = ["WLM"]
 # N = particles, d = dimensions, p = parameters, T = times
 
 
-class WLM:
+class WLM(Head):
     """Second-order dynamics of a population, from snapshots.
 
     Arguments:
@@ -236,58 +236,12 @@ class WLM:
         return wrap(found.double().numpy(), period), speed.double().numpy()
 
     def advance(
-        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
         """Carries a snapshot's samples on, with its velocities where the model was fitted with such."""
         v0 = snapshot.velocity if self.velocity == "observed" else None
 
-        return self.simulate(snapshot.x, times, mu, v0=v0, step=step, seed=seed)
-
-    def interpolate(self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0) -> NDArray[np.float64]:
-        """Returns samples at times, each rolled from the latest snapshot before it that is not held out; (T, N, d)."""
-        seen = [
-            s for s, held in zip(snapshots.of(trajectory), self._held(snapshots, trajectory), strict=True) if not held
-        ]
-        known = np.array([s.time for s in seen])
-        found = []
-        for time in np.asarray(times, np.float64).tolist():
-            if time < known[0]:
-                raise InputError("interpolate", "times", f"at least {known[0]:g}, the first snapshot's", time)
-            last = seen[int(np.searchsorted(known, time, side="right")) - 1]
-            moments = [last.time, *([time] if time > last.time else [])]
-            found.append(self.advance(last, moments, snapshots.mu[trajectory])[-1])
-
-        return np.stack(found)
-
-    def forecast(
-        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, free: bool = False
-    ) -> NDArray[np.float64]:
-        """Returns samples at times after the last snapshot that is not held out, (T, N, d).
-
-        Arguments:
-            snapshots: Where to begin.
-            times: Times.
-            trajectory: Of which trajectory.
-            free: Whether to begin at the first snapshot, not at the last.
-        """
-        seen = [
-            s for s, held in zip(snapshots.of(trajectory), self._held(snapshots, trajectory), strict=True) if not held
-        ]
-        wanted = np.asarray(times, np.float64)
-        if np.any(wanted <= seen[-1].time):
-            raise InputError("forecast", "times", f"after {seen[-1].time:g}, the last snapshot's", wanted.min())
-
-        begin = seen[0 if free else -1]
-
-        return self.advance(begin, [begin.time, *wanted], snapshots.mu[trajectory])[1:]
-
-    def score(self, snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
-        """Rolls each trajectory from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        return score(carry(self.advance, snapshots, seed=seed), snapshots, seed=seed)
-
-    @staticmethod
-    def _held(snapshots: Snapshots, trajectory: int) -> NDArray[np.bool_]:
-        return snapshots.held_out[snapshots.trajectory == trajectory]
+        return self.simulate(snapshot.x, times, mu, v0=v0, seed=seed, **options)
 
     @property
     def _mobility(self) -> float:

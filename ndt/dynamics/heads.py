@@ -1,0 +1,77 @@
+"""What every dynamics head does with snapshots once it carries one on: interpolate, forecast, score."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ndt.dynamics.distances import carry, score
+from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.errors import InputError
+
+__all__ = ["Head"]
+
+
+class Head(ABC):
+    """A model that carries populations on. Where it begins, it sees no snapshot that is held out."""
+
+    @abstractmethod
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> NDArray[np.float64]:
+        """Carries a snapshot's samples on to times, of which its own is the first; shape (T, N, d)."""
+
+    def interpolate(
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any
+    ) -> NDArray[np.float64]:
+        """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d).
+
+        Arguments:
+            snapshots: Where to begin.
+            times: Times T, in any order.
+            trajectory: Of which trajectory.
+            options: Of the simulation.
+        """
+        known = _known(snapshots, trajectory)
+        wanted, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
+        if np.any(wanted < moments[0]):
+            raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", wanted.min())
+        n = min(len(s.x) for s in known)
+        found = np.empty((len(wanted), n, snapshots.num_dims))
+        for k in np.unique(at := np.searchsorted(moments, wanted, side="right") - 1):
+            mine = np.flatnonzero(at == k)
+            later, place = np.unique(np.concatenate([[moments[k]], wanted[mine]]), return_inverse=True)
+            found[mine] = self.advance(known[k], later, snapshots.mu[trajectory], **options)[place[1:], :n]
+
+        return found
+
+    def forecast(
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, free: bool = False, **options: Any
+    ) -> NDArray[np.float64]:
+        """Returns samples at times after a trajectory's last snapshot, carried on from it; shape (T, N, d).
+
+        Arguments:
+            snapshots: Where to begin.
+            times: Times T, ascending.
+            trajectory: Of which trajectory.
+            free: Whether to begin at the first snapshot, not at the last.
+            options: Of the simulation.
+        """
+        known, wanted = _known(snapshots, trajectory), np.asarray(times, np.float64)
+        if np.any(wanted <= known[-1].time):
+            raise InputError("forecast", "times", f"after {known[-1].time:g}, the last snapshot's", wanted.min())
+        begin = known[0 if free else -1]
+
+        return self.advance(begin, [begin.time, *wanted], snapshots.mu[trajectory], **options)[1:]
+
+    def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
+        """Carries each trajectory on from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
+        return score(carry(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
+
+
+def _known(snapshots: Snapshots, trajectory: int) -> list[Snapshot]:
+    held = snapshots.held_out[snapshots.trajectory == trajectory]
+    found = [s for s, apart in zip(snapshots.of(trajectory), held, strict=True) if not apart]
+
+    return found or snapshots.of(trajectory)[:1]  # of a trajectory that is held out whole, where it begins
