@@ -62,7 +62,7 @@ def test_each_system_has_a_file_of_the_settings_that_were_measured(name) -> None
 @pytest.mark.slow
 def test_closed_forms_have_a_row_for_each_field_and_loss(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(forms, "NUM_PARTICLES", 300)
-    monkeypatch.setattr(forms, "STEPS", 2)
+    monkeypatch.setattr(forms, "CONFIG", QUICK)
     monkeypatch.setattr(forms, "TIMES", np.linspace(0, 1, 11))
     rows = forms.closed_forms(tmp_path, 2)
     assert [row["name"] for row in rows] == [
