@@ -256,7 +256,7 @@ class DynamicsConfig:
             (nothing moves), ``constant_velocity`` (samples go on as they were seen to).
         per_time: Settings of generative models.
         num_particles: Samples of a snapshot, where a system is simulated.
-        solver: ``heun``, ``euler`` or ``rk4``.
+        solver: ``heun``, ``euler`` or ``rk4``, of action matching.
         solver_step: Longest step of the solver; 0 for a five-hundredth of the span.
         num_scored: Samples of a snapshot that scores are made with; 0 for all.
     """

@@ -28,8 +28,8 @@ BEAMS = DynamicsConfig(
     baselines=PEERS, per_time=PER_TIME, num_particles=20_000, num_scored=2500,
 )  # fmt: skip
 MANY = DynamicsConfig(
-    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=1500, threads=1),
-    baselines=PEERS, per_time=PER_TIME, num_particles=8000, num_scored=2000,
+    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=600, threads=1),
+    baselines=PEERS, per_time=PER_TIME, num_particles=8000, num_scored=1000,
 )  # fmt: skip
 SETTINGS = {
     "oscillator": DynamicsConfig(

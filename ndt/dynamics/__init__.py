@@ -1,7 +1,8 @@
 """Dynamics of populations from snapshots: how a density moves, learned from samples of it at several times."""
 
-from ndt.config_dynamics import HOAMConfig
+from ndt.config_dynamics import HOAMConfig, WLMConfig
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.wlm import WLM
 
-__all__ = ["HOAM", "HOAMConfig", "Snapshots"]
+__all__ = ["HOAM", "HOAMConfig", "Snapshots", "WLM", "WLMConfig"]
