@@ -54,6 +54,8 @@ from ndt.errors import InputError
 
 __all__ = ["HOAM", "Check", "Fit"]
 
+JUDGED = 8  # trajectories at most that a fresh estimate is made of at a time
+
 # B = slices of a step, Q = nodes in time, N = particles of a node, d = dimensions, p = parameters, M = trajectories
 
 
@@ -62,7 +64,7 @@ class Check:
     """How the loss of fitting stands to a fresh estimate of it.
 
     Arguments:
-        loss: Loss of the fitted model by the rule, nodes and particles of a step, over all trajectories.
+        loss: Loss of the fitted model by the rule, nodes and particles of a step, a mean over trajectories.
         fresh: Its loss by strata twice as fine.
         error: Standard error of their difference.
         kinetic: Minus half the integral of E|grad s|², which is the loss of the best potential of all.
@@ -143,7 +145,9 @@ class HOAM(Head):
             torch.manual_seed(config.seed)
             potential = Potential(config.potential, scales_of(seen))
         probes = torch.Generator().manual_seed(config.seed)
-        finer = replace(config, rule="stratified", num_nodes=2 * config.num_nodes + 1, num_trajectories=len(seen.mu))
+        finer = replace(
+            config, rule="stratified", num_nodes=2 * config.num_nodes + 1, num_trajectories=min(len(seen.mu), JUDGED)
+        )
         judge = Batch.drawn(kept, seen.mu, finer, rng) if kept else None
 
         def loss() -> Tensor:
@@ -205,10 +209,10 @@ class HOAM(Head):
         rng: np.random.Generator,
     ) -> Check:  # fmt: skip
         """Estimates the loss by its own rule and by a finer one, where nodes are not the snapshots' times."""
-        own = replace(self.config, num_trajectories=len(mu))
+        own = replace(self.config, num_trajectories=min(len(mu), JUDGED))
         finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
         probes = torch.Generator().manual_seed(self.config.seed + 1)
-        repeats = max(32 // len(mu), 8)
+        repeats = max(32 // own.num_trajectories, 8)
         parts = min([repeats, *(len(x) for path in kept for x in path.samples)])
         losses, kinetics = np.zeros((repeats, 3 if kept else 2)), np.zeros(repeats)
         for i in range(repeats):
