@@ -116,10 +116,10 @@ class WLM(Head):
     def _loss(
         self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
     ) -> Callable[[], Tensor]:
-        """Returns what draws a rollout and its mean loss over the snapshots that it passes, over squared lengths."""
+        """Returns what draws a rollout and its mean loss over the snapshots it passes, in widths of all samples."""
         config, rng = self.config, np.random.default_rng(self.config.seed)
         scale = lagrangian.scales
-        unit = float(scale.length.square().sum())
+        unit = scale.length.square().sum().sqrt()
         anywhere = config.restarts and self.velocity in ("observed", "matched")  # else known at the first alone
         starts = [(m, a) for m, each in enumerate(trajectories) for a in range(len(each) - 1 if anywhere else 1)]
 
@@ -136,9 +136,9 @@ class WLM(Head):
             for made, true in zip(found[1:], passed[1:], strict=True):
                 wanted = torch.as_tensor(true.x[_rows(true, len(x), rng)], dtype=torch.float32)
                 compared = loss_of(config.loss, len(made), len(wanted))
-                total = total + compared(_laid(made, scale.period), _laid(wanted, scale.period))
+                total = total + compared(_laid(made, scale.period) / unit, _laid(wanted, scale.period) / unit)
 
-            return total / (len(passed) - 1) / unit
+            return total / (len(passed) - 1)
 
         return loss
 
