@@ -88,7 +88,7 @@ def test_mechanics_are_fitted_shown_and_scored_beside_what_keeps_its_velocity(tm
     text = (out / "report.html").read_text()
     assert 'id="mechanics"' in text
     assert "friction (1 / time)" in text
-    assert text.count("<animate") == 2 * 60 + 4  # two coordinates of each particle, and the four snapshots
+    assert text.count("<animate") == 2 * 40 + 4  # two coordinates of each particle, and the four snapshots
     capsys.readouterr()
     assert main(["dynamics", "score", str(out), "--data", str(path), "--json"]) == 0
     scored = json.loads(capsys.readouterr().out)

@@ -45,9 +45,9 @@ def oscillator(k: float, gamma: float, num: int = 200, times: np.ndarray = TIMES
 
 @pytest.mark.slow
 def test_a_bowl_and_its_friction_are_found_within_a_hundredth() -> None:
-    seen = oscillator(4.0, 0.5)
+    seen = oscillator(4.0, 0.5, num=80)
     bowl = FunctionalConfig(potential=PotentialConfig(kind="concat", width=4, depth=1, time_frequencies=0))
-    config = WLMConfig(functional=bowl, steps=500, step=0.1, friction=0.1, num_particles=100, threads=1)
+    config = WLMConfig(functional=bowl, steps=600, step=0.05, friction=0.2, threads=1)
     model = WLM(config).fit(seen)
     force = model.acceleration(np.array([[0.5], [1.5]]))
     np.testing.assert_allclose(force[0] - force[1], 4.0, rtol=0.01)
