@@ -25,6 +25,16 @@ def test_errors_fall_at_the_order_of_the_method(method, order) -> None:
     np.testing.assert_allclose(np.polyfit(np.log(steps), np.log(errors), 1)[0], order, atol=0.15)
 
 
+@pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
+def test_between_its_steps_a_solution_is_of_the_same_order(method, order) -> None:
+    x0, times = torch.tensor([[[1.0, 0.5]]], dtype=torch.float64), np.array([0.0, 0.013, 0.37, 0.61, 0.987])
+    turns = torch.tensor([[-0.5, 2.0], [-2.0, -0.5]], dtype=torch.float64)
+    exact = torch.cat([x0[0] @ torch.matrix_exp((t + t**2 / 2) * turns) for t in times])
+    steps = np.array([0.08, 0.04, 0.02])
+    errors = [float((integrate(spiral, x0, times, step=h, method=method)[0, :, 0] - exact).abs().max()) for h in steps]
+    assert np.polyfit(np.log(steps), np.log(errors), 1)[0] > order - 0.2
+
+
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_noise_has_the_law_of_ornstein_and_uhlenbeck(method) -> None:
     n, rate, noise = 40_000, 2.0, 0.7
@@ -37,6 +47,18 @@ def test_noise_has_the_law_of_ornstein_and_uhlenbeck(method) -> None:
     bias = 0.02 if method == "euler" else 1e-3  # of a step of 0.01 times the rate
     np.testing.assert_allclose(found.mean().item(), np.exp(-1.2), atol=4 * np.sqrt(variance / n) + bias)
     np.testing.assert_allclose(found.var().item() / variance, 1, atol=4 * np.sqrt(2 / n) + bias)
+
+
+def test_a_hundred_times_cost_no_more_than_two() -> None:
+    calls = []
+
+    def drift(x: torch.Tensor, t: float) -> torch.Tensor:
+        calls.append(t)
+        return spiral(x, t)
+
+    for times in (np.array([0.0, 1.0]), np.linspace(0, 1, 101)):
+        integrate(drift, torch.ones(1, 1, 2), times, step=0.1)
+    assert len(calls) == 2 * (2 * 10 + 1)
 
 
 def test_what_is_round_comes_back_and_the_first_frame_is_the_start() -> None:

@@ -19,7 +19,7 @@ from ndt.dynamics.systems.named import SYSTEMS
 __all__ = ["inference"]
 
 SYSTEM, MU, NUM_PARTICLES = "two_stream", 1.25, 2000
-SOLVES = {"hoam": (50, 100, 200, 400), "flow": (5, 10, 20, 50)}  # steps: of a trajectory, and of each time
+SOLVES = {"hoam": (20, 30, 50, 100, 400), "flow": (2, 3, 5, 10, 20)}  # steps: of a trajectory, and of each time
 CLOSE = 1.02  # a solve is fine enough whose score is within so much of the finest one's
 
 

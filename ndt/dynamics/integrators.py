@@ -13,6 +13,7 @@ from ndt.errors import InputError
 __all__ = ["METHODS", "integrate"]
 
 Drift = Callable[[Tensor, float], Tensor]
+Step = Callable[[Drift, Tensor, float, float, Tensor | float, Tensor], Tensor]
 METHODS = ("euler", "heun", "rk4")
 
 
@@ -30,13 +31,15 @@ def integrate(
     """Returns samples at all times.
 
     Euler and Maruyama's scheme is of order 1 in the mean of smooth functions, Heun's of order 2 (its noise is that of a
-    constant eps), Runge and Kutta's of order 4, without noise only.
+    constant eps), Runge and Kutta's of order 4, without noise only. Without noise steps are equal over the whole span,
+    and what is between them is read off a cubic through both ends and their velocities: as many times may be asked for
+    as one likes. With noise, steps end where a time is.
 
     Arguments:
         drift: Velocity of samples (M, N, d) at a time.
         x0: Samples at the first time.
         times: Times T, ascending.
-        step: Longest step; between two times all are equal.
+        step: Longest step.
         method: One of `METHODS`.
         noise: Diffusion eps.
         period: Period of each dimension, infinite where there is none; samples come back within [0, period).
@@ -51,47 +54,63 @@ def integrate(
         raise InputError("simulate", "method", "euler or heun where there is noise", method)
     if times.ndim != 1 or not len(times) or not np.all(np.diff(times) > 0) or not step > 0:
         raise InputError("simulate", "times", "one or more, each later than the one before", times.tolist())
+    if not noise:
+        return _wrapped(_smooth(drift, x0, times, step, _STEPS[method]), period)
     frames, x = [x0], x0
     for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         num = max(1, int(np.ceil((end - start) / step - 1e-9)))
         h = (end - start) / num
         for i in range(num):
-            push = torch.randn(x.shape, generator=generator, dtype=x.dtype) * (noise * h**0.5) if noise else 0.0
-            x = _STEPS[method](drift, x, start + i * h, h, push)
-            if period is not None:
-                x = _wrapped(x, period)
+            push = torch.randn(x.shape, generator=generator, dtype=x.dtype) * (noise * h**0.5)
+            t = start + i * h
+            x = _wrapped(_STEPS[method](drift, x, t, h, push, drift(x, t)), period)
         frames.append(x)
 
     return torch.stack(frames, 1)
 
 
-def _euler(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float) -> Tensor:
-    return x + h * drift(x, t) + push
+def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, method: Step) -> Tensor:
+    """Returns solutions without noise at all times, (M, T, N, d); they are not wrapped."""
+    begin, last = float(times[0]), float(times[-1])
+    num = max(1, int(np.ceil((last - begin) / step - 1e-9)))
+    h = (last - begin) / num
+    place = np.minimum(((times - begin) / h).astype(int), num - 1) if h else np.zeros(len(times), int)
+    frames, x, speed = [x0], x0, drift(x0, begin)
+    for i in range(num if len(times) > 1 else 0):
+        new = method(drift, x, begin + i * h, h, 0.0, speed)
+        after = drift(new, begin + (i + 1) * h)
+        for time in times[1:][place[1:] == i].tolist():
+            a = (time - begin) / h - i
+            bend = (a**3 - 2 * a**2 + a) * h * speed + (3 * a**2 - 2 * a**3) * (new - x) + (a**3 - a**2) * h * after
+            frames.append(x + bend)
+        x, speed = new, after
+
+    return torch.stack(frames, 1)
 
 
-def _heun(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float) -> Tensor:
-    first = drift(x, t)
-    second = drift(x + h * first + push, t + h)
-
-    return x + h / 2 * (first + second) + push
+def _euler(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
+    del drift, t  # the first stage is the only one
+    return x + h * first + push
 
 
-def _rk4(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float) -> Tensor:
+def _heun(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
+    return x + h / 2 * (first + drift(x + h * first + push, t + h)) + push
+
+
+def _rk4(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
     del push  # there is none
-    a = drift(x, t)
-    b = drift(x + h / 2 * a, t + h / 2)
+    b = drift(x + h / 2 * first, t + h / 2)
     c = drift(x + h / 2 * b, t + h / 2)
     d = drift(x + h * c, t + h)
 
-    return x + h / 6 * (a + 2 * b + 2 * c + d)
+    return x + h / 6 * (first + 2 * b + 2 * c + d)
 
 
 _STEPS = {"euler": _euler, "heun": _heun, "rk4": _rk4}
 
 
-def _wrapped(x: Tensor, period: Tensor) -> Tensor:
-    around = torch.isfinite(period)
-    if not around.any():
+def _wrapped(x: Tensor, period: Tensor | None) -> Tensor:
+    if period is None or not (around := torch.isfinite(period)).any():
         return x
     safe = torch.where(around, period, torch.ones_like(period))
 
