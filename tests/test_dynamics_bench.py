@@ -78,11 +78,11 @@ def test_closed_forms_have_a_row_for_each_field_and_loss(monkeypatch, tmp_path) 
 @pytest.mark.slow
 def test_costs_are_measured_at_each_size_and_drawn(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(cost, "AXES", {"particles": (8, 16), "dimensions": (2, 4)})
-    rows = cost.dynamics_cost(BenchConfig(repeats=1, out=str(tmp_path)))
+    rows = cost.dynamics_cost(BenchConfig(repeats=1, out=str(tmp_path / "new")))
     assert len(rows) == 4
     assert all(row["sizes"][-1] == 2 * row["sizes"][-2] for row in rows)
     assert all(row["value"] >= 0 for row in rows)
-    text = (tmp_path / "cost.svg").read_text()
+    text = (tmp_path / "new" / "cost.svg").read_text()
     for label in ("seconds a step", "memory (MiB)", "particles a node", "dimensions"):
         assert label in text
 

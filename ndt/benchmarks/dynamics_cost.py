@@ -3,18 +3,21 @@
 import statistics
 import subprocess
 import sys
-import time as clock
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ndt.benchmarks.timing import row, run_folder
+from ndt.benchmarks.timing import interleaved, row, run_folder
 from ndt.config import BenchConfig
 from ndt.config_dynamics import HOAMConfig
+from ndt.dynamics.batches import Batch
+from ndt.dynamics.between import bridges
+from ndt.dynamics.fitting import threads
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.potentials import Potential, scales_of
 from ndt.dynamics.snapshots import Snapshots
 from ndt.page import write_text
 from ndt.plots import BLUE, GRID, ORANGE, page_figure
@@ -42,7 +45,7 @@ def dynamics_cost(config: BenchConfig) -> list[dict[str, Any]]:
 
     Each axis grows by itself from 64 particles, 4 dimensions, 16 nodes. A row's value is that of its largest size, its
     peer the one before it, of half the size: with cost in proportion to size their ratio is 2, and below it where a
-    part of the cost is fixed. Memory is what a process has at most, less what it has before the first step.
+    part of the cost is fixed. Memory is what a process has at most, less what it had before the step.
     """
     rows: list[dict[str, Any]] = []
     found: dict[str, dict[str, list[float]]] = {}
@@ -62,34 +65,43 @@ def dynamics_cost(config: BenchConfig) -> list[dict[str, Any]]:
                 | {"sizes": list(sizes), "values": values}
             )
     with run_folder(config.out) as out:
+        out.mkdir(parents=True, exist_ok=True)
         write_text(out / "cost.svg", _drawn(found))
 
     return rows
 
 
-def _model(particles: int, dimensions: int, nodes: int, steps: int) -> tuple[HOAM, Snapshots]:
-    x = np.random.default_rng(0).normal(size=(1, 3, 4096, dimensions))
-    settings = HOAMConfig(noise=0.1, steps=steps, num_nodes=nodes, num_particles=particles, held_back=0.0, threads=1)
+def _stepping(particles: int, dimensions: int, nodes: int) -> Callable[[], None]:
+    """Returns what does a step of fitting, but for the optimiser's own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 4096, dimensions))
+    seen = Snapshots.from_arrays(x, [0.0, 0.5, 1.0], paired=True)
+    config = HOAMConfig(noise=0.1, num_nodes=nodes, num_particles=particles, threads=1)
+    model, paths = HOAM(config), bridges(seen, "paths", rng)
+    potential, probes = Potential(config.potential, scales_of(seen)), torch.Generator().manual_seed(0)
 
-    return HOAM(settings), Snapshots.from_arrays(x, [0.0, 0.5, 1.0], paired=True)
+    def step() -> None:
+        potential.zero_grad()
+        model._loss(potential, Batch.drawn(paths, seen.mu, config, rng), probes).mean().backward()  # type: ignore[no-untyped-call]
+
+    return step
 
 
 def _seconds(particles: int, dimensions: int, nodes: int) -> float:
-    """Returns seconds of a step, by the median of some: neither the first, nor what is done once."""
-    model, seen = _model(particles, dimensions, nodes, STEPS + 1)
-    moments: list[float] = []
-    model.fit(seen, lambda step, loss: moments.append(clock.perf_counter()))
+    """Returns seconds of a step, the median of some after the first."""
+    step = _stepping(particles, dimensions, nodes)
+    with threads(1):
+        taken = interleaved({"step": step}, STEPS)["step"]
 
-    return float(np.median(np.diff(moments)))
+    return statistics.median(taken)
 
 
 def peak(particles: int, dimensions: int, nodes: int) -> float:
-    """Returns MiB that steps of fitting take at most beyond what is there before; by the kernel, in a new process."""
-    model, seen = _model(particles, dimensions, nodes, 2)
-    tiny = replace(model.config, num_nodes=1, num_particles=1, steps=1)
-    HOAM(tiny).fit(seen)
+    """Returns MiB that a step takes at most beyond what is there before; by the kernel, in a new process."""
+    _stepping(1, dimensions, 1)()  # what the libraries take once
+    step = _stepping(particles, dimensions, nodes)
     before = _resident()
-    model.fit(seen)
+    step()
 
     return (_resident() - before) / 1024
 
