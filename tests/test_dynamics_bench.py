@@ -83,7 +83,7 @@ def test_costs_are_measured_at_each_size_and_drawn(monkeypatch, tmp_path) -> Non
     assert all(row["sizes"][-1] == 2 * row["sizes"][-2] for row in rows)
     assert all(row["value"] >= 0 for row in rows)
     text = (tmp_path / "new" / "cost.svg").read_text()
-    for label in ("seconds a step", "memory (MiB)", "particles a node", "dimensions"):
+    for label in ("milliseconds a step", "memory (MiB)", "particles a node", "dimensions"):
         assert label in text
 
 

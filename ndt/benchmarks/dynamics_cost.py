@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from ndt.benchmarks.timing import interleaved, row, run_folder
 from ndt.config import BenchConfig
@@ -117,13 +118,17 @@ def _drawn(found: dict[str, dict[str, list[float]]]) -> str:
         for column, (axis, of) in enumerate(found.items()):
             sizes = np.array(AXES[axis], float)
             for line, (unit, colour) in enumerate((("seconds", BLUE), ("MiB", ORANGE))):
-                ax, values = sheet.axes[line, column], np.array(of[unit])
+                ax, values = sheet.axes[line, column], np.array(of[unit]) * (1000 if unit == "seconds" else 1)
                 ax.plot(sizes, values, "o-", color=colour, markersize=4)
                 ax.plot(sizes, values[-1] * sizes / sizes[-1], "--", color=GRID, zorder=0, label="in proportion")
                 ax.set(xscale="log", yscale="log")
+                ax.set_xticks(sizes, [f"{size:g}" for size in sizes], fontsize=8)
+                ax.minorticks_off()
+                ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 ax.grid(color=GRID, linewidth=0.5)
                 if column == 0:
-                    ax.set_ylabel("seconds a step" if unit == "seconds" else "memory (MiB)")
+                    ax.set_ylabel("milliseconds a step" if unit == "seconds" else "memory (MiB)")
                 if line == 1:
                     ax.set_xlabel(axis + (" a node" if axis == "particles" else ""))
         sheet.axes[0, 0].legend(fontsize=7.5)
