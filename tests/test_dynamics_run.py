@@ -228,3 +228,24 @@ def test_generative_models_draw_the_population_of_each_time(objective) -> None:
     np.testing.assert_allclose(made.mean((1, 2)), [0.15, 1.5, 2.85], atol=0.15)
     np.testing.assert_allclose(made.std((1, 2)), [0.55, 1.0, 1.45], atol=0.12)
     np.testing.assert_array_equal(model.sample(5, [0.5], seed=1), model.sample(5, [0.5], seed=1))
+
+
+def test_a_model_of_no_known_method_is_named(tmp_path, capsys) -> None:
+    (tmp_path / "model.json").write_text('{"method": "jko"}')
+    data = Snapshots.from_arrays(np.zeros((2, 3, 1)), [0.0, 1.0]).to_npz(tmp_path / "seen.npz")
+    assert main(["dynamics", "score", str(tmp_path), "--data", str(data)]) == 2
+    assert "model.json: method: expected one of hoam, wlm, found jko" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_mechanics_that_begin_by_action_matching_are_written_twice_into_one_folder(tmp_path) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 20, 1)) + np.arange(3.0)[:, None, None]
+    path, out = Snapshots.from_arrays(x, [0.0, 1.0, 2.0]).to_npz(tmp_path / "seen.npz"), tmp_path / "run"
+    small = ["--wlm.steps", "2", "--wlm.matching.steps", "2", "--wlm.threads", "1", "--wlm.matching.threads", "1"]
+    argv = ["dynamics", "fit", str(path), "--method", "wlm", "--out", str(out), *small, *QUICK]
+    scores = []
+    for _ in range(2):
+        assert main(argv) == 0
+        assert (out / "matched" / "model.json").is_file()
+        scores.append(json.loads((out / "metrics.json").read_text())["test"])
+    assert scores[0] == scores[1]

@@ -148,7 +148,9 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
                     if row == 1:
                         ax.set_xlabel(names[0])
         shown = names[0] if one else f"{names[0]} and {names[1]}"
-        caption = f"Density of {shown}, true above and simulated below; {_told(seen, m)}. One scale of grey a column."
+        caption = (
+            f"Density of {shown}, true above and simulated below; {_told(seen, m)}. Both of a column have one scale."
+        )
         section.drawings.append(plots.Drawing(sheet.svg, caption))
 
     return section

@@ -15,7 +15,6 @@ https://arxiv.org/abs/2202.00512
 """
 
 import math
-import time as clock
 from itertools import pairwise
 from typing import Any, Self
 
@@ -50,11 +49,10 @@ class PerTime(Head):
         self.config = config or PerTimeConfig()
         self.network: _Network | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)
-        self.seconds = 0.0
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the model to the snapshots that are not held out, and returns itself."""
-        config, began, seen = self.config, clock.perf_counter(), snapshots.fitted
+        config, seen = self.config, snapshots.fitted
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = _Network(config, seen)
@@ -83,7 +81,6 @@ class PerTime(Head):
 
         with threads(config.threads):
             self.network, self.losses = descend(network, loss, config, progress)
-        self.seconds = clock.perf_counter() - began
 
         return self
 

@@ -18,7 +18,6 @@ snapshots, https://arxiv.org/abs/2605.08550.
 """
 
 import math
-import time as clock
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +69,6 @@ class WLM(Head):
         self.step = self.config.step
         self.losses: NDArray[np.float64] = np.zeros(0)
         self.frictions: NDArray[np.float64] = np.zeros(0)
-        self.seconds = 0.0
 
     # ---- fitting
 
@@ -85,7 +83,7 @@ class WLM(Head):
             InputError: if a trajectory has fewer than two snapshots to fit, velocities are asked for that are not
                 there, or a loss is no longer a number.
         """
-        config, began, seen = self.config, clock.perf_counter(), snapshots.fitted
+        config, seen = self.config, snapshots.fitted
         trajectories = [seen.of(m) for m in range(seen.num_trajectories)]
         for m, each in enumerate(trajectories):
             if len(each) < 2:
@@ -109,7 +107,7 @@ class WLM(Head):
 
         with threads(config.threads):
             self.lagrangian, self.losses = descend(lagrangian, loss, config, told)
-        self.frictions, self.seconds = frictions, clock.perf_counter() - began
+        self.frictions = frictions
 
         return self
 
