@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm
 
-__all__ = ["BIN_SIZE", "STEP", "Tuning", "simulate_latents", "spike_times", "transition", "velocity"]
+__all__ = [
+    "BIN_SIZE",
+    "ROTATION_HZ",
+    "STEP",
+    "Tuning",
+    "rotating_latents",
+    "simulate_latents",
+    "spike_times",
+    "transition",
+    "velocity",
+]
 
 STEP = 0.01  # seconds over which rates are constant
 BIN_SIZE = 0.05  # seconds between samples of the cursor; a whole number of steps
@@ -17,6 +27,11 @@ FREQUENCY = 4.5  # rad/s: turning of intended velocity into its quadrature partn
 DAMPING = 0.6  # of that turning; intended velocity is correlated over some 0.4 s
 SLOW_SECONDS = 6.0  # correlation time of the slow modulation of gain
 OTHER_SECONDS = (0.6, 2.0, 0.25, 5.0)  # correlation times of what else moves the population, taken in turn
+
+ROTATION_HZ = 1.6  # of the rotational population, within trials; motor cortex turns at 1 to 3 Hz in reaches
+ROTATION_SECONDS = 3.0  # in which it decays
+PREPARED = (1.6, 0.0, 0.0, 1.2)  # latents 0 to 3 where a trial begins, on average over trials
+PREPARED_SPREAD = 0.4  # standard deviation over trials
 
 TOP_SPEED = 25.0  # cm/s, approached by fast intended velocities
 SATURATION = 1.6  # largest deviation of a log rate from its unit's baseline
@@ -58,6 +73,40 @@ def simulate_latents(num_latents: int, num_steps: int, rng: np.random.Generator)
     z[0] = rng.standard_normal(num_latents)
     for t in range(1, num_steps):
         z[t] = F @ z[t - 1] + noise[t]
+
+    return z
+
+
+def rotating_latents(z: Array, trials: Array, rng: np.random.Generator) -> Array:
+    """Returns latents of which 0 to 3 rotate within trials, each from a state of its own, the others as they were.
+
+    A trial begins near `PREPARED`; (0, 2) and (1, 3) turn at `ROTATION_HZ` and decay. Between trials they go straight
+    to where the next begins. Reference: Churchland et al. (2012), Neural population dynamics during reaching,
+    https://doi.org/10.1038/nature11129
+
+    Arguments:
+        z: Latents to begin with, shape (T, K), in steps of `STEP`.
+        trials: First and last step of each trial, which do not overlap, shape (M, 2).
+        rng: What the states are drawn with.
+    """
+    z = z.copy()
+    begin = np.array(PREPARED) + PREPARED_SPREAD * rng.standard_normal((len(trials), 4))
+    knots, states = [0], [begin[0] if len(begin) else np.zeros(4)]
+    for (first, last), state in zip(trials.tolist(), begin, strict=True):
+        t = np.arange(last - first + 1) * STEP
+        angle, left = 2 * np.pi * ROTATION_HZ * t, np.exp(-t / ROTATION_SECONDS)
+        for v, a in ((0, 2), (1, 3)):
+            z[first : last + 1, v] = left * (state[v] * np.cos(angle) + state[a] * np.sin(angle))
+            z[first : last + 1, a] = left * (state[a] * np.cos(angle) - state[v] * np.sin(angle))
+        knots += [first, last]
+        states += [state, z[last, :4].copy()]
+    within = np.zeros(len(z), bool)
+    for first, last in trials.tolist():
+        within[first : last + 1] = True
+    steps = np.arange(len(z))
+    for k in range(4):
+        straight = np.interp(steps, knots, np.stack(states)[:, k])
+        z[:, k] = np.where(within, z[:, k], straight)
 
     return z
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ndt.config import SimulateConfig
 from ndt.data.oracle import oracle_velocity
-from ndt.data.population import BIN_SIZE, STEP, Tuning, simulate_latents, spike_times, velocity
+from ndt.data.population import BIN_SIZE, STEP, Tuning, rotating_latents, simulate_latents, spike_times, velocity
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.metrics import r2
@@ -27,6 +27,7 @@ REGIONS = ("M1", "PMd", "S1", "PPC")
 NUM_EMPTY = 2  # units without a spike
 HELDOUT_SHARE = 0.2
 TRIAL_SECONDS = (2.0, 4.0)
+REACH_SECONDS = (1.4, 1.8)  # trials of the rotational population
 GAP_SECONDS = (1.0, 4.0)
 PIECE_SECONDS = (20.0, 40.0)
 
@@ -154,7 +155,9 @@ def simulate(
 
 
 def _check(config: SimulateConfig) -> None:
-    choices = {"dynamics": ("nonlinear", "linear_gaussian"), "spiking": ("poisson", "negative_binomial")}
+    if config.dynamics == "rotational" and "overlapping_trials" in config.awkward:
+        raise InputError("simulate", "awkward", "no overlapping_trials where dynamics are rotational", config.awkward)
+    choices = {"dynamics": ("nonlinear", "linear_gaussian", "rotational"), "spiking": ("poisson", "negative_binomial")}
     for name, allowed in choices.items():
         if (value := getattr(config, name)) not in allowed:
             raise InputError("simulate", name, f"one of {', '.join(allowed)}", value)
@@ -232,6 +235,9 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
     if "empty_units" in config.awkward:
         tuning.silent[rng.permutation(config.num_units)[:NUM_EMPTY]] = True
     z = simulate_latents(config.num_latents, T * per_bin, rng)
+    spans = _spans(config, T * per_bin * STEP, _rng(config, subject, session, 3))
+    if config.dynamics == "rotational":
+        z = rotating_latents(z, np.round(spans / STEP).astype(np.int64), _rng(config, subject, session, 5))
     rates_hz = tuning.rates_hz(z)
     dispersion = config.dispersion if config.spiking == "negative_binomial" else 0.0
     observed, written = _observed(config, T, _rng(config, subject, session, 2))
@@ -257,7 +263,7 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         dispersion=dispersion,
     )
     position = np.cumsum(v, 0) * STEP
-    trials = _trials(config, position, _rng(config, subject, session, 3))
+    trials = _trials(spans, position)
     _write(truth, config, spikes, position[centre], trials, written, _rng(config, subject, session, 4))
     truth.save(out / "truth" / f"{session_id}.npz")
 
@@ -315,16 +321,24 @@ def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple
     return observed, written
 
 
-def _trials(config: SimulateConfig, position: Array, rng: np.random.Generator) -> Intervals:
-    """Returns trials with breaks between, or overlapping by half a second; targets are octants of displacement."""
-    end, starts, ends, t = len(position) * STEP, [], [], rng.uniform(0.0, 0.3)
-    while t + TRIAL_SECONDS[1] + 0.5 < end:
-        starts.append(t)
-        t += rng.uniform(*TRIAL_SECONDS)
-        ends.append(t + 0.5 if "overlapping_trials" in config.awkward else t)
-        t += rng.uniform(0.2, 0.5) if "overlapping_trials" not in config.awkward else 0.0
-    first, last = (np.minimum(np.array(x) / STEP, len(position) - 1).astype(np.int64) for x in (starts, ends))
+def _spans(config: SimulateConfig, end: float, rng: np.random.Generator) -> Array:
+    """Returns start and end of each trial, with breaks between, or overlapping by half a second, shape (M, 2)."""
+    length = REACH_SECONDS if config.dynamics == "rotational" else TRIAL_SECONDS
+    overlapping = "overlapping_trials" in config.awkward
+    found, t = [], rng.uniform(0.0, 0.3)
+    while t + length[1] + 0.5 < end:
+        start = t
+        t += rng.uniform(*length)
+        found.append((start, t + 0.5 if overlapping else t))
+        t += rng.uniform(0.2, 0.5) if not overlapping else 0.0
+
+    return np.reshape(np.array(found, np.float64), (-1, 2))
+
+
+def _trials(spans: Array, position: Array) -> Intervals:
+    """Returns the trials; targets are octants of displacement."""
+    first, last = np.minimum(spans / STEP, len(position) - 1).astype(np.int64).T
     moved = position[last] - position[first]
     angle = np.arctan2(moved[:, 1], moved[:, 0])
 
-    return Intervals(starts, ends, {"target": np.round(angle / (np.pi / 4)).astype(np.int64) % 8})
+    return Intervals(spans[:, 0], spans[:, 1], {"target": np.round(angle / (np.pi / 4)).astype(np.int64) % 8})

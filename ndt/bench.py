@@ -25,9 +25,11 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "closed_forms": "closed_forms.closed_forms",
     "inference": "inference.inference",
     "ocean": "ocean.ocean",
+    "mechanics": "mechanics.mechanics",
     "dynamics_cost": "dynamics_cost.dynamics_cost",
+    "mechanics_cost": "mechanics_cost.mechanics_cost",
 }
-DYNAMICS = ("dynamics", "closed_forms", "inference", "ocean")
+DYNAMICS = ("dynamics", "closed_forms", "inference", "ocean", "mechanics")
 STUDIES = ("ablation", "presets", "curve", "recordings", "ways", *DYNAMICS)  # many runs each
 
 

@@ -137,7 +137,8 @@ class SimulateConfig:
         persistence: Share of units that stay from one recording of a subject to the next.
         drift: Standard deviation of a staying unit's change of tuning between recordings, relative to its tuning.
         mean_rate_hz: Mean firing rate; the linear-Gaussian population fires five times as much.
-        dynamics: ``nonlinear`` (default) or ``linear_gaussian``, where ridge or Kalman should win.
+        dynamics: ``nonlinear`` (default), ``linear_gaussian``, where ridge or Kalman should win, or ``rotational``:
+            movement rotates within trials, from a state of each; the oracle does not know of it.
         spiking: ``poisson`` or ``negative_binomial`` (over-dispersed).
         dispersion: Variance over mean minus one at mean 1, of counts in 50 ms bins, for over-dispersed spikes.
         awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials

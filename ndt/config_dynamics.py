@@ -6,17 +6,23 @@ from ndt.errors import InputError
 from ndt.settings import INF, choose, require
 
 __all__ = [
+    "BASELINES",
     "BETWEEN",
     "DynamicsConfig",
+    "FirstOrderConfig",
     "FunctionalConfig",
     "HOAMConfig",
     "PerTimeConfig",
     "PotentialConfig",
     "TERMS",
+    "TrialsConfig",
     "WLMConfig",
 ]
 
-TERMS = ("external", "pairwise", "attention", "sets")
+TERMS = ("external", "fourier", "pairwise", "attention", "sets")
+LEARNED = ("hoam", "monte_carlo", "flow", "diffusion", "flow_matching", "gradient_flow")
+BASELINES = (*LEARNED, "still", "constant_velocity", "straight")
+VELOCITIES = ("auto", "observed", "zero", "matched", "learned", "downhill")
 BETWEEN = ("auto", "paths", "transport", "mixture", "snapshots")
 
 
@@ -118,13 +124,16 @@ class FunctionalConfig:
     """Potential functionals of a population; see `ndt.dynamics.functionals`.
 
     Arguments:
-        terms: Which are learned, of ``external``, ``pairwise``, ``attention`` and ``sets``.
+        terms: Which are learned, of ``external``, ``fourier``, ``pairwise``, ``attention`` and ``sets``.
         potential: The network of ``external``.
         width: Width of the other networks.
         depth: Layers of attention.
         heads: Heads of attention; they divide the width.
         use_time: Whether the external potential may change in time. It can then take friction's part.
-        entropy: Temperature T of the entropy, in squared units of x over those of time; 0 for none.
+        waves: Fourier features of ``fourier``; with 0 it is a quadratic form.
+        entropy: Temperature T of the entropy, in squared units of x over those of time, squared; 0 for none. In the
+            scale of mobility, where friction rules, it is half the squared noise, in squared units of x over time.
+        learn_entropy: Whether that is where it begins, and it is learned.
         fisher: Planck's constant of the Fisher term, in squared units of x over time; 0 for none.
         density: What both take logarithms of: ``gaussian``, of the samples' moments, or ``kernel``.
     """
@@ -135,12 +144,14 @@ class FunctionalConfig:
     depth: int = 1
     heads: int = 4
     use_time: bool = False
+    waves: int = 96
     entropy: float = 0.0
+    learn_entropy: bool = False
     fisher: float = 0.0
     density: str = "kernel"
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("width", "depth", "heads"), (1, INF)), "functional.")
+        require(self, {**dict.fromkeys(("width", "depth", "heads"), (1, INF)), "waves": (0, INF)}, "functional.")
         require(self, dict.fromkeys(("entropy", "fisher"), (0, INF)), "functional.")
         choose(self, "functional", density=("gaussian", "kernel"))
         for name in self.terms:
@@ -161,8 +172,11 @@ class WLMConfig:
         scale: ``physical``, or ``mobility``: forces times 1 + gamma, so that friction may grow without bound.
         velocity: Velocities that particles begin with: ``observed``, ``zero``, ``matched`` (the gradient field of
             action matching on the same snapshots), ``learned`` (a network, at each trajectory's first snapshot);
-            ``auto``: observed where they are known, else matched.
+            ``downhill`` (as in a gradient flow: the force, at any snapshot); ``auto``: observed where they are known,
+            else matched.
         matching: Action matching, where velocities come of it.
+        balance_steps: Steps by the balance of momentum before the first rollout (`ndt.dynamics.momentum`); 0 for none.
+            A potential that is linear is solved for, whatever their number.
         restarts: Whether rollouts begin at any snapshot whose velocities are known, and not at the first alone.
         horizon: Most snapshots that a rollout passes, drawn anew each step; 0 for all that are left.
         loss: ``assignment``, ``sinkhorn``, ``energy``, ``sliced``, or ``auto``, by the number of samples.
@@ -182,6 +196,7 @@ class WLMConfig:
     scale: str = "physical"
     velocity: str = "auto"
     matching: HOAMConfig = field(default_factory=lambda: HOAMConfig(steps=400))
+    balance_steps: int = 0
     restarts: bool = True
     horizon: int = 0
     loss: str = "auto"
@@ -196,12 +211,49 @@ class WLMConfig:
 
     def __post_init__(self) -> None:
         require(self, {"num_particles": (2, INF), "steps": (1, INF), "horizon": (0, INF), "step": (0, INF)})
+        require(self, {"balance_steps": (0, INF)})
         require(self, {"friction": (0, INF), "clip": (0, INF), "ema": (0, 0.9999), "learning_rate": (1e-12, INF)})
         require(self, {"threads": (0, INF), "seed": (0, INF)})
         choose(
-            self, "", scale=("physical", "mobility"), velocity=("auto", "observed", "zero", "matched", "learned"),
+            self, "", scale=("physical", "mobility"), velocity=VELOCITIES,
             loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstOrderConfig:
+    """Flow matching along transport, and gradient flows; see `ndt.dynamics.first_order`.
+
+    Arguments:
+        width: Width of the velocity's hidden layers.
+        depth: Number of its layers.
+        waves: Fourier features of the gradient flow's potential.
+        batch_size: Samples a step.
+        steps: Optimisation steps of flow matching.
+        learning_rate: Of Adam; a cosine to 0 follows a short warm-up.
+        clip: Largest norm of a gradient; 0 for none.
+        ema: Decay of the average of weights that is kept.
+        threads: Threads of torch; 0 leaves them as they are.
+        seed: Seed of weights, features and draws.
+    """
+
+    width: int = 64
+    depth: int = 4
+    waves: int = 96
+    batch_size: int = 1024
+    steps: int = 1500
+    learning_rate: float = 3e-3
+    clip: float = 0.0
+    ema: float = 0.99
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self, {**dict.fromkeys(("width", "batch_size", "steps"), (1, INF)), "waves": (0, INF), "depth": (2, INF)}
+        )
+        require(self, {"learning_rate": (1e-12, INF), "clip": (0, INF), "ema": (0, 0.9999)})
+        require(self, {"threads": (0, INF), "seed": (0, INF)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +296,29 @@ class PerTimeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialsConfig:
+    """How latents that ``ndt embed`` exported become a population of trials; see `ndt.dynamics.latents`.
+
+    Arguments:
+        nwb: The NWB file of the session, whose table of trials is read.
+        event: ``start_time`` or ``stop_time``, from which each trial is taken.
+        duration: Seconds of each.
+        num_components: Principal components.
+        smooth: Window in seconds of the cubics that latents and their velocities are taken from; 0 for none.
+    """
+
+    nwb: str = ""
+    event: str = "start_time"
+    duration: float = 1.0
+    num_components: int = 3
+    smooth: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self, {"duration": (1e-3, INF), "num_components": (1, INF), "smooth": (0, INF)}, "trials.")
+        choose(self, "trials", event=("start_time", "stop_time"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DynamicsConfig:
     """``ndt dynamics fit``: a method, and what it is compared with.
 
@@ -251,10 +326,16 @@ class DynamicsConfig:
         method: ``hoam``: first-order, by action matching; ``wlm``: second-order, by Lagrangian mechanics.
         hoam: Settings of the first.
         wlm: Settings of the second.
-        baselines: What is fitted beside: ``hoam``, ``monte_carlo`` (action matching with independent nodes and a free
-            level, as it was first published), ``flow`` and ``diffusion`` (a generative model for each time), ``still``
-            (nothing moves), ``constant_velocity`` (samples go on as they were seen to).
+        baselines: What is fitted beside, of `BASELINES`: ``hoam``, ``monte_carlo`` (action matching with independent
+            nodes and a free level, as it was first published), ``flow`` and ``diffusion`` (a generative model for each
+            time), ``flow_matching`` (along transport from time to time), ``gradient_flow``, and, without a fit,
+            ``still`` (nothing moves), ``constant_velocity`` (samples go on as they were seen to) and ``straight`` (as
+            transport from the snapshot before says).
+        first_order: Settings of flow matching and gradient flows.
         per_time: Settings of generative models.
+        trials: How latents of ``ndt embed`` become trials.
+        held_out_times: Times of a file whose snapshots are kept from fitting, besides those that it says itself.
+        begin: What scores begin at: the ``first`` snapshot of each trajectory, or the ``last`` that was fitted.
         num_particles: Samples of a snapshot, where a system is simulated.
         solver: ``heun``, ``euler`` or ``rk4``, of action matching.
         solver_step: Longest step of the solver; 0 for a five-hundredth of the span.
@@ -265,16 +346,19 @@ class DynamicsConfig:
     hoam: HOAMConfig = field(default_factory=HOAMConfig)
     wlm: WLMConfig = field(default_factory=WLMConfig)
     baselines: tuple[str, ...] = ("still",)
+    first_order: FirstOrderConfig = field(default_factory=FirstOrderConfig)
     per_time: PerTimeConfig = field(default_factory=PerTimeConfig)
+    trials: TrialsConfig = field(default_factory=TrialsConfig)
+    held_out_times: tuple[float, ...] = ()
+    begin: str = "first"
     num_particles: int = 4000
     solver: str = "heun"
     solver_step: float = 0.0
     num_scored: int = 2000
 
     def __post_init__(self) -> None:
-        choose(self, "", method=("hoam", "wlm"), solver=("heun", "euler", "rk4"))
+        choose(self, "", method=("hoam", "wlm"), solver=("heun", "euler", "rk4"), begin=("first", "last"))
         require(self, {"num_particles": (2, INF), "num_scored": (0, INF), "solver_step": (0, INF)})
-        known = ("hoam", "monte_carlo", "flow", "diffusion", "still", "constant_velocity")
         for name in self.baselines:
-            if name not in known:
-                raise InputError("settings", "baselines", f"some of {', '.join(known)}", name)
+            if name not in BASELINES:
+                raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", name)

@@ -15,7 +15,7 @@ from ndt.errors import InputError
 __all__ = ["RECORDED", "SIMULATED", "demo"]
 
 HELD_OUT = "sub-simA_ses-04"  # a new day of a known subject: pretraining never sees it
-PARTS = ("recordings", "pretrain", "finetune", "scratch", "embed")  # what a demo makes beside its store
+PARTS = ("recordings", "pretrain", "finetune", "scratch", "embed", "rotation")  # what a demo makes beside its store
 MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by the next
 CALIBRATION = 60.0  # seconds of labels of the new day
 
@@ -37,12 +37,13 @@ def demo(
     progress: bool = True,
     covariate: str | None = None,
     scratch: bool = True,
+    rotation: bool = True,
 ) -> dict[str, Any]:
     """Runs everything and returns what metrics.json says, with the path of the page under ``report``.
 
     Without data it simulates eight recordings, pretrains on seven with their labels, and decodes the eighth, a new day,
-    from a minute of labels. With data it pretrains on the spikes of the training blocks of all files and decodes each
-    from its whole training block.
+    from a minute of labels; a ninth, whose population rotates, goes to both dynamics heads. With data it pretrains on
+    the spikes of the training blocks of all files and decodes each from its whole training block.
 
     Arguments:
         data: NWB files or globs; none simulates.
@@ -51,6 +52,7 @@ def demo(
         progress: Whether to show progress.
         covariate: Covariate to decode; by default a velocity, else a heading.
         scratch: Whether to train a decoder from scratch too, as a control.
+        rotation: Whether to run the example of dynamics, too, without data.
     """
     from ndt.checkpoint import read_json, write_json
     from ndt.data.ingest import ingest
@@ -76,6 +78,11 @@ def demo(
             found["baselines"]["oracle"] = {"r2": _oracle(simulated[name], store, name, base.spec)}
         sessions[name] = found
     result = {"sessions": sessions, "pretrain": read_json(out / "pretrain" / "metrics.json"), "seconds": seconds}
+    if simulated and rotation:
+        from ndt.demo_rotation import rotations
+
+        example = partial(rotations, out / "rotation", seed, progress=progress)
+        result["rotation"] = timed("rotation", example)
     write_json(out / "metrics.json", result)
     page = timed("report", lambda: write_report(out, out / "store"))
     write_json(out / "metrics.json", result)

@@ -47,6 +47,7 @@ NAMES = {  # predictors in words, in the order in which they are shown
     "shifted": "ridge, shifted target",
 }
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
+CRIMSON = "#b02a5b"
 BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
 COLOURS = {
     "delivered": BLUE,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt import label_curve, plots, plots_decoder, report_decoder, search_record
+from ndt import label_curve, plots, plots_decoder, report_decoder, report_rotation, search_record
 from ndt.decoded import by_covariate, kind_of, weights_of
 from ndt.errors import InputError
 from ndt.glossary import DECODING
@@ -62,6 +62,7 @@ def write_report(run: Path, store: Path | None = None) -> Path:
             *(report_decoder.section(d) for d in decoders),
             adapted,
             *_embeddings(run, sessions, decoders),
+            *report_rotation.section(run),
             _configuration(run),
             Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
         ]

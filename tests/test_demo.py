@@ -27,7 +27,11 @@ def less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models, few steps, and four short recordings instead of eight."""
     inner = ndt.data.synthetic.simulate
     few = SimulateConfig(num_subjects=1, num_sessions=4, num_units=12, num_electrodes=16, seconds=50.0, workers=1)
-    monkeypatch.setattr(ndt.data.synthetic, "simulate", lambda out, config: inner(out, replace(few, seed=config.seed)))
+    monkeypatch.setattr(
+        ndt.data.synthetic,
+        "simulate",
+        lambda out, config: inner(out, replace(few, seed=config.seed, dynamics=config.dynamics)),
+    )
     monkeypatch.setattr(ndt.demo, "SIMULATED", LESS)
     monkeypatch.setattr(ndt.demo, "RECORDED", (LESS[0], replace(LESS[1], calibration=0.0)))
 

@@ -9,10 +9,13 @@ from ndt.benchmarks import closed_forms as forms
 from ndt.benchmarks import dynamics as systems
 from ndt.benchmarks import dynamics_cost as cost
 from ndt.benchmarks import inference as solves
+from ndt.benchmarks import mechanics as forecasts
+from ndt.benchmarks import mechanics_cost as mechanics_cost_module
 from ndt.benchmarks import ocean as vortex_module
 from ndt.config import BenchConfig
 from ndt.config_dynamics import (
     DynamicsConfig,
+    FirstOrderConfig,
     FunctionalConfig,
     HOAMConfig,
     PerTimeConfig,
@@ -20,6 +23,7 @@ from ndt.config_dynamics import (
     WLMConfig,
 )
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.systems.diffusion import POTENTIALS
 from ndt.dynamics.wlm import WLM
 from ndt.settings import load_config
 from tests.realdata import ROOT, real_file
@@ -35,7 +39,9 @@ def test_what_is_guessed_of_the_vortex_is_what_others_measured(monkeypatch, tmp_
     mechanics = WLMConfig(functional=FunctionalConfig(potential=SMALL), steps=2, threads=1)
     monkeypatch.setattr(vortex_module, "MODELS", {"hoam": HOAM(QUICK), "wlm": WLM(mechanics)})
     rows = vortex_module.ocean(tmp_path, 1)
-    assert {row["name"] for row in rows} == {"ocean.hoam", "ocean.wlm", "ocean.hoam.seconds", "ocean.wlm.seconds"}
+    assert {row["name"] for row in rows} == {
+        f"ocean.{name}{way}" for name in ("hoam", "wlm") for way in ("", ".pinned", ".seconds")
+    }
     found = {row["peer"]: row["peer_value"] for row in rows if row["peer"] not in (None, "hoam")}
     known = {"persistence": 0.517, "constant_velocity": 0.200, "transport": 0.235, "hermite": 0.038}
     assert found.keys() == known.keys()
@@ -57,6 +63,48 @@ def test_each_system_has_a_file_of_the_settings_that_were_measured(name) -> None
     measured = systems.SETTINGS[name]  # of one thread, beside each other
     free = replace(measured.hoam, threads=0), replace(measured.per_time, threads=0)
     assert written == replace(measured, hoam=free[0], per_time=free[1])
+
+
+@pytest.mark.parametrize("name", sorted(forecasts.MECHANICS))
+def test_each_system_that_is_forecast_has_one_too(name) -> None:
+    file = "diffusion" if name in POTENTIALS else name
+    written = load_config(DynamicsConfig, ROOT / "configs" / "dynamics" / f"{file}.yaml")
+    measured = forecasts.MECHANICS[name]
+    parts = {part: replace(getattr(measured, part), threads=0) for part in ("hoam", "wlm", "first_order")}
+    assert written == replace(measured, **parts)
+
+
+@pytest.mark.slow
+def test_forecasts_have_rows_of_each_peer_from_both_beginnings(monkeypatch, tmp_path) -> None:
+    first = FirstOrderConfig(width=8, depth=2, waves=4, steps=2, batch_size=32, threads=1)
+    functional = FunctionalConfig(terms=("fourier",), waves=4)
+    mechanics = WLMConfig(functional=functional, balance_steps=1, steps=2, num_particles=30, threads=1)
+    config = DynamicsConfig(
+        method="wlm", hoam=QUICK, wlm=mechanics, first_order=first, num_particles=30,
+        baselines=(*forecasts.LEARNED, *forecasts.STANDING),
+    )  # fmt: skip
+    monkeypatch.setattr(forecasts, "MECHANICS", {"bowl": config})
+    rows = forecasts.mechanics(tmp_path, 2)
+    told = {(row["name"], row["peer"]): row for row in rows}
+    for begin in ("first", "last"):
+        assert {p for n, p in told if n == f"mechanics.bowl.{begin}"} - {"best"} == set(config.baselines)
+    best = told["mechanics.bowl.last", "best"]["peer_value"]
+    assert best <= min(told["mechanics.bowl.last", peer]["peer_value"] for peer in forecasts.STANDING)
+    assert all(np.isfinite(row["values"]).all() and len(row["values"]) == 2 for row in rows)
+    assert told["mechanics.bowl.last", "straight"]["peer_value"] != told["mechanics.bowl.last", "still"]["peer_value"]
+    monkeypatch.setattr(forecasts, "_run", None)  # what has ended is read
+    assert forecasts.mechanics(tmp_path, 2) == rows
+
+
+@pytest.mark.slow
+def test_cost_of_mechanics_is_measured_at_each_size_and_drawn(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(mechanics_cost_module, "SIZES", (8, 16, 32, 64))
+    ways = {name: (*way[:2], 64) for name, way in mechanics_cost_module.WAYS.items()}
+    monkeypatch.setattr(mechanics_cost_module, "WAYS", ways)
+    rows = mechanics_cost_module.mechanics_cost(BenchConfig(repeats=1, out=str(tmp_path / "new")))
+    assert len(rows) == 2 * len(ways)
+    assert all(row["sizes"] == [8, 16, 32, 64] and min(row["values"]) > 0 for row in rows if row["unit"] == "s")
+    assert "seconds a step of fitting" in (tmp_path / "new" / "cost.svg").read_text()
 
 
 @pytest.mark.slow

@@ -8,11 +8,13 @@ import pytest
 from ndt.benchmarks import dynamics as bench_dynamics
 from ndt.cli import main
 from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.dynamics.distances import wasserstein
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.per_time import PerTime
 from ndt.dynamics.periodic import wrap
 from ndt.dynamics.run import fit_run
 from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.cells import stand_in
 from ndt.dynamics.systems.named import SYSTEMS
 from ndt.settings import load_config
 
@@ -249,3 +251,64 @@ def test_mechanics_that_begin_by_action_matching_are_written_twice_into_one_fold
         assert (out / "matched" / "model.json").is_file()
         scores.append(json.loads((out / "metrics.json").read_text())["test"])
     assert scores[0] == scores[1]
+
+
+LEAST = [
+    "--wlm.steps", "2", "--wlm.threads", "1", "--wlm.functional.terms", '["fourier"]', "--wlm.functional.waves", "4",
+    "--first_order.steps", "2", "--first_order.width", "8", "--first_order.depth", "2", "--first_order.threads", "1",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_forecast_begins_at_the_last_snapshot_that_was_fitted(tmp_path) -> None:
+    """All peers have a name on the page, and rows begin where nothing is fitted any more."""
+    peers = '["hoam", "flow_matching", "gradient_flow", "still", "constant_velocity", "straight"]'
+    argv = ["dynamics", "fit", "bowl", "--method", "wlm", "--out", str(tmp_path / "run"), "--num_particles", "40"]
+    assert main([*argv, "--begin", "last", "--baselines", peers, *LEAST, *QUICK]) == 0
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert min(row["t"] for row in found["test"]) > 1.5
+    assert all(row["held_out"] for row in found["test"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "carried on from the last snapshot that was fitted" in text
+    for name in ("flow matching from time to time", "gradient flow", "straight on, by transport"):
+        assert name in text
+    seen = SYSTEMS["bowl"].snapshots(40)
+    straight = seen[30].x + (seen[40].time - seen[30].time) * seen[30].velocity
+    expected = wasserstein(straight, seen[40].x, 1)
+    row = next(r for r in found["baselines"]["constant_velocity"]["rows"] if abs(r["t"] - seen[40].time) < 1e-9)
+    np.testing.assert_allclose(row["w1"], expected)
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--begin", "last"], "settings: begin: expected first, where no snapshot is held out after the last"),
+        (["--held_out_times", "[9.0]"], r"settings: held_out_times: expected some of [0.0, 1.0, 2.0], found none or"),
+        (["--begin", "middle"], "settings: begin: expected first or last, found middle"),
+        (["--baselines", '["guess"]'], "settings: baselines: expected some of hoam,"),
+        (["--trials.event", "go_cue"], "settings: trials.event: expected start_time or stop_time"),
+    ],
+)
+def test_forecasts_that_cannot_be_are_refused_in_one_line(extra, told, tmp_path, capsys) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 8, 2))
+    path = Snapshots.from_arrays(x, [0.0, 1.0, 2.0]).to_npz(tmp_path / "seen.npz")
+    out = tmp_path / "run"
+    assert main(["dynamics", "fit", str(path), "--method", "wlm", "--out", str(out), *LEAST, *QUICK, *extra]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_files_of_the_literature_are_fitted_as_they_come(tmp_path) -> None:
+    cells = stand_in(tmp_path / "eb.npz", num_cells=150, num_dims=6)
+    drift = tmp_path / "drift.npz"
+    rng = np.random.default_rng(0)
+    np.savez(drift, positions=rng.normal(size=(4, 20, 2)), velocities=rng.normal(size=(4, 20, 2)))
+    for path, held in ((cells, "[2.0]"), (drift, "[1.0]")):
+        out = tmp_path / path.stem
+        argv = ["dynamics", "fit", str(path), "--method", "wlm", "--out", str(out), "--held_out_times", held]
+        assert main([*argv, "--baselines", '["still"]', *LEAST, *QUICK]) == 0
+        rows = json.loads((out / "metrics.json").read_text())["test"]
+        assert {row["t"] for row in rows if row["held_out"]} == {float(held[1:-1])}

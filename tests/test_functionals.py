@@ -11,7 +11,14 @@ from ndt.errors import InputError
 
 NONE = torch.zeros(0, dtype=torch.float64)
 SMALL = PotentialConfig(kind="concat", width=8, depth=2, time_frequencies=1, harmonics=1)
-LEARNED = [("external",), ("pairwise",), ("attention",), ("sets",), ("external", "pairwise", "attention", "sets")]
+LEARNED = [
+    ("external",),
+    ("fourier",),
+    ("pairwise",),
+    ("attention",),
+    ("sets",),
+    ("external", "pairwise", "attention", "sets"),
+]
 
 
 def functional(terms=(), period=(np.inf, np.inf), **options) -> Functional:
@@ -21,7 +28,8 @@ def functional(terms=(), period=(np.inf, np.inf), **options) -> Functional:
     found = Functional(config, scales).double()
     with torch.no_grad():
         for parameter in found.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
 
     return found
 
@@ -56,7 +64,12 @@ def test_an_acceleration_is_minus_n_times_the_change_of_the_functional(terms) ->
         torch.testing.assert_close(a[i, j], -len(x) * change, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("terms", LEARNED)
+def test_a_linear_potential_has_no_period() -> None:
+    with pytest.raises(InputError, match="terms: expected no fourier where a dimension is periodic, found it"):
+        functional(("fourier",), period=(3.0, np.inf))
+
+
+@pytest.mark.parametrize("terms", [terms for terms in LEARNED if terms != ("fourier",)])
 def test_what_is_round_has_no_seam(terms) -> None:
     psi, x = functional(terms, period=(3.0, np.inf)), white(9)
     turned = x + torch.tensor([3.0, 0.0], dtype=torch.float64) * torch.arange(9)[:, None]
@@ -107,3 +120,27 @@ def test_time_enters_only_where_it_may() -> None:
 def test_what_is_no_functional_is_refused(options, told) -> None:
     with pytest.raises(InputError, match=told):
         FunctionalConfig(**options)
+
+
+def test_a_linear_potential_is_its_weights_times_its_features_and_begins_as_nothing() -> None:
+    model = functional(("fourier",), waves=7)
+    model.fourier.weight.data.zero_()
+    x = torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(model.acceleration(x, 0.0, NONE), torch.zeros_like(x))
+    form = model.fourier
+    with torch.no_grad():
+        form.weight.normal_()
+    expected = -form.unit * form.slopes(x) @ form.weight
+    torch.testing.assert_close(model.acceleration(x, 0.0, NONE), expected)
+
+
+def test_a_temperature_is_learned_where_it_may_be() -> None:
+    for learn in (False, True):
+        config = FunctionalConfig(terms=(), entropy=0.3, learn_entropy=learn, density="gaussian")
+        model = Functional(config, functional().scales)
+        np.testing.assert_allclose(float(model.temperature.detach()), 0.3, rtol=1e-6)
+        assert model.log_entropy.requires_grad is learn
+    x = torch.randn(8, 2, dtype=torch.float64)
+    model = model.double()
+    model(x, 0.0, NONE).sum().backward()
+    assert float(model.log_entropy.grad.abs()) > 0

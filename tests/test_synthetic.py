@@ -254,7 +254,7 @@ def test_electrodes_lie_in_as_many_regions_as_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"dynamics": "cubic"}, "dynamics: expected one of nonlinear, linear_gaussian, found cubic"),
+        ({"dynamics": "cubic"}, "dynamics: expected one of nonlinear, linear_gaussian, rotational, found cubic"),
         ({"spiking": "binomial"}, "spiking: expected one of poisson, negative_binomial"),
         ({"awkward": ("gap",)}, "awkward: expected some of gaps, empty_units"),
         ({"num_electrodes": 4}, "num_electrodes: expected at least 12, found 4"),

@@ -206,3 +206,59 @@ def test_rolled_with_the_true_law_a_forecast_is_the_truth() -> None:
     last = seen.of(0)[-1]
     made = model.advance(seen.of(0)[0], [0.0, last.time], step=0.01)[1]
     assert wasserstein(made, last.x, 1) < 0.01
+
+
+def test_what_is_pinned_ends_in_the_next_snapshot_with_its_velocities() -> None:
+    """A cubic through both ends: with a law that is wrong it is Hermite's, and at the snapshots exact."""
+    seen = oscillator(4.0, 0.5, num=30)
+    held = Snapshots(**{**vars(seen), "held_out": np.isin(seen.time, [0.5, 1.0])})
+    model = WLM(QUICK).fit(held)
+    h = 1e-3
+    near = model.interpolate(held, [0.25, 0.5, 1.25 - 2 * h, 1.25 - h], pinned=True)
+    np.testing.assert_allclose(np.sort(near[0], 0), np.sort(seen.of(0)[1].x, 0), atol=1e-6)
+    end = seen.of(0)[5]
+    np.testing.assert_allclose(np.sort(near[3], 0), np.sort(end.x, 0), atol=3 * h * np.abs(end.velocity).max())
+    speed = (near[3] - near[2]) / h
+    order = np.argsort(near[3][:, 0])
+    np.testing.assert_allclose(speed[order], end.velocity[np.argsort(end.x[:, 0])], atol=0.05)
+    wrong = [
+        np.abs(np.sort(model.interpolate(held, [1.0], pinned=way)[0], 0) - np.sort(seen.of(0)[4].x, 0)).mean()
+        for way in (False, True)
+    ]
+    assert wrong[1] < 0.5 * wrong[0]  # the law has hardly been fitted
+    last = model.interpolate(held, [2.0], pinned=True)[0]
+    np.testing.assert_allclose(last, seen.of(0)[8].x, atol=1e-6)  # nothing after it to be pinned to
+
+
+def test_downhill_particles_begin_with_their_force_and_ever_more_friction_keeps_it() -> None:
+    functional = FunctionalConfig(terms=("fourier",), waves=0)
+    config = replace(QUICK, functional=functional, scale="mobility", velocity="downhill", friction=1e4)
+    seen = oscillator(4.0, 0.5, num=30)
+    bare = Snapshots.from_arrays([s.x for s in seen.of(0)], seen.time)
+    model = WLM(config).fit(bare)
+    with torch.no_grad():
+        form = model.lagrangian.functional.fourier
+        form.weight.zero_()
+        form.weight[1] = float(2 * form.scales.length.square() / form.unit)  # V = (x - centre)²
+    centre = model.lagrangian.scales.centre.numpy()
+    x, v = model.trajectories(bare[0].x, [0.0, 0.5], step=0.01)
+    np.testing.assert_allclose(v[0], -2 * (bare[0].x - centre), rtol=1e-5)
+    np.testing.assert_allclose(x[1] - centre, np.exp(-1.0) * (bare[0].x - centre), rtol=0.02)
+
+
+def test_several_populations_each_have_the_law_of_their_parameter() -> None:
+    """Bowls of stiffness mu: friction is one, weights that differ choose samples, unseen parameters are between."""
+    rng, times, stiff = np.random.default_rng(0), np.linspace(0, 1, 6), (1.0, 2.0, 4.0)
+    x0 = rng.normal(1.0, 0.3, (40, 1))
+    paths = [[np.cos(np.sqrt(k) * t) * x0 for t in times] for k in stiff]
+    speeds = [[-np.sqrt(k) * np.sin(np.sqrt(k) * t) * x0 for t in times] for k in stiff]
+    twice = np.where(x0[:, 0] > 1, 2.0, 1.0)
+    seen = Snapshots.from_arrays(paths, times, list(stiff), velocity=speeds, weight=[[twice] * 6] * 3)
+    film = FunctionalConfig(potential=PotentialConfig(kind="film", width=16, depth=2, time_frequencies=0))
+    model = WLM(replace(QUICK, functional=film, steps=150, friction=0.01, balance_steps=100, learning_rate=1e-2))
+    model.fit(seen)
+    slopes = [float(np.diff(-model.acceleration([[0.5], [1.0]], 0.0, [k]), axis=0)[0, 0]) / 0.5 for k in (1, 3, 4)]
+    assert slopes[0] < slopes[1] < slopes[2]
+    np.testing.assert_allclose(slopes, [1, 3, 4], atol=0.7)
+    with pytest.warns(UserWarning, match="mu = 5 lies outside 1 to 4"):
+        model.simulate(x0, times, [5.0], v0=0 * x0)

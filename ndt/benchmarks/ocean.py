@@ -12,19 +12,23 @@ import numpy as np
 
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
+from ndt.config_dynamics import FirstOrderConfig, FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
 from ndt.dynamics.distances import wasserstein
+from ndt.dynamics.first_order import FlowMatching, GradientFlow
 from ndt.dynamics.guesses import GUESSES
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.drifters import drifters
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.studies import run_all
 
+Model = HOAM | WLM | FlowMatching | GradientFlow
+
 __all__ = ["HELD", "MODELS", "ocean", "vortex"]
 
 HELD = (1, 3, 5, 7)
-STEP = 0.9  # velocities are per day, of which so much lies between two times
+FIRST = ("hoam", "flow_matching", "gradient_flow")
 FIRST_ORDER = HOAMConfig(
     potential=PotentialConfig(width=48, time_frequencies=4), between="transport", num_nodes=32, num_particles=64,
     steps=800, threads=1,
@@ -33,10 +37,10 @@ DRIVEN = FunctionalConfig(
     potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=2), use_time=True
 )  # fmt: skip
 SECOND_ORDER = WLMConfig(functional=DRIVEN, scale="mobility", step=0.4, threads=1)
-MODELS: dict[
-    str, HOAM | WLM
-] = {  # what is fitted: mechanics with the velocities of each snapshot, or of the first alone
+MODELS: dict[str, Model] = {  # what is fitted: mechanics with the velocities of each snapshot, or of the first alone
     "hoam": HOAM(FIRST_ORDER),
+    "flow_matching": FlowMatching(FirstOrderConfig(threads=1)),
+    "gradient_flow": GradientFlow(FirstOrderConfig(threads=1)),
     "wlm": WLM(SECOND_ORDER),
     "wlm_first_velocity": WLM(replace(SECOND_ORDER, restarts=False)),
 }
@@ -47,16 +51,15 @@ def vortex() -> Snapshots:
     path = Path(os.environ.get("NDT_DATA", "../shared/data")) / "snapshots" / "ocean_vortex_small.npz"
     if not path.is_file():
         raise InputError(path, "NDT_DATA", "the file of a vortex's drifters", "none")
-    with np.load(path) as file:
-        x, velocity = file["positions"], STEP * file["velocities"]
 
-    return Snapshots.from_arrays(x, np.arange(len(x), dtype=float), velocity=velocity, held_out_times=HELD)
+    return drifters(path, HELD)
 
 
 def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """Carries the snapshots before held-out times on to these; W1, mean over the times, beside what is guessed of them.
 
-    Mechanics and constant velocities know the velocities where they begin, Hermite's curves those at both ends.
+    Mechanics and constant velocities know the velocities where they begin; Hermite's curves, and mechanics that is
+    pinned to the snapshot after, those at both ends.
 
     Arguments:
         out: Not used: fits are short.
@@ -78,24 +81,34 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     found = {name: [next(told) for _ in range(seeds)] for name in MODELS}
     rows = []
     for name, each in found.items():
-        values, seconds = zip(*each, strict=True)
+        own, pinned, seconds = zip(*each, strict=True)
         budget = f"{MODELS[name].config.steps} steps"
-        rows += [paired_row(f"ocean.{name}", values, "W1", peer, [v] * seeds, budget) for peer, v in guessed.items()]
-        if name != "hoam":
-            rows.append(paired_row(f"ocean.{name}", values, "W1", "hoam", [v for v, _ in found["hoam"]], budget))
+        for way, values in ((name, own), (f"{name}.pinned", pinned)):
+            row = partial(paired_row, f"ocean.{way}", values, "W1")
+            rows += [row(peer, [v] * seeds, budget) for peer, v in guessed.items()]
+            if name.startswith("wlm"):
+                rows += [row(peer, [v for v, _, _ in found[peer]], budget) for peer in FIRST if peer in found]
         rows.append(paired_row(f"ocean.{name}.seconds", seconds, "s", None, (), budget))
 
     return rows
 
 
-def _fitted(name: str, seed: int) -> tuple[float, float]:
-    """Returns W1, mean over the held-out times, each from the snapshot before it, and seconds of fitting."""
+def _fitted(name: str, seed: int) -> tuple[float, float, float]:
+    """Returns W1, mean over the held-out times, each from the snapshot before it, alone and pinned to the one after.
+
+    And, last, seconds of fitting.
+    """
     seen = vortex()
     model = copy.deepcopy(MODELS[name])
     model.config = replace(model.config, seed=seed)  # type: ignore[assignment, type-var]
     began = clock.perf_counter()
     model.fit(seen)
     seconds = clock.perf_counter() - began
-    snapshots, made = seen.of(0), model.interpolate(seen, HELD)
+    snapshots, scores = seen.of(0), []
+    for pinned in (False, True):
+        made = model.interpolate(seen, HELD, pinned=pinned)
+        scores.append(
+            float(np.mean([wasserstein(x, snapshots[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
+        )  # fmt: skip
 
-    return float(np.mean([wasserstein(x, snapshots[h].x, 1) for x, h in zip(made, HELD, strict=True)])), seconds
+    return scores[0], scores[1], seconds

@@ -8,6 +8,7 @@ which does not change where every particle is doubled. All are the same whatever
 
 - ``external``: f = V(x), a network of one particle (`ndt.dynamics.potentials.Potential`), which time and parameters may
   condition.
+- ``fourier``: the same, linear in its weights (`ndt.dynamics.features.Fourier`), of neither time nor parameters.
 - ``pairwise``: f = ½ mean over others of W(|x - y|), a network of the distance.
 - ``attention``: softmax attention over particles, which is a mean over the population. Like pairs, it takes N² time.
 - ``sets``: f = g(x, mean of φ(y)): what others do enters by a few numbers; in proportion to N.
@@ -28,7 +29,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndt.config_dynamics import FunctionalConfig
+from ndt.dynamics.features import Fourier
 from ndt.dynamics.potentials import Potential, Scales
+from ndt.errors import InputError
 
 __all__ = ["Functional", "gaussian_log_density", "kernel_log_density"]
 
@@ -125,12 +128,18 @@ class Functional(nn.Module):
         around = torch.isfinite(scales.period)
         num += int(around.sum())  # a sine and a cosine each
         self.external = Potential(config.potential, scales) if "external" in config.terms else None
+        if "fourier" in config.terms and around.any():
+            raise InputError("settings", "functional.terms", "no fourier where a dimension is periodic", "it")
+        self.fourier = Fourier(scales, config.waves) if "fourier" in config.terms else None
         self.pairwise = _network(1 + len(scales.mu_mean), config.width, 1) if "pairwise" in config.terms else None
         self.attention = (
             _Mixed(num, config.width, config.depth, config.heads) if "attention" in config.terms else None
         )  # fmt: skip
         self.told = _network(num, config.width, config.width) if "sets" in config.terms else None
         self.heard = _network(num + config.width, config.width, 1) if "sets" in config.terms else None
+        # in tens, as friction's
+        start = torch.tensor(math.log(config.entropy) / 10 if config.entropy else -math.inf)
+        self.log_entropy = nn.Parameter(start, requires_grad=config.learn_entropy and config.entropy > 0)
         for network in (self.pairwise, self.heard):
             if network is not None:
                 nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
@@ -144,6 +153,8 @@ class Functional(nn.Module):
         if self.external is not None:
             moment = torch.full((1,), time if config.use_time else float(scale.span[0]), dtype=x.dtype)
             found = found + self.external(x[None], moment, mu[None])[0] / self._span
+        if self.fourier is not None:
+            found = found + self.fourier(x)
         unit = self.scales.action / self._span
         if self.pairwise is not None:
             found = found + unit * self._pairs(x, mu)
@@ -155,7 +166,7 @@ class Functional(nn.Module):
                 others = self.told(z).mean(0).expand(len(z), -1)
                 found = found + unit * self.heard(torch.cat([z, others], 1))[:, 0]
         if config.entropy:
-            found = found + config.entropy * DENSITIES[config.density](x, x)
+            found = found + self.temperature * DENSITIES[config.density](x, x)
         if config.fisher:
             found = found + config.fisher**2 / 8 * _slope(x, config.density).square().sum(1)
 
@@ -169,6 +180,11 @@ class Functional(nn.Module):
             (slope,) = torch.autograd.grad(self(at, time, mu).sum(), at, create_graph=keep)
 
         return -slope
+
+    @property
+    def temperature(self) -> Tensor:
+        """Temperature T of the entropy."""
+        return torch.exp(10 * self.log_entropy)
 
     @property
     def _span(self) -> Tensor:

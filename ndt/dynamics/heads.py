@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ndt.dynamics.between import pair
 from ndt.dynamics.distances import carry, score
+from ndt.dynamics.periodic import nearest, wrap
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
@@ -22,8 +24,14 @@ class Head(ABC):
     ) -> NDArray[np.float64]:
         """Carries a snapshot's samples on to times, of which its own is the first; shape (T, N, d)."""
 
+    def motion(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Returns what `advance` does, and velocities where the model's particles have some of their own."""
+        return self.advance(snapshot, times, mu, seed=seed, **options), None
+
     def interpolate(
-        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, **options: Any
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, pinned: bool = False, **options: Any
     ) -> NDArray[np.float64]:
         """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d).
 
@@ -31,9 +39,12 @@ class Head(ABC):
             snapshots: Where to begin.
             times: Times T, in any order.
             trajectory: Of which trajectory.
+            pinned: Whether paths are bent so that they end in the next snapshot, where there is one: by what they miss
+                it by, paired by transport; in a cubic that ends with its velocities, too, where model and snapshot have
+                some, else in proportion to time.
             options: Of the simulation.
         """
-        known = _known(snapshots, trajectory)
+        known, mu = _known(snapshots, trajectory), snapshots.mu[trajectory]
         wanted, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
         if np.any(wanted < moments[0]):
             raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", wanted.min())
@@ -41,8 +52,12 @@ class Head(ABC):
         found = np.empty((len(wanted), n, snapshots.num_dims))
         for k in np.unique(at := np.searchsorted(moments, wanted, side="right") - 1):
             mine = np.flatnonzero(at == k)
-            later, place = np.unique(np.concatenate([[moments[k]], wanted[mine]]), return_inverse=True)
-            found[mine] = self.advance(known[k], later, snapshots.mu[trajectory], **options)[place[1:], :n]
+            last = moments[k + 1 : k + 2] if pinned else moments[:0]
+            later, place = np.unique(np.concatenate([[moments[k]], wanted[mine], last]), return_inverse=True)
+            path, speed = self.motion(known[k], later, mu, **options)
+            if len(last):
+                path = _bent(path, speed, later, known[k + 1], snapshots.period)
+            found[mine] = path[place[1 : 1 + len(mine)], :n]
 
         return found
 
@@ -68,6 +83,23 @@ class Head(ABC):
     def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
         """Carries each trajectory on from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
         return score(carry(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
+
+
+def _bent(
+    path: NDArray[np.float64], speed: NDArray[np.float64] | None, times: NDArray[np.float64], end: Snapshot,
+    period: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Returns paths (T, N, d) that end in the samples of a snapshot at the last time, and begin as they did."""
+    made = Snapshot(end.time, path[-1], None, np.full(len(path[-1]), 1 / len(path[-1])))
+    rows, others = pair(made, end, period, np.random.default_rng(0))
+    path, missed = path[:, rows], nearest(end.x[others] - path[-1, rows], period)
+    span = times[-1] - times[0]
+    a = ((times - times[0]) / span)[:, None, None]
+    if speed is None or end.velocity is None:
+        return wrap(path + a * missed, period)
+    faster = span * (end.velocity[others] - speed[-1, rows])
+
+    return wrap(path + (3 * a**2 - 2 * a**3) * missed + (a**3 - a**2) * faster, period)
 
 
 def _known(snapshots: Snapshots, trajectory: int) -> list[Snapshot]:

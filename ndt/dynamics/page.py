@@ -13,7 +13,7 @@ from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import System
 from ndt.dynamics.wlm import WLM
 from ndt.page import Graded, Section, Table, number, render, versions, write_text
-from ndt.plots import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
+from ndt.plots import BLUE, CRIMSON, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
 
 __all__ = ["write_page"]
 
@@ -25,13 +25,15 @@ NAMES = {
     "diffusion": "diffusion per time",
     "still": "nothing moves",
     "constant_velocity": "velocities that stay",
+    "straight": "straight on, by transport",
+    "flow_matching": "flow matching from time to time",
+    "gradient_flow": "gradient flow",
 }
-CRIMSON = "#b02a5b"
 COLOURS = {
     "wlm": CRIMSON, "hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET,
-    "constant_velocity": QUIET,
+    "constant_velocity": QUIET, "straight": QUIET, "flow_matching": ORANGE, "gradient_flow": GREEN,
 }  # fmt: skip
-DASHES = {"constant_velocity": ":"}
+DASHES = {"constant_velocity": ":", "straight": "-."}
 SCORES = {
     "w2": "W2",
     "sliced_w2": "sliced W2",
@@ -96,7 +98,8 @@ def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
     keys = [k for k in SCORES if k in found["summary"][found["method"]]]
     rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
     what = "parameters and times that no fit saw" if seen.held_out.any() else "all snapshots, which the fit saw, too"
-    text = f"Each population was carried on from its first snapshot. Means over {what}; less is better."
+    begun = "the last snapshot that was fitted" if found["begin"] == "last" else "its first snapshot"
+    text = f"Each population was carried on from {begun}. Means over {what}; less is better."
     table = Table(head=["model", *(SCORES[k] for k in keys)], rows=rows, numeric=set(range(1, len(keys) + 1)))
 
     return Section(title="Scores", anchor="scores", text=[text], tables=[table])

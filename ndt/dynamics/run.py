@@ -19,12 +19,14 @@ from rich.progress import Progress
 
 from ndt.checkpoint import read_json, write_json
 from ndt.config_dynamics import DynamicsConfig
+from ndt.dynamics.baselines import METHODS, Model, made
 from ndt.dynamics.distances import carry, score
-from ndt.dynamics.guesses import constant_velocity
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.latents import read_trials
 from ndt.dynamics.page import write_page
-from ndt.dynamics.per_time import PerTime
-from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.cells import embryoid
+from ndt.dynamics.systems.drifters import drifters
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
@@ -33,7 +35,6 @@ from ndt.studies import ASKED
 __all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
 
 Advance = Callable[..., NDArray[np.float64]]
-Model = HOAM | WLM | PerTime
 FILES = ("config.yaml", "model.safetensors", "model.json", "matched", "metrics.json", "log.jsonl", "report.html")
 SHOWN = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 
@@ -46,8 +47,24 @@ def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | No
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
+    readers = [reader for mark, reader in READERS.items() if mark in _arrays(source)]
+    found = readers[0](source, config) if readers else Snapshots.from_npz(source)
+    if config.held_out_times:
+        held = np.isin(found.time, config.held_out_times)
+        if not held.any() or held.all():
+            raise InputError("settings", "held_out_times", f"some of {np.unique(found.time).tolist()}", "none or all")
+        found = replace(found, held_out=found.held_out | held)
 
-    return Snapshots.from_npz(source), None
+    return found, None
+
+
+def _arrays(path: str) -> Sequence[str]:
+    """Returns the names of a file's arrays; none of a file that is no .npz, which its reader will say."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return list(file.files)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
 
 
 def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, progress: bool = True) -> dict[str, Any]:
@@ -72,11 +89,13 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         config = replace(config, hoam=replace(config.hoam, noise=system.noise))
     if out.exists() and (other := {p.name for p in out.iterdir()} - {*FILES, ASKED}):
         raise InputError(out, "folder", "a new one, or a run of ndt dynamics", ", ".join(sorted(other)[:3]))
-    model, peers, seconds = _fitted(snapshots, config, progress)
+    models, seconds = _fitted(snapshots, config, progress)
+    model = models[config.method]
+    assert isinstance(model, HOAM | WLM), "it is a method"
     scored = _scored(snapshots, config)
     paths: dict[str, list[NDArray[np.float64]]] = {}
     simulated = {}
-    for name, simulate in _simulations(model, peers, config).items():
+    for name, simulate in _simulations(models, config).items():
         began = clock.perf_counter()
         paths[name] = carry(simulate, scored, seed=config.hoam.seed)
         simulated[name] = clock.perf_counter() - began
@@ -88,6 +107,7 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     found: dict[str, Any] = {
         "source": source,
         "method": config.method,
+        "begin": config.begin,
         "num_dims": snapshots.num_dims,
         "test": rows[config.method],
         "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
@@ -113,58 +133,30 @@ def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _fitted(
-    snapshots: Snapshots, config: DynamicsConfig, progress: bool
-) -> tuple[HOAM | WLM, dict[str, Model], dict[str, float]]:
-    """Returns the fitted model, fitted peers by name, and what each took."""
-    made: dict[str, Callable[[], Model]] = {
-        "hoam": lambda: HOAM(config.hoam),
-        "wlm": lambda: WLM(config.wlm),
-        "monte_carlo": lambda: HOAM(replace(config.hoam, rule="monte_carlo", gauge="none", form="action")),
-        "flow": lambda: PerTime(replace(config.per_time, objective="flow", seed=config.hoam.seed)),
-        "diffusion": lambda: PerTime(replace(config.per_time, objective="diffusion", seed=config.hoam.seed)),
-    }
-    names = dict.fromkeys((config.method, *(name for name in config.baselines if name in made)))
-    models, seconds = {name: made[name]() for name in names}, {}
+def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tuple[dict[str, Model], dict[str, float]]:
+    """Returns the fitted model and, after it, what it is compared with, by name, and what each took that learns."""
+    names = dict.fromkeys((config.method, *config.baselines))
+    models, seconds = {name: made(name, config) for name in names}, {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         for name, model in models.items():
-            task = bar.add_task(name, total=model.config.steps)
+            total = getattr(getattr(model, "config", None), "steps", 0)
+            task = bar.add_task(name, total=total, visible=total > 0)
             began = clock.perf_counter()
             model.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
-            seconds[name] = clock.perf_counter() - began
+            if total:
+                seconds[name] = clock.perf_counter() - began
 
-    model = models.pop(config.method)
-    assert not isinstance(model, PerTime), "that is no method"
-
-    return model, models, seconds
+    return models, seconds
 
 
-def _simulations(model: HOAM | WLM, peers: dict[str, Model], config: DynamicsConfig) -> dict[str, Advance]:
+def _simulations(models: dict[str, Model], config: DynamicsConfig) -> dict[str, Advance]:
     """Returns how each carries a snapshot on, by name."""
     solver: dict[str, Any] = {"method": config.solver, "step": config.solver_step}
-    found: dict[str, Advance] = {
+
+    return {
         name: partial(each.advance, **solver) if isinstance(each, HOAM) else each.advance
-        for name, each in {config.method: model, **peers}.items()
+        for name, each in models.items()
     }
-
-    return found | {name: STANDING[name] for name in config.baselines if name in STANDING}
-
-
-def _still(snapshot: Snapshot, times: Sequence[float], mu: object = None, seed: int = 0) -> NDArray[np.float64]:
-    del mu, seed
-    return np.stack([snapshot.x] * len(times))
-
-
-def _straight(snapshot: Snapshot, times: Sequence[float], mu: object = None, seed: int = 0) -> NDArray[np.float64]:
-    del mu, seed
-    if snapshot.velocity is None:
-        raise InputError("settings", "baselines", "no constant_velocity of snapshots without velocities", "it")
-    period = np.full(snapshot.x.shape[1], np.inf)
-
-    return np.stack([constant_velocity(snapshot, None, t, period) for t in times])
-
-
-STANDING: dict[str, Advance] = {"still": _still, "constant_velocity": _straight}
 
 
 def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Snapshots:
@@ -173,6 +165,8 @@ def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Sna
     Trajectories that are held out whole are scored alone; where snapshots of a time are held out all trajectories are;
     where nothing is held out all is scored.
     """
+    if config.begin == "last":
+        snapshots = _forecast(snapshots)
     chosen = np.zeros(len(snapshots), bool)
     whole = [m for m in range(snapshots.num_trajectories) if snapshots.held_out[snapshots.trajectory == m].all()]
     for m in whole or range(snapshots.num_trajectories):
@@ -191,6 +185,20 @@ def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Sna
         velocity=None if few.velocity is None else few.velocity[rows],
         weight=None if few.weight is None else few.weight[rows],
     )  # fmt: skip
+
+
+def _forecast(snapshots: Snapshots) -> Snapshots:
+    """Returns, of each trajectory that ends in held-out snapshots, these and the last one that was fitted."""
+    chosen = np.zeros(len(snapshots), bool)
+    for m in range(snapshots.num_trajectories):
+        mine = np.flatnonzero(snapshots.trajectory == m)
+        fitted = np.flatnonzero(~snapshots.held_out[mine])
+        if len(fitted) and fitted[-1] + 1 < len(mine):
+            chosen[mine[fitted[-1] :]] = True
+    if not chosen.any():
+        raise InputError("settings", "begin", "first, where no snapshot is held out after the last", "last")
+
+    return snapshots.select(chosen)
 
 
 def _simulator_seconds(system: System, snapshots: Snapshots, seed: int) -> float:
@@ -283,7 +291,11 @@ def load(run: Path) -> HOAM | WLM:
     return METHODS[method].load(run)
 
 
-METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
+READERS: dict[str, Callable[..., Snapshots]] = {  # of files that have an array of this name
+    "positions": lambda path, config: drifters(path),
+    "pcs": lambda path, config: embryoid(path, held_out=[int(h) for h in config.held_out_times]),
+    "latents": lambda path, config: read_trials(path, config.trials),
+}
 ACTIONS = ("fit", "simulate", "score")
 
 

@@ -34,6 +34,7 @@ from ndt.dynamics.heads import Head
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
+from ndt.dynamics.momentum import balanced, nodes_of
 from ndt.dynamics.periodic import wrap
 from ndt.dynamics.potentials import scales_of
 from ndt.dynamics.saving import read_shape, read_weights, save_model
@@ -106,10 +107,19 @@ class WLM(Head):
                 progress(step, value)
 
         with threads(config.threads):
+            if config.balance_steps:
+                self._begin(lagrangian, seen, observed)
             self.lagrangian, self.losses = descend(lagrangian, loss, config, told)
         self.frictions = frictions
 
         return self
+
+    def _begin(self, lagrangian: Lagrangian, seen: Snapshots, observed: bool) -> None:
+        """Fits the balance of momentum, of observed velocities or of those of action matching."""
+        config = self.config
+        known = observed and all(s.velocity is not None for s in seen.of(0)) and config.velocity in ("auto", "observed")
+        matched = None if known else self.matched or HOAM(config.matching).fit(seen)
+        balanced(lagrangian, nodes_of(seen, matched, config.num_particles, config.seed), config)
 
     def _loss(
         self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
@@ -118,7 +128,7 @@ class WLM(Head):
         config, rng = self.config, np.random.default_rng(self.config.seed)
         scale = lagrangian.scales
         unit = scale.length.square().sum().sqrt()
-        anywhere = config.restarts and self.velocity in ("observed", "matched")  # else known at the first alone
+        anywhere = config.restarts and self.velocity in ("observed", "matched", "downhill")  # else known at the first
         starts = [(m, a) for m, each in enumerate(trajectories) for a in range(len(each) - 1 if anywhere else 1)]
 
         def loss() -> Tensor:
@@ -148,6 +158,8 @@ class WLM(Head):
         if self.velocity == "matched":
             assert self.matched is not None, "it was fitted"
             return torch.as_tensor(self.matched.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
+        if self.velocity == "downhill":
+            return lagrangian.functional.acceleration(torch.as_tensor(x, dtype=torch.float32), snapshot.time, mu)
         if self.velocity == "observed":
             assert snapshot.velocity is not None, "it was checked"
             return torch.as_tensor(snapshot.velocity[rows], dtype=torch.float32)
@@ -237,9 +249,16 @@ class WLM(Head):
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
         """Carries a snapshot's samples on, with its velocities where the model was fitted with such."""
+        return self.motion(snapshot, times, mu, seed=seed, **options)[0]
+
+    def motion(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns the same, and velocities, each (T, N, d)."""
+        del seed  # nothing is drawn
         v0 = snapshot.velocity if self.velocity == "observed" else None
 
-        return self.simulate(snapshot.x, times, mu, v0=v0, seed=seed, **options)
+        return self.trajectories(snapshot.x, times, mu, v0=v0, **options)
 
     @property
     def _mobility(self) -> float:

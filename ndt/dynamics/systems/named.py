@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.systems.boids import Boids
+from ndt.dynamics.systems.diffusion import POTENTIALS, Diffusion
+from ndt.dynamics.systems.ensembles import bowl, gas, packet, springs, tracers, turning
 from ndt.dynamics.systems.lorenz import Lorenz
 from ndt.dynamics.systems.oscillator import Oscillator
 from ndt.dynamics.systems.plasma import Beams, Landau
@@ -24,6 +27,7 @@ class System:
         model: The system itself; it has `simulate`, and plasmas have `electric_energy`.
         fitted: Parameters of trajectories that are fitted; empty where there is none.
         unseen: Parameters that are held out.
+        fitted_until: Where nothing is fitted by parameters, the last time that is fitted; later ones are held out.
         end: Last time.
         num_times: Snapshots of a trajectory.
         noise: Diffusion that samples of a fitted model move with.
@@ -34,6 +38,7 @@ class System:
     model: Any
     fitted: tuple[float, ...] = ()
     unseen: tuple[float, ...] = ()
+    fitted_until: float = np.inf
     end: float = 1.0
     num_times: int = 201
     noise: float = 0.0
@@ -53,7 +58,8 @@ class System:
             seed: Seed of the first trajectory; each other has one of its own.
         """
         if not self.fitted:
-            return self.model.simulate(num_particles, self.times, seed)  # type: ignore[no-any-return]
+            seen: Snapshots = self.model.simulate(num_particles, self.times, seed)
+            return replace(seen, held_out=seen.time > self.fitted_until + 1e-9)
         mu = sorted((*self.fitted, *self.unseen))
         found: Snapshots = self.model.simulate(mu, num_particles, self.times, seed)
         held = np.isin(found.mu[found.trajectory, 0], self.unseen)
@@ -66,6 +72,7 @@ class System:
         return getattr(self.model, "electric_energy", None)
 
 
+PLANE = ("x", "y")
 WAVES = tuple(round(1.2 + 0.1 * k, 1) for k in range(8))
 SYSTEMS = {
     "oscillator": System(
@@ -91,4 +98,17 @@ SYSTEMS = {
         model=Trap(), fitted=(0.5, 1.0, 1.5, 2.0, 2.5), unseen=(0.75, 2.25), end=2.0, noise=Trap().noise,
         labels=tuple(f"particle {k}" for k in range(1, 9)),
     ),
+    "bowl": System(model=bowl(k=4 * np.pi**2), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
+    "springs": System(model=springs(), fitted_until=2.0, end=4.0, num_times=41, labels=PLANE),
+    "gas": System(model=gas(), fitted_until=3.0, end=6.0, num_times=41, labels=PLANE),
+    "packet": System(model=packet(), fitted_until=1.0, end=2.0, num_times=41, labels=PLANE),
+    "turning": System(model=turning(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
+    "tracers": System(model=tracers(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
+    "boids": System(model=Boids(), fitted_until=25.0, end=50.0, num_times=101, labels=PLANE),
+    **{
+        name: System(
+            model=Diffusion(potential=name), fitted_until=0.1, end=0.2, num_times=21, noise=1.0, labels=PLANE
+        )
+        for name in POTENTIALS
+    },
 }  # fmt: skip

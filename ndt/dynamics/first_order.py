@@ -1,0 +1,223 @@
+r"""First-order methods that mechanics is compared with: where a particle goes follows from where it is.
+
+`FlowMatching` learns the velocity of straight lines between neighbouring snapshots, paired by transport (OT-CFM). It is
+a network of position and time, of no potential.
+
+`GradientFlow` learns a potential V and a temperature β by the first condition of optimality of the scheme of Jordan,
+Kinderlehrer and Otto: where transport carries a particle from x to y within h,
+
+.. math:: \nabla V(y) + \beta\,\nabla\log\rho_{k+1}(y) + \frac{y - x}{h} = 0,
+
+which is linear in both, so that ridge regression fits them. Populations then follow
+:math:`dX = -\nabla V\,dt + \sqrt{2\beta}\,dW`.
+
+References: Tong et al. (2024), Improving and generalizing flow-based generative models with minibatch optimal
+transport, https://arxiv.org/abs/2302.00482; Terpin, Lanzetti, Gadea, Dörfler (2024), Learning diffusion at lightspeed,
+https://arxiv.org/abs/2406.12616; Jordan, Kinderlehrer, Otto (1998), https://doi.org/10.1137/S0036141096303359
+"""
+
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from ndt.config_dynamics import FirstOrderConfig
+from ndt.dynamics.between import bridges, pair
+from ndt.dynamics.features import Fourier, ridge
+from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.functionals import kernel_log_density
+from ndt.dynamics.heads import Head
+from ndt.dynamics.integrators import integrate
+from ndt.dynamics.potentials import Scales, scales_of
+from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.errors import InputError
+
+__all__ = ["FlowMatching", "GradientFlow"]
+
+LARGEST = 2000  # samples of a kernel density
+SMOOTH = 0.02  # noise about the straight lines, in widths of the data
+
+# N = particles, d = dimensions, p = parameters, F = features
+
+
+class FlowMatching(Head):
+    """Flow matching along transport between neighbouring snapshots.
+
+    Arguments:
+        config: Settings.
+
+    Example:
+        >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
+        >>> FlowMatching(FirstOrderConfig(steps=3)).fit(seen).advance(seen.of(0)[0], [0.0, 0.5]).shape
+        (2, 50, 1)
+    """
+
+    def __init__(self, config: FirstOrderConfig | None = None) -> None:
+        self.config = config or FirstOrderConfig()
+        self.network: _Velocity | None = None
+        self.losses: NDArray[np.float64] = np.zeros(0)
+
+    def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
+        """Fits the velocity to the snapshots that are not held out, and returns itself."""
+        config, seen = self.config, snapshots.fitted
+        rng = np.random.default_rng(config.seed)
+        trajectories = bridges(seen, "paths" if seen.paired else "transport", rng)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = _Velocity(config, scales_of(seen))
+        width = network.scales.length * SMOOTH
+        nodes = 16
+
+        def loss() -> Tensor:
+            m = int(rng.integers(len(trajectories)))
+            path = trajectories[m]
+            times = path.time[0] + (path.time[-1] - path.time[0]) * (np.arange(nodes) + rng.random(nodes)) / nodes
+            x, v = path.sample(times, max(config.batch_size // nodes, 1), rng)
+            at, wanted = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
+            noise = torch.as_tensor(rng.standard_normal(x.shape), dtype=torch.float32)
+            mu = torch.as_tensor(seen.mu[[m]], dtype=torch.float32).expand(nodes, -1)
+            found = network(at + width * noise, torch.as_tensor(times, dtype=torch.float32), mu)
+
+            return ((found - wanted) / network.unit).square().mean()
+
+        with threads(config.threads):
+            self.network, self.losses = descend(network, loss, config, progress)
+
+        return self
+
+    @torch.no_grad()
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> NDArray[np.float64]:
+        """Carries a snapshot's samples along the velocity; beyond the fitted times the last one stays."""
+        del seed, options  # nothing is drawn
+        network = self.network
+        if network is None:
+            raise InputError("flow matching", "network", "one that was fitted", "none")
+        given = torch.as_tensor(np.zeros((1, 0)) if mu is None else np.reshape(mu, (1, -1)), dtype=torch.float32)
+        first, last = network.scales.span.tolist()
+
+        def drift(x: Tensor, time: float) -> Tensor:
+            return network(x, torch.full((1,), min(max(time, first), last)), given)
+
+        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        found = integrate(
+            drift, start, np.asarray(times, np.float64), step=(last - first) / 200, method="heun",
+            period=network.scales.period,
+        )  # fmt: skip
+
+        return found[0].double().numpy()
+
+
+class _Velocity(nn.Module):
+    """Velocity at positions, times and parameters."""
+
+    def __init__(self, config: FirstOrderConfig, scales: Scales) -> None:
+        super().__init__()
+
+        self.scales = scales
+        d, p, width = len(scales.centre), len(scales.mu_mean), config.width
+        around = int(torch.isfinite(scales.period).sum())
+        layers: list[nn.Module] = [nn.Linear(d + around + 1 + p, width), nn.SiLU()]
+        for _ in range(config.depth - 2):
+            layers += [nn.Linear(width, width), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, d))
+
+    def forward(self, x: Tensor, t: Tensor, mu: Tensor) -> Tensor:
+        scale = self.scales
+        around = torch.isfinite(scale.period)
+        z = (x - scale.centre) / scale.length  # of a periodic dimension an angle
+        given = scale.condition(t, mu)[:, None].expand(-1, x.shape[1], -1)
+        made: Tensor = self.layers(torch.cat([z[..., ~around], z[..., around].sin(), z[..., around].cos(), given], -1))
+
+        return made * self.unit
+
+    @property
+    def unit(self) -> Tensor:
+        """Widths of the data over the fitted span."""
+        return self.scales.length / (self.scales.span[1] - self.scales.span[0])
+
+
+class GradientFlow(Head):
+    """A gradient flow whose potential and temperature are fitted by ridge regression; one for all trajectories.
+
+    Arguments:
+        config: Settings; `waves` and `seed` are used.
+
+    Example:
+        >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
+        >>> GradientFlow().fit(seen).advance(seen.of(0)[0], [0.0, 0.5]).shape
+        (2, 50, 1)
+    """
+
+    def __init__(self, config: FirstOrderConfig | None = None) -> None:
+        self.config = config or FirstOrderConfig()
+        self.potential: Fourier | None = None
+        self.temperature = 0.0
+        self.step = 0.0
+        self.losses: NDArray[np.float64] = np.zeros(0)
+
+    def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
+        """Fits potential and temperature to the snapshots that are not held out, and returns itself."""
+        seen = snapshots.fitted
+        rng = np.random.default_rng(self.config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            potential = Fourier(scales_of(seen), self.config.waves)
+        rows, wanted, steps = [], [], []
+        for m in range(seen.num_trajectories):
+            for before, after in pairwise(seen.of(m)):
+                first, last = pair(before, after, seen.period, rng)
+                h = after.time - before.time
+                y = torch.as_tensor(after.x[last], dtype=torch.float32)
+                slope = potential.unit * potential.slopes(y)  # (N, d, F)
+                score = _score(torch.as_tensor(after.x[:LARGEST], dtype=torch.float32), y)
+                rows.append(torch.cat([slope, score[..., None]], 2).flatten(0, 1).double().numpy())
+                wanted.append(((before.x[first] - after.x[last]) / h).ravel())
+                steps.append(h)
+        self.potential, self.step = potential, min(steps) / 10
+        design, target = np.concatenate(rows), np.concatenate(wanted)
+        found = ridge(design, target, least=0.0)  # no temperature is below 0
+        with torch.no_grad():
+            potential.weight.copy_(torch.as_tensor(found[:-1], dtype=torch.float32))
+        self.temperature = max(float(found[-1]), 0.0)
+        self.losses = np.array([float(np.mean((design @ found - target) ** 2))])
+        if progress is not None:
+            progress(1, float(self.losses[0]))
+
+        return self
+
+    @torch.no_grad()
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> NDArray[np.float64]:
+        """Carries a snapshot's samples downhill, shaken by the temperature."""
+        del mu, options  # one potential for all
+        potential = self.potential
+        if potential is None:
+            raise InputError("gradient flow", "potential", "one that was fitted", "none")
+
+        def drift(x: Tensor, time: float) -> Tensor:
+            del time  # it is the same at all times
+            return -potential.unit * (potential.slopes(x[0]) @ potential.weight)[None]
+
+        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        found = integrate(
+            drift, start, np.asarray(times, np.float64), step=self.step, method="euler",
+            noise=float(np.sqrt(2 * self.temperature)), period=potential.scales.period,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+
+        return found[0].double().numpy()
+
+
+def _score(samples: Tensor, at: Tensor) -> Tensor:
+    """Returns the slope of the logarithm of a kernel density at positions, (N, d)."""
+    with torch.enable_grad():
+        where = at.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(kernel_log_density(samples, where).sum(), where)
+
+    return slope
