@@ -98,7 +98,11 @@ class Fourier(nn.Module):
 
 
 def ridge(
-    design: NDArray[np.float64], target: NDArray[np.float64], *, least: float = -np.inf, strength: float = 1e-4
+    design: NDArray[np.float64],
+    target: NDArray[np.float64],
+    *,
+    least: float = -np.inf,
+    strength: float | NDArray[np.float64] = 1e-4,
 ) -> NDArray[np.float64]:
     """Returns weights of least squares with a penalty on each; the last is `least` at least."""
     penalty = strength * len(design) * np.maximum(np.mean(design**2, 0), 1e-12)

@@ -39,7 +39,7 @@ __all__ = ["Balance", "balanced", "nodes_of"]
 
 NODES = 33  # between the first and the last time, where velocities are those of a field
 WAVES, WINDOW = 48, 6  # Fourier test functions; nodes of a step
-RIDGE = 1e-7
+RIDGE, RELUCTANT = 1e-7, 100.0  # penalty of linear and quadratic features, and by how much more of waves
 COARSE = 0.5
 
 # K = nodes of a trajectory, N = particles, d = dimensions, p = parameters, J = test functions, F = features
@@ -181,13 +181,17 @@ def _solved(balance: Balance) -> float:
         rows.append(torch.cat([pulled, slowed[..., None]], 2).flatten(0, 1).double().numpy())
         wanted.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
     design_all, target = np.concatenate(rows), np.concatenate(wanted)
+    penalty = np.full(design_all.shape[1], RIDGE)
+    penalty[-1 - len(fourier.shift) : -1] *= RELUCTANT  # what a form explains, no wave need
     if model.log_friction.requires_grad:
-        found = ridge(design_all, target, least=1e-6, strength=RIDGE)
+        found = ridge(design_all, target, least=1e-6, strength=penalty)
         friction = float(found[-1])
         model.log_friction.fill_(float(np.log(friction)) / 10)
     else:
         friction = float(model.friction)
-        found = np.append(ridge(design_all[:, :-1], target - friction * design_all[:, -1], strength=RIDGE), friction)
+        found = np.append(
+            ridge(design_all[:, :-1], target - friction * design_all[:, -1], strength=penalty[:-1]), friction
+        )
     weight = found[:-1] / (1 + friction if mobile else 1.0)
     fourier.weight.copy_(torch.as_tensor(weight, dtype=torch.float32))
 

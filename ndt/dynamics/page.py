@@ -243,7 +243,7 @@ def _film(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
     times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
     made = model.advance(snapshots[0], times, seen.mu[0])
     moving = film(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
-    caption = f"{_told(seen, 0)}: particles rolled from the first snapshot, and snapshots (grey) as their times pass."
+    caption = f"{_told(seen, 0)}: particles rolled from where scores begin, and snapshots (grey) as their times pass."
 
     return plots.Drawing(moving, caption)
 

@@ -89,10 +89,10 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
         config = replace(config, hoam=replace(config.hoam, noise=system.noise))
     if out.exists() and (other := {p.name for p in out.iterdir()} - {*FILES, ASKED}):
         raise InputError(out, "folder", "a new one, or a run of ndt dynamics", ", ".join(sorted(other)[:3]))
+    scored = _scored(snapshots, config)
     models, seconds = _fitted(snapshots, config, progress)
     model = models[config.method]
     assert isinstance(model, HOAM | WLM), "it is a method"
-    scored = _scored(snapshots, config)
     paths: dict[str, list[NDArray[np.float64]]] = {}
     simulated = {}
     for name, simulate in _simulations(models, config).items():

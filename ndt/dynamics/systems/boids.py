@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
@@ -69,7 +69,7 @@ class Boids:
 
     def _turn(self, x: Array, v: Array) -> Array:
         """Returns by how much velocities turn, per unit of time."""
-        i, j = cKDTree(x).query_pairs(self.sight, output_type="ndarray").T
+        i, j = KDTree(x).query_pairs(self.sight, output_type="ndarray").T
         i, j = np.concatenate([i, j]), np.concatenate([j, i])
         gap = x[j] - x[i]
         near = np.linalg.norm(gap, axis=1) < self.reach
@@ -87,4 +87,4 @@ def _unit(v: Array) -> Array:
 
 
 def _sum(values: Array, rows: NDArray[np.int64], num: int) -> Array:
-    return np.stack([np.bincount(rows, column, minlength=num) for column in values.T], 1)
+    return np.stack([np.bincount(rows, column, minlength=num) for column in values.T], 1).astype(np.float64)
