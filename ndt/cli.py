@@ -224,7 +224,9 @@ def _embed(args: "Namespace") -> dict[str, Any]:
 
 def _dynamics_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("action", type=str, help="one of: fit, simulate, score")
-    parser.add_argument("source", type=str, help="fit: an .npz file of snapshots, or a system; else: run directory")
+    parser.add_argument(
+        "source", type=str, help="fit: an .npz file of snapshots or of embeddings, or a system; else: run directory"
+    )
     parser.add_argument("--out", type=str, default=None, help="fit: run directory; simulate: .npz file to write")
     parser.add_argument("--data", type=str, default=None, help="simulate, score: .npz file of snapshots to begin from")
     parser.add_argument("--times", type=float, nargs="+", default=[], help="simulate: times; else those of --data")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import savgol_filter
-from sklearn.decomposition import PCA
 
 from ndt.config_dynamics import TrialsConfig
 from ndt.dynamics.snapshots import Snapshots
@@ -42,8 +41,10 @@ def trials(
     if not 1 <= num_components <= latents.shape[1]:
         raise InputError("latents", "num_components", f"1 to {latents.shape[1]}", num_components)
     whole = Snapshots.from_latents(latents, time, onsets, duration)
-    fitted = PCA(num_components).fit(whole.x)
-    x = fitted.transform(whole.x) / np.sqrt(fitted.explained_variance_.mean())
+    centred = whole.x - whole.x.mean(0)
+    _, size, axes = np.linalg.svd(centred, full_matrices=False)
+    power = size**2 / len(centred)
+    x = centred @ axes[:num_components].T / np.sqrt(power[:num_components].mean())
     paths = x.reshape(len(whole), -1, num_components)  # (T, N, d)
     step = float(np.median(np.diff(whole.time)))
     window = 2 * int(smooth / step / 2) + 1
@@ -57,7 +58,7 @@ def trials(
 
     return (
         Snapshots.from_arrays(paths, whole.time, velocity=velocity, paired=True),
-        float(fitted.explained_variance_ratio_.sum()),
+        float(power[:num_components].sum() / power.sum()),
     )
 
 
