@@ -10,7 +10,9 @@ from realdata import real_file
 
 import ndt.data.synthetic
 import ndt.demo
+import ndt.demo_rotation
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig
+from ndt.data.population import ROTATION_HZ
 from ndt.errors import InputError
 
 MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
@@ -33,6 +35,8 @@ def less(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda out, config: inner(out, replace(few, seed=config.seed, dynamics=config.dynamics)),
     )
     monkeypatch.setattr(ndt.demo, "SIMULATED", LESS)
+    monkeypatch.setattr(ndt.demo_rotation, "PRETRAIN", LESS[0])
+    monkeypatch.setattr(ndt.demo_rotation, "FIRST", replace(ndt.demo_rotation.FIRST, steps=3))
     monkeypatch.setattr(ndt.demo, "RECORDED", (LESS[0], replace(LESS[1], calibration=0.0)))
 
 
@@ -72,11 +76,15 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
     assert scratch["bin_size"] == spec["bin_size"]  # scored on the same bins
     assert (list(scratch["data"]), scratch["config"]["covariates"]) == ([name], "counts")  # of this day alone
+    assert found["rotation"]["true_hz"] == ROTATION_HZ
+    assert found["rotation"]["found"].keys() == {"latents", "hoam", "wlm"}
+    assert 'id="rotation"' in Path(found["report"]).read_text()
     (tmp_path / "demo" / "finetune" / "sub-old_ses-1").mkdir()
-    again = ndt.demo.demo(out=tmp_path / "demo", seed=1, progress=False, scratch=False)
+    again = ndt.demo.demo(out=tmp_path / "demo", seed=1, progress=False, scratch=False, rotation=False)
     assert again["sessions"][name]["test"] == session["test"]  # the same seed, the same numbers
     assert not (tmp_path / "demo" / "finetune" / "sub-old_ses-1").exists()
     assert "scratch" not in again["sessions"][name]["baselines"]
+    assert not (tmp_path / "demo" / "rotation").exists()
 
 
 @pytest.mark.slow
@@ -118,3 +126,13 @@ def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path):
     with pytest.raises(InputError, match=r"--out: expected a new folder, or that of an earlier demo"):
         ndt.demo.demo(out=tmp_path, progress=False)
     assert (tmp_path / "finetune" / "mine.py").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_both_heads_find_the_frequency_of_a_population_that_rotates(tmp_path) -> None:
+    """From spikes to frequency as the demo does it, within a twentieth."""
+    found = ndt.demo_rotation.rotations(tmp_path / "rotation", seed=2, progress=False)
+    for name, told in found["found"].items():
+        np.testing.assert_allclose(told["frequency"], ROTATION_HZ, rtol=0.05, err_msg=name)
+    with np.load(tmp_path / "rotation" / "paths.npz") as file:
+        assert file["wlm"].shape == file["latents"].shape == (26, found["num_trials"], 3)

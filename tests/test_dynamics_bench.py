@@ -92,7 +92,7 @@ def test_forecasts_have_rows_of_each_peer_from_both_beginnings(monkeypatch, tmp_
     assert best <= min(told["mechanics.bowl.last", peer]["peer_value"] for peer in forecasts.STANDING)
     assert all(np.isfinite(row["values"]).all() and len(row["values"]) == 2 for row in rows)
     assert told["mechanics.bowl.last", "straight"]["peer_value"] != told["mechanics.bowl.last", "still"]["peer_value"]
-    monkeypatch.setattr(forecasts, "_run", None)  # what has ended is read
+    monkeypatch.setattr(forecasts, "_run", lambda *_, **__: pytest.fail("what has ended is read"))
     assert forecasts.mechanics(tmp_path, 2) == rows
 
 

@@ -83,6 +83,7 @@ def test_the_balance_of_the_true_law_is_of_the_fourth_order_in_time() -> None:
     assert left[0] / left[1] > 10
 
 
+@pytest.mark.slow
 def test_a_network_begins_near_its_law() -> None:
     seen = bowl(4.0, 0.5).simulate(200, np.linspace(0, 2, 21))
     network = FunctionalConfig(potential=PotentialConfig(kind="concat", width=16, depth=2, time_frequencies=0))
