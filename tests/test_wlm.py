@@ -262,3 +262,23 @@ def test_several_populations_each_have_the_law_of_their_parameter() -> None:
     np.testing.assert_allclose(slopes, [1, 3, 4], atol=0.7)
     with pytest.warns(UserWarning, match="mu = 5 lies outside 1 to 4"):
         model.simulate(x0, times, [5.0], v0=0 * x0)
+
+
+@pytest.mark.parametrize("gamma", [1e3, 1e4])
+def test_with_much_friction_pressure_is_diffusion(gamma) -> None:
+    """Ornstein and Uhlenbeck: mean exp(-k t), variance T / k + (v - T / k) exp(-2 k t), within W1 0.02."""
+    T, k, wide = 0.5, 1.3, 0.2
+    functional = FunctionalConfig(terms=("fourier",), waves=0, entropy=T, density="gaussian")
+    model = plain(1, functional, friction=gamma, scale="mobility")
+    with torch.no_grad():
+        model.functional.fourier.weight[1] = k
+    levels = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    normal = torch.special.ndtri(levels)[:, None]
+    normal = normal / normal.std(unbiased=False)
+    times = np.array([0.0, 0.3, 1.0, 2.0])
+    x = 1.0 + wide * normal
+    v = model.functional.acceleration(x, 0.0, NONE)
+    found, _ = model.roll(x, v, times, NONE, 0.005)
+    for at, t in zip(found.detach(), times, strict=True):
+        width = np.sqrt(T / k + (wide**2 - T / k) * np.exp(-2 * k * t))
+        assert (at - (np.exp(-k * t) + width * normal)).abs().mean() < 0.02  # W1: order is kept
