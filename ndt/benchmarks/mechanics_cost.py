@@ -20,7 +20,7 @@ from ndt.dynamics.losses import loss_of
 from ndt.dynamics.potentials import scales_of
 from ndt.dynamics.snapshots import Snapshots
 from ndt.page import write_text
-from ndt.plots import BLUE, CRIMSON, GRID, ORANGE, PURPLE, page_figure
+from ndt.plots import BLUE, CRIMSON, GRID, ORANGE, PURPLE, QUIET, page_figure
 
 __all__ = ["WAYS", "mechanics_cost"]
 
@@ -88,8 +88,8 @@ def _drawn(found: dict[str, list[float]]) -> str:
             ax.plot(SIZES[: len(values)], values, "o-", color=COLOURS[name], markersize=4, label=name)
         ends = np.array([2000.0, SIZES[-1]])
         base = found["external, sliced"][3]
-        ax.plot(ends, base * ends / ends[0], "--", color=GRID, zorder=0, label="in proportion")
-        ax.plot([ends[0], 8000], [base, base * 16], ":", color=GRID, zorder=0, label="by the square")
+        ax.plot(ends, base * ends / ends[0], "--", color=QUIET, zorder=0, label="in proportion")
+        ax.plot([ends[0], 8000], [base, base * 16], ":", color=QUIET, zorder=0, label="by the square")
         ax.set(xscale="log", yscale="log", xlabel="particles", ylabel="seconds a step of fitting")
         ax.set_xticks(SIZES, [f"{size:,}" for size in SIZES], fontsize=8)
         ax.minorticks_off()
