@@ -218,6 +218,10 @@ class WLMConfig:
             self, "", scale=("physical", "mobility"), velocity=VELOCITIES,
             loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
         )  # fmt: skip
+        if self.velocity == "downhill" and self.scale != "mobility":
+            raise InputError(
+                "settings", "scale", "mobility, where velocity is downhill: forces are velocities", self.scale
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,3 +366,8 @@ class DynamicsConfig:
         for name in self.baselines:
             if name not in BASELINES:
                 raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", name)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run: that of its method, of systems that are simulated, and of what it is compared with."""
+        return (self.wlm if self.method == "wlm" else self.hoam).seed

@@ -94,6 +94,21 @@ def test_what_needs_no_fit_stays_goes_on_or_goes_straight() -> None:
             kind().advance(seen[0], [0.0, 1.0])
 
 
+def test_more_samples_than_are_paired_are_interpolated_by_those_that_are() -> None:
+    rng = np.random.default_rng(0)
+    seen = Snapshots.from_arrays([rng.normal(size=(n, 1)) for n in (1100, 1050, 1200)], [0.0, 1.0, 2.0])
+    for kind, pinned in ((Straight, False), (Straight, True), (Still, True)):
+        found = kind().fit(seen).interpolate(seen, [0.5, 1.5], pinned=pinned)
+        assert found.shape == (2, 1000, 1)
+        assert np.isfinite(found).all()
+
+
+def test_a_gradient_flow_has_no_period() -> None:
+    seen = Snapshots.from_arrays(np.random.default_rng(0).random((2, 20, 1)), [0.0, 1.0], period=[1.0])
+    with pytest.raises(InputError, match="fourier: expected none where a dimension is periodic, and no gradient_flow"):
+        GradientFlow().fit(seen)
+
+
 def test_all_peers_have_the_seed_of_the_method() -> None:
     config = DynamicsConfig(method="wlm")
     config = DynamicsConfig(method="wlm", wlm=type(config.wlm)(seed=3))

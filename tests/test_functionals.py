@@ -65,7 +65,9 @@ def test_an_acceleration_is_minus_n_times_the_change_of_the_functional(terms) ->
 
 
 def test_a_linear_potential_has_no_period() -> None:
-    with pytest.raises(InputError, match="terms: expected no fourier where a dimension is periodic, found it"):
+    with pytest.raises(
+        InputError, match="fourier: expected none where a dimension is periodic, and no gradient_flow, found it"
+    ):
         functional(("fourier",), period=(3.0, np.inf))
 
 

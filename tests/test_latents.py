@@ -92,8 +92,13 @@ def test_exported_latents_turn_as_they_were_simulated(exported) -> None:
 
 def test_latents_without_their_recording_are_refused(exported, sim_truth, tmp_path) -> None:
     path, _ = exported
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"trials\.nwb: expected the NWB file of the session"):
         fit_run(str(path), tmp_path / "run", DynamicsConfig(), progress=False)
+    np.savez(tmp_path / "bare.npz", latents=np.zeros((4, 2)))
+    with pytest.raises(InputError, match="time: expected an array of that name, as ndt embed writes it, found latents"):
+        read_trials(tmp_path / "bare.npz", TrialsConfig(nwb="x.nwb"))
+    with pytest.raises(InputError, match="rotation: times: expected at least three, as many as positions, found 2"):
+        rotation(np.zeros((2, 5, 2)), np.arange(2.0))
     other = sim_truth[1]
     with pytest.raises(InputError, match="session: expected sub-simA_ses-01, found sub-simA_ses-02"):
         read_trials(path, TrialsConfig(nwb=str(other.path)))

@@ -55,6 +55,18 @@ def test_pressure_that_is_known_is_taken_from_what_is_solved_for() -> None:
         np.testing.assert_allclose(found, np.eye(2), atol=0.06)
 
 
+def test_weights_choose_the_samples_that_balance() -> None:
+    """Half the particles have another law, and next to no weight."""
+    times = np.linspace(0, 2, 31)
+    one, other = bowl(4.0, 0.5).simulate(100, times), bowl(1.0, 0.0).simulate(100, times)
+    x = [np.concatenate([a.x, b.x]) for a, b in zip(one.of(0), other.of(0), strict=True)]
+    v = [np.concatenate([a.velocity, b.velocity]) for a, b in zip(one.of(0), other.of(0), strict=True)]
+    weight = [np.repeat([1.0, 1e-9], 100)] * len(times)
+    seen = Snapshots.from_arrays(x, times, velocity=v, weight=weight)
+    model = WLM(replace(ALONE, num_particles=2000)).fit(seen)
+    np.testing.assert_allclose(stiffness(model, one[3].x), 4 * np.eye(2), atol=0.6)  # samples are drawn, and differ
+
+
 def test_hats_integrate_straight_lines_exactly_and_their_slopes() -> None:
     times = np.array([0.0, 0.3, 0.5, 1.2, 1.3])
     change, mass = (m.double().numpy() for m in _hats(times))

@@ -230,6 +230,11 @@ def test_what_is_pinned_ends_in_the_next_snapshot_with_its_velocities() -> None:
     np.testing.assert_allclose(last, seen.of(0)[8].x, atol=1e-6)  # nothing after it to be pinned to
 
 
+def test_downhill_is_of_mobility() -> None:
+    with pytest.raises(InputError, match="scale: expected mobility, where velocity is downhill"):
+        WLMConfig(velocity="downhill")
+
+
 def test_downhill_particles_begin_with_their_force_and_ever_more_friction_keeps_it() -> None:
     functional = FunctionalConfig(terms=("fourier",), waves=0)
     config = replace(QUICK, functional=functional, scale="mobility", velocity="downhill", friction=1e4)

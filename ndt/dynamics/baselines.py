@@ -102,7 +102,7 @@ METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
 
 def made(name: str, config: DynamicsConfig) -> Model:
     """Returns a model of a name, not yet fitted, with the settings of a run; all have the run's seed."""
-    seed = (config.wlm if config.method == "wlm" else config.hoam).seed
+    seed = config.seed
     first = replace(config.first_order, seed=seed)
     found: dict[str, Callable[[], Model]] = {
         "hoam": lambda: HOAM(replace(config.hoam, seed=seed)),

@@ -18,6 +18,7 @@ from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 from ndt.dynamics.potentials import Scales
+from ndt.errors import InputError
 
 __all__ = ["Fourier", "ridge"]
 
@@ -45,6 +46,8 @@ class Fourier(nn.Module):
     def __init__(self, scales: Scales, num_waves: int, finest: float = 1.0) -> None:
         super().__init__()
 
+        if torch.isfinite(scales.period).any():
+            raise InputError("settings", "fourier", "none where a dimension is periodic, and no gradient_flow", "it")
         self.scales = scales
         d = len(scales.centre)
         each = torch.tensor(SCALES).repeat(math.ceil(num_waves / len(SCALES)))[:num_waves]

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from ndt.config_dynamics import FunctionalConfig
 from ndt.dynamics.features import Fourier
 from ndt.dynamics.potentials import Potential, Scales
-from ndt.errors import InputError
 
 __all__ = ["Functional", "gaussian_log_density", "kernel_log_density"]
 
@@ -128,8 +127,6 @@ class Functional(nn.Module):
         around = torch.isfinite(scales.period)
         num += int(around.sum())  # a sine and a cosine each
         self.external = Potential(config.potential, scales) if "external" in config.terms else None
-        if "fourier" in config.terms and around.any():
-            raise InputError("settings", "functional.terms", "no fourier where a dimension is periodic", "it")
         self.fourier = Fourier(scales, config.waves) if "fourier" in config.terms else None
         self.pairwise = _network(1 + len(scales.mu_mean), config.width, 1) if "pairwise" in config.terms else None
         self.attention = (

@@ -48,8 +48,7 @@ class Head(ABC):
         wanted, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
         if np.any(wanted < moments[0]):
             raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", wanted.min())
-        n = min(len(s.x) for s in known)
-        found = np.empty((len(wanted), n, snapshots.num_dims))
+        parts: dict[int, NDArray[np.float64]] = {}  # by place in `times`: (N, d)
         for k in np.unique(at := np.searchsorted(moments, wanted, side="right") - 1):
             mine = np.flatnonzero(at == k)
             last = moments[k + 1 : k + 2] if pinned else moments[:0]
@@ -57,9 +56,10 @@ class Head(ABC):
             path, speed = self.motion(known[k], later, mu, **options)
             if len(last):
                 path = _bent(path, speed, later, known[k + 1], snapshots.period)
-            found[mine] = path[place[1 : 1 + len(mine)], :n]
+            parts |= zip(mine.tolist(), path[place[1 : 1 + len(mine)]], strict=True)
+        n = min(len(part) for part in parts.values())
 
-        return found
+        return np.stack([parts[i][:n] for i in range(len(wanted))])
 
     def forecast(
         self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, free: bool = False, **options: Any

@@ -82,6 +82,8 @@ def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation
         paths: Positions, shape (T, N, d), T at least 3.
         times: Evenly spaced, shape (T,).
     """
+    if len(paths) < 3 or len(times) != len(paths):
+        raise InputError("rotation", "times", "at least three, as many as positions", len(times))
     h = float(np.mean(np.diff(times)))
     rate = ((paths[2:] - paths[:-2]) / (2 * h)).reshape(-1, paths.shape[2])
     at = np.column_stack([paths[1:-1].reshape(len(rate), -1), np.ones(len(rate))])
@@ -104,7 +106,12 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     """
     from ndt.data.read import read
 
+    if not config.nwb:
+        raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
     with np.load(path, allow_pickle=False) as file:
+        for name in ("latents", "time", "options"):
+            if name not in file.files:
+                raise InputError(path, name, "an array of that name, as ndt embed writes it", ", ".join(file.files))
         latents, time, options = file["latents"], file["time"], json.loads(str(file["options"]))
     session = read(config.nwb)
     if session.session_id != options.get("session", session.session_id):

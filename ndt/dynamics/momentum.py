@@ -73,7 +73,7 @@ def nodes_of(seen: Snapshots, matched: HOAM | None, most: int, seed: int) -> lis
         mu = torch.as_tensor(seen.mu[m], dtype=torch.float32)
         if matched is None:
             each = seen.of(m)
-            rows = [rng.permutation(len(s.x))[:most] for s in each]
+            rows = [s.rows(most, rng) for s in each]
             times, x = np.array([s.time for s in each]), [s.x[r] for s, r in zip(each, rows, strict=True)]
             v = [s.velocity[r] for s, r in zip(each, rows, strict=True) if s.velocity is not None]
         else:

@@ -43,7 +43,7 @@ def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | No
     """Returns the snapshots of a file, or of a system by its name."""
     if source in SYSTEMS and not Path(source).exists():
         system = SYSTEMS[source]
-        return system.snapshots(config.num_particles, config.hoam.seed), system
+        return system.snapshots(config.num_particles, config.seed), system
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
@@ -97,10 +97,10 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     simulated = {}
     for name, simulate in _simulations(models, config).items():
         began = clock.perf_counter()
-        paths[name] = carry(simulate, scored, seed=config.hoam.seed)
+        paths[name] = carry(simulate, scored, seed=config.seed)
         simulated[name] = clock.perf_counter() - began
     if system is not None:
-        simulated["simulator"] = _simulator_seconds(system, scored, config.hoam.seed)
+        simulated["simulator"] = _simulator_seconds(system, scored, config.seed)
     rows = {name: score(path, scored) for name, path in paths.items()}
     energies = _energies(system, scored, paths)
     fit = {"seconds": seconds, "simulate_seconds": simulated, **model.facts}
@@ -293,7 +293,7 @@ def load(run: Path) -> HOAM | WLM:
 
 READERS: dict[str, Callable[..., Snapshots]] = {  # of files that have an array of this name
     "positions": lambda path, config: drifters(path),
-    "pcs": lambda path, config: embryoid(path, held_out=[int(h) for h in config.held_out_times]),
+    "pcs": lambda path, config: embryoid(path, held_out=config.held_out_times),
     "latents": lambda path, config: read_trials(path, config.trials),
 }
 ACTIONS = ("fit", "simulate", "score")

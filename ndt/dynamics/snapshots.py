@@ -24,6 +24,14 @@ class Snapshot(NamedTuple):
     velocity: NDArray[np.float64] | None
     weight: NDArray[np.float64]
 
+    def rows(self, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Returns rows of so many samples, or of all in their order; by weight where weights differ."""
+        size = len(self.x)
+        if np.ptp(self.weight) > 0:
+            return rng.choice(size, min(num, size), p=self.weight)
+
+        return np.arange(size) if size <= num else rng.choice(size, num, replace=False)
+
     @property
     def mean(self) -> NDArray[np.float64]:
         """Weighted mean, shape (d,)."""

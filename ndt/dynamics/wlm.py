@@ -136,13 +136,13 @@ class WLM(Head):
             path, parameters = trajectories[m], torch.as_tensor(mu[m], dtype=torch.float32)
             most = min(len(path) - 1 - a, config.horizon or len(path))
             passed = path[a : a + 1 + int(rng.integers(1, most + 1))]
-            rows = _rows(passed[0], config.num_particles, rng)
+            rows = passed[0].rows(config.num_particles, rng)
             x = torch.as_tensor(passed[0].x[rows], dtype=torch.float32)
             v = self._first(lagrangian, passed[0], rows, parameters)
             found, _ = lagrangian.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
             total = x.new_zeros(())
             for made, true in zip(found[1:], passed[1:], strict=True):
-                wanted = torch.as_tensor(true.x[_rows(true, len(x), rng)], dtype=torch.float32)
+                wanted = torch.as_tensor(true.x[true.rows(len(x), rng)], dtype=torch.float32)
                 compared = loss_of(config.loss, len(made), len(wanted))
                 total = total + compared(_laid(made, scale.period) / unit, _laid(wanted, scale.period) / unit)
 
@@ -306,15 +306,6 @@ class WLM(Head):
         read_weights(model.lagrangian, folder)
 
         return model
-
-
-def _rows(snapshot: Snapshot, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns rows of so many samples, or of all in their order; by weight where weights differ."""
-    size = len(snapshot.x)
-    if np.ptp(snapshot.weight) > 0:
-        return rng.choice(size, min(num, size), p=snapshot.weight)
-
-    return np.arange(size) if size <= num else rng.choice(size, num, replace=False)
 
 
 def _laid(x: Tensor, period: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ ARRAYS = ("pcs", "pcs_delta", "sample_labels")
 SAMPLES = 5
 
 
-def embryoid(path: str | Path, num_dims: int = 5, held_out: Sequence[int] = (), *, scale: str = "fitted") -> Snapshots:
+def embryoid(
+    path: str | Path, num_dims: int = 5, held_out: Sequence[float] = (), *, scale: str = "fitted"
+) -> Snapshots:
     """Reads cells as snapshots at times 0 to 4, with their RNA velocity.
 
     Arguments:
@@ -60,7 +62,7 @@ def embryoid(path: str | Path, num_dims: int = 5, held_out: Sequence[int] = (), 
 
     return Snapshots.from_arrays(
         [((x - centre) / width)[row] for row in rows], levels.astype(float),
-        velocity=[(velocity / width)[row] for row in rows], held_out_times=[float(h) for h in held_out],
+        velocity=[(velocity / width)[row] for row in rows], held_out_times=held_out,
     )  # fmt: skip
 
 
