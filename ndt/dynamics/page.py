@@ -165,25 +165,34 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
         true = seen.of(m)
         times = np.array([s.time for s in true])
         dims = min(seen.num_dims, 3)
-        with page_figure(3.4, 2, dims, sharex=True) as sheet:
+        with page_figure(3.8, 2, dims, sharex=True) as sheet:
             for j in range(dims):
                 for row, label in enumerate(MOMENTS):
                     of: Any = MOMENTS[label]
                     ax = sheet.axes[row, j]
-                    ax.plot(times, [of(s.x[:, j]) for s in true], "o", color=INK, markersize=3, label="true")
+                    known = np.array([of(s.x[:, j]) for s in true])
+                    ax.plot(times, known, "o", color=INK, markersize=3, label="true")
                     for name, each in paths.items():
                         if name != "still":
                             ax.plot(times, of(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
                                     label=NAMES[name])  # fmt: skip
                     ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+                    low, high = known.min() - np.ptp(known), known.max() + np.ptp(known)
+                    bottom, top = ax.get_ylim()
+                    if np.ptp(known) > 0:
+                        ax.set_ylim(max(low, bottom), min(high, top))
                     if j == 0:
                         ax.set_ylabel(label)
                     if row == 0:
                         ax.set_title(names[j])
                     else:
                         ax.set_xlabel("time")
-            sheet.axes[0, 0].legend(fontsize=7.5)
-        caption = f"Mean and standard deviation, {_told(seen, m)}. Those of periodic dimensions jump at the seam."
+            handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
+            sheet.figure.legend(handles, labels, fontsize=7.5, loc="outside upper center", ncols=4)
+        caption = (
+            f"Mean and standard deviation, {_told(seen, m)}. Those of periodic dimensions jump at the seam. Axes reach "
+            "beyond the truth by as much as it varies; lines may leave them."
+        )
         section.drawings.append(plots.Drawing(sheet.svg, caption))
 
     return section
