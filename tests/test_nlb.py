@@ -1,50 +1,14 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 
-from ndt.finite_r2 import finite_r2
-from ndt.metrics import co_bps, r2, r2_uniform
+from ndt.metrics import co_bps
 from ndt.nlb import co_bps_per_unit, fp_bps, psth_r2, ridge_r2, tp_corr, vel_r2
 
 ALPHAS = np.logspace(-4, 0, 9)
-
-# R² where nothing varies
-
-
-@given(seed=st.integers(0, 2**32 - 1), T=st.integers(2, 9), C=st.integers(1, 4))
-def test_finite_r2_is_sklearns_where_columns_are_constant_too(seed, T, C):
-    rng = np.random.default_rng(seed)
-    y, x = rng.integers(0, 3, (2, T, C)).astype(float)  # of few rows and values: many columns are constant or exact
-    for weighted, name in ((False, "uniform_average"), (True, "variance_weighted")):
-        expected = r2_score(y, x, multioutput=name)
-        np.testing.assert_allclose(finite_r2(y, x, weighted=weighted), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_finite_r2_by_hand():
-    true, predicted = [[0.0, 5.0], [2.0, 5.0]], [[0.0, 5.0], [1.0, 6.0]]  # R² 0.5; the second does not vary: 0
-    assert finite_r2(true, predicted) == 0.25
-    assert finite_r2(true, predicted, weighted=True) == 0.5
-    assert finite_r2([[3.0], [3.0]], [[3.0], [3.0]]) == 1.0
-    assert finite_r2(np.full((3, 1), 0.1), np.full((3, 1), 0.2)) == 0.0  # whose mean is not 0.1 to the last digit
-
-
-def test_finite_r2_is_ours_where_all_columns_vary():
-    rng = np.random.default_rng(0)
-    y, x = rng.standard_normal((2, 20, 3)) * [1, 5, 0.1]
-    assert finite_r2(y, x) == pytest.approx(r2_uniform(y, x), rel=1e-12)
-    assert finite_r2(y, x, weighted=True) == pytest.approx(r2(y, x), rel=1e-12)
-
-
-@pytest.mark.parametrize("true", [[[np.nan], [1.0]], [[1.0]], [1.0, 2.0]])
-def test_finite_r2_refuses_what_it_cannot_score(true):
-    with pytest.raises(ValueError, match="true and predicted must"):
-        finite_r2(true, np.zeros(np.shape(true)))
-
 
 # Bits per spike
 
