@@ -21,18 +21,18 @@ from ndt.errors import InputError
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
-from ndt.finetune.probe import bins_to_read
+from ndt.finetune.probe import bins_to_read, fit_probe
 from ndt.finetune.refining import Refining
-from ndt.finetune.scoring import score_network, score_nothing, score_session
+from ndt.finetune.scoring import score_nothing, score_session
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
-from ndt.finetune.ways import WAYS, begin, choose_way, finish
+from ndt.finetune.ways import WAYS, begin, choose_way
 from ndt.model import NDT
 from ndt.session import Covariate, Session
 from ndt.target import Target, labelled
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
 
-__all__ = ["Decoder", "finetune"]
+__all__ = ["Decoder", "finetune", "opened"]
 
 CONVOLVED = ("convolved", "counts")  # decoders that may learn something beside
 PATIENCE = 3  # tenths of the decoder's own steps without improvement: with little data it soon knows labels by heart
@@ -63,7 +63,6 @@ def finetune(
     store: str | Path | Store | None = None,
     resume: bool = False,
     progress: bool = True,
-    test: bool = True,
 ) -> Decoder:
     """Trains a decoder on a session's training block, chooses on validation, reports on test beside the baselines.
 
@@ -79,19 +78,13 @@ def finetune(
         store: The store; by default the one that `base` was pretrained on.
         resume: Whether to go on from the run's last checkpoint.
         progress: Whether to show a progress bar.
-        test: Whether to score the test block. Else nothing of it is decoded, no baseline is fitted, and metrics have
-            the network's validation score alone: for what is compared before it is chosen.
 
     Raises:
         InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
             the session holds out.
     """
     config, out = config or FinetuneConfig(), Path(out)
-    if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
-        raise InputError(out, "out", "another folder than the base model's", "the same")
-    if base is not None and not isinstance(base, NDT):
-        base = NDT.from_pretrained(base)
-    store = _store(base, store)
+    base, store = opened(base, store, out)
     recording = _recording(base, store, session, covariate, config)
     bin_size, window_bins = _bins(base, recording, covariate, config)
     grid = Grid(recording, bin_size, window_bins * bin_size)
@@ -107,7 +100,7 @@ def finetune(
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     new = _new_parts(base, spec)
-    adapted = begin(model, base, stores, grid, chosen, config, new)
+    adapted = begin(model, base, stores, grid, chosen, config)
     assert spec.covariate is not None, "something is decoded"
     auxiliary = auxiliary_values(grid, spec.covariate.auxiliary, target, chosen)
     alone = not spec.encodes and base is None
@@ -118,7 +111,8 @@ def finetune(
     trainer = Trainer(model, objective, train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
-    finish(model, grid, target.values, chosen, config)
+    if WAYS[config.adapt].decoder:
+        fit_probe(model, grid, target.values, chosen)
     decoder = isinstance(model.covariate, ConvolutionalDecoder) and WAYS[config.adapt].learns_decoder(new)
     if not alone and decoder and config.decoder_steps and (new or config.trunk_rate):
         counted |= _refine(model, objective, trainer, out, resume, progress)
@@ -126,9 +120,25 @@ def finetune(
     steps, decoder_steps = (0, trainer.step) if alone else (trainer.step, int(counted.get("decoder_steps", 0)))
     found: dict[str, Any] = {"train_seconds": counted["train_seconds"], "steps": steps, "decoder_steps": decoder_steps}
     found |= {"lags": lags, **adapted}
-    metrics = _write(model, grid, target, chosen, config, found, out, test, trainer.accelerator.is_main_process)
+    metrics = _write(model, grid, target, chosen, config, found, out, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)
+
+
+def opened(base: NDT | str | Path | None, store: str | Path | Store | None, out: Path) -> tuple[NDT | None, Store]:
+    """Returns the base model, and the store: by default the one that the model was trained on.
+
+    Raises:
+        InputError: if `out` is the base model's own folder, or there is no store.
+    """
+    if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
+        raise InputError(out, "out", "another folder than the base model's", "the same")
+    model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
+    found = store or (model.store if model is not None else None)
+    if found is None:
+        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
+
+    return model, found if isinstance(found, Store) else Store(found)
 
 
 def _write(
@@ -139,11 +149,10 @@ def _write(
     config: FinetuneConfig,
     found: dict[str, Any],
     out: Path,
-    test: bool,
     writes: bool,
 ) -> dict[str, Any]:
     """Scores what was trained, as far as there are labels, writes it and returns what metrics.json says."""
-    score = score_nothing if not can_be_scored(grid, target) else score_session if test else score_network
+    score = score_session if can_be_scored(grid, target) else score_nothing
     scored = score(model, grid, target, chosen, config)
     metrics = scored.metrics | found | {"architecture": asdict(model.config)}
     if writes:
@@ -204,14 +213,6 @@ def _new_parts(base: NDT | None, spec: ModelSpec) -> tuple[str, ...]:
     same = (base.spec.covariate, base.config.covariates) == (spec.covariate, spec.config.covariates)
 
     return () if same else ("covariate.",)
-
-
-def _store(base: NDT | None, given: str | Path | Store | None) -> Store:
-    found = given or (base.store if base is not None else None)
-    if found is None:
-        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
-
-    return found if isinstance(found, Store) else Store(found)
 
 
 def _stores(base: NDT | None, store: Store) -> list[Store]:

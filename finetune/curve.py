@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ndt.checkpoint import save_config
+from ndt.checkpoint import ModelSpec, save_config
 from ndt.config import FinetuneConfig
 from ndt.data.splits import split
 from ndt.data.store import Store
 from ndt.errors import InputError
-from ndt.finetune.study import Study
+from ndt.finetune.adapt import opened
 from ndt.label_curve import LabelCurve, gather
 from ndt.model import NDT
-from ndt.studies import run_all
+from ndt.studies import finetuned, run_all
 
 __all__ = ["SECONDS", "label_curve"]
 
@@ -64,15 +64,23 @@ def label_curve(
         InputError: if some seconds are shorter than the model's window, or a decoder cannot be fitted.
     """
     config, out = config or FinetuneConfig(), Path(out)
-    study = Study.opened(base, session, covariate, store, out)
-    window = study.window(config)
+    model, opened_store = opened(base, store, out)
+    recording, spec = opened_store.session(session), None if model is None else model.spec
+    window = config.window if spec is None else spec.window_bins * spec.bin_size
     asked = _checked(seconds, seeds, workers, window)
-    kinds = ("network",) if base is None else ("network", "scratch")
-    save_config(out, config, study.store.root)
+    settings = {"network": config} | ({} if spec is None else {"scratch": _untrained(config, spec)})
+    save_config(out, config, opened_store.root)
 
     def fitted(amounts: Sequence[float]) -> dict[Place, dict[str, Any]]:
-        places = [(t, kind, config.seed + s) for t in amounts for kind in kinds for s in range(seeds)]
-        jobs = [partial(_fit, study, out / "curve", config, place) for place in places]
+        places = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
+        jobs = [
+            partial(
+                finetuned, out / "curve" / (f"{t:g}s" if t else "all") / kind / f"seed{seed}",
+                None if kind == "scratch" else base, session, covariate, opened_store,
+                replace(settings[kind], calibration=t, seed=seed),
+            )
+            for t, kind, seed in places
+        ]  # fmt: skip
         title = "all labels" if list(amounts) == [config.calibration] else "fewer labels"
         return dict(zip(places, run_all(jobs, workers, title, progress=progress), strict=True))
 
@@ -84,15 +92,15 @@ def label_curve(
 
     grouped = [
         [[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in (*kept, config.calibration)]
-        for kind in kinds
+        for kind in settings
     ]
     curve = LabelCurve(
         session=session,
         covariate=str(last["covariate"]),
         seconds=[*kept, has],
         lines=gather(*grouped),
-        valid_seconds=split(study.store.session(session), window).valid.duration,
-        pretrained_on=_pretrained_on(study),
+        valid_seconds=split(recording, window).valid.duration,
+        pretrained_on="" if spec is None else _pretrained_on(spec, session),
         whole=not config.calibration,
         left_out=_left_out([t for t in asked if t not in kept], has, config),
     )
@@ -113,20 +121,15 @@ def _checked(seconds: Sequence[float], seeds: int, workers: int, window: float) 
     return sorted(set(map(float, seconds)))
 
 
-def _fit(study: Study, home: Path, config: FinetuneConfig, place: Place) -> dict[str, Any]:
-    seconds, kind, seed = place
-    folder = home / (f"{seconds:g}s" if seconds else "all") / kind / f"seed{seed}"
-
-    return study.fit(folder, replace(config, calibration=seconds, seed=seed), scratch=kind == "scratch")
+def _untrained(config: FinetuneConfig, spec: ModelSpec) -> FinetuneConfig:
+    """Settings of the control: the base model's architecture, bins and window, with new weights."""
+    return replace(config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins)
 
 
-def _pretrained_on(study: Study) -> str:
-    if study.spec is None:
-        return ""
-    known = study.spec.data
-    number = f"{len(known)} session{'s' * (len(known) != 1)}"
+def _pretrained_on(spec: ModelSpec, session: str) -> str:
+    number = f"{len(spec.data)} session{'s' * (len(spec.data) != 1)}"
 
-    return number + (", the training block of this one among them" if study.session in known else ", not this one")
+    return number + (", the training block of this one among them" if session in spec.data else ", not this one")
 
 
 def _left_out(seconds: Sequence[float], has: float, config: FinetuneConfig) -> list[str]:

@@ -151,7 +151,7 @@ class Decoding:
             return config.table_rate
         if step < self.warm_steps or (name.startswith(PREDICTS) and not config.masked_weight):
             return 0.0
-        if part in ("new", "adapters"):
+        if part == "new":
             return 1.0
 
         return config.trunk_rate if step >= config.still_steps else 0.0

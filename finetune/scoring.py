@@ -22,7 +22,7 @@ from ndt.model import NDT
 from ndt.scores import score
 from ndt.target import Target, labelled
 
-__all__ = ["Scored", "certainty", "score_network", "score_nothing", "score_session"]
+__all__ = ["Scored", "certainty", "score_nothing", "score_session"]
 
 COVERAGE = 0.9
 
@@ -36,7 +36,7 @@ class Scored:
     Arguments:
         metrics: What metrics.json says.
         predictions: What predictions.npz holds.
-        delivered: What is delivered beside the network; None where the test block was not scored.
+        delivered: What is delivered beside the network; None where there is too little to score.
     """
 
     metrics: dict[str, Any]
@@ -49,18 +49,6 @@ class _PartScored:
     blend: PartBlend
     metrics: dict[str, Any]
     decoded: dict[str, Rows]
-
-
-def score_network(model: NDT, grid: Grid, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> Scored:
-    """Scores the network on the validation block alone: nothing of the test block is decoded, no baseline is fitted."""
-    network = decode(model, grid, grid.block == VALID)
-    each = []
-    for i in range(len(target.parts)):
-        columns, valid = target.columns(i), labelled(target, i) & (grid.block == VALID)
-        each.append(r2(target.values[valid, columns], network[valid, columns]))
-    metrics = _about(grid, target, chosen, config) | {"valid": {"network": float(np.nanmean(each))}}
-
-    return Scored(metrics=metrics, predictions={}, delivered=None)
 
 
 def score_nothing(model: NDT, grid: Grid, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> Scored:

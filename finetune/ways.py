@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.adapters import ADAPTER, add_adapters, merge_adapters
 from ndt.config import FinetuneConfig
 from ndt.data.store import Store
 from ndt.data.windows import Grid
 from ndt.errors import InputError
 from ndt.finetune.aligning import align, earlier_days
-from ndt.finetune.probe import fit_probe
 from ndt.model import NDT, TABLES
 from ndt.session import Session
 
-__all__ = ["WAYS", "Way", "begin", "choose_way", "finish", "part_of"]
+__all__ = ["WAYS", "Way", "begin", "choose_way", "part_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,6 @@ WAYS = {
     "full": Way(learns=("tables", "input", "trunk", "new")),
     "contexts": Way(learns=("tables", "input", "new")),
     "probe": Way(learns=("tables",), masked=True, decoder="linear"),
-    "lora": Way(learns=("tables", "adapters", "new")),
     "unsupervised": Way(learns=("tables",), masked=True),
     "align": Way(learns=("tables",), masked=True, aligned=True),
 }
@@ -61,8 +58,8 @@ WAYS = {
 def part_of(name: str, new: tuple[str, ...] = ()) -> str:
     """Returns the part of the model that a parameter belongs to.
 
-    ``tables`` are what is known of sessions, units and places; ``adapters`` are low-rank; ``new`` is what was not
-    pretrained; ``input`` turns counts into tokens; ``trunk`` is all else.
+    ``tables`` are what is known of sessions, units and places; ``new`` is what was not pretrained; ``input`` turns
+    counts into tokens; ``trunk`` is all else.
 
     Arguments:
         name: Name of the parameter.
@@ -70,8 +67,6 @@ def part_of(name: str, new: tuple[str, ...] = ()) -> str:
     """
     if name in TABLES:
         return "tables"
-    if ADAPTER in name:
-        return "adapters"
     if name.startswith(new):
         return "new"
 
@@ -95,9 +90,9 @@ def choose_way(
     Where more than half of the units are unknown, and there is an earlier day of the subject that the model was trained
     on, `align_to` names that day too, whatever the way: units then start as those that they are matched to.
 
-    What it rests on: on a simulated day half of whose units changed (`ndt.benchmarks.ways`), ``full``, ``contexts`` and
-    ``lora`` decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded second day with a minute
-    of them, months later, ``full`` is far above ``contexts``. Nothing is lost by it: most of its steps are those of
+    What it rests on: on a simulated day half of whose units changed (`ndt.benchmarks.ways`), ``full`` and ``contexts``
+    decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded second day with a minute of them,
+    months later, ``full`` is far above ``contexts``. Nothing is lost by it: most of its steps are those of
     ``contexts`` (`still_steps`), and validation chooses among all. Without labels an adapted model is above an
     unadapted one, and level with labels of a minute; under new names alignment alone finds the units.
 
@@ -147,7 +142,6 @@ def begin(
     grid: Grid,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
-    new: tuple[str, ...],
 ) -> dict[str, Any]:
     """Does to a model, in place, what comes before the steps; returns what metrics.json says of it.
 
@@ -158,23 +152,8 @@ def begin(
         grid: The session's bins.
         chosen: Bins to train on, (R,).
         config: Fine-tuning; `adapt` names the way.
-        new: How the names of parameters begin that were not pretrained.
     """
-    way, found = WAYS[config.adapt], {}
-    if base is not None and (way.aligned or config.align_to):
-        found["alignment"] = align(model, base, stores, grid, chosen, config.align_to)
-    if "adapters" in way.learns:
-        add_adapters(model, config.rank, skip=new)
+    if base is None or not (WAYS[config.adapt].aligned or config.align_to):
+        return {}
 
-    return found
-
-
-def finish(
-    model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: NDArray[np.bool_], config: FinetuneConfig
-) -> None:
-    """Does to a model, in place, what comes after the steps."""
-    way = WAYS[config.adapt]
-    if "adapters" in way.learns:
-        merge_adapters(model)
-    if way.decoder:
-        fit_probe(model, grid, targets, chosen)
+    return {"alignment": align(model, base, stores, grid, chosen, config.align_to)}

@@ -116,50 +116,6 @@ def finetune(
     return finetune(base, session, covariate, out=out, config=configured, store=store, resume=resume, progress=progress)
 
 
-def decoder_of(
-    base: "NDT | str | Path | None",
-    session: str,
-    covariate: str | None,
-    *,
-    out: Path,
-    config: FinetuneConfig,
-    store: "str | Path | Store | None",
-    resume: bool,
-    curve: tuple[float, ...],
-    search: int,
-    space: str | None,
-    seeds: int,
-    workers: int,
-    progress: bool,
-) -> dict[str, Any]:
-    """Fine-tunes once, or searches settings first, or draws the curve of labels; returns what the run's files say."""
-    from ndt.checkpoint import read_json
-    from ndt.finetune.adapt import finetune
-    from ndt.finetune.curve import label_curve
-    from ndt.finetune.search import search as search_settings
-    from ndt.studies import departed
-
-    options: dict[str, Any] = {"out": out, "store": store, "progress": progress}
-    many: dict[str, Any] = {"seeds": seeds, "workers": workers}
-    if search:
-        record = search_settings(base, session, covariate, config=config, space=space, trials=search, **many, **options)
-        config = departed(config, record.settings, "search", "winner")
-    if curve:
-        label_curve(base, session, covariate, config=config, seconds=curve, **many, **options)
-    if not (search or curve):
-        finetune(base, session, covariate, config=config, resume=resume, **options)
-    else:
-        report(out)
-    names = {"metrics.json": not curve or bool(search), "search.json": bool(search), "curve.json": bool(curve)}
-    found: dict[str, Any] = {}
-    for name, there in names.items():
-        if there:
-            known = read_json(out / name)
-            found |= known if name == "metrics.json" else {name.removesuffix(".json"): known}
-
-    return found
-
-
 def evaluate(
     run: str | Path,
     session: str | None = None,

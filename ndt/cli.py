@@ -143,27 +143,30 @@ def _finetune_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     parser.add_argument("--curve", action="store_true", help="R² against seconds of labels, beside the baselines")
     parser.add_argument("--curve_seconds", type=float, nargs="+", default=[15, 30, 60, 120, 300], help="of --curve")
-    parser.add_argument("--search", type=int, default=0, help="try so many settings, and take the best on validation")
-    parser.add_argument("--space", type=str, default=None, help="YAML file of what --search tries")
-    parser.add_argument("--seeds", type=int, default=3, help="of --curve and --search")
-    parser.add_argument("--workers", type=int, default=1, help="runs of --curve and --search at a time")
+    parser.add_argument("--seeds", type=int, default=3, help="of --curve")
+    parser.add_argument("--workers", type=int, default=1, help="runs of --curve at a time")
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
-    from ndt.api import decoder_of
-
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
-    if args.resume and (args.curve or args.search):
-        raise InputError("ndt finetune", "--resume", "a single run; --curve and --search go on by themselves", "both")
-    found = decoder_of(
-        None if args.base == "scratch" else args.base, args.session, args.covariate,
-        out=Path(args.out), config=configured(FinetuneConfig, args), store=args.store, resume=args.resume,
-        curve=tuple(args.curve_seconds) if args.curve else (), search=args.search, space=args.space,
-        seeds=args.seeds, workers=args.workers, progress=not args.quiet,
-    )  # fmt: skip
+    out, what = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.covariate)
+    options: dict[str, Any] = {"out": out, "store": args.store, "progress": not args.quiet}
+    options["config"] = configured(FinetuneConfig, args)
+    if args.curve:
+        from ndt.finetune.curve import label_curve
+        from ndt.report import write_report
 
-    return {"run": args.out, **found}
+        if args.resume:
+            raise InputError("ndt finetune", "--resume", "a single run; --curve goes on by itself", "both")
+        label_curve(*what, seconds=tuple(args.curve_seconds), seeds=args.seeds, workers=args.workers, **options)
+        write_report(out)
+        return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
+    from ndt.finetune.adapt import finetune
+
+    finetune(*what, resume=args.resume, **options)
+
+    return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
 
 
 def _evaluate_arguments(parser: "ArgumentParser") -> None:
@@ -305,7 +308,7 @@ VERBS = {
     ),
     "finetune": Verb(
         summary="fit a decoder for one session and one covariate",
-        usage="BASE --session ID --covariate NAME --out RUN [--curve] [--search N] [options]",
+        usage="BASE --session ID --covariate NAME --out RUN [--curve] [options]",
         arguments=_finetune_arguments, run=_finetune, show="finetuning", config=FinetuneConfig,
     ),
     "evaluate": Verb(

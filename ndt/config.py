@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 PEERS = ("ridge", "recurrent", "naive_bayes")  # baselines that may have a share in what is delivered
-WAYS = ("full", "contexts", "probe", "lora", "unsupervised", "align")  # to adapt a pretrained model
+WAYS = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
 BASELINES = (*PEERS, "wiener", "kalman", "ridge_gated", "time_only", "shuffled", "shifted")
 
 
@@ -180,10 +180,9 @@ class FinetuneConfig:
 
     Arguments:
         adapt: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
-            and units, and how it reads counts), ``probe`` (a linear readout of its latents), ``lora`` (low-rank
-            adapters), ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units
-            starting as those of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.ways`.
-        rank: Rank of adapters.
+            and units, and how it reads counts), ``probe`` (a linear readout of its latents),
+            ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units starting as those
+            of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.ways`.
         align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
@@ -227,7 +226,6 @@ class FinetuneConfig:
     """
 
     adapt: str = "auto"
-    rank: int = 8
     align_to: str = ""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -270,7 +268,6 @@ class FinetuneConfig:
         require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "reading_rate": (1e-3, 1e3)})
         require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
         choose(self, "finetune", leaks=("refuse", "warn"), adapt=("auto", *WAYS))
-        require(self, {"rank": (1, INF)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,17 +108,10 @@ class Attention(nn.Module):
 
     def _project(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L three_D"]:
         """Returns queries, keys and values beside each other."""
-        if not (_plain(self.query) and _plain(self.key_value)):
-            return torch.cat([self.query(x), self.key_value(x)], -1)
         weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
         bias = torch.cat([self.query.bias, self.key_value.bias])
 
         return F.linear(x, weight, bias)
-
-
-def _plain(layer: nn.Module) -> bool:
-    """Whether a layer is its weights and nothing more; an adapter around it is more (`ndt.adapters`)."""
-    return isinstance(layer, nn.Linear)
 
 
 class Dropout(nn.Module):
@@ -173,9 +166,6 @@ class FeedForward(nn.Module):
         """Returns the transformed rows, each by itself."""
         if not self.gated:
             return self.outer(F.gelu(self.inner(x)))
-        if not _plain(self.inner):
-            gate, x = self.inner(x).chunk(2, -1)
-            return self.outer(F.silu(gate) * x)
         # Halves of the weights, and not of what comes out: the gradients of halves would be joined by a copy.
         parts = zip(self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True)
         gate, x = (F.linear(x, weight, bias) for weight, bias in parts)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt import label_curve, plots, plots_decoder, report_decoder, report_rotation, search_record
+from ndt import label_curve, plots, plots_decoder, report_decoder, report_rotation
 from ndt.decoded import by_covariate, kind_of, weights_of
 from ndt.errors import InputError
 from ndt.glossary import DECODING
@@ -38,7 +38,7 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     """Writes ``report.html`` into a run directory and returns its path.
 
     Arguments:
-        run: Directory of `ndt demo`, `pretrain`, `finetune`, a curve or a search; whatever of it is there is shown.
+        run: Directory of `ndt demo`, `pretrain`, `finetune` or a curve; whatever of it is there is shown.
         store: Store of the sessions, for rasters and embeddings; by default the run's own.
 
     Raises:
@@ -46,9 +46,9 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     """
     run = Path(run)
     decoders, pretraining = list(read_decoders(run)), read_pretraining(run)
-    curve, search = label_curve.read_curve(run), search_record.read_search(run)
+    curve = label_curve.read_curve(run)
     adapted = report_decoder.unscored(run)
-    if not decoders and all(part is None for part in (pretraining, curve, search, adapted)):
+    if not decoders and all(part is None for part in (pretraining, curve, adapted)):
         raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
     manifest, sessions = _open_store(store or _own_store(run))
 
@@ -56,7 +56,6 @@ def write_report(run: Path, store: Path | None = None) -> Path:
         sections = [
             _scores(decoders),
             None if curve is None else label_curve.section(curve),
-            None if search is None else search_record.section(search),
             _recordings(manifest, sessions, decoders),
             _pretrain_section(pretraining),
             *(report_decoder.section(d) for d in decoders),
@@ -67,7 +66,7 @@ def write_report(run: Path, store: Path | None = None) -> Path:
             Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
         ]
     shown = [section for section in sections if section is not None]
-    title = _title(run, decoders, curve, search) if adapted is None else adapted.title
+    title = _title(run, decoders, curve) if adapted is None else adapted.title
     page = render(title, _subtitle(run), shown, _tiles(decoders, pretraining))
     path = run / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -95,16 +94,9 @@ def _open_store(path: Path | None) -> tuple[dict[str, Any], "Callable[[str], Ses
     return store.manifest, lambda session_id: store.session(session_id) if session_id in known else None
 
 
-def _title(
-    run: Path,
-    decoders: list[Decoder],
-    curve: label_curve.LabelCurve | None,
-    search: search_record.SearchRecord | None,
-) -> str:
+def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
     if not decoders and curve is not None:
         return f"Decoding {curve.covariate} in {curve.session} from few labels"
-    if not decoders and search is not None:
-        return f"Decoding {search.covariate} in {search.session}: search for settings"
     if not decoders:
         return f"Pretraining: {run.name}"
     covariates = sorted({str(one.metrics["covariate"]) for d in decoders for one in by_covariate(d)})

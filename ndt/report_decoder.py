@@ -33,7 +33,6 @@ WAYS = {  # to adapt a network
     "full": "all of the network learned",
     "contexts": "only what it knows of sessions and units, and how it reads counts, learned",
     "probe": "a linear readout of its latents",
-    "lora": "low-rank adapters",
     "unsupervised": "without labels, by the masked loss alone",
     "align": "without labels, by the masked loss, from units matched to those of an earlier day",
 }

@@ -1,16 +1,18 @@
-"""What studies of many runs share: runs that are not repeated, processes, and settings that depart from others.
+"""Many runs: what has ended is not repeated, processes, and settings that depart from others.
 
 A run's folder says in ``asked.json`` what it was asked for: settings, sources of the data, and the same of the model
 that it started from. One that was asked for the same and has ended is read; one that has not is resumed from its last
 checkpoint; one that was asked for anything else is cleared and begun anew. The program's own code is not compared.
 """
 
+import hashlib
 import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +21,11 @@ from ndt.runs import read_json
 from ndt.settings import fill_config
 
 if TYPE_CHECKING:
+    from ndt.config import FinetuneConfig, PretrainConfig
     from ndt.data.store import Store
+    from ndt.model import NDT
 
-__all__ = ["ASKED", "departed", "finish", "run_all", "sources"]
+__all__ = ["ASKED", "departed", "finetuned", "finish", "pretrained", "run_all", "sources"]
 
 T = TypeVar("T")
 
@@ -68,31 +72,25 @@ def departed(config: T, departures: Mapping[str, Any], where: str | Path, name: 
     return fill_config(type(config), settings, where, name)
 
 
-def finish(
-    folder: Path, asked: dict[str, Any], train: Callable[..., object], *, shared: bool = False
-) -> dict[str, Any]:
+def finish(folder: Path, asked: dict[str, Any], train: Callable[..., object]) -> dict[str, Any]:
     """Returns what metrics.json says of a run, which is trained as far as it has not been.
 
     Arguments:
         folder: Of the run.
         asked: All that the run depends on.
         train: Trains when called with ``out`` and ``resume``, and writes metrics.json last.
-        shared: Whether the folder may hold more than the run. It is then never cleared: `train` writes over what an
-            earlier run left.
 
     Raises:
-        InputError: if there is a folder that is not a study's run, and it is not `shared`.
+        InputError: if there is a folder that is not a study's run.
     """
     from ndt.checkpoint import write_json
 
     asked = json.loads(json.dumps(asked))  # tuples become lists, as in the file
     if read_json(folder / ASKED) != asked:
-        if shared:
-            (folder / "metrics.json").unlink(missing_ok=True)  # first: a kill from here on leaves nothing that ended
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        else:
-            _clear(folder)
-        folder.mkdir(parents=True, exist_ok=shared)
+        if folder.exists() and not (folder / ASKED).exists() and any(folder.iterdir()):
+            raise InputError(folder, "folder", "a new one, or a run of this study", "something else")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         write_json(folder / ASKED, asked)
     if not (folder / "metrics.json").exists():
         train(out=folder, resume=any((folder / "checkpoints").glob("step_*")))
@@ -102,10 +100,51 @@ def finish(
     return read_json(folder / "metrics.json")
 
 
-def _clear(folder: Path) -> None:
-    if folder.exists() and not (folder / ASKED).exists() and any(folder.iterdir()):
-        raise InputError(folder, "folder", "a new one, or a run of this study", "something else")
-    shutil.rmtree(folder, ignore_errors=True)
+def pretrained(store: Path, folder: Path, config: "PretrainConfig") -> dict[str, Any]:
+    """Returns what metrics.json says of a pretraining run, which is trained as far as it has not been."""
+    from ndt.data.store import Store
+    from ndt.pretrain.train import pretrain
+
+    asked = {"settings": asdict(config), "data": sources(Store(store), config.sessions)}
+
+    return finish(folder, asked, partial(pretrain, store, config=config, progress=False))
+
+
+def finetuned(
+    folder: Path,
+    base: "NDT | str | Path | None",
+    session: str,
+    covariate: str | None,
+    store: "str | Path | Store",
+    config: "FinetuneConfig",
+) -> dict[str, Any]:
+    """Returns what metrics.json says of a decoder, which is fitted as far as it has not been.
+
+    Arguments:
+        folder: Of the run.
+        base: A pretrained model, or its run directory; None for a network from scratch.
+        session: Session id.
+        covariate: Name of the covariate; None for a velocity or heading.
+        store: The store of the session.
+        config: Settings.
+    """
+    from ndt.data.store import Store
+    from ndt.finetune.adapt import finetune
+    from ndt.model import NDT
+
+    model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
+    opened = store if isinstance(store, Store) else Store(store)
+    weights = b"" if model is None else b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())
+    asked = {
+        "settings": asdict(config),
+        "covariate": covariate,
+        "data": sources(opened, [session]),
+        "base": hashlib.sha256(weights).hexdigest() if weights else None,
+    }
+
+    return finish(
+        folder, asked, partial(finetune, model, session, covariate, config=config, store=opened, progress=False)
+    )
 
 
 def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progress: bool = True) -> list[T]:

@@ -18,7 +18,6 @@ __all__ = [
     "show_pretraining",
     "show_recordings",
     "show_report",
-    "show_search",
     "show_store",
 ]
 
@@ -42,7 +41,6 @@ ERRORS = {  # by kind of what is decoded: score beside R², its heading, digits
     "angle": (("median_error_deg", "median error (°)", 1), ("mean_error_deg", "mean error (°)", 1)),
     "class": (("accuracy", "accuracy", 3), ("balanced_accuracy", "balanced", 3), ("trial_accuracy", "of trials", 3)),
 }
-BEST = 8  # candidates of a search that are shown
 
 
 def _table(*columns: str) -> "Table":
@@ -175,12 +173,9 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
 
 
 def show_finetuning(result: dict[str, Any]) -> None:
-    """Prints a decoder's scores beside its baselines', or its validation score, and its curve and search if any."""
+    """Prints a decoder's scores beside its baselines', and the curve of labels if the run has one."""
     if "covariates" in result:
         show_evaluation(result)
-    elif "valid" in result:
-        _print(f"{result['session']}, {result['covariate']}: R² on validation {_number(result['valid']['network'])}")
-    show_search(result)
     show_curve(result)
     _print(f"run: {result['run']}")
 
@@ -258,19 +253,6 @@ def show_curve(result: dict[str, Any]) -> None:
             shown.add_row(*row)
         shown.title, shown.title_justify = f"{curve.session}, {curve.covariate}: medians over seeds", "left"
         _print(shown, *sentences(curve))
-
-
-def show_search(result: dict[str, Any]) -> None:
-    """Prints the search for settings that is in a run directory: its best candidates, and what the winner is worth."""
-    from ndt.search_record import read_search, sentences, table
-
-    if (record := read_search(Path(result["run"]))) is not None:
-        head, rows = table(record)
-        shown = _table(*head)
-        for row in rows[:BEST]:
-            shown.add_row(*row)
-        more = [f"… and {len(rows) - BEST} more in search.json"] if len(rows) > BEST else []
-        _print(shown, *more, *sentences(record))
 
 
 def show_embedding(result: dict[str, Any]) -> None:

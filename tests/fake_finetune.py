@@ -12,7 +12,6 @@ from problems import recording
 from ndt.checkpoint import write_json
 from ndt.config import FinetuneConfig
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
-from ndt.errors import InputError
 
 __all__ = ["BIN", "HAS", "Call", "FakeFinetune", "small_store"]
 
@@ -28,7 +27,6 @@ class Call:
     config: FinetuneConfig
     folder: Path
     resume: bool
-    test: bool
 
 
 @dataclass
@@ -38,23 +36,19 @@ class FakeFinetune:
     Arguments:
         score: R² of the network from scratch or not, with these settings.
         stop_at: Which call ends as Ctrl-C does, from 1.
-        explode: Which settings' loss explodes.
     """
 
     score: Callable[[bool, FinetuneConfig], float]
     stop_at: int = 0
-    explode: Callable[[FinetuneConfig], bool] = lambda config: False
     calls: list[Call] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
 
-    def __call__(self, base, session, covariate, *, out, config, store, resume, progress, test):
+    def __call__(self, base, session, covariate, *, out, config, store, resume, progress):
         with self.lock:
-            self.calls.append(Call(base, config, out, resume, test))
+            self.calls.append(Call(base, config, out, resume))
             if len(self.calls) == self.stop_at:
                 (out / "checkpoints" / "step_00000003").mkdir(parents=True)
                 raise KeyboardInterrupt
-        if self.explode(config):
-            raise InputError(out, "loss at step 3", "a finite number; lower train.learning_rate", "inf")
         network = self.score(base is None, config)
         found: dict[str, Any] = {
             "session": session,
@@ -64,16 +58,15 @@ class FakeFinetune:
             "valid": {"network": network},
             "train_seconds": 2.0,
         }
-        if test:
-            ridge = found["calibration_seconds"] / 100
-            found["network"] = {"r2": network - 0.05}
-            found["test"] = {"r2": max(network - 0.05, ridge)}
-            found["baselines"] = {"ridge": {"r2": ridge}, "shuffled": {"r2": 0.0}}
+        ridge = found["calibration_seconds"] / 100
+        found["network"] = {"r2": network - 0.05}
+        found["test"] = {"r2": max(network - 0.05, ridge)}
+        found["baselines"] = {"ridge": {"r2": ridge}, "shuffled": {"r2": 0.0}}
         write_json(out / "metrics.json", found)
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> "FakeFinetune":
         """Takes the real one's place."""
-        monkeypatch.setattr("ndt.finetune.study.finetune", self)
+        monkeypatch.setattr("ndt.finetune.adapt.finetune", self)
 
         return self
 

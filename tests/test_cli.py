@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -241,43 +240,28 @@ def called(monkeypatch, tmp_path):
             out.mkdir(parents=True, exist_ok=True)
             for file in files:
                 (out / file).write_text(json.dumps({name: 1}))
-            return SimpleNamespace(settings={"unit_dropout": 0.25})
 
         return call
 
     monkeypatch.setattr("ndt.finetune.adapt.finetune", stands_in("fit", "metrics.json"))
-    monkeypatch.setattr("ndt.finetune.search.search", stands_in("search", "metrics.json", "search.json"))
     monkeypatch.setattr("ndt.finetune.curve.label_curve", stands_in("curve", "curve.json"))
-    monkeypatch.setattr("ndt.api.report", lambda run: found.setdefault("report", run))
+    monkeypatch.setattr("ndt.report.write_report", lambda run: found.setdefault("report", run))
     return found
 
 
-def test_finetune_fits_or_searches_and_draws_the_curve_of_what_won(called, tmp_path, capsys) -> None:
-    words = [
-        "finetune",
-        "scratch",
-        "--store",
-        "s",
-        "--session",
-        "a",
-        "--out",
-        str(tmp_path / "run"),
-        "--json",
-        "--quiet",
-    ]
+def test_finetune_fits_or_draws_the_curve(called, tmp_path, capsys) -> None:
+    out = str(tmp_path / "run")
+    words = ["finetune", "scratch", "--store", "s", "--session", "a", "--out", out, "--json", "--quiet"]
     assert main([*words, "unit_dropout=0.5"]) == 0
     assert called.keys() == {"fit"}
     assert called["fit"][0] == (None, "a", None)
-    assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path / "run"), "fit": 1}
+    assert called["fit"][1].unit_dropout == 0.5
+    assert json.loads(capsys.readouterr().out) == {"run": out, "fit": 1}
     called.clear()
-    assert main([*words, "--search", "8", "--curve", "--curve_seconds", "20", "40", "--seeds", "2"]) == 0
-    assert called.keys() == {"search", "curve", "report"}
-    assert called["search"][2]["trials"] == 8
-    assert (called["curve"][1].unit_dropout, called["curve"][2]["seconds"]) == (0.25, (20.0, 40.0))
-    assert {call[2]["seeds"] for call in (called["search"], called["curve"])} == {2}
-    assert json.loads(capsys.readouterr().out) == {
-        "run": str(tmp_path / "run"), "search": {"search": 1}, "curve": {"curve": 1}
-    }  # fmt: skip
+    assert main([*words, "--curve", "--curve_seconds", "20", "40", "--seeds", "2"]) == 0
+    assert called.keys() == {"curve", "report"}
+    assert (called["curve"][2]["seconds"], called["curve"][2]["seeds"]) == ((20.0, 40.0), 2)
+    assert json.loads(capsys.readouterr().out) == {"run": out, "curve": {"curve": 1}}
 
 
 def test_a_study_is_not_resumed_by_hand(called, tmp_path, capsys) -> None:

@@ -23,8 +23,7 @@ VARIANTS = (
     "ablations.yaml",
     "ablations-long.yaml",
     "presets.yaml",
-    "search.yaml",
-)  # files of another form, which test_studies.py and test_search.py read
+)  # files of another form, which test_studies.py reads
 FILES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.name not in VARIANTS)
 PRESETS = sorted((CONFIGS / "pretrain").glob("*.yaml"))
 

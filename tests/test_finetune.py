@@ -235,7 +235,7 @@ def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, 
     assert {k.split(".")[0] for k in moved} == {"covariate", "reading", "mean_counts"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ndt.training.Trainer._exhausted", lambda self: self.step >= 14)
-        finetune(None, name, out=tmp_path / "cut", test=False, **options)
+        finetune(None, name, out=tmp_path / "cut", **options)
     again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     with pytest.raises(InputError, match=r"embed: model: expected a pretrained model.*counts, whose encoder was never"):

@@ -16,7 +16,6 @@ from ndt.report import write_report
 from ndt.report_decoder import section, table, unscored
 from ndt.report_figures import figures
 from ndt.runs import Decoder, read_decoders
-from ndt.search_record import Candidate, SearchRecord
 
 VELOCITY, HEADING, TARGET = PARTS
 
@@ -231,19 +230,6 @@ def test_run_of_before_is_shown_as_far_as_it_goes(tmp_path):
     assert table(one).head == ["predictor", "weight", "R²"]
     assert "in 90.0 % as set on validation bins (mean half width x 1.60, y 1.60 cm/s)" in section(one).parts[0].text[1]
     assert len(figures(one)) == 3
-
-
-def test_search_alone_has_a_page_of_its_own(tmp_path):
-    tried = [Candidate(number=i, settings={"train.rate": 10.0**-i}, valid=[0.5 + 0.1 * i], seconds=3) for i in (0, 1)]
-    SearchRecord(
-        session="s", covariate="vel", space={"train.rate": [0.1, 1.0]}, seeds=[0], halving=False, candidates=tried,
-        winner=1, valid=0.6, test={"network": 0.55, "delivered": 0.58, "ridge": 0.4},
-    ).save(tmp_path)  # fmt: skip
-    write_report(tmp_path)
-    page = Page((tmp_path / "report.html").read_text())
-    assert page.ids == ["search", "settings", "definitions"]
-    assert "Decoding vel in s: search for settings" in page.text
-    assert page.tags.count("figure") == 1
 
 
 def test_run_without_a_score_says_what_was_done(tmp_path):

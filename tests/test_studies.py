@@ -183,21 +183,6 @@ def test_folder_that_is_not_a_run_of_a_study_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_folder_that_a_run_shares_is_never_cleared_and_what_ended_before_is_no_answer(tmp_path):
-    (tmp_path / "search").mkdir()
-    (tmp_path / "metrics.json").write_text('{"score": 0}')  # of some run before
-    ending = Training(ends=True)
-    assert finish(tmp_path, {"steps": 1}, ending, shared=True) == {"score": 1}
-    assert finish(tmp_path, {"steps": 1}, ending, shared=True) == {"score": 1}
-    assert ending.resumed == [False]
-
-    killed = Training(ends=False)
-    assert finish(tmp_path, {"steps": 2}, killed, shared=True) == {}
-    assert finish(tmp_path, {"steps": 2}, ending, shared=True) == {"score": 1}
-    assert ending.resumed == [False, True]
-    assert (tmp_path / "search").is_dir()
-
-
 def test_settings_depart_by_dotted_name_and_leave_all_others():
     base = PretrainConfig(seed=3, sessions=("a", "b"))
     found = departed(base, {"model.width": 128, "model.num_heads": 8, "min_bins": 4}, "here", "x")

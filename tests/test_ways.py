@@ -20,7 +20,7 @@ from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.aligning import align, earlier_days
-from ndt.finetune.objective import Decoding, decode
+from ndt.finetune.objective import decode
 from ndt.finetune.probe import fit_classes, fit_probe
 from ndt.finetune.ways import WAYS, choose_way, part_of
 from ndt.inference import per_bin
@@ -35,7 +35,6 @@ SHORT = FinetuneConfig(
     warm_steps=1,
     still_steps=0,
     decoder_steps=2,
-    rank=2,
     max_lag=0.1,
     baselines=(),
     blend=("network", "ridge"),
@@ -88,8 +87,6 @@ def run(store, tmp_path_factory):
     made: dict[str, object] = {}
 
     def of(way: str):
-        if way == "lora":
-            pytest.importorskip("peft")
         if way not in made:
             made[way] = adapted(pretrained(store, CONVOLVED), way, tmp_path_factory.mktemp(way))
         return made[way]
@@ -107,17 +104,12 @@ def test_parts_of_a_model_by_their_names() -> None:
     assert part_of("encoder.0.attention.query.weight") == "trunk"
     assert part_of("covariate.readout.weight") == "trunk"
     assert part_of("covariate.readout.weight", ("covariate.",)) == "new"
-    assert part_of("encoder.0.attention.query.lora_A.default.weight", ("covariate.",)) == "adapters"
     assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"tables", "new"}
 
 
 MAY = {  # beginnings of names of what changes, where the decoder is kept and where it is new
     "full": (("",), ("",)),
     "contexts": ((*TABLES, "embed."), (*TABLES, "embed.", "covariate.")),
-    "lora": (
-        (*TABLES, "encoder.", "rate_decoder.", "covariate."),
-        (*TABLES, "encoder.", "rate_decoder.", "covariate."),
-    ),
     "unsupervised": ((*TABLES,), None),
     "align": ((*TABLES,), None),
 }
@@ -143,12 +135,6 @@ def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(way, kept, store
     assert {n for n in moved if not n.startswith(allowed)} == set()
     whole = {name.partition(".")[0] for name in moved}
     assert whole >= {a.rstrip(".") for a in allowed if a} - {"reading", "unit_place"}
-    if way == "lora":
-        stays = [n for n in start.state_dict() if n.startswith(("encoder.", "rate_decoder.")) and "weight" not in n]
-        assert not moved & set(stays)  # biases and norms
-        one = "encoder.1.attention.key_value.weight"
-        change = found.get_parameter(one).detach() - start.get_parameter(one).detach()
-        assert torch.linalg.matrix_rank(change.double(), rtol=1e-3) == SHORT.rank
     assert found.state_dict().keys() == start.state_dict().keys()
     loaded = NDT.from_pretrained(done.run)
     torch.testing.assert_close(loaded.state_dict(), found.state_dict(), rtol=0, atol=0)
@@ -343,7 +329,7 @@ def test_the_rule_goes_by_what_there_is(store) -> None:
     half = replace(new, units=Units(id=np.array(["a/0", "a/4", "a/1", "b/1", "b/2", "b/3"])))
     assert chosen(half, 0.0) == ("align", "")  # to the last day, as ever
     assert chosen(half, 60.0) == ("full", "")
-    assert chosen(new, 0.0, config=replace(config, adapt="lora")) == ("lora", "")
+    assert chosen(new, 0.0, config=replace(config, adapt="probe")) == ("probe", "")
     assert chosen(new, 60.0, config=replace(config, align_to="sub-a_ses-0")) == ("full", "sub-a_ses-0")
 
 
@@ -358,7 +344,7 @@ def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
         adapted(base, "align", tmp_path, align_to="sub-a_ses-9")
     with pytest.raises(InputError, match=r"adapt: expected full.*no pretrained model, found probe"):
         adapted(None, "probe", tmp_path, store=store, model=TINY, window=1.0)
-    with pytest.raises(InputError, match="adapt: expected auto or full or contexts or probe or lora"):
+    with pytest.raises(InputError, match="adapt: expected auto or full or contexts or probe or unsupervised"):
         FinetuneConfig(adapt="half")
     alone = stored(tmp_path / "alone", replace(second_day(), subject="b", session_id=NEW))
     with pytest.raises(InputError, match=r"a session of b that the model was trained on.*found none"):
@@ -373,7 +359,7 @@ def test_another_unit_than_the_decoders_is_refused_where_nothing_new_learns(stor
         adapted(pretrained(other), "unsupervised", tmp_path / "run")
 
 
-@pytest.mark.parametrize("way", ["probe", "lora"])
+@pytest.mark.parametrize("way", ["probe", "full"])
 def test_later_spikes_change_no_bit_of_what_was_decoded_before(way, store, run) -> None:
     model = run(way).model
     session, at = store.session(NEW), 700
@@ -386,22 +372,3 @@ def test_later_spikes_change_no_bit_of_what_was_decoded_before(way, store, run) 
     before, after = decode(model, grid, rows), decode(model, Grid(changed, 0.05, 1.0), rows)
     np.testing.assert_array_equal(before[660:at], after[660:at])
     assert (before[at] != after[at]).all()
-
-
-@pytest.mark.slow
-def test_a_broken_run_with_adapters_that_is_resumed_is_the_unbroken_one(store, run, tmp_path) -> None:
-    whole, inner = run("lora").model, Decoding.batch
-    with pytest.MonkeyPatch.context() as patch:
-
-        def broken(self, step, rows):
-            if step == 3:
-                raise KeyboardInterrupt
-            return inner(self, step, rows)
-
-        patch.setattr(Decoding, "batch", broken)
-        with pytest.raises(KeyboardInterrupt):
-            adapted(pretrained(store, CONVOLVED), "lora", tmp_path)
-    config = replace(SHORT, adapt="lora")
-    base = pretrained(store, CONVOLVED)
-    resumed = finetune(base, NEW, "vel", out=tmp_path, config=config, resume=True, progress=False)
-    torch.testing.assert_close(resumed.model.state_dict(), whole.state_dict(), rtol=0, atol=0)

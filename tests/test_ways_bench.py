@@ -11,7 +11,7 @@ TRAIN = TrainConfig(steps=3, batch_size=4, valid_every=3)
 STUDY = StudyConfig(
     pretrain=PretrainConfig(model=SMALL, train=TRAIN, window=1.0),
     finetune=FinetuneConfig(
-        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), blend=("network", "ridge"), rank=2, window=1.0
+        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), blend=("network", "ridge"), window=1.0
     ),
     label_seconds=(8.0,),
 )
@@ -19,7 +19,6 @@ STUDY = StudyConfig(
 
 @pytest.mark.slow
 def test_each_way_has_a_row_and_what_ended_is_not_done_again(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("peft")
     tiny = SimulateConfig(
         num_subjects=1, num_units=12, num_electrodes=60, seconds=40.0, mean_rate_hz=15.0, persistence=0.5
     )

@@ -19,7 +19,7 @@ __all__ = ["CHANGED", "ways"]
 CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # which pretraining never sees
 COVARIATE = "cursor_vel"
-LABELLED = ("scratch", "full", "contexts", "lora", "probe")
+LABELLED = ("scratch", "full", "contexts", "probe")
 UNLABELLED = ("unadapted", "unsupervised", "align")
 
 
