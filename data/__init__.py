@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ndt.data.arrays import from_arrays
-    from ndt.data.counts import read_counts
     from ndt.data.probe import find_files
     from ndt.data.pynapple import from_pynapple, to_pynapple
     from ndt.data.store import Store, read_session, write_session
@@ -18,7 +17,6 @@ __all__ = [
     "find_files",
     "from_arrays",
     "from_pynapple",
-    "read_counts",
     "read_session",
     "to_pynapple",
     "write_session",
@@ -29,7 +27,6 @@ _HOMES = {
     "find_files": "probe",
     "from_arrays": "arrays",
     "from_pynapple": "pynapple",
-    "read_counts": "counts",
     "read_session": "store",
     "to_pynapple": "pynapple",
     "write_session": "store",

@@ -12,8 +12,6 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "attention": "attention.attention",
     "train": "train.train",
     "loader": "loader.loader",
-    "counts": "counts.counts",
-    "ingest": "ingest.ingest",
     "demo": "decoding.demo",
     "recordings": "recordings.recordings",
     "gaps": "gaps.gaps",
@@ -45,8 +43,7 @@ def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
     """
     if name not in BENCHMARKS:
         raise InputError("ndt bench", "name", f"one of: {', '.join(BENCHMARKS)}", name)
-    from ndt.benchmarks.hardware import hardware
-    from ndt.benchmarks.timing import run_folder
+    from ndt.benchmarks.timing import hardware, run_folder
 
     config = config or BenchConfig()
     if config.study != BenchConfig().study and name not in STUDIES:
@@ -56,9 +53,8 @@ def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
     if name in STUDIES:
         with run_folder(config.out) as out:
             return {"hardware": hardware(), "rows": run(out, config.seeds, config.study)}
-    rows = run(config)
 
-    return {"hardware": hardware(), "rows": rows}
+    return {"hardware": hardware(), "rows": run(config)}
 
 
 def backends(name: str) -> dict[str, Any]:
@@ -66,6 +62,6 @@ def backends(name: str) -> dict[str, Any]:
     if name != "attention":
         raise InputError("ndt bench", "--list", "the benchmark attention", name)
     from ndt.benchmarks.attention import list_backends
-    from ndt.benchmarks.hardware import hardware
+    from ndt.benchmarks.timing import hardware
 
     return {"hardware": hardware(), "backends": list_backends()}

@@ -275,8 +275,8 @@ class StudyConfig:
     """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve``, ``ways`` and ``recordings``.
 
     Arguments:
-        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes), ``m1``, ``s1``;
-            of `recordings` some of ``m1``, ``s1``, ``chewie1``, ``chewie2``, ``A2929``.
+        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes) and recordings; of
+            `recordings` some of ``m1``, ``s1``, ``chewie1``, ``chewie2``, ``A2929``.
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
         pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
@@ -310,11 +310,11 @@ class BenchConfig:
     """How a benchmark is run. Each uses some of the settings.
 
     Arguments:
-        repeats: Rounds that are timed, after one that is not (attention, train, loader, counts, ingest).
+        repeats: Rounds that are timed, after one that is not (attention, train, loader).
         preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
         precision: ``fp32`` or ``bf16`` (attention, train, loader).
         sequences: Sequences in a batch (attention, train).
-        sessions: Sessions of the store (loader); files that are ingested, at least 1,000 (ingest).
+        sessions: Sessions of the store (loader).
         seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, ways, dynamics).
         out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
         study: Settings of the studies (ablation, presets, curve, ways, recordings, dynamics).

@@ -7,7 +7,7 @@ It is all that a laboratory needs beside the network's own folder to decode with
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ from ndt.checkpoint import load_arrays, read_json, save_arrays, write_json
 from ndt.conformal import Conformal
 from ndt.errors import InputError
 from ndt.input_range import InputRange
-from ndt.peers import Peer, load_peer, peer_arrays
-from ndt.pieces import Pieces
+from ndt.pieces import Array, Pieces
 from ndt.target import Part
 
 __all__ = ["Delivered", "PartBlend"]
@@ -27,6 +26,18 @@ FILE, ARRAYS = "delivered.json", "delivered.safetensors"
 FORMAT = 1
 
 Rows = NDArray[np.floating]
+
+
+class Peer(Protocol):
+    """A fitted decoder of one part, beside the network."""
+
+    def predict(self, counts: Pieces) -> list[Array]:
+        """Returns targets, one (T, C) a piece."""
+        ...
+
+    def arrays(self) -> Mapping[str, Any]:
+        """Returns what it consists of."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +114,7 @@ class Delivered:
         parts = []
         for i, blend in enumerate(self.parts):
             for name, peer in blend.peers.items():
-                arrays |= {f"{i}/{name}/{key}": value for key, value in peer_arrays(name, peer).items()}
+                arrays |= {f"{i}/{name}/{key}": value for key, value in peer.arrays().items()}
             columns = [blend.columns.start, blend.columns.stop]
             parts.append(
                 {
@@ -140,12 +151,23 @@ class Delivered:
             raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
 
 
+def _peer(name: str, arrays: Mapping[str, NDArray[Any]]) -> Peer:
+    from ndt.baselines import Ridge
+    from ndt.naive_bayes import NaiveBayes
+    from ndt.recurrent import Recurrent
+
+    kinds: dict[str, Any] = {"ridge": Ridge, "recurrent": Recurrent, "naive_bayes": NaiveBayes}
+    peer: Peer = kinds[name].from_arrays(arrays)
+
+    return peer
+
+
 def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartBlend:
     peers = {}
     for name in known["peers"]:
         begin = f"{i}/{name}/"
         own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
-        peers[name] = load_peer(name, own)
+        peers[name] = _peer(name, own)
     part: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()
     }

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ndt.session import Session
 
-__all__ = ["bin_edges", "bin_spikes", "bin_unit", "num_bins", "unit_valid"]
+__all__ = ["bin_edges", "bin_spikes", "num_bins", "unit_valid"]
 
 
 def num_bins(duration: float, bin_size: float) -> int:
@@ -32,42 +32,6 @@ def bin_spikes(session: Session, start: float, bin_size: float, T: int, first: i
     counts = np.bincount(row + np.asarray(session.spikes.unit_index)[a:b], minlength=T * N).reshape(T, N)
 
     return np.minimum(counts, 255).astype(np.uint8)
-
-
-def bin_unit(times: NDArray[np.float64], start: float, bin_size: float, out: NDArray[np.uint8]) -> None:
-    """Writes the counts of one unit into T bins from `start`: the same as `bin_spikes`, for spikes unit by unit.
-
-    Bins come from a division, which rounds; the few spikes near an edge are compared with it.
-
-    Arguments:
-        times: The unit's spike times in seconds, ascending, (S,).
-        start: Start of the first bin in seconds.
-        bin_size: Bin width in seconds.
-        out: Where counts go, (T,); more than 255 count as 255.
-    """
-    T = len(out)
-    first, last = np.searchsorted(times, (start, start + T * bin_size))
-    times = times[first:last]
-    if len(times) == 0:
-        out[:] = 0
-        return
-    x = times - start
-    x *= 1 / bin_size
-    whole = np.floor(x)
-    bins = whole.astype(np.int64)
-    # of times and edges each is off by half a unit in the last place of the larger, and the division by one of x
-    slack = 4 * (np.spacing(max(abs(start), abs(start + T * bin_size))) / bin_size + np.spacing(float(T)))
-    x -= whole
-    if x.min() < slack or x.max() > 1 - slack:
-        near = np.flatnonzero((x < slack) | (x > 1 - slack))
-        k = np.clip(bins[near], 0, T - 1)
-        k += times[near] >= start + (k + 1) * bin_size
-        k -= times[near] < start + k * bin_size
-        bins[near] = np.clip(k, 0, T - 1)
-    counts = np.bincount(bins, minlength=T)
-    if len(bins) > 255 and np.any(bins[255:] == bins[:-255]):
-        np.minimum(counts, 255, out=counts)
-    out[:] = counts
 
 
 def unit_valid(session: Session, start: float, bin_size: float, T: int, first: int = 0) -> NDArray[np.bool_]:

@@ -6,19 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ndt import bench as bench_module
-from ndt.attention import Route, Sequences
 from ndt.backends import BACKENDS
 from ndt.bench import BENCHMARKS, bench
 from ndt.benchmarks.attention import attention, list_backends
 from ndt.benchmarks.decoding import demo
-from ndt.benchmarks.flops import attention_flops, train_flops
-from ndt.benchmarks.hardware import gemm_peak
 from ndt.benchmarks.loader import loader, write_store
-from ndt.benchmarks.peers import PaddedEncoder, PaddedSDPA, padded, padded_loss
+from ndt.benchmarks.padded import PaddedTransformer, padded, padded_loss
 from ndt.benchmarks.ragged import masked_loss, preset, ragged
 from ndt.benchmarks.timing import interleaved, row
 from ndt.benchmarks.train import Step, train
@@ -33,7 +28,6 @@ SMALL = "model: {width: 64, num_layers: 2, num_decoder_layers: 1, num_heads: 4, 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> BenchConfig:
     """A benchmark of a small model, of a second or so."""
-    monkeypatch.setattr("ndt.benchmarks.train.SHAPES", ((128, 128, 128),))
     monkeypatch.setattr("ndt.benchmarks.loader.WINDOWS", 2)
     monkeypatch.setattr("ndt.benchmarks.loader.NUM_UNITS", 12)
     (tmp_path / "preset.yaml").write_text(SMALL)
@@ -106,14 +100,13 @@ def test_the_padded_peer_sees_the_same_tokens(config, sequences) -> None:
     assert int(whole["time"][~there].min()) > int(batch.time.max())
 
 
-@pytest.mark.parametrize("kind", [PaddedEncoder, PaddedSDPA])
-def test_a_peer_is_causal_ignores_padding_and_learns(config, kind) -> None:
+def test_the_peer_is_causal_ignores_padding_and_learns(config) -> None:
     model = settings(config).model
     batch = ragged(4, sequences=5, shortest=6, longest=90).batch
     whole = padded(batch, 5)[0]
     torch.manual_seed(0)
-    peer = kind(replace(model, dropout=0.0), whole.padding.shape[1])
-    assert len(peer.encoder.layers if kind is PaddedEncoder else peer.layers) == 3
+    peer = PaddedTransformer(replace(model, dropout=0.0), whole.padding.shape[1])
+    assert len(peer.layers) == 3
 
     counts = torch.where(whole.padding[..., None], 100, whole.counts)
     before = peer(whole)
@@ -135,7 +128,7 @@ def test_parts_take_the_step_of_the_whole(config) -> None:
     for sequences in (5, 2):
         torch.manual_seed(0)
         parts = padded(batch, sequences)
-        peer = PaddedSDPA(settings(config).model, parts[0].padding.shape[1])
+        peer = PaddedTransformer(settings(config).model, parts[0].padding.shape[1])
         Step(peer, parts, padded_loss)()
         ends.append([p.grad for p in peer.parameters()])
     torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)  # float32 sums in another order
@@ -149,54 +142,13 @@ def test_a_packed_step_learns(config) -> None:
     assert losses[-1] < losses[0] - 0.01
 
 
-def test_pairs_by_hand() -> None:
-    rows = lambda *lengths: Sequences(torch.tensor(lengths), torch.zeros(sum(lengths), dtype=torch.long))
-    full = Route(rows(2, 3), rows(4, 3), "full")
-    assert attention_flops(full, 10) == 4 * 10 * (2 * 4 + 3 * 3)
-    causal = Route(rows(2, 3), rows(4, 3), "causal")  # 3 + 4 keys, and 1 + 2 + 3
-    assert attention_flops(causal, 10) == 4 * 10 * (7 + 6)
-
-
-def test_operations_by_hand(config) -> None:
-    """One window of two bins and two patches, one token hidden; three contexts."""
-    small = settings(config)
-    data = ragged(4, sequences=1, shortest=6, longest=6)
-    plain = replace(small.model, order="sequential", activation="gelu")
-    model, batch = data.model(replace(small, model=plain)), data.batch
-    L, V, W, D, F = batch.num_tokens, int(batch.visible.sum()), int(batch.wanted.sum()), 64, small.model.feedforward
-    assert (L, V, W) == (6, 3, 3)
-    pairs = lambda n: n * (n + 1) // 2
-    encoder = 2 * (2 * (V + 3) * (4 + 2 * F) * D * D + 4 * D * pairs(V + 3))  # two layers
-    decoder = 2 * ((L + 3) * 3 + W * (1 + 2 * F)) * D * D + 4 * D * pairs(L + 3)  # its last is asked for W rows
-    assert train_flops(model, batch) == 3 * (encoder + decoder)
-
-
-def test_operations_are_as_torch_counts_them(config) -> None:
-    small, data = settings(config), ragged(4, sequences=5, shortest=20, longest=400)
-    model, batch = data.model(replace(small, model=replace(small.model, order="joint"))), data.batch
-    # Torch has no count for the CPU's fused attention; the plain one is matrix products that it counts.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        masked_loss(model, batch).backward()
-    share = train_flops(model, batch) / counter.get_total_flops()
-    assert 0.93 < share <= 1.0, share  # embedding and read-out are left out
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_train_rows(config, precision) -> None:
     rows = train(replace(config, precision=precision), longest=90)
     check(rows)
-    peers = [(r["name"], r["peer"]) for r in rows]
-    name = f"train.packed.{precision}"
-    assert peers[:2] == [(name, "padded_transformer_encoder"), (name, "padded_sdpa")]
-    assert (f"{name}.peak", "measured_gemm") in peers
+    names = [(r["name"], r["peer"]) for r in rows]
+    assert names == [(f"train.packed.{precision}", "padded_sdpa"), ("train.padding", None)]
     assert all(r["value"] > 0 for r in rows)
-
-
-def test_the_best_product_is_that_of_each_round_that_counts(config, monkeypatch) -> None:
-    told = iter(range(1, 9))
-    monkeypatch.setattr("ndt.benchmarks.train.gemm_peak", lambda *_: next(told) * 1e9)
-    (row,) = [r for r in train(replace(config, repeats=2), longest=60) if r["peer"] == "measured_gemm"]
-    assert row["peer_values"] == [2.0, 3.0]  # the first round is not timed
 
 
 def test_loader_and_attention_rows(config) -> None:
@@ -232,12 +184,6 @@ def test_the_loaders_store_is_what_it_claims(tmp_path) -> None:  # not as `confi
     for s in sessions:
         assert 90 <= s.num_units <= 110
         np.testing.assert_allclose(len(s.spikes.timestamps) / s.num_units / s.observed.duration, 8.0, rtol=0.05)
-
-
-def test_the_peak_is_the_best_of_the_shapes() -> None:
-    one, more = (64, 64, 64), (256, 256, 256)
-    best = max(gemm_peak(torch.float32, (shape,), 0.02) for shape in (one, more))
-    assert gemm_peak(torch.float32, (one, more), 0.02) > 0.3 * best
 
 
 def test_every_name_resolves_and_decoding_rows_keep_their_shape(monkeypatch) -> None:

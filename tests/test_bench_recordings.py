@@ -29,16 +29,16 @@ def asked(monkeypatch):
     """Every run that is asked for, as (base, folder, settings); none is made."""
     found = []
 
-    def decode(base, store, folder, config: FinetuneConfig) -> dict:
+    def decode(folder, base, session, covariate, store, config: FinetuneConfig) -> dict:
         found.append((base, folder, config))
         fold = int(config.split[5]) if config.split else 0
         return metrics(config.seed, fold, config.calibration)
 
-    monkeypatch.setattr(bench, "_decode", decode)
-    monkeypatch.setattr(bench, "_store", lambda name, out: SimpleNamespace(root=out / name))
-    monkeypatch.setattr(bench, "_labelled_seconds", lambda *_: 100.0)
+    monkeypatch.setattr(bench, "finetuned", decode)
+    monkeypatch.setattr(bench, "recorded", lambda name, out: SimpleNamespace(root=out / name, session_ids=[name]))
+    monkeypatch.setattr(bench, "labelled_seconds", lambda *_: 100.0)
     monkeypatch.setattr(bench, "run_all", lambda jobs, *_: [job() for job in jobs])
-    monkeypatch.setattr("ndt.benchmarks.studies.pretrained", lambda *_: None)
+    monkeypatch.setattr(bench, "pretrained", lambda *_: None)
     return found
 
 

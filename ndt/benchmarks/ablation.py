@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ndt.benchmarks.studies import data_set, paired_row, pretrained
+from ndt.benchmarks.studies import data_set, paired_row
 from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError
-from ndt.studies import departed, run_all
+from ndt.studies import departed, pretrained, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
 

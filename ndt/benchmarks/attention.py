@@ -5,20 +5,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ndt.attention import attention as packed_attention
 from ndt.attention import chosen_backend
 from ndt.backends import BACKENDS
-from ndt.benchmarks.hardware import device
-from ndt.benchmarks.peers import Padded, padded
+from ndt.benchmarks.padded import Padded, padded
 from ndt.benchmarks.ragged import preset, ragged
-from ndt.benchmarks.timing import interleaved, row
+from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
 from ndt.memory import keep_freed_memory
 from ndt.routes import Arrangement, arrange
-from ndt.tokens import Batch
 
 __all__ = ["attention", "list_backends"]
 
@@ -34,7 +31,7 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     heads = (model.num_heads, model.width // model.num_heads)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
-    rows = {order: _rows(batch, order) for order in ORDERS}
+    rows = {x: arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
     calls = {order: _packed(rows[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
     layers = {order: len(rows[order].routes) for order in ORDERS}  # a call takes each route, a layer one of them
@@ -62,35 +59,26 @@ def list_backends() -> list[dict[str, Any]]:
     return found
 
 
-def _rows(batch: Batch, order: str) -> Arrangement:
-    return arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=order)
-
-
 def _backend(rows: Arrangement, dtype: torch.dtype) -> str:
     used = {chosen_backend(r.mask, r.reach, device(), dtype) for r in rows.routes}
 
     return "+".join(name for name, b in BACKENDS.items() if b in used)
 
 
-def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (torch.randn(shape, device=device()).to(dtype).requires_grad_() for _ in range(3))
-
-    return q, k, v
-
-
 def _packed(rows: Arrangement, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
-    inputs = _inputs((len(rows.time), *heads), dtype)
+    inputs = [torch.randn(len(rows.time), *heads, device=device()).to(dtype).requires_grad_() for _ in range(3)]
 
     def call() -> None:
         for route in rows.routes:
-            torch.autograd.grad(packed_attention(*inputs, route).sum(), inputs)
+            torch.autograd.grad(packed_attention(*inputs, route=route).sum(), inputs)
 
     return call
 
 
 def _padded(parts: list[Padded], heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
     H, E = heads
-    inputs = [_inputs((len(p.time), H, p.time.shape[1], E), dtype) for p in parts]
+    shapes = [(len(p.time), H, p.time.shape[1], E) for p in parts]
+    inputs = [[torch.randn(x, device=device()).to(dtype).requires_grad_() for _ in range(3)] for x in shapes]
 
     def call() -> None:
         for p, qkv in zip(parts, inputs, strict=True):

@@ -1,15 +1,14 @@
 """``ndt bench curve``: how many seconds of a new session's labels pretraining on others is worth."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndt.benchmarks.studies import data_set, paired_row, pretrained, simulated
-from ndt.config import FinetuneConfig, StudyConfig
+from ndt.benchmarks.studies import data_set, labelled_seconds, paired_row, pretrained_seeds, simulated
+from ndt.config import StudyConfig
 from ndt.errors import InputError
-from ndt.studies import finish, run_all, sources
+from ndt.studies import finetuned, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -26,13 +25,9 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     `study.pretrain.covariate` says so, and nothing of the day after the first subject's last, which is decoded; its
     weights are chosen on the same sessions' validation blocks. Both networks then see the last so many seconds of the
     new day's training block, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
-    those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps;
-    units may lie in other patches, since a pretrained network knows some from before. The pretrained one spends the
-    first `finetune.warm_steps` of its steps on placing new units, without labels; from scratch there is no trunk to
-    place them in, and all steps decode.
+    those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps.
     Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation block, which the
-    seconds do not count. All are scored on its test block, the networks alone, without the blend with ridge, which the
-    curve has beside them as the delivered decoder.
+    seconds do not count. All are scored on its test block; rows have the networks alone.
 
     Writes ``config.yaml``, ``curve.json`` and ``report.html`` into `out`, runs into ``<out>/curve/``. Seeds are those
     of training; the sessions are the same.
@@ -41,26 +36,28 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
         out: Folder of the study.
         seeds: How many seeds.
         study: Settings.
-    """
-    import yaml
 
+    Raises:
+        InputError: if the new day has not so many seconds of labels.
+    """
+    from ndt.checkpoint import save_config
+    from ndt.model import NDT
     from ndt.report import write_report
 
     study = study or StudyConfig()
     store, new = _sessions(out, study)
-    plain = json.loads(json.dumps(asdict(study)))  # tuples become lists
-    (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    (session,), longest = new.session_ids, max(study.label_seconds)
+    if longest > (has := labelled_seconds(new, study.finetune)):
+        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training block", longest)
+    save_config(out, study, store.root)
     home = out / "curve"
-    bases = [home / "pretrain" / f"seed{s}" for s in range(seeds)]
-    run_all(
-        [partial(pretrained, store.root, bases[s], replace(study.pretrain, seed=s)) for s in range(seeds)],
-        study.workers, "pretraining",
-    )  # fmt: skip
+    bases = pretrained_seeds(store.root, home / "pretrain", study.pretrain, seeds, study.workers)
+    config = replace(study.finetune, bin_size=NDT.from_pretrained(bases[0]).spec.bin_size)  # from scratch too
     places = [(t, kind, s) for t in sorted(study.label_seconds) for kind in KINDS for s in range(seeds)]
     jobs = [
         partial(
-            _decode, bases[s], kind == "scratch", new.root, home / f"{t:g}s" / kind / f"seed{s}",
-            replace(study.finetune, calibration=t, seed=s),
+            finetuned, home / f"{t:g}s" / kind / f"seed{s}", None if kind == "scratch" else bases[s], session, None,
+            new.root, replace(config, calibration=t, seed=s),
         )
         for t, kind, s in places
     ]  # fmt: skip
@@ -79,34 +76,6 @@ def _sessions(out: Path, study: StudyConfig) -> "tuple[Store, Store]":
     longer = replace(simulation, num_sessions=day + 1, seconds=study.new_seconds)
 
     return store, simulated(out / "data" / "new", longer, study.workers, [(0, day)])
-
-
-def _decode(base: Path, scratch: bool, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
-    """Returns metrics of one decoder of the store's one session.
-
-    Raises:
-        InputError: if its training block has not so many seconds of labels.
-    """
-    from ndt.data.store import Store
-    from ndt.finetune.adapt import finetune
-    from ndt.model import NDT
-    from ndt.runs import read_json
-
-    (session,) = Store(store).session_ids
-    model = NDT.from_pretrained(base)
-    if scratch:
-        config = replace(config, bin_size=model.spec.bin_size)
-    origin = None if scratch else read_json(base / "asked.json")
-    asked = {"settings": asdict(config), "data": sources(Store(store)), "base": origin}
-    found = finish(
-        folder,
-        asked,
-        partial(finetune, None if scratch else model, session, config=config, store=store, progress=False),
-    )
-    if abs((has := found["calibration_seconds"]) - config.calibration) > found["bin_size"]:
-        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training block", config.calibration)
-
-    return found
 
 
 def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", study: StudyConfig, seeds: int) -> None:

@@ -2,20 +2,19 @@
 
 The file is written with pynwb and says in `obs_intervals` when its units were observed. Each peer reads it as its own
 documentation does: pynapple through ``NWBFile(path)["units"]``, temporaldata into an `IrregularTimeSeries` with
-``domain="auto"``, torch_brain through its own reader of NWB files and its own sampler. All three can be right where a
-user reads `obs_intervals` and hands them over; none does so by itself.
+``domain="auto"``. Both can be right where a user reads `obs_intervals` and hands them over; neither does so by itself.
 """
 
 import importlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from ndt.benchmarks.timing import row
 from ndt.config import BenchConfig, IngestConfig
@@ -85,21 +84,10 @@ def write(truth: Truth, path: Path) -> None:
 
     N = len(truth.rates)
     recording = Recording(
-        subject="gaps",
-        session=1,
-        spike_times=truth.spikes,
-        unit_names=[f"unit {n}" for n in range(N)],
-        electrodes=np.arange(N),
-        num_electrodes=N,
-        regions=["M1"],
-        heldout=None,
-        observed=truth.observed,
-        trials=Intervals.empty(),
-        covariates={},
-        timestamps=np.zeros(0),
-        written=np.zeros(0, bool),
-        rate_hz=None,
-    )
+        subject="gaps", session=1, spike_times=truth.spikes, unit_names=[f"unit {n}" for n in range(N)],
+        electrodes=np.arange(N), num_electrodes=N, regions=["M1"], heldout=None, observed=truth.observed,
+        trials=Intervals.empty(), covariates={}, timestamps=np.zeros(0), written=np.zeros(0, bool), rate_hz=None,
+    )  # fmt: skip
     write_recording(recording, path)
 
 
@@ -140,40 +128,13 @@ def _temporaldata(path: Path, seed: int) -> Reading:
     owner = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
     spikes = temporaldata.IrregularTimeSeries(timestamps=np.concatenate(trains), unit_index=owner, domain="auto")
     spikes.sort()
-    domain = spikes.domain
+    start, end = spikes.domain.start, spikes.domain.end
+    rates = np.bincount(spikes.unit_index, minlength=len(trains)) / float(np.sum(end - start))
 
-    return Reading(_rates(spikes, len(trains), domain), _uniform(domain.start, domain.end, seed))
-
-
-def _torch_brain(path: Path, seed: int) -> Reading:
-    data = importlib.import_module("torch_brain.data")
-    reader = importlib.import_module("torch_brain.utils.dandi")
-    samplers = importlib.import_module("torch_brain.samplers")
-    torch, pynwb = importlib.import_module("torch"), importlib.import_module("pynwb")
-    with pynwb.NWBHDF5IO(str(path), "r") as io:
-        spikes, units = reader.extract_spikes_from_nwbfile(io.read(), recording_tech="UTAH_ARRAY_SPIKES")
-    recording = data.Data(spikes=spikes, units=units, domain="auto")
-    sampler = samplers.RandomFixedWindowSampler(
-        sampling_intervals={"a": recording.domain},
-        window_length=WINDOW_BINS * BIN_SIZE,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    windows: list[tuple[float, float]] = []
-    while len(windows) < NUM_WINDOWS:
-        windows += [(index.start, index.end) for index in sampler]
-
-    return Reading(_rates(spikes, len(units), recording.domain), np.array(windows[:NUM_WINDOWS]))
+    return Reading(rates, _uniform(start, end, seed))
 
 
-PEERS: dict[str, Callable[[Path, int], Reading]] = {
-    "pynapple": _pynapple,
-    "temporaldata": _temporaldata,
-    "torch_brain": _torch_brain,
-}
-
-
-def _rates(spikes: Any, N: int, domain: Any) -> Array:
-    return np.bincount(spikes.unit_index, minlength=N) / float(np.sum(domain.end - domain.start))
+PEERS: dict[str, Callable[[Path, int], Reading]] = {"pynapple": _pynapple, "temporaldata": _temporaldata}
 
 
 def _uniform(start: Array, end: Array, seed: int) -> Array:
@@ -213,28 +174,21 @@ def gaps(config: BenchConfig) -> list[dict[str, Any]]:
     """Compares rates with their truth, and counts windows that hold unobserved time, in `config.seeds` recordings.
 
     Three rows a peer: mean error of rates; the same as root mean square of standard errors, which is 1 where sampling
-    alone is to blame; share of windows in which something was not observed. A peer that is not installed has no rows,
-    and stderr says so.
+    alone is to blame; share of windows in which something was not observed. Peers that are not installed have no rows.
     """
-    results: dict[str, list[dict[str, float]]] = {}
-    absent: dict[str, str] = {}
+    readers = {"ours": ours} | {name: read for name, read in PEERS.items() if find_spec(name)}
+    found: dict[str, dict[str, list[float]]] = {name: {key: [] for key in UNITS} for name in readers}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(config.seeds):
             truth, path = simulate(seed), Path(folder) / f"{seed}.nwb"
             write(truth, path)
-            results.setdefault("ours", []).append(_measures(ours(path, seed), truth))
-            for name, read in PEERS.items():
-                if name in absent:
-                    continue
-                try:
-                    results.setdefault(name, []).append(_measures(read(path, seed), truth))
-                except ImportError as error:
-                    absent[name] = str(error)
-    for name, reason in absent.items():
-        Console(stderr=True, soft_wrap=True).print(f"gaps: {name} is not measured: {reason}", markup=False)
-    of = {name: {key: [found[key] for found in rows] for key in UNITS} for name, rows in results.items() if rows}
-    mine = of.pop("ours")
-    if not of:
-        return [row(f"gaps.{key}", mine[key], unit) for key, unit in UNITS.items()]
+            for name, read in readers.items():
+                for key, value in _measures(read(path, seed), truth).items():
+                    found[name][key].append(value)
+    mine = found.pop("ours")
 
-    return [row(f"gaps.{key}", mine[key], unit, name, of[name][key]) for key, unit in UNITS.items() for name in of]
+    return [
+        row(f"gaps.{key}", mine[key], unit, name, of.get(key, ()))
+        for key, unit in UNITS.items()
+        for name, of in (found or {None: {}}).items()
+    ]

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ndt.benchmarks.hardware import device
 from ndt.benchmarks.ragged import RATE_HZ, masked_loss, preset
-from ndt.benchmarks.timing import interleaved, row
+from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import Step
 from ndt.checkpoint import ModelSpec
 from ndt.config import BenchConfig

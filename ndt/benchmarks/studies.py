@@ -1,51 +1,62 @@
-"""What benchmarks of many runs share: data sets, pretraining, and rows of paired differences.
+"""What benchmarks of many runs share: data sets, pretraining of each seed, and rows of paired differences.
 
 That no run is repeated, and that many run at a time, is `ndt.studies`.
 """
 
 import json
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndt.config import IngestConfig, PretrainConfig, SimulateConfig, StudyConfig
+from ndt.benchmarks.timing import row
+from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig, StudyConfig
 from ndt.errors import InputError
 from ndt.metrics import paired_difference
 from ndt.runs import read_json
-from ndt.studies import ASKED, finish, sources
+from ndt.studies import ASKED, pretrained, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
 
-__all__ = ["data_set", "paired_row", "pretrained", "simulated"]
+__all__ = ["RECORDED", "data_set", "labelled_seconds", "paired_row", "pretrained_seeds", "recorded", "simulated"]
 
-RECORDED = ("m1", "s1")
+RECORDED = {  # files under the folder that NDT_DATA names
+    "m1": "sub-m1/*.nwb",
+    "s1": "sub-s1/*.nwb",
+    "chewie1": "sub-chewie/*20131003*.nwb",
+    "chewie2": "sub-chewie/*20131219*.nwb",
+    "A2929": "sub-A2929/*.nwb",
+}
 
 
 def data_set(name: str, out: Path, study: StudyConfig) -> "Store":
     """Returns the store of a study's data set; it is made under ``<out>/data/`` where it is not there.
 
     Arguments:
-        name: ``sim40``, with the number of sessions that `study.simulate` has, or ``m1`` or ``s1``, which the
-            environment's NDT_DATA leads to.
+        name: ``sim40``, with the number of sessions that `study.simulate` has, or one of `RECORDED`.
         out: Folder of the study.
         study: Settings.
     """
-    from ndt.data.ingest import ingest
-
     simulation = f"sim{study.simulate.num_subjects * study.simulate.num_sessions}"
     if name == simulation:
         return simulated(out / "data" / name, study.simulate, study.workers)
     if name not in RECORDED:
         raise InputError("study", "data", f"some of {', '.join((simulation, *RECORDED))}", name)
+
+    return recorded(name, out)
+
+
+def recorded(name: str, out: Path) -> "Store":
+    """Returns the store of a recording by its name in `RECORDED`."""
+    from ndt.data.ingest import ingest
+
     root = Path(os.environ.get("NDT_DATA", "../shared/data"))
-    files = sorted(root.glob(f"sub-{name}/*.nwb"))
+    files = sorted(root.glob(RECORDED[name]))
     if len(files) != 1:
-        raise InputError(root, "NDT_DATA", f"one recording sub-{name}/*.nwb", len(files))
+        raise InputError(root, "NDT_DATA", f"one recording {RECORDED[name]}", len(files))
 
     return ingest(files, out / "data" / name / "store", progress=False)
 
@@ -81,14 +92,24 @@ def simulated(
     return Store(folder / "store")
 
 
-def pretrained(store: Path, folder: Path, config: PretrainConfig) -> dict[str, Any]:
-    """Returns what metrics.json says of a pretraining run, which is trained as far as it has not been."""
-    from ndt.data.store import Store
-    from ndt.pretrain.train import pretrain
+def pretrained_seeds(store: Path, folder: Path, config: PretrainConfig, seeds: int, workers: int) -> list[Path]:
+    """Returns the run directories of a model pretrained with each seed, as far as they were not there."""
+    bases = [folder / f"seed{s}" for s in range(seeds)]
+    jobs = [partial(pretrained, store, base, replace(config, seed=s)) for s, base in enumerate(bases)]
+    run_all(jobs, workers, "pretraining")
 
-    asked = {"settings": asdict(config), "data": sources(Store(store), config.sessions)}
+    return bases
 
-    return finish(folder, asked, partial(pretrain, store, config=config, progress=False))
+
+def labelled_seconds(store: "Store", config: FinetuneConfig) -> float:
+    """Returns the seconds of labels in the training block of a store's only session."""
+    from ndt.data.windows import Grid, default_bin_size
+    from ndt.finetune.unlabelled import seconds_of_labels
+
+    (session,) = (store.session(s) for s in store.session_ids)
+    grid = Grid(session, config.bin_size or default_bin_size([session]), config.window)
+
+    return seconds_of_labels(grid, None, config)
 
 
 def paired_row(
@@ -104,17 +125,9 @@ def paired_row(
         peers: The peer's values, of the same seeds in the same order.
         budget: What each run was given.
     """
-    row: dict[str, Any] = {"name": name, "value": statistics.median(values), "unit": unit, "peer": peer}
-    row |= {"spread": max(values) - min(values), "values": list(values), "budget": budget}
+    found = row(name, values, unit, peer, peers if peer else ()) | {"budget": budget}
     if peer is None:
-        return row
-    against = statistics.median(peers)
+        return found
     difference, error = paired_difference(values, peers)
 
-    return row | {
-        "peer_value": against,
-        "peer_values": list(peers),
-        "ratio": row["value"] / against if against > 0 else None,
-        "difference": difference,
-        "standard_error": error,
-    }
+    return found | {"difference": difference, "standard_error": error}

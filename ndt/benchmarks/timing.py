@@ -1,5 +1,7 @@
-"""Timing of rivals in turns, and the rows that come of it."""
+"""Timing of rivals in turns, the rows that come of it, and the machine that they depend on."""
 
+import os
+import platform
 import statistics
 import tempfile
 import time
@@ -10,7 +12,24 @@ from typing import Any
 
 import torch
 
-__all__ = ["interleaved", "row", "run_folder"]
+__all__ = ["device", "hardware", "interleaved", "row", "run_folder"]
+
+
+def device() -> torch.device:
+    """Returns the device that benchmarks run on: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hardware() -> dict[str, Any]:
+    """Returns what a figure depends on."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def interleaved(

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ndt.benchmarks.studies import paired_row, pretrained, simulated
+from ndt.benchmarks.studies import paired_row, pretrained_seeds, simulated
 from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
-from ndt.studies import finish, run_all, sources
+from ndt.studies import ASKED, finetuned, finish, run_all, sources
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -56,11 +56,7 @@ def ways(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[s
     _renamed(out / "data" / "renamed", store)
     home = out / "ways"
     first = replace(study.pretrain, covariate=COVARIATE, sessions=tuple(s for s in store.session_ids if s != DAY))
-    bases = [home / "pretrain" / f"seed{s}" for s in range(seeds)]
-    run_all(
-        [partial(pretrained, store.root, bases[s], replace(first, seed=s)) for s in range(seeds)],
-        study.workers, "pretraining",
-    )  # fmt: skip
+    bases = pretrained_seeds(store.root, home / "pretrain", first, seeds, study.workers)
     runs = list(_runs(sorted(study.label_seconds), seeds))
     stores = {False: store.root, True: out / "data" / "renamed"}
     jobs = [
@@ -90,21 +86,17 @@ def _renamed(folder: Path, store: "Store") -> None:
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """Returns what metrics.json says of one run."""
     from ndt.data.store import Store
-    from ndt.finetune.adapt import finetune
     from ndt.model import NDT
     from ndt.runs import read_json
 
     adapt = {"scratch": "full", "unadapted": "unsupervised"}.get(run.way, run.way)
-    config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt)
-    model: NDT | None = NDT.from_pretrained(base)
-    origin: Any = read_json(base / "asked.json")
-    if run.way == "scratch" and model is not None:
-        config, model, origin = replace(config, bin_size=model.spec.bin_size), None, None
-    asked = {"way": run.way, "settings": asdict(config), "data": sources(Store(store), [DAY]), "base": origin}
-    if run.way == "unadapted":
-        return finish(folder, asked, partial(_leave, model, store, config))
+    model = NDT.from_pretrained(base)
+    config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt, bin_size=model.spec.bin_size)
+    if run.way != "unadapted":
+        return finetuned(folder, None if run.way == "scratch" else base, DAY, COVARIATE, store, config)
+    asked = {"settings": asdict(config), "data": sources(Store(store), [DAY]), "base": read_json(base / ASKED)}
 
-    return finish(folder, asked, partial(finetune, model, DAY, COVARIATE, config=config, store=store, progress=False))
+    return finish(folder, asked, partial(_leave, model, store, config))
 
 
 def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume: bool) -> None:

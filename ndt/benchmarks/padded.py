@@ -1,4 +1,4 @@
-"""What others train on the same tokens: padded transformers that see all of them, hidden ones as a learned vector."""
+"""What others train on the same tokens: a padded transformer that sees all of them, hidden ones as a learned vector."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ndt.config import ModelConfig
 from ndt.likelihood import poisson_nll
 from ndt.tokens import Batch
 
-__all__ = ["Padded", "PaddedEncoder", "PaddedSDPA", "padded", "padded_loss"]
+__all__ = ["Padded", "PaddedTransformer", "padded", "padded_loss"]
 
 # B = sequences, L = tokens of the longest, P = units of a patch, D = width
 
@@ -54,57 +54,11 @@ def padded(batch: Batch, sequences: int) -> list[Padded]:
     return [Padded(**{k: x[i : i + sequences] for k, x in whole.items()}) for i in range(0, B, sequences)]
 
 
-class _Tokens(nn.Module):
-    """Linear embedding of counts, learned places, and a linear read-out of log rates."""
-
-    def __init__(self, config: ModelConfig, longest: int) -> None:
-        super().__init__()
-
-        self.embed = nn.Linear(config.units_per_patch, config.width)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(config.width))
-        self.place = nn.Parameter(0.02 * torch.randn(longest, config.width))
-        self.readout = nn.Linear(config.width, config.units_per_patch)
-
-    def forward(self, x: Padded) -> Float[Tensor, "B L D"]:
-        tokens = self.embed(x.counts.to(self.embed.weight.dtype))
-
-        return torch.where(x.hidden[..., None], self.mask_token.to(tokens.dtype), tokens) + self.place
-
-
-class PaddedEncoder(nn.Module):
-    """`nn.TransformerEncoder` with a causal mask and a mask of padded keys, as the original NDT2 trains.
-
-    Dropout is where our model has it, after attention and feed-forward: dropout of attention weights would keep torch
-    from its fused kernel, and the peer would be slower for a choice that we did not make.
-
-    Arguments:
-        config: Architecture; all its layers are in one stack.
-        longest: Tokens of the longest sequence.
-    """
-
-    def __init__(self, config: ModelConfig, longest: int) -> None:
-        super().__init__()
-
-        D = config.width
-        self.tokens = _Tokens(config, longest)
-        layer = nn.TransformerEncoderLayer(
-            D, config.num_heads, config.feedforward * D, config.dropout, "gelu", batch_first=True, norm_first=True
-        )
-        layer.self_attn.dropout = 0.0
-        num_layers = config.num_layers + config.num_decoder_layers
-        self.encoder = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(D), enable_nested_tensor=False)
-
-    def forward(self, x: Padded) -> Float[Tensor, "B L P"]:
-        """Returns log rates."""
-        L = x.padding.shape[1]
-        causal = torch.ones(L, L, dtype=torch.bool, device=x.padding.device).triu(1)  # True is not seen
-
-        return self.tokens.readout(self.encoder(self.tokens(x), mask=causal, src_key_padding_mask=x.padding))
-
-
-class PaddedSDPA(nn.Module):
+class PaddedTransformer(nn.Module):
     """Pre-norm blocks around `scaled_dot_product_attention` with a Boolean mask B x 1 x L x L, causal by bin.
 
+    Counts are embedded linearly, hidden tokens are a learned vector, and places in the sequence are learned.
+
     Arguments:
         config: Architecture; all its layers are in one stack.
         longest: Tokens of the longest sequence.
@@ -113,8 +67,10 @@ class PaddedSDPA(nn.Module):
     def __init__(self, config: ModelConfig, longest: int) -> None:
         super().__init__()
 
-        D, self.num_heads = config.width, config.num_heads
-        self.tokens, self.dropout = _Tokens(config, longest), nn.Dropout(config.dropout)
+        D, P, self.num_heads = config.width, config.units_per_patch, config.num_heads
+        self.embed, self.readout = nn.Linear(P, D), nn.Linear(D, P)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(D))
+        self.place = nn.Parameter(0.02 * torch.randn(longest, D))
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -129,12 +85,13 @@ class PaddedSDPA(nn.Module):
             )
             for _ in range(config.num_layers + config.num_decoder_layers)
         )  # fmt: skip
-        self.norm = nn.LayerNorm(D)
+        self.norm, self.dropout = nn.LayerNorm(D), nn.Dropout(config.dropout)
 
     def forward(self, x: Padded) -> Float[Tensor, "B L P"]:
         """Returns log rates."""
         seen = (x.time[:, :, None] >= x.time[:, None, :]) & ~x.padding[:, None, :]
-        z = self.tokens(x)
+        tokens = self.embed(x.counts.to(self.embed.weight.dtype))
+        z = torch.where(x.hidden[..., None], self.mask_token.to(tokens.dtype), tokens) + self.place
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
             heads = layer["query_key_value"](layer["norm"](z)).unflatten(-1, (3, self.num_heads, -1))
@@ -143,7 +100,7 @@ class PaddedSDPA(nn.Module):
             z = z + self.dropout(layer["out"](y.transpose(1, 2).flatten(2)))
             z = z + self.dropout(layer["feedforward"](z))
 
-        return self.tokens.readout(self.norm(z))
+        return self.readout(self.norm(z))
 
 
 def padded_loss(model: nn.Module, x: Padded) -> Float[Tensor, ""]:
