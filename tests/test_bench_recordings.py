@@ -38,7 +38,9 @@ def asked(monkeypatch):
     monkeypatch.setattr(bench, "recorded", lambda name, out: SimpleNamespace(root=out / name, session_ids=[name]))
     monkeypatch.setattr(bench, "labelled_seconds", lambda *_: 100.0)
     monkeypatch.setattr(bench, "run_all", lambda jobs, *_: [job() for job in jobs])
-    monkeypatch.setattr(bench, "pretrained", lambda *_: None)
+    monkeypatch.setattr(
+        bench, "pretrained_seeds", lambda _, out, config, n, workers: [out / f"seed{s}" for s in range(n)]
+    )
     return found
 
 
@@ -69,7 +71,7 @@ def test_the_second_day_of_chewie_starts_from_the_first(asked, tmp_path) -> None
     study = StudyConfig(data=("chewie1", "chewie2"), label_seconds=(1000.0,))
     rows = {r["name"]: r for r in bench.recordings(tmp_path, 2, study)}
     bases = [base for base, folder, _ in asked if "transfer" in folder.name]
-    assert bases == [tmp_path / "chewie1" / f"pretrain.seed{s}" for s in (0, 1)]
+    assert bases == [tmp_path / "chewie1" / "pretrain" / f"seed{s}" for s in (0, 1)]
     np.testing.assert_allclose(rows["chewie2.pretrained.network"]["difference"], 0.0, atol=1e-12)
 
 

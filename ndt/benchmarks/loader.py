@@ -11,8 +11,9 @@ from ndt.benchmarks.ragged import RATE_HZ, masked_loss, preset
 from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import Step
 from ndt.checkpoint import ModelSpec
-from ndt.config import BenchConfig
-from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
+from ndt.config import BenchConfig, IngestConfig
+from ndt.data.ingest import ingest
+from ndt.data.store import Store
 from ndt.data.windows import Grid
 from ndt.intervals import Intervals
 from ndt.memory import keep_freed_memory
@@ -30,22 +31,16 @@ WINDOWS = 16  # of a batch: enough for a step's rate, few enough to be quick
 
 def write_store(root: Path, sessions: int, seed: int = 0) -> Store:
     """Writes a store of Poisson recordings, 60 s of about a hundred units at 8 Hz each."""
-    rng, entries = np.random.default_rng(seed), {}
+    rng, made = np.random.default_rng(seed), []
     for s in range(sessions):
         N, name = NUM_UNITS + int(rng.integers(-NUM_UNITS // 10, NUM_UNITS // 10 + 1)), f"sub-a_ses-{s:03d}"
         times = np.sort(rng.uniform(0, SECONDS, rng.poisson(RATE_HZ * N * SECONDS)))
-        session = Session(
-            session_id=name,
-            subject="a",
-            spikes=Spikes(timestamps=times, unit_index=rng.integers(N, size=len(times)).astype(np.int32)),
-            units=Units(id=np.array([f"{name}/{n:03d}" for n in range(N)])),
-            observed=Intervals([0.0], [SECONDS]),
-        )
-        write_session(session, root / f"{name}.h5")
-        entries[name] = {"source": name, "num_units": N}
-    write_manifest(root, {"version": STORE_VERSION, "sessions": entries})
+        spikes = Spikes(timestamps=times, unit_index=rng.integers(N, size=len(times)).astype(np.int32))
+        units = Units(id=np.array([f"{name}/{n:03d}" for n in range(N)]))
+        observed = Intervals([0.0], [SECONDS])
+        made.append(Session(session_id=name, subject="a", spikes=spikes, units=units, observed=observed))
 
-    return Store(root)
+    return ingest(made, root, IngestConfig(workers=1), progress=False)
 
 
 def loader(config: BenchConfig) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ndt.benchmarks.studies import RECORDED, labelled_seconds, paired_row, recorded
-from ndt.config import BASELINES, FinetuneConfig, PretrainConfig, StudyConfig
+from ndt.benchmarks.studies import RECORDED, labelled_seconds, paired_row, pretrained_seeds, recorded
+from ndt.config import BASELINES, PretrainConfig, StudyConfig
 from ndt.errors import InputError
-from ndt.studies import finetuned, pretrained, run_all
+from ndt.studies import finetuned, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -73,25 +73,20 @@ def _jobs(name: str, store: "Store", out: Path, seeds: int, study: StudyConfig) 
 
 def _transfers(stores: "dict[str, Store]", out: Path, seeds: int, study: StudyConfig) -> dict[tuple[Any, ...], Any]:
     """The second day after pretraining on the first, whose bins are as wide then."""
-    jobs: dict[tuple[Any, ...], Any] = {}
-    for seed in range(seeds):
-        config = PretrainConfig(
-            model=study.finetune.model, train=study.pretrain.train, covariate="hand_vel", bin_size=0.1,
-            window=study.finetune.window, seed=seed,
-        )  # fmt: skip
-        tuned = replace(study.finetune, seed=seed, baselines=FEWER)
-        jobs["transfer", 0.0, 0, seed] = partial(_transfer, stores["chewie1"], stores["chewie2"], out, config, tuned)
+    config = PretrainConfig(
+        model=study.finetune.model, train=study.pretrain.train, covariate="hand_vel", bin_size=0.1,
+        window=study.finetune.window,
+    )  # fmt: skip
+    bases = pretrained_seeds(stores["chewie1"].root, out / "chewie1" / "pretrain", config, seeds, study.workers)
+    second, tuned = stores["chewie2"], replace(study.finetune, baselines=FEWER)
+    (session,), folder = second.session_ids, out / "chewie2"
 
-    return jobs
-
-
-def _transfer(
-    first: "Store", second: "Store", out: Path, config: PretrainConfig, tuned: FinetuneConfig
-) -> dict[str, Any]:
-    base, (session,) = out / "chewie1" / f"pretrain.seed{config.seed}", second.session_ids
-    pretrained(first.root, base, config)
-
-    return finetuned(out / "chewie2" / f"transfer.seed{config.seed}", base, session, None, second, tuned)
+    return {
+        ("transfer", 0.0, 0, s): partial(
+            finetuned, folder / f"transfer.seed{s}", base, session, None, second, replace(tuned, seed=s)
+        )
+        for s, base in enumerate(bases)
+    }
 
 
 def _rows(name: str, found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,10 +142,8 @@ def _coverage(name: str, t: float, runs: list[dict[str, Any]], budget: str) -> d
 def _transferred(found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[str, Any]]:
     pairs = [(m, found["chewie2", 0.0, 1, key[3]]) for key, m in found.items() if key[0] == "transfer"]
     rows = []
-    for part in ("network", "test"):
-        own, other = ([m[part]["r2"] for m in side] for side in zip(*pairs, strict=True)) if pairs else ([], [])
-        if own:
-            label = "delivered" if part == "test" else part
-            rows.append(paired_row(f"chewie2.pretrained.{label}", own, "R2", "scratch", other, "all training time"))
+    for label, part in (("network", "network"), ("delivered", "test")) if pairs else ():
+        own, other = ([m[part]["r2"] for m in side] for side in zip(*pairs, strict=True))
+        rows.append(paired_row(f"chewie2.pretrained.{label}", own, "R2", "scratch", other, "all training time"))
 
     return rows
