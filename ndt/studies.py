@@ -9,8 +9,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -170,17 +169,11 @@ def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progre
 
 
 def _alone(job: Callable[[], T]) -> T:
-    with _one_thread():
-        return job()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        return job()
     finally:
         torch.set_num_threads(before)

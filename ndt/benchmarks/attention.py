@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ndt.attention import attention as packed_attention
 from ndt.attention import chosen_backend
@@ -65,20 +66,25 @@ def _backend(rows: Arrangement, dtype: torch.dtype) -> str:
     return "+".join(name for name, b in BACKENDS.items() if b in used)
 
 
+def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (torch.randn(shape, device=device()).to(dtype).requires_grad_() for _ in range(3))
+
+    return q, k, v
+
+
 def _packed(rows: Arrangement, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
-    inputs = [torch.randn(len(rows.time), *heads, device=device()).to(dtype).requires_grad_() for _ in range(3)]
+    inputs = _inputs((len(rows.time), *heads), dtype)
 
     def call() -> None:
         for route in rows.routes:
-            torch.autograd.grad(packed_attention(*inputs, route=route).sum(), inputs)
+            torch.autograd.grad(packed_attention(*inputs, route).sum(), inputs)
 
     return call
 
 
 def _padded(parts: list[Padded], heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
     H, E = heads
-    shapes = [(len(p.time), H, p.time.shape[1], E) for p in parts]
-    inputs = [[torch.randn(x, device=device()).to(dtype).requires_grad_() for _ in range(3)] for x in shapes]
+    inputs = [_inputs((len(p.time), H, p.time.shape[1], E), dtype) for p in parts]
 
     def call() -> None:
         for p, qkv in zip(parts, inputs, strict=True):

@@ -187,8 +187,7 @@ def gaps(config: BenchConfig) -> list[dict[str, Any]]:
                     found[name][key].append(value)
     mine = found.pop("ours")
 
-    return [
-        row(f"gaps.{key}", mine[key], unit, name, of.get(key, ()))
-        for key, unit in UNITS.items()
-        for name, of in (found or {None: {}}).items()
-    ]
+    if not found:
+        return [row(f"gaps.{key}", mine[key], unit) for key, unit in UNITS.items()]
+
+    return [row(f"gaps.{k}", mine[k], unit, name, of[k]) for k, unit in UNITS.items() for name, of in found.items()]
