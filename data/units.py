@@ -1,7 +1,6 @@
 """The units table by h5py: spike times, and when each unit was observed.
 
-Where these lie is fixed by the format, and reading them needs no pynwb, so that a file of any size becomes counts at
-the speed of its storage (`ndt.data.counts`).
+Where these lie is fixed by the format, and reading them needs no pynwb.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from ndt.data.store import Store
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
+from ndt.finetune.aligning import align
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
@@ -25,7 +26,7 @@ from ndt.finetune.probe import bins_to_read, fit_probe
 from ndt.finetune.refining import Refining
 from ndt.finetune.scoring import score_nothing, score_session
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
-from ndt.finetune.ways import WAYS, begin, choose_way
+from ndt.finetune.ways import WAYS, choose_way
 from ndt.model import NDT
 from ndt.session import Covariate, Session
 from ndt.target import Target, labelled
@@ -100,7 +101,9 @@ def finetune(
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     new = _new_parts(base, spec)
-    adapted = begin(model, base, stores, grid, chosen, config)
+    found: dict[str, Any] = {"lags": lags}
+    if base is not None and (WAYS[config.adapt].aligned or config.align_to):
+        found["alignment"] = align(model, base, stores, grid, chosen, config.align_to)
     assert spec.covariate is not None, "something is decoded"
     auxiliary = auxiliary_values(grid, spec.covariate.auxiliary, target, chosen)
     alone = not spec.encodes and base is None
@@ -117,9 +120,8 @@ def finetune(
     if not alone and decoder and config.decoder_steps and (new or config.trunk_rate):
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
-    steps, decoder_steps = (0, trainer.step) if alone else (trainer.step, int(counted.get("decoder_steps", 0)))
-    found: dict[str, Any] = {"train_seconds": counted["train_seconds"], "steps": steps, "decoder_steps": decoder_steps}
-    found |= {"lags": lags, **adapted}
+    found |= {"train_seconds": counted["train_seconds"], "steps": 0 if alone else trainer.step}
+    found["decoder_steps"] = trainer.step if alone else int(counted.get("decoder_steps", 0))
     metrics = _write(model, grid, target, chosen, config, found, out, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)

@@ -1,6 +1,6 @@
 """R² against seconds of calibration data, for one session."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,14 +73,7 @@ def label_curve(
 
     def fitted(amounts: Sequence[float]) -> dict[Place, dict[str, Any]]:
         places = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
-        jobs = [
-            partial(
-                finetuned, out / "curve" / (f"{t:g}s" if t else "all") / kind / f"seed{seed}",
-                None if kind == "scratch" else base, session, covariate, opened_store,
-                replace(settings[kind], calibration=t, seed=seed),
-            )
-            for t, kind, seed in places
-        ]  # fmt: skip
+        jobs = [_job(out / "curve", base, settings, place, (session, covariate, opened_store)) for place in places]
         title = "all labels" if list(amounts) == [config.calibration] else "fewer labels"
         return dict(zip(places, run_all(jobs, workers, title, progress=progress), strict=True))
 
@@ -119,6 +112,20 @@ def _checked(seconds: Sequence[float], seeds: int, workers: int, window: float) 
             raise InputError("finetune", "curve seconds", f"at least the {window:g} s of the model's window", f"{t:g}")
 
     return sorted(set(map(float, seconds)))
+
+
+def _job(
+    home: Path,
+    base: NDT | str | Path | None,
+    settings: Mapping[str, FinetuneConfig],
+    place: Place,
+    data: tuple[str, str | None, Store],
+) -> Callable[[], dict[str, Any]]:
+    seconds, kind, seed = place
+    folder = home / (f"{seconds:g}s" if seconds else "all") / kind / f"seed{seed}"
+    config = replace(settings[kind], calibration=seconds, seed=seed)
+
+    return partial(finetuned, folder, None if kind == "scratch" else base, *data, config)
 
 
 def _untrained(config: FinetuneConfig, spec: ModelSpec) -> FinetuneConfig:

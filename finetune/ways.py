@@ -1,21 +1,16 @@
-"""Ways to adapt a pretrained model to a session: what learns, from what, and what is done before and after."""
+"""Ways to adapt a pretrained model to a session: what learns, and from what."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
 from ndt.data.store import Store
-from ndt.data.windows import Grid
 from ndt.errors import InputError
-from ndt.finetune.aligning import align, earlier_days
+from ndt.finetune.aligning import earlier_days
 from ndt.model import NDT, TABLES
 from ndt.session import Session
 
-__all__ = ["WAYS", "Way", "begin", "choose_way", "part_of"]
+__all__ = ["WAYS", "Way", "choose_way", "part_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,27 +128,3 @@ def _by_rule(
         config = replace(config, align_to=days[-1])
 
     return replace(config, adapt=way)
-
-
-def begin(
-    model: NDT,
-    base: NDT | None,
-    stores: Sequence[Store],
-    grid: Grid,
-    chosen: NDArray[np.bool_],
-    config: FinetuneConfig,
-) -> dict[str, Any]:
-    """Does to a model, in place, what comes before the steps; returns what metrics.json says of it.
-
-    Arguments:
-        model: The model to be adapted.
-        base: The pretrained model; None for none.
-        stores: Where earlier days may be.
-        grid: The session's bins.
-        chosen: Bins to train on, (R,).
-        config: Fine-tuning; `adapt` names the way.
-    """
-    if base is None or not (WAYS[config.adapt].aligned or config.align_to):
-        return {}
-
-    return {"alignment": align(model, base, stores, grid, chosen, config.align_to)}

@@ -36,9 +36,7 @@ def _simulate(args: "Namespace") -> dict[str, Any]:
 
 def _recording_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("files", nargs="*", help="NWB, brainsets .h5, .mat or .npz files, globs, dandi:ID@VERSION/GLOB")
-    parser.add_argument(
-        "--recipe", type=str, default=None, help="a data set's settings: one of --recipes, or a YAML file"
-    )
+    parser.add_argument("--recipe", type=str, default=None, help="settings of a data set: one of --recipes, or a file")
     parser.add_argument("--recipes", action="store_true", help="list the recipes that are known, and stop")
 
 
@@ -148,25 +146,25 @@ def _finetune_arguments(parser: "ArgumentParser") -> None:
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
+    from ndt.finetune.adapt import finetune
+    from ndt.finetune.curve import label_curve
+    from ndt.report import write_report
+
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
     out, what = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.covariate)
-    options: dict[str, Any] = {"out": out, "store": args.store, "progress": not args.quiet}
-    options["config"] = configured(FinetuneConfig, args)
-    if args.curve:
-        from ndt.finetune.curve import label_curve
-        from ndt.report import write_report
+    options = dict[str, Any](
+        out=out, store=args.store, config=configured(FinetuneConfig, args), progress=not args.quiet
+    )
+    if not args.curve:
+        finetune(*what, resume=args.resume, **options)
+        return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
+    if args.resume:
+        raise InputError("ndt finetune", "--resume", "a single run; --curve goes on by itself", "both")
+    label_curve(*what, seconds=tuple(args.curve_seconds), seeds=args.seeds, workers=args.workers, **options)
+    write_report(out)
 
-        if args.resume:
-            raise InputError("ndt finetune", "--resume", "a single run; --curve goes on by itself", "both")
-        label_curve(*what, seconds=tuple(args.curve_seconds), seeds=args.seeds, workers=args.workers, **options)
-        write_report(out)
-        return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
-    from ndt.finetune.adapt import finetune
-
-    finetune(*what, resume=args.resume, **options)
-
-    return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
+    return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
 
 
 def _evaluate_arguments(parser: "ArgumentParser") -> None:
@@ -178,7 +176,7 @@ def _evaluate_arguments(parser: "ArgumentParser") -> None:
         help="train, valid, test or all; by default test of a session that RUN was fitted for, all of another",
     )  # fmt: skip
     parser.add_argument(
-        "--mask", type=str, default="", help="table of intervals to score within: FALCON's is eval_mask"
+        "--mask", type=str, default="", help="table of intervals to score within, as FALCON's eval_mask"
     )
     parser.add_argument(
         "--nlb", type=str, default=None, help="Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"

@@ -22,16 +22,12 @@ FIXED = ("train.steps", "seed", "sessions", "bin_size")  # the study's: with oth
 
 def ablation(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """Candidates for the preset `ndt`, each one departure from it."""
-    study = study or StudyConfig()
-
-    return _compare(out, "ablation", Path(study.variants or CONFIGS / "ablations.yaml"), seeds, study)
+    return _compare(out, "ablation", "ablations.yaml", seeds, study or StudyConfig())
 
 
 def presets(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """The preset `ndt` beside `ndt2`."""
-    study = study or StudyConfig()
-
-    return _compare(out, "presets", Path(study.variants or CONFIGS / "presets.yaml"), seeds, study)
+    return _compare(out, "presets", "presets.yaml", seeds, study or StudyConfig())
 
 
 def load_variants(path: Path, base: PretrainConfig) -> dict[str, PretrainConfig]:
@@ -81,9 +77,9 @@ def _variant(path: Path, name: str, stated: Any, base: PretrainConfig) -> Pretra
     )
 
 
-def _compare(out: Path, name: str, file: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]]:
+def _compare(out: Path, name: str, file: str, seeds: int, study: StudyConfig) -> list[dict[str, Any]]:
     """Runs ``<out>/<study>/<data set>/<variant>/seed<number>`` for all, and returns a row a variant and mask kind."""
-    variants = load_variants(file, study.pretrain)
+    variants = load_variants(Path(study.variants or CONFIGS / file), study.pretrain)
     stores = {d: data_set(d, out, study).root for d in study.data}  # all first: what is missing shows at once
     places = [(d, v, s) for d in stores for v in variants for s in range(seeds)]
     jobs = [
