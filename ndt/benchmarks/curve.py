@@ -45,7 +45,10 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     from ndt.report import write_report
 
     study = study or StudyConfig()
-    store, new = _sessions(out, study)
+    simulation, day = study.simulate, study.simulate.num_sessions  # the first subject's next day, alone
+    store = data_set(f"sim{simulation.num_subjects * day}", out, study)
+    longer = replace(simulation, num_sessions=day + 1, seconds=study.new_seconds)
+    new = simulated(out / "data" / "new", longer, study.workers, [(0, day)])
     (session,), longest = new.session_ids, max(study.label_seconds)
     if longest > (has := labelled_seconds(new, study.finetune)):
         raise InputError(session, "label_seconds", f"at most the {has:g} s of its training block", longest)
@@ -66,16 +69,6 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     write_report(out)
 
     return _rows(metrics, study, seeds)
-
-
-def _sessions(out: Path, study: StudyConfig) -> "tuple[Store, Store]":
-    """The store to pretrain on, and that of the first subject's next day alone."""
-    simulation = study.simulate
-    store = data_set(f"sim{simulation.num_subjects * simulation.num_sessions}", out, study)
-    day = simulation.num_sessions
-    longer = replace(simulation, num_sessions=day + 1, seconds=study.new_seconds)
-
-    return store, simulated(out / "data" / "new", longer, study.workers, [(0, day)])
 
 
 def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", study: StudyConfig, seeds: int) -> None:

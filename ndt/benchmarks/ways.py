@@ -11,7 +11,7 @@ from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
 from ndt.studies import ASKED, finetuned, finish, run_all, sources
 
 if TYPE_CHECKING:
-    from ndt.data.store import Store
+    pass
 
 __all__ = ["CHANGED", "ways"]
 
@@ -51,14 +51,17 @@ def ways(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[s
         seeds: Seeds of training; the sessions are the same.
         study: Settings; `pretrain`, `finetune`, `label_seconds` and `workers` are used.
     """
+    from ndt.data.ingest import ingest
+
     study = study or StudyConfig()
     store = simulated(out / "data" / "changed", CHANGED, study.workers)
-    _renamed(out / "data" / "renamed", store)
+    source = Path(store.manifest["sessions"][DAY]["source"])
+    renamed = IngestConfig(workers=1, unit_identity="session")
+    stores = {False: store.root, True: ingest([source], out / "data" / "renamed", renamed, progress=False).root}
     home = out / "ways"
     first = replace(study.pretrain, covariate=COVARIATE, sessions=tuple(s for s in store.session_ids if s != DAY))
     bases = pretrained_seeds(store.root, home / "pretrain", first, seeds, study.workers)
     runs = list(_runs(sorted(study.label_seconds), seeds))
-    stores = {False: store.root, True: out / "data" / "renamed"}
     jobs = [
         partial(_adapt, run, bases[run.seed], stores[run.renamed], home / run.name / f"seed{run.seed}", study.finetune)
         for run in runs
@@ -73,14 +76,6 @@ def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
         for s in range(seeds):
             yield from (_Run(way, t, False, s) for way in (*LABELLED, *UNLABELLED))
             yield from (_Run(way, t, True, s) for way in ("full", *UNLABELLED))
-
-
-def _renamed(folder: Path, store: "Store") -> None:
-    """Makes a store of the new day alone, its units named after the session."""
-    from ndt.data.ingest import ingest
-
-    source = Path(store.manifest["sessions"][DAY]["source"])
-    ingest([source], folder, IngestConfig(workers=1, unit_identity="session"), progress=False)
 
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
