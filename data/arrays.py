@@ -1,14 +1,12 @@
-"""Arrays to `Session`: spike times or counts, and what was measured beside them; of no file at all, or of one."""
+"""Arrays to `Session`: spike times or counts, and what was measured beside them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt.config_data import ArraysConfig
 from ndt.data.counted import Bins, check_counts, lay_bins, lay_spikes
 from ndt.data.splits import within
 from ndt.data.units import by_unit, inside, joined
@@ -16,7 +14,7 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
 
-__all__ = ["Series", "Table", "from_arrays", "read_arrays"]
+__all__ = ["Series", "Table", "from_arrays"]
 
 Times = NDArray[np.float64]
 Table = Intervals | Mapping[str, Any] | ArrayLike  # intervals; start, end and columns by name; or rows of start and end
@@ -101,35 +99,6 @@ def from_arrays(
         warnings=events.warnings,
         count_bin=0.0 if bins is None else bins.width,
     )
-
-
-def read_arrays(
-    path: str | Path,
-    config: ArraysConfig | None = None,
-    session_id: str | None = None,
-    task: str = "",
-    max_gib: float = 8.0,
-) -> Session:
-    """Reads one recording from a ``.mat`` or ``.npz`` file; how is said in `ndt.data.array_files`.
-
-    Arguments:
-        path: The file.
-        config: Where it has what.
-        session_id: Name of the recording; by default the file's.
-        task: Name of the task.
-        max_gib: Largest array that is read, in GiB.
-
-    Raises:
-        InputError: for whatever is wrong with the file or does not fit the settings.
-
-    Example:
-        >>> config = ArraysConfig(covariates=("cursor_vel=diff(cursor_pos)",), timestamps=("t",))
-        >>> read_arrays("indy_20160407_02.mat", config).covariates["cursor_vel"].dims  # doctest: +SKIP
-        ('0', '1')
-    """
-    from ndt.data.array_files import read_array_file
-
-    return read_array_file(Path(path), config or ArraysConfig(), session_id, task, max_gib)
 
 
 @dataclass(frozen=True)

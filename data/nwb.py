@@ -18,8 +18,7 @@ from ndt.config import IngestConfig
 from ndt.data.binned import count_series, read_counts_series
 from ndt.data.conventions import of_probes, recognise, subject_name
 from ndt.data.electrodes import unit_columns
-from ndt.data.files import file_source
-from ndt.data.probe import probe, session_id_of
+from ndt.data.probe import file_source, probe, session_id_of
 from ndt.data.reading import LONGEST, Ragged, Reading
 from ndt.data.series import NWB, read_covariates, walk
 from ndt.data.tables import read_tables

@@ -17,7 +17,7 @@ import h5py
 
 from ndt.benchmarks.timing import interleaved, row, run_folder
 from ndt.config import BenchConfig, IngestConfig, SimulateConfig
-from ndt.data.files import file_source
+from ndt.data.probe import file_source
 from ndt.data.ingest import ingest as ingest_files
 from ndt.data.probe import probe
 from ndt.data.store import write_session
