@@ -25,7 +25,7 @@ from ndt.config_data import ArraysConfig
 from ndt.data.archive import load_arrays, texts
 from ndt.data.arrays import Series, from_arrays
 from ndt.data.counted import lay_bins
-from ndt.data.derivative import derivative
+from ndt.data.covariates import derivative
 from ndt.data.probe import file_source, session_id_of
 from ndt.errors import InputError
 from ndt.session import Session
@@ -263,7 +263,7 @@ def _columns(file: _File, N: int) -> Columns:
 
 
 def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
-    """Returns timestamps and values of a covariate; with neither timestamps nor a rate it has a value a bin of counts."""
+    """Returns timestamps and values of a covariate; without timestamps and rate it has a value a bin of counts."""
     key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
     values = file.values[key]
     if values.dtype.kind not in "biuf" or values.ndim > 2:

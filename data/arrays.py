@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ndt.data.counted import Bins, check_counts, lay_bins, lay_spikes
+from ndt.data.reading import by_unit, inside, joined
 from ndt.data.splits import within
-from ndt.data.units import by_unit, inside, joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt.data.units import joined
+from ndt.data.reading import joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 

@@ -9,8 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.reading import Ragged, Reading
-from ndt.data.units import cut, invalid_times, observation, spike_column
+from ndt.data.reading import Ragged, Reading, cut, invalid_times, observation, spike_column
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.spikes import bin_edges, bin_unit, num_bins

@@ -6,12 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import IngestConfig
-from ndt.data.covariates import find_covariate
-from ndt.data.derivative import derivative
+from ndt.data.covariates import derivative, find_covariate
 from ndt.data.expressions import chosen_units
-from ndt.data.reading import named, slope_of
+from ndt.data.reading import by_unit, joined, named, slope_of
 from ndt.data.splits import assign_blocks
-from ndt.data.units import by_unit, joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.columns import Column, known_columns, matching_columns
+from ndt.data.covariates import Column, known_columns, matching_columns
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session

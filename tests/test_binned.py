@@ -8,8 +8,7 @@ from pynwb import TimeSeries
 from strategies import seeds
 
 from ndt.config import IngestConfig
-from ndt.data.binned import _laid_out
-from ndt.data.nwb import read_nwb
+from ndt.data.nwb import _laid_out, read_nwb
 from ndt.data.windows import Grid, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals

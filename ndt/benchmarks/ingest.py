@@ -17,9 +17,8 @@ import h5py
 
 from ndt.benchmarks.timing import interleaved, row, run_folder
 from ndt.config import BenchConfig, IngestConfig, SimulateConfig
-from ndt.data.probe import file_source
 from ndt.data.ingest import ingest as ingest_files
-from ndt.data.probe import probe
+from ndt.data.probe import file_source, probe
 from ndt.data.store import write_session
 
 __all__ = ["digests", "ingest", "write_recordings"]
