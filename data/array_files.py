@@ -1,8 +1,8 @@
 """``.mat`` and ``.npz`` files to `Session`, by settings that say which key holds what: `ndt.config_data.ArraysConfig`.
 
-Spike times are a cell array, one cell a unit; `vel=diff(KEY)` is the rate of change of what KEY holds::
+Spike times are a cell array, one cell a unit::
 
-    ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel=diff(hand_pos)"), timestamps=("t",))
+    ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel"), timestamps=("t",))
 
 Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size`.
 
@@ -25,7 +25,6 @@ from ndt.config_data import ArraysConfig
 from ndt.data.archive import load_arrays, texts
 from ndt.data.arrays import Series, from_arrays
 from ndt.data.counted import lay_bins
-from ndt.data.covariates import derivative
 from ndt.data.probe import file_source, session_id_of
 from ndt.errors import InputError
 from ndt.session import Session
@@ -54,8 +53,8 @@ def read_arrays(
         InputError: for whatever is wrong with the file or does not fit the settings.
 
     Example:
-        >>> config = ArraysConfig(covariates=("cursor_vel=diff(cursor_pos)",), timestamps=("t",))
-        >>> read_arrays("indy_20160407_02.mat", config).covariates["cursor_vel"].dims  # doctest: +SKIP
+        >>> config = ArraysConfig(covariates=("cursor_pos",), timestamps=("t",))
+        >>> read_arrays("indy_20160407_02.mat", config).covariates["cursor_pos"].dims  # doctest: +SKIP
         ('0', '1')
     """
     path, config = Path(path), config or ArraysConfig()
@@ -65,7 +64,7 @@ def read_arrays(
     session = from_arrays(
         laid.spikes,
         session_id=session_id_of(path),
-        subject=_subject(file, config.subject),
+        subject=config.subject or re.split(r"[_-]", path.stem.removeprefix("sub-"))[0],
         unit_index=laid.unit_index,
         bin_size=laid.bin_size,
         unit_columns=laid.columns,
@@ -83,7 +82,6 @@ class _Keys:
     """Which key is wanted as what."""
 
     covariates: dict[str, str]
-    differentiated: frozenset[str]
     columns: dict[str, str]
     timestamps: dict[str, str]  # by covariate; "*" for all others
     physical: dict[str, str]
@@ -91,26 +89,19 @@ class _Keys:
     @classmethod
     def of(cls, config: ArraysConfig, path: Path) -> "_Keys":
         covariates = _pairs(config.covariates, path, "arrays.covariates")
-        slopes = {name: re.fullmatch(r"diff\((.+)\)", key) for name, key in covariates.items()}
         timestamps = _pairs((w if "=" in w else f"*={w}" for w in config.timestamps), path, "arrays.timestamps")
         unknown = sorted(set(timestamps) - {"*", *covariates})
         if unknown:
             known = ", ".join(covariates) or "none"
             raise InputError(path, "arrays.timestamps", f"names of covariates: {known}", repr(unknown[0]))
+        columns, unit = _pairs(config.columns, path, "arrays.columns"), _pairs(config.unit, path, "arrays.unit")
 
-        return cls(
-            {name: key if (m := slopes[name]) is None else m.group(1) for name, key in covariates.items()},
-            frozenset(name for name, slope in slopes.items() if slope is not None),
-            _pairs(config.columns, path, "arrays.columns"),
-            timestamps,
-            _pairs(config.unit, path, "arrays.unit"),
-        )
+        return cls(covariates, columns, timestamps, unit)
 
     def all(self, config: ArraysConfig) -> list[str]:
         """Returns all keys to read."""
-        subject = config.subject[1:] if config.subject.startswith("=") else ""
         observed = "" if config.observed == "timestamps" else config.observed
-        found = [config.spikes, config.unit_index, observed, subject]
+        found = [config.spikes, config.unit_index, observed]
         found += [*self.covariates.values(), *self.columns.values(), *self.timestamps.values()]
 
         return [key for key in found if key]
@@ -121,7 +112,7 @@ def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
         name, equals, key = (part.strip() for part in word.partition("="))
-        name, key = (name, key) if equals else (name.removeprefix("diff(").removesuffix(")").split(".")[-1], name)
+        name, key = (name, key) if equals else (name.split(".")[-1], name)
         if not name or not key or name in found:
             raise InputError(path, field, "words name=key, each name once", repr(word))
         found[name] = key
@@ -279,10 +270,6 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
         raise InputError(file.path, f"arrays.timestamps of {name}", "a key of timestamps, or a rate", "neither")
     if len(values) != len(times) and values.shape[1] == len(times):
         values = values.T
-    if name in file.keys.differentiated:
-        if len(values) != len(times) or not np.all(np.diff(times) >= 0):
-            raise file.error(key, f"a sample for each of {len(times)} timestamps that do not descend")
-        values = derivative(times, values.astype(np.float64))
 
     return times, values
 
@@ -299,16 +286,3 @@ def _observed(file: _File, key: str, keys: _Keys) -> Value | None:
     start, end = min(t.min() for t in times), max(t.max() + np.median(np.diff(t)) for t in times)
 
     return np.array([[start, end]])
-
-
-def _subject(file: _File, given: str) -> str:
-    """Returns the subject's name: what is given, or stands under a key; else the first part of the file's name."""
-    if not given:
-        return re.split(r"[_-]", file.path.stem.removeprefix("sub-"))[0]
-    if not given.startswith("="):
-        return given
-    text = texts(file.values[given[1:]])
-    if text is None or len(text) != 1:
-        raise file.error(given[1:], "a text")
-
-    return text[0]

@@ -1,6 +1,6 @@
 """NWB files to `Session`: pynwb says what things mean, h5py reads the long arrays.
 
-Spikes are times of units, or counts: a `TimeSeries` of counts (FALCON's H2), or types of ``ndx-binned-spikes``.
+Spikes are times of units, or counts: a `TimeSeries` of counts (FALCON's H2), or `BinnedSpikes` (``ndx-binned-spikes``).
 """
 
 import warnings
@@ -26,10 +26,10 @@ from ndt.data.reading import (
     Ragged,
     Reading,
     cut,
-    inside,
     named,
     num_units,
     observation,
+    observed_spikes,
     spike_column,
     spike_times,
 )
@@ -48,7 +48,6 @@ __all__ = ["count_series", "open_hdf5", "read_counts_series", "read_nwb"]
 LONGEST_SESSION = 1e7  # seconds, four months: more is a wrong clock
 PLACES = ("acquisition/", "processing/", "stimulus/presentation/", "analysis/", "scratch/")
 COUNTS = ("binned_spikes", "spike_counts", "binned_spike_counts", "spikes_binned")
-NDX = ("BinnedSpikes", "BinnedAlignedSpikes")
 
 
 def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
@@ -203,7 +202,7 @@ def _spikes(
     if counts is not None and (config.counts or column is None):
         found, width = read_counts_series(*counts, config.counts_at, invalid, reading)
         columns = unit_columns(nwb, found.num_units, reading)
-        return Spikes(timestamps=found.times, unit_index=found.unit), found.observed, found.of_units, columns, width
+        return found.spikes, found.observed, found.of_units, columns, width
     if counts is not None:
         reading.dropped.append(f"{counts[0]}: spike times are read instead; counts={counts[1].name} reads these")
     if column is None:
@@ -231,24 +230,18 @@ def _timed(
     observed, of_units = known
     for some, units in of_probes(invalid, columns["group"]):
         observed, of_units = cut(observed, of_units, some, units, N)
-    keep = inside(times, unit, observed, of_units)
-    if not keep.all():
-        reading.dropped.append(f"units/spike_times: {np.sum(~keep)} of {len(keep)} spikes lie outside observed time")
+    spikes = observed_spikes(times, unit, observed, of_units)
+    if lost := len(times) - len(spikes.timestamps):
+        reading.dropped.append(f"units/spike_times: {lost} of {len(times)} spikes lie outside observed time")
 
-    return _sorted(times[keep], unit[keep]), observed, of_units, columns
-
-
-def _sorted(times: NDArray[np.float64], unit: NDArray[np.int64]) -> Spikes:
-    order = np.argsort(times, kind="stable")  # equal times stay in order of unit
-
-    return Spikes(timestamps=times[order], unit_index=unit[order].astype(np.int32))
+    return spikes, observed, of_units, columns
 
 
 def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
     """Returns path and object of the counts wanted by name, or of the first that is known to be counts."""
     for path, thing in walk(nwb):
         kind = type(thing).__name__
-        known = kind in NDX or (isinstance(thing, TimeSeries) and thing.name.lower() in COUNTS)
+        known = kind == "BinnedSpikes" or (isinstance(thing, TimeSeries) and thing.name.lower() in COUNTS)
         if named(path, (wanted,)) if wanted else known:
             return path, thing
 
@@ -271,8 +264,6 @@ def read_counts_series(path: str, series: NWB, at: str, invalid: Intervals, read
         width = float(series.bin_width_in_ms) / 1e3
         start = float(series.start_time_in_ms or 0.0) / 1e3 + np.arange(data.shape[1], dtype=np.float64) * width
         return _laid_out(data.T, start, width, invalid, where)
-    if kind == "BinnedAlignedSpikes":
-        return _aligned(path, series, data, invalid, reading)
     if not isinstance(series, TimeSeries) or data.ndim != 2:
         raise reading.error(path, "a time series of counts, bins by units", f"{kind} of shape {data.shape}")
     times = sample_times(series, reading, path)
@@ -284,29 +275,6 @@ def read_counts_series(path: str, series: NWB, at: str, invalid: Intervals, read
     shift = {"start": 0.0, "centre": 0.5, "end": 1.0}[at]
 
     return _laid_out(data, times - shift * width, width, invalid, where)
-
-
-def _aligned(
-    path: str, series: NWB, data: NDArray[np.generic], invalid: Intervals, reading: Reading
-) -> tuple[Counted, float]:
-    """Returns the spikes of counts around events, units by events by bins."""
-    stamps = reading.array(series.event_timestamps, f"{path}/event_timestamps", np.float64)
-    width, K = float(series.bin_width_in_ms) / 1e3, data.shape[2]
-    start = stamps + float(series.event_to_bin_offset_in_ms or 0.0) / 1e3
-    order = np.argsort(start, kind="stable")
-    kept, end = [], -np.inf
-    for e in order.tolist():
-        if start[e] >= end - 1e-6 * width:
-            kept.append(e)
-            end = start[e] + K * width
-    if len(kept) < len(start):
-        overlap = (
-            f"{len(start) - len(kept)} of {len(start)} events overlap one before, and their bins would count twice"
-        )
-        reading.dropped.append(f"{path}: {overlap}")
-    bins = (start[kept, None] + np.arange(K) * width).ravel()
-
-    return _laid_out(data[:, kept].reshape(len(data), -1).T, bins, width, invalid, f"{reading.where}: {path}")
 
 
 def _laid_out(

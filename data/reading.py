@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 from ndt.intervals import Intervals
+from ndt.session import Spikes
 
 __all__ = [
     "LONGEST",
@@ -24,12 +25,12 @@ __all__ = [
     "Reading",
     "by_unit",
     "cut",
-    "inside",
     "invalid_times",
     "joined",
     "named",
     "num_units",
     "observation",
+    "observed_spikes",
     "slope_of",
     "spike_column",
     "spike_times",
@@ -266,13 +267,15 @@ def by_unit(of_units: Intervals, N: int) -> list[Intervals]:
     return [Intervals(of_units.start[r], of_units.end[r]) for r in rows]
 
 
-def inside(times: Times, unit: NDArray[np.int64], observed: Intervals, of_units: Intervals | None) -> NDArray[np.bool_]:
-    """Returns for each spike whether its unit was observed then, (S,); spikes come unit after unit."""
+def observed_spikes(times: Times, unit: NDArray[np.integer], observed: Intervals, of_units: Intervals | None) -> Spikes:
+    """Returns those of S spikes whose unit was observed then, ascending in time; spikes come unit after unit."""
     if of_units is None:
-        return observed.contains(times)
-    within = np.zeros(len(times), bool)
-    for n, own in enumerate(by_unit(of_units, int(unit[-1]) + 1 if len(unit) else 0)):
-        rows = slice(*np.searchsorted(unit, [n, n + 1]))
-        within[rows] = own.contains(times[rows])
+        keep = observed.contains(times)
+    else:
+        keep = np.zeros(len(times), bool)
+        for n, own in enumerate(by_unit(of_units, int(unit[-1]) + 1 if len(unit) else 0)):
+            rows = slice(*np.searchsorted(unit, [n, n + 1]))
+            keep[rows] = own.contains(times[rows])
+    order = np.flatnonzero(keep)[np.argsort(times[keep], kind="stable")]  # equal times stay in order of unit
 
-    return within
+    return Spikes(timestamps=times[order], unit_index=unit[order].astype(np.int32))

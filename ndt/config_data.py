@@ -26,7 +26,7 @@ class ArraysConfig:
             those of covariates span.
         columns: Columns of units as ``name=key``.
         unit: Physical unit of covariates as ``name=unit``.
-        subject: Subject's name, or with ``=`` before it its key; by default the first part of the file's name.
+        subject: Subject's name; by default the first part of the file's name.
     """
 
     spikes: str = "spikes"

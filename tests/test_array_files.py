@@ -15,10 +15,10 @@ from ndt.spikes import bin_spikes
 from tests.stand_ins import cell_array, indy_values, write_mat73
 
 INDY = ArraysConfig(
-    covariates=("cursor_pos", "cursor_vel=diff(cursor_pos)", "finger_pos"),
+    covariates=("cursor_pos", "finger_pos"),
     timestamps=("t",),
     columns=("electrode=chan_names",),
-    unit=("cursor_pos=mm", "cursor_vel=mm/s"),
+    unit=("cursor_pos=mm",),
 )
 
 
@@ -50,14 +50,12 @@ def test_names_of_channels_say_electrode_group_and_region(indy):
     assert columns["electrode_name"][-1] == "M1 006"
 
 
-def test_covariates_of_a_file_and_their_derivatives(indy):
+def test_covariates_of_a_file(indy):
     session, values = indy
-    position, velocity = session.covariates["cursor_pos"], session.covariates["cursor_vel"]
+    position = session.covariates["cursor_pos"]
     np.testing.assert_array_equal(position.values, values["cursor_pos"])
     np.testing.assert_array_equal(position.timestamps, values["t"].ravel())
-    expected = (values["cursor_pos"][2:] - values["cursor_pos"][:-2]) / (values["t"][2:] - values["t"][:-2])
-    np.testing.assert_allclose(velocity.values[1:-1], expected, rtol=1e-12)
-    assert (position.unit, velocity.unit) == ("mm", "mm/s")
+    assert position.unit == "mm"
     assert session.covariates["finger_pos"].values.shape[1] == 6
 
 
@@ -94,7 +92,6 @@ STRUCT = ArraysConfig(
     covariates=("vel=data.kin.vel", "force=data.force"),
     timestamps=("data.kin.t", "force=data.tf"),
     columns=("area=data.area", "snr=data.snr"),
-    subject="=data.monkey",
 )
 
 
@@ -108,7 +105,6 @@ def struct_values():
             "tf": np.array([[0.0, 0.5]]),
             "area": cell_array(["M1", "PMd", "M1"]),
             "snr": np.array([[1.5, 2.5, np.nan]]),
-            "monkey": "Jango",
         }
     }
 
@@ -279,14 +275,9 @@ FILES = {
     "timestamps": (ArraysConfig(covariates=("vel",)), "arrays.timestamps of vel: expected a key of timestamps, .*"),
     "length": (ArraysConfig(covariates=("vel",), timestamps=("names",)), "names: expected a list of numbers, .*cells"),
     "samples": (ArraysConfig(covariates=("vel",), timestamps=("odd",)), "covariates/vel: expected numbers, .*"),
-    "slope": (
-        ArraysConfig(covariates=("v=diff(vel)",), timestamps=("odd",)),
-        "vel: expected a sample for each of 3 .*",
-    ),
     "covariate": (ArraysConfig(covariates=("names",), timestamps=("t",)), "names: expected samples by dimensions, .*"),
     "other name": (ArraysConfig(timestamps=("vel=t",)), "arrays.timestamps: expected names of covariates: none, .*"),
     "twice": (ArraysConfig(covariates=("a=vel", "a=t")), "arrays.covariates: expected words name=key, .*"),
-    "subject": (ArraysConfig(subject="=t"), "t: expected a text, found shape .*"),
 }
 
 
