@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ndt.config import IngestConfig
 from ndt.data.covariates import derivative, find_covariate
 from ndt.data.expressions import chosen_units
-from ndt.data.reading import by_unit, joined, named, slope_of
+from ndt.data.reading import by_unit, joined, named, observed_spikes, slope_of
 from ndt.data.splits import assign_blocks
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -148,16 +148,10 @@ def _together(each: list[Intervals], new: Rows) -> Intervals:
 def _within_observed(session: Session) -> Session:
     """Returns a session without the spikes that lie outside their unit's observed time."""
     of_units, (times, unit) = session.units.observed, (session.spikes.timestamps, session.spikes.unit_index)
-    if of_units is None:
-        keep = session.observed.contains(times)
-    else:
-        keep = np.zeros(len(times), bool)
-        for n, own in enumerate(by_unit(of_units, session.num_units)):
-            rows = np.flatnonzero(unit == n)
-            keep[rows] = own.contains(times[rows])
-        session = replace(session, observed=of_units.coalesce())
+    observed = session.observed if of_units is None else of_units.coalesce()
+    order = np.argsort(unit, kind="stable")
 
-    return replace(session, spikes=Spikes(timestamps=times[keep], unit_index=unit[keep]))
+    return replace(session, observed=observed, spikes=observed_spikes(times[order], unit[order], observed, of_units))
 
 
 def identities(session: Session, config: IngestConfig, where: object) -> NDArray[np.str_]:
