@@ -1,37 +1,57 @@
 """Arrays of a ``.mat`` or ``.npz`` file by key: numbers, text, and cells of either. Nothing in a file is run.
 
-Three formats give the same values: MATLAB's up to v7.2 (`ndt.data.mat5`), v7.3 (HDF5, where every array lies
-transposed, a cell array is one of references, and an empty array holds its own shape), and NumPy's archives without
-objects. Only the keys asked for are read, so that waveforms cost nothing. A dot in a key steps into a struct; a field
-of a struct array is a cell array of that field.
+Three formats give the same values: MATLAB's up to v7.2 (scipy reads it, in a child process first), v7.3 (HDF5, where
+every array lies transposed, a cell array is one of references, and an empty array holds its own shape), and NumPy's
+archives without objects. Only the keys asked for are read, so that waveforms cost nothing. A dot in a key steps into a
+struct; a field of a struct array is a cell array of that field.
 """
 
 import math
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.io.matlab import MatlabFunction, MatlabOpaque
 
+from ndt.data.probe import probe
 from ndt.errors import InputError
 
 __all__ = ["load_arrays", "texts"]
 
 GIB = 1 << 30
 DEPTH = 4  # cells within cells; more is a file that refers to itself
+MEMORY = 4 * GIB  # address space of the child process beside what it reads
+ITEMSIZE = {
+    "single": 4,
+    "int32": 4,
+    "uint32": 4,
+    "int16": 2,
+    "uint16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "logical": 1,
+    "char": 4,
+}
 
 Value = NDArray[Any]  # numbers, text (one string a row), or objects: cells that hold the like
 
 
-def load_arrays(path: str | Path, keys: Iterable[str], max_gib: float = 8.0) -> dict[str, Value]:
+def load_arrays(
+    path: str | Path, keys: Iterable[str], max_gib: float = 8.0, probe_seconds: float = 60.0
+) -> dict[str, Value]:
     """Returns the values of the keys: numbers as in MATLAB (rows first), text as strings, cells as objects.
 
     Arguments:
         path: A ``.mat`` or ``.npz`` file.
         keys: What to read of it; ``a.b`` is field b of struct a.
         max_gib: Largest array that is read, in GiB.
+        probe_seconds: How long the child process that tries a file before MATLAB 7.3 may take; 0 to try none.
 
     Raises:
         InputError: if the file cannot be read, lacks a key, or holds under it what is no array.
@@ -40,7 +60,7 @@ def load_arrays(path: str | Path, keys: Iterable[str], max_gib: float = 8.0) -> 
     if not path.is_file():
         raise InputError(path, "file", "a .mat or .npz file", "a directory" if path.is_dir() else "no such file")
     try:
-        return _reader(path)(path, keys, max_gib)
+        return _read(path, keys, max_gib, probe_seconds)
     except InputError:
         raise
     except MemoryError as error:
@@ -63,14 +83,15 @@ def texts(value: Value) -> list[str] | None:
     return ["".join(cell) for cell in cells if cell is not None] if all(c is not None for c in cells) else None
 
 
-def _reader(path: Path) -> Callable[[Path, list[str], float], dict[str, Value]]:
+def _read(path: Path, keys: list[str], max_gib: float, probe_seconds: float) -> dict[str, Value]:
     if path.suffix.lower() == ".npz":
-        return _read_npz
+        return _read_npz(path, keys, max_gib)
     if path.suffix.lower() != ".mat":
         raise InputError(path, "file", "a .mat or .npz file", f"a {path.suffix or 'nameless'} file")
-    import h5py
+    if h5py.is_hdf5(path):
+        return _read_hdf5(path, keys, max_gib)
 
-    return _read_hdf5 if h5py.is_hdf5(path) else _read_mat5
+    return _read_mat5(path, keys, max_gib, probe_seconds)
 
 
 def _check_key(path: Path, key: str, known: Iterable[str]) -> None:
@@ -114,43 +135,58 @@ def _plain(path: Path, key: str, value: Value) -> Value:
     return value
 
 
-def _read_mat5(path: Path, keys: list[str], max_gib: float) -> dict[str, Value]:
-    from ndt.data.mat5 import Mat5
+def _read_mat5(path: Path, keys: list[str], max_gib: float, seconds: float) -> dict[str, Value]:
+    from scipy import io
 
-    found = {}
-    with path.open("rb") as file:
-        variables = Mat5(file, int(max_gib * GIB))
-        for key in keys:
-            top, *fields = key.split(".")
-            _check_key(path, top, variables.places)
-            thing = variables[top]
-            for k, name in enumerate(fields, 1):
-                thing = _mat5_field(path, ".".join([top, *fields][:k]), thing, name)
-            found[key] = _mat5_value(path, key, thing)
+    tops = list(dict.fromkeys(key.split(".")[0] for key in keys))
+    probe(path, seconds, MEMORY + int(2 * max_gib * GIB), variables=tops)  # wrong lengths can keep scipy busy for ever
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that occurs twice
+        known = {name: (shape, kind) for name, shape, kind in io.whosmat(path, appendmat=False)}
+        for top in tops:
+            _check_key(path, top, known)
+            shape, kind = known[top]
+            _check_size(path, top, shape, ITEMSIZE.get(kind, 8), max_gib)
+        # arrays of the class that MATLAB gave them, text as strings; nothing else is made of a file
+        found = io.loadmat(path, appendmat=False, mat_dtype=True, variable_names=tops)
 
-    return found
-
-
-def _mat5_field(path: Path, here: str, thing: Any, name: str) -> Any:
-    """Returns a field of a struct; of a struct array, as cells."""
-    from ndt.data.mat5 import Struct
-
-    if not isinstance(thing, Struct):
-        raise InputError(path, here, f"a struct with a field {name}", "no struct")
-    _check_key(path, name, thing.fields)
-    values = thing.fields[name]
-
-    return values[0] if len(values) == 1 else _cells(values, (len(values), 1))
+    return {key: _mat5_value(path, key, _mat5_field(path, key, found), max_gib) for key in keys}
 
 
-def _mat5_value(path: Path, key: str, thing: Any) -> Value:
-    if not isinstance(thing, np.ndarray):
-        what = "a function, table or object" if thing is None else "a struct; name one of its fields"
+def _mat5_field(path: Path, key: str, found: dict[str, Any]) -> Any:
+    """Returns what a key stands for: a variable, or a field of a struct; of a struct array, as cells."""
+    top, *fields = key.split(".")
+    thing = found[top]
+    for k, name in enumerate(fields, 1):
+        if not isinstance(thing, np.ndarray) or thing.dtype.names is None:
+            raise InputError(path, ".".join([top, *fields][:k]), f"a struct with a field {name}", "no struct")
+        _check_key(path, name, thing.dtype.names)
+        values = list(thing[name].ravel(order="F"))
+        thing = values[0] if len(values) == 1 else _cells(values, (len(values), 1))
+
+    return thing
+
+
+def _mat5_value(path: Path, key: str, thing: Any, max_gib: float) -> Value:
+    if sparse.issparse(thing):
+        return _dense(path, key, thing, max_gib)
+    if type(thing) is not np.ndarray or thing.dtype.names is not None:
+        structs = isinstance(thing, np.ndarray) and not isinstance(thing, MatlabFunction | MatlabOpaque)
+        what = "a struct; name one of its fields" if structs else "a function, table or object"
         raise InputError(path, key, "numbers, text or cells of them", what)
     if thing.dtype != object:
+        _check_size(path, key, thing.shape, thing.dtype.itemsize, max_gib)
         return _plain(path, key, thing)
 
-    return _cells([_mat5_value(path, key, cell) for cell in thing.ravel()], thing.shape)
+    return _cells([_mat5_value(path, key, cell, max_gib) for cell in thing.ravel()], thing.shape)
+
+
+def _dense(path: Path, key: str, matrix: Any, max_gib: float) -> Value:
+    """Returns a sparse matrix in full; its indices are checked first, since they may point anywhere."""
+    _check_size(path, key, matrix.shape, matrix.dtype.itemsize, max_gib)
+    matrix.check_format(full_check=True)
+
+    return _plain(path, key, matrix.toarray())
 
 
 def _cells(values: list[Value], shape: tuple[int, ...]) -> Value:
@@ -163,8 +199,6 @@ def _cells(values: list[Value], shape: tuple[int, ...]) -> Value:
 
 
 def _read_hdf5(path: Path, keys: list[str], max_gib: float) -> dict[str, Value]:
-    import h5py
-
     found = {}
     with h5py.File(path, "r") as file:
         for key in keys:
@@ -180,8 +214,6 @@ def _read_hdf5(path: Path, keys: list[str], max_gib: float) -> dict[str, Value]:
 
 
 def _hdf5_value(file: Any, thing: Any, where: tuple[Path, str, float], depth: int = 0) -> Value:
-    import h5py
-
     path, key, max_gib = where
     if isinstance(thing, h5py.Group):
         if "MATLAB_sparse" not in thing.attrs:
@@ -208,8 +240,6 @@ def _hdf5_value(file: Any, thing: Any, where: tuple[Path, str, float], depth: in
 
 def _hdf5_sparse(group: Any, where: tuple[Path, str, float]) -> Value:
     """Returns a sparse matrix in full; it lies by columns."""
-    from scipy.sparse import csc_matrix
-
     path, key, max_gib = where
     columns = np.asarray(group["jc"][()])
     shape = (int(group.attrs["MATLAB_sparse"]), len(columns) - 1)
@@ -217,4 +247,6 @@ def _hdf5_sparse(group: Any, where: tuple[Path, str, float]) -> Value:
     if "data" not in group:  # all zero
         return np.zeros(shape)
 
-    return csc_matrix((np.asarray(group["data"][()]), np.asarray(group["ir"][()]), columns), shape=shape).toarray()
+    values, rows = np.asarray(group["data"][()]), np.asarray(group["ir"][()])
+
+    return _dense(path, key, sparse.csc_matrix((values, rows, columns), shape=shape), max_gib)

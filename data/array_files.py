@@ -1,10 +1,10 @@
 """``.mat`` and ``.npz`` files to `Session`, by settings that say which key holds what: `ndt.config_data.ArraysConfig`.
 
-Spike times are a cell array, one cell a unit; `vel=diff(KEY)` is the rate of change of what KEY holds::
+Spike times are a cell array, one cell a unit::
 
-    ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel=diff(hand_pos)"), timestamps=("t",))
+    ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel"), timestamps=("t",))
 
-Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size` or the `times` of bins.
+Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size`.
 
 A cell array of channels by sorts, as in Indy's and Loco's files (Zenodo 3854034), gives a unit for each cell that holds
 spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that no sorted unit took). Among `columns`,
@@ -25,37 +25,52 @@ from ndt.config_data import ArraysConfig
 from ndt.data.archive import load_arrays, texts
 from ndt.data.arrays import Series, from_arrays
 from ndt.data.counted import lay_bins
-from ndt.data.derivative import derivative
-from ndt.data.files import file_source
-from ndt.data.probe import session_id_of
+from ndt.data.probe import file_source, session_id_of
 from ndt.errors import InputError
 from ndt.session import Session
 
-__all__ = ["read_array_file"]
+__all__ = ["read_arrays"]
 
 Value = NDArray[Any]
 Columns = dict[str, NDArray[Any]]
 
 
-def read_array_file(
-    path: Path, config: ArraysConfig, session_id: str | None = None, task: str = "", max_gib: float = 8.0
+def read_arrays(
+    path: str | Path,
+    config: ArraysConfig | None = None,
+    max_gib: float = 8.0,
+    probe_seconds: float = 60.0,
 ) -> Session:
-    """Reads one recording; see `ndt.data.arrays.read_arrays`."""
+    """Reads one recording from a ``.mat`` or ``.npz`` file.
+
+    Arguments:
+        path: The file.
+        config: Where it has what.
+        max_gib: Largest array that is read, in GiB.
+        probe_seconds: How long the child process that tries a file before MATLAB 7.3 may take; 0 to try none.
+
+    Raises:
+        InputError: for whatever is wrong with the file or does not fit the settings.
+
+    Example:
+        >>> config = ArraysConfig(covariates=("cursor_pos",), timestamps=("t",))
+        >>> read_arrays("indy_20160407_02.mat", config).covariates["cursor_pos"].dims  # doctest: +SKIP
+        ('0', '1')
+    """
+    path, config = Path(path), config or ArraysConfig()
     keys = _Keys.of(config, path)
-    file = _File(path, keys, load_arrays(path, keys.all(config), max_gib))
+    file = _File(path, keys, load_arrays(path, keys.all(config), max_gib, probe_seconds))
     laid = _layout(file, config)
     session = from_arrays(
         laid.spikes,
-        session_id=session_id or session_id_of(path),
-        subject=_subject(file, config.subject),
+        session_id=session_id_of(path),
+        subject=config.subject or re.split(r"[_-]", path.stem.removeprefix("sub-"))[0],
         unit_index=laid.unit_index,
         bin_size=laid.bin_size,
-        start=laid.start,
         unit_columns=laid.columns,
         covariates={name: _covariate(file, name, config, laid) for name in keys.covariates},
         units=keys.physical,
         observed=_observed(file, config.observed, keys),
-        task=task,
         source=file_source(path),
     )
 
@@ -67,7 +82,6 @@ class _Keys:
     """Which key is wanted as what."""
 
     covariates: dict[str, str]
-    differentiated: frozenset[str]
     columns: dict[str, str]
     timestamps: dict[str, str]  # by covariate; "*" for all others
     physical: dict[str, str]
@@ -75,39 +89,22 @@ class _Keys:
     @classmethod
     def of(cls, config: ArraysConfig, path: Path) -> "_Keys":
         covariates = _pairs(config.covariates, path, "arrays.covariates")
-        slopes = {name: re.fullmatch(r"diff\((.+)\)", key) for name, key in covariates.items()}
         timestamps = _pairs((w if "=" in w else f"*={w}" for w in config.timestamps), path, "arrays.timestamps")
         unknown = sorted(set(timestamps) - {"*", *covariates})
         if unknown:
             known = ", ".join(covariates) or "none"
             raise InputError(path, "arrays.timestamps", f"names of covariates: {known}", repr(unknown[0]))
+        columns, unit = _pairs(config.columns, path, "arrays.columns"), _pairs(config.unit, path, "arrays.unit")
 
-        return cls(
-            {name: key if (m := slopes[name]) is None else m.group(1) for name, key in covariates.items()},
-            frozenset(name for name, slope in slopes.items() if slope is not None),
-            _pairs(config.columns, path, "arrays.columns"),
-            timestamps,
-            _pairs(config.unit, path, "arrays.unit"),
-        )
+        return cls(covariates, columns, timestamps, unit)
 
     def all(self, config: ArraysConfig) -> list[str]:
         """Returns all keys to read."""
-        subject = config.subject[1:] if config.subject.startswith("=") else ""
-        parts = (self.covariates.values(), self.columns.values(), self.timestamps.values())
         observed = "" if config.observed == "timestamps" else config.observed
+        found = [config.spikes, config.unit_index, observed]
+        found += [*self.covariates.values(), *self.columns.values(), *self.timestamps.values()]
 
-        return [
-            key
-            for key in (
-                config.spikes,
-                config.unit_index,
-                config.times,
-                observed,
-                subject,
-                *(k for p in parts for k in p),
-            )
-            if key
-        ]
+        return [key for key in found if key]
 
 
 def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
@@ -115,7 +112,7 @@ def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
         name, equals, key = (part.strip() for part in word.partition("="))
-        name, key = (name, key) if equals else (name.removeprefix("diff(").removesuffix(")").split(".")[-1], name)
+        name, key = (name, key) if equals else (name.split(".")[-1], name)
         if not name or not key or name in found:
             raise InputError(path, field, "words name=key, each name once", repr(word))
         found[name] = key
@@ -161,19 +158,18 @@ class _Layout:
     columns: Columns
     unit_index: Value | None = None
     bin_size: float | None = None
-    start: Any = 0.0
     dropped: list[str] = field(default_factory=list)
 
 
 def _layout(file: _File, config: ArraysConfig) -> _Layout:
     value = file.values[config.spikes]
     if value.dtype == object:
-        if config.unit_index or config.bin_size or config.times:
-            raise file.error(config.spikes, "numbers, since unit_index, bin_size or times are set")
+        if config.unit_index or config.bin_size:
+            raise file.error(config.spikes, "numbers, since unit_index or bin_size is set")
         return _of_cells(file, config)
     if value.dtype.kind in "biuf" and config.unit_index:
         return _of_flat(file, config)
-    if value.dtype.kind in "biuf" and (config.bin_size or config.times):
+    if value.dtype.kind in "biuf" and config.bin_size:
         return _of_counts(file, config)
 
     raise file.error(config.spikes, "a cell array of spike times; or flat times and unit_index; or counts and bin_size")
@@ -229,10 +225,8 @@ def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
     counts = file.values[config.spikes].T if config.transposed else file.values[config.spikes]
     if counts.ndim != 2:
         raise file.error(config.spikes, "counts, bins by units")
-    start = file.vector(config.times).astype(np.float64) if config.times else 0.0
-    width = config.bin_size or (round(float(np.median(np.diff(start))), 9) if np.size(start) > 1 else 0.0)
 
-    return _Layout(counts, _columns(file, counts.shape[1]), bin_size=width, start=start)
+    return _Layout(counts, _columns(file, counts.shape[1]), bin_size=config.bin_size)
 
 
 def _columns(file: _File, N: int) -> Columns:
@@ -260,7 +254,7 @@ def _columns(file: _File, N: int) -> Columns:
 
 
 def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
-    """Returns timestamps and values of a covariate; values alone where it has one a bin of counts."""
+    """Returns timestamps and values of a covariate; without timestamps and rate it has a value a bin of counts."""
     key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
     values = file.values[key]
     if values.dtype.kind not in "biuf" or values.ndim > 2:
@@ -271,15 +265,11 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
     elif config.rate:
         times = np.arange(len(values)) / config.rate
     elif laid.bin_size is not None:
-        times = lay_bins(laid.start, laid.bin_size, len(laid.spikes), file.path).centre
+        times = lay_bins(0.0, laid.bin_size, len(laid.spikes), file.path).centre
     else:
         raise InputError(file.path, f"arrays.timestamps of {name}", "a key of timestamps, or a rate", "neither")
     if len(values) != len(times) and values.shape[1] == len(times):
         values = values.T
-    if name in file.keys.differentiated:
-        if len(values) != len(times) or not np.all(np.diff(times) >= 0):
-            raise file.error(key, f"a sample for each of {len(times)} timestamps that do not descend")
-        values = derivative(times, values.astype(np.float64))
 
     return times, values
 
@@ -296,16 +286,3 @@ def _observed(file: _File, key: str, keys: _Keys) -> Value | None:
     start, end = min(t.min() for t in times), max(t.max() + np.median(np.diff(t)) for t in times)
 
     return np.array([[start, end]])
-
-
-def _subject(file: _File, given: str) -> str:
-    """Returns the subject's name: what is given, or stands under a key; else the first part of the file's name."""
-    if not given:
-        return re.split(r"[_-]", file.path.stem.removeprefix("sub-"))[0]
-    if not given.startswith("="):
-        return given
-    text = texts(file.values[given[1:]])
-    if text is None or len(text) != 1:
-        raise file.error(given[1:], "a text")
-
-    return text[0]

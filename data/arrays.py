@@ -1,22 +1,20 @@
-"""Arrays to `Session`: spike times or counts, and what was measured beside them; of no file at all, or of one."""
+"""Arrays to `Session`: spike times or counts, and what was measured beside them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt.config_data import ArraysConfig
-from ndt.data.counted import Bins, check_counts, lay_bins, lay_spikes
+from ndt.data.counted import Bins, Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.reading import by_unit, joined, observed_spikes
 from ndt.data.splits import within
-from ndt.data.units import by_unit, inside, joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Covariate, Session, Spikes, Units
+from ndt.session import Covariate, Session, Units
 
-__all__ = ["Series", "Table", "from_arrays", "read_arrays"]
+__all__ = ["Series", "Table", "from_arrays"]
 
 Times = NDArray[np.float64]
 Table = Intervals | Mapping[str, Any] | ArrayLike  # intervals; start, end and columns by name; or rows of start and end
@@ -91,54 +89,27 @@ def from_arrays(
         session_id=session_id,
         subject=subject or session_id,
         task=task,
-        spikes=Spikes(timestamps=events.times, unit_index=events.unit),
+        spikes=events.spikes,
         units=_units(columns, events, session_id, where),
         observed=events.observed,
         covariates=_covariates(covariates or {}, bins, angular, units or {}, where),
         intervals={name: _rows(tables[name], where, name) for name in sorted(tables)},
         source=dict(source or {}),
-        dropped=events.dropped,
-        warnings=events.warnings,
+        dropped=tuple(seen.dropped),
+        warnings=tuple(seen.warnings),
         count_bin=0.0 if bins is None else bins.width,
     )
 
 
-def read_arrays(
-    path: str | Path,
-    config: ArraysConfig | None = None,
-    session_id: str | None = None,
-    task: str = "",
-    max_gib: float = 8.0,
-) -> Session:
-    """Reads one recording from a ``.mat`` or ``.npz`` file; how is said in `ndt.data.array_files`.
-
-    Arguments:
-        path: The file.
-        config: Where it has what.
-        session_id: Name of the recording; by default the file's.
-        task: Name of the task.
-        max_gib: Largest array that is read, in GiB.
-
-    Raises:
-        InputError: for whatever is wrong with the file or does not fit the settings.
-
-    Example:
-        >>> config = ArraysConfig(covariates=("cursor_vel=diff(cursor_pos)",), timestamps=("t",))
-        >>> read_arrays("indy_20160407_02.mat", config).covariates["cursor_vel"].dims  # doctest: +SKIP
-        ('0', '1')
-    """
-    from ndt.data.array_files import read_array_file
-
-    return read_array_file(Path(path), config or ArraysConfig(), session_id, task, max_gib)
-
-
 @dataclass(frozen=True)
 class _Seen:
-    """What the caller says of observed time, and where errors are placed."""
+    """What the caller says of observed time, where errors are placed, and what was left out or is doubted; grows."""
 
     where: str
     whole: Intervals | None
     of_units: Intervals | Sequence[Table] | None
+    dropped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def each(self, N: int) -> list[Intervals] | None:
         """Returns when each of N units was observed, within the whole; None where that is the same for all."""
@@ -158,21 +129,7 @@ class _Seen:
         return [own.coalesce() if self.whole is None else own & self.whole for own in rows]
 
 
-@dataclass(frozen=True)
-class _Events:
-    """S spikes in observed time, ascending, and that time."""
-
-    times: Times
-    unit: NDArray[np.int32]
-    num_units: int
-    observed: Intervals
-    of_units: Intervals | None
-    dropped: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> _Events:
-    warnings: list[str] = []
+def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> Counted:
     if unit_index is not None:
         times, unit, N = _flat(spikes, unit_index, num_rows, seen.where)
     else:
@@ -181,7 +138,7 @@ def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen
         times, unit = np.concatenate(trains), np.repeat(np.arange(N), list(map(len, trains)))
     unsorted = np.unique(unit[1:][(np.diff(times) < 0) & (np.diff(unit) == 0)])
     if len(unsorted):
-        warnings.append(f"spikes: times of {len(unsorted)} of {N} units do not ascend, and were sorted")
+        seen.warnings.append(f"spikes: times of {len(unsorted)} of {N} units do not ascend, and were sorted")
         times = times[np.lexsort((times, unit))]
     whole, each = seen.whole, seen.each(N)
     of_units = None if each is None else joined(each)
@@ -192,15 +149,15 @@ def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen
         if len(times) == 0:
             raise InputError(seen.where, "observed", "when the recording ran, since there is no spike", "none")
         whole = Intervals(times.min(), np.nextafter(times.max(), np.inf))
-        warnings.append(
+        seen.warnings.append(
             f"observed: not given, so the recording is taken to last from its first spike to its last, "
             f"{times.min():.6g} to {times.max():.6g} s, without a gap"
         )
-    keep = inside(times, unit, whole, of_units)
-    dropped = () if keep.all() else (f"spikes: {np.sum(~keep)} of {len(keep)} spikes lie outside observed time",)
-    order = np.flatnonzero(keep)[np.argsort(times[keep], kind="stable")]  # equal times stay in order of unit
+    kept = observed_spikes(times, unit, whole, of_units)
+    if lost := len(times) - len(kept.timestamps):
+        seen.dropped.append(f"spikes: {lost} of {len(times)} spikes lie outside observed time")
 
-    return _Events(times[order], unit[order].astype(np.int32), N, whole, of_units, dropped, tuple(warnings))
+    return Counted(kept, whole, of_units, N)
 
 
 def _trains(spikes: Any, where: str) -> list[Times]:
@@ -247,21 +204,20 @@ def _times(values: ArrayLike, where: str, name: str) -> Times:
 
 def _counted(
     spikes: Any, unit_index: ArrayLike | None, bin_size: float, start: ArrayLike, seen: _Seen
-) -> tuple[Bins, _Events]:
+) -> tuple[Bins, Counted]:
     if unit_index is not None:
         raise InputError(seen.where, "unit_index", "none beside counts, whose columns are the units", "one")
     counts, valid = check_counts(_array(spikes, seen.where, "spikes"), seen.where)
     bins = lay_bins(_array(start, seen.where, "start"), bin_size, len(counts), seen.where)
-    N, (begin, end, slack) = counts.shape[1], (bins.start, bins.start + bins.width, 1e-6 * bins.width)
+    begin, end, slack = bins.start, bins.start + bins.width, 1e-6 * bins.width
     if seen.whole is not None:
         valid &= within(begin, end, seen.whole, slack)[:, None]
-    for n, own in enumerate(seen.each(N) or ()):
+    for n, own in enumerate(seen.each(counts.shape[1]) or ()):
         valid[:, n] &= within(begin, end, own, slack)
-    lost = int(counts[~valid].sum())
-    dropped = (f"spikes: {lost} of {counts.sum()} spikes lie in bins outside observed time",) if lost else ()
-    laid = lay_spikes(counts, valid, bins)
+    if lost := int(counts[~valid].sum()):
+        seen.dropped.append(f"spikes: {lost} of {counts.sum()} spikes lie in bins outside observed time")
 
-    return bins, _Events(laid.times, laid.unit, N, laid.observed, laid.of_units, dropped, ())
+    return bins, lay_spikes(counts, valid, bins)
 
 
 def _same(a: Intervals, b: Intervals) -> bool:
@@ -316,7 +272,7 @@ def _array(values: Any, where: str, name: str) -> NDArray[Any]:
         raise InputError(where, name, "an array", "rows of different lengths") from error
 
 
-def _units(columns: dict[str, NDArray[np.generic]], events: _Events, session_id: str, where: str) -> Units:
+def _units(columns: dict[str, NDArray[np.generic]], events: Counted, session_id: str, where: str) -> Units:
     N = events.num_units
     for name, values in columns.items():
         if len(values) != N:

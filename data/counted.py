@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt.data.units import joined
+from ndt.data.reading import joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
+from ndt.session import Spikes
 
 __all__ = ["Bins", "Counted", "check_counts", "lay_bins", "lay_spikes"]
 
@@ -109,18 +110,16 @@ def check_counts(counts: ArrayLike, where: object) -> tuple[NDArray[np.int64], N
 
 @dataclass(frozen=True)
 class Counted:
-    """Spikes laid out from counts, and when what was observed: whole bins.
+    """Spikes of N units, and when what was observed.
 
     Arguments:
-        times: Times of S spikes in seconds, ascending, (S,).
-        unit: Unit of each, (S,).
-        observed: Bins in which some unit was observed, as few intervals as there are runs of them.
-        of_units: Those of each unit, with a column ``unit_index``; None where all are alike.
+        spikes: The spikes.
+        observed: When some unit was observed, as few intervals as there are.
+        of_units: When each unit was, with a column ``unit_index``; None where all are alike.
         num_units: Number of units N.
     """
 
-    times: NDArray[np.float64]
-    unit: NDArray[np.int32]
+    spikes: Spikes
     observed: Intervals
     of_units: Intervals | None
     num_units: int
@@ -132,11 +131,6 @@ def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) 
     many = counts[t, n]
     each = [bins.intervals(own) for own in valid.T]
     alike = bool((valid == valid[:, :1]).all())
+    spikes = Spikes(timestamps=np.repeat(bins.centre[t], many), unit_index=np.repeat(n, many).astype(np.int32))
 
-    return Counted(
-        np.repeat(bins.centre[t], many),
-        np.repeat(n, many).astype(np.int32),
-        bins.intervals(np.asarray(valid.any(axis=1))),
-        None if alike else joined(each),
-        len(each),
-    )
+    return Counted(spikes, bins.intervals(np.asarray(valid.any(axis=1))), None if alike else joined(each), len(each))

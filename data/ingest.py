@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndt.config import IngestConfig
-from ndt.data.files import file_source
 from ndt.data.inspect import summarise
-from ndt.data.probe import find_files, session_id_of
+from ndt.data.probe import file_source, find_files, session_id_of
 from ndt.data.store import (
     STORE_VERSION,
     Store,
@@ -47,7 +46,7 @@ __all__ = ["ingest", "options_of"]
 Result = dict[str, Any] | InputError  # a manifest's entry, or why there is none
 
 # settings that leave a session as it is
-HOW = ("workers", "cluster", "probe_seconds", "strict", "remote", "downloads", "evaluate")
+HOW = ("workers", "cluster", "probe_seconds", "evaluate")
 _one_at_a_time = threading.Lock()  # pynwb is not made for the threads that a Dask worker may have
 
 
@@ -60,7 +59,7 @@ def ingest(
     """Reads recordings into a store; those that are there already, from the same file and options, are left alone.
 
     A file that fails is reported on stderr while the others go on, is listed in the manifest under `failed` until it
-    succeeds, and raises `InputError` at the end; with `config.strict` at once.
+    succeeds, and raises `InputError` at the end.
 
     Arguments:
         files: Files, patterns for them, ``dandi:…`` addresses, or sessions (`ndt.data.arrays.from_arrays`), which are
@@ -187,8 +186,6 @@ def _results(sources: "list[Source]", root: Path, config: IngestConfig) -> "Iter
     for i, result in spread(one, files, config.workers, config.cluster) if files else ():
         if result is None:
             result = InputError(files[i], "file", "a recording that can be read", DIED)
-            if config.strict:
-                raise result
         yield files[i], result
 
 
@@ -197,13 +194,10 @@ def _ingest_one(source: "Source", root: Path, config: IngestConfig) -> Result:
         with _one_at_a_time:
             return _entry(source, root / f"{_session_id(source)}.h5", config)
     except InputError as error:
-        found = error
+        return error
     except Exception as error:  # one odd file of many must not take the others with it
-        found = InputError(_name(source), "file", "a recording that can be ingested", f"{type(error).__name__} {error}")
-    if config.strict:
-        raise found  # it ends the others as well
-
-    return found
+        found = f"{type(error).__name__} {error}"
+        return InputError(_name(source), "file", "a recording that can be ingested", found)
 
 
 def _entry(source: "Source", target: Path, config: IngestConfig) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""NWB files to `Session`: pynwb says what things mean, h5py reads the long arrays."""
+"""NWB files to `Session`: pynwb says what things mean, h5py reads the long arrays.
+
+Spikes are times of units, or counts: a `TimeSeries` of counts (FALCON's H2), or `BinnedSpikes` (``ndx-binned-spikes``).
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -12,18 +15,27 @@ import h5py
 import numpy as np
 from hdmf.build import BuildManager
 from numpy.typing import NDArray
-from pynwb import NWBHDF5IO, get_type_map
+from pynwb import NWBHDF5IO, TimeSeries, get_type_map
 
 from ndt.config import IngestConfig
-from ndt.data.binned import count_series, read_counts_series
 from ndt.data.conventions import of_probes, recognise, subject_name
-from ndt.data.electrodes import unit_columns
-from ndt.data.files import file_source
-from ndt.data.probe import probe, session_id_of
-from ndt.data.reading import LONGEST, Ragged, Reading
-from ndt.data.series import NWB, read_covariates, walk
-from ndt.data.tables import read_tables
-from ndt.data.units import cut, inside, num_units, observation, spike_column, spike_times
+from ndt.data.counted import Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.probe import file_source, probe, session_id_of
+from ndt.data.reading import (
+    LONGEST,
+    Ragged,
+    Reading,
+    cut,
+    named,
+    num_units,
+    observation,
+    observed_spikes,
+    spike_column,
+    spike_times,
+)
+from ndt.data.series import NWB, read_covariates, sample_times, walk
+from ndt.data.splits import within
+from ndt.data.tables import read_tables, unit_columns
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session, Spikes, Units
@@ -31,10 +43,11 @@ from ndt.session import Session, Spikes, Units
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
 
-__all__ = ["open_hdf5", "read_nwb"]
+__all__ = ["count_series", "open_hdf5", "read_counts_series", "read_nwb"]
 
 LONGEST_SESSION = 1e7  # seconds, four months: more is a wrong clock
 PLACES = ("acquisition/", "processing/", "stimulus/presentation/", "analysis/", "scratch/")
+COUNTS = ("binned_spikes", "spike_counts", "binned_spike_counts", "spikes_binned")
 
 
 def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
@@ -189,7 +202,7 @@ def _spikes(
     if counts is not None and (config.counts or column is None):
         found, width = read_counts_series(*counts, config.counts_at, invalid, reading)
         columns = unit_columns(nwb, found.num_units, reading)
-        return Spikes(timestamps=found.times, unit_index=found.unit), found.observed, found.of_units, columns, width
+        return found.spikes, found.observed, found.of_units, columns, width
     if counts is not None:
         reading.dropped.append(f"{counts[0]}: spike times are read instead; counts={counts[1].name} reads these")
     if column is None:
@@ -217,14 +230,60 @@ def _timed(
     observed, of_units = known
     for some, units in of_probes(invalid, columns["group"]):
         observed, of_units = cut(observed, of_units, some, units, N)
-    keep = inside(times, unit, observed, of_units)
-    if not keep.all():
-        reading.dropped.append(f"units/spike_times: {np.sum(~keep)} of {len(keep)} spikes lie outside observed time")
+    spikes = observed_spikes(times, unit, observed, of_units)
+    if lost := len(times) - len(spikes.timestamps):
+        reading.dropped.append(f"units/spike_times: {lost} of {len(times)} spikes lie outside observed time")
 
-    return _sorted(times[keep], unit[keep]), observed, of_units, columns
+    return spikes, observed, of_units, columns
 
 
-def _sorted(times: NDArray[np.float64], unit: NDArray[np.int64]) -> Spikes:
-    order = np.argsort(times, kind="stable")  # equal times stay in order of unit
+def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
+    """Returns path and object of the counts wanted by name, or of the first that is known to be counts."""
+    for path, thing in walk(nwb):
+        kind = type(thing).__name__
+        known = kind == "BinnedSpikes" or (isinstance(thing, TimeSeries) and thing.name.lower() in COUNTS)
+        if named(path, (wanted,)) if wanted else known:
+            return path, thing
 
-    return Spikes(timestamps=times[order], unit_index=unit[order].astype(np.int32))
+    return None
+
+
+def read_counts_series(path: str, series: NWB, at: str, invalid: Intervals, reading: Reading) -> tuple[Counted, float]:
+    """Returns the spikes of a series of counts, and the width of its bins in seconds.
+
+    Arguments:
+        path: Its path, for messages.
+        series: The object.
+        at: Where in its bin a timestamp lies: ``start``, ``centre`` or ``end``.
+        invalid: Times that were not observed; bins that touch them are left out.
+        reading: The file.
+    """
+    kind, data = type(series).__name__, reading.array(series.data, f"{path}/data")
+    where = f"{reading.where}: {path}"
+    if kind == "BinnedSpikes":
+        width = float(series.bin_width_in_ms) / 1e3
+        start = float(series.start_time_in_ms or 0.0) / 1e3 + np.arange(data.shape[1], dtype=np.float64) * width
+        return _laid_out(data.T, start, width, invalid, where)
+    if not isinstance(series, TimeSeries) or data.ndim != 2:
+        raise reading.error(path, "a time series of counts, bins by units", f"{kind} of shape {data.shape}")
+    times = sample_times(series, reading, path)
+    if len(times) != len(data) or len(times) < 2 or not np.all(np.diff(times) > 0):
+        raise reading.error(
+            f"{path}/timestamps", f"{len(data)} ascending seconds", f"{len(times)}, or they do not ascend"
+        )
+    width = round(float(np.median(np.diff(times))), 9)  # files give 19.99999 ms
+    shift = {"start": 0.0, "centre": 0.5, "end": 1.0}[at]
+
+    return _laid_out(data, times - shift * width, width, invalid, where)
+
+
+def _laid_out(
+    counts: NDArray[np.generic], start: NDArray[np.float64], width: float, invalid: Intervals, where: str
+) -> tuple[Counted, float]:
+    """Returns the spikes of counts (T, N) in bins from `start`, (T,), on; bins that touch invalid time are lost."""
+    whole, valid = check_counts(counts, where)
+    bins = lay_bins(start, width, len(whole), where, drift=True)
+    clear = Intervals([bins.start.min()], [bins.start.max() + 2 * width]) - invalid
+    valid &= within(bins.start, bins.start + width, clear, 1e-6 * width)[:, None]
+
+    return lay_spikes(whole, valid, bins), width

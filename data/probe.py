@@ -1,4 +1,4 @@
-"""Which files there are, which session each holds by its name, and whether it opens at all.
+"""Which files there are, what identifies each, which session it holds by its name, and whether it opens at all.
 
 libhdf5 itself may hang or crash on a damaged file. So each file is first opened in a child process with limits on time
 and memory, and what happens there becomes one clear line here.
@@ -6,6 +6,7 @@ and memory, and what happens there becomes one clear line here.
 
 import atexit
 import glob
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from ndt.errors import InputError
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
 
-__all__ = ["find_files", "probe", "session_id_of"]
+__all__ = ["file_source", "find_files", "probe", "session_id_of"]
 
 GIB = 1 << 30
 
@@ -71,8 +73,31 @@ def session_id_of(path: "str | Path | RemoteFile") -> str:
     return "_".join(part for part in stem.split("_") if re.match(r"[A-Za-z]+-.", part))
 
 
-def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, command: Sequence[str] | None = None) -> None:
-    """Opens an NWB file in a child process first; raises `InputError` unless that ends well.
+def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
+    """Returns what identifies a session's source: absolute path, SHA-256 and size in bytes of the file."""
+    if not isinstance(path, str | Path):
+        return {"path": str(path), "sha256": path.sha256, "size": path.size}
+    path = Path(path).resolve()
+    stat = path.stat()
+
+    return {"path": str(path), "sha256": _sha256(path, stat.st_mtime_ns, stat.st_size), "size": stat.st_size}
+
+
+@lru_cache(maxsize=16)  # ingesting asks twice: is this file known, and what is in it
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    del mtime_ns, size
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def probe(
+    path: str | Path,
+    seconds: float = 60.0,
+    memory: int = 4 * GIB,
+    command: Sequence[str] | None = None,
+    variables: Sequence[str] | None = None,
+) -> None:
+    """Opens an NWB or MATLAB file in a child process first; raises `InputError` unless that ends well.
 
     The child is started at the first file and goes on to the next; each that it does not survive costs a new one. It
     ends with this process, however that comes.
@@ -82,6 +107,7 @@ def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, comman
         seconds: How long the child may take; nothing is tried where this is 0.
         memory: How much address space the child may use, in bytes.
         command: Child to run once in place of ours; see `ndt.data.probe_child`.
+        variables: Variables to load of a MATLAB file before 7.3; None for an NWB file.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,13 +115,15 @@ def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, comman
     if seconds <= 0:
         return
 
-    request = json.dumps([str(path), memory, seconds + 1.0])  # its own alarm is for when nobody waits here any more
+    request = json.dumps(
+        [str(path), memory, seconds + 1.0, variables]
+    )  # its own alarm is for when nobody waits here any more
     child = _ours if command is None else _Child(command)
     try:
         with child.lock:
             trouble = json.loads(child.ask(request, seconds))
     except (TimeoutError, subprocess.TimeoutExpired):
-        raise InputError(path, "file", f"a file that opens within {seconds:g} s", "no end (it hangs HDF5)") from None
+        raise InputError(path, "file", f"a file that opens within {seconds:g} s", "no end (its reader hangs)") from None
     except subprocess.CalledProcessError as error:
         raise _crash(path, -error.returncode, error.stderr) from None
     finally:
@@ -108,9 +136,9 @@ def probe(path: str | Path, seconds: float = 60.0, memory: int = 4 * GIB, comman
 def _crash(path: Path, code: int, stderr: str) -> InputError:
     name = signal.Signals(code).name if code in set(signal.Signals) else f"exit code {-code}"
     if name in ("SIGALRM", "SIGXCPU"):
-        return InputError(path, "file", "a file that opens in time", "no end (it hangs HDF5)")
+        return InputError(path, "file", "a file that opens in time", "no end (its reader hangs)")
     last = (stderr.strip().splitlines() or [""])[-1]
-    return InputError(path, "file", "a file that HDF5 can open", f"a crash ({name}) {last}")
+    return InputError(path, "file", "a file that can be opened", f"a crash ({name}) {last}")
 
 
 class _Child:

@@ -1,7 +1,8 @@
-"""A program that `ndt.data.probe` runs: it opens the HDF5 files that it is asked for and says what is wrong with each.
+"""A program that `ndt.data.probe` runs: it opens the files that it is asked for and says what is wrong with each.
 
-libhdf5 may hang, crash or take all memory on a damaged file, so this runs in a process of its own, with limits. It
-imports h5py and nothing of ours. Requests come on standard input, one a line, and are answered one a line, as JSON.
+libhdf5 and scipy may hang, crash or take all memory on a damaged file, so this runs in a process of its own, with
+limits. It imports h5py, scipy for MATLAB's files, and nothing of ours. Requests come on standard input, one a line, and
+are answered one a line, as JSON.
 """
 
 import json
@@ -9,6 +10,7 @@ import math
 import resource
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -29,13 +31,13 @@ MAX_DIMS = 16
 
 
 def main() -> None:
-    """Answers requests ``[path, memory in bytes, seconds]`` by null or by what is wrong, until its input ends."""
+    """Answers requests ``[path, memory in bytes, seconds, variables]`` by null or what is wrong, until input ends."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm ends the process, even where nobody waits for it any more
     for line in sys.stdin:
-        path, memory, seconds = json.loads(line)
+        path, memory, seconds, variables = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         _limit(memory)
-        found = trouble(path)
+        found = trouble(path) if variables is None else matlab_trouble(path, variables)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(found), flush=True)
 
@@ -71,6 +73,23 @@ def trouble(path: str) -> Trouble | None:
             return found or _unreadable(file.get("units"))
     except Exception as error:  # h5py raises whatever the broken part happens to cause
         return "file", "a readable HDF5 file", f"{type(error).__name__} {error}"
+
+
+def matlab_trouble(path: str, variables: list[str]) -> Trouble | None:
+    """Returns what is wrong with a MATLAB file before version 7.3, or None; loads the variables named."""
+    from scipy import io
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            io.whosmat(path, appendmat=False)
+            io.loadmat(path, appendmat=False, mat_dtype=True, variable_names=variables)
+    except MemoryError:
+        return "file", "arrays that fit into memory (max_gib)", "larger ones"
+    except Exception as error:  # scipy raises whatever the broken part happens to cause
+        return "file", "a readable MATLAB file", f"{type(error).__name__} {error}"
+
+    return None
 
 
 def _text(value: Any) -> str:

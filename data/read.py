@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import h5py
 
 from ndt.config import IngestConfig
+from ndt.data.probe import file_source
 from ndt.data.selection import prepare
 from ndt.session import Session
 
@@ -36,38 +36,21 @@ def read(source: "str | Path | RemoteFile", config: IngestConfig | None = None) 
 
 
 def _read(source: "str | Path | RemoteFile", config: IngestConfig) -> Session:
-    if not isinstance(source, str | Path):
-        return _read_remote(source, config)
-    path = Path(source)
-    if path.suffix in (".mat", ".npz"):
-        from ndt.data.arrays import read_arrays
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None and path.suffix in (".mat", ".npz"):
+        from ndt.data.array_files import read_arrays
 
-        session = read_arrays(path, config.arrays, max_gib=config.max_gib)
-    elif _is_brainset(path):
+        session = read_arrays(path, config.arrays, config.max_gib, config.probe_seconds)
+    elif path is not None and _is_brainset(path):
         from ndt.data.store import read_session
 
         session = read_session(path)
     else:
         from ndt.data.nwb import read_nwb
 
-        return read_nwb(path, config)
-    from ndt.data.files import file_source
+        return read_nwb(source, config)
 
     return replace(session, task=config.task or session.task, source={**session.source, **file_source(path)})
-
-
-def _read_remote(source: "RemoteFile", config: IngestConfig) -> Session:
-    from ndt.data.files import file_source
-    from ndt.data.nwb import read_nwb
-
-    if config.remote == "stream":
-        return read_nwb(source, config)
-    from ndt.data.remote import download
-
-    with TemporaryDirectory() as folder:
-        session = read_nwb(download(source, Path(config.downloads or folder)), config)
-
-    return replace(session, source={**session.source, **file_source(source)})
 
 
 def _is_brainset(path: Path) -> bool:

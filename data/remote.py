@@ -1,11 +1,10 @@
-"""Files on DANDI: which there are, reading only the parts that are needed, and downloading.
+"""Files on DANDI: which there are, and reading only the parts that are needed.
 
 Everything is plain HTTP and needs no client: the archive's JSON interface lists a dandiset's files, and range requests
 read parts of them. The interface is described at https://api.dandiarchive.org/api/docs/swagger/.
 """
 
 import fnmatch
-import hashlib
 import http.client
 import io
 import json
@@ -17,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -25,13 +24,12 @@ from urllib.request import Request, urlopen
 
 from ndt.errors import InputError
 
-__all__ = ["API", "RemoteFile", "download", "expand", "open_remote"]
+__all__ = ["API", "RemoteFile", "expand", "open_remote"]
 
 API = "https://api.dandiarchive.org/api"
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (0.5, 1.0, 2.0)  # seconds before each further try
 PAGE = 100  # files that one answer lists, each with its metadata
-CHUNK = 1 << 20
 MIB = 1 << 20
 LONGEST = 16  # blocks of one request
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
@@ -314,58 +312,3 @@ class _Ranges(io.RawIOBase):
             raise ConnectionError(f"{len(found)} of {end - first} bytes")
 
         return found
-
-
-def download(file: RemoteFile, folder: str | Path) -> Path:
-    """Downloads a file to ``folder/dandiset/path`` and returns where it is.
-
-    The file gets its name only once its size and SHA-256 are right. An interrupted download goes on where it ended; a
-    file that is there already is left alone.
-
-    Raises:
-        InputError: if the file cannot be had, or is not what the archive says it is.
-    """
-    target = Path(folder) / file.dandiset / file.path
-    part = target.with_name(f"{target.name}.part")
-    try:
-        if target.exists() and _same(target, file):
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        if part.stat().st_size > file.size:
-            part.unlink()
-        while not part.exists() or part.stat().st_size < file.size:
-            _again(lambda: _append(file, part), file)
-        if not _same(part, file):
-            part.unlink()  # it would be wrong the next time as well
-            raise InputError(file, "content", f"SHA-256 {file.sha256}, as the archive says", "another")
-        os.replace(part, target)
-    except HTTPError as error:
-        raise _refusal(error, file, "file", "one that can be downloaded") from error
-    except OSError as error:
-        raise InputError(target, "file", "room to write it", error) from error
-
-    return target
-
-
-def _same(path: Path, file: RemoteFile) -> bool:
-    if path.stat().st_size != file.size or not file.sha256:
-        return path.stat().st_size == file.size
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
-
-
-def _append(file: RemoteFile, part: Path) -> None:
-    """Adds to a part what is missing; where the line breaks after some bytes, they stay and that is no error."""
-    first = part.stat().st_size if part.exists() else 0
-    with _answer(file.url, first, key=True) as response:
-        _check_size(response, file)
-        with part.open("ab" if response.status == 206 else "wb") as out:
-            try:
-                while chunk := response.read(min(CHUNK, file.size - out.tell())):
-                    out.write(chunk)
-            except BROKEN:
-                if out.tell() <= first:
-                    raise
-            if out.tell() <= first:  # what breaks off early looks like an end
-                raise ConnectionError(f"{out.tell()} of {file.size} bytes")

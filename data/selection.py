@@ -1,4 +1,4 @@
-"""What is made of a recording before it is stored: which units, merged how, in which order and called what."""
+"""What is made of a recording before it is stored: which units, merged how and called what."""
 
 from dataclasses import replace
 
@@ -6,24 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import IngestConfig
-from ndt.data.covariates import find_covariate
-from ndt.data.derivative import derivative
+from ndt.data.covariates import derivative, find_covariate
 from ndt.data.expressions import chosen_units
-from ndt.data.reading import named, slope_of
+from ndt.data.reading import by_unit, joined, named, observed_spikes, slope_of
 from ndt.data.splits import assign_blocks
-from ndt.data.units import by_unit, joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
 
-__all__ = ["cut_silence", "group_duplicates", "identities", "merge_electrodes", "ordered", "prepare", "take_units"]
+__all__ = ["cut_silence", "group_duplicates", "identities", "merge_electrodes", "prepare", "take_units"]
 
 Rows = NDArray[np.int64]
-POSITION = ("rel_y", "rel_z", "rel_x", "y", "z", "x")  # along a probe first, then across
 
 
 def prepare(session: Session, config: IngestConfig) -> Session:
-    """Returns a recording as it is stored: covariates and units chosen, merged, ordered and named, blocks assigned.
+    """Returns a recording as it is stored: covariates and units chosen, merged and named, blocks assigned.
 
     Raises:
         InputError: if nothing is left, or a setting names what the recording does not have.
@@ -41,8 +38,6 @@ def prepare(session: Session, config: IngestConfig) -> Session:
         raise InputError(where, "select", "an expression that keeps at least one unit", repr(config.select))
     if config.merge == "electrode":
         session = merge_electrodes(session)
-    if config.unit_order == "position":
-        session = ordered(session, where)
     session = replace(session, units=replace(session.units, id=identities(session, config, where)))
     if config.duplicates != "keep":
         session = group_duplicates(session, drop=config.duplicates == "drop")
@@ -153,38 +148,10 @@ def _together(each: list[Intervals], new: Rows) -> Intervals:
 def _within_observed(session: Session) -> Session:
     """Returns a session without the spikes that lie outside their unit's observed time."""
     of_units, (times, unit) = session.units.observed, (session.spikes.timestamps, session.spikes.unit_index)
-    if of_units is None:
-        keep = session.observed.contains(times)
-    else:
-        keep = np.zeros(len(times), bool)
-        for n, own in enumerate(by_unit(of_units, session.num_units)):
-            rows = np.flatnonzero(unit == n)
-            keep[rows] = own.contains(times[rows])
-        session = replace(session, observed=of_units.coalesce())
+    observed = session.observed if of_units is None else of_units.coalesce()
+    order = np.argsort(unit, kind="stable")
 
-    return replace(session, spikes=Spikes(timestamps=times[keep], unit_index=unit[keep]))
-
-
-def ordered(session: Session, where: object) -> Session:
-    """Returns a session whose units lie by probe and by their electrode's position on it, and stay in order there.
-
-    A column `place` numbers the positions of each probe from 0; identities by electrode use it for the electrode.
-    """
-    columns = session.units.columns
-    axes = [columns[name] for name in POSITION if name in columns]
-    if not axes:
-        raise InputError(where, "unit_order", f"electrodes with one of {', '.join(POSITION)}", "none")
-    group = np.asarray(columns.get("group", np.zeros(session.num_units, "U1")))
-    order = np.lexsort((np.arange(session.num_units), *axes[::-1], group))
-    moved = take_units(session, order)
-    keys = np.stack([np.asarray(axis[order], np.float64) for axis in axes], 1)
-    new = np.r_[True, (keys[1:] != keys[:-1]).any(1) | (group[order][1:] != group[order][:-1])]
-    number = np.cumsum(new) - 1
-    first = np.r_[True, group[order][1:] != group[order][:-1]]
-    place = number - np.maximum.accumulate(np.where(first, number, 0))
-    named_ = {**moved.units.columns, "place": place}
-
-    return replace(moved, units=replace(moved.units, columns=named_))
+    return replace(session, observed=observed, spikes=observed_spikes(times[order], unit[order], observed, of_units))
 
 
 def identities(session: Session, config: IngestConfig, where: object) -> NDArray[np.str_]:
@@ -195,13 +162,12 @@ def identities(session: Session, config: IngestConfig, where: object) -> NDArray
     if identity == "electrode":
         if "electrode" not in columns or "group" not in columns:
             return session.units.id
-        site = columns["place"] if config.unit_order == "position" else columns["electrode"]
         ids: list[str] = []
         seen: dict[tuple[str, int] | None, int] = {}
-        for n, (e, s, g) in enumerate(zip(columns["electrode"], site, columns["group"], strict=True)):
-            on = (str(g), int(s)) if e >= 0 else None
+        for n, (e, g) in enumerate(zip(columns["electrode"], columns["group"], strict=True)):
+            on = (str(g), int(e)) if e >= 0 else None
             index = seen[on] = seen.get(on, -1) + 1
-            ids.append(f"{session.subject}/{g}/{s:05d}/{index}" if on else str(session.units.id[n]))
+            ids.append(f"{session.subject}/{g}/{e:05d}/{index}" if on else str(session.units.id[n]))
         return np.array(ids, np.str_)
     if identity not in columns:
         choices = f"electrode, session or one of the units columns {', '.join(sorted(columns))}"

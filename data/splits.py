@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.columns import Column, known_columns, matching_columns
+from ndt.data.covariates import Column, known_columns, matching_columns
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
@@ -161,10 +161,9 @@ def assign_blocks(session: Session, rule: str) -> Session:
 
 def _first(session: Session, seconds: float) -> Intervals:
     pieces = session.observed.coalesce()
-    edges = [_time_at(pieces, s) for s in (0.0, (1 - VALID_SHARE) * seconds, seconds, pieces.duration)]
-    rows = [(a, b, name) for a, b, name in zip(edges, edges[1:], ("train", "valid", "test"), strict=False) if b > a]
+    marks = (0.0, (1 - VALID_SHARE) * seconds, seconds, pieces.duration)
 
-    return Intervals([r[0] for r in rows], [r[1] for r in rows], {"block": np.array([r[2] for r in rows], np.str_)})
+    return _blocks(pieces, marks, ("train", "valid", "test"))
 
 
 def _fold(session: Session, number: int, num_folds: int) -> Intervals:
@@ -174,13 +173,16 @@ def _fold(session: Session, number: int, num_folds: int) -> Intervals:
     valid_end = begin or total
     valid_begin = valid_end - VALID_SHARE * (total - (end - begin))
     marks = sorted({0.0, valid_begin, valid_end, begin, end, total})
-    edges = [_time_at(pieces, mark) for mark in marks]
-    rows = []
-    for mark, a, b in zip(marks, edges, edges[1:], strict=False):
-        block = "test" if begin <= mark < end else "valid" if valid_begin <= mark < valid_end else "train"
-        rows.append((a, b, block))
+    names = ("test" if begin <= m < end else "valid" if valid_begin <= m < valid_end else "train" for m in marks[:-1])
 
-    return Intervals([r[0] for r in rows], [r[1] for r in rows], {"block": np.array([r[2] for r in rows], np.str_)})
+    return _blocks(pieces, marks, tuple(names))
+
+
+def _blocks(pieces: Intervals, marks: Sequence[float], names: Sequence[str]) -> Intervals:
+    """Returns a table of the blocks between marks, in seconds of the clock that runs only within `pieces`."""
+    start, end = (np.array([_time_at(pieces, mark) for mark in side]) for side in (marks[:-1], marks[1:]))
+
+    return Intervals(start, end, {"block": np.array(names, np.str_)}).select(end > start)
 
 
 def _column(session: Session, rule: str) -> Column:

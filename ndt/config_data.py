@@ -10,14 +10,13 @@ __all__ = ["ArraysConfig", "IngestConfig", "SimulateConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysConfig:
-    """Where a ``.mat`` or ``.npz`` file has what; see `ndt.data.arrays`. Keys of nested MATLAB structs have dots.
+    """Where a ``.mat`` or ``.npz`` file has what; see `ndt.data.array_files`. Keys of nested MATLAB structs have dots.
 
     Arguments:
         spikes: Key of the spike times (a cell or object array, one array a unit; or flat times with `unit_index`), or
-            with `bin_size` or `times` of counts, bins by units.
+            with `bin_size` of counts, bins by units.
         unit_index: Key of each spike's unit, where `spikes` is flat.
-        bin_size: Width in seconds of the bins of counts.
-        times: Key of the starts of the bins of counts, in seconds.
+        bin_size: Width in seconds of the bins of counts, which begin at 0 and follow one another.
         transposed: Whether counts are units by bins.
         covariates: What to decode, as ``name=key``; samples by dimensions, or the other way round where that fits the
             timestamps.
@@ -27,13 +26,12 @@ class ArraysConfig:
             those of covariates span.
         columns: Columns of units as ``name=key``.
         unit: Physical unit of covariates as ``name=unit``.
-        subject: Subject's name, or with ``=`` before it its key; by default the first part of the file's name.
+        subject: Subject's name; by default the first part of the file's name.
     """
 
     spikes: str = "spikes"
     unit_index: str = ""
     bin_size: float = 0.0
-    times: str = ""
     transposed: bool = False
     covariates: tuple[str, ...] = ()
     timestamps: tuple[str, ...] = ()
@@ -58,8 +56,6 @@ class IngestConfig:
         select: Which units to keep, as an expression over columns of the units table and measured ones, for example
             ``quality == 'good' and rate_hz > 0.5``; empty for all. See `ndt.data.selection`.
         merge: ``electrode`` sums the units of an electrode into one (threshold crossings); ``none`` keeps them apart.
-        unit_order: ``file``, or ``position``: by electrode group and position on it, in identities too, so that a patch
-            holds neighbours.
         duplicates: What to do with units that share their spikes: ``keep``, ``drop`` all but the one with most spikes,
             or ``group`` (a units column `duplicate_group`, whose units are hidden together).
         covariates: Covariates to keep, by name or end of path; empty for all. ``vel=diff(pos)`` keeps the rate of
@@ -76,19 +72,15 @@ class IngestConfig:
         evaluate: Sessions (patterns of their names) that pretraining leaves out.
         task: Task name; by default read from the file.
         arrays: Where ``.mat`` and ``.npz`` files have what.
-        remote: Files on DANDI are read by ``stream`` (only the parts needed) or after ``download``.
-        downloads: Folder where downloaded files stay; by default each is removed once it is read.
         workers: Processes; 0 means one per core.
         cluster: Address of a Dask scheduler that does the work instead, for example ``tcp://head:8786``.
         probe_seconds: How long opening a file may take in the child process that tries it first.
         max_gib: Largest array read from a file, in GiB.
-        strict: Whether the first file that fails ends the run.
     """
 
     unit_identity: str = "electrode"
     select: str = ""
     merge: str = "none"
-    unit_order: str = "file"
     duplicates: str = "keep"
     covariates: tuple[str, ...] = ()
     covariates_at: str = "centre"
@@ -99,18 +91,14 @@ class IngestConfig:
     evaluate: tuple[str, ...] = ()
     task: str = ""
     arrays: ArraysConfig = field(default_factory=ArraysConfig)
-    remote: str = "stream"
-    downloads: str = ""
     workers: int = 0
     cluster: str = ""
     probe_seconds: float = 60.0
     max_gib: float = 8.0
-    strict: bool = False
 
     def __post_init__(self) -> None:
         require(self, {"cut_silence": (0, INF), "workers": (0, INF), "probe_seconds": (0, INF), "max_gib": (0, INF)})
-        choose(self, "", merge=("none", "electrode"), unit_order=("file", "position"), remote=("stream", "download"))
-        choose(self, "", duplicates=("keep", "drop", "group"))
+        choose(self, "", merge=("none", "electrode"), duplicates=("keep", "drop", "group"))
         choose(self, "", counts_at=("start", "centre", "end"), covariates_at=("start", "centre", "end"))
 
     def evaluates(self, session_id: str) -> bool:

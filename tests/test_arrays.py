@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndt.data.arrays import from_arrays
-from ndt.data.derivative import derivative
+from ndt.data.covariates import derivative
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate

@@ -8,12 +8,11 @@ from pynwb import TimeSeries
 from strategies import seeds
 
 from ndt.config import IngestConfig
-from ndt.data.binned import _laid_out
-from ndt.data.nwb import read_nwb
+from ndt.data.nwb import _laid_out, read_nwb
 from ndt.data.windows import Grid, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Session, Spikes, Units
+from ndt.session import Session, Units
 from tests.recordings import invalid, series, trials, units, write_nwb
 
 QUICK = IngestConfig(probe_seconds=0.0)
@@ -23,7 +22,7 @@ def laid_out(counts, start, width=0.02, cut=()):
     found, _ = _laid_out(counts, start, width, Intervals(*np.reshape(cut, (-1, 2)).T), "x: counts")
     return Session(
         session_id="x", subject="x", observed=found.observed, count_bin=width,
-        spikes=Spikes(timestamps=found.times, unit_index=found.unit),
+        spikes=found.spikes,
         units=Units(id=np.arange(found.num_units).astype(str), observed=found.of_units),
     )  # fmt: skip
 
@@ -141,20 +140,3 @@ def test_ndx_binned_spikes(tmp_path) -> None:
     np.testing.assert_allclose(session.observed.start, [2.0, 3.1])
     found, _ = rebinned(session)
     np.testing.assert_array_equal(found, np.delete(counts.T, [20, 21], 0))
-
-    def aligned(nwb):
-        box = nwb.create_processing_module("ecephys", "counts")
-        data = counts.reshape(3, 4, 25)
-        stamps = np.array([10.0, 10.5, 20.0, 30.0])  # the second begins before the first has ended
-        box.add(
-            ndx.BinnedAlignedSpikes(
-                data=data, event_timestamps=stamps, bin_width_in_ms=40.0, event_to_bin_offset_in_ms=-200.0
-            )
-        )
-
-    session = read_nwb(write_nwb(tmp_path / "b.nwb", aligned), QUICK)
-    np.testing.assert_allclose(session.observed.start, [9.8, 19.8, 29.8])
-    np.testing.assert_allclose(session.observed.end, [10.8, 20.8, 30.8])
-    found, _ = rebinned(session)
-    np.testing.assert_array_equal(found, counts.reshape(3, 4, 25)[:, [0, 2, 3]].reshape(3, 75).T)
-    assert any("1 of 4 events overlap one before" in s for s in session.dropped)

@@ -72,7 +72,7 @@ def test_options_are_the_settings_that_change_a_session():
     options = options_of(config, "sub-x_ses-1")
 
     assert {f.name for f in fields(IngestConfig)} - options.keys() == {
-        "workers", "cluster", "probe_seconds", "strict", "remote", "downloads", "evaluate",
+        "workers", "cluster", "probe_seconds", "evaluate",
     }  # fmt: skip
     assert (options["covariates"], options["arrays"]["spikes"]) == (["hand_vel"], "times")
     assert options == json.loads(json.dumps(options))
@@ -295,18 +295,6 @@ def test_a_bad_file_is_reported_while_the_others_go_on(recordings, tmp_path, cap
     write_nwb(recordings / "aaa.nwb", units())
     store = ingest(f"{recordings}/aaa.nwb", tmp_path / "store", config, progress=False)
     assert list(store.manifest["failed"]) == [str(recordings / "bbb.nwb")]  # nothing was heard of it
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_strict_ends_at_the_first_bad_file(recordings, tmp_path, workers):
-    (recordings / "aaa.nwb").write_text("no")
-
-    with pytest.raises(InputError, match=r"aaa.nwb: file: expected an HDF5 file"):
-        ingest(f"{recordings}/**/*.nwb", tmp_path / "store", IngestConfig(workers=workers, strict=True), progress=False)
-    (recordings / "aaa.nwb").unlink()
-    store = ingest(f"{recordings}/**/*.nwb", tmp_path / "store", ONE, progress=False)  # nothing is in the way
-    assert store.session_ids == sorted(store.manifest["sessions"])
-    assert len(store.session_ids) == len(list(recordings.glob("**/*.nwb")))
 
 
 def test_a_failed_ingestion_leaves_no_store_behind(tmp_path):

@@ -20,7 +20,7 @@ from ndt.errors import InputError
 from tests.recordings import series, units, write_nwb
 from tests.test_workers import gone
 
-READ = "import json, sys; path, memory, seconds = json.loads(sys.stdin.readline()); "
+READ = "import json, sys; path, memory, seconds, _ = json.loads(sys.stdin.readline()); "
 CHILD = [sys.executable, "-P", probe_child.__file__]
 
 
@@ -183,7 +183,7 @@ def test_the_child_ends_with_a_process_that_is_killed(good):
 def test_the_child_has_an_alarm_of_its_own(tmp_path):
     os.mkfifo(tmp_path / "fifo")  # whoever opens it waits for a writer
     with subprocess.Popen(CHILD, stdin=subprocess.PIPE) as child:
-        child.stdin.write(json.dumps([str(tmp_path / "fifo"), 1 << 32, 0.2]).encode() + b"\n")
+        child.stdin.write(json.dumps([str(tmp_path / "fifo"), 1 << 32, 0.2, None]).encode() + b"\n")
         child.stdin.flush()
         assert child.wait(timeout=20) == -signal.SIGALRM
 

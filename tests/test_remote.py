@@ -1,4 +1,4 @@
-"""Files on DANDI, from an archive on this machine: listed, read in parts, downloaded, and what may go wrong."""
+"""Files on DANDI, from an archive on this machine: listed, read in parts, and what may go wrong."""
 
 import hashlib
 import pickle
@@ -14,7 +14,7 @@ from pynwb.ecephys import ElectricalSeries
 
 from ndt.data import remote
 from ndt.data.probe import session_id_of
-from ndt.data.remote import RemoteFile, download, expand, open_remote
+from ndt.data.remote import RemoteFile, expand, open_remote
 from ndt.errors import InputError
 from tests.dandi_server import Archive, serve
 from tests.recordings import series, trials, units, write_nwb
@@ -156,14 +156,13 @@ def test_an_answer_that_fails_for_a_moment_is_asked_for_again(archive):
         expand("dandi:000129", archive.api)
 
 
-def test_a_key_opens_an_embargoed_dandiset_and_goes_to_the_archive_alone(archive, monkeypatch, tmp_path):
+def test_a_key_opens_an_embargoed_dandiset_and_goes_to_the_archive_alone(archive, monkeypatch):
     archive.key = "secret"
     with pytest.raises(InputError, match=r"access: .*DANDI_API_KEY, found 401"):
         expand("dandi:000129", archive.api)
     monkeypatch.setenv("DANDI_API_KEY", "secret")
     file = expand("dandi:000129/sub-Indy", archive.api)[0]
     assert open_remote(file).read(10) == NOISE[:10]
-    assert download(file, tmp_path).read_bytes() == NOISE
     assert not archive.leaked
 
 
@@ -253,71 +252,6 @@ def test_an_error_on_the_way_comes_out_of_hdf5_as_it_was(archive, recording):
         with pytest.raises(InputError, match="file: expected an answer, found 410 Gone"):
             h5["units/spike_times"][:]
         archive.failures = []
-
-
-def test_a_download_is_the_file_and_happens_once(noise, archive, tmp_path):
-    target = download(noise, tmp_path)
-    assert target == tmp_path / "000129" / INDY
-    assert target.read_bytes() == NOISE
-    assert [p.name for p in target.parent.iterdir()] == [target.name]
-    archive.asked.clear()
-    assert download(noise, tmp_path) == target
-    assert archive.asked == []
-    target.write_bytes(NOISE[::-1])  # another file of the same size
-    assert download(noise, tmp_path).read_bytes() == NOISE
-
-
-def test_a_download_that_was_cut_goes_on_where_it_ended(noise, archive, tmp_path):
-    archive.cuts, archive.cut_at = 3, 70_000
-    assert download(noise, tmp_path / "a").read_bytes() == NOISE
-    assert archive.sent == len(NOISE)  # no byte twice
-    archive.failures = [404]
-    part = tmp_path / "b" / "000129" / f"{INDY}.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(NOISE[:250_000])  # an earlier process was killed
-    with pytest.raises(InputError, match="found 404"):
-        download(noise, tmp_path / "b")
-    archive.sent = 0
-    assert download(noise, tmp_path / "b").read_bytes() == NOISE
-    assert archive.sent == 50_000
-    assert not part.exists()
-
-
-def test_a_server_without_ranges_sends_all_again(noise, archive, tmp_path):
-    archive.ranges, archive.cuts, archive.cut_at = False, 1, 70_000
-    assert download(noise, tmp_path).read_bytes() == NOISE
-    assert archive.sent == len(NOISE) + 70_000
-    archive.cuts = 99
-    with pytest.raises(InputError, match=r"network: .*70000 of 300000 bytes, 4 times"):
-        download(noise, tmp_path / "again")
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        ({"hashes": {INDY: "0" * 64}}, "content: expected SHA-256 00000"),
-        ({"longer": 5}, "size: expected 300000 bytes"),
-        ({"cuts": 99, "cut_at": 0}, "network: expected an answer"),
-        ({"failures": [404]}, "file: expected one that can be downloaded, found 404"),
-    ],
-)
-def test_what_is_not_the_file_never_gets_its_name(archive, tmp_path, fault, said):
-    vars(archive).update({k: v for k, v in fault.items() if k == "hashes"})
-    file = expand(f"dandi:000129/{INDY}", archive.api)[0]
-    vars(archive).update(fault)
-    with pytest.raises(InputError) as error:
-        download(file, tmp_path)
-    assert one_line(error).startswith(f"{file}: {said}")
-    assert not (tmp_path / "000129" / INDY).exists()
-    if "hashes" in fault:
-        assert list((tmp_path / "000129" / INDY).parent.iterdir()) == []  # or the next try would end the same way
-
-
-def test_a_folder_that_cannot_be_written_to_is_one_line(noise, tmp_path):
-    (tmp_path / "000129").write_text("a file")
-    with pytest.raises(InputError, match="expected room to write it") as error:
-        download(noise, tmp_path)
-    one_line(error)
 
 
 def test_a_path_that_leaves_the_dandiset_is_refused(archive):

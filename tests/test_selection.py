@@ -1,4 +1,4 @@
-"""Which units of a recording are kept, how they are merged, ordered and named, and what becomes of observed time."""
+"""Which units of a recording are kept, how they are merged and named, and what becomes of observed time."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ndt.config import IngestConfig
-from ndt.data.selection import cut_silence, merge_electrodes, ordered, prepare, take_units
+from ndt.data.selection import cut_silence, merge_electrodes, prepare, take_units
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
@@ -22,7 +22,6 @@ def recording(**changes) -> Session:
         "electrode": np.array([2, 2, 0, 5, 5, -1]),
         "group": np.array(["a", "a", "a", "b", "b", ""]),
         "location": np.array(["M1", "M1", "M1", "S1", "S1", ""]),
-        "rel_y": np.array([40.0, 40.0, 900.0, 20.0, 20.0, np.nan]),
         "quality": np.array(["good", "mua", "good", "good", "good", "good"]),
         "heldout": np.array([False, True, False, False, False, False]),
         "label": np.array(["p", "q", "r", "s", "t", "u"]),
@@ -87,17 +86,6 @@ def test_merged_units_are_observed_when_all_of_them_were() -> None:
     np.testing.assert_array_equal(session.units.observed.start[rows], [0.5])
     np.testing.assert_array_equal(session.units.observed.end[rows], [1.5])
     assert trains_of(session)[0] == [0.5, 1.0, 1.0]
-
-
-def test_units_in_order_of_position_are_named_by_it() -> None:
-    session = prepare(recording(), IngestConfig(unit_order="position"))
-    np.testing.assert_array_equal(session.units.columns["label"], ["u", "p", "q", "r", "s", "t"])
-    ids = ["s1/unit/00005", "x/a/00000/0", "x/a/00000/1", "x/a/00001/0", "x/b/00000/0", "x/b/00000/1"]
-    np.testing.assert_array_equal(session.units.id, ids)
-    assert trains_of(session)[1] == [0.5, 1.0, 3.0]
-    columns = {name: values for name, values in recording().units.columns.items() if name != "rel_y"}
-    with pytest.raises(InputError, match="unit_order: expected electrodes with one of rel_y"):
-        ordered(recording(units=Units(id=recording().units.id, columns=columns)), "a.nwb")
 
 
 @pytest.mark.parametrize(

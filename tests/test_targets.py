@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from problems import recording
 from strategies import seeds
 
-from ndt.data.columns import Column
-from ndt.data.labels import rows_at
+from ndt.data.covariates import Column
 from ndt.data.splits import assign_blocks
-from ndt.data.targets import build_targets, find_sources, offers
+from ndt.data.targets import build_targets, find_sources, offers, rows_at
 from ndt.data.windows import TRAIN, Grid, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
