@@ -22,7 +22,6 @@ from rich.progress import Progress
 
 from ndt.config import IngestConfig
 from ndt.data.files import file_source
-from ndt.data.inspect import summarise
 from ndt.data.probe import find_files, session_id_of
 from ndt.data.store import (
     STORE_VERSION,
@@ -33,6 +32,7 @@ from ndt.data.store import (
     write_manifest,
     write_session,
 )
+from ndt.data.summary import summarise
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session

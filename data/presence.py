@@ -7,12 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.intervals import Intervals
-from ndt.session import Session
+from ndt.session import Covariate, Session
 
-__all__ = ["SLIVER", "block_edges", "borders", "firing", "seconds_before", "spikes_by_unit", "unit_pieces"]
+__all__ = [
+    "BRIDGED",
+    "SLIVER",
+    "block_edges",
+    "borders",
+    "firing",
+    "sampled",
+    "seconds_before",
+    "spikes_by_unit",
+    "unit_pieces",
+]
 
 BLOCK = 60.0  # seconds, where that makes 10 to 120 blocks
 FEWEST, MOST = 10, 120
+BRIDGED = 1.5  # sampling intervals between two samples that follow each other: clocks jitter
 SLIVER = 1e-6  # seconds: differences of clock times near 1e9 s are good to 2e-7 s
 
 Array = NDArray[np.float64]
@@ -29,6 +40,22 @@ def unit_pieces(session: Session) -> list[Intervals]:
     bounds = np.searchsorted(unit[order], np.arange(N + 1))
 
     return [Intervals(start[a:b], end[a:b]).coalesce() for a, b in pairwise(bounds)]
+
+
+def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Intervals:
+    """Returns when a covariate has samples: each reaches half an interval to both sides.
+
+    Arguments:
+        covariate: The covariate.
+        valid: Which samples to take, shape (M,); by default all.
+    """
+    times = covariate.timestamps if valid is None else covariate.timestamps[valid]
+    if len(times) == 0:
+        return Intervals.empty()
+    interval = float(np.nan_to_num(covariate.interval))
+    cuts = np.flatnonzero(np.diff(times) > BRIDGED * interval)
+
+    return Intervals(times[np.r_[0, cuts + 1]] - interval / 2, times[np.r_[cuts, len(times) - 1]] + interval / 2)
 
 
 def seconds_before(pieces: Intervals, times: Array) -> Array:

@@ -1,8 +1,6 @@
-"""One covariate of a fine-tuned decoder, as its run directory has it: what its metrics and predictions mean.
+"""One target of a fine-tuned decoder, as its run directory has it: what its metrics and predictions mean."""
 
-Runs of before knew one covariate, a continuous one, and said less of it.
-"""
-
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.names import PREDICTORS, SCORES
+from ndt.page import fixed
 from ndt.runs import Decoder
 
-__all__ = ["by_covariate", "dims_of", "directions", "half_width", "kind_of", "known", "unit_of", "weights_of"]
+__all__ = ["by_covariate", "digits_of", "dims_of", "directions", "kind_of", "known", "score_table", "unit_of"]
 
 SHARED = ("time", "piece", "out_of_range")  # arrays of all covariates together
 
-# T = bins of the test block, C = columns, K = what has a half width
+# C = columns
 
 
 def by_covariate(decoder: Decoder) -> list[Decoder]:
@@ -61,15 +61,35 @@ def dims_of(decoder: Decoder) -> list[str]:
     return [d[4:-1] if d.startswith("cos(") else d for d in dims[::2]]  # columns are cosine and sine of each
 
 
-def weights_of(decoder: Decoder) -> dict[str, float]:
-    """Returns the share of each predictor in what is delivered; nothing where the run does not say."""
-    m: Mapping[str, Any] = decoder.metrics
-    if m.get("weights"):
-        return {name: float(share) for name, share in m["weights"].items()}
-    if (share := m.get("blend_weight")) is None:
-        return {}
+def digits_of(value: object) -> int:
+    """Returns how many decimals make three digits."""
+    size = abs(known(value))
 
-    return {"network": float(share), "ridge": 1 - float(share)}
+    return max(0, 2 - math.floor(math.log10(size))) if size and math.isfinite(size) else 2
+
+
+def score_table(m: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a table of one target's predictors: ensemble weight, R², and errors by kind.
+
+    Arguments:
+        m: Metrics of the target: ``test``, ``network``, ``baselines``, ``weights``, ``kind``, ``unit``.
+    """
+    test, weights = m["test"], m.get("weights") or {}
+    scored: dict[str, Mapping[str, Any]] = {"delivered": test, "network": m.get("network", {})} | m.get("baselines", {})
+    columns = [c for c in SCORES[m.get("kind", "continuous")] if test.get(c[0]) is not None]
+    rows = []
+    for name in (*PREDICTORS, *(n for n in scored if n not in PREDICTORS)):
+        found = scored.get(name, {})
+        if found.get("r2") is not None or name in ("delivered", "network", *weights):
+            cells = [fixed(found.get(key), digits_of(test[key]) if d is None else d) for key, _, d in columns]
+            weight = fixed(weights[name], 2) if name in weights else ""
+            rows.append([PREDICTORS.get(name, name), weight, fixed(found.get("r2")), *cells])
+    if test.get("chance") is not None:
+        always = [fixed(test["chance"]) if key == "accuracy" else "" for key, _, _ in columns]
+        rows.append(["always the most frequent class", "", "", *always])
+    heads = [heading.format(unit=m.get("unit") or "own unit") for _, heading, _ in columns]
+
+    return ["predictor", "weight", "R²", *heads], rows
 
 
 def directions(columns: NDArray[Any]) -> NDArray[np.float64]:
@@ -80,14 +100,3 @@ def directions(columns: NDArray[Any]) -> NDArray[np.float64]:
         array([[90.]])
     """
     return np.asarray(np.degrees(np.arctan2(columns[:, 1::2], columns[:, ::2])), np.float64)
-
-
-def half_width(decoder: Decoder) -> NDArray[np.float64] | None:
-    """Returns half widths of the 90 % intervals, (T, K): of each bin, or, of runs of before, the same for all."""
-    p, t = decoder.predictions, decoder.metrics["test"]
-    if "half_width" in p:
-        return np.asarray(p["half_width"], np.float64)
-    if t.get("interval_half_width") and kind_of(decoder) == "continuous":
-        return np.tile([known(h) for h in t["interval_half_width"]], (len(p["time"]), 1))
-
-    return None

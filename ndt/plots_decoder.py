@@ -5,6 +5,7 @@ As in `ndt.plots`, figures take arrays and know nothing of runs or files.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ndt.plots import BLUE, COLOURS, GRID, INK, NAMES, QUIET, Drawing, page_figure
+from ndt.names import CONTROLS, PREDICTORS
+from ndt.page import Drawing, fixed
+from ndt.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure
 
 __all__ = ["broken", "first_seconds", "probabilities", "runs", "scores", "traces", "with_unit", "wrapped"]
 
@@ -21,7 +24,7 @@ __all__ = ["broken", "first_seconds", "probabilities", "runs", "scores", "traces
 
 FLOOR = -0.5  # the axis goes no lower: what is worse than this says no more, and would squeeze all else
 HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "recurrent", "ridge_gated")  # beside what is of their colour
-AMBER = "#fae7bf"  # input out of range; light enough to read on, and to print
+AMBER = "#fae7bf"  # input drift; light enough to read on, and to print
 INKS = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#bdd7ec", "#5b9bd0", BLUE, "#083a63"])
 
 Array = NDArray[np.floating]
@@ -89,18 +92,18 @@ def with_unit(label: str, unit: str) -> str:
 def scores(
     r2: Mapping[str, float],
     interval: tuple[float, float] | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] = MappingProxyType({}),
     label: str = "R² on test bins (variance-weighted)",
 ) -> Drawing:
     """Draws the test R² of each predictor as a labelled dot, on an axis from 0, or -0.5 at the least, to 1.
 
     Arguments:
         r2: R² by predictor, at least one.
-        interval: 95 % interval of the delivered decoder's.
-        weights: Share of each predictor in the delivered decoder, shown beside its name.
+        interval: 95 % interval of the ensemble's.
+        weights: Ensemble weights, shown beside the names.
         label: Label of the axis.
     """
-    names = [name for name in NAMES if name in r2] + [name for name in r2 if name not in NAMES]
+    names = [name for name in PREDICTORS if name in r2] + [name for name in r2 if name not in PREDICTORS]
     low = max(min(0.0, *r2.values()), FLOOR)
     with page_figure(0.55 + 0.28 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
@@ -111,27 +114,22 @@ def scores(
             (first, last), row = np.clip(interval, low, 1), names.index("delivered")
             ax.add_patch(Rectangle((first, row - 0.32), last - first, 0.64, color=BLUE, alpha=0.3, linewidth=0))
         ax.axvline(0, color=QUIET, linewidth=0.8)
-        ax.set_yticks(range(len(names)), [_named(name, weights or {}) for name in names])
+        words = [PREDICTORS.get(name, name) for name in names]
+        words = [f"{w}, weight {weights[n]:.2f}" if n in weights else w for n, w in zip(names, words, strict=True)]
+        ax.set_yticks(range(len(names)), words)
         ax.tick_params(axis="y", length=0)
         ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(low - 0.03 * (1 - low), 1 + 0.04 * (1 - low)), xlabel=label)
         ax.spines["left"].set_visible(False)
 
     caption = "All rows are scored on the same bins, and all decoders are causal."
-    controls = [NAMES[name] for name in ("shuffled", "shifted") if name in r2]
-    if controls:
-        caption += f" Controls ({'; '.join(controls)}) should be about 0, or below."
+    if any(name in r2 for name in CONTROLS):
+        caption += " With permuted or shifted targets, R² should be about 0, or below."
     if interval is not None:
-        caption += " The band is the delivered decoder's 95 % interval, by block bootstrap over time."
+        caption += " The band is the ensemble's 95 % interval, by block bootstrap over time."
     if any(value < low for value in r2.values()):
-        caption += f" Arrows: below the axis, which ends at {low:g}.".replace("-", "−")
+        caption += f" Arrows: below the axis, which ends at {fixed(low, 1)}."
 
     return Drawing(sheet.svg, caption)
-
-
-def _named(name: str, weights: Mapping[str, float]) -> str:
-    words = NAMES.get(name, name.replace("_", " "))
-
-    return f"{words}, weight {weights[name]:.2f}" if weights.get(name) is not None else words
 
 
 def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: float) -> None:
@@ -139,8 +137,7 @@ def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: floa
     ax.plot([0, shown], [row, row], color=colour, linewidth=2.2 if filled else 1.2, solid_capstyle="butt")
     marker = "<" if value < low else "o"
     ax.plot(shown, row, marker, color=colour, markerfacecolor=colour if filled else "white", markersize=7)
-    text = f"{value:.3f}".replace("-", "−")
-    ax.annotate(text, (beside, row), (9, 0), textcoords="offset points", va="center")
+    ax.annotate(fixed(value), (beside, row), (9, 0), textcoords="offset points", va="center")
 
 
 def _width(time: NDArray[np.float64], piece: NDArray[Any]) -> float:
@@ -153,7 +150,7 @@ def _width(time: NDArray[np.float64], piece: NDArray[Any]) -> float:
 def _outside(
     time: NDArray[np.float64], piece: NDArray[Any], outside: NDArray[np.bool_] | None
 ) -> Iterator[tuple[float, float]]:
-    """Yields begin and end of each stretch of bins whose input is out of range."""
+    """Yields begin and end of each run of bins with input drift."""
     half = _width(time, piece) / 2
     for first, last in runs(outside, piece) if outside is not None else ():
         if outside is not None and outside[first]:
@@ -165,7 +162,6 @@ def traces(
     lines: Mapping[str, Array],
     piece: NDArray[Any],
     labels: Sequence[str],
-    *,
     half_width: Array | None = None,
     outside: NDArray[np.bool_] | None = None,
     circular: bool = False,
@@ -178,8 +174,8 @@ def traces(
         lines: ``measured`` and what was decoded by predictor, NaN where there is none, each (T, K).
         piece: Piece of each bin, shape (T,).
         labels: Names of the K panels, with units.
-        half_width: Half width of the delivered decoder's interval, not finite where it has none, (T, K).
-        outside: Whether the input of a bin is out of range, (T,).
+        half_width: Half width of the ensemble's interval, not finite where it has none, (T, K).
+        outside: Whether the input of a bin has drifted, (T,).
         circular: Whether values are directions in degrees, -180 to 180.
         caption: The drawing's caption.
     """
@@ -203,7 +199,7 @@ def traces(
         sheet.axes[-1, 0].set(xlabel="time in the recording (s)", xlim=(time[0] - half, time[-1] + half))
         sheet.figure.align_ylabels()
         handles, _ = sheet.axes[0, 0].get_legend_handles_labels()
-        handles += [Patch(color=AMBER, label="input out of range")] if spans else []
+        handles += [Patch(color=AMBER, label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=8.5)
 
     return Drawing(sheet.svg, caption)
@@ -218,7 +214,7 @@ def _style(name: str) -> dict[str, Any]:
         "color": COLOURS.get(name, QUIET),
         "linewidth": 1.4 if first else 0.9,
         "zorder": 4 if first else 2,
-        "label": NAMES.get(name, name),
+        "label": PREDICTORS.get(name, name),
     }
 
 
@@ -246,7 +242,6 @@ def probabilities(
     true: NDArray[np.integer],
     piece: NDArray[Any],
     classes: Sequence[str],
-    *,
     outside: NDArray[np.bool_] | None = None,
     caption: str = "",
 ) -> Drawing:
@@ -258,7 +253,7 @@ def probabilities(
         true: Index of the true class, -1 where there is no label, shape (T,).
         piece: Piece of each bin, shape (T,).
         classes: Names of the C classes.
-        outside: Whether the input of a bin is out of range, (T,).
+        outside: Whether the input of a bin has drifted, (T,).
         caption: The drawing's caption.
     """
     half, spans = _width(time, piece) / 2, list(_outside(time, piece, outside))
@@ -274,7 +269,7 @@ def probabilities(
             if true[begin] >= 0:
                 width = time[end - 1] - time[begin] + 2 * half
                 frame = Rectangle((time[begin] - half, true[begin] - 0.5), width, 1)
-                frame.set(facecolor="none", edgecolor="#d1660c", linewidth=1.3, zorder=3)
+                frame.set(facecolor="none", edgecolor=ORANGE, linewidth=1.3, zorder=3)
                 ax.add_patch(frame)
         every = -(-len(classes) // 24)
         ax.set_yticks(np.arange(0, len(classes), every), list(classes)[::every])
@@ -286,8 +281,8 @@ def probabilities(
         sheet.figure.colorbar(
             marks, ax=ax, label="probability", aspect=18 if len(classes) < 10 else 32, ticks=[0, 0.5, 1]
         )
-        handles = [Patch(facecolor="none", edgecolor="#d1660c", linewidth=1.3, label="true class")]
-        handles += [Patch(color="#c98a1b", label="input out of range")] if spans else []
+        handles = [Patch(facecolor="none", edgecolor=ORANGE, linewidth=1.3, label="true class")]
+        handles += [Patch(color="#c98a1b", label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
 
     return Drawing(sheet.svg, caption + (" Grey: no bins." if len(np.unique(piece)) > 1 else ""))

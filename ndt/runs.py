@@ -38,6 +38,11 @@ class Decoder:
         return str(self.metrics["session"])
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Ensemble weight of each member."""
+        return dict(self.metrics.get("weights") or {})
+
+    @property
     def r2(self) -> dict[str, float]:
         """Test R² of each predictor that has one."""
         found = {"delivered": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}

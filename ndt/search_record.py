@@ -191,7 +191,7 @@ def section(record: SearchRecord) -> "Section":
     head, rows = table(record)
     part = Section(title="Search for settings", anchor="search", text=sentences(record), drawings=[draw(record)])
     caption = "All candidates: R² of the network on the validation block, mean over the seeds that each was fitted with"
-    part.tables.append(Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption=caption, dense=True))
+    part.tables.append(Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption=caption))
 
     return part
 

@@ -13,7 +13,9 @@ from problems import recording
 
 from ndt.config import IngestConfig, SimulateConfig
 from ndt.data.findings import Finding
-from ndt.data.inspect import _names, examine, inspect, sampled, summarise
+from ndt.data.inspect import _names, inspect
+from ndt.data.presence import sampled
+from ndt.data.summary import examine, summarise
 from ndt.data.nwb_check import check_nwb
 from ndt.data.quality import Quality
 from ndt.data.synthetic import simulate
@@ -251,7 +253,7 @@ def test_where_no_file_can_be_read_nothing_is_written(tmp_path):
 
 def test_whatever_goes_wrong_with_a_file_is_one_line(tmp_path, monkeypatch):
     path = write_nwb(tmp_path / "a.nwb", units())
-    monkeypatch.setattr("ndt.data.quality.assess", lambda session: 1 / 0)
+    monkeypatch.setattr("ndt.data.inspect.assess", lambda session: 1 / 0)
     (found,) = inspect(path, CONFIG, tmp_path / "out")
     assert found["error"] == (
         f"{path}: inspection: expected a recording that can be inspected, found ZeroDivisionError division by zero"

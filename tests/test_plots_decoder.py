@@ -65,7 +65,7 @@ def test_axis_of_scores_reaches_below_zero_and_up_to_one_and_is_not_squeezed(low
 def test_weights_stand_beside_names_and_unknown_predictors_behind_known_ones():
     svg = scores({"my_own": 0.1, "delivered": 0.5, "network": 0.4}, (0.45, 0.52), {"network": 0.25}).svg
     names = re.findall(r"<text[^>]*>([a-z][^<]*)</text>", svg)
-    assert names[:3] == ["delivered decoder", "network alone, weight 0.25", "my own"]
+    assert names[:3] == ["ensemble", "network alone, weight 0.25", "my_own"]
 
 
 def test_confusion_is_a_share_of_each_row_with_its_count():
@@ -78,13 +78,13 @@ def test_confusion_is_a_share_of_each_row_with_its_count():
         "right (4)",
         "up (0)",
     ]
-    assert "Not in the test block: up." in drawing.caption
+    assert "Not in the test split: up." in drawing.caption
 
 
 def test_errors_of_directions_are_summed_up_by_their_median():
     svg = plots_errors.angle_errors({"delivered": np.array([5.0, 10.0, 90.0]), "ridge": np.array([])}).svg
-    assert "delivered decoder, median 10.0°" in svg
-    assert ">ridge on lagged counts<" in svg
+    assert "ensemble, median 10.0°" in svg
+    assert ">ridge regression<" in svg
 
 
 def span(svg: str, colour: str) -> list[float]:
@@ -102,8 +102,8 @@ def test_bins_out_of_range_are_shaded_over_their_own_width():
     svg = traces(time, values, piece, ["x"], outside=outside).svg
     first, second, _ = span(svg, plots_decoder.AMBER)
     np.testing.assert_allclose(first / second, 2, rtol=1e-4)
-    assert "input out of range" in svg
-    assert "input out of range" not in traces(time, values, piece, ["x"], outside=np.zeros(40, bool)).svg
+    assert "input drift" in svg
+    assert "input drift" not in traces(time, values, piece, ["x"], outside=np.zeros(40, bool)).svg
 
 
 def test_band_round_the_circle_is_on_both_sides_of_the_edge():
@@ -133,5 +133,5 @@ def test_figures_stand_values_that_are_not_there():
     for circular in (False, True):
         assert traces(time, lines, piece, ["x", "y"], half_width=nothing + np.inf, circular=circular).svg
     assert plots_errors.scatter(nothing, nothing, ["x", "y"], "", [None, None]).svg
-    assert plots_errors.calibration(np.zeros(0), {"a": np.zeros(0)}, 0.9, float("nan")).svg
+    assert plots_errors.calibration(np.zeros(0), {"a": np.zeros(0)}, 0.9, np.nan, (np.zeros(0),) * 3, ("", ""), "").svg
     assert plots_errors.confusion(np.zeros((2, 2), int), ["a", "b"]).svg
