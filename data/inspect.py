@@ -35,7 +35,7 @@ def inspect(
     nwb_check: bool = True,
     progress: bool = False,
 ) -> list[Entry]:
-    """Returns one entry for each file that paths and patterns stand for, in their order; see `ndt.data.summary.examine`.
+    """Returns one entry of `ndt.data.summary.examine` for each file that paths and patterns stand for, in their order.
 
     A file that cannot be read becomes an entry of ``source``, ``error`` and the grade ``error``, and the others go on.
 

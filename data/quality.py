@@ -30,7 +30,7 @@ class Quality:
     Arguments:
         units: Columns of `unit_measures`, and `duplicate_group`: a number for units that share spikes, directly or
             through others, by duplicates or cross-talk; -1 for the rest. Each of shape (N,).
-        presence_time: Starts of blocks in seconds, shape (M,); 10 to 120 of equal length, a minute where that fits.
+        presence_edges: Edges of M blocks in seconds, shape (M + 1,); 10 to 120 of a minute where that fits.
         presence_hz: Rate in each block over the time the unit was observed there, shape (M, N); NaN where it was not.
         pairs: Duplicates and cross-talk.
         gaps: Between pieces of observed time.
@@ -39,7 +39,7 @@ class Quality:
     """
 
     units: dict[str, NDArray[Any]]
-    presence_time: Array
+    presence_edges: Array
     presence_hz: Array
     pairs: tuple[Pair, ...]
     gaps: Intervals
@@ -71,7 +71,7 @@ def assess(session: Session) -> Quality:
 
     return Quality(
         units=units | {"duplicate_group": groups(together.pairs, session.num_units)},
-        presence_time=edges[:-1],
+        presence_edges=edges,
         presence_hz=hz,
         pairs=together.pairs,
         gaps=gaps,

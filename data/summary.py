@@ -70,7 +70,7 @@ def examine(session: Session, quality: Quality | None = None) -> Entry:
     """Returns what `summarise` does, and what is to be known before anything is trained.
 
     That is ``quality`` (of each unit, pairs of units, gaps and silences, in seconds), ``split`` (train, valid and
-    test, or why there are none), ``tables`` (rows, durations, overlaps, labels), ``findings`` and their worst ``grade``.
+    test, or why there are none), ``tables`` (rows, durations, overlaps, labels), ``findings`` and the worst ``grade``.
 
     Arguments:
         session: The recording.

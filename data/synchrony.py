@@ -1,9 +1,9 @@
 r"""Units of one session that hold the same spikes: duplicates and cross-talk.
 
 For units a and b, a the less active of the two while both were observed, S is the number of a's spikes then, and C the
-number of those that have a partner in b within ± ½ ms (the window); each counts once, however many partners it has. The pair
-shares C / S. By chance it would share E of the S spikes: with spikes n and rates r in cells p of time, up to 256 with
-at least 200 spikes of the population each, so that a slow rise of both rates is no synchrony,
+number of those that have a partner in b within ± ½ ms (the window); each counts once, however many partners it has. The
+pair shares C / S. By chance it would share E of the S spikes: with spikes n and rates r in cells p of time, up to 256
+with at least 200 spikes of the population each, so that a slow rise of both rates is no synchrony,
 
 .. math:: E = \sum_p n_{ap} (1 - e^{-2 \, \mathrm{window} \, r_{bp}})
 
@@ -210,9 +210,7 @@ def _sample(session: Session) -> tuple[Array, NDArray[np.int64], Intervals]:
     )
 
 
-def count_shared(
-    times: Array, unit: NDArray[np.int64], num_units: int, chunk: int = CHUNK
-) -> NDArray[np.int32] | None:
+def count_shared(times: Array, unit: NDArray[np.int64], num_units: int, chunk: int = CHUNK) -> NDArray[np.int32] | None:
     """Returns (N, N): how many spikes of unit a have a partner in unit b within ± `WINDOW`; the diagonal is 0.
 
     Spike i is compared with i + 1, i + 2, … as long as any is near. Of b's near spikes its partner is the first alone:

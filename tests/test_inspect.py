@@ -14,10 +14,10 @@ from problems import recording
 from ndt.config import IngestConfig, SimulateConfig
 from ndt.data.findings import Finding
 from ndt.data.inspect import _names, inspect
-from ndt.data.presence import sampled
-from ndt.data.summary import examine, summarise
 from ndt.data.nwb_check import check_nwb
+from ndt.data.presence import sampled
 from ndt.data.quality import Quality
+from ndt.data.summary import examine, summarise
 from ndt.data.synthetic import simulate
 from ndt.intervals import Intervals
 from ndt.session import Covariate
@@ -42,7 +42,7 @@ def quality(session, *findings):
 
     return Quality(
         units=unit | {"isi_under_2ms": np.full(N, np.nan)},
-        presence_time=np.zeros(1),
+        presence_edges=np.zeros(2),
         presence_hz=np.zeros((1, N)),
         pairs=(),
         gaps=none,
@@ -132,11 +132,11 @@ def test_tables_by_hand():
     assert found["observed"] == pytest.approx((1 + 0.5 + 0.25 + 0.5) / 4)
     assert (found["name"], found["rows"], found["median_seconds"], found["overlaps"]) == ("trials", 4, 1.5, 1)
     assert found["columns"] == [
-        {"name": "correct", "kind": "yes or no", "distinct": 2, "missing": 0},
-        {"name": "cue", "kind": "text", "distinct": 3, "missing": 0},
-        {"name": "place", "kind": "number, 3 a row", "distinct": None, "missing": 0},
-        {"name": "rt", "kind": "number", "distinct": 2, "missing": 1},
-        {"name": "target", "kind": "number", "distinct": 3, "missing": 0},
+        {"name": "correct", "kind": "yes or no", "distinct": 2, "missing": 0, "values": {"no": 1, "yes": 3}},
+        {"name": "cue", "kind": "text", "distinct": 3, "missing": 0, "values": {"(empty)": 1, "a": 2, "b": 1}},
+        {"name": "place", "kind": "number, 3 a row", "distinct": None, "missing": 0, "values": {}},
+        {"name": "rt", "kind": "number", "distinct": 2, "missing": 1, "values": {"0.25": 1, "0.5": 2, "missing": 1}},
+        {"name": "target", "kind": "number", "distinct": 3, "missing": 0, "values": {"1": 1, "2": 1, "3": 2}},
     ]
     assert (licks["rows"], licks["overlaps"], licks["median_seconds"]) == (3, 0, 0.0)
     assert licks["observed"] == pytest.approx(2 / 3)

@@ -154,9 +154,7 @@ def test_axis_reaches_as_low_as_what_it_is_about_and_the_caption_says_what_is_lo
 
     lines = {"delivered": [[0.1]], "network": [[-1.5]], "ridge": [[0.2]], "wiener": [[-40.0]]}
     drawing = label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines))
-    assert drawing.caption.endswith(
-        "Below the axis: network alone at 15 s (−1.50), Wiener filter at 15 s (−40.00)."
-    )
+    assert drawing.caption.endswith("Below the axis: network alone at 15 s (−1.50), Wiener filter at 15 s (−40.00).")
     places = ticks(label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines | {"network": [[0.1]]})).svg)
     assert {"0.0", "1.0"} <= set(places)
     assert not any(label.startswith("−") for label in places)
