@@ -60,17 +60,17 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
         groups: Region or probe of each unit, those of a group together; one name alone is not shown.
     """
     N = hz.shape[1]
-    top = float(np.nanpercentile(hz, 98)) if np.isfinite(hz).any() else 1.0
+    top = max(float(np.nanpercentile(hz, 98)), 1e-3) if np.isfinite(hz).any() else 1.0
     height = float(np.clip(max(2.4 + 0.02 * N, 0.7 + 0.14 * len(set(groups))), 2.4, 4.6 if N < 400 else 6.0))
     with page_figure(height) as sheet:
         ax: Axes = sheet.axes[0, 0]
         style: dict[str, Any] = {"facecolor": UNSEEN, "edgecolor": "#b9bfc7", "hatch": "////", "linewidth": 0}
         ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style))
-        norm = PowerNorm(0.5, 0.0, max(top, 1e-3), clip=True)
+        norm = PowerNorm(0.5, 0.0, top, clip=True)
         mesh = ax.pcolormesh(edges, np.arange(N + 1), hz.T, cmap="viridis", norm=norm, rasterized=True)
         bar = sheet.figure.colorbar(mesh, ax=ax, label="rate (spikes/s)", aspect=30, pad=0.015)
-        bar.set_ticks(_root_ticks(top))
-        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.set_ticks(top * np.array([0, 1 / 16, 1 / 4, 9 / 16, 1]))  # evenly spaced on the scale of a square root
+        bar.ax.yaxis.set_major_formatter("{x:.2g}")
         bar.minorticks_off()
         ax.set(xlim=edges[[0, -1]], ylim=(N, 0), xlabel="time in the recording (s)", ylabel="unit")
         ax.xaxis.set_major_formatter("{x:,.10g}")
@@ -83,13 +83,6 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
     said += [f"Only the {shown} largest regions are named."] if shown else []
 
     return Drawing(sheet.svg, " ".join(said))
-
-
-def _root_ticks(top: float) -> list[float]:
-    """Returns ticks that lie well apart on the scale of a square root: 0, and about 1/16, 1/4 and all of the top."""
-    rounded = [float(f"{top * share:.1g}") for share in (0.06, 0.25, 0.6)]
-
-    return [0.0, *dict.fromkeys(x for x in rounded if 0 < x <= top), float(f"{top:.2g}") if top >= 1e-3 else 1e-3][:5]
 
 
 def _name_groups(ax: Axes, groups: Sequence[str], most: int) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import label_curve, plots, plots_decoder, report_decoder, report_rotation, search_record
-from ndt.decoded import by_covariate, kind_of
 from ndt.errors import InputError
 from ndt.names import DECODING, PREDICTORS
 from ndt.page import Drawing, Section, Table, fixed, render, versions, write_text
@@ -117,7 +116,7 @@ def _targets(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
     """Returns the decoders of each target, each of that one alone."""
     found: dict[str, list[Decoder]] = {}
     for decoder in decoders:
-        for one in by_covariate(decoder):
+        for one in decoder.by_target():
             found.setdefault(str(one.metrics["covariate"]), []).append(one)
 
     return found
@@ -165,7 +164,7 @@ def _scores(decoders: list[Decoder]) -> Section | None:
         elif first.r2:
             low, high = first.metrics["test"].get("r2_interval_95") or (None, None)
             interval = None if low is None or high is None else (low, high)
-            drawn = plots_decoder.scores(first.r2, interval, first.weights, LABELS[kind_of(first)])
+            drawn = plots_decoder.scores(first.r2, interval, first.weights, LABELS[first.kind])
             section.drawings.append(Drawing(drawn.svg, f"{name}{drawn.caption}"))
 
     return section
@@ -178,7 +177,7 @@ def _many_scores(section: Section, target: str, members: list[Decoder]) -> None:
     if not medians:
         return
     section.text.append(f"The figure shows medians over {len(members)} sessions; the table has each.")
-    section.drawings.append(plots_decoder.scores(medians, label=LABELS[kind_of(members[0])]))
+    section.drawings.append(plots_decoder.scores(medians, label=LABELS[members[0].kind]))
     rows = [[d.session, fixed(d.weights.get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
     head = ["session", "weight of the network", *(PREDICTORS[name] for name in names)]
     caption = f"R² of {target} on test bins, and the network's ensemble weight"

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import plots
-from ndt.decoded import by_covariate, digits_of, dims_of, kind_of, known, score_table, unit_of
 from ndt.names import PREDICTORS, SCORES, STRATEGIES
 from ndt.page import Drawing, Graded, Section, Table, fixed
 from ndt.plots_decoder import with_unit
 from ndt.report_figures import LEVEL, figures
-from ndt.runs import Decoder, read_json, read_log
+from ndt.runs import Decoder, digits_of, read_json, read_log, score_table
 
 __all__ = ["error", "section", "series", "unscored"]
 
@@ -34,7 +33,7 @@ def section(decoder: Decoder) -> Section:
         rows = [["validation R² of ridge", *map(fixed, lags.values())]]
         head = ["lag of the target (s)", *(lag.replace("-", "−") for lag in lags)]
         found.tables.append(Table(head=head, rows=rows, numeric=range(1, len(head))))
-    found.parts = [_part(one) for one in by_covariate(decoder)]
+    found.parts = [_part(one) for one in decoder.by_target()]
     if training := _training(decoder):
         found.parts.append(Section(title="Training", drawings=training))
 
@@ -50,13 +49,18 @@ def unscored(run: Path) -> Section | None:
     told = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
     text = [_fitting(m), told if r2 is not None else "The session has too few labels to be scored."]
     log = read_log(run / "log.jsonl")
-    drawings = _training(Decoder(path=run, metrics=m, log=log, scratch_log=[], predictions={}))
+    drawings = _training(Decoder(metrics=m, log=log, scratch_log=[], predictions={}))
 
     return Section(title=f"Adapted to {m['session']}", anchor="adapted", text=text, drawings=drawings)
 
 
+def _known(value: object) -> float:
+    """Returns a number of metrics.json; NaN for null, and where there is none."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
 def _percent(value: object) -> str:
-    return f"{fixed(100 * known(value), 1)} %"
+    return f"{fixed(100 * _known(value), 1)} %"
 
 
 def _fitting(m: Mapping[str, Any]) -> str:
@@ -92,7 +96,7 @@ def _drift(m: Mapping[str, Any]) -> list[Graded]:
         where = f"{len(silent)} silent unit{'s' * (len(silent) > 1)}:"
         message = f"no spike at the end of the test split, for longer than chance: {', '.join(silent[:LISTED])}{more}."
         found.append(Graded(grade="warning", where=where, message=message))
-    flagged = known(watch.get("flagged"))
+    flagged = _known(watch.get("flagged"))
     if flagged > 0:
         much = flagged > EXPECTED
         message = (
@@ -112,7 +116,7 @@ def _part(decoder: Decoder) -> Section:
     table = Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption)
 
     return Section(
-        title=with_unit(name, unit_of(decoder)) if kind_of(decoder) == "continuous" else name,
+        title=with_unit(name, decoder.unit) if decoder.kind == "continuous" else name,
         text=_sentences(decoder),
         findings=_findings(decoder.metrics),
         tables=[table],
@@ -122,10 +126,10 @@ def _part(decoder: Decoder) -> Section:
 
 def error(decoder: Decoder) -> tuple[str, str] | None:
     """Returns the ensemble's error, or accuracy, with its name; None where the run does not say."""
-    key, heading, digits = SCORES[kind_of(decoder)][0]
+    key, heading, digits = SCORES[decoder.kind][0]
     if (value := decoder.metrics["test"].get(key)) is None:
         return None
-    name = heading.format(unit=unit_of(decoder) or "own unit")
+    name = heading.format(unit=decoder.unit or "own unit")
 
     return fixed(value, digits_of(value) if digits is None else digits), name
 
@@ -136,7 +140,7 @@ def _sentences(decoder: Decoder) -> list[str]:
     interval = f" (95 % interval {fixed(low)} to {fixed(high)}, block bootstrap over time)" if low is not None else ""
     told = [f"The ensemble has R² {fixed(t.get('r2'))}{interval}."]
     if t.get("over_ridge") is not None:
-        told[0] += f" {_over_ridge(known(t['over_ridge']), known(t.get('over_ridge_error')))}"
+        told[0] += f" {_over_ridge(_known(t['over_ridge']), _known(t.get('over_ridge_error')))}"
     if t.get("num_trials"):
         told[0] += f" The test split has {t['num_trials']:,} trials."
     held = [
@@ -148,7 +152,7 @@ def _sentences(decoder: Decoder) -> list[str]:
         if t.get(f"{name}_coverage_90") is not None
     ]
     if held:
-        what = "sets of classes hold the true one" if kind_of(decoder) == "class" else "intervals hold the target"
+        what = "sets of classes hold the true one" if decoder.kind == "class" else "intervals hold the target"
         told.append(f"Its 90 % {what} in {', and in '.join(held)}; ± is the standard error.")
 
     return told
@@ -169,7 +173,7 @@ def _held(decoder: Decoder, name: str, words: str) -> str:
     size, half, error = (t.get(f"{name}_{key}") for key in ("set_size", "half_width", "coverage_90_error"))
     wide = f" ({fixed(size[0], 2)} classes on average)" if size else ""
     if half:
-        labels, unit = dims_of(decoder) if len(half) > 1 else [""], unit_of(decoder)
+        labels, unit = decoder.dims if len(half) > 1 else [""], decoder.unit
         each = [f"{label} {fixed(h, digits_of(h))}".strip() for label, h in zip(labels, half, strict=False)]
         wide = f" (mean half width {', '.join(each)}{unit if unit == '°' else f' {unit}'.rstrip()})"
     spread = f" ± {fixed(100 * error, 1)} %" if error is not None else ""
@@ -180,12 +184,12 @@ def _held(decoder: Decoder, name: str, words: str) -> str:
 def _findings(m: Mapping[str, Any]) -> list[Graded]:
     """Warns where ridge is better and where intervals do not hold their level; names baselines without a score."""
     t, found = m["test"], []
-    if known(t.get("over_ridge")) < -NOISE * known(t.get("over_ridge_error")):
+    if _known(t.get("over_ridge")) < -NOISE * _known(t.get("over_ridge_error")):
         had = " It used labels, which the ensemble did not." if m.get("adapt") in UNLABELLED else ""
         message = f"alone decodes better, beyond noise.{had}"
         found.append(Graded(grade="warning", where="Ridge regression", message=message))
-    off, error = known(t.get("interval_coverage_90")) - LEVEL, known(t.get("interval_coverage_90_error"))
-    error = np.hypot(error, np.nan_to_num(known(t.get("interval_calibration_error"))))
+    off, error = _known(t.get("interval_coverage_90")) - LEVEL, _known(t.get("interval_coverage_90_error"))
+    error = np.hypot(error, np.nan_to_num(_known(t.get("interval_calibration_error"))))
     if abs(off) > NOISE * error:
         message = f"hold {'more' if off > 0 else 'less'} than 90 %, beyond noise."
         found.append(Graded(grade="note" if off > 0 else "warning", where="90 % intervals", message=message))

@@ -4,7 +4,6 @@ import numpy as np
 
 from ndt import calibration, plots_decoder, plots_errors
 from ndt.conformal import misfit
-from ndt.decoded import dims_of, directions, kind_of, unit_of
 from ndt.metrics import angular_error_deg
 from ndt.page import Drawing
 from ndt.runs import Decoder
@@ -26,7 +25,7 @@ def figures(decoder: Decoder) -> list[Drawing]:
 
 
 def _over_time(decoder: Decoder) -> Drawing:
-    p, kind, names, unit = decoder.predictions, kind_of(decoder), dims_of(decoder), unit_of(decoder)
+    p, kind, names, unit = decoder.predictions, decoder.kind, decoder.dims, decoder.unit
     begin = int(np.flatnonzero(np.isfinite(p["true"]).all(1))[0])
     rows = begin + np.flatnonzero(plots_decoder.first_seconds(p["time"][begin:]))
     time, piece, true = p["time"][rows], p["piece"][rows], p["true"][rows]
@@ -38,7 +37,7 @@ def _over_time(decoder: Decoder) -> Drawing:
         return plots_decoder.probabilities(time, p["delivered"][rows], label, piece, names, outside, caption)
     lines = {"measured": true} | {name: p[name][rows] for name in ("ridge", "delivered") if name in p}
     if kind == "angle":
-        lines = {name: directions(values) for name, values in lines.items()}
+        lines = {n: np.degrees(np.arctan2(x[:, 1::2], x[:, ::2])) for n, x in lines.items()}
     band = p["half_width"][rows].astype(np.float64) if "half_width" in p else None
     caption += " Band: the ensemble's 90 % interval, set on validation bins." if band is not None else ""
     caption += f" The first {MOST_PANELS} of {len(names)} dimensions." if len(names) > MOST_PANELS else ""
@@ -48,26 +47,26 @@ def _over_time(decoder: Decoder) -> Drawing:
 
 
 def _errors(decoder: Decoder) -> Drawing:
-    p, kind = decoder.predictions, kind_of(decoder)
+    p, kind = decoder.predictions, decoder.kind
     labelled = np.isfinite(p["true"]).all(1) & np.isfinite(p["delivered"]).all(1)
     true = p["true"][labelled]
     if kind == "class":
         counts = np.zeros((true.shape[1],) * 2, np.int64)
         np.add.at(counts, (true.argmax(1), p["delivered"][labelled].argmax(1)), 1)
-        return plots_errors.confusion(counts, dims_of(decoder))
+        return plots_errors.confusion(counts, decoder.dims)
     if kind == "angle":
         named = [name for name in ("delivered", "network", "ridge") if name in p]
         errors = {name: angular_error_deg(true, p[name][labelled]).ravel() for name in named}
         return plots_errors.angle_errors({name: e[np.isfinite(e)] for name, e in errors.items()})
     r2 = decoder.metrics["test"].get("r2_per_dim") or []
 
-    return plots_errors.scatter(p["true"], p["delivered"], dims_of(decoder), unit_of(decoder), r2)
+    return plots_errors.scatter(p["true"], p["delivered"], decoder.dims, decoder.unit, r2)
 
 
 def _calibration(decoder: Decoder) -> Drawing:
-    p, t, classes = decoder.predictions, decoder.metrics["test"], kind_of(decoder) == "class"
+    p, t, classes = decoder.predictions, decoder.metrics["test"], decoder.kind == "class"
     half = p["half_width"].astype(np.float64)
-    off = misfit(p["true"], p["delivered"], kind_of(decoder))  # (T, K)
+    off = misfit(p["true"], p["delivered"], decoder.kind)  # (T, K)
     halves = {"set on validation bins": half}
     if "adaptive_half_width" in p:
         halves["adaptive"] = p["adaptive_half_width"].astype(np.float64)

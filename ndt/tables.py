@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndt.decoded import score_table
 from ndt.names import PREDICTORS
+from ndt.runs import score_table
 
 if TYPE_CHECKING:
     from rich.table import Table

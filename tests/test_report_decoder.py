@@ -9,12 +9,11 @@ from fake_decoder import CLASSES, PARTS, fake_decoder, part_of
 from html_page import Page
 
 from ndt.conformal import misfit
-from ndt.decoded import by_covariate, dims_of, directions, kind_of, score_table, unit_of
 from ndt.errors import InputError
 from ndt.report import write_report
 from ndt.report_decoder import section, unscored
 from ndt.report_figures import figures
-from ndt.runs import Decoder, read_decoders
+from ndt.runs import Decoder, read_decoders, score_table
 from ndt.search_record import Candidate, SearchRecord
 
 VELOCITY, HEADING, TARGET = PARTS
@@ -37,7 +36,7 @@ def decoder(name: str, num_bins: int = 400, **test: object) -> Decoder:
     metrics |= {"session": "s", "seed": 0}
     metrics["test"] |= test
 
-    return Decoder(path=None, metrics=metrics, log=[], scratch_log=[], predictions=predictions)
+    return Decoder(metrics=metrics, log=[], scratch_log=[], predictions=predictions)
 
 
 def read(x: float | None, digits: int = 3) -> str:
@@ -100,8 +99,8 @@ def test_a_covariate_finds_its_own_arrays(tmp_path):
     """The second one's begin with its name, which may have a slash of its own."""
     fake_decoder(tmp_path, VELOCITY, TARGET, HEADING, num_bins=100)
     (whole,) = read_decoders(tmp_path)
-    each = by_covariate(whole)
-    assert [(kind_of(d), unit_of(d), dims_of(d)) for d in each] == [
+    each = whole.by_target()
+    assert [(d.kind, d.unit, d.dims) for d in each] == [
         ("continuous", "cm/s", ["x", "y"]),
         ("class", "", list(CLASSES)),
         ("angle", "°", ["yaw"]),
@@ -120,12 +119,7 @@ def test_controls_that_a_demo_adds_are_shown_too():
     one = decoder(VELOCITY, 40)
     own = dict(one.metrics)
     whole = replace(one, metrics=own | {"covariates": {VELOCITY: own}, "baselines": {"oracle": {"r2": 0.99}}})
-    assert by_covariate(whole)[0].r2["oracle"] == 0.99
-
-
-def test_directions_are_in_degrees_whatever_the_length():
-    found = directions(np.array([[2.0, 0.0, 0.0, -1.0], [-3.0, 0.0, 1.0, 1.0]]))
-    np.testing.assert_allclose(found, [[0, -90], [180, 45]])
+    assert whole.by_target()[0].r2["oracle"] == 0.99
 
 
 def findings(one: Decoder) -> dict[str, str]:
@@ -175,7 +169,7 @@ def test_coverage_that_is_drawn_is_that_of_the_metrics():
         metrics, p = part_of(name, 400)
         one = decoder(name)
         known = np.isfinite(p["true"]).all(1)
-        held = misfit(p["true"], p["delivered"], kind_of(one))[known] <= p["half_width"][known]
+        held = misfit(p["true"], p["delivered"], one.kind)[known] <= p["half_width"][known]
         np.testing.assert_allclose(held.mean(), metrics["test"]["interval_coverage_90"])
 
 
