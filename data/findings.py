@@ -59,7 +59,7 @@ def find(session: Session, units: Columns, gaps: Intervals, silences: Intervals,
         session: The recording.
         units: Columns of `ndt.data.quality.unit_measures`, and ``even_presence``: the share of blocks in which a unit
             of the same rate would fire if it fired evenly.
-        gaps: Between pieces of observed time.
+        gaps: Between segments of observed time.
         silences: Of the whole population, in observed time.
         together: Units that share spikes.
     """

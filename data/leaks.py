@@ -1,7 +1,7 @@
 """Refuses to train on what another session of the same recording holds out.
 
-What two sessions share leaks where it lies in the training block of one and not in that of the other: a copy that is
-split at other times, a slice that begins elsewhere. Where it lies in both training blocks it is seen twice, which is
+What two sessions share leaks where it lies in the training split of one and not in that of the other: a copy that is
+split at other times, a slice that begins elsewhere. Where it lies in both training splits it is seen twice, which is
 warned of.
 """
 

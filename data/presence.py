@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 
 def unit_pieces(session: Session) -> list[Intervals]:
-    """Returns for each of N units its pieces of observed time: sorted, disjoint, touching ones joined."""
+    """Returns for each of N units its segments of observed time: sorted, disjoint, touching ones joined."""
     N, rows = session.num_units, session.units.observed
     if rows is None:
         return [session.observed.coalesce()] * N
@@ -59,7 +59,7 @@ def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Int
 
 
 def seconds_before(pieces: Intervals, times: Array) -> Array:
-    """Returns how much time of disjoint, sorted pieces lies before each of `times`; shape of `times`."""
+    """Returns how much time of disjoint, sorted segments lies before each of `times`; shape of `times`."""
     if len(pieces) == 0:
         return np.zeros(np.shape(times))
     run = np.r_[0.0, np.cumsum(pieces.end - pieces.start)]
@@ -68,7 +68,7 @@ def seconds_before(pieces: Intervals, times: Array) -> Array:
 
 
 def borders(pieces: Intervals) -> Array:
-    """Returns starts and ends of disjoint, sorted pieces in one ascending array."""
+    """Returns starts and ends of disjoint, sorted segments in one ascending array."""
     return np.stack([pieces.start, pieces.end], 1).ravel()
 
 

@@ -137,7 +137,7 @@ def _pair(less: int, more: int, spikes: float, shared: float, chance: float) -> 
         first=int(min(less, more)),
         second=int(max(less, more)),
         kind="duplicate" if share >= DUPLICATE else "cross-talk",
-        shared=min(share, 1.0),  # a partner just outside the stretches read counts, its unit's spike there does not
+        shared=min(share, 1.0),  # a partner just outside the segments read counts, its unit's spike there does not
         expected=float(chance / spikes),
     )
 
@@ -184,7 +184,7 @@ def _unknowable(session: Session) -> str:
 
 
 def _sample(session: Session) -> tuple[Array, NDArray[np.int64], Intervals]:
-    """Returns spikes and their units from evenly spaced stretches of time, and those stretches: the cells.
+    """Returns spikes and their units from evenly spaced segments of time, and those segments: the cells.
 
     They are all spikes unless those, or their expected meetings, are too many. Borders are times of spikes, not counts
     of them, so that simultaneous spikes stay together.

@@ -160,7 +160,7 @@ def traces(
     Arguments:
         time: Bins in seconds, shape (T,).
         lines: ``measured`` and what was decoded by predictor, NaN where there is none, each (T, K).
-        piece: Piece of each bin, shape (T,).
+        piece: Segment of each bin, shape (T,).
         labels: Names of the K panels, with units.
         half_width: Half width of the ensemble's interval, not finite where it has none, (T, K).
         outside: Whether the input of a bin has drifted, (T,).
@@ -216,7 +216,7 @@ def probabilities(
         time: Bins in seconds, shape (T,).
         probability: Of each class, shape (T, C).
         true: Index of the true class, -1 where there is no label, shape (T,).
-        piece: Piece of each bin, shape (T,).
+        piece: Segment of each bin, shape (T,).
         classes: Names of the C classes.
         outside: Whether the input of a bin has drifted, (T,).
         caption: The drawing's caption.

@@ -105,8 +105,8 @@ def angle_errors(errors: Mapping[str, Array]) -> Drawing:
         for name, degrees in errors.items():
             median = f", median {np.median(degrees):.1f}°" if len(degrees) else ""
             share = 100 * np.arange(1, len(degrees) + 1) / max(len(degrees), 1)
-            style = {"color": COLOURS.get(name, QUIET), "linestyle": "--" if name == "network" else "-"}
-            ax.step(np.sort(degrees), share, where="post", label=f"{PREDICTORS.get(name, name)}{median}", **style)
+            (line,) = ax.step(np.sort(degrees), share, where="post", color=COLOURS.get(name, QUIET))
+            line.set(label=f"{PREDICTORS.get(name, name)}{median}", linestyle="--" if name == "network" else "-")
         ax.plot([0, 180], [0, 100], color=QUIET, linewidth=1, linestyle=(0, (1, 2)), label="random direction, 90°")
         ax.set(xlim=(0, 180), xticks=[0, 45, 90, 135, 180], xlabel="absolute error of the direction (°)")
         ax.set(ylim=(0, 100), ylabel="test bins (%) with at most that")

@@ -203,8 +203,8 @@ def _recordings(
         rates = {}
         for name in list(entries)[:most]:
             if (each := sessions(name)) is not None:
-                counts = np.bincount(each.spikes.unit_index, minlength=each.num_units)
-                rates[name] = counts / max(each.observed.duration, 1e-9)  # nothing observed, nothing counted
+                spikes = np.bincount(each.spikes.unit_index, minlength=each.num_units)
+                rates[name] = spikes / max(each.observed.duration, 1e-9)  # nothing observed, nothing counted
         section.drawings.append(plots.rates(rates))
 
     return section
@@ -231,7 +231,7 @@ def _raster(session: Session, decoders: list[Decoder], seconds: float = 20.0) ->
     """Draws the seconds in which the decoder's traces are shown, else some from the middle."""
     observed = session.observed
     middle = observed.start[len(observed) // 2] if len(observed) > 1 else (observed.start[0] + observed.end[0]) / 2
-    times = decoders[0].predictions.get("time", ()) if decoders else ()
+    times = decoders[0].predictions.get("time", np.zeros(0)) if decoders else np.zeros(0)
     start = float(times[0] if len(times) else middle)
     drawing = plots.raster(session, (start, min(start + seconds, float(observed.end[-1]))))
 

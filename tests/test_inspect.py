@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -231,6 +232,13 @@ def test_a_simulated_recording_is_described_as_it_was_made(truth, written):
     for c in found["covariates"]:
         whole_bins = np.sum(truth.valid(truth.observed)) * truth.bin_size  # samples lie at centres of observed bins
         assert c["coverage"] == pytest.approx(whole_bins / truth.observed.duration, abs=0.01)
+
+
+def test_storing_and_reading_touch_numbers_alone():
+    """Whoever ingests needs neither figures nor pages."""
+    code = "import ndt.data.ingest, ndt.data.read, ndt.data.nwb, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "jinja2", "ndt.page", "ndt.plots", "ndt.data.inspect"} & set(done.stdout.split())
 
 
 def test_a_bad_file_is_listed_and_the_others_go_on(written):
