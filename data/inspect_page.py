@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ndt.config import ArraysConfig, IngestConfig
 from ndt.data.inspect_figures import View, activity, close_look, intervals, many, time_line, view_of
+from ndt.data.nwb_check import IMPORTANCE
 from ndt.data.quality import Quality
 from ndt.names import RECORDING
 from ndt.page import (
@@ -37,13 +38,6 @@ __all__ = ["index_page", "recording_page"]
 MOST_PAIRS, MOST_REGIONS, MOST_SILENCES, MOST_NAMES = 30, 24, 6, 4
 ORDER = list(GRADES)  # worst first
 PACKAGES = ("ndt", "numpy", "h5py", "pynwb", "nwbinspector", "matplotlib")
-IMPORTANCE = {  # NWB Inspector's words in ours, and the grade that colours them
-    "ERROR": ("Error", "error"),
-    "PYNWB_VALIDATION": ("Not valid", "error"),
-    "CRITICAL": ("Critical", "warning"),
-    "BEST_PRACTICE_VIOLATION": ("Violation", "note"),
-    "BEST_PRACTICE_SUGGESTION": ("Suggestion", "ok"),
-}
 
 
 def recording_page(session: Session, quality: Quality, entry: dict[str, Any], config: IngestConfig) -> str:
