@@ -70,7 +70,7 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
         mesh = ax.pcolormesh(edges, np.arange(N + 1), hz.T, cmap="viridis", norm=norm, rasterized=True)
         bar = sheet.figure.colorbar(mesh, ax=ax, label="rate (spikes/s)", aspect=30, pad=0.015)
         bar.set_ticks([top * x**2 for x in (0.0, 0.25, 0.5, 0.75, 1.0)])  # evenly spaced on the scale of a square root
-        bar.ax.yaxis.set_major_formatter("{x:.2g}")
+        bar.ax.yaxis.set_major_formatter("{x:.3g}")
         bar.minorticks_off()
         ax.set(xlim=edges[[0, -1]], ylim=(N, 0), xlabel="time in the recording (s)", ylabel="unit")
         ax.xaxis.set_major_formatter("{x:,.10g}")

@@ -146,8 +146,8 @@ def _sentences(decoder: Decoder) -> list[str]:
     held = [
         _held(decoder, name, words)
         for name, words in (
-            ("interval", "set on validation bins"),
-            ("adaptive", "adaptive, given targets as they arrive"),
+            ("interval", "if set on validation bins"),
+            ("adaptive", "if adaptive (online conformal)"),
         )
         if t.get(f"{name}_coverage_90") is not None
     ]
