@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndt.config import IngestConfig
-from ndt.data.inspect import summarise
 from ndt.data.probe import file_source, find_files, session_id_of
 from ndt.data.store import (
     STORE_VERSION,
@@ -32,6 +31,7 @@ from ndt.data.store import (
     write_manifest,
     write_session,
 )
+from ndt.data.summary import summarise
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session

@@ -1,33 +1,43 @@
-"""The page of one recording: what a laboratory looks at before it trains anything."""
+"""The page of one recording, for a look before anything is trained, and the index of several."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import ArraysConfig, IngestConfig
-from ndt.data.inspect_figures import View, activity, close_look, intervals, time_line, trials, view_of
-from ndt.data.inspect_index import written
+from ndt.data.inspect_figures import View, activity, close_look, intervals, many, time_line, view_of
+from ndt.data.nwb_check import IMPORTANCE
 from ndt.data.quality import Quality
-from ndt.glossary import RECORDING
-from ndt.page import GRADES, Graded, Section, Table, compact, count_grades, number, percent, render, versions
+from ndt.names import RECORDING
+from ndt.page import (
+    GRADES,
+    Cell,
+    Graded,
+    Section,
+    Table,
+    compact,
+    count_grades,
+    number,
+    percent,
+    render,
+    versions,
+    worst,
+)
 from ndt.plots_recording import plain_text
 from ndt.session import Session
 
-__all__ = ["recording_page"]
+__all__ = ["index_page", "recording_page"]
 
-MOST_PAIRS, MOST_REGIONS, MOST_SILENCES = 30, 24, 6
+MOST_PAIRS, MOST_REGIONS, MOST_SILENCES, MOST_NAMES = 30, 24, 6, 4
+ORDER = list(GRADES)  # worst first
 PACKAGES = ("ndt", "numpy", "h5py", "pynwb", "nwbinspector", "matplotlib")
-IMPORTANCE = {  # NWB Inspector's words in ours, and the grade that colours them
-    "ERROR": ("Error", "error"),
-    "PYNWB_VALIDATION": ("Not valid", "error"),
-    "CRITICAL": ("Critical", "warning"),
-    "BEST_PRACTICE_VIOLATION": ("Violation", "note"),
-    "BEST_PRACTICE_SUGGESTION": ("Suggestion", "ok"),
-}
 
 
 def recording_page(session: Session, quality: Quality, entry: dict[str, Any], config: IngestConfig) -> str:
@@ -36,93 +46,116 @@ def recording_page(session: Session, quality: Quality, entry: dict[str, Any], co
     Arguments:
         session: The recording.
         quality: What `ndt.data.quality.assess` says of it.
-        entry: What `ndt.data.inspect.examine` says of it; with ``nwb_check``, NWB Inspector's findings are shown.
+        entry: What `ndt.data.summary.examine` says of it; with ``nwb_check``, NWB Inspector's findings are shown.
         config: How it was read.
     """
     view = view_of(session, quality, entry)
     with plain_text():
+        covariates = close_look(view)
         sections = [
             _findings(entry),
             _time_line(view),
             _ingested(view),
-            _activity(view),
-            intervals(view),
+            *(_units(view) if session.num_units else ()),
             _pairs(view),
-            close_look(view),
-            trials(view),
-            _nwb_check(entry),
+            *([Section(title="Covariates", anchor="covariates", drawings=covariates)] if covariates else []),
+            *([_nwb_check(entry["nwb_check"])] if "nwb_check" in entry else []),
             _settings(config),
             Section(title="What the numbers mean", anchor="definitions", definitions=RECORDING),
         ]
-    shown = [section for section in sections if section is not None]
 
-    return render(session.session_id, _subtitle(entry), shown, _tiles(entry), "inspect")
+    return render(session.session_id, _subtitle(entry), sections, _tiles(entry), "inspect")
+
+
+def index_page(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns the page that lists what `ndt.data.inspect.inspect` found: what was not read, then the worst first."""
+    read, failed = [e for e in entries if "error" not in e], [e for e in entries if "error" in e]
+    read.sort(key=lambda e: (ORDER.index(e["grade"]), e["session_id"]))
+    sections = []
+    if failed:
+        lost = [Graded(grade="error", where=PurePath(e["source"]).name, message=e["error"]) for e in failed]
+        sections.append(Section(title="Not read", anchor="failed", findings=lost))
+    head = ["recording", "grade", "units", "spikes", "observed (s)", "covariates", "findings"]
+    table = Table(head=head, rows=[_row(entry) for entry in read], numeric={2, 3, 4})
+    sections.append(Section(title="Recordings", anchor="recordings", tables=[table]))
+    sections.append(Section(title="What the numbers mean", anchor="definitions", definitions=RECORDING))
+    tiles = [
+        (GRADES[worst([e["grade"] for e in entries])], "worst of all"),
+        (f"{len(read):,}", f"of {len(entries):,} files read"),
+        (f"{sum(e['units'] for e in read):,}", "units"),
+        (compact(sum(e["spikes"] for e in read)), "spikes"),
+        (f"{sum(e['observed_seconds'] for e in read):,.0f} s", "observed"),
+    ]
+
+    return render(many(len(entries), "recording"), _written(), sections, tiles, "inspect")
+
+
+def _row(entry: dict[str, Any]) -> list[str | Cell]:
+    names = [c["name"] for c in entry["covariates"]]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+
+    return [
+        Cell(entry["session_id"], href=quote(entry["page"])),
+        Cell(GRADES[entry["grade"]], grade=entry["grade"]),
+        f"{entry['units']:,}",
+        f"{entry['spikes']:,}",
+        f"{entry['observed_seconds']:,.0f}",
+        ", ".join(names[:MOST_NAMES]) + more or "none",
+        count_grades([f["grade"] for f in entry["findings"]]),
+    ]
+
+
+def _written() -> str:
+    return f"page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
 
 
 def _subtitle(entry: dict[str, Any]) -> str:
-    parts = [
-        PurePath(entry["source"]).name,
-        f"{entry['size'] / 1e6:,.1f} MB",
-        f"subject {entry['subject'] or 'unnamed'}",
-    ]
-    parts += [f"recorded {entry['recording_date'][:10]}"] if entry["recording_date"] else []
+    date = f"recorded {entry['recording_date'][:10]}" if entry["recording_date"] else ""
+    size, subject = f"{entry['size'] / 1e6:,.1f} MB", f"subject {entry['subject'] or 'unnamed'}"
+    parts = [PurePath(entry["source"]).name, size, subject, date]
 
-    return f"{', '.join(part for part in parts if part)}; {written()}"
+    return f"{', '.join(part for part in parts if part)}; {_written()}"
 
 
 def _tiles(entry: dict[str, Any]) -> list[tuple[str, str]]:
-    grades = [f["grade"] for f in entry["findings"]]
-    num_covariates = len(entry["covariates"])
+    units, covariates = entry["units"], len(entry["covariates"])
 
     return [
-        (GRADES[entry["grade"]], count_grades(grades) if grades else "needs attention"),
-        (f"{entry['units']:,}", f"unit{'s' * (entry['units'] != 1)}"),
+        (GRADES[entry["grade"]], count_grades([f["grade"] for f in entry["findings"]])),
+        (f"{units:,}", "unit" if units == 1 else "units"),
         (compact(entry["spikes"]), "spikes"),
-        (
-            f"{entry['observed_seconds']:,.0f} s",
-            f"observed, in {entry['pieces']:,} piece{'s' * (entry['pieces'] != 1)}",
-        ),
-        (f"{num_covariates:,}", f"covariate{'s' * (num_covariates != 1)}"),
+        (f"{entry['observed_seconds']:,.0f} s", f"observed, in {many(entry['pieces'], 'segment')}"),
+        (f"{covariates:,}", "covariate" if covariates == 1 else "covariates"),
     ]
 
 
 def _findings(entry: dict[str, Any]) -> Section:
-    order = list(GRADES)
-    found = sorted(entry["findings"], key=lambda f: order.index(f["grade"]))
-    section = Section(title="Findings", anchor="findings", findings=[Graded(**f) for f in found])
-    if not found:
-        section.text.append("Nothing was found that needs attention.")
+    found = sorted(entry["findings"], key=lambda f: ORDER.index(f["grade"]))
+    text = [] if found else ["Nothing was found that needs attention."]
 
-    return section
+    return Section(title="Findings", anchor="findings", text=text, findings=[Graded(**f) for f in found])
 
 
 def _time_line(view: View) -> Section:
     section = Section(title="Time line", anchor="timeline", drawings=[time_line(view)])
     if view.origin:
         section.text.append(f"Zero on all axes of this page is second {view.origin:,.0f} of the file's clock.")
-    section.text.append(_gaps(view))
-    if "error" in view.entry["split"]:
-        section.text.append(f"There are no blocks of training, validation and test: {view.entry['split']['error']}.")
-
-    return section
-
-
-def _gaps(view: View) -> str:
     gaps, silences = view.quality.gaps, view.shift(view.quality.silences)
-    text = "Observed time has no gap."
-    if len(gaps):
-        length = gaps.end - gaps.start
-        text = (
-            f"Observed time has {len(gaps):,} gap{'s' * (len(gaps) > 1)}, {number(gaps.duration)} s in all; "
-            f"the median is {number(float(np.median(length)))} s, the longest {number(float(length.max()))} s."
-        )
+    length = gaps.end - gaps.start
+    section.text.append(
+        f"Observed time has {many(len(gaps), 'gap')}, {number(gaps.duration)} s in all; the median is "
+        f"{number(float(np.median(length)))} s, the longest {number(float(length.max()))} s."
+        if len(gaps) else "Observed time has no gap."
+    )  # fmt: skip
     if len(silences):
         spans = zip(silences.start[:MOST_SILENCES], silences.end[:MOST_SILENCES], strict=True)
         named = ", ".join(f"{a:,.1f} to {b:,.1f} s" for a, b in spans)
         more = f" and {len(silences) - MOST_SILENCES:,} more times" if len(silences) > MOST_SILENCES else ""
-        text += f" Within it no unit fires at {named}{more}."
+        section.text.append(f"Within it no unit fires at {named}{more}.")
+    if "error" in view.entry["split"]:
+        section.text.append(f"There is no split into training, validation and test: {view.entry['split']['error']}.")
 
-    return text
+    return section
 
 
 def _ingested(view: View) -> Section:
@@ -137,12 +170,8 @@ def _ingested(view: View) -> Section:
         )
     section.text += [f"It follows conventions of {name}: {what}." for name, what in entry["conventions"].items()]
     section.text.append(f"Columns of units: {', '.join(entry['unit_columns']) or 'none'}.")
-    if entry["units"]:
-        section.tables.append(_regions(view))
-    if entry["covariates"]:
-        section.tables.append(_covariates(entry["covariates"]))
-    if entry["tables"]:
-        section.tables.append(_tables(entry["tables"]))
+    made = (_regions(view), _covariates(entry), *_tables(entry["tables"]))
+    section.tables = [table for table in made if table.rows]
     if entry["dropped"]:
         section.dropped = {PurePath(entry["source"]).name or entry["session_id"]: entry["dropped"]}
     else:
@@ -153,13 +182,12 @@ def _ingested(view: View) -> Section:
 
 def _regions(view: View) -> Table:
     units, names = view.quality.units, np.array(view.groups, np.str_)
-    regions = [*dict.fromkeys(sorted(view.groups))]
+    regions = sorted(set(view.groups))
     rows = []
     for name in regions[:MOST_REGIONS]:
-        own = names == name
-        hz, num_spikes = units["rate_hz"][own], units["num_spikes"][own]
+        hz, num_spikes = units["rate_hz"][names == name], units["num_spikes"][names == name]
         median = number(float(np.median(hz[np.isfinite(hz)]))) if np.isfinite(hz).any() else "–"
-        counts = [f"{own.sum():,}", f"{int(num_spikes.sum()):,}", median, f"{np.sum(num_spikes == 0):,}"]
+        counts = [f"{len(hz):,}", f"{int(num_spikes.sum()):,}", median, f"{np.sum(num_spikes == 0):,}"]
         rows.append([name or "not named", *counts])
     head = ["region", "units", "spikes", "median rate (Hz)", "units without a spike"]
     caption = "Units" + (f"; {len(regions) - MOST_REGIONS} more regions" if len(regions) > MOST_REGIONS else "")
@@ -167,41 +195,52 @@ def _regions(view: View) -> Table:
     return Table(head=head, rows=rows, numeric={1, 2, 3, 4}, caption=caption)
 
 
-def _covariates(covariates: Sequence[dict[str, Any]]) -> Table:
+def _covariates(entry: dict[str, Any]) -> Table:
     rows = []
-    for c in covariates:
-        unit = c["unit"] or "–"
+    for c in entry["covariates"]:
+        unit = (c["unit"] or "–") + (" (angle)" if c["angular"] else "")
         shape = " × ".join(f"{n:,}" for n in c["shape"])
-        shares = [percent(c["coverage"]), percent(c["missing"])]
         rows.append(
-            [c["name"], c["path"], shape, number(c["rate"]), f"{unit} (angle)" if c["angular"] else unit, *shares]
+            [c["name"], c["path"], shape, number(c["rate"]), unit, percent(c["coverage"]), percent(c["missing"])]
         )
     head = ["covariate", "path", "shape", "rate (Hz)", "unit", "coverage", "missing"]
 
-    return Table(head=head, rows=rows, numeric={2, 3, 5, 6}, caption="Covariates", dense=True)
+    return Table(head=head, rows=rows, numeric={2, 3, 5, 6}, caption="Covariates")
 
 
-def _tables(tables: Sequence[dict[str, Any]]) -> Table:
-    rows = []
+def _tables(tables: Sequence[dict[str, Any]]) -> tuple[Table, Table]:
+    """Returns a table of the file's tables, and one of how many rows have each label."""
+    rows, counts = [], []
     for t in tables:
         columns = [
             f"{c['name']} ({c['kind'] if c['distinct'] is None else format(c['distinct'], ',')})" for c in t["columns"]
         ]
-        numbers = [f"{t['rows']:,}", number(t["median_seconds"]), f"{t['overlaps']:,}", percent(t["observed"])]
+        spread = " to ".join(map(number, t["percentiles_5_95_seconds"]))
+        lengths = [number(t["median_seconds"]), spread if t["rows"] else "–"]
+        numbers = [f"{t['rows']:,}", *lengths, f"{t['overlaps']:,}", percent(t["observed"])]
         rows.append([t["name"], *numbers, ", ".join(columns) or "none"])
+        for c in t["columns"]:
+            if c["values"]:
+                counts.append([f"{t['name']}/{c['name']}", ", ".join(f"{v}: {n:,}" for v, n in c["values"].items())])
+    head = ["table", "rows", "median length (s)", "5 to 95 % (s)", "overlapping", "observed", "labels (distinct)"]
     caption = "Tables of intervals and events; overlapping rows begin before an earlier one has ended"
-    head = ["table", "rows", "median length (s)", "overlapping", "observed", "labels (distinct values)"]
+    told = "Rows with each value of a column, for columns of 2 to 20 values"
 
-    return Table(head=head, rows=rows, numeric={1, 2, 3, 4}, caption=caption, dense=True)
+    return (
+        Table(head=head, rows=rows, numeric={1, 2, 3, 4, 5}, caption=caption),
+        Table(head=["label", "rows with each value"], rows=counts, caption=told),
+    )
 
 
-def _activity(view: View) -> Section | None:
-    if view.session.num_units == 0:
-        return None
-    section = Section(title="Activity", anchor="activity", drawings=activity(view))
-    section.tables.append(_measures(view.quality.units))
+def _units(view: View) -> list[Section]:
+    """Returns the sections of the units' activity and of their inter-spike intervals."""
+    drawings = intervals(view)
+    isi = Section(title="Inter-spike intervals", anchor="isi", drawings=drawings)
+    if not drawings:
+        isi.text.append("They mean nothing here: spike times are too coarse, or no unit has two spikes.")
+    table = _measures(view.quality.units)
 
-    return section
+    return [Section(title="Activity", anchor="activity", drawings=activity(view), tables=[table]), isi]
 
 
 def _measures(units: dict[str, NDArray[Any]]) -> Table:
@@ -239,10 +278,7 @@ def _pairs(view: View) -> Section:
     return section
 
 
-def _nwb_check(entry: dict[str, Any]) -> Section | None:
-    found = entry.get("nwb_check")
-    if found is None:
-        return None
+def _nwb_check(found: dict[str, Any]) -> Section:
     section = Section(title="NWB Inspector", anchor="nwb-inspector")
     if "skipped" in found:
         section.text.append(f"{found['skipped']}.")
@@ -250,9 +286,8 @@ def _nwb_check(entry: dict[str, Any]) -> Section | None:
         section.text.append("NWB Inspector has nothing to say.")
     for m in found.get("messages", ()):
         word, grade = IMPORTANCE.get(m["importance"], (m["importance"].capitalize(), "note"))
-        objects = ", ".join(m["objects"]) + (
-            f" and others, {m['count']:,} in all" if m["count"] > len(m["objects"]) else ""
-        )
+        others = f" and others, {m['count']:,} in all" if m["count"] > len(m["objects"]) else ""
+        objects = ", ".join(m["objects"]) + others
         section.findings.append(Graded(grade=grade, where=objects, message=f"{m['message']} [{m['check']}]", word=word))
 
     return section
@@ -261,18 +296,10 @@ def _nwb_check(entry: dict[str, Any]) -> Section | None:
 def _settings(config: IngestConfig) -> Section:
     import yaml
 
-    settings = _lists(asdict(config))
+    settings = json.loads(json.dumps(asdict(config)))  # lists for tuples, which YAML does not know
     if config.arrays == ArraysConfig():
         del settings["arrays"]
     section = Section(title="Settings and versions", anchor="settings", tables=[versions(PACKAGES)])
     section.sources["How the file was read"] = yaml.safe_dump(settings, sort_keys=False).strip()
 
     return section
-
-
-def _lists(value: Any) -> Any:
-    """Returns the same with lists for tuples, which YAML does not know."""
-    if isinstance(value, dict):
-        return {name: _lists(inner) for name, inner in value.items()}
-
-    return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,7 @@
 """Refuses to train on what another session of the same recording holds out.
 
-What two sessions share leaks where it lies in the training block of one and not in that of the other: a copy that is
-split at other times, a slice that begins elsewhere. Where it lies in both training blocks it is seen twice, which is
+What two sessions share leaks where it lies in the training split of one and not in that of the other: a copy that is
+split at other times, a slice that begins elsewhere. Where it lies in both training splits it is seen twice, which is
 warned of.
 """
 
@@ -60,14 +60,10 @@ def read_fingerprint(path: str | Path) -> Fingerprint:
     return fingerprint(read_session(path))
 
 
-def _moved(some: Intervals, offset: float) -> Intervals:
-    return Intervals(some.start + offset, some.end + offset)
-
-
 def _exposure(overlap: Overlap, blocks: Callable[[str], Blocks]) -> _Exposure:
     shared = Intervals([overlap.first_time[0]], [overlap.first_time[1]])
     first, second = blocks(overlap.first), blocks(overlap.second)
-    train, held_out = (_moved(some, -overlap.offset) & shared for some in second)
+    train, held_out = (Intervals(t.start - overlap.offset, t.end - overlap.offset) & shared for t in second)
 
     return _Exposure(
         (first.train & held_out).duration, (first.held_out & train).duration, (first.train & train).duration
@@ -90,13 +86,16 @@ def check_leaks(overlaps: Collection[Overlap], blocks: Callable[[str], Blocks], 
     found = [(o, _exposure(o, blocks)) for o in overlaps]
     bad = [(o, e) for o, e in found if max(e.first, e.second) > EXPOSED]
     if bad:
-        error = _told(*bad[0], len(bad) - 1)
-        if leaks == "refuse":
-            raise error
-        warnings.warn(str(error), stacklevel=3)
+        _refuse(_told(*bad[0], len(bad) - 1), leaks)
     for o, e in found:
         if e.twice > EXPOSED and (o, e) not in bad:
             warnings.warn(f"{o.first} and {o.second} share {e.twice:.1f} s of training data: {_what(o)}", stacklevel=3)
+
+
+def _refuse(error: InputError, leaks: str) -> None:
+    if leaks == "refuse":
+        raise error
+    warnings.warn(str(error), stacklevel=4)
 
 
 def _what(o: Overlap) -> str:
@@ -176,13 +175,21 @@ def check_base(
     Raises:
         InputError: if it was, or may have been.
     """
-    own, theirs = store.session(session), _opened(base)
+    own = store.session(session)
+    try:
+        theirs = None if base is None else Store(base)
+    except InputError:  # the store is gone
+        theirs = None
     sources = {session: str(own.source.get("sha256", ""))}
     prints, origin = {session: read_fingerprint(store.path(session))}, {}
     for name, digest in data.items():
         if theirs is None or str(theirs.manifest["sessions"].get(name, {}).get("sha256", "")) != digest:
             if name != session and digest and digest == sources[session]:
-                _doubt(session, name, leaks)
+                known = "a base model trained on this file under the same name only, or its store, to compare times"
+                _refuse(
+                    InputError(session, "training data", f"{known} (set leaks to warn to go on)", f"it as {name}"),
+                    leaks,
+                )
         elif name != session or not theirs.root.samefile(store.root):
             key = f"{name} of the base model" if name == session else name
             origin[key], sources[key], prints[key] = name, digest, read_fingerprint(theirs.path(name))
@@ -194,22 +201,6 @@ def check_base(
         return Blocks(blocks_of(theirs.session(origin[name]), guard).train, Intervals.empty())
 
     check_leaks([o for o in find_overlaps(prints, sources) if session in (o.first, o.second)], blocks, leaks)
-
-
-def _opened(root: str | Path | None) -> Store | None:
-    """The store, or None where there is none any more."""
-    try:
-        return None if root is None else Store(root)
-    except InputError:
-        return None
-
-
-def _doubt(session: str, name: str, leaks: str) -> None:
-    expected = "a base model trained on this file under the same name only, or its store, to compare blocks of time"
-    error = InputError(session, "training data", f"{expected} (set leaks to warn to go on)", f"it as {name}")
-    if leaks == "refuse":
-        raise error
-    warnings.warn(str(error), stacklevel=3)
 
 
 def report_leaks(store: Store, guard: float = 2.0) -> list[dict[str, Any]]:
@@ -225,10 +216,7 @@ def report_leaks(store: Store, guard: float = 2.0) -> list[dict[str, Any]]:
     found = []
     for overlap in find_overlaps(*_prints(store)):
         e = _exposure(overlap, lambda name: blocks_of(store.session(name), guard))
-        exposed = e.first + e.second
-        found.append(
-            asdict(overlap)
-            | {"leak": max(e.first, e.second) > EXPOSED, "exposed_seconds": exposed, "trained_twice_seconds": e.twice}
-        )
+        leak = {"leak": max(e.first, e.second) > EXPOSED, "exposed_seconds": e.first + e.second}
+        found.append(asdict(overlap) | leak | {"trained_twice_seconds": e.twice})
 
     return found

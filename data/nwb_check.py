@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
 
-__all__ = ["check_nwb"]
+__all__ = ["IMPORTANCE", "check_nwb"]
 
-IMPORTANCE = ("ERROR", "PYNWB_VALIDATION", "CRITICAL", "BEST_PRACTICE_VIOLATION", "BEST_PRACTICE_SUGGESTION")
+IMPORTANCE = {  # NWB Inspector's grades, the worst first: in words, and the grade of ours that colours them
+    "ERROR": ("Error", "error"),
+    "PYNWB_VALIDATION": ("Not valid", "error"),
+    "CRITICAL": ("Critical", "warning"),
+    "BEST_PRACTICE_VIOLATION": ("Violation", "note"),
+    "BEST_PRACTICE_SUGGESTION": ("Suggestion", "ok"),
+}
 ABSENT = "NWB Inspector is not installed: pip install 'ndt[nwb-check]'"
 
 
@@ -53,11 +59,8 @@ def _together(found: list[Any]) -> list[dict[str, Any]]:
         for (importance, check), messages in by_check.items()
     ]
 
-    return sorted(rows, key=lambda row: (_rank(row["importance"]), row["check"]))
-
-
-def _rank(importance: str) -> int:
-    return IMPORTANCE.index(importance) if importance in IMPORTANCE else len(IMPORTANCE)
+    rank = {importance: i for i, importance in enumerate(IMPORTANCE)}
+    return sorted(rows, key=lambda row: (rank.get(row["importance"], len(rank)), row["check"]))
 
 
 def _object(message: Any) -> str:

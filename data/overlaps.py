@@ -8,7 +8,7 @@ among the M = 72,000 offsets of such grids: six at one of them are expected M (n
 and for all pairs of a thousand sessions less than once in a million stores.
 
 What is missed: copies whose spike times were rounded, resampled or sorted anew; spike times against counts, and counts
-in other bins; and pieces that hold fewer than six grams, of some ten spikes each.
+in other bins; and segments that hold fewer than six grams, of some ten spikes each.
 """
 
 import itertools

@@ -7,19 +7,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.intervals import Intervals
-from ndt.session import Session
+from ndt.session import Covariate, Session
 
-__all__ = ["SLIVER", "block_edges", "borders", "firing", "seconds_before", "spikes_by_unit", "unit_pieces"]
+__all__ = [
+    "BRIDGED",
+    "SLIVER",
+    "block_edges",
+    "borders",
+    "firing",
+    "sampled",
+    "seconds_before",
+    "spikes_by_unit",
+    "unit_pieces",
+]
 
 BLOCK = 60.0  # seconds, where that makes 10 to 120 blocks
 FEWEST, MOST = 10, 120
+BRIDGED = 1.5  # sampling intervals between two samples that follow each other: clocks jitter
 SLIVER = 1e-6  # seconds: differences of clock times near 1e9 s are good to 2e-7 s
 
 Array = NDArray[np.float64]
 
 
 def unit_pieces(session: Session) -> list[Intervals]:
-    """Returns for each of N units its pieces of observed time: sorted, disjoint, touching ones joined."""
+    """Returns for each of N units its segments of observed time: sorted, disjoint, touching ones joined."""
     N, rows = session.num_units, session.units.observed
     if rows is None:
         return [session.observed.coalesce()] * N
@@ -31,8 +42,24 @@ def unit_pieces(session: Session) -> list[Intervals]:
     return [Intervals(start[a:b], end[a:b]).coalesce() for a, b in pairwise(bounds)]
 
 
+def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Intervals:
+    """Returns when a covariate has samples: each reaches half an interval to both sides.
+
+    Arguments:
+        covariate: The covariate.
+        valid: Which samples to take, shape (M,); by default all.
+    """
+    times = covariate.timestamps if valid is None else covariate.timestamps[valid]
+    if len(times) == 0:
+        return Intervals.empty()
+    interval = float(np.nan_to_num(covariate.interval))
+    cuts = np.flatnonzero(np.diff(times) > BRIDGED * interval)
+
+    return Intervals(times[np.r_[0, cuts + 1]] - interval / 2, times[np.r_[cuts, len(times) - 1]] + interval / 2)
+
+
 def seconds_before(pieces: Intervals, times: Array) -> Array:
-    """Returns how much time of disjoint, sorted pieces lies before each of `times`; shape of `times`."""
+    """Returns how much time of disjoint, sorted segments lies before each of `times`; shape of `times`."""
     if len(pieces) == 0:
         return np.zeros(np.shape(times))
     run = np.r_[0.0, np.cumsum(pieces.end - pieces.start)]
@@ -41,7 +68,7 @@ def seconds_before(pieces: Intervals, times: Array) -> Array:
 
 
 def borders(pieces: Intervals) -> Array:
-    """Returns starts and ends of disjoint, sorted pieces in one ascending array."""
+    """Returns starts and ends of disjoint, sorted segments in one ascending array."""
     return np.stack([pieces.start, pieces.end], 1).ravel()
 
 

@@ -30,16 +30,16 @@ class Quality:
     Arguments:
         units: Columns of `unit_measures`, and `duplicate_group`: a number for units that share spikes, directly or
             through others, by duplicates or cross-talk; -1 for the rest. Each of shape (N,).
-        presence_time: Starts of blocks in seconds, shape (M,); 10 to 120 of equal length, a minute where that fits.
+        presence_edges: Edges of M blocks in seconds, shape (M + 1,); 10 to 120 of a minute where that fits.
         presence_hz: Rate in each block over the time the unit was observed there, shape (M, N); NaN where it was not.
         pairs: Duplicates and cross-talk.
-        gaps: Between pieces of observed time.
+        gaps: Between segments of observed time.
         silences: Observed time without a spike of any unit, too long to be chance.
         findings: Errors first.
     """
 
     units: dict[str, NDArray[Any]]
-    presence_time: Array
+    presence_edges: Array
     presence_hz: Array
     pairs: tuple[Pair, ...]
     gaps: Intervals
@@ -53,7 +53,7 @@ def unit_measures(session: Session) -> dict[str, NDArray[Any]]:
     Returns:
         ``num_spikes``; ``observed_seconds``; ``rate_hz``, spikes over observed seconds, NaN without any;
         ``isi_under_2ms``, the share of intervals between spikes that last less than 2 ms, of those that lie in one
-        piece of the unit's observed time, NaN where there are none, or times are known to no better than 1 ms;
+        segment of the unit's observed time, NaN where there are none, or times are known to no better than 1 ms;
         ``presence``, the share of blocks in which the unit fired, of those in which it was observed, NaN where there
         are none.
     """
@@ -71,7 +71,7 @@ def assess(session: Session) -> Quality:
 
     return Quality(
         units=units | {"duplicate_group": groups(together.pairs, session.num_units)},
-        presence_time=edges[:-1],
+        presence_edges=edges,
         presence_hz=hz,
         pairs=together.pairs,
         gaps=gaps,
@@ -106,7 +106,7 @@ def _ratio(a: NDArray[Any], b: NDArray[Any]) -> Array:
 
 
 def _short_intervals(spikes: Array, pieces: Intervals) -> float:
-    """Returns which share of the intervals between spikes within one piece lasts less than 2 ms."""
+    """Returns which share of the intervals between spikes within one segment lasts less than 2 ms."""
     isi = np.diff(spikes)
     after = np.searchsorted(spikes, pieces.start)  # the first spike of each piece ends no interval
     isi[after[(after > 0) & (after < len(spikes))] - 1] = np.nan
@@ -116,13 +116,13 @@ def _short_intervals(spikes: Array, pieces: Intervals) -> float:
 
 
 def _silences(session: Session, edges: Array, rate_hz: Array) -> Intervals:
-    r"""Returns stretches of observed time without any spike that chance does not explain.
+    r"""Returns segments of observed time without any spike that chance does not explain.
 
-    A Poisson population of rate R, observed for T seconds, makes on average :math:`R T e^{-R L}` stretches longer than
+    A Poisson population of rate R, observed for T seconds, makes on average :math:`R T e^{-R L}` segments longer than
     L without a spike: one in a million such recordings has one longer than :math:`L = \log(10^6 R T) / R`. Populations
     are no Poisson processes: in sleep and between bursts they fall quiet together. So R is the rate in the quietest
     tenth of the blocks that hold a spike, and L at least one second, and two bins where spikes were counted. Where only
-    some units were observed in a stretch, R is what those contribute.
+    some units were observed in a segment, R is what those contribute.
     """
     times, observed = np.asarray(session.spikes.timestamps), session.observed.coalesce()
     seconds = np.diff(seconds_before(observed, edges))

@@ -184,9 +184,9 @@ def group_duplicates(session: Session, drop: bool) -> Session:
 
     Of duplicates the one with most spikes stays.
     """
-    from ndt.data.synchrony import groups, shared_spikes
+    from ndt.data.synchrony import groups, measure_synchrony
 
-    pairs = shared_spikes(session)  # what is cross-talk alone is grouped, but not dropped
+    pairs = measure_synchrony(session).pairs  # what is cross-talk alone is grouped, but not dropped
     group = groups([p for p in pairs if p.kind == "duplicate"] if drop else pairs, session.num_units)
     if not drop:
         columns = {**session.units.columns, "duplicate_group": group}

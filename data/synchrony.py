@@ -1,9 +1,9 @@
 r"""Units of one session that hold the same spikes: duplicates and cross-talk.
 
 For units a and b, a the less active of the two while both were observed, S is the number of a's spikes then, and C the
-number of those that have a partner in b within ± `window`; each counts once, however many partners it has. The pair
-shares C / S. By chance it would share E of the S spikes: with spikes n and rates r in cells p of time, up to 256 with
-at least 200 spikes of the population each, so that a slow rise of both rates is no synchrony,
+number of those that have a partner in b within ± ½ ms (the window); each counts once, however many partners it has. The
+pair shares C / S. By chance it would share E of the S spikes: with spikes n and rates r in cells p of time, up to 256
+with at least 200 spikes of the population each, so that a slow rise of both rates is no synchrony,
 
 .. math:: E = \sum_p n_{ap} (1 - e^{-2 \, \mathrm{window} \, r_{bp}})
 
@@ -35,7 +35,7 @@ from ndt.data.presence import SLIVER, firing, spikes_by_unit, unit_pieces
 from ndt.intervals import Intervals
 from ndt.session import Session
 
-__all__ = ["WINDOW", "Pair", "Synchrony", "count_shared", "groups", "measure_synchrony", "shared_spikes", "time_grid"]
+__all__ = ["WINDOW", "Pair", "Synchrony", "count_shared", "groups", "measure_synchrony", "time_grid"]
 
 WINDOW = 0.0005  # seconds
 DUPLICATE, CROSS_TALK = 0.5, 0.1
@@ -104,37 +104,28 @@ class _Candidates(NamedTuple):
         return _Candidates(self.less[rows], self.more[rows], self.spikes[rows], self.shared[rows], self.chance[rows])
 
 
-def shared_spikes(session: Session, window: float = WINDOW) -> tuple[Pair, ...]:
-    """Returns the duplicates and cross-talk pairs of a session, those that share most first.
+def measure_synchrony(session: Session) -> Synchrony:
+    """Returns the duplicates and cross-talk pairs of a session, those that share most first; or why they are unknown.
 
-    At most 10,000 pairs are listed. Of more than some 3 million spikes evenly spaced stretches of time are read.
-    Memory is some 16 N² bytes for N units and a few hundred MB, however many spikes there are.
-
-    Arguments:
-        session: The session. Where times lie on a grid coarser than the window, or were counts in bins, nothing can be
-            said and no pair is returned.
-        window: Seconds within which two spikes are one; a microsecond is forgiven to rounding.
+    At most 10,000 pairs are listed. Of more than some 3 million spikes evenly spaced segments of time are read. Memory
+    is some 16 N² bytes for N units and a few hundred MB, however many spikes there are. Where times lie on a grid
+    coarser than the window, or were counts in bins, nothing can be said.
     """
-    return measure_synchrony(session, window).pairs
-
-
-def measure_synchrony(session: Session, window: float = WINDOW) -> Synchrony:
-    """Returns the pairs of `shared_spikes` with what all pairs have in common, or why they cannot be known."""
-    reason = _unknowable(session, window)
+    reason = _unknowable(session)
     if reason or session.num_units < 2 or not len(session.spikes.timestamps):
         return Synchrony((), unassessed=reason)
-    times, unit, cells = _sample(session, window)
-    counts = count_shared(times, unit, session.num_units, window)
+    times, unit, cells = _sample(session)
+    counts = count_shared(times, unit, session.num_units)
     if counts is None or len(times) == 0:
         return Synchrony((), unassessed="too many spikes lie at the same time")
 
     spikes = spikes_by_unit(times, unit, session.num_units)
     firing_units = sum(len(s) > 0 for s in spikes)
     num_pairs = max(firing_units * (firing_units - 1) // 2, 1)
-    found, typical = _candidates(*_rates(session, spikes, cells, window), counts, num_pairs)
+    found, typical = _candidates(*_rates(session, spikes, cells), counts, num_pairs)
     found = found._replace(chance=found.chance * typical).stands_out(num_pairs)
     found = found.rows(np.lexsort((found.more, found.less, -found.shared / found.spikes))[:MOST_PAIRS])
-    lagged = [_at_lags(spikes[a], spikes[b], window) for a, b in zip(found.less, found.more, strict=True)]
+    lagged = [_at_lags(spikes[a], spikes[b]) for a, b in zip(found.less, found.more, strict=True)]
     found = found._replace(chance=np.maximum(found.chance, np.array(lagged, float))).stands_out(num_pairs)
 
     return Synchrony(tuple(map(_pair, *found)), typical)
@@ -146,7 +137,7 @@ def _pair(less: int, more: int, spikes: float, shared: float, chance: float) -> 
         first=int(min(less, more)),
         second=int(max(less, more)),
         kind="duplicate" if share >= DUPLICATE else "cross-talk",
-        shared=min(share, 1.0),  # a partner just outside the stretches read counts, its unit's spike there does not
+        shared=min(share, 1.0),  # a partner just outside the segments read counts, its unit's spike there does not
         expected=float(chance / spikes),
     )
 
@@ -185,22 +176,22 @@ def time_grid(session: Session) -> float:
     return step if np.mean(np.abs(isi / step - multiple) > 0.01) < 0.01 else 0.0
 
 
-def _unknowable(session: Session, window: float) -> str:
+def _unknowable(session: Session) -> str:
     if session.count_bin > 0:
         return f"spikes were counted in bins of {1000 * session.count_bin:g} ms"
     step = time_grid(session)
-    return f"spike times are multiples of {1000 * step:g} ms" if step > 1.001 * window else ""
+    return f"spike times are multiples of {1000 * step:g} ms" if step > 1.001 * WINDOW else ""
 
 
-def _sample(session: Session, window: float) -> tuple[Array, NDArray[np.int64], Intervals]:
-    """Returns spikes and their units from evenly spaced stretches of time, and those stretches: the cells.
+def _sample(session: Session) -> tuple[Array, NDArray[np.int64], Intervals]:
+    """Returns spikes and their units from evenly spaced segments of time, and those segments: the cells.
 
     They are all spikes unless those, or their expected meetings, are too many. Borders are times of spikes, not counts
     of them, so that simultaneous spikes stay together.
     """
     times, unit = session.spikes.timestamps, session.spikes.unit_index
     S, observed = len(times), session.observed.coalesce()
-    meetings = 1 + S * window / max(observed.duration, window)
+    meetings = 1 + S * WINDOW / max(observed.duration, WINDOW)
     most = int(min(MOST_SPIKES, MOST_MEETINGS / meetings))
     P = int(np.clip(S // CELL_SPIKES, 1, CELLS))
     first = np.arange(P + 1) * S // P
@@ -219,15 +210,13 @@ def _sample(session: Session, window: float) -> tuple[Array, NDArray[np.int64], 
     )
 
 
-def count_shared(
-    times: Array, unit: NDArray[np.int64], num_units: int, window: float, chunk: int = CHUNK
-) -> NDArray[np.int32] | None:
-    """Returns (N, N): how many spikes of unit a have a partner in unit b within ± window; the diagonal is 0.
+def count_shared(times: Array, unit: NDArray[np.int64], num_units: int, chunk: int = CHUNK) -> NDArray[np.int32] | None:
+    """Returns (N, N): how many spikes of unit a have a partner in unit b within ± `WINDOW`; the diagonal is 0.
 
     Spike i is compared with i + 1, i + 2, … as long as any is near. Of b's near spikes its partner is the first alone:
     the one whose predecessor in b is not near. None where spikes meet too often to be counted.
     """
-    window, S, N = window + SLIVER, len(times), num_units
+    window, S, N = WINDOW + SLIVER, len(times), num_units
     before, counts, met = _previous(times, unit, N), np.zeros(N * N, np.int32), 0
     for start in range(0, S, chunk):
         i, k, codes = np.arange(start, min(start + chunk, S)), 0, []
@@ -301,7 +290,7 @@ def _typical(ratio: Array, weight: Array) -> float:
     return max(1.0, float(ratio[order][np.searchsorted(run, run[-1] / 2)]))
 
 
-def _rates(session: Session, spikes: Sequence[Array], cells: Intervals, window: float) -> tuple[Single, Single, Single]:
+def _rates(session: Session, spikes: Sequence[Array], cells: Intervals) -> tuple[Single, Single, Single]:
     """Returns for each cell and unit its spikes, whether it was observed, and a spike's chance to meet one of it there.
 
     Where units differ in observation, cells are cut where that of any begins or ends; of more than 4,096 such times
@@ -315,16 +304,16 @@ def _rates(session: Session, spikes: Sequence[Array], cells: Intervals, window: 
     n, seconds = (values[inside] for values in firing(spikes, unit_pieces(session), edges))
     longest = seconds.max(axis=1, keepdims=True)
     there = seconds / np.where(longest > 0, longest, 1.0)
-    meets = there * -np.expm1(-2 * window * n / np.where(seconds > 0, seconds, np.inf))
+    meets = there * -np.expm1(-2 * WINDOW * n / np.where(seconds > 0, seconds, np.inf))
 
     return n.astype(np.float32), there.astype(np.float32), meets.astype(np.float32)
 
 
-def _at_lags(a: Array, b: Array, window: float) -> float:
+def _at_lags(a: Array, b: Array) -> float:
     """Returns how many of a's spikes have a partner in b at the lag where most do."""
     some = a[:: -(-len(a) // LAG_SPIKES)]
-    wanted = some + LAGS[:, None] - window - SLIVER  # (lags, spikes)
+    wanted = some + LAGS[:, None] - WINDOW - SLIVER  # (lags, spikes)
     j = np.searchsorted(b, wanted)
-    near = (j < len(b)) & (b[np.minimum(j, len(b) - 1)] - wanted <= 2 * (window + SLIVER))
+    near = (j < len(b)) & (b[np.minimum(j, len(b) - 1)] - wanted <= 2 * (WINDOW + SLIVER))
 
     return float(near.mean(axis=1).max() * len(a))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ndt.errors import InputError
 from ndt.metrics import paired_difference
+from ndt.names import PREDICTORS
 from ndt.runs import read_json
 
 if TYPE_CHECKING:  # a curve is made without matplotlib
@@ -132,10 +133,8 @@ def _score(found: float | None) -> float:
 
 def _words(curve: LabelCurve) -> dict[str, str]:
     """Returns the lines' names in words, in the order in which predictors are shown."""
-    from ndt.plots import NAMES
-
-    names = [*(name for name in NAMES if name in curve.lines), *(name for name in curve.lines if name not in NAMES)]
-    words = {name: NAMES.get(name, name.replace("_", " ")) for name in names}
+    names = [*(n for n in PREDICTORS if n in curve.lines), *(n for n in curve.lines if n not in PREDICTORS)]
+    words = {name: PREDICTORS.get(name, name) for name in names}
     if "scratch" in words:
         words["network"] = "network alone, pretrained"
 

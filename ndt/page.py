@@ -8,22 +8,20 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a page without figures needs no matplotlib
-    from ndt.plots import Drawing
 
 __all__ = [
     "GRADES",
     "Cell",
+    "Drawing",
     "Graded",
     "Section",
     "Table",
     "compact",
     "count_grades",
+    "fixed",
     "number",
     "percent",
     "render",
@@ -69,13 +67,20 @@ class Graded:
 
 @dataclass(kw_only=True)
 class Table:
-    """A table of the page; `numeric` names the columns that align right, `dense` makes room for many columns."""
+    """A table of the page; `numeric` names the columns that align right."""
 
     head: list[str]
     rows: Sequence[Sequence[str | Cell]]
-    numeric: set[int] = field(default_factory=set)
+    numeric: Collection[int] = ()
     caption: str = ""
-    dense: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on a page: an ``<svg>`` element, and a caption for those who see it and those who do not."""
+
+    svg: str
+    caption: str
 
 
 @dataclass(kw_only=True)
@@ -100,7 +105,7 @@ class Section:
     text: list[str] = field(default_factory=list)
     findings: list[Graded] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    drawings: list["Drawing"] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     parts: list["Section"] = field(default_factory=list)
@@ -174,6 +179,18 @@ def number(value: float) -> str:
         return "–"
 
     return (f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}").replace("-", "−")
+
+
+def fixed(value: object, digits: int = 3) -> str:
+    """Returns a number with `digits` decimals; a dash where there is none.
+
+    Example:
+        >>> fixed(-1234.5, 1), fixed(None)
+        ('−1,234.5', '–')
+    """
+    there = isinstance(value, int | float) and math.isfinite(value)
+
+    return f"{value:,.{digits}f}".replace("-", "−") if there else "–"
 
 
 def compact(count: int) -> str:

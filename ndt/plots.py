@@ -1,12 +1,12 @@
 """Figures of a page and their style, drawn by matplotlib and returned as SVG to be put into a page.
 
-Figures take arrays and know nothing of runs or files. Text stays text, so that a page can be searched and read aloud;
-what has thousands of marks is drawn as one picture inside the SVG, so that a page stays small.
+Figures take arrays or a session, and know nothing of runs or files. Text stays text, so that a page can be searched and
+read aloud; what has thousands of marks is drawn as one picture inside the SVG, so that a page stays small.
 """
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ndt.intervals import Intervals
+from ndt.page import Drawing
+from ndt.session import Session
+
 __all__ = [
     "Drawing",
-    "NAMES",
     "curves",
     "embedding",
     "page_figure",
@@ -31,21 +34,6 @@ __all__ = [
 
 # T = bins, D = latent dimensions, S = spikes
 
-NAMES = {  # predictors in words, in the order in which they are shown
-    "delivered": "delivered decoder",
-    "network": "network alone",
-    "scratch": "network from scratch",
-    "ridge": "ridge on lagged counts",
-    "wiener": "Wiener filter (no penalty)",
-    "kalman": "Kalman filter",
-    "naive_bayes": "Poisson naive Bayes",
-    "recurrent": "recurrent network (GRU)",
-    "ridge_gated": "ridge × gain over time",
-    "oracle": "oracle (knows the simulator)",
-    "time_only": "time alone, no spikes",
-    "shuffled": "ridge, shuffled target",
-    "shifted": "ridge, shifted target",
-}
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
 CRIMSON = "#b02a5b"
 BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
@@ -87,97 +75,62 @@ WHEEL = LinearSegmentedColormap.from_list(  # angles: ends where it starts, and 
 WIDTH = 7.6  # inches; the page's text is as wide
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure on a page.
-
-    Arguments:
-        svg: An ``<svg>`` element.
-        caption: What it shows, for those who see it and those who do not.
-    """
-
-    svg: str
-    caption: str
-
-
+@dataclass
 class _Sheet:
-    """A figure under way; `svg` is there when the block that drew it has ended."""
-
-    def __init__(self, height: float, rows: int, columns: int, **grid: Any) -> None:
-        self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        self.axes: NDArray[Any] = self.figure.subplots(rows, columns, squeeze=False, **grid)
-        self.svg = ""
-
-    def finish(self) -> None:
-        buffer = io.StringIO()
-        self.figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
-        text = buffer.getvalue()
-        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-        self.svg = re.sub(
-            r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-        )
+    figure: Figure
+    axes: NDArray[Any]  # (rows, columns)
+    svg: str = ""
 
 
 @contextmanager
 def page_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> Iterator[_Sheet]:
     """Yields a figure as wide as the page, in its style; `svg` of it is there when the block has ended."""
     with mpl.rc_context(STYLE):
-        sheet = _Sheet(height, rows, columns, **grid)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        sheet = _Sheet(figure, figure.subplots(rows, columns, squeeze=False, **grid))
         yield sheet
-        sheet.finish()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
+        text = buffer.getvalue()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        for size in ("height", "width"):  # the page sets them
+            text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
+        sheet.svg = text
 
 
-def raster(
-    times: NDArray[np.float64],
-    unit: NDArray[np.integer],
-    num_units: int,
-    window: tuple[float, float],
-    observed: Sequence[tuple[float, float]],
-) -> Drawing:
-    """Draws the spikes of a window, units sorted by rate, above the population's rate; unobserved time is grey."""
-    start, end = window
-    inside = (times >= start) & (times < end)
-    times, unit = times[inside], unit[inside]
-    rank = np.empty(num_units, np.int64)
-    rank[np.argsort(np.bincount(unit, minlength=num_units), kind="stable")] = np.arange(num_units)
+def raster(session: Session, window: tuple[float, float], origin: float = 0.0) -> Drawing:
+    """Draws a session's spikes, units sorted by rate, above the mean rate; unobserved time is grey.
+
+    Arguments:
+        session: The session.
+        window: First and last second shown, on the session's clock.
+        origin: Second of that clock at which the axis has zero.
+    """
+    (start, end), N, spikes = window, session.num_units, session.spikes
+    rows = slice(*np.searchsorted(spikes.timestamps, window))
+    times, unit = np.asarray(spikes.timestamps[rows]), np.asarray(spikes.unit_index[rows])
+    rank = np.empty(N, np.int64)
+    rank[np.argsort(np.bincount(unit, minlength=N), kind="stable")] = np.arange(N)
     step = max((end - start) / 400, 0.02)
     edges = np.arange(start, end + step, step)
+    rate = np.histogram(times, edges)[0] / step / max(N, 1)
+    rate = np.where(session.observed.contains(edges[:-1] + step / 2), rate, np.nan)
+    unseen = Intervals([start], [end]) - session.observed.coalesce()
+    size = float(np.clip((130 / max(N, 1)) ** 2, 1, 40))
     with page_figure(4.2, 2, 1, sharex=True, height_ratios=[3.2, 1]) as sheet:
         top, bottom = sheet.axes[:, 0]
-        top.scatter(
-            times,
-            rank[unit],
-            s=float(np.clip((130 / max(num_units, 1)) ** 2, 1, 40)),
-            marker="|",
-            color=INK,
-            linewidths=0.5,
-            rasterized=True,
-        )
-        top.set(ylim=(-1, num_units), ylabel="unit, sorted by rate")
-        rate = np.histogram(times, edges)[0] / step / max(num_units, 1)
-        bottom.stairs(np.where(_seen(edges[:-1] + step / 2, observed), rate, np.nan), edges, color=INK, linewidth=0.9)
-        bottom.set(
-            xlim=(start, end), ylim=(0, None), xlabel="time in the recording (s)", ylabel="mean rate\n(spikes/s)"
-        )
-        for a, b in _gaps(start, end, observed):
+        top.scatter(times - origin, rank[unit], s=size, marker="|", color=INK, linewidths=0.5, rasterized=True)
+        top.set(ylim=(-1, N), ylabel="unit, sorted by rate")
+        bottom.stairs(rate, edges - origin, color=INK, linewidth=0.9)
+        bottom.set(xlim=(start - origin, end - origin), ylim=(0, None))
+        bottom.set(xlabel="time in the recording (s)", ylabel="mean rate\n(spikes/s)")
+        for a, b in zip(unseen.start - origin, unseen.end - origin, strict=True):
             for ax in (top, bottom):
                 ax.axvspan(a, b, color=GRID, linewidth=0)
 
-    caption = (
-        f"Spikes of {num_units} units from {start:.1f} to {end:.1f} s, and their mean rate in {1e3 * step:.0f} ms bins."
-    )
-    return Drawing(sheet.svg, caption + (" Grey: not observed." if _gaps(start, end, observed) else ""))
-
-
-def _seen(times: NDArray[np.float64], observed: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
-    return np.any([(times >= a) & (times < b) for a, b in observed], axis=0) if observed else np.zeros(len(times), bool)
-
-
-def _gaps(start: float, end: float, observed: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns what `observed` (sorted, disjoint) leaves of ``[start, end)``."""
-    edges = [start, *(x for a, b in observed for x in (max(a, start), min(b, end)) if a < end and b > start), end]
-
-    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+    caption = f"Spikes of {N} units from {start - origin:.1f} to {end - origin:.1f} s, and their mean rate in "
+    caption += f"{1e3 * step:.0f} ms bins."
+    return Drawing(sheet.svg, caption + (" Grey: not observed." if len(unseen) else ""))
 
 
 def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
@@ -203,33 +156,35 @@ def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
 
 
 def curves(
-    panels: Sequence[tuple[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]],
-    lines: Mapping[str, float] | None = None,
-    caption: str = "",
-) -> Drawing:
-    """Draws learning curves side by side.
+    panels: Mapping[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]],
+    lines: Mapping[str, float],
+    caption: str,
+) -> list[Drawing]:
+    """Draws learning curves side by side, as one drawing; none where no curve has a point.
 
     Arguments:
-        panels: For each panel the label of its y axis, and curves by name: steps and values.
+        panels: By the label of the y axis, curves by name: steps and values.
         lines: Constants for the first panel, by name.
         caption: The drawing's caption.
     """
     colours = {"training": QUIET, "validation": BLUE, "pretrained": BLUE, "network": BLUE, "from scratch": PURPLE}
-    with page_figure(2.6, 1, len(panels)) as sheet:
-        for i, (label, named) in enumerate(panels):
-            ax: Axes = sheet.axes[0, i]
-            for name, (x, y) in named.items():
-                colour = colours.get(name, INK)
-                few = len(x) <= 24
-                ax.plot(x, y, "o-" if few else "-", color=colour, markersize=3, label=name)
-            for name, level in (lines or {}).items() if i == 0 else ():
-                ax.axhline(level, color=ORANGE, linewidth=1, linestyle=(0, (4, 2)), label=name)
+    drawn = {label: {name: xy for name, xy in panel.items() if len(xy[0])} for label, panel in panels.items()}
+    drawn = {label: panel for label, panel in drawn.items() if panel}
+    if not drawn:
+        return []
+    with page_figure(2.6, 1, len(drawn)) as sheet:
+        for ax, (label, panel) in zip(sheet.axes[0], drawn.items(), strict=True):
+            for name, (x, y) in panel.items():
+                ax.plot(x, y, "o-" if len(x) <= 24 else "-", color=colours.get(name, INK), markersize=3, label=name)
             ax.set(xlabel="optimisation step", ylabel=label)
             ax.margins(x=0.02)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
+        for name, level in lines.items():
+            sheet.axes[0, 0].axhline(level, color=ORANGE, linewidth=1, linestyle=(0, (4, 2)), label=name)
+        for ax in sheet.axes[0]:
             ax.legend(loc="best", fontsize=8.5)
 
-    return Drawing(sheet.svg, caption)
+    return [Drawing(sheet.svg, caption)]
 
 
 def thin(x: NDArray[Any], most: int = 4000) -> NDArray[Any]:
@@ -253,15 +208,14 @@ def embedding(
     share = s**2 / max(float(np.sum(s**2)), 1e-12)  # latents that never move have no share to give
     pcs, colour = thin(centred @ axes[:3].T), thin(colour)
     pairs = [(0, 1), (0, 2)] if pcs.shape[1] > 2 else [(0, min(1, pcs.shape[1] - 1))]
-    grey = ~np.isfinite(colour)
-    limits = (-180.0, 180.0) if cyclic else _limits(colour[~grey])
+    grey, cmap = ~np.isfinite(colour), WHEEL if cyclic else "viridis"
+    low, high = (-180.0, 180.0) if cyclic or grey.all() else (float(np.nanmin(colour)), float(np.nanmax(colour)))
     with page_figure(3.3, 1, len(pairs)) as sheet:
-        for i, (a, b) in enumerate(pairs):
-            ax: Axes = sheet.axes[0, i]
+        for ax, (a, b) in zip(sheet.axes[0], pairs, strict=True):
             ax.scatter(pcs[grey, a], pcs[grey, b], s=3, color="#c9cdd3", linewidths=0, rasterized=True)
             marks = ax.scatter(
-                pcs[~grey, a], pcs[~grey, b], s=6, c=colour[~grey], cmap=WHEEL if cyclic else "viridis",
-                vmin=limits[0], vmax=limits[1], alpha=0.75, linewidths=0, rasterized=True,
+                pcs[~grey, a], pcs[~grey, b], s=6, c=colour[~grey], cmap=cmap, vmin=low, vmax=high, alpha=0.75,
+                linewidths=0, rasterized=True,
             )  # fmt: skip
             ax.set(xlabel=f"PC {a + 1} ({share[a]:.0%} of variance)", ylabel=f"PC {b + 1} ({share[b]:.0%})")
             ax.locator_params(nbins=5)
@@ -271,8 +225,4 @@ def embedding(
             bar.set_ticks([-180, -90, 0, 90, 180])
 
     caption = f"Latents of {len(latents):,} bins on their first principal components, coloured by {label}."
-    return Drawing(sheet.svg, caption + (" Grey: no label, or hardly moving." if grey.any() and cyclic else ""))
-
-
-def _limits(values: NDArray[np.floating]) -> tuple[float, float]:
-    return (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    return Drawing(sheet.svg, caption + (" Grey: no label, or slow movement." if grey.any() and cyclic else ""))

@@ -3,25 +3,31 @@
 As in `ndt.plots`, figures take arrays and know nothing of runs or files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ndt.plots import BLUE, COLOURS, GRID, INK, NAMES, QUIET, Drawing, page_figure
+from ndt.names import CONTROLS, PREDICTORS
+from ndt.page import Drawing, fixed
+from ndt.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure
 
-__all__ = ["broken", "first_seconds", "probabilities", "runs", "scores", "traces", "with_unit", "wrapped"]
+__all__ = ["broken", "circled", "first_seconds", "probabilities", "runs", "scores", "traces", "with_unit"]
 
 # T = bins, K = panels: dimensions, or angles in degrees; C = classes
 
 FLOOR = -0.5  # the axis goes no lower: what is worse than this says no more, and would squeeze all else
 HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "recurrent", "ridge_gated")  # beside what is of their colour
-AMBER = "#fae7bf"  # input out of range; light enough to read on, and to print
+AMBER = "#fae7bf"  # input drift; light enough to read on, and to print
+STROKES = {"measured": (INK, 1.9, 3), "delivered": (BLUE, 1.4, 4)}  # colour, width, order of lines; others thin
 INKS = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#bdd7ec", "#5b9bd0", BLUE, "#083a63"])
 
 Array = NDArray[np.floating]
@@ -36,43 +42,34 @@ def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int =
 
 
 def broken(time: NDArray[np.float64], values: NDArray[Any], piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns both with a NaN between pieces, so that no line is drawn across time that was not observed."""
+    """Returns both with a NaN between segments, so that no line is drawn across time that was not observed."""
     cuts = np.flatnonzero(np.diff(piece) != 0) + 1
 
     return np.insert(time.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
 
 
-def wrapped(time: NDArray[np.float64], degrees: NDArray[Any], piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns a line of directions that leaves over one edge, ±180°, and comes back over the other.
+def circled(degrees: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """Returns copies of a line of directions, whole turns apart: cut to ±180°, it leaves over one edge and comes back.
 
-    The way from bin to bin is the shorter one round the circle. Between pieces it is broken, as by `broken`.
+    From bin to bin each takes the shorter way round the circle. There is a turn to spare on either side, for a band
+    around the line.
 
     Arguments:
-        time: Seconds, shape (T,).
         degrees: Directions from -180 to 180, shape (T,).
-        piece: Piece of each bin, shape (T,).
 
     Example:
-        >>> [x.tolist() for x in wrapped(np.array([0.0, 1.0]), np.array([170.0, -170.0]), np.array([0, 0]))]
-        [[0.0, 0.5, nan, 0.5, 1.0], [170.0, 180.0, nan, -180.0, -170.0]]
+        >>> [x.tolist() for x in circled(np.array([170.0, -170.0]))]
+        [[-550.0, -530.0], [-190.0, -170.0], [170.0, 190.0], [530.0, 550.0]]
     """
-    t, x = time.astype(float), degrees.astype(float)
-    step, apart = np.diff(x), np.diff(piece) != 0
-    at = np.flatnonzero((np.abs(step) > 180) & ~apart)
-    edge = -180 * np.sign(step[at])  # that it leaves over
-    way = np.maximum(360 - np.abs(step[at]), 1e-12)  # from edge to edge the way is none
-    crossing = t[at] + (t[at + 1] - t[at]) * np.abs(edge - x[at]) / way
-    cuts, gaps = np.flatnonzero(apart) + 1, np.full(len(at), np.nan)
-    where = np.r_[np.repeat(at + 1, 3), cuts]
-    lost = np.full(len(cuts), np.nan)
-    times = np.r_[np.stack([crossing, gaps, crossing], 1).ravel(), lost]
-    values = np.r_[np.stack([edge, gaps, -edge], 1).ravel(), lost]
+    step = np.diff(degrees)
+    turns = np.r_[0.0, np.cumsum(np.where(np.abs(step) > 180, -np.sign(step), 0))]  # NaN is no turn
+    copies = np.arange(-turns.max() - 1, -turns.min() + 2)
 
-    return np.insert(t, where, times), np.insert(x, where, values)
+    return [degrees + 360 * (turns + copy) for copy in copies.tolist()]
 
 
 def runs(values: NDArray[Any], piece: NDArray[Any]) -> list[tuple[int, int]]:
-    """Returns the first row and the row after the last of each stretch of equal values within a piece."""
+    """Returns the first row and the row after the last of each run of equal values within a segment."""
     if not len(values):
         return []
     cuts = np.flatnonzero((np.diff(values) != 0) | (np.diff(piece) != 0)) + 1
@@ -89,18 +86,18 @@ def with_unit(label: str, unit: str) -> str:
 def scores(
     r2: Mapping[str, float],
     interval: tuple[float, float] | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] = MappingProxyType({}),
     label: str = "R² on test bins (variance-weighted)",
 ) -> Drawing:
     """Draws the test R² of each predictor as a labelled dot, on an axis from 0, or -0.5 at the least, to 1.
 
     Arguments:
         r2: R² by predictor, at least one.
-        interval: 95 % interval of the delivered decoder's.
-        weights: Share of each predictor in the delivered decoder, shown beside its name.
+        interval: 95 % interval of the ensemble's.
+        weights: Ensemble weights, shown beside the names.
         label: Label of the axis.
     """
-    names = [name for name in NAMES if name in r2] + [name for name in r2 if name not in NAMES]
+    names = [name for name in PREDICTORS if name in r2] + [name for name in r2 if name not in PREDICTORS]
     low = max(min(0.0, *r2.values()), FLOOR)
     with page_figure(0.55 + 0.28 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
@@ -111,27 +108,22 @@ def scores(
             (first, last), row = np.clip(interval, low, 1), names.index("delivered")
             ax.add_patch(Rectangle((first, row - 0.32), last - first, 0.64, color=BLUE, alpha=0.3, linewidth=0))
         ax.axvline(0, color=QUIET, linewidth=0.8)
-        ax.set_yticks(range(len(names)), [_named(name, weights or {}) for name in names])
+        words = [PREDICTORS.get(name, name) for name in names]
+        words = [f"{w}, weight {weights[n]:.2f}" if n in weights else w for n, w in zip(names, words, strict=True)]
+        ax.set_yticks(range(len(names)), words)
         ax.tick_params(axis="y", length=0)
         ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(low - 0.03 * (1 - low), 1 + 0.04 * (1 - low)), xlabel=label)
         ax.spines["left"].set_visible(False)
 
     caption = "All rows are scored on the same bins, and all decoders are causal."
-    controls = [NAMES[name] for name in ("shuffled", "shifted") if name in r2]
-    if controls:
-        caption += f" Controls ({'; '.join(controls)}) should be about 0, or below."
+    if any(name in r2 for name in CONTROLS):
+        caption += " With permuted or shifted targets, R² should be about 0, or below."
     if interval is not None:
-        caption += " The band is the delivered decoder's 95 % interval, by block bootstrap over time."
+        caption += " The band is the ensemble's 95 % interval, by block bootstrap over time."
     if any(value < low for value in r2.values()):
-        caption += f" Arrows: below the axis, which ends at {low:g}.".replace("-", "−")
+        caption += f" Arrows: below the axis, which ends at {fixed(low, 1)}."
 
     return Drawing(sheet.svg, caption)
-
-
-def _named(name: str, weights: Mapping[str, float]) -> str:
-    words = NAMES.get(name, name.replace("_", " "))
-
-    return f"{words}, weight {weights[name]:.2f}" if weights.get(name) is not None else words
 
 
 def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: float) -> None:
@@ -139,25 +131,18 @@ def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: floa
     ax.plot([0, shown], [row, row], color=colour, linewidth=2.2 if filled else 1.2, solid_capstyle="butt")
     marker = "<" if value < low else "o"
     ax.plot(shown, row, marker, color=colour, markerfacecolor=colour if filled else "white", markersize=7)
-    text = f"{value:.3f}".replace("-", "−")
-    ax.annotate(text, (beside, row), (9, 0), textcoords="offset points", va="center")
+    ax.annotate(fixed(value), (beside, row), (9, 0), textcoords="offset points", va="center")
 
 
-def _width(time: NDArray[np.float64], piece: NDArray[Any]) -> float:
-    """Returns the width of a bin in seconds."""
-    steps = np.diff(time)[np.diff(piece) == 0]
-
-    return float(np.median(steps)) if len(steps) else 0.02
-
-
-def _outside(
+def _bins(
     time: NDArray[np.float64], piece: NDArray[Any], outside: NDArray[np.bool_] | None
-) -> Iterator[tuple[float, float]]:
-    """Yields begin and end of each stretch of bins whose input is out of range."""
-    half = _width(time, piece) / 2
-    for first, last in runs(outside, piece) if outside is not None else ():
-        if outside is not None and outside[first]:
-            yield float(time[first]) - half, float(time[last - 1]) + half
+) -> tuple[float, list[tuple[float, float]]]:
+    """Returns half the width of a bin in seconds, and begin and end of each run of bins with input drift."""
+    steps = np.diff(time)[np.diff(piece) == 0]
+    half = float(np.median(steps)) / 2 if len(steps) else 0.01
+    drift = [] if outside is None else [(a, b) for a, b in runs(outside, piece) if outside[a]]
+
+    return half, [(float(time[a]) - half, float(time[b - 1]) + half) for a, b in drift]
 
 
 def traces(
@@ -165,7 +150,6 @@ def traces(
     lines: Mapping[str, Array],
     piece: NDArray[Any],
     labels: Sequence[str],
-    *,
     half_width: Array | None = None,
     outside: NDArray[np.bool_] | None = None,
     circular: bool = False,
@@ -176,68 +160,45 @@ def traces(
     Arguments:
         time: Bins in seconds, shape (T,).
         lines: ``measured`` and what was decoded by predictor, NaN where there is none, each (T, K).
-        piece: Piece of each bin, shape (T,).
+        piece: Segment of each bin, shape (T,).
         labels: Names of the K panels, with units.
-        half_width: Half width of the delivered decoder's interval, not finite where it has none, (T, K).
-        outside: Whether the input of a bin is out of range, (T,).
+        half_width: Half width of the ensemble's interval, not finite where it has none, (T, K).
+        outside: Whether the input of a bin has drifted, (T,).
         circular: Whether values are directions in degrees, -180 to 180.
         caption: The drawing's caption.
     """
-    cut = len(np.unique(piece)) > 12  # short pieces: a line alone would hardly show
-    spans = list(_outside(time, piece, outside))
+    cut = len(np.unique(piece)) > 12  # short segments: a line alone would hardly show
+    half, spans = _bins(time, piece, outside)
+    copies = circled if circular else lambda values: [values]
     with page_figure(0.75 + (1.8 if circular else 1.45) * len(labels), len(labels), 1, sharex=True) as sheet:
         for k, label in enumerate(labels):
             ax: Axes = sheet.axes[k, 0]
             for first, last in spans:
                 ax.axvspan(first, last, color=AMBER, linewidth=0, zorder=0)
             if half_width is not None and "delivered" in lines:
-                _band(ax, time, lines["delivered"][:, k], half_width[:, k], piece, circular)
+                spread = broken(time, np.where(np.isfinite(half_width[:, k]), half_width[:, k], np.nan), piece)[1]
+                for centre in copies(lines["delivered"][:, k]):
+                    x, y = broken(time, centre, piece)
+                    ax.fill_between(x, y - spread, y + spread, color=BLUE, alpha=0.16, linewidth=0)
             for name, values in lines.items():
-                x, y = (wrapped if circular else broken)(time, values[:, k], piece)
-                ax.plot(x, y, ".-" if cut and name != "measured" else "-", markersize=3, **_style(name))
+                colour, width, above = STROKES.get(name, (COLOURS.get(name, QUIET), 0.9, 2))
+                style: dict[str, Any] = {"color": colour, "linewidth": width, "zorder": above, "markersize": 3}
+                for centre in copies(values[:, k]):
+                    ax.plot(*broken(time, centre, piece), ".-" if cut and name != "measured" else "-", **style)
             ax.set_ylabel(label)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
             if circular:
                 ax.set(ylim=(-180, 180), yticks=[-180, -90, 0, 90, 180])
-        half = _width(time, piece) / 2
         sheet.axes[-1, 0].set(xlabel="time in the recording (s)", xlim=(time[0] - half, time[-1] + half))
         sheet.figure.align_ylabels()
-        handles, _ = sheet.axes[0, 0].get_legend_handles_labels()
-        handles += [Patch(color=AMBER, label="input out of range")] if spans else []
+        handles: list[Artist] = [Patch(color=BLUE, alpha=0.16, label="90 % interval")] if half_width is not None else []
+        for name in lines:
+            colour, width, _ = STROKES.get(name, (COLOURS.get(name, QUIET), 0.9, 2))
+            handles.append(Line2D([], [], color=colour, linewidth=width, label=PREDICTORS.get(name, name)))
+        handles += [Patch(color=AMBER, label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=8.5)
 
     return Drawing(sheet.svg, caption)
-
-
-def _style(name: str) -> dict[str, Any]:
-    if name == "measured":
-        return {"color": INK, "linewidth": 1.9, "zorder": 3, "label": name}
-    first = name == "delivered"
-
-    return {
-        "color": COLOURS.get(name, QUIET),
-        "linewidth": 1.4 if first else 0.9,
-        "zorder": 4 if first else 2,
-        "label": NAMES.get(name, name),
-    }
-
-
-def _band(ax: Axes, time: NDArray[np.float64], centre: Array, half: Array, piece: NDArray[Any], circular: bool) -> None:
-    """Fills centre ± half; round the circle, what leaves over one edge comes back over the other."""
-    half = np.where(np.isfinite(half), half, np.nan)
-    turns = np.zeros(len(centre))
-    if circular:
-        step = np.diff(centre)
-        turns[1:] = np.cumsum(np.where(np.abs(step) > 180, -np.sign(step), 0))  # NaN is no turn
-    x, middle = broken(time, centre + 360 * turns, piece)
-    _, spread = broken(time, half, piece)
-    ends = np.unique(turns)
-    whole = np.arange(-ends.max() - 1, -ends.min() + 2) if circular else np.zeros(1)
-    for shift in (360 * whole).tolist():
-        label = "90 % interval" if shift == 0 else None
-        ax.fill_between(
-            x, middle - spread + shift, middle + spread + shift, color=BLUE, alpha=0.16, linewidth=0, label=label
-        )
 
 
 def probabilities(
@@ -246,7 +207,6 @@ def probabilities(
     true: NDArray[np.integer],
     piece: NDArray[Any],
     classes: Sequence[str],
-    *,
     outside: NDArray[np.bool_] | None = None,
     caption: str = "",
 ) -> Drawing:
@@ -256,12 +216,12 @@ def probabilities(
         time: Bins in seconds, shape (T,).
         probability: Of each class, shape (T, C).
         true: Index of the true class, -1 where there is no label, shape (T,).
-        piece: Piece of each bin, shape (T,).
+        piece: Segment of each bin, shape (T,).
         classes: Names of the C classes.
-        outside: Whether the input of a bin is out of range, (T,).
+        outside: Whether the input of a bin has drifted, (T,).
         caption: The drawing's caption.
     """
-    half, spans = _width(time, piece) / 2, list(_outside(time, piece, outside))
+    half, spans = _bins(time, piece, outside)
     with page_figure(1.0 + float(np.clip(0.24 * len(classes), 0.7, 5.0))) as sheet:
         ax: Axes = sheet.axes[0, 0]
         ax.set_facecolor(GRID)  # where no bin is; a probability of 0 is white
@@ -274,7 +234,7 @@ def probabilities(
             if true[begin] >= 0:
                 width = time[end - 1] - time[begin] + 2 * half
                 frame = Rectangle((time[begin] - half, true[begin] - 0.5), width, 1)
-                frame.set(facecolor="none", edgecolor="#d1660c", linewidth=1.3, zorder=3)
+                frame.set(facecolor="none", edgecolor=ORANGE, linewidth=1.3, zorder=3)
                 ax.add_patch(frame)
         every = -(-len(classes) // 24)
         ax.set_yticks(np.arange(0, len(classes), every), list(classes)[::every])
@@ -286,8 +246,8 @@ def probabilities(
         sheet.figure.colorbar(
             marks, ax=ax, label="probability", aspect=18 if len(classes) < 10 else 32, ticks=[0, 0.5, 1]
         )
-        handles = [Patch(facecolor="none", edgecolor="#d1660c", linewidth=1.3, label="true class")]
-        handles += [Patch(color="#c98a1b", label="input out of range")] if spans else []
+        handles = [Patch(facecolor="none", edgecolor=ORANGE, linewidth=1.3, label="true class")]
+        handles += [Patch(color="#c98a1b", label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
 
     return Drawing(sheet.svg, caption + (" Grey: no bins." if len(np.unique(piece)) > 1 else ""))

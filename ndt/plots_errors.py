@@ -4,43 +4,25 @@ As in `ndt.plots`, figures take arrays and know nothing of runs or files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ndt.plots import BLUE, COLOURS, GRID, INK, NAMES, ORANGE, QUIET, Drawing, page_figure, thin
+from ndt.names import PREDICTORS
+from ndt.page import Drawing
+from ndt.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure, thin
 from ndt.plots_decoder import INKS, with_unit
 
-__all__ = ["Curve", "angle_errors", "calibration", "confusion", "scatter"]
+__all__ = ["angle_errors", "calibration", "confusion", "scatter"]
 
-# T = bins, C = dimensions or classes, P = parts of the test block, L = points of a curve
+# T = bins, C = dimensions or classes, P = parts of the test split, L = points of a curve
 
 PANELS = 4  # beside each other
 WRITTEN = 12  # classes up to which a matrix has its numbers in it
 
 Array = NDArray[np.floating]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What was measured against what was said.
-
-    Arguments:
-        said: Shares that were said, (L,).
-        measured: Shares that were found, (L,).
-        error: Their standard errors, NaN where unknown, (L,).
-        labels: Labels of the two axes.
-        delivered: Which of the points is what was delivered; None for all.
-    """
-
-    said: Array
-    measured: Array
-    error: Array
-    labels: tuple[str, str]
-    delivered: int | None = None
 
 
 def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: Sequence[float | None]) -> Drawing:
@@ -61,7 +43,7 @@ def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: S
             ax.set_title(dims[c] if known is None else f"{dims[c]}: R² {known:.3f}".replace("-", "−"))
             ax.locator_params(nbins=4)
         sheet.axes[0, 0].set_ylabel(with_unit("decoded", unit))
-    caption = "Delivered decoder, one dot a test bin; on the line, decoded equals measured."
+    caption = "Ensemble, one dot a test bin; on the line, decoded equals measured."
     if len(dims) > shown:
         caption += f" The first {shown} of {len(dims)} dimensions."
 
@@ -104,44 +86,34 @@ def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
         )
     numbers = "; below each share, bins" if few else ""
     empty = [name for name, n in zip(classes, total[:, 0].tolist(), strict=True) if not n]
-    never = f" Not in the test block: {', '.join(empty)}." if empty else ""
+    never = f" Not in the test split: {', '.join(empty)}." if empty else ""
 
     return Drawing(
         sheet.svg,
-        f"Delivered decoder on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %{numbers}. "
-        f"Neighbouring bins err alike, so that they say less than as many independent ones.{never}",
+        f"Ensemble on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %{numbers}.{never}",
     )
 
 
 def angle_errors(errors: Mapping[str, Array]) -> Drawing:
-    """Draws the absolute errors of directions: how they are spread, and what share is below each.
+    """Draws the absolute errors of directions: the share of bins below each error.
 
     Arguments:
-        errors: Degrees by predictor, not NaN, ``delivered`` first, each (T,).
+        errors: Degrees by predictor, not NaN, each (T,).
     """
-    edges, steps = np.linspace(0, 180, 37), np.linspace(0, 180, 361)
-    with page_figure(2.8, 1, 2) as sheet:
-        left, right = sheet.axes[0]
+    with page_figure(2.8) as sheet:
+        ax: Axes = sheet.axes[0, 0]
         for name, degrees in errors.items():
-            style = {"color": COLOURS.get(name, QUIET), "linestyle": "--" if name == "network" else "-"}
-            share = 100 * np.histogram(degrees, edges)[0] / max(len(degrees), 1)
-            if name == "delivered":
-                left.stairs(share, edges, fill=True, color=BLUE, alpha=0.25)
-            left.stairs(share, edges, linewidth=1.4 if name == "delivered" else 1, **style)
             median = f", median {np.median(degrees):.1f}°" if len(degrees) else ""
-            below = 100 * np.searchsorted(np.sort(degrees), steps, side="right") / max(len(degrees), 1)
-            right.plot(steps, below, linewidth=1.4, label=f"{NAMES.get(name, name)}{median}", **style)
-        right.plot([0, 180], [0, 100], color=QUIET, linewidth=1, linestyle=(0, (1, 2)), label="random direction, 90°")
-        for ax in (left, right):
-            ax.set(xlim=(0, 180), xticks=[0, 45, 90, 135, 180], xlabel="error (°)")
-            ax.grid(axis="y", color=GRID, linewidth=0.7)
-        left.set(ylim=(0, None), ylabel="test bins (%) in steps of 5°")
-        right.set(ylim=(0, 100), ylabel="test bins (%) with at most that")
-        right.legend(loc="lower right", fontsize=8.5)
+            share = 100 * np.arange(1, len(degrees) + 1) / max(len(degrees), 1)
+            (line,) = ax.step(np.sort(degrees), share, where="post", color=COLOURS.get(name, QUIET))
+            line.set(label=f"{PREDICTORS.get(name, name)}{median}", linestyle="--" if name == "network" else "-")
+        ax.plot([0, 180], [0, 100], color=QUIET, linewidth=1, linestyle=(0, (1, 2)), label="random direction, 90°")
+        ax.set(xlim=(0, 180), xticks=[0, 45, 90, 135, 180], xlabel="absolute error of the direction (°)")
+        ax.set(ylim=(0, 100), ylabel="test bins (%) with at most that")
+        ax.grid(axis="y", color=GRID, linewidth=0.7)
+        ax.legend(loc="lower right", fontsize=8.5)
 
-    return Drawing(
-        sheet.svg, "Absolute difference of decoded and measured direction, over all labelled test bins and all angles."
-    )
+    return Drawing(sheet.svg, "Cumulative distribution of errors over all labelled test bins and all angles.")
 
 
 def calibration(
@@ -149,17 +121,19 @@ def calibration(
     shares: Mapping[str, Array],
     level: float,
     noise: float,
-    curve: Curve | None = None,
-    caption: str = "",
+    curve: tuple[Array, Array, Array],
+    labels: tuple[str, str],
+    caption: str,
 ) -> Drawing:
-    """Draws the share of bins that intervals hold over time, and beside it what was measured against what was said.
+    """Draws the share of bins that intervals hold over time, and beside it a reliability curve.
 
     Arguments:
-        time: Mean time of each part of the test block, (P,).
+        time: Mean time of each part of the test split, (P,).
         shares: Share that its intervals hold, by the name of the intervals, each (P,).
         level: Share that they should hold.
         noise: Standard error of the share of one part; NaN if unknown.
-        curve: The second panel; None for none.
+        curve: Nominal shares, measured shares, and their standard errors, NaN where unknown; (L,) each.
+        labels: Labels of the curve's two axes.
         caption: The drawing's caption.
     """
     styles: list[dict[str, Any]] = [
@@ -167,33 +141,22 @@ def calibration(
         {"color": ORANGE, "marker": "s", "markerfacecolor": "white"},
     ]
     low = min(0.5, *(float(s.min(initial=1.0)) - 0.05 for s in shares.values()))
-    with page_figure(
-        2.9, 1, 1 if curve is None else 2, **({} if curve is None else {"width_ratios": [1.6, 1]})
-    ) as sheet:
-        ax: Axes = sheet.axes[0, 0]
+    nominal, measured, error = (100 * values for values in curve)
+    with page_figure(2.9, 1, 2, width_ratios=[1.6, 1]) as sheet:
+        left, right = sheet.axes[0]
         if np.isfinite(noise):
             ends = 100 * np.clip([level - 2 * noise, level + 2 * noise], 0, 1)
-            ax.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors of a part")
-        ax.axhline(100 * level, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"{100 * level:g} % as said")
+            left.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors of a part")
+        left.axhline(100 * level, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"nominal {100 * level:g} %")
         for (name, share), style in zip(shares.items(), styles, strict=False):
-            ax.plot(time, 100 * share, markersize=5, linewidth=1.2, label=name, **style)
-        ax.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="test bins held (%)")
-        ax.margins(x=0.04)
+            left.plot(time, 100 * share, markersize=5, linewidth=1.2, label=name, **style)
+        left.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="test bins held (%)")
+        left.margins(x=0.04)
         sheet.figure.legend(loc="outside upper left", ncols=4, fontsize=8.5)
-        if curve is not None:
-            _curve(sheet.axes[0, 1], curve)
+        right.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9)
+        bars: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 4, "linewidth": 1, "elinewidth": 0.8}
+        right.errorbar(nominal, measured, 2 * np.nan_to_num(error), **bars)
+        right.set(xlim=(0, 103), ylim=(0, 103), aspect="equal", xlabel=labels[0], ylabel=labels[1])
+        right.set(xticks=[0, 25, 50, 75, 100], yticks=[0, 25, 50, 75, 100])
 
     return Drawing(sheet.svg, caption)
-
-
-def _curve(ax: Axes, curve: Curve) -> None:
-    ax.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9)
-    said, measured, error = 100 * curve.said, 100 * curve.measured, 200 * np.nan_to_num(curve.error)
-    face = BLUE if curve.delivered is None else "white"
-    ax.errorbar(
-        said, measured, error, color=BLUE, marker="o", markersize=4, markerfacecolor=face, linewidth=1, elinewidth=0.8
-    )
-    if curve.delivered is not None:
-        ax.plot(said[curve.delivered], measured[curve.delivered], "o", color=BLUE, markersize=6, zorder=4)
-    ax.set(xlim=(0, 103), ylim=(0, 103), aspect="equal", xlabel=curve.labels[0], ylabel=curve.labels[1])
-    ax.set(xticks=[0, 25, 50, 75, 100], yticks=[0, 25, 50, 75, 100])

@@ -4,11 +4,9 @@ As in `ndt.plots`, figures take arrays and know nothing of files. What a figure 
 seconds; whoever calls chooses where zero is.
 """
 
-import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -20,11 +18,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt.intervals import Intervals
-from ndt.plots import BLUE, GREEN, GRID, ORANGE, PURPLE, QUIET, Drawing, page_figure
+from ndt.page import Drawing
+from ndt.plots import BLUE, GREEN, GRID, ORANGE, PURPLE, QUIET, page_figure
+from ndt.session import Covariate
 
-__all__ = [
-    "MANY", "ROWS", "UNSEEN", "Trace", "durations", "isi", "labels", "plain_text", "presence", "shorten", "traces",
-]  # fmt: skip
+__all__ = ["MANY", "ROWS", "UNSEEN", "isi", "plain_text", "presence", "shorten", "traces"]
 
 # M = blocks of time, N = units, S = samples, C = covariate dimensions
 
@@ -34,29 +32,6 @@ ROWS = "#5d7f9e"  # of tables of intervals
 DIM_COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
 DIM_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # apart without colour, too
 MOST_DIMS = len(DIM_COLOURS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """A covariate in a window.
-
-    Arguments:
-        name: Its name.
-        unit: Its physical unit.
-        dims: Names of its C dimensions.
-        time: Seconds, ascending, shape (S,).
-        values: Samples, NaN where missing, shape (S, C).
-        interval: Median time between its samples, in seconds: a longer break is left open.
-        angular: Whether values are angles in radians.
-    """
-
-    name: str
-    unit: str
-    dims: tuple[str, ...]
-    time: NDArray[np.float64]
-    values: NDArray[np.floating]
-    interval: float
-    angular: bool = False
 
 
 @contextmanager
@@ -85,17 +60,17 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
         groups: Region or probe of each unit, those of a group together; one name alone is not shown.
     """
     N = hz.shape[1]
-    top = float(np.nanpercentile(hz, 98)) if np.isfinite(hz).any() else 1.0
+    top = max(float(np.nanpercentile(hz, 98)), 1e-3) if np.isfinite(hz).any() else 1.0
     height = float(np.clip(max(2.4 + 0.02 * N, 0.7 + 0.14 * len(set(groups))), 2.4, 4.6 if N < 400 else 6.0))
     with page_figure(height) as sheet:
         ax: Axes = sheet.axes[0, 0]
         style: dict[str, Any] = {"facecolor": UNSEEN, "edgecolor": "#b9bfc7", "hatch": "////", "linewidth": 0}
         ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style))
-        norm = PowerNorm(0.5, 0.0, max(top, 1e-3), clip=True)
+        norm = PowerNorm(0.5, 0.0, top, clip=True)
         mesh = ax.pcolormesh(edges, np.arange(N + 1), hz.T, cmap="viridis", norm=norm, rasterized=True)
         bar = sheet.figure.colorbar(mesh, ax=ax, label="rate (spikes/s)", aspect=30, pad=0.015)
-        bar.set_ticks(_root_ticks(top))
-        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.set_ticks([top * x**2 for x in (0.0, 0.25, 0.5, 0.75, 1.0)])  # evenly spaced on the scale of a square root
+        bar.ax.yaxis.set_major_formatter("{x:.3g}")
         bar.minorticks_off()
         ax.set(xlim=edges[[0, -1]], ylim=(N, 0), xlabel="time in the recording (s)", ylabel="unit")
         ax.xaxis.set_major_formatter("{x:,.10g}")
@@ -108,13 +83,6 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
     said += [f"Only the {shown} largest regions are named."] if shown else []
 
     return Drawing(sheet.svg, " ".join(said))
-
-
-def _root_ticks(top: float) -> list[float]:
-    """Returns ticks that lie well apart on the scale of a square root: 0, and about 1/16, 1/4 and all of the top."""
-    rounded = [float(f"{top * share:.1g}") for share in (0.06, 0.25, 0.6)]
-
-    return [0.0, *dict.fromkeys(x for x in rounded if 0 < x <= top), float(f"{top:.2g}") if top >= 1e-3 else 1e-3][:5]
 
 
 def _name_groups(ax: Axes, groups: Sequence[str], most: int) -> int:
@@ -200,11 +168,11 @@ def _refractory(
     ax.legend(ncols=3, fontsize=8.5, handlelength=1.4, columnspacing=1.0, **where)
 
 
-def traces(shown: Sequence[Trace], window: tuple[float, float], unseen: Intervals, caption: str = "") -> Drawing:
+def traces(shown: Sequence[Covariate], window: tuple[float, float], unseen: Intervals, caption: str = "") -> Drawing:
     """Draws covariates in a window, one panel each; nothing is drawn across a break of samples.
 
     Arguments:
-        shown: Covariates.
+        shown: Covariates, their samples cut to the window.
         window: First and last second.
         unseen: When no unit was observed; shaded.
         caption: What is said beside what the drawing itself has to say.
@@ -229,66 +197,22 @@ def traces(shown: Sequence[Trace], window: tuple[float, float], unseen: Interval
     return Drawing(sheet.svg, caption + more)
 
 
-def _trace(ax: Axes, trace: Trace) -> None:
-    if len(trace.time) == 0 or not np.isfinite(trace.values).any():
-        what = "value" if len(trace.time) else "sample"
+def _trace(ax: Axes, one: Covariate) -> None:
+    if not np.isfinite(one.values).any():
+        what = "value" if len(one.timestamps) else "sample"
         ax.text(0.5, 0.5, f"no {what} in these seconds", transform=ax.transAxes, ha="center", va="center", color=QUIET)
         ax.set_yticks([])
         return
-    cuts = np.flatnonzero(np.diff(trace.time) > 1.5 * trace.interval) + 1
-    time, dims = np.insert(trace.time, cuts, np.nan), trace.dims[:MOST_DIMS]
+    cuts = np.flatnonzero(np.diff(one.timestamps) > 1.5 * one.interval) + 1
+    time, dims = np.insert(one.timestamps, cuts, np.nan), one.dims[:MOST_DIMS]
     for c, dim in enumerate(dims):
-        values = np.insert(trace.values[:, c].astype(np.float64), cuts, np.nan)
+        values = np.insert(one.values[:, c].astype(np.float64), cuts, np.nan)
         style: dict[str, Any] = {"color": DIM_COLOURS[c], "linewidth": 1.1, "linestyle": DIM_DASHES[c]}
-        if trace.angular:  # a line would cross the panel where the angle passes its end
+        if one.angular:  # a line would cross the panel where the angle passes its end
             style |= {"linestyle": "none", "marker": ".", "markersize": 2.4, "markeredgewidth": 0}
         ax.plot(time, values, rasterized=len(time) > 2000, **style)
-        if len(dims) > 1 or (dim not in ("", "0") and not f"/{trace.name}".endswith(f"/{dim}")):
+        if len(dims) > 1 or (dim not in ("", "0") and not f"/{one.name}".endswith(f"/{dim}")):
             y = 1 - (c + 0.5) / len(dims)
             (key,) = ax.plot([1.012, 1.042], [y, y], transform=ax.transAxes, clip_on=False, **style)
             key.set_markersize(5)
             ax.text(1.05, y, shorten(dim, 12), transform=ax.transAxes, va="center", fontsize=8.5)
-
-
-def durations(tables: Mapping[str, NDArray[np.float64]]) -> Drawing:
-    """Draws how long rows of tables last, in seconds; one panel a table."""
-    with page_figure(2.1, 1, max(len(tables), 2)) as sheet:
-        for ax in sheet.axes[0, len(tables) :]:
-            ax.set_visible(False)
-        for ax, (name, seconds) in zip(sheet.axes[0], tables.items(), strict=False):
-            low, high = np.percentile(seconds, [0, 99.5])
-            even = high - low < 1e-6 * high  # all as long as each other but for rounding: one bar at that length
-            edges = np.array([0.98, 1.02]) * high if even else np.linspace(low, high, 31)
-            beyond = int(np.sum(seconds > edges[-1]))
-            ax.stairs(np.histogram(seconds, edges)[0], edges, color=ROWS, fill=True)
-            ax.set_title(shorten(name) + (f" ({beyond} longer)" if beyond else ""))
-            ax.set(xlabel="duration (s)", ylabel="rows", ylim=(0, None), xlim=(0, 1.5 * high) if even else None)
-            ax.locator_params(nbins=4)
-
-    return Drawing(sheet.svg, "How long rows of tables last, up to the 99.5th percentile; titles count what is beyond.")
-
-
-def labels(counts: Mapping[str, Mapping[str, int]], caption: str = "") -> Drawing:
-    """Draws how many rows have each value of a column; one panel a column, three in a row."""
-    columns = 3 if len(counts) > 2 else max(len(counts), 2)
-    names = list(counts)
-    rows = [names[i : i + columns] for i in range(0, len(names), columns)]
-    heights = [max(len(counts[name]) for name in row) + 1.5 for row in rows]
-    with page_figure(0.35 * len(rows) + 0.185 * sum(heights), len(rows), columns, height_ratios=heights) as sheet:
-        for r, row in enumerate(rows):
-            tallest = max(len(counts[name]) for name in row)
-            for ax in sheet.axes[r, len(row) :]:
-                ax.set_visible(False)
-            for ax, name in zip(sheet.axes[r], row, strict=False):
-                values, number = list(counts[name]), np.array(list(counts[name].values()))
-                ax.barh(np.arange(len(values)), number, height=0.72, color=ROWS)
-                for y, n in enumerate(number):
-                    ax.annotate(f"{n:,}", (n, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
-                ax.set_yticks(np.arange(len(values)), [shorten(v, 16) for v in values])
-                ax.tick_params(axis="y", length=0)
-                ax.set(xlim=(0, 1.25 * number.max()), ylim=(tallest - 0.4, -0.6))
-                ax.set_xticks([])
-                ax.spines["bottom"].set_visible(False)
-                ax.set_title("\n".join(textwrap.wrap(shorten(name, 40), 26)))
-
-    return Drawing(sheet.svg, f"Rows with each value of a column. {caption}".strip())

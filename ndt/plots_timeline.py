@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ndt.intervals import Intervals
-from ndt.plots import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, QUIET, Drawing, page_figure
+from ndt.page import Drawing
+from ndt.plots import BLUE, GREEN, GRID, INK, ORANGE, PURPLE, QUIET, page_figure
 from ndt.plots_recording import MANY, ROWS, UNSEEN, shorten
 
 __all__ = ["Lane", "timeline"]
@@ -39,7 +40,6 @@ class Lane:
         bars: When it is drawn.
         kind: Key of `COLOURS`.
         note: What is at its right.
-        height: Height of each bar from 0 to 1; by default 1.
         stagger: Whether bars alternate between two heights, so that those that touch can be told apart.
         pale: When it is drawn lighter, on top of `bars`: samples without a value.
     """
@@ -48,7 +48,6 @@ class Lane:
     bars: Intervals
     kind: str
     note: str = ""
-    height: NDArray[np.float64] | None = None
     stagger: bool = False
     pale: Intervals = field(default_factory=Intervals.empty)
 
@@ -91,7 +90,6 @@ def timeline(
     said = {
         "The whole session on one axis of time.": True,
         "Grey: no unit was observed.": unseen.duration > least,
-        "The bar of observed time is as high as the share of units observed.": any(x.height is not None for x in lanes),
         "Rows of a table alternate between two heights.": any(lane.stagger for lane in lanes),
         "Rows shorter than a line is wide are drawn longer.": any(lane.kind == "rows" for lane in lanes),
         "Pale: samples without a value.": any(len(lane.pale) for lane in lanes),
@@ -104,11 +102,7 @@ def _lane(ax: Axes, lane: Lane, row: int, least: float) -> None:
     colour, bars = COLOURS[lane.kind], lane.bars
     if row:
         ax.axhline(row, color=GRID, linewidth=0.6, zorder=1)
-    if lane.height is not None:
-        x = np.stack([bars.start, bars.start, bars.end, bars.end], 1).ravel()
-        high = np.stack([0 * lane.height, lane.height, lane.height, 0 * lane.height], 1).ravel()
-        ax.fill_between(x, row + 0.86, row + 0.86 - 0.72 * high, color=colour, linewidth=0, zorder=2)
-    elif lane.stagger:
+    if lane.stagger:
         order = np.argsort(bars.start, kind="stable")
         wide = min(
             least, 0.5 * float(np.ptp(np.r_[bars.start, bars.end])) / len(order[::2])

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import label_curve, plots, plots_decoder, report_decoder, report_rotation
-from ndt.decoded import by_covariate, kind_of, weights_of
 from ndt.errors import InputError
-from ndt.glossary import DECODING
-from ndt.page import Section, Table, render, versions
+from ndt.names import DECODING, PREDICTORS
+from ndt.page import Drawing, Section, Table, fixed, render, versions, write_text
 from ndt.plots_recording import plain_text
-from ndt.report_decoder import fixed, series
+from ndt.report_decoder import series
 from ndt.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
 from ndt.verbs import callable_module
@@ -25,7 +24,7 @@ from ndt.verbs import callable_module
 __all__ = ["write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
-SCORES = {  # by kind of what is decoded
+LABELS = {  # of the axis of scores, by kind of target
     "continuous": "R² on test bins (variance-weighted)",
     "angle": "R² of cosine and sine on test bins (variance-weighted)",
     "class": "R² of the classes' probabilities on test bins (Brier skill score)",
@@ -50,13 +49,13 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     adapted = report_decoder.unscored(run)
     if not decoders and all(part is None for part in (pretraining, curve, adapted)):
         raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
-    manifest, sessions = _open_store(store or _own_store(run))
+    entries, sessions = _open_store(store or _own_store(run))
 
     with plain_text():
         sections = [
             _scores(decoders),
             None if curve is None else label_curve.section(curve),
-            _recordings(manifest, sessions, decoders),
+            _recordings(entries, sessions, decoders),
             _pretrain_section(pretraining),
             *(report_decoder.section(d) for d in decoders),
             adapted,
@@ -67,9 +66,11 @@ def write_report(run: Path, store: Path | None = None) -> Path:
         ]
     shown = [section for section in sections if section is not None]
     title = _title(run, decoders, curve) if adapted is None else adapted.title
-    page = render(title, _subtitle(run), shown, _tiles(decoders, pretraining))
+    # the run's name and not its path: pages are passed on
+    subtitle = f"Run {run.resolve().name}, page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
+    page = render(title, subtitle, shown, _tiles(decoders, pretraining))
     path = run / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
     return path
 
@@ -77,21 +78,20 @@ def write_report(run: Path, store: Path | None = None) -> Path:
 def _own_store(run: Path) -> Path | None:
     """Returns the store inside a demo's run, or the one that a run was trained on; None where it is gone."""
     named = read_json(run / "run.json").get("store")
-    found = [path for path in (run / "store", *([Path(named)] if named else [])) if path.exists()]
 
-    return found[0] if found else None
+    return next((path for path in (run / "store", *([Path(named)] if named else [])) if path.exists()), None)
 
 
-def _open_store(path: Path | None) -> tuple[dict[str, Any], "Callable[[str], Session | None]"]:
-    """Returns the manifest and a function from session id to session; the one place where the page looks at a store."""
+def _open_store(path: Path | None) -> tuple[dict[str, Any], Callable[[str], Session | None]]:
+    """Returns the manifest's entries and a function from session id to session."""
     if path is None:
         return {}, lambda session_id: None
     from ndt.data.store import Store
 
     store = Store(path)
-    known = set(store.session_ids)
+    entries = dict(sorted(store.manifest["sessions"].items()))
 
-    return store.manifest, lambda session_id: store.session(session_id) if session_id in known else None
+    return entries, lambda session_id: store.session(session_id) if session_id in entries else None
 
 
 def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
@@ -99,60 +99,48 @@ def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | N
         return f"Decoding {curve.covariate} in {curve.session} from few labels"
     if not decoders:
         return f"Pretraining: {run.name}"
-    covariates = sorted({str(one.metrics["covariate"]) for d in decoders for one in by_covariate(d)})
     where = decoders[0].session if len(decoders) == 1 else f"{len(decoders)} sessions"
 
-    return f"Decoding {' and '.join(covariates)} in {where}"
+    return f"Decoding {' and '.join(sorted(_targets(decoders)))} in {where}"
 
 
-def _subtitle(run: Path) -> str:
-    name = run.resolve().name  # not the path: pages are passed on
-
-    return f"Run {name}, page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
-
-
-def _covariates(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
-    """Returns the decoders of each covariate, each of that one alone."""
+def _targets(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
+    """Returns the decoders of each target, each of that one alone."""
     found: dict[str, list[Decoder]] = {}
     for decoder in decoders:
-        for one in by_covariate(decoder):
+        for one in decoder.by_target():
             found.setdefault(str(one.metrics["covariate"]), []).append(one)
 
     return found
 
 
 def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | None) -> list[tuple[str, str]]:
-    if decoders:
-        covariates = _covariates(decoders)
-        each = [_score_tiles(name, members, len(covariates) > 1) for name, members in covariates.items()]
-        return [tile for tiles in each for tile in tiles]
-    if pretraining is None:
-        return []
+    targets = _targets(decoders)
+    if decoders or pretraining is None:
+        return [tile for name, members in targets.items() for tile in _score_tiles(name, members, len(targets) > 1)]
     metrics = pretraining[0]
-    shown = {
-        "bits per spike, validation": fixed(metrics["valid"].get("bits_per_spike")),
-        "Poisson NLL, validation": fixed(metrics["valid"].get("nll"), 4),
-        "parameters": fixed(metrics.get("num_parameters"), 0),
-        "tokens per second": fixed(metrics.get("tokens_per_second"), 0),
-    }
 
-    return [(value, label) for label, value in shown.items()]
+    return [
+        (fixed(metrics["valid"].get("bits_per_spike")), "bits per spike, validation"),
+        (fixed(metrics["valid"].get("nll"), 4), "Poisson NLL, validation"),
+        (fixed(metrics.get("num_parameters"), 0), "parameters"),
+        (fixed(metrics.get("tokens_per_second"), 0), "tokens per second"),
+    ]
 
 
-def _score_tiles(covariate: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
-    """R² of the delivered decoder and of what to hold it against; of several covariates only what matters most."""
+def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
+    """R² of the ensemble and of what to hold it against; of several targets only what matters most."""
     many = f", median of {len(members)} sessions" if len(members) > 1 else ""
-    of = f" of {covariate}" if several else ""
+    of = f" of {target}" if several else ""
     names = ("delivered", "network", "ridge") if several else ("delivered", "network", "scratch", "ridge", "oracle")
     tiles = []
     for name in (*names, *(() if several else ("shuffled",))):
-        values = [d.r2[name] for d in members if name in d.r2]
-        shares = [weights_of(d).get(name) for d in members]
-        if values:
-            weight = f", weight {shares[0]:.2f}" if len(members) == 1 and shares[0] is not None else ""
-            tiles.append((fixed(float(np.median(values))), f"R²{of}, {plots.NAMES[name]}{weight}{many}"))
+        if values := [d.r2[name] for d in members if name in d.r2]:
+            weight = members[0].weights.get(name) if len(members) == 1 else None
+            beside = f", weight {weight:.2f}" if weight is not None else ""
+            tiles.append((fixed(float(np.median(values))), f"R²{of}, {PREDICTORS[name]}{beside}{many}"))
     if len(members) == 1 and (found := report_decoder.error(members[0])) is not None:
-        tiles.insert(1, (found[0], f"{found[1]}{of}, delivered decoder"))
+        tiles.insert(1, (found[0], f"{found[1]}{of}, ensemble"))
 
     return tiles
 
@@ -160,64 +148,56 @@ def _score_tiles(covariate: str, members: list[Decoder], several: bool) -> list[
 def _scores(decoders: list[Decoder]) -> Section | None:
     if not decoders:
         return None
-    section = Section(title="Scores", anchor="scores")
-    covariates = _covariates(decoders)
-    for covariate, members in covariates.items():
+    section, targets = Section(title="Scores", anchor="scores"), _targets(decoders)
+    for target, members in targets.items():
+        first, name = members[0], f"{target}. " if len(targets) > 1 else ""
         if len(members) > 1:
-            _many_scores(section, covariate, members)
-        elif members[0].r2:
-            drawn = _one_score(members[0])
-            section.drawings.append(
-                plots.Drawing(drawn.svg, f"{covariate}. {drawn.caption}" if len(covariates) > 1 else drawn.caption)
-            )
+            _many_scores(section, target, members)
+        elif first.r2:
+            low, high = first.metrics["test"].get("r2_interval_95") or (None, None)
+            interval = None if low is None or high is None else (low, high)
+            drawn = plots_decoder.scores(first.r2, interval, first.weights, LABELS[first.kind])
+            section.drawings.append(Drawing(drawn.svg, f"{name}{drawn.caption}"))
 
     return section
 
 
-def _one_score(decoder: Decoder) -> plots.Drawing:
-    low, high = decoder.metrics["test"].get("r2_interval_95") or (None, None)
-    interval = None if low is None or high is None else (float(low), float(high))
-
-    return plots_decoder.scores(decoder.r2, interval, weights_of(decoder), SCORES[kind_of(decoder)])
-
-
-def _many_scores(section: Section, covariate: str, members: list[Decoder]) -> None:
+def _many_scores(section: Section, target: str, members: list[Decoder]) -> None:
     """Adds medians over sessions as a figure, and a table of each."""
-    names = [name for name in plots.NAMES if any(name in d.r2 for d in members)]
+    names = [name for name in PREDICTORS if any(name in d.r2 for d in members)]
     medians = {name: float(np.median([d.r2[name] for d in members if name in d.r2])) for name in names}
     if not medians:
         return
     section.text.append(f"The figure shows medians over {len(members)} sessions; the table has each.")
-    section.drawings.append(plots_decoder.scores(medians, label=SCORES[kind_of(members[0])]))
-    rows = [[d.session, fixed(weights_of(d).get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
-    head = ["session", "weight of the network", *(plots.NAMES[name] for name in names)]
-    caption = f"R² of {covariate} on test bins, and the network's weight in the delivered decoder"
-    section.tables.append(
-        Table(head=head, rows=rows, numeric=set(range(1, len(head))), caption=caption, dense=len(head) > 6)
-    )
+    section.drawings.append(plots_decoder.scores(medians, label=LABELS[members[0].kind]))
+    rows = [[d.session, fixed(d.weights.get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
+    head = ["session", "weight of the network", *(PREDICTORS[name] for name in names)]
+    caption = f"R² of {target} on test bins, and the network's ensemble weight"
+    section.tables.append(Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption))
 
 
 def _recordings(
-    manifest: Mapping[str, Any], sessions: Callable[[str], Session | None], decoders: list[Decoder]
+    entries: Mapping[str, Any], sessions: Callable[[str], Session | None], decoders: list[Decoder], most: int = 16
 ) -> Section | None:
-    entries = dict(sorted(manifest.get("sessions", {}).items()))
     if not entries:
         return None
-    section = Section(title="Recordings", anchor="recordings")
     rows = []
     for name, e in entries.items():
         covariates = ", ".join(c if isinstance(c, str) else str(c["name"]) for c in e["covariates"])
-        seconds = f"{e['observed_seconds']:,.0f}"
-        rows.append(
-            [name, str(e["subject"]), str(e["units"]), f"{e['spikes']:,}", seconds, str(e["pieces"]), covariates]
-        )
-    head = ["session", "subject", "units", "spikes", "observed (s)", "pieces", "covariates"]
-    section.tables.append(Table(head=head, rows=rows, numeric={2, 3, 4, 5}))
-    section.dropped = _dropped(entries)
-    shown = decoders[0].session if decoders else next(iter(entries))
-    session = sessions(shown)
+        counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "pieces")]
+        rows.append([name, str(e["subject"]), *counts, covariates])
+    head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
+    section = Section(title="Recordings", anchor="recordings", dropped=_dropped(entries))
+    section.tables.append(Table(head=head, rows=rows, numeric=range(2, 6)))
+    session = sessions(decoders[0].session if decoders else next(iter(entries)))
     if session is not None:
-        section.drawings += [_raster(session, decoders), _rates(entries, sessions)]
+        section.drawings.append(_raster(session, decoders))
+        rates = {}
+        for name in list(entries)[:most]:
+            if (each := sessions(name)) is not None:
+                spikes = np.bincount(each.spikes.unit_index, minlength=each.num_units)
+                rates[name] = spikes / max(each.observed.duration, 1e-9)  # nothing observed, nothing counted
+        section.drawings.append(plots.rates(rates))
 
     return section
 
@@ -239,32 +219,15 @@ def _dropped(entries: Mapping[str, Any], most: int = 12) -> dict[str, list[str]]
     }
 
 
-def _raster(session: Session, decoders: list[Decoder], seconds: float = 20.0) -> plots.Drawing:
+def _raster(session: Session, decoders: list[Decoder], seconds: float = 20.0) -> Drawing:
     """Draws the seconds in which the decoder's traces are shown, else some from the middle."""
-    pieces = list(zip(session.observed.start.tolist(), session.observed.end.tolist(), strict=True))
-    start = pieces[len(pieces) // 2][0] if len(pieces) > 1 else sum(pieces[0]) / 2
-    if decoders and len(decoders[0].predictions.get("time", ())):
-        start = float(decoders[0].predictions["time"][0])
-    spikes = session.spikes
-    end = min(start + seconds, pieces[-1][1])
-    drawing = plots.raster(spikes.timestamps, spikes.unit_index, session.num_units, (start, end), pieces)
+    observed = session.observed
+    middle = observed.start[len(observed) // 2] if len(observed) > 1 else (observed.start[0] + observed.end[0]) / 2
+    times = decoders[0].predictions.get("time", np.zeros(0)) if decoders else np.zeros(0)
+    start = float(times[0] if len(times) else middle)
+    drawing = plots.raster(session, (start, min(start + seconds, float(observed.end[-1]))))
 
-    return plots.Drawing(drawing.svg, f"{session.session_id}. {drawing.caption}")
-
-
-def _rates(entries: Mapping[str, Any], sessions: Callable[[str], Session | None], most: int = 16) -> plots.Drawing:
-    by_session = {}
-    for name in list(entries)[:most]:
-        if (session := sessions(name)) is not None:
-            counts = np.bincount(session.spikes.unit_index, minlength=session.num_units)
-            by_session[name] = counts / max(session.observed.duration, 1e-9)  # nothing observed, nothing counted
-
-    return plots.rates(by_session)
-
-
-def _named(series: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
-    """Returns the curves that have a point."""
-    return {name: xy for name, xy in series.items() if len(xy[0])}
+    return Drawing(drawing.svg, f"{session.session_id}. {drawing.caption}")
 
 
 def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] | None) -> Section | None:
@@ -273,26 +236,27 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     metrics, log = pretraining
     valid = metrics["valid"]
     section = Section(title="Pretraining", anchor="pretraining")
-    spent = f"{fixed(metrics.get('tokens_seen'), 0)} tokens in {fixed(metrics.get('train_seconds'), 0)} s"
     section.text.append(
-        "Masked patches of spikes were predicted from the visible ones. On validation bins the model reaches "
-        f"{fixed(valid.get('bits_per_spike'))} bits per spike over mean rates, after {spent} "
+        "The model predicts masked patches of spikes from the visible ones. On the validation split it reaches "
+        f"{fixed(valid.get('bits_per_spike'))} bits per spike over mean rates, after "
+        f"{fixed(metrics.get('tokens_seen'), 0)} tokens in {fixed(metrics.get('train_seconds'), 0)} s "
         f"({fixed(metrics.get('tokens_per_second'), 0)} tokens/s), with {fixed(metrics.get('num_parameters'), 0)} "
         "parameters."
     )
     if valid.get("r2") is not None:
         section.text.append(
-            "Beside that a covariate was decoded from the labels of the training blocks: "
-            f"R² {fixed(valid['r2'])} on validation bins, with part of the population hidden."
+            "An auxiliary target was decoded from the labels of the training split: "
+            f"R² {fixed(valid['r2'])} on validation bins, with part of the population masked."
         )
-    nll = _named({"training": series(log, "train", "nll"), "validation": series(log, "valid", "nll")})
-    bits = _named({"validation": series(log, "valid", "bits_per_spike")})
-    panels = [
-        (label, named) for label, named in (("NLL (nats per bin and unit)", nll), ("bits per spike", bits)) if named
-    ]
-    if panels:
-        null = {"mean rates": float(valid["null_nll"])} if nll and valid.get("null_nll") is not None else None
-        section.drawings.append(plots.curves(panels, null, "Masked prediction over pretraining, on masked patches."))
+    panels = {
+        "NLL (nats per bin and unit)": {
+            "training": series(log, "train", "nll"),
+            "validation": series(log, "valid", "nll"),
+        },
+        "bits per spike": {"validation": series(log, "valid", "bits_per_spike")},
+    }
+    null = {"mean rates": float(valid["null_nll"])} if valid.get("null_nll") is not None else {}
+    section.drawings = plots.curves(panels, null, "Masked prediction over pretraining, on masked patches.")
 
     return section
 
@@ -307,7 +271,7 @@ def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: 
         covariate = session.covariates.get(name) if session is not None and name is not None else None
         colour, label, cyclic = _colour(time, covariate)
         drawing = plots.embedding(latents, colour, label, cyclic=cyclic)
-        section.drawings.append(plots.Drawing(drawing.svg, f"{path.stem}. {drawing.caption}"))
+        section.drawings.append(Drawing(drawing.svg, f"{path.stem}. {drawing.caption}"))
     if section.drawings:
         yield section
 

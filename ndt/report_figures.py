@@ -1,119 +1,91 @@
-"""The figures of one covariate of a decoder: what it decodes, how far off that is, and whether it knows."""
-
-from typing import Any
+"""The figures of one target of a decoder: its predictions over time, their errors, and the calibration of intervals."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndt import calibration, plots_decoder, plots_errors
 from ndt.conformal import misfit
-from ndt.decoded import dims_of, directions, half_width, kind_of, unit_of
 from ndt.metrics import angular_error_deg
-from ndt.plots import Drawing
+from ndt.page import Drawing
 from ndt.runs import Decoder
 
-__all__ = ["figures"]
+__all__ = ["LEVEL", "figures"]
 
 LEVEL = 0.9  # of the intervals that a run directory holds
 MOST_PANELS = 6  # of traces, one below the other
 
 
 def figures(decoder: Decoder) -> list[Drawing]:
-    """Returns the figures of a decoder of one covariate; none where it has no predictions or no labels."""
+    """Returns the figures of a decoder of one target; none where it has no predictions or no labels."""
     p = decoder.predictions
     if not {"time", "piece", "true", "delivered"} <= set(p) or not np.isfinite(p["true"]).all(1).any():
         return []
-    drawn = [_over_time(decoder), _errors(decoder), _calibration(decoder)]
+    drawn = [_over_time(decoder), _errors(decoder)]
 
-    return [drawing for drawing in drawn if drawing is not None]
+    return [*drawn, _calibration(decoder)] if "half_width" in p else drawn
 
 
 def _over_time(decoder: Decoder) -> Drawing:
-    p, kind, half = decoder.predictions, kind_of(decoder), half_width(decoder)
+    p, kind, names, unit = decoder.predictions, decoder.kind, decoder.dims, decoder.unit
     begin = int(np.flatnonzero(np.isfinite(p["true"]).all(1))[0])
     rows = begin + np.flatnonzero(plots_decoder.first_seconds(p["time"][begin:]))
     time, piece, true = p["time"][rows], p["piece"][rows], p["true"][rows]
     outside = p["out_of_range"][rows] if "out_of_range" in p else None
-    caption = f"The first {time[-1] - time[0]:.0f} s of test bins with a label, not chosen for looks."
+    caption = f"The first {time[-1] - time[0]:.0f} s of labelled test bins."
     if kind == "class":
-        caption = f"Probability of each class, by the delivered decoder. {caption}"
         label = np.where(np.isnan(true).any(1), -1, np.nan_to_num(true).argmax(1))
-        return plots_decoder.probabilities(
-            time, p["delivered"][rows], label, piece, dims_of(decoder), outside=outside, caption=caption
-        )
+        caption = f"Probability of each class, by the ensemble. {caption}"
+        return plots_decoder.probabilities(time, p["delivered"][rows], label, piece, names, outside, caption)
     lines = {"measured": true} | {name: p[name][rows] for name in ("ridge", "delivered") if name in p}
     if kind == "angle":
-        lines = {name: directions(values) for name, values in lines.items()}
-    names = dims_of(decoder)
-    if half is not None:
-        caption += " Band: the delivered decoder's 90 % interval, from its errors on validation bins."
-    if len(names) > MOST_PANELS:
-        caption += f" The first {MOST_PANELS} of {len(names)} dimensions."
-    unit = unit_of(decoder)
+        lines = {n: np.degrees(np.arctan2(x[:, 1::2], x[:, ::2])) for n, x in lines.items()}
+    band = p["half_width"][rows].astype(np.float64) if "half_width" in p else None
+    caption += " Band: the ensemble's 90 % interval, set on validation bins." if band is not None else ""
+    caption += f" The first {MOST_PANELS} of {len(names)} dimensions." if len(names) > MOST_PANELS else ""
     labels = [f"{name}\n({unit})" if unit else name for name in names[:MOST_PANELS]]
-    band = None if half is None else half[rows]
 
-    return plots_decoder.traces(
-        time, lines, piece, labels, half_width=band, outside=outside, circular=kind == "angle", caption=caption
-    )
+    return plots_decoder.traces(time, lines, piece, labels, band, outside, kind == "angle", caption)
 
 
 def _errors(decoder: Decoder) -> Drawing:
-    p, kind = decoder.predictions, kind_of(decoder)
+    p, kind = decoder.predictions, decoder.kind
     labelled = np.isfinite(p["true"]).all(1) & np.isfinite(p["delivered"]).all(1)
     true = p["true"][labelled]
     if kind == "class":
         counts = np.zeros((true.shape[1],) * 2, np.int64)
         np.add.at(counts, (true.argmax(1), p["delivered"][labelled].argmax(1)), 1)
-        return plots_errors.confusion(counts, dims_of(decoder))
+        return plots_errors.confusion(counts, decoder.dims)
     if kind == "angle":
         named = [name for name in ("delivered", "network", "ridge") if name in p]
         errors = {name: angular_error_deg(true, p[name][labelled]).ravel() for name in named}
         return plots_errors.angle_errors({name: e[np.isfinite(e)] for name, e in errors.items()})
     r2 = decoder.metrics["test"].get("r2_per_dim") or []
 
-    return plots_errors.scatter(p["true"], p["delivered"], dims_of(decoder), unit_of(decoder), r2)
+    return plots_errors.scatter(p["true"], p["delivered"], decoder.dims, decoder.unit, r2)
 
 
-def _calibration(decoder: Decoder) -> Drawing | None:
-    p, t, half = decoder.predictions, decoder.metrics["test"], half_width(decoder)
-    off = misfit(p["true"], p["delivered"], kind_of(decoder))
-    if half is None or half.shape != off.shape:
-        return None
-    halves = {"as set on validation": half}
+def _calibration(decoder: Decoder) -> Drawing:
+    p, t, classes = decoder.predictions, decoder.metrics["test"], decoder.kind == "class"
+    half = p["half_width"].astype(np.float64)
+    off = misfit(p["true"], p["delivered"], decoder.kind)  # (T, K)
+    halves = {"set on validation bins": half}
     if "adaptive_half_width" in p:
-        halves["following labels"] = np.asarray(p["adaptive_half_width"], np.float64)
-    held = {name: np.where(np.isnan(off), np.nan, off <= h) for name, h in halves.items()}
-    found = {name: calibration.over_time(p["time"], inside) for name, inside in held.items()}
-    time = found["as set on validation"][0]
-    error = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
-    curve, words = _curve(decoder, off, half)
-    what = "set of classes" if kind_of(decoder) == "class" else "interval"
+        halves["adaptive"] = p["adaptive_half_width"].astype(np.float64)
+    shares = {}
+    for name, h in halves.items():
+        time, shares[name] = calibration.over_time(p["time"], np.where(np.isnan(off), np.nan, off <= h))
+    noise = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
+    if classes:
+        nominal, measured, error, _ = calibration.confidence(p["true"], p["delivered"], p["piece"])
+        labels = ("probability of the likeliest class (%)", "bins in which it is true (%)")
+        right = "Right: how often the likeliest class is true, against its probability."
+    else:
+        nominal = np.array(calibration.LEVELS)
+        measured, error = calibration.at_levels(off, half, p["piece"], level=LEVEL)
+        labels = ("level of the interval (%)", "test bins that it holds (%)")
+        right = "Right: other levels, from the 90 % interval scaled as if errors were normal."
     caption = (
-        f"Left: share of test bins whose 90 % {what} holds the truth, in {len(time)} parts of equally many bins"
-        f"{'; grey: what chance does to a part, ±2 standard errors' if np.isfinite(error) else ''}. {words}"
+        f"Left: share of test bins whose 90 % {'set of classes' if classes else 'interval'} holds the target, in "
+        f"{len(time)} parts of equally many bins. {right} Grey and bars: ±2 standard errors, if known."
     )
-    shares = {name: share for name, (_, share) in found.items()}
 
-    return plots_errors.calibration(time, shares, LEVEL, error, curve, caption)
-
-
-def _curve(decoder: Decoder, off: NDArray[Any], half: NDArray[Any]) -> tuple[plots_errors.Curve, str]:
-    """What was measured against what was said, for probabilities of classes and for levels of intervals."""
-    p = decoder.predictions
-    if kind_of(decoder) == "class":
-        said, measured, error, _ = calibration.confidence(p["true"], p["delivered"], p["piece"])
-        labels = ("its probability as said (%)", "bins in which it is true (%)")
-        text = (
-            "Right: is the likeliest class as often true as its probability says? Bars: ±2 standard errors, if known."
-        )
-        return plots_errors.Curve(said=said, measured=measured, error=error, labels=labels), text
-    measured, error = calibration.at_levels(off, half, p["piece"], level=LEVEL)
-    text = (
-        "Right: other levels; their intervals are the 90 % one (filled), scaled as if errors were normal. Above the "
-        "line intervals are wider than they say. Bars: ±2 standard errors, if known."
-    )
-    levels, at = np.array(calibration.LEVELS), calibration.LEVELS.index(LEVEL)
-    labels = ("level of the interval (%)", "test bins that it holds (%)")
-
-    return plots_errors.Curve(said=levels, measured=measured, error=error, labels=labels, delivered=at), text
+    return plots_errors.calibration(time, shares, LEVEL, noise, (nominal, measured, error), labels, caption)

@@ -1,7 +1,11 @@
 """What the verbs print for people: short tables, and where to look next."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ndt.names import PREDICTORS
+from ndt.runs import score_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,26 +25,6 @@ __all__ = [
     "show_store",
 ]
 
-PREDICTORS = {  # in metrics.json -> in words
-    "delivered": "delivered: the blend",
-    "network": "network alone",
-    "scratch": "network from scratch",
-    "ridge": "ridge on lagged counts",
-    "wiener": "Wiener filter, no penalty",
-    "kalman": "Kalman filter",
-    "naive_bayes": "Poisson naive Bayes",
-    "recurrent": "recurrent network (GRU)",
-    "ridge_gated": "ridge times a gain per time",
-    "oracle": "oracle: knows the simulator",
-    "time_only": "time alone, no spikes",
-    "shuffled": "ridge on shuffled labels",
-    "shifted": "ridge on shifted labels",
-}
-ERRORS = {  # by kind of what is decoded: score beside R², its heading, digits
-    "continuous": (("rmse", "RMSE ({unit})", 3), ("correlation", "correlation", 3)),
-    "angle": (("median_error_deg", "median error (°)", 1), ("mean_error_deg", "mean error (°)", 1)),
-    "class": (("accuracy", "accuracy", 3), ("balanced_accuracy", "balanced", 3), ("trial_accuracy", "of trials", 3)),
-}
 
 
 def _table(*columns: str) -> "Table":
@@ -94,7 +78,7 @@ def show_files(result: dict[str, Any]) -> None:
 
 def _show_file(f: dict[str, Any]) -> None:
     _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
-    observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} piece{'s' * (f['pieces'] != 1)}"
+    observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} segment{'s' * (f['pieces'] != 1)}"
     counted = f", counted in bins of {1e3 * f['count_bin']:g} ms" if f.get("count_bin") else ""
     _print(f"  {f['units']} units, {f['spikes']:,} spikes{counted}, {observed}")
     if f.get("conventions"):
@@ -135,7 +119,7 @@ def show_store(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
-    table = _table("session", "units", "spikes", "observed", "pieces", "covariates")
+    table = _table("session", "units", "spikes", "observed", "segments", "covariates")
     for name, s in sorted(result["sessions"].items()):
         covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"
         seconds = f"{s['observed_seconds']:,.0f} s"
@@ -159,17 +143,15 @@ def show_pretraining(result: dict[str, Any]) -> None:
 
 def _scores(sessions: list[dict[str, Any]]) -> "Table":
     """Returns a table of test R², one row for each predictor that any session has, one column a session."""
-    rows = []
+    found = []
     for s in sessions:
         r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
-        rows.append(r2 | {"delivered": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
-    shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in rows)]
-    table = _table("", *(f"{s['session']}\n{s['covariate']}" for s in sessions))
-    for name in shown:
-        table.add_row(PREDICTORS.get(name, name), *(_number(r.get(name)) for r in rows))
-    table.title, table.title_justify = "R² on test bins (variance-weighted)", "left"
+        found.append(r2 | {"delivered": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
+    shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in found)]
+    head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
+    rows = [[PREDICTORS[name], *(_number(r.get(name)) for r in found)] for name in shown]
 
-    return table
+    return _filled("R² on test bins (variance-weighted)", head, rows)
 
 
 def show_finetuning(result: dict[str, Any]) -> None:
@@ -185,10 +167,11 @@ def show_evaluation(result: dict[str, Any]) -> None:
     if "nlb" in result:
         return _show_nlb(result)
     for name, part in result["covariates"].items():
-        _print(_part_table(f"{result['session']}, {name}: {result.get('block', 'test')} bins", part), *_trust(part))
+        title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
+        _print(_filled(title, *score_table(part)), *_trust(part))
     watch = result["input_range"]
     if lost := watch["lost_units"]:
-        _print(f"units that fell silent: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
+        _print(f"silent units: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
     if missing := result.get("missing_units"):
         _print(f"{len(missing)} units of the decoder are not in this session")
 
@@ -204,26 +187,17 @@ def _show_nlb(result: dict[str, Any]) -> None:
     _print(table, *notes, *([f"submission: {result['path']}"] if result.get("path") else []))
 
 
-def _part_table(title: str, part: dict[str, Any]) -> "Table":
-    """One row a predictor: its weight in the delivered blend, its R², and its error by the kind of the covariate."""
-    rows = {"delivered": part["test"], "network": part["network"]} | part["baselines"]
-    columns = [c for c in ERRORS[part["kind"]] if c[0] in part["test"]]
-    heads = [head.format(unit=part["unit"] or "own unit") for _, head, _ in columns]
-    table = _table("", "weight", "R²", *heads)
-    for name in (*(n for n in PREDICTORS if n in rows), *(n for n in rows if n not in PREDICTORS)):
-        if (found := rows[name]).get("r2") is None and name not in part["weights"]:
-            continue
-        weight = part["weights"].get(name)
-        cells = ["" if weight is None else _number(weight, 2), _number(found.get("r2"))]
-        cells += [_number(found.get(key), digits) for key, _, digits in columns]
-        table.add_row(PREDICTORS.get(name, name), *cells)
-    table.title, table.title_justify = f"{title}; R² is variance-weighted", "left"
+def _filled(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    table = _table(*head)
+    for row in rows:
+        table.add_row(*row)
+    table.title, table.title_justify = title, "left"
 
     return table
 
 
 def _trust(part: dict[str, Any]) -> list[str]:
-    """What says how far to trust the delivered decoder."""
+    """Returns the ensemble's uncertainty, its gain over ridge, the coverage of its intervals, and input drift."""
     t = part["test"]
     low, high = t.get("r2_interval_95") or (None, None)
     covered, error, adapted = (
@@ -231,13 +205,13 @@ def _trust(part: dict[str, Any]) -> list[str]:
         for name in ("interval_coverage_90", "interval_coverage_90_error", "adaptive_coverage_90")
     )
     lines = [
-        f"delivered R² {_number(t['r2'])}, 95 % interval {_number(low)} to {_number(high)}; "
-        f"over ridge {_number(t.get('over_ridge'))} ± {_number(t.get('over_ridge_error'))}",
+        f"ensemble R² {_number(t['r2'])}, 95 % interval {_number(low)} to {_number(high)}; "
+        f"gain over ridge {_number(t.get('over_ridge'))} ± {_number(t.get('over_ridge_error'))}",
         f"90 % intervals hold {_number(covered, 1)} % ± {_number(error, 1)}; "
-        f"those that follow labels {_number(adapted, 1)} %",
+        f"adaptive (online conformal) intervals {_number(adapted, 1)} %",
     ]
     if t.get("out_of_range", 0) > 0:
-        lines.append(f"{100 * t['out_of_range']:.1f} % of bins have input beyond the range of training")
+        lines.append(f"input drift: {100 * t['out_of_range']:.1f} % of bins are out of the distribution of training")
 
     return lines
 
@@ -247,12 +221,8 @@ def show_curve(result: dict[str, Any]) -> None:
     from ndt.label_curve import read_curve, sentences, table
 
     if (curve := read_curve(Path(result["run"]))) is not None:
-        head, rows = table(curve)
-        shown = _table(*head)
-        for row in rows:
-            shown.add_row(*row)
-        shown.title, shown.title_justify = f"{curve.session}, {curve.covariate}: medians over seeds", "left"
-        _print(shown, *sentences(curve))
+        title = f"{curve.session}, {curve.covariate}: medians over seeds"
+        _print(_filled(title, *table(curve)), *sentences(curve))
 
 
 def show_embedding(result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -13,9 +14,11 @@ from problems import recording
 
 from ndt.config import IngestConfig, SimulateConfig
 from ndt.data.findings import Finding
-from ndt.data.inspect import _names, examine, inspect, sampled, summarise
+from ndt.data.inspect import _names, inspect
 from ndt.data.nwb_check import check_nwb
+from ndt.data.presence import sampled
 from ndt.data.quality import Quality
+from ndt.data.summary import examine, summarise
 from ndt.data.synthetic import simulate
 from ndt.intervals import Intervals
 from ndt.session import Covariate
@@ -40,7 +43,7 @@ def quality(session, *findings):
 
     return Quality(
         units=unit | {"isi_under_2ms": np.full(N, np.nan)},
-        presence_time=np.zeros(1),
+        presence_edges=np.zeros(2),
         presence_hz=np.zeros((1, N)),
         pairs=(),
         gaps=none,
@@ -130,11 +133,11 @@ def test_tables_by_hand():
     assert found["observed"] == pytest.approx((1 + 0.5 + 0.25 + 0.5) / 4)
     assert (found["name"], found["rows"], found["median_seconds"], found["overlaps"]) == ("trials", 4, 1.5, 1)
     assert found["columns"] == [
-        {"name": "correct", "kind": "yes or no", "distinct": 2, "missing": 0},
-        {"name": "cue", "kind": "text", "distinct": 3, "missing": 0},
-        {"name": "place", "kind": "number, 3 a row", "distinct": None, "missing": 0},
-        {"name": "rt", "kind": "number", "distinct": 2, "missing": 1},
-        {"name": "target", "kind": "number", "distinct": 3, "missing": 0},
+        {"name": "correct", "kind": "yes or no", "distinct": 2, "missing": 0, "values": {"no": 1, "yes": 3}},
+        {"name": "cue", "kind": "text", "distinct": 3, "missing": 0, "values": {"(empty)": 1, "a": 2, "b": 1}},
+        {"name": "place", "kind": "number, 3 a row", "distinct": None, "missing": 0, "values": {}},
+        {"name": "rt", "kind": "number", "distinct": 2, "missing": 1, "values": {"0.25": 1, "0.5": 2, "missing": 1}},
+        {"name": "target", "kind": "number", "distinct": 3, "missing": 0, "values": {"1": 1, "2": 1, "3": 2}},
     ]
     assert (licks["rows"], licks["overlaps"], licks["median_seconds"]) == (3, 0, 0.0)
     assert licks["observed"] == pytest.approx(2 / 3)
@@ -231,6 +234,13 @@ def test_a_simulated_recording_is_described_as_it_was_made(truth, written):
         assert c["coverage"] == pytest.approx(whole_bins / truth.observed.duration, abs=0.01)
 
 
+def test_storing_and_reading_touch_numbers_alone():
+    """Whoever ingests needs neither figures nor pages."""
+    code = "import ndt.data.ingest, ndt.data.read, ndt.data.nwb, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "jinja2", "ndt.page", "ndt.plots", "ndt.data.inspect"} & set(done.stdout.split())
+
+
 def test_a_bad_file_is_listed_and_the_others_go_on(written):
     out, (bad, good) = written
     assert set(bad) == {"source", "error", "grade"}
@@ -251,7 +261,7 @@ def test_where_no_file_can_be_read_nothing_is_written(tmp_path):
 
 def test_whatever_goes_wrong_with_a_file_is_one_line(tmp_path, monkeypatch):
     path = write_nwb(tmp_path / "a.nwb", units())
-    monkeypatch.setattr("ndt.data.quality.assess", lambda session: 1 / 0)
+    monkeypatch.setattr("ndt.data.inspect.assess", lambda session: 1 / 0)
     (found,) = inspect(path, CONFIG, tmp_path / "out")
     assert found["error"] == (
         f"{path}: inspection: expected a recording that can be inspected, found ZeroDivisionError division by zero"

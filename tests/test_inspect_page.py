@@ -11,14 +11,13 @@ from problems import recording
 from ndt.config import IngestConfig
 from ndt.data import inspect_figures as figures
 from ndt.data.findings import Finding
-from ndt.data.inspect import examine
-from ndt.data.inspect_index import index_page
-from ndt.data.inspect_page import recording_page
+from ndt.data.inspect_page import index_page, recording_page
 from ndt.data.quality import assess
+from ndt.data.summary import examine
 from ndt.data.synchrony import Pair
 from ndt.intervals import Intervals
 from ndt.page import percent
-from ndt.plots_recording import Trace, labels, plain_text, presence, traces
+from ndt.plots_recording import plain_text, presence, traces
 from ndt.plots_timeline import COLOURS, Lane, timeline
 from ndt.session import Covariate, Session, Spikes, Units
 from tests.trains import session_of
@@ -109,9 +108,9 @@ def test_every_finding_and_every_loss_is_on_the_page(page):
 
 def test_page_has_its_parts_and_fetches_nothing(page):
     found, _, text = page
-    parts = "findings timeline ingested activity isi pairs covariates trials nwb-inspector settings definitions"
+    parts = "findings timeline ingested activity isi pairs covariates nwb-inspector settings definitions"
     assert found.ids == parts.split()
-    assert found.tags.count("figure") == 8
+    assert found.tags.count("figure") == 6
     assert found.fetched == []
     assert "script" not in found.tags
     assert re.search(r"url\((?!#)|@import", text) is None
@@ -120,13 +119,15 @@ def test_page_has_its_parts_and_fetches_nothing(page):
 def test_numbers_of_the_page_are_those_of_the_summary(page):
     found, entry, _ = page
     assert f"{entry['spikes']:,} spikes" in found.text
-    assert "55 s observed, in 2 pieces" in found.text
+    assert "55 s observed, in 2 segments" in found.text
     assert "Observed time has 1 gap, 5 s in all; the median is 5 s, the longest 5 s." in found.text
     (hand,) = [c for c in entry["covariates"] if c["name"].startswith("hand")]
     assert f"1,200 × 2 20 cm/s {percent(hand['coverage'])} {percent(hand['missing'])}" in found.text
     assert hand["missing"] == pytest.approx(100 / 1200)
     assert "u2 u5 duplicate 97 % 0.4 %" in found.text
-    assert "trials 29 3 28" in found.text  # rows, seconds, and all but the first begin before the one before has ended
+    assert (
+        "trials 29 3 3 to 3 28" in found.text
+    )  # rows, seconds, their spread, and all but the first begin before the one before has ended
     assert "unit_identity: electrode" in found.text
 
 
@@ -164,7 +165,7 @@ def test_a_recording_of_nothing_has_a_page():
     found = plain(session([], []), nwb_check={"skipped": "NWB Inspector is not installed"})
     assert "0 units" in found.text
     assert "NWB Inspector is not installed." in found.text
-    assert "There are no blocks of training, validation and test" in found.text
+    assert "There is no split into training, validation and test" in found.text
 
 
 def test_counted_spikes_have_no_intervals_and_no_duplicates():
@@ -198,14 +199,6 @@ def test_rates_divide_by_the_time_in_which_units_were_observed():
     assert rate[-1] == 0
 
 
-def test_the_bar_of_observed_time_is_as_high_as_the_share_of_units():
-    rows = [(0, 4, 0), (2, 8, 1), (2, 3, 2), (2, 3, 3)]
-    lane = figures._observed(view(session([[], [], [], []], [(0, 8)], rows)))
-    np.testing.assert_array_equal(lane.bars.start, [0, 2, 3, 4])
-    np.testing.assert_array_equal(lane.bars.end, [2, 3, 4, 8])
-    np.testing.assert_array_equal(lane.height, [0.25, 1.0, 0.5, 0.25])
-
-
 def test_covariates_sampled_alike_share_a_lane():
     def series(name, times, lost=()):
         values = np.zeros((len(times), 1))
@@ -230,26 +223,6 @@ def test_what_is_shown_closely_has_spikes_and_covariates():
     short = recording([(float(a), a + 2.0) for a in range(0, 60, 3)])
     assert view(short).window == (30.0, 50.0)
     np.testing.assert_allclose(view(recording([(0.0, 5.0)])).window, (0.0, 20.0), atol=1e-9)
-
-
-def test_labels_are_counted_by_hand():
-    rows = Intervals(
-        np.arange(6.0),
-        np.arange(6.0) + 1,
-        {
-            "cue": np.array(["b", "", "a", "a", "b", "a"]),
-            "rt": np.array([0.5, np.nan, 0.25, 0.5, np.nan, 0.5]),
-            "correct": np.array([True, False, True, True, True, True]),
-            "same": np.zeros(6, int),
-            "place": np.zeros((6, 2)),
-        },
-    )
-    many = Intervals(np.arange(30.0), np.arange(30.0), {"one_each": np.arange(30)})
-    assert figures.label_counts({"trials": rows, "events": many}) == {
-        "trials/correct": {"no": 1, "yes": 5},
-        "trials/cue": {"(empty)": 1, "a": 3, "b": 2},
-        "trials/rt": {"0.25": 1, "0.5": 3, "missing": 2},
-    }
 
 
 def horizontal(svg, colour):
@@ -304,11 +277,11 @@ def test_lines_of_covariates_break_where_samples_or_values_are_missing():
     time = np.r_[np.arange(0, 1, 0.1), np.arange(3, 4, 0.1)]
     values = np.sin(time)[:, None]
     values[4] = np.nan
-    one = Trace(name="vel", unit="cm", dims=("0",), time=time, values=values, interval=0.1)
+    one = Covariate(name="vel", path="vel", unit="cm", dims=("0",), timestamps=time, values=values)
     svg = traces([one], (0.0, 4.0), Intervals.empty()).svg
     (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: #0b62a4', svg)
     assert line.count("M") == 3
-    none = dataclasses.replace(one, time=time[:0], values=values[:0])
+    none = dataclasses.replace(one, timestamps=time[:0], values=values[:0])
     assert "no sample in these seconds" in traces([none], (0.0, 4.0), Intervals.empty()).svg
     many = dataclasses.replace(one, dims=tuple("abcdef"), values=np.tile(values, 6))
     assert "Only the first 4 dimensions are drawn of vel (6)." in traces([many], (0.0, 4.0), Intervals.empty()).caption
@@ -316,7 +289,7 @@ def test_lines_of_covariates_break_where_samples_or_values_are_missing():
 
 def test_letters_that_the_font_lacks_and_dollars_are_no_matter():
     with plain_text():
-        svg = labels({"trials/直径": {"$a$ \\frac": 3, "直": 2}}).svg
+        svg = presence(np.arange(3.0), np.ones((2, 2)), ["$a$ \\frac", "直径"]).svg
     assert "直径" in svg
     assert "$a$ \\frac" in svg
 

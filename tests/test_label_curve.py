@@ -40,9 +40,9 @@ def test_table_by_hand() -> None:
     head, rows = label_curve.table(SMALL)
     assert head == ["R² on test bins", "15 s", "all, 41.5 s"]
     assert dict((name, cells) for name, *cells in rows[:4]) == {
-        "delivered decoder": ["0.200", "0.600"],
+        "ensemble": ["0.200", "0.600"],
         "network alone": ["0.000", "0.500"],
-        "ridge on lagged counts": ["0.250", "0.500"],
+        "ridge regression": ["0.250", "0.500"],
         "delivered − ridge": ["−0.017", "+0.100"],
     }
     error = np.sqrt(((-0.1 + 1 / 60) ** 2 + (-0.05 + 1 / 60) ** 2 + (0.1 + 1 / 60) ** 2) / 6)
@@ -57,7 +57,7 @@ def test_networks_are_compared_where_there_is_one_from_scratch() -> None:
     assert found["network alone, pretrained"] == ["0.510", "0.600", "0.660", "0.720"]
     assert found["network − scratch"][0] == "+0.330"  # differences 0.39, 0.26, 0.34
     assert rows[-1] == ["± standard error", "0.038", "0.020", "0.012", "0.003"]
-    assert found["ridge, shuffled target"] == ["−0.010"] * 4  # in the table, though not drawn
+    assert found["ridge, block-permuted targets"] == ["−0.010"] * 4  # in the table, though not drawn
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_figure_has_a_logarithmic_axis_with_a_tick_at_each_number_of_seconds() -
     steps = np.diff([places[s][0] for s in ("15", "30", "60", "120")])
     np.testing.assert_allclose(steps, steps[0], atol=0.5)
     assert steps[0] > 50
-    for words in ("network alone, pretrained", "network from scratch", "ridge on lagged counts", "R² of cursor_vel"):
+    for words in ("network alone, pretrained", "network trained from scratch", "ridge regression", "R² of cursor_vel"):
         assert words in svg
     assert "shuffled" not in svg
 
@@ -154,9 +154,7 @@ def test_axis_reaches_as_low_as_what_it_is_about_and_the_caption_says_what_is_lo
 
     lines = {"delivered": [[0.1]], "network": [[-1.5]], "ridge": [[0.2]], "wiener": [[-40.0]]}
     drawing = label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines))
-    assert drawing.caption.endswith(
-        "Below the axis: network alone at 15 s (−1.50), Wiener filter (no penalty) at 15 s (−40.00)."
-    )
+    assert drawing.caption.endswith("Below the axis: network alone at 15 s (−1.50), Wiener filter at 15 s (−40.00).")
     places = ticks(label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines | {"network": [[0.1]]})).svg)
     assert {"0.0", "1.0"} <= set(places)
     assert not any(label.startswith("−") for label in places)
@@ -179,5 +177,5 @@ def test_curve_is_printed_with_its_verdict(tmp_path, capsys, monkeypatch) -> Non
     show_curve({"run": str(tmp_path)})
     shown = " ".join(capsys.readouterr().out.split())
     assert f"{SESSION}, cursor_vel: medians over seeds R² on test bins 15 s 30 s 60 s 120 s" in shown
-    assert "delivered decoder 0.520 0.610 0.670 0.730" in shown
+    assert "ensemble 0.520 0.610 0.670 0.730" in shown
     assert "At no point is the delivered decoder below ridge by more than 2 standard errors" in shown

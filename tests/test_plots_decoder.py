@@ -4,9 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from ndt import plots_decoder, plots_errors
-from ndt.plots_decoder import broken, first_seconds, runs, scores, traces, wrapped
+from ndt.plots_decoder import broken, circled, first_seconds, runs, scores, traces
 
 
 def ticks(svg: str) -> list[str]:
@@ -19,20 +22,20 @@ def test_lines_break_where_pieces_do():
     np.testing.assert_array_equal(values, [0, 1, np.nan, 2, 3])
 
 
-def test_directions_leave_over_one_edge_and_come_back_over_the_other():
-    """From 150° by 40° to -170°: three quarters of the way are inside. And back by 60° to 130°, a sixth of it."""
-    time, degrees = wrapped(np.array([0.0, 1.0, 2.0]), np.array([150.0, -170.0, 130.0]), np.zeros(3))
-    np.testing.assert_allclose(time, [0, 0.75, np.nan, 0.75, 1, 1 + 1 / 6, np.nan, 1 + 1 / 6, 2])
-    np.testing.assert_allclose(degrees, [150, 180, np.nan, -180, -170, -180, np.nan, 180, 130])
+def test_directions_take_the_shorter_way_round_the_circle():
+    """From 150° by 40° to -170°, and back by 60° to 130°; half a circle is no turn; what is missing is no turn."""
+    for line in circled(np.array([150.0, -170.0, 130.0])):
+        np.testing.assert_allclose(np.diff(line), [40, -60])
+    for line in circled(np.array([0.0, 180.0, 10.0, np.nan, 20.0])):
+        np.testing.assert_allclose(np.diff(line), [180, -170, np.nan, np.nan])
 
 
-def test_directions_are_left_alone_elsewhere():
-    """Between pieces there is a break and no way round; half a circle is no wrap; an edge may meet the other."""
-    time, degrees = wrapped(np.arange(4.0), np.array([170.0, -170.0, 10.0, np.nan]), np.array([0, 1, 1, 1]))
-    np.testing.assert_array_equal(time, [0, np.nan, 1, 2, 3])
-    np.testing.assert_array_equal(degrees, [170, np.nan, -170, 10, np.nan])
-    _, degrees = wrapped(np.arange(2.0), np.array([180.0, -180.0]), np.zeros(2))
-    np.testing.assert_array_equal(degrees, [180, 180, np.nan, -180, -180])
+@given(hnp.arrays(float, st.integers(1, 20), elements=st.floats(-180, 180)))
+def test_copies_of_a_line_cover_the_circle_at_each_bin(degrees):
+    """The direction itself is there, and a turn more and less of it."""
+    found = np.array(circled(degrees))
+    for turn in (-360, 0, 360):
+        assert (np.abs(found - degrees - turn) < 1e-6).any(0).all()
 
 
 def test_runs_are_stretches_of_equal_values_within_a_piece():
@@ -65,7 +68,7 @@ def test_axis_of_scores_reaches_below_zero_and_up_to_one_and_is_not_squeezed(low
 def test_weights_stand_beside_names_and_unknown_predictors_behind_known_ones():
     svg = scores({"my_own": 0.1, "delivered": 0.5, "network": 0.4}, (0.45, 0.52), {"network": 0.25}).svg
     names = re.findall(r"<text[^>]*>([a-z][^<]*)</text>", svg)
-    assert names[:3] == ["delivered decoder", "network alone, weight 0.25", "my own"]
+    assert names[:3] == ["ensemble", "network alone, weight 0.25", "my_own"]
 
 
 def test_confusion_is_a_share_of_each_row_with_its_count():
@@ -78,13 +81,13 @@ def test_confusion_is_a_share_of_each_row_with_its_count():
         "right (4)",
         "up (0)",
     ]
-    assert "Not in the test block: up." in drawing.caption
+    assert "Not in the test split: up." in drawing.caption
 
 
 def test_errors_of_directions_are_summed_up_by_their_median():
     svg = plots_errors.angle_errors({"delivered": np.array([5.0, 10.0, 90.0]), "ridge": np.array([])}).svg
-    assert "delivered decoder, median 10.0°" in svg
-    assert ">ridge on lagged counts<" in svg
+    assert "ensemble, median 10.0°" in svg
+    assert ">ridge regression<" in svg
 
 
 def span(svg: str, colour: str) -> list[float]:
@@ -102,8 +105,8 @@ def test_bins_out_of_range_are_shaded_over_their_own_width():
     svg = traces(time, values, piece, ["x"], outside=outside).svg
     first, second, _ = span(svg, plots_decoder.AMBER)
     np.testing.assert_allclose(first / second, 2, rtol=1e-4)
-    assert "input out of range" in svg
-    assert "input out of range" not in traces(time, values, piece, ["x"], outside=np.zeros(40, bool)).svg
+    assert "input drift" in svg
+    assert "input drift" not in traces(time, values, piece, ["x"], outside=np.zeros(40, bool)).svg
 
 
 def test_band_round_the_circle_is_on_both_sides_of_the_edge():
@@ -133,5 +136,5 @@ def test_figures_stand_values_that_are_not_there():
     for circular in (False, True):
         assert traces(time, lines, piece, ["x", "y"], half_width=nothing + np.inf, circular=circular).svg
     assert plots_errors.scatter(nothing, nothing, ["x", "y"], "", [None, None]).svg
-    assert plots_errors.calibration(np.zeros(0), {"a": np.zeros(0)}, 0.9, float("nan")).svg
+    assert plots_errors.calibration(np.zeros(0), {"a": np.zeros(0)}, 0.9, np.nan, (np.zeros(0),) * 3, ("", ""), "").svg
     assert plots_errors.confusion(np.zeros((2, 2), int), ["a", "b"]).svg

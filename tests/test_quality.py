@@ -99,7 +99,7 @@ def test_presence_is_unknown_where_a_unit_was_not_observed():
     found = assess(session(trains, unit_observed=[(0, 100, 0), (45, 80, 1), (0, 10, 2)]))
     nan = np.nan
 
-    np.testing.assert_allclose(found.presence_time, 10.0 * np.arange(10))
+    np.testing.assert_allclose(found.presence_edges, 10.0 * np.arange(11))
     np.testing.assert_allclose(found.presence_hz[:, 0], [0.2, 0.1, 0, 0, 0, 0, 0, 0, 0, 0.1])
     np.testing.assert_allclose(found.presence_hz[:, 1], [nan, nan, nan, nan, 0, 0.3, 0, 0, nan, nan])
     np.testing.assert_allclose(found.presence_hz[:, 2], [0] + [nan] * 9)
@@ -253,7 +253,7 @@ def test_awkward_recordings_are_assessed(name):
     found, N = assess(made), made.num_units
 
     assert all(values.shape == (N,) for values in found.units.values())
-    assert found.presence_hz.shape == (len(found.presence_time), N)
+    assert found.presence_hz.shape == (len(found.presence_edges) - 1, N)
     np.testing.assert_array_equal(found.units["num_spikes"], np.bincount(made.spikes.unit_index, minlength=N))
     assert np.nansum(found.presence_hz) >= 0
     assert (found.units["isi_under_2ms"][found.units["num_spikes"] < 2] != 0).all()  # NaN

@@ -9,7 +9,6 @@ import pytest
 from fake_run import CURVE, SESSION, fake_run
 from html_page import Page
 
-from ndt import plots
 from ndt.errors import InputError
 from ndt.report import _pretrain_section, write_report
 
@@ -88,7 +87,7 @@ def test_several_sessions_are_summed_up_by_medians(run, tmp_path):
     write_report(many)
     text = page(many).text
     assert "Decoding cursor_vel in 3 sessions" in text
-    assert "0.200 R², delivered decoder, median of 3 sessions" in text
+    assert "0.200 R², ensemble, median of 3 sessions" in text
 
 
 def test_hostile_names_stay_text(run, tmp_path):
@@ -111,12 +110,6 @@ def test_log_that_a_crash_cut_short_is_read_to_its_last_whole_line(run, tmp_path
 def test_run_without_metrics_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"metrics\.json: expected a run of pretrain, finetune or demo"):
         write_report(tmp_path)
-
-
-def test_gaps_are_what_observed_time_leaves():
-    assert plots._gaps(0.0, 10.0, [(-5.0, 1.0), (2.0, 4.0), (6.0, 20.0)]) == [(1.0, 2.0), (4.0, 6.0)]
-    assert plots._gaps(0.0, 10.0, [(0.0, 10.0)]) == []
-    assert plots._gaps(0.0, 10.0, [(20.0, 30.0)]) == [(0.0, 10.0)]
 
 
 def test_pretraining_with_labels_says_so() -> None:

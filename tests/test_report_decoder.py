@@ -1,4 +1,4 @@
-"""A decoder's section of the report, from hand-made runs: of each kind of covariate, of several, of older versions."""
+"""A decoder's section of the report, from hand-made runs: of each kind of target, and of several."""
 
 import json
 from dataclasses import replace
@@ -6,16 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_decoder import CLASSES, PARTS, fake_decoder, part_of
-from fake_run import SESSION, fake_run
 from html_page import Page
 
 from ndt.conformal import misfit
-from ndt.decoded import by_covariate, dims_of, directions, half_width, kind_of, unit_of, weights_of
 from ndt.errors import InputError
 from ndt.report import write_report
-from ndt.report_decoder import section, table, unscored
+from ndt.report_decoder import section, unscored
 from ndt.report_figures import figures
-from ndt.runs import Decoder, read_decoders
+from ndt.runs import Decoder, read_decoders, score_table
 
 VELOCITY, HEADING, TARGET = PARTS
 
@@ -37,7 +35,7 @@ def decoder(name: str, num_bins: int = 400, **test: object) -> Decoder:
     metrics |= {"session": "s", "seed": 0}
     metrics["test"] |= test
 
-    return Decoder(path=None, metrics=metrics, log=[], scratch_log=[], predictions=predictions)
+    return Decoder(metrics=metrics, log=[], scratch_log=[], predictions=predictions)
 
 
 def read(x: float | None, digits: int = 3) -> str:
@@ -55,17 +53,18 @@ def test_page_has_the_numbers_of_the_metrics(two):
             assert read(scored["r2"]) in page.text
         low, high = m["test"]["r2_interval_95"]
         assert f"95 % interval {read(low)} to {read(high)}" in page.text
-        assert f"gains +{m['test']['over_ridge']:.3f} ± {m['test']['over_ridge_error']:.3f}" in page.text
+        assert f"gain over ridge is +{m['test']['over_ridge']:.3f} ± {m['test']['over_ridge_error']:.3f}" in page.text
         assert name in page.text
     velocity, target = metrics["covariates"].values()
     for half in velocity["test"]["interval_half_width"]:
         assert f"{half:.3g}" in page.text
-    assert f"right in {100 * target['test']['chance']:.1f} % of bins. The test block has 48 trials" in page.text
-    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more of the decoder alone)" in page.text
+    assert f"always the most frequent class {target['test']['chance']:.3f}" in page.text
+    assert "The test split has 48 trials" in page.text
+    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more of the decoder)" in page.text
     assert "follows the spikes by 100 ms" in page.text
     assert "validation R² of ridge 0.610 0.660 0.580" in page.text
     assert "Poisson naive Bayes has no score: too few bins with spikes" in page.text
-    assert "1 unit lost: silent at the end of the test block, for longer than chance: b/array/00007/0." in page.text
+    assert "1 silent unit: no spike at the end of the test split, for longer than chance: b/array/00007/0." in page.text
 
 
 def test_rows_of_the_table_are_predictors_with_weights_and_errors(two):
@@ -86,12 +85,12 @@ def test_errors_of_directions_are_in_degrees():
     test = {"r2": 0.5, "median_error_deg": 12.34, "mean_error_deg": 20.0, "num_bins": 7}
     one = decoder(HEADING, 40)
     one.metrics.update(test=test, network={"r2": 0.4}, baselines={"ridge": {"r2": -0.1, "median_error_deg": 40.0}})
-    found = table(one)
-    assert found.head == ["predictor", "weight", "R²", "median error (°)", "mean error (°)"]
-    assert found.rows == [
-        ["delivered decoder", "", "0.500", "12.3", "20.0"],
-        ["network alone", "0.70", "0.400", "–", "–"],
-        ["ridge on lagged counts", "0.30", "−0.100", "40.0", "–"],
+    head, rows = score_table(one.metrics)
+    assert head == ["predictor", "weight", "R²", "median error (°)", "mean error (°)"]
+    assert [row[1:] for row in rows] == [
+        ["", "0.500", "12.3", "20.0"],
+        ["0.70", "0.400", "–", "–"],
+        ["0.30", "−0.100", "40.0", "–"],
     ]
 
 
@@ -99,8 +98,8 @@ def test_a_covariate_finds_its_own_arrays(tmp_path):
     """The second one's begin with its name, which may have a slash of its own."""
     fake_decoder(tmp_path, VELOCITY, TARGET, HEADING, num_bins=100)
     (whole,) = read_decoders(tmp_path)
-    each = by_covariate(whole)
-    assert [(kind_of(d), unit_of(d), dims_of(d)) for d in each] == [
+    each = whole.by_target()
+    assert [(d.kind, d.unit, d.dims) for d in each] == [
         ("continuous", "cm/s", ["x", "y"]),
         ("class", "", list(CLASSES)),
         ("angle", "°", ["yaw"]),
@@ -119,12 +118,7 @@ def test_controls_that_a_demo_adds_are_shown_too():
     one = decoder(VELOCITY, 40)
     own = dict(one.metrics)
     whole = replace(one, metrics=own | {"covariates": {VELOCITY: own}, "baselines": {"oracle": {"r2": 0.99}}})
-    assert by_covariate(whole)[0].r2["oracle"] == 0.99
-
-
-def test_directions_are_in_degrees_whatever_the_length():
-    found = directions(np.array([[2.0, 0.0, 0.0, -1.0], [-3.0, 0.0, 1.0, 1.0]]))
-    np.testing.assert_allclose(found, [[0, -90], [180, 45]])
+    assert whole.by_target()[0].r2["oracle"] == 0.99
 
 
 def findings(one: Decoder) -> dict[str, str]:
@@ -133,16 +127,16 @@ def findings(one: Decoder) -> dict[str, str]:
 
 def test_difference_to_ridge_is_judged_by_its_error():
     for difference, error, words, warned in (
-        (0.03, 0.01, "+0.030 ± 0.010 (standard error): better than ridge by more than noise", False),
-        (-0.019, 0.01, "−0.019 ± 0.010 (standard error): within noise", False),
-        (-0.021, 0.01, "−0.021 ± 0.010 (standard error): worse than ridge by more than noise", True),
-        (0.0, None, "+0.000: the two are the same", False),
-        (0.1, None, "+0.100: too few independent stretches", False),
+        (0.03, 0.01, "+0.030 ± 0.010 (standard error), beyond noise", False),
+        (-0.019, 0.01, "−0.019 ± 0.010 (standard error), within noise", False),
+        (-0.021, 0.01, "−0.021 ± 0.010 (standard error), beyond noise", True),
+        (0.0, None, "+0.000.", False),
+        (0.1, None, "+0.100; too few independent segments", False),
     ):
         one = decoder(VELOCITY, 40, over_ridge=difference, over_ridge_error=error)
         one.predictions.clear()
         assert words in section(one).parts[0].text[0]
-        assert ("Ridge" in findings(one)) == warned
+        assert ("Ridge regression" in findings(one)) == warned
 
 
 def test_coverage_is_judged_by_both_its_errors():
@@ -157,7 +151,7 @@ def test_coverage_is_judged_by_both_its_errors():
         one = decoder(VELOCITY, 40, **test)
         one.predictions.clear()
         assert findings(one).get("90 % intervals") == grade
-        assert f"intervals hold the truth in {100 * share:.1f} %" in section(one).parts[0].text[1]
+        assert f"intervals hold the target in {100 * share:.1f} %" in section(one).parts[0].text[1]
 
 
 def test_input_out_of_range_is_a_warning_beyond_what_false_alarms_make():
@@ -174,7 +168,7 @@ def test_coverage_that_is_drawn_is_that_of_the_metrics():
         metrics, p = part_of(name, 400)
         one = decoder(name)
         known = np.isfinite(p["true"]).all(1)
-        held = misfit(p["true"], p["delivered"], kind_of(one))[known] <= half_width(one)[known]
+        held = misfit(p["true"], p["delivered"], one.kind)[known] <= p["half_width"][known]
         np.testing.assert_allclose(held.mean(), metrics["test"]["interval_coverage_90"])
 
 
@@ -213,23 +207,12 @@ def test_numbers_that_are_not_there_are_dashes(name):
     for key in ("delivered", "network", "ridge", "half_width", "adaptive_half_width"):
         arrays[key] = np.full_like(arrays[key], np.nan)
     part = section(replace(one, metrics=metrics, predictions=arrays)).parts[0]
-    assert part.tables[0].rows[0][:3] == ["delivered decoder", "", "–"]
+    assert part.tables[0].rows[0][:3] == ["ensemble", "", "–"]
     assert len(part.drawings) == 3
     arrays["true"] = np.full_like(arrays["true"], np.nan)
     assert figures(replace(one, metrics=metrics, predictions=arrays)) == []
 
 
-def test_run_of_before_is_shown_as_far_as_it_goes(tmp_path):
-    """Without kinds, intervals bin by bin and weights of all: one weight, and one half width a dimension."""
-    folder = fake_run(tmp_path / "demo") / "finetune" / SESSION
-    (whole,) = read_decoders(folder)
-    (one,) = by_covariate(whole)
-    assert (kind_of(one), unit_of(one), dims_of(one)) == ("continuous", "cm/s", ["x", "y"])
-    assert weights_of(one) == pytest.approx({"network": 0.8, "ridge": 0.2})
-    np.testing.assert_array_equal(half_width(one), np.full((len(one.predictions["time"]), 2), 1.6))
-    assert table(one).head == ["predictor", "weight", "R²"]
-    assert "in 90.0 % as set on validation bins (mean half width x 1.60, y 1.60 cm/s)" in section(one).parts[0].text[1]
-    assert len(figures(one)) == 3
 
 
 def test_run_without_a_score_says_what_was_done(tmp_path):
@@ -240,10 +223,8 @@ def test_run_without_a_score_says_what_was_done(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = unscored(tmp_path)
     assert found.title == "Adapted to s"
-    assert found.text[0].startswith(
-        "Fitted to the training block's spikes in 12 s (300 steps); way of adaptation: align"
-    )
-    assert "9 of 12 units that it did not know were matched to units of s-1" in found.text[0]
+    assert found.text[0].startswith("Fitted to the training split's spikes in 12 s (300 steps); adaptation: alignment")
+    assert "9 of 12 unknown units matched to units of s-1" in found.text[0]
     assert len(found.drawings) == 1
     (tmp_path / "metrics.json").write_text(json.dumps({"valid": {"nll": 1.0}}))
     assert unscored(tmp_path) is None

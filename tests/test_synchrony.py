@@ -14,7 +14,6 @@ from ndt.data.synchrony import (
     count_shared,
     groups,
     measure_synchrony,
-    shared_spikes,
     time_grid,
 )
 from ndt.intervals import Intervals
@@ -50,6 +49,10 @@ def uneven(number, step):
     return 0.01 + step * (k + 0.3 * np.mod(k * k * GOLDEN, 1.0))
 
 
+def shared_spikes(made):
+    return measure_synchrony(made).pairs
+
+
 def names(pairs):
     return [(p.first, p.second, p.kind) for p in pairs]
 
@@ -76,12 +79,12 @@ def test_each_spike_counts_once_for_each_unit_that_meets_it(spikes, chunk):
     spikes = sorted(spikes)  # some at the same time, of one unit too
     times, unit = np.array([t for t, _ in spikes]) * TICK, np.array([n for _, n in spikes], np.int64)
 
-    found = count_shared(times, unit, 4, 0.0005, chunk)
+    found = count_shared(times, unit, 4, chunk)
     np.testing.assert_array_equal(found, slow_shared(times, unit, 4, 0.0005))
 
 
 def test_a_burst_near_one_spike_is_met_by_it_once_and_each_of_its_spikes_meets_it():
-    found = count_shared(np.array([0.9998, 1.0, 1.0002]), np.array([0, 1, 0]), 2, 0.0005)
+    found = count_shared(np.array([0.9998, 1.0, 1.0002]), np.array([0, 1, 0]), 2)
 
     np.testing.assert_array_equal(found, [[0, 2], [1, 0]])
 
@@ -90,7 +93,7 @@ def test_rare_pairs_are_tallied_like_frequent_ones():
     rng = np.random.default_rng(0)
     times, unit = np.sort(rng.uniform(0, 0.2, 200)), rng.integers(0, 100, 200)  # 10,000 places, some 100 meetings
 
-    found = count_shared(times, unit, 100, 0.0005, chunk=50)
+    found = count_shared(times, unit, 100, chunk=50)
     assert found.sum() > 50
     np.testing.assert_array_equal(found, slow_shared(times, unit, 100, 0.0005 + 1e-6))
 
@@ -202,7 +205,7 @@ def test_units_that_follow_one_rate_over_10_ms_are_not_flagged(seed, others):
         counts = rng.poisson(np.where(active, 2.0, 0.0))  # per 5 ms
         trains.append(np.sort((np.repeat(np.arange(40_000), counts) + rng.random(counts.sum())) * 0.005))
     chance = 2 * WINDOW * np.mean([len(t) for t in trains]) / SECONDS
-    shared = count_shared(*flat(trains[:2]), 2, WINDOW)[0, 1] / len(trains[0])
+    shared = count_shared(*flat(trains[:2]), 2)[0, 1] / len(trains[0])
 
     assert shared > 0.1  # they do meet,
     assert shared > 5 * chance  # far more often than rates say

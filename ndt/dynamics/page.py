@@ -266,20 +266,20 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
     line = {"fresh nodes": fit["fresh"]} if "fresh" in fit else {}
     what = "The action's loss" if "fresh" in fit else "Distance of rollouts to snapshots, in squared widths"
     series = {"training": (steps[shown], smooth[shown])}
-    curve = plots.curves([("loss", series)], line, f"{what}, running means of {width} steps.")
+    curve = plots.curves({"loss": series}, line, f"{what}, running means of {width} steps.")
     if "friction" in fit:
         begun = {"observed": "as observed", "zero": "at rest", "matched": "by action matching", "learned": "as learned"}
         text = (
             f"Friction {fit['friction']:.4g} per unit of time, in the scale that is {fit['scale']}; particles began "
             f"{begun[fit['velocity']]}. Last losses {fit['loss']:.3g}."
         )
-        return Section(title="Fit", anchor="fit", text=[text], drawings=[curve])
+        return Section(title="Fit", anchor="fit", text=[text], drawings=curve)
     text = (
         f"Loss {fit['loss']:.4g} by the rule that was fitted with, {fit['fresh']:.4g} by fresh and finer nodes "
         f"(± {fit['error']:.2g}); the best potential's is half the mean squared velocity, {fit['kinetic']:.4g}."
     )
 
-    return Section(title="Fit", anchor="fit", text=[text], findings=_checked(fit), drawings=[curve])
+    return Section(title="Fit", anchor="fit", text=[text], findings=_checked(fit), drawings=curve)
 
 
 def _checked(fit: dict[str, Any]) -> list[Graded]:

@@ -33,7 +33,7 @@ def pages(tmp_path_factory):
 
 
 def test_pages_are_quiet_and_self_contained(pages, browse):
-    for name, words, figures in ((f"{SESSION}.html", SESSION, 8), ("index.html", "broken.nwb", 0)):
+    for name, words, figures in ((f"{SESSION}.html", SESSION, 6), ("index.html", "broken.nwb", 0)):
         asked, console, page = browse(pages / name, "--dump-dom")
         assert asked == [f"/{name}"]
         assert console == []
