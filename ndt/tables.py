@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 
-
 def _table(*columns: str) -> "Table":
     """Returns a table whose first column is text and whose others are numbers."""
     from rich.box import SIMPLE_HEAD

@@ -213,8 +213,6 @@ def test_numbers_that_are_not_there_are_dashes(name):
     assert figures(replace(one, metrics=metrics, predictions=arrays)) == []
 
 
-
-
 def test_run_without_a_score_says_what_was_done(tmp_path):
     metrics = {"session": "s", "covariate": "vel", "adapt": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
     metrics["alignment"] = {"to": "s-1", "unknown": 12, "matched": 9}
