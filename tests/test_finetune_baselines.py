@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from problems import recording
 
-from ndt.baselines import fit_ridge, fit_wiener
+from ndt.baselines import Lagged, fit_ridge
 from ndt.config import BASELINES, FinetuneConfig
 from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
 from ndt.data.windows import Grid
@@ -16,6 +16,7 @@ from ndt.finetune.baselines import Baselines
 from ndt.kalman import fit_kalman
 from ndt.metrics import r2
 from ndt.naive_bayes import fit_naive_bayes
+from ndt.pieces import labelled
 from ndt.recurrent import RecurrentConfig, fit_recurrent
 
 CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
@@ -66,11 +67,11 @@ def test_each_is_what_it_is_by_itself(grid, data, velocity) -> None:
     cut = lambda a: np.split(a, np.flatnonzero(np.diff(grid.piece)) + 1)
     x, y, train, valid, place = map(cut, (data["counts"], data["y"], data["train"], data["valid"], grid.place))
     size = {"bin_size": 0.05}
-    ridge = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2)
+    ridge, rows = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2), [labelled(y, m, "") for m in (train, valid)]
     mixed = {"shuffled": shuffled_targets(y, train, valid, 3), "shifted": shifted_targets(y, train, valid)}
     alone = {
         "ridge": ridge.predict(x),
-        "wiener": fit_wiener(x, y, train, valid, **size, max_lag_s=0.2).predict(x),
+        "wiener": Lagged(x, *rows, **size, max_lag_s=0.2).wiener(y).predict(x),
         "kalman": fit_kalman(x, y, train, valid, **size).predict(x),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **size, kind="continuous").predict(x),
         "recurrent": fit_recurrent(x, y, train, valid, **size, kind="continuous", seed=3, config=FEW).predict(x),
