@@ -7,7 +7,7 @@ It is all that a laboratory needs beside the network's own folder to decode with
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ from ndt.checkpoint import load_arrays, read_json, save_arrays, write_json
 from ndt.conformal import Conformal
 from ndt.errors import InputError
 from ndt.input_range import InputRange
-from ndt.peers import Peer, load_peer, peer_arrays
-from ndt.pieces import Pieces
+from ndt.pieces import Array, Pieces
 from ndt.target import Part
 
 __all__ = ["Delivered", "PartBlend"]
@@ -27,6 +26,18 @@ FILE, ARRAYS = "delivered.json", "delivered.safetensors"
 FORMAT = 1
 
 Rows = NDArray[np.floating]
+
+
+class Peer(Protocol):
+    """A fitted decoder of one part."""
+
+    def predict(self, counts: Pieces) -> list[Array]:
+        """Returns targets, one (T, C) a piece."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all of it as arrays by name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +91,6 @@ class Delivered:
 
         return out
 
-    def half_width(self, delivered: Rows) -> list[Rows]:
-        """Returns the half width of the intervals of each part, (R, K) each; see `ndt.conformal`."""
-        return [blend.conformal.half_width(delivered[:, blend.columns]) for blend in self.parts]
-
     def order(self, unit_ids: Sequence[str]) -> NDArray[np.int64]:
         """Returns where each of its own units is among others, -1 where it is missing, (N,)."""
         place = {name: i for i, name in enumerate(unit_ids)}
@@ -103,17 +110,10 @@ class Delivered:
         parts = []
         for i, blend in enumerate(self.parts):
             for name, peer in blend.peers.items():
-                arrays |= {f"{i}/{name}/{key}": value for key, value in peer_arrays(name, peer).items()}
-            columns = [blend.columns.start, blend.columns.stop]
-            parts.append(
-                {
-                    "part": vars(blend.part),
-                    "columns": columns,
-                    "weights": blend.weights,
-                    "peers": list(blend.peers),
-                    "conformal": blend.conformal.to_json(),
-                }
-            )
+                arrays |= {f"{i}/{name}/{key}": value for key, value in peer.arrays().items()}
+            columns, conformal = [blend.columns.start, blend.columns.stop], blend.conformal.to_json()
+            known = {"part": vars(blend.part), "columns": columns, "weights": blend.weights}
+            parts.append({**known, "peers": list(blend.peers), "conformal": conformal})
         save_arrays(arrays, folder / ARRAYS)
         found = {"format": FORMAT, "unit_ids": list(self.unit_ids), "input_range": self.input_range.to_json()}
         write_json(folder / FILE, {**found, "parts": parts})
@@ -131,24 +131,24 @@ class Delivered:
         arrays = load_arrays(folder / ARRAYS)
         try:
             parts = tuple(_part(i, known, arrays) for i, known in enumerate(found["parts"]))
-            return cls(
-                parts=parts,
-                unit_ids=tuple(found["unit_ids"]),
-                input_range=InputRange.from_json(found["input_range"]),
-            )
+            watch = InputRange.from_json(found["input_range"])
+            return cls(parts=parts, unit_ids=tuple(found["unit_ids"]), input_range=watch)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
 
 
 def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartBlend:
-    peers = {}
+    from ndt.baselines import Ridge
+    from ndt.naive_bayes import NaiveBayes
+    from ndt.recurrent import Recurrent
+
+    kinds: dict[str, Any] = {"ridge": Ridge, "recurrent": Recurrent, "naive_bayes": NaiveBayes}
+    peers: dict[str, Peer] = {}
     for name in known["peers"]:
         begin = f"{i}/{name}/"
         own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
-        peers[name] = load_peer(name, own)
-    part: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()
-    }
+        peers[name] = kinds[name].from_arrays(own)
+    part = {key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()}
 
     return PartBlend(
         part=Part(**part),
