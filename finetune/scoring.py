@@ -175,7 +175,6 @@ def _score_part(
         "network": scores(network[:, columns]),
         "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "delivered": delivered}.items()},
         "weights": weights,
-        "blend_weight": weights["network"],
         "baselines": scored | left_out,
     }
     peers = {name: baselines.fitted[name] for name in weights if name != "network"}

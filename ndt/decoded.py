@@ -1,9 +1,6 @@
-"""One covariate of a fine-tuned decoder, as its run directory has it: what its metrics and predictions mean.
+"""One covariate of a fine-tuned decoder, as its run directory has it: what its metrics and predictions mean."""
 
-Runs of before knew one covariate, a continuous one, and said less of it.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,13 +60,7 @@ def dims_of(decoder: Decoder) -> list[str]:
 
 def weights_of(decoder: Decoder) -> dict[str, float]:
     """Returns the share of each predictor in what is delivered; nothing where the run does not say."""
-    m: Mapping[str, Any] = decoder.metrics
-    if m.get("weights"):
-        return {name: float(share) for name, share in m["weights"].items()}
-    if (share := m.get("blend_weight")) is None:
-        return {}
-
-    return {"network": float(share), "ridge": 1 - float(share)}
+    return {name: float(share) for name, share in decoder.metrics.get("weights", {}).items()}
 
 
 def directions(columns: NDArray[Any]) -> NDArray[np.float64]:
@@ -83,11 +74,7 @@ def directions(columns: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def half_width(decoder: Decoder) -> NDArray[np.float64] | None:
-    """Returns half widths of the 90 % intervals, (T, K): of each bin, or, of runs of before, the same for all."""
-    p, t = decoder.predictions, decoder.metrics["test"]
-    if "half_width" in p:
-        return np.asarray(p["half_width"], np.float64)
-    if t.get("interval_half_width") and kind_of(decoder) == "continuous":
-        return np.tile([known(h) for h in t["interval_half_width"]], (len(p["time"]), 1))
+    """Returns half widths of the 90 % intervals at each bin, (T, K); None where the run has none."""
+    found = decoder.predictions.get("half_width")
 
-    return None
+    return None if found is None else np.asarray(found, np.float64)

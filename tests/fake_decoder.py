@@ -86,7 +86,7 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
     metrics = {
         "covariate": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
         "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "delivered": 0.82},
-        "weights": dict(WEIGHTS), "blend_weight": WEIGHTS["network"], "baselines": baselines,
+        "weights": dict(WEIGHTS), "baselines": baselines,
     }  # fmt: skip
 
     return metrics, p | {"dims": np.array(columns), "unit": np.array(unit), "kind": np.array(kind)}

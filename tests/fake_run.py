@@ -86,7 +86,7 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
             "interval_half_width": [1.6, 1.6],
         },
         "network": {"r2": r2["network"]},
-        "blend_weight": 0.8,
+        "weights": {"network": 0.8, "ridge": 0.2},
         "baselines": {
             "ridge": {"r2": r2["ridge"]},
             "shuffled": {"r2": -0.02},
@@ -106,6 +106,7 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
         time=time[test],
         true=true,
         **decoded,
+        half_width=np.full(true.shape, 1.6),
         dims=np.array(["x", "y"]),
         unit=np.array("cm/s"),
         piece=(time[test] >= 102).astype(np.int64),

@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_decoder import CLASSES, PARTS, fake_decoder, part_of
-from fake_run import SESSION, fake_run
 from html_page import Page
 
 from ndt.conformal import misfit
-from ndt.decoded import by_covariate, dims_of, directions, half_width, kind_of, unit_of, weights_of
+from ndt.decoded import by_covariate, dims_of, directions, half_width, kind_of, unit_of
 from ndt.errors import InputError
 from ndt.report import write_report
 from ndt.report_decoder import section, table, unscored
@@ -218,19 +217,6 @@ def test_numbers_that_are_not_there_are_dashes(name):
     assert len(part.drawings) == 3
     arrays["true"] = np.full_like(arrays["true"], np.nan)
     assert figures(replace(one, metrics=metrics, predictions=arrays)) == []
-
-
-def test_run_of_before_is_shown_as_far_as_it_goes(tmp_path):
-    """Without kinds, intervals bin by bin and weights of all: one weight, and one half width a dimension."""
-    folder = fake_run(tmp_path / "demo") / "finetune" / SESSION
-    (whole,) = read_decoders(folder)
-    (one,) = by_covariate(whole)
-    assert (kind_of(one), unit_of(one), dims_of(one)) == ("continuous", "cm/s", ["x", "y"])
-    assert weights_of(one) == pytest.approx({"network": 0.8, "ridge": 0.2})
-    np.testing.assert_array_equal(half_width(one), np.full((len(one.predictions["time"]), 2), 1.6))
-    assert table(one).head == ["predictor", "weight", "R²"]
-    assert "in 90.0 % as set on validation bins (mean half width x 1.60, y 1.60 cm/s)" in section(one).parts[0].text[1]
-    assert len(figures(one)) == 3
 
 
 def test_search_alone_has_a_page_of_its_own(tmp_path):

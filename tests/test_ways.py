@@ -250,7 +250,7 @@ def test_labels_change_no_bit_of_what_learns_without_them(way, store, run, tmp_p
     for other in found[1:]:
         torch.testing.assert_close(other.model.state_dict(), found[0].model.state_dict(), rtol=0, atol=0)
     assert found[0].metrics["network"]["r2"] != found[1].metrics["network"]["r2"]
-    assert found[0].metrics["blend_weight"] == 1.0
+    assert found[0].metrics["weights"]["network"] == 1.0
     assert "test" not in found[2].metrics
     assert found[2].metrics["adapt"] == way
 
