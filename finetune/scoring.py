@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.blend import blend_weights, blended
-from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
+from ndt.bootstrap import block_bootstrap_r2
 from ndt.config import FinetuneConfig
 from ndt.conformal import Conformal
 from ndt.data.windows import TEST, VALID, Grid
@@ -162,8 +162,8 @@ def _score_part(
     sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
     scored = {}
     for name, rows in baselines.decoded.items():
-        over, error = paired_r2_difference(y[test], delivered[test], rows[test], grid.piece[test])
-        behind = {"delivered_over": over, "delivered_over_error": error}
+        over = block_bootstrap_r2(y[test], delivered[test], grid.piece[test], peer=rows[test])
+        behind = {"delivered_over": over.value, "delivered_over_error": over.error}
         scored[name] = scores(rows) | behind | baselines.facts.get(name, {})
     left_out = {name: fact for name, fact in baselines.facts.items() if name not in scored}
     metrics = {
@@ -202,8 +202,8 @@ def certainty(
     bootstrap = block_bootstrap_r2(true, delivered, piece)
     found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if ridge is not None:
-        difference, error = paired_r2_difference(true, delivered, ridge, piece)
-        found |= {"over_ridge": difference, "over_ridge_error": error}
+        over = block_bootstrap_r2(true, delivered, piece, peer=ridge)
+        found |= {"over_ridge": over.value, "over_ridge_error": over.error}
 
     return found | conformal.measure(true, delivered, piece)
 
