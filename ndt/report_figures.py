@@ -102,7 +102,7 @@ def _curve(decoder: Decoder, off: NDArray[Any], half: NDArray[Any]) -> tuple[plo
     """What was measured against what was said, for probabilities of classes and for levels of intervals."""
     p = decoder.predictions
     if kind_of(decoder) == "class":
-        said, measured, error, _ = calibration.confidence(p["true"], p["delivered"], p["piece"])
+        said, measured, error = calibration.confidence(p["true"], p["delivered"], p["piece"])
         labels = ("its probability as said (%)", "bins in which it is true (%)")
         text = (
             "Right: is the likeliest class as often true as its probability says? Bars: ±2 standard errors, if known."
