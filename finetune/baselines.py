@@ -86,16 +86,19 @@ class Baselines:
         """
         counts = grid.all_counts() if counts is None else counts
         edges = np.flatnonzero(np.diff(grid.piece)) + 1
-        x, y, place, *masks = (np.split(a, edges) for a in (counts, targets, grid.place, train, valid))
+        x, y, place, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, grid.place, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
         begin = time.perf_counter()
         lagged = Lagged(x, *rows, bin_size=grid.bin_size, max_lag_s=config.max_lag)
         # The controls share ridge's equations, and cost it next to nothing.
-        labels = {"ridge": y, "shuffled": shuffled_targets(y, *rows, config.seed), "shifted": shifted_targets(y, *rows)}
-        labels = {name: given for name, given in labels.items() if name in ("ridge", *config.baselines)}
+        labels: dict[str, list[Any]] = {"ridge": y}
+        if "shuffled" in config.baselines:
+            labels["shuffled"] = shuffled_targets(y, *rows, config.seed)
+        if "shifted" in config.baselines:
+            labels["shifted"] = shifted_targets(y, *rows)
         models: dict[str, Any] = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
         facts: dict[str, Facts] = {"ridge": {"seconds": time.perf_counter() - begin}}
-        own = {"bin_size": grid.bin_size, "kind": kind}
+        own: dict[str, Any] = {"bin_size": grid.bin_size, "kind": kind}
         fits: dict[str, Callable[[], Any]] = {
             "wiener": lambda: lagged.wiener(y),
             "kalman": lambda: _kalman(x, y, *rows, **own),

@@ -1,6 +1,7 @@
 """What a fine-tuned decoder is worth: its delivered blend, its intervals, and every score beside the baselines'."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,23 +150,21 @@ def _score_part(
     if config.eval_mask:
         test &= scored_rows(grid, config.eval_mask)
     baselines = Baselines.fit(grid, part.kind, y, train, valid, config, counts=counts)
-    wanted = [name for name in config.blend if name == "network" or name in baselines.fitted]
-    members = {name: network[:, columns] if name == "network" else baselines.decoded[name] for name in wanted}
+    decoded = {**baselines.decoded, "network": network[:, columns]}
+    members = {name: decoded[name] for name in config.blend if name in decoded}
     weights = blend_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
     delivered = blended(members, weights)
     conformal = Conformal.fit(y[valid], delivered[valid], part.kind, level=COVERAGE, piece=grid.piece[valid])
 
-    def scores(rows: Rows) -> dict[str, Any]:
-        trial = target.trial[i][test] if part.per else None
-        return score(y[test], rows[test], part.kind, trial=trial)
+    trial = target.trial[i][test] if part.per else None
+    scores: Callable[[Rows], dict[str, Any]] = lambda rows: score(y[test], rows[test], part.kind, trial=trial)
 
     sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
     scored = {}
     for name, rows in baselines.decoded.items():
         over = block_bootstrap_r2(y[test], delivered[test], grid.piece[test], peer=rows[test])
         behind = {"delivered_over": over.value, "delivered_over_error": over.error}
-        scored[name] = scores(rows) | behind | baselines.facts.get(name, {})
-    left_out = {name: fact for name, fact in baselines.facts.items() if name not in scored}
+        scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
         "covariate": part.name,
         "kind": part.kind,
@@ -175,7 +174,7 @@ def _score_part(
         "network": scores(network[:, columns]),
         "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "delivered": delivered}.items()},
         "weights": weights,
-        "baselines": scored | left_out,
+        "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
     }
     peers = {name: baselines.fitted[name] for name in weights if name != "network"}
     blend = PartBlend(part=part, columns=columns, weights=weights, peers=peers, conformal=conformal)

@@ -148,7 +148,7 @@ def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) 
         begin = f"{i}/{name}/"
         own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
         peers[name] = kinds[name].from_arrays(own)
-    part = {key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()}
+    part: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["part"].items()}
 
     return PartBlend(
         part=Part(**part),
