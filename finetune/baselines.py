@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.baselines import Lagged, Ridge
+from ndt.baselines import Lagged
 from ndt.config import FinetuneConfig
 from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
 from ndt.data.windows import Grid
 from ndt.errors import InputError
 from ndt.kalman import Kalman, fit_kalman
 from ndt.naive_bayes import fit_naive_bayes
-from ndt.pieces import Masks, labelled
+from ndt.pieces import labelled
 
 if TYPE_CHECKING:
     from ndt.recurrent import Recurrent
@@ -85,81 +85,45 @@ class Baselines:
             counts: What ``grid.all_counts()`` returns, where it is at hand.
         """
         counts = grid.all_counts() if counts is None else counts
-        data = _Data.cut(grid, counts, targets, train, valid, config.max_lag)
-        models, facts = data.linear(
-            ["ridge", *(n for n in ("shuffled", "shifted") if n in config.baselines)], config.seed
-        )
-        for name, fit in data.others(kind, models["ridge"], config.seed).items():
-            if name not in config.baselines:
-                continue
+        edges = np.flatnonzero(np.diff(grid.piece)) + 1
+        x, y, place, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, grid.place, train, valid))
+        rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
+        begin = time.perf_counter()
+        lagged = Lagged(x, *rows, bin_size=grid.bin_size, max_lag_s=config.max_lag)
+        # The controls share ridge's equations, and cost it next to nothing.
+        labels: dict[str, list[Any]] = {"ridge": y}
+        if "shuffled" in config.baselines:
+            labels["shuffled"] = shuffled_targets(y, *rows, config.seed)
+        if "shifted" in config.baselines:
+            labels["shifted"] = shifted_targets(y, *rows)
+        models: dict[str, Any] = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
+        facts: dict[str, Facts] = {"ridge": {"seconds": time.perf_counter() - begin}}
+        own: dict[str, Any] = {"bin_size": grid.bin_size, "kind": kind}
+        fits: dict[str, Callable[[], Any]] = {
+            "wiener": lambda: lagged.wiener(y),
+            "kalman": lambda: _kalman(x, y, *rows, **own),
+            "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
+            "recurrent": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
+            "ridge_gated": lambda: fit_gated(models["ridge"], x, y, rows[1], place),
+            "time_only": lambda: fit_time_only(y, *rows, place),
+        }
+        for name in [name for name in fits if name in config.baselines]:
             begin = time.perf_counter()
             try:
-                models[name] = fit()
+                models[name] = fits[name]()
                 facts[name] = {"seconds": time.perf_counter() - begin}
             except (InputError, np.linalg.LinAlgError) as error:
                 facts[name] = {"left_out": str(error)}
         decoded = {}
         for name, model in models.items():
-            heard = {"time_only": (data.place,), "ridge_gated": (data.counts, data.place)}.get(name, (data.counts,))
+            heard = {"time_only": (place,), "ridge_gated": (x, place)}.get(name, (x,))
             decoded[name] = np.concatenate(model.predict(*heard))
             facts[name] = _chosen(name, model) | facts.get(name, {})
 
         return cls(decoded, models, facts)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What all are fitted on, cut into pieces."""
-
-    counts: list[Any]
-    targets: list[Any]
-    train: Masks
-    valid: Masks
-    place: list[Any]
-    bin_size: float
-    lagged: Lagged
-
-    @classmethod
-    def cut(
-        cls,
-        grid: Grid,
-        counts: Rows,
-        targets: Rows,
-        train: NDArray[np.bool_],
-        valid: NDArray[np.bool_],
-        max_lag_s: float,
-    ) -> "_Data":
-        edges = np.flatnonzero(np.diff(grid.piece)) + 1
-        x, y, place = (list(np.split(a, edges)) for a in (counts, targets, grid.place))
-        fit_on = labelled(y, np.split(train, edges), "train")
-        choose_on = labelled(y, np.split(valid, edges), "valid")
-        lagged = Lagged(x, fit_on, choose_on, bin_size=grid.bin_size, max_lag_s=max_lag_s)
-
-        return cls(x, y, fit_on, choose_on, place, grid.bin_size, lagged)
-
-    def linear(self, names: list[str], seed: int) -> tuple[dict[str, Any], dict[str, Facts]]:
-        """Fits ridge, and to other labels the controls: they share their equations, and cost it next to nothing."""
-        begin, y, rows = time.perf_counter(), self.targets, (self.train, self.valid)
-        labels = {"ridge": y, "shuffled": shuffled_targets(y, *rows, seed), "shifted": shifted_targets(y, *rows)}
-        models = self.lagged.ridge([labels[name] for name in names])
-
-        return dict(zip(names, models, strict=True)), {"ridge": {"seconds": time.perf_counter() - begin}}
-
-    def others(self, kind: str, ridge: Ridge, seed: int) -> dict[str, Callable[[], Any]]:
-        """Returns how each of the others is fitted."""
-        rows, bin_size = (self.counts, self.targets, self.train, self.valid), self.bin_size
-
-        return {
-            "wiener": lambda: self.lagged.wiener(self.targets),
-            "kalman": lambda: _kalman(kind, *rows, bin_size=bin_size),
-            "naive_bayes": lambda: fit_naive_bayes(*rows, bin_size=bin_size, kind=kind),
-            "recurrent": lambda: _recurrent(*rows, bin_size=bin_size, kind=kind, seed=seed),
-            "ridge_gated": lambda: fit_gated(ridge, self.counts, self.targets, self.valid, self.place),
-            "time_only": lambda: fit_time_only(self.targets, self.train, self.valid, self.place),
-        }
-
-
-def _kalman(kind: str, *rows: Any, bin_size: float) -> Kalman:
+def _kalman(*rows: Any, bin_size: float, kind: str) -> Kalman:
     if kind == "class":
         raise InputError("Kalman filter", "kind", "something that moves", "classes")
 

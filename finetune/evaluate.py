@@ -126,7 +126,6 @@ def _scored(model: NDT, delivered: Delivered, grid: Grid, target: Target, rows: 
             "test": found.pop("test"),
             "network": found.pop("network"),
             "weights": blend.weights,
-            "blend_weight": blend.weights["network"],
             "baselines": found,
         }
     ids = delivered.unit_ids

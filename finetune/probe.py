@@ -5,11 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-from ndt.baselines import ALPHAS
+from ndt.baselines import ALPHAS, ridge_weights
 from ndt.data.windows import VALID, Grid
 from ndt.inference import per_window
 from ndt.linear import LinearDecoder
@@ -18,11 +16,12 @@ from ndt.model import NDT
 from ndt.pieces import Array, Scaler
 from ndt.target import place_columns
 
-__all__ = ["Moments", "bins_to_read", "fit_classes", "fit_probe", "fit_readout"]
+__all__ = ["bins_to_read", "fit_classes", "fit_probe", "fit_readout"]
 
 REACH, MOST_BINS = 0.25, 10  # seconds of latents that a probe may read, and their number; more won nothing
 LAGS = (1, 2, 3, 5, 10)  # numbers of bins that are tried
 MOST_ROWS = 20_000  # bins, evenly taken, that classes are learned from
+ABSENT = -20.0  # logit of a class without a bin to learn from
 
 # R = bins, D = width of latents, F = numbers that a bin is read from, C = columns of what is decoded, K = classes
 
@@ -56,11 +55,12 @@ def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Mask
         y = standard[:, columns]
         known = np.asarray(~np.isnan(y).any(1))
         asked = _read(model, grid, valid, valid & known)
-        moments = Moments(decoder.readout.in_features, y.shape[1])
-        for place, x in _batches(model, grid, chosen):
-            moments.add(x[known[place]], y[place][known[place]])
+        moments = np.zeros((1 + decoder.readout.in_features + y.shape[1],) * 2)
+        for place, x in _batches(model, grid, chosen):  # of an hour, what is read may not fit into memory at once
+            some = np.column_stack([np.ones(len(x)), x, y[place]])[known[place]]
+            moments += some.T @ some
         sizes = [n * model.config.width for n in LAGS if n <= decoder.bins]
-        w, b = fit_readout(moments, asked, y[valid & known], sizes)
+        w, b = fit_readout(moments, y.shape[1], asked, y[valid & known], sizes)
         if part.kind == "class":
             rows = np.flatnonzero(chosen & known)
             rows = rows[:: -(-len(rows) // MOST_ROWS)]
@@ -87,58 +87,31 @@ def _read(model: NDT, grid: Grid, chosen: Masks, rows: Masks) -> NDArray[np.floa
     return np.concatenate([x[rows[place]] for place, x in _batches(model, grid, chosen)])
 
 
-class Moments:
-    """Sums over rows of what is read, of what is decoded, and of their products, which grow with rows added.
-
-    Arguments:
-        num_read: Numbers F that a row is read from.
-        num_columns: Columns C that are decoded.
-    """
-
-    def __init__(self, num_read: int, num_columns: int) -> None:
-        self.rows = 0
-        self.x, self.y, self.yy = np.zeros(num_read), np.zeros(num_columns), np.zeros(num_columns)
-        self.xx, self.xy = np.zeros((num_read, num_read)), np.zeros((num_read, num_columns))
-
-    def add(self, x: Array, y: Array) -> None:
-        """Adds rows, (n, F) and (n, C)."""
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        self.rows += len(x)
-        self.x += x.sum(0)
-        self.y += y.sum(0)
-        self.yy += (y**2).sum(0)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-
-
-def fit_readout(
-    moments: Moments, x: Array, y: Array, sizes: Sequence[int], alphas: Sequence[float] = ALPHAS
-) -> Readout:
+def fit_readout(moments: Array, num_columns: int, x: Array, y: Array, sizes: Sequence[int]) -> Readout:
     r"""Returns ridge regression on z-scored columns, as weights and bias for the columns as they are.
 
     .. math:: \min_{W, b} \|Y - X W - b\|^2 + \alpha \|W\|^2
 
     Arguments:
-        moments: Of the rows to fit on.
+        moments: Sum over the rows to fit on of the products of 1, what is read and what is decoded with each other,
+            (1 + F + C, 1 + F + C).
+        num_columns: Columns C that are decoded.
         x: Rows to choose on, (n, F).
         y: What is true of them, (n, C).
-        sizes: How many of the first columns may be read; the number with the best R² there is.
-        alphas: Penalties; so is the penalty.
+        sizes: How many of the first columns may be read. The number and the penalty of `ALPHAS` with the best R² there
+            are taken.
     """
-    mean, mean_y = moments.x / moments.rows, moments.y / moments.rows
-    std, std_y = (
-        np.sqrt(np.maximum(square / moments.rows - m**2, 0.0))
-        for square, m in ((np.diag(moments.xx), mean), (moments.yy, mean_y))
-    )
-    std, std_y = (np.where(s > 0, s, 1.0) for s in (std, std_y))
-    gram = (moments.xx - moments.rows * np.outer(mean, mean)) / np.outer(std, std)
-    cross = (moments.xy - moments.rows * np.outer(mean, mean_y)) / np.outer(std, std_y)
-    best: tuple[float, Readout] = (-np.inf, (np.zeros((0, len(mean_y))), mean_y))
+    F = len(moments) - 1 - num_columns
+    mean = moments[0, 1:] / moments[0, 0]
+    centred = moments[1:, 1:] - moments[0, 0] * np.outer(mean, mean)
+    std = np.sqrt(np.maximum(np.diag(centred) / moments[0, 0], 0.0))
+    std = np.where(std > 0, std, 1.0)
+    products = centred / np.outer(std, std)
+    best: tuple[float, Readout] = (-np.inf, (np.zeros((0, num_columns)), mean[F:]))
     for size in sizes:
-        for alpha in alphas:
-            factor = cho_factor(gram[:size, :size] + alpha * np.eye(size), overwrite_a=True, check_finite=False)
-            weight = cho_solve(factor, cross[:size], check_finite=False) / std[:size, None] * std_y
-            bias = mean_y - mean[:size] @ weight
+        for alpha in ALPHAS:
+            weight = ridge_weights(products[:size, :size], products[:size, F:], alpha) / std[:size, None] * std[F:]
+            bias = mean[F:] - mean[:size] @ weight
             best = max(best, (r2(y, x[:, :size] @ weight + bias), (weight, bias)), key=lambda b: b[0])
 
     return best[1]
@@ -149,7 +122,8 @@ def fit_classes(x: Array, y: Array, valid_x: Array, valid_y: Array) -> Readout:
 
     .. math:: \min_{W, b} -\sum_t \log \mathrm{softmax}(x_t W + b)_{y_t} + \frac{\alpha}{2} \|W\|^2
 
-    The penalty is the one with the best validation R² of the probabilities (Brier's skill score).
+    The penalty is the one with the best validation R² of the probabilities (Brier's skill score). A class that the rows
+    to fit on lack is next to impossible.
 
     Arguments:
         x: Rows to fit on, (n, F).
@@ -157,30 +131,21 @@ def fit_classes(x: Array, y: Array, valid_x: Array, valid_y: Array) -> Readout:
         valid_x: Rows to choose on, (m, F).
         valid_y: The same of them, (m, K).
     """
+    from sklearn.linear_model import LogisticRegression
+
     scale = Scaler.fit([x], [np.ones(len(x), bool)])
-    z, asked = scale.apply(x), scale.apply(valid_x)
-    best: tuple[float, Array] = (-np.inf, np.zeros((x.shape[1] + 1, y.shape[1])))
-    start = best[1]
-    for alpha in reversed(ALPHAS):  # each starts from the one before, which is smoother
-        start = _logistic(z, np.asarray(y, np.float64), alpha, start)
-        score = r2(valid_y, softmax(asked @ start[:-1] + start[-1], axis=1))
-        best = max(best, (score, start), key=lambda b: b[0])
-    weight = best[1][:-1] / scale.std[:, None]
+    z, asked, label = scale.apply(x), scale.apply(valid_x), np.argmax(y, 1)
+    seen = np.unique(label)
+    weight, bias = np.zeros((x.shape[1], y.shape[1])), np.where(np.isin(np.arange(y.shape[1]), seen), 0.0, ABSENT)
+    best: tuple[float, Readout] = (-np.inf, (weight, bias))
+    model = LogisticRegression(max_iter=500, warm_start=True)
+    for alpha in reversed(ALPHAS) if len(seen) > 1 else ():  # each starts from the one before, which is smoother
+        pair = len(seen) == 2  # one logit in place of two that are opposite: twice as large, and penalised half
+        model.set_params(C=(2 if pair else 1) / alpha).fit(z, label)
+        weight, bias = weight.copy(), bias.copy()
+        weight[:, seen] = (np.r_[-model.coef_, model.coef_] / 2 if pair else model.coef_).T
+        bias[seen] = np.r_[-model.intercept_, model.intercept_] / 2 if pair else model.intercept_
+        best = max(best, (r2(valid_y, softmax(asked @ weight + bias, axis=1)), (weight, bias)), key=lambda b: b[0])
+    weight = best[1][0] / scale.std[:, None]
 
-    return weight, best[1][-1] - scale.mean @ weight
-
-
-def _logistic(z: Array, y: Array, alpha: float, start: Array) -> Array:
-    """Returns weights with the bias as their last row, (F + 1, K)."""
-
-    def loss(flat: Array) -> tuple[float, Array]:
-        w = flat.reshape(start.shape)
-        log_p = log_softmax(z @ w[:-1] + w[-1], axis=1)
-        error = np.exp(log_p) - y
-        slope = np.concatenate([z.T @ error + alpha * w[:-1], error.sum(0, keepdims=True)])
-
-        return float(-(y * log_p).sum() + alpha / 2 * (w[:-1] ** 2).sum()), slope.ravel()
-
-    found: Array = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
-
-    return found.reshape(start.shape)
+    return weight, best[1][1] - scale.mean @ weight

@@ -1,6 +1,7 @@
 """What a fine-tuned decoder is worth: its delivered blend, its intervals, and every score beside the baselines'."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.blend import blend_weights, blended
-from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
+from ndt.bootstrap import block_bootstrap_r2
 from ndt.config import FinetuneConfig
 from ndt.conformal import Conformal
 from ndt.data.windows import TEST, VALID, Grid
@@ -137,23 +138,21 @@ def _score_part(
     if config.eval_mask:
         test &= scored_rows(grid, config.eval_mask)
     baselines = Baselines.fit(grid, part.kind, y, train, valid, config, counts=counts)
-    wanted = [name for name in config.blend if name == "network" or name in baselines.fitted]
-    members = {name: network[:, columns] if name == "network" else baselines.decoded[name] for name in wanted}
+    decoded = {**baselines.decoded, "network": network[:, columns]}
+    members = {name: decoded[name] for name in config.blend if name in decoded}
     weights = blend_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
     delivered = blended(members, weights)
     conformal = Conformal.fit(y[valid], delivered[valid], part.kind, level=COVERAGE, piece=grid.piece[valid])
 
-    def scores(rows: Rows) -> dict[str, Any]:
-        trial = target.trial[i][test] if part.per else None
-        return score(y[test], rows[test], part.kind, trial=trial)
+    trial = target.trial[i][test] if part.per else None
+    scores: Callable[[Rows], dict[str, Any]] = lambda rows: score(y[test], rows[test], part.kind, trial=trial)
 
     sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
     scored = {}
     for name, rows in baselines.decoded.items():
-        over, error = paired_r2_difference(y[test], delivered[test], rows[test], grid.piece[test])
-        behind = {"delivered_over": over, "delivered_over_error": error}
-        scored[name] = scores(rows) | behind | baselines.facts.get(name, {})
-    left_out = {name: fact for name, fact in baselines.facts.items() if name not in scored}
+        over = block_bootstrap_r2(y[test], delivered[test], grid.piece[test], peer=rows[test])
+        behind = {"delivered_over": over.value, "delivered_over_error": over.error}
+        scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
         "covariate": part.name,
         "kind": part.kind,
@@ -163,8 +162,7 @@ def _score_part(
         "network": scores(network[:, columns]),
         "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "delivered": delivered}.items()},
         "weights": weights,
-        "blend_weight": weights["network"],
-        "baselines": scored | left_out,
+        "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
     }
     peers = {name: baselines.fitted[name] for name in weights if name != "network"}
     blend = PartBlend(part=part, columns=columns, weights=weights, peers=peers, conformal=conformal)
@@ -191,8 +189,8 @@ def certainty(
     bootstrap = block_bootstrap_r2(true, delivered, piece)
     found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if ridge is not None:
-        difference, error = paired_r2_difference(true, delivered, ridge, piece)
-        found |= {"over_ridge": difference, "over_ridge_error": error}
+        over = block_bootstrap_r2(true, delivered, piece, peer=ridge)
+        found |= {"over_ridge": over.value, "over_ridge_error": over.error}
 
     return found | conformal.measure(true, delivered, piece)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 
-from ndt.pieces import Array, Pieces
+from ndt.pieces import Array, Pieces, Scaler
 
 __all__ = ["Likeness", "match_units"]
 
@@ -72,7 +72,7 @@ class Likeness:
     constant: float
 
     @classmethod
-    def fit(cls, measure: Callable[[Array], Array], old: Array, new: Array, stays: float = STAYS) -> "Likeness":
+    def fit(cls, measure: Callable[[Array], Array], old: Array, new: Array) -> "Likeness":
         """Returns the likeness of what is measured; the two halves of each day tell its noise.
 
         Arguments:
@@ -80,28 +80,22 @@ class Likeness:
                 pairs of units it returns the same of one and the other as of the other and the one, in another order.
             old: Counts of the old day.
             new: Counts of the new day.
-            stays: Correlation from day to day.
         """
         x, y = measure(old), measure(new)
         noise_x, noise_y = _noise(measure, old), _noise(measure, new)
         noise = (noise_x + noise_y) / 2
         noise.flat[:: len(noise) + 1] += 1e-6 * np.trace(noise) / len(noise) + 1e-12  # measures that repeat each other
-        total = (_covariance(x) + _covariance(y)) / 2 - noise
+        total = sum(np.atleast_2d(np.cov(_rows(v).T, bias=True)) for v in (x, y)) / 2 - noise
         between, turn = eigh(total, noise)  # noise is 1 in these directions
         between, turn = between[between > LEAST], turn[:, between > LEAST]
         x, y = (np.nan_to_num((v - _rows(v).mean(0)) @ turn) for v in (x, y))
         s, t = (between + np.einsum("ik,ij,jk->k", turn, n, turn) for n in (noise_x, noise_y))
-        c = stays * between
+        c = STAYS * between
         det = s * t - c**2
 
-        return cls(
-            old=x,
-            new=y,
-            of_old=(1 / s - t / det) / 2,
-            of_new=(1 / t - s / det) / 2,
-            of_both=c / det,
-            constant=float(-0.5 * np.log(det / (s * t)).sum()),
-        )
+        of_old, of_new = (1 / s - t / det) / 2, (1 / t - s / det) / 2
+
+        return cls(x, y, of_old, of_new, of_both=c / det, constant=float(-0.5 * np.log(det / (s * t)).sum()))
 
     def units(self) -> Array:
         """Returns the log likelihood ratio of each old unit and each new one, (N, M); measures are (N, K)."""
@@ -128,12 +122,6 @@ def _rows(measures: Array) -> Array:
     rows = measures.reshape(-1, measures.shape[-1])
 
     return rows[~np.isnan(rows).any(1)]
-
-
-def _covariance(measures: Array) -> Array:
-    rows = _rows(measures)
-
-    return np.atleast_2d(np.cov(rows.T, bias=True))
 
 
 def _noise(measure: Callable[[Array], Array], counts: Array) -> Array:
@@ -193,20 +181,17 @@ def _coarse(pieces: Pieces, width: int) -> Array:
 
 def _standard(counts: Array) -> tuple[Array, Array]:
     """Returns z-scores, 0 where a unit was not observed or never changed, and 1 where it was observed, (T, N) each."""
-    seen = ~np.isnan(counts)
-    number = np.maximum(seen.sum(0), 1)
-    centred = np.where(seen, counts - np.where(seen, counts, 0).sum(0) / number, 0.0)
-    std = np.sqrt((centred**2).sum(0) / number)
+    z = Scaler.fit([counts], [np.ones(len(counts), bool)]).apply(counts)
 
-    return centred / np.where(std > 0, std, 1.0), seen.astype(np.float64)
+    return z, (~np.isnan(counts)).astype(np.float64)
 
 
 def _alone(counts: Array) -> Array:
     """Measures of each unit: rate, variance over mean, autocorrelation, coupling to all others before it, (N, K)."""
     z, seen = _standard(counts)
     number = np.maximum(seen.sum(0), 1)
-    mean = np.where(np.isnan(counts), 0, counts).sum(0) / number
-    variance = (np.where(np.isnan(counts), 0, counts - mean) ** 2).sum(0) / number
+    mean = np.nansum(counts, 0) / number
+    variance = np.nansum((counts - mean) ** 2, 0) / number
     found = [np.log(mean + 1e-3), np.log((variance + 1e-3) / (mean + 1e-3))]  # silent units stay finite
     found += [_mean_product(z, z, seen, lag) for lag in UNIT_LAGS]
     others = z.sum(1, keepdims=True) - z
@@ -289,9 +274,9 @@ def _settled(rewarded: Array, weight: float, together: Likeness, assigned: Array
     return assigned
 
 
-def _climbed(alone: Array, together: Likeness, assigned: Array, rounds: int = 30) -> Array:
+def _climbed(alone: Array, together: Likeness, assigned: Array) -> Array:
     """Climbs from a doubly stochastic assignment to one of as many units as there are on both days."""
-    for _ in range(rounds):
+    for _ in range(30):
         slope = alone + together.pairs(assigned)
         step = _all_assigned(slope) - assigned
         gain = float((slope * step).sum())

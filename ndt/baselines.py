@@ -15,19 +15,16 @@ from scipy.linalg import cho_factor, cho_solve
 from ndt.metrics import r2
 from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, take
 
-__all__ = ["ALPHAS", "Lagged", "Ridge", "fit_ridge", "fit_wiener", "lagged"]
+__all__ = ["ALPHAS", "Lagged", "Ridge", "fit_ridge", "lagged", "ridge_weights"]
 
 ALPHAS = tuple(float(a) for a in 10 ** np.arange(0, 5.25, 0.5))  # counts are z-scored, so these are in rows of data
 SOLVABLE = 1e-6  # penalty of the Wiener filter over rows: a millionth of the variance of a count
 
 
-def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Array:
-    """Returns (T, N * num_lags): columns ``lag * N + n`` hold unit n's counts `lag` bins ago; lag 0 is the bin itself.
+def lagged(counts: NDArray[np.generic], num_lags: int) -> Array:
+    """Returns (T, N * num_lags) of counts (T, N): columns ``lag * N + n`` hold unit n's counts `lag` bins ago.
 
-    Arguments:
-        counts: Counts of one piece, shape (T, N).
-        num_lags: Number of lags, at least 1.
-        fill: What stands for bins before the piece.
+    Lag 0 is the bin itself; bins before the piece count 0.
 
     Example:
         >>> lagged(np.array([[1.0], [2.0], [3.0]]), 2)
@@ -37,7 +34,7 @@ def lagged(counts: NDArray[np.generic], num_lags: int, fill: float = 0.0) -> Arr
     """
     x = np.asarray(counts, np.float64)
     T, N = x.shape
-    out = np.full((T, num_lags, N), fill)
+    out = np.zeros((T, num_lags, N))
     for lag in range(min(num_lags, T)):
         out[lag:, lag] = x[: T - lag]
 
@@ -115,21 +112,6 @@ def fit_ridge(
     return Lagged(counts, *rows, bin_size=bin_size, max_lag_s=max_lag_s).ridge([targets], alphas)[0]
 
 
-def fit_wiener(
-    counts: Pieces, targets: Pieces, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 1.0
-) -> Ridge:
-    """Fits the Wiener filter: least squares on lagged counts, as many lags as validation likes best.
-
-    Its penalty is `SOLVABLE` times the number of training rows: enough for equations that units that are silent, copies
-    of one another or more than rows would leave without one solution, too little to be felt elsewhere.
-
-    Arguments as of `fit_ridge`.
-    """
-    rows = labelled(targets, train, "train"), labelled(targets, valid, "valid")
-
-    return Lagged(counts, *rows, bin_size=bin_size, max_lag_s=max_lag_s).wiener(targets)
-
-
 class Lagged:
     """Lagged z-scored counts and what regressions on them share, for all targets with labels at the same rows.
 
@@ -165,7 +147,7 @@ class Lagged:
             exact, quick = self.gram[:size, :size], self.gram[:size, :size].astype(np.float32)
             rounding = np.finfo(np.float32).eps * exact.trace()
             for alpha in alphas:  # float32 takes half the time, where the penalty exceeds its rounding
-                weights = _solve(quick if alpha > rounding else exact, cross[:size], alpha)
+                weights = ridge_weights(quick if alpha > rounding else exact, cross[:size], alpha)
                 decoded = np.split(design @ weights, ends, 1)
                 shift = np.split(self.total[:size] @ weights / self.num_rows, ends)
                 for i, (scale, y) in enumerate(zip(scalers, true, strict=True)):
@@ -176,7 +158,11 @@ class Lagged:
         return [self._ridge(columns[i], means[i], scalers[i], best[i]) for i in range(len(targets))]
 
     def wiener(self, targets: Pieces) -> Ridge:
-        """Returns the Wiener filter; see `fit_wiener`."""
+        """Returns the Wiener filter: least squares on lagged counts, as many lags as validation likes best.
+
+        Its penalty is `SOLVABLE` times the number of training rows: enough for equations that units that are silent,
+        copies of one another or more than rows would leave without one solution, too little to be felt elsewhere.
+        """
         return self.ridge([targets], (SOLVABLE * self.num_rows,))[0]
 
     def _right_side(self, y: list[Array]) -> tuple[Array, Array]:
@@ -193,20 +179,27 @@ class Lagged:
     def _ridge(self, cross: Array, mean: Array, scaler: Scaler, best: tuple[float, int, float]) -> Ridge:
         score, num_lags, alpha = best
         size = self.x[0].shape[1] * num_lags
-        weights = _solve(self.gram[:size, :size], cross[:size], alpha)
+        weights = ridge_weights(self.gram[:size, :size], cross[:size], alpha)
         intercept = mean - self.total[:size] @ weights / self.num_rows
 
         return Ridge(weights, intercept, self.scaler, scaler, num_lags, alpha, score)
 
 
-def _solve(gram: Array, cross: Array, alpha: float) -> Array:
+def ridge_weights(gram: Array, cross: Array, alpha: float) -> Array:
+    r"""Returns :math:`(X^\top X + \alpha I)^{-1} X^\top Y` from products that many penalties share, (F, C).
+
+    scikit-learn would form them anew for each penalty and each number of lags.
+
+    Arguments:
+        gram: X'X of centred columns, (F, F).
+        cross: X'Y, (F, C).
+        alpha: Penalty.
+    """
     penalised = gram.copy()
     penalised.flat[:: len(gram) + 1] += alpha
+    factor = cho_factor(penalised, overwrite_a=True, check_finite=False)  # scipy's `solve` takes four times as long
 
-    factor = cho_factor(penalised, overwrite_a=True, check_finite=False)
-    weights: Array = cho_solve(factor, cross.astype(gram.dtype), check_finite=False)
-
-    return weights
+    return np.asarray(cho_solve(factor, cross.astype(gram.dtype), check_finite=False))
 
 
 def _normal_matrix(x: list[Array], train: Masks, num_lags: int) -> tuple[Array, Array]:

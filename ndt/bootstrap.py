@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, t
 
-__all__ = ["Bootstrap", "block_bootstrap_mean", "block_bootstrap_r2", "block_length", "paired_r2_difference"]
+__all__ = ["Bootstrap", "block_bootstrap_mean", "block_bootstrap_r2"]
 
 REPLICATES = 1000
 FEWEST_BLOCKS = 5  # of fewer, nothing says how much they differ
@@ -67,7 +67,7 @@ class Bootstrap:
         return float(low), float(high)
 
 
-def block_length(x: ArrayLike) -> int:
+def _length(R: int, G: float, level: float) -> int:
     r"""Returns the block length that tells the variance of a series' mean with least squared error, in rows.
 
     .. math:: L = (2 G^2 / D)^{1/3} R^{1/3}, \quad
@@ -75,14 +75,7 @@ def block_length(x: ArrayLike) -> int:
 
     with the autocovariances :math:`\gamma_k`, both signs of k; the trapezoid :math:`\lambda`, 1 up to a half and 0 from
     1 on; and M twice the lag after which no autocorrelation is significant. At least 1, at most a third of the rows.
-
-    Arguments:
-        x: A series, shape (R,).
     """
-    return _length(len(np.asarray(x)), *_spectrum(np.asarray(x, np.float64)))
-
-
-def _length(R: int, G: float, level: float) -> int:
     longest = max(1, R // 3 if G > 0 else R // (2 * FEWEST_BLOCKS))  # short blocks of what swings err on the safe side
     if level <= 0:
         return longest
@@ -91,7 +84,7 @@ def _length(R: int, G: float, level: float) -> int:
 
 
 def _spectrum(x: Array) -> tuple[float, float]:
-    """Returns G and the sum of autocovariances, see `block_length`; 0 and 1 of a series that does not vary."""
+    """Returns G and the sum of autocovariances, see `_length`; 0 and 1 of a series, (R,), that does not vary."""
     R = len(x)
     x = x - x.mean() if R else x
     if R < 3 or not np.any(x):
@@ -135,65 +128,29 @@ def block_bootstrap_r2(
     predicted: ArrayLike,
     piece: ArrayLike | None = None,
     *,
+    peer: ArrayLike | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Bootstrap:
-    """Returns the variance-weighted R² with its draws; deviations are from the mean of all rows in every draw.
+    """Returns the variance-weighted R², or by how much it exceeds a peer's on the same rows, with its draws.
+
+    Deviations are from the mean of all rows in every draw.
 
     Arguments:
         true: Measured covariates, shape (R, C); rows with NaN are unlabelled and left out.
         predicted: Decoded covariates, shape (R, C).
         piece: Piece that each row lies in, ascending, (R,); by default all lie in one.
+        peer: What another decoded, shape (R, C); by default the mean, whose R² is 0.
         seed: Seed of the draws.
         replicates: How many draws.
     """
-    y = _labelled(true)
-    error, total = np.sum((y - np.asarray(predicted, np.float64)) ** 2, 1), _deviation(y)
-
-    return _bootstrap(total - error, total, piece, seed, replicates)
-
-
-def paired_r2_difference(
-    true: ArrayLike,
-    predicted: ArrayLike,
-    peer: ArrayLike,
-    piece: ArrayLike | None = None,
-    *,
-    seed: int = 0,
-    replicates: int = REPLICATES,
-) -> tuple[float, float]:
-    """Returns by how much the R² of a prediction exceeds a peer's on the same rows, and the standard error of that.
-
-    Arguments:
-        true: Measured covariates, shape (R, C); rows with NaN are unlabelled and left out.
-        predicted: Decoded covariates, shape (R, C).
-        peer: What another decoded, shape (R, C).
-        piece: Piece that each row lies in, ascending, (R,); by default all lie in one.
-        seed: Seed of the draws.
-        replicates: How many draws.
-    """
-    y = _labelled(true)
-    error, other = (np.sum((y - np.asarray(p, np.float64)) ** 2, 1) for p in (predicted, peer))
-    found = _bootstrap(other - error, _deviation(y), piece, seed, replicates)
-
-    return found.value, found.error
-
-
-def _labelled(true: ArrayLike) -> Array:
-    """Returns the rows as float64, all NaN where one dimension is."""
     y = np.array(true, np.float64)
-    y[np.isnan(y).any(1)] = np.nan
+    known = ~np.isnan(y).any(1)
+    y[~known] = np.nan
+    total = np.sum((y - (y[known].mean(0) if known.any() else 0.0)) ** 2, 1)
+    other = total if peer is None else np.sum((y - np.asarray(peer, np.float64)) ** 2, 1)
 
-    return y
-
-
-def _deviation(y: Array) -> Array:
-    """Returns the squared deviation of each row from the mean of labelled rows, (R,)."""
-    labelled = ~np.isnan(y[:, 0])
-    mean = y[labelled].mean(0) if labelled.any() else 0.0
-    total: Array = np.sum((y - mean) ** 2, 1)
-
-    return total
+    return _bootstrap(other - np.sum((y - np.asarray(predicted, np.float64)) ** 2, 1), total, piece, seed, replicates)
 
 
 def _bootstrap(u: Array, v: Array, piece: ArrayLike | None, seed: int, replicates: int) -> Bootstrap:

@@ -6,8 +6,6 @@ and elsewhere it says whether errors are spread as normal ones are. Classes have
 assumption: of the bins in which the likeliest class was given a probability p, a share p should be of it.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
@@ -69,20 +67,17 @@ def noise(error: float | None, calibration_error: float | None, parts: int) -> f
     return float(np.sqrt(parts * error**2 + c**2))
 
 
-def at_levels(
-    misfit: ArrayLike, half_width: ArrayLike, piece: ArrayLike, *, level: float, levels: Sequence[float] = LEVELS
-) -> tuple[Array, Array]:
-    """Returns the share that intervals of each level hold, (L,), and its standard error, (L,).
+def at_levels(misfit: ArrayLike, half_width: ArrayLike, piece: ArrayLike, *, level: float) -> tuple[Array, Array]:
+    """Returns the share that intervals of each of the `LEVELS` hold, (L,), and its standard error, (L,).
 
     Arguments:
         misfit: How far off each row is, NaN where unlabelled, shape (T, K).
         half_width: Half widths at `level`, shape (T, K).
         piece: Piece of each row, ascending, shape (T,).
         level: Share of rows that half widths are made for.
-        levels: Levels to look at, each between 0 and 1.
     """
     s, half = np.asarray(misfit, np.float64), np.asarray(half_width, np.float64)
-    z = norm.ppf((1 + np.array(levels)) / 2) / norm.ppf((1 + level) / 2)
+    z = norm.ppf((1 + np.array(LEVELS)) / 2) / norm.ppf((1 + level) / 2)
     found = [
         block_bootstrap_mean(np.where(np.isnan(s), np.nan, s <= half * scale), piece, replicates=REPLICATES)
         for scale in z.tolist()
@@ -92,10 +87,8 @@ def at_levels(
     return share, error
 
 
-def confidence(
-    true: ArrayLike, predicted: ArrayLike, piece: ArrayLike
-) -> tuple[Array, Array, Array, NDArray[np.int64]]:
-    """Returns how probable the likeliest class was said to be, how often it was right, the error of that, and rows.
+def confidence(true: ArrayLike, predicted: ArrayLike, piece: ArrayLike) -> tuple[Array, Array, Array]:
+    """Returns how probable the likeliest class was said to be, how often it was right, and the error of that.
 
     Rows are taken together by the probability of their likeliest class, in steps of 0.1; of fewer than 10 rows nothing
     is said. Shapes are (G,) for G groups.
@@ -115,4 +108,4 @@ def confidence(
     error = [block_bootstrap_mean(right[r], pieces[r], replicates=REPLICATES)[1] for r in rows]
     said, share = ([float(v[r].mean()) for r in rows] for v in (top, right))
 
-    return np.array(said), np.array(share), np.array(error), np.array([len(r) for r in rows], np.int64)
+    return np.array(said), np.array(share), np.array(error)

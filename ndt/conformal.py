@@ -2,20 +2,15 @@ r"""Predictive intervals: how wide they must be to hold the truth as often as th
 
 *Split conformal*: scores :math:`s_t` (how far off a prediction is) of n validation rows are sorted, and q is the
 :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th. A new row's score is at most q with probability :math:`1 - \alpha` or
-slightly more, whatever their distribution, if all rows are exchangeable. Rows of a recording are not: neighbours err
-alike, so that a short validation block tells q badly, and errors grow as units drift. Hence two things more:
+slightly more if all rows are exchangeable. Rows of a recording are not: neighbours err alike, and errors grow as units
+drift. Hence `Conformal.error` says how uncertain coverage is for want of validation rows, and *adaptive* widths follow
+the truth where it arrives, by steps that balance at a share :math:`\alpha` of misses:
 
-- `Conformal.error` says how uncertain coverage is for want of validation rows. To the error of measured coverage on
-  test rows it adds as independent errors do.
-- *Adaptive*: where the truth arrives after a while, the width follows it. Each miss widens and each hit narrows the
-  interval, by steps that balance at a share :math:`\alpha` of misses,
+.. math:: h_t = h^0_t e^{\theta_t}, \quad \theta_{t + 1} = \theta_t + \gamma (\mathrm{miss}_t - \alpha).
 
-  .. math:: h_t = h^0_t e^{\theta_t}, \quad \theta_{t + 1} = \theta_t + \gamma (\mathrm{miss}_t - \alpha).
-
-  The share of misses among T rows is :math:`\alpha + (\theta_{T + 1} - \theta_1) / \gamma T` exactly: it comes to
-  :math:`\alpha` as 1 / T whatever the recording does, as long as errors are bounded. This is the quantile tracking of
-  Angelopoulos et al. on a logarithmic scale, so that no unit enters; unlike adaptive conformal inference its widths
-  are never infinite, and on the recordings that we measured they were narrower.
+The share of misses among T rows is :math:`\alpha + (\theta_{T + 1} - \theta_1) / \gamma T` exactly: it comes to
+:math:`\alpha` as 1 / T whatever the recording does, as long as errors are bounded. This is the quantile tracking of
+Angelopoulos et al. on a logarithmic scale, so that no unit enters and no width is infinite.
 
 Reference: Lei et al. (2018), Distribution-free predictive inference for regression, https://arxiv.org/abs/1604.04173;
 Gibbs & Candès (2021), Adaptive conformal inference under distribution shift, https://arxiv.org/abs/2106.00263;
@@ -35,8 +30,7 @@ from ndt.metrics import angular_error_deg
 
 __all__ = ["Conformal", "adaptive", "conformal_quantile", "misfit"]
 
-GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test blocks; and over
-# the root of the delay, which balances how soon it is right and how far it overshoots at delays of 1 to 100 rows
+GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test blocks
 ROWS_PER_KNOT, MOST_KNOTS = 100, 10  # of the scale: so few numbers of so many rows cost no coverage
 LEAST_SCALE = 0.05  # of the largest: an interval is not narrowed further on the strength of easy validation rows
 LEAST_CLASS = 1e-6  # a half width of 0 could not be widened
@@ -88,10 +82,10 @@ def conformal_quantile(scores: ArrayLike, level: float) -> Array:
     return s[rank - 1] if rank <= len(s) else np.full(s.shape[1], np.inf)
 
 
-def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: float, delay: int = 1) -> Array:
-    """Returns half widths that follow the labels as they arrive, (R, K).
+def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: float = GAMMA) -> Array:
+    """Returns half widths that follow the labels of the rows before, (R, K).
 
-    That of row t knows scores of rows up to t - `delay`. A row without a label leaves the width as it was.
+    A row without a label leaves the width as it was.
 
     Arguments:
         scores: What `misfit` returns, rows in order of time, shape (R, K).
@@ -99,21 +93,17 @@ def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: f
         level: Share to cover, between 0 and 1.
         gamma: Step: the width's logarithm grows by ``gamma * level`` at a miss, and falls by ``gamma * (1 - level)``
             at a hit.
-        delay: Rows until a label arrives, at least 1.
     """
-    if delay < 1:
-        raise ValueError(f"delay must be at least 1 row, got {delay}")
     s, half = np.asarray(scores, np.float64), np.asarray(half_width, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(s / half)
     shift = np.zeros(ratio.shape)
     for k, column in enumerate(ratio.T.tolist()):  # plain numbers: ten times as fast as rows of an array
-        theta, path = 0.0, [0.0] * len(column)
-        for row in range(len(column)):
-            if row >= delay and not math.isnan(known := column[row - delay]):
-                theta += gamma * ((known > path[row - delay]) - (1 - level))
-            path[row] = theta
-        shift[:, k] = path
+        theta = 0.0
+        for row, known in enumerate(column):
+            shift[row, k] = theta
+            if not math.isnan(known):
+                theta += gamma * ((known > theta) - (1 - level))
 
     return np.asarray(half * np.exp(shift))
 
@@ -176,72 +166,43 @@ class Conformal:
         return cls(
             kind=kind,
             level=level,
-            quantile=tuple(map(float, quantile)),
-            centre=tuple(map(float, centre)),
+            quantile=tuple(quantile.tolist()),
+            centre=tuple(centre.tolist()),
             knots=knots,
             scales=scales,
             error=error,
         )
 
     def half_width(self, predicted: ArrayLike) -> Array:
-        """Returns half widths, (R, K): in the target's unit, in degrees, or as a probability.
-
-        Arguments:
-            predicted: Decoded values, shape (R, C).
-        """
+        """Returns half widths, (R, K), of predictions, (R, C): in the unit, in degrees, or a probability."""
         hard = _hardness(np.asarray(predicted, np.float64), np.array(self.centre), self.kind)
 
         return np.minimum(_interpolated(hard, self.knots, self.scales) * self.quantile, LARGEST[self.kind])
 
-    def adapt(self, true: ArrayLike, predicted: ArrayLike, *, gamma: float | None = None, delay: int = 1) -> Array:
+    def adapt(self, true: ArrayLike, predicted: ArrayLike) -> Array:
         """Returns half widths that follow the labels of rows before, (R, K); see `adaptive`.
 
         Arguments:
             true: Measured values, NaN where no label arrives, rows in order of time, shape (R, C).
             predicted: Decoded values, shape (R, C).
-            gamma: Step of the width's logarithm; by default 0.1 over the root of the delay.
-            delay: Rows until a label arrives, at least 1.
         """
-        scores = misfit(true, predicted, self.kind)
-        step = GAMMA / delay**0.5 if gamma is None else gamma
-        found = adaptive(scores, self.half_width(predicted), level=self.level, gamma=step, delay=delay)
+        found = adaptive(misfit(true, predicted, self.kind), self.half_width(predicted), level=self.level)
 
         return np.minimum(found, LARGEST[self.kind])
 
-    def covered(self, true: ArrayLike, predicted: ArrayLike, half_width: ArrayLike | None = None) -> Array:
-        """Returns 1 where the truth lies within, 0 where not, NaN where it is not known, (R, K).
-
-        Arguments:
-            true: Measured values, shape (R, C).
-            predicted: Decoded values, shape (R, C).
-            half_width: Half widths, (R, K); by default those without adaptation.
-        """
+    def covered(self, true: ArrayLike, predicted: ArrayLike, half_width: ArrayLike) -> Array:
+        """Returns 1 where the truth, (R, C), lies within half widths, (R, K), 0 where not, NaN where it is unknown."""
         scores = misfit(true, predicted, self.kind)
-        half = self.half_width(predicted) if half_width is None else np.asarray(half_width)
 
-        return np.where(np.isnan(scores), np.nan, scores <= half)
+        return np.where(np.isnan(scores), np.nan, scores <= np.asarray(half_width))
 
-    def sets(self, predicted: ArrayLike, half_width: ArrayLike | None = None) -> NDArray[np.bool_]:
-        """Returns which classes are in each row's set, (R, C); for classes only.
-
-        Arguments:
-            predicted: Probabilities, shape (R, C).
-            half_width: Half widths, (R, 1); by default those without adaptation.
-        """
+    def sets(self, predicted: ArrayLike, half_width: ArrayLike) -> NDArray[np.bool_]:
+        """Returns which classes are in each row's set, (R, C), of probabilities, (R, C), and half widths, (R, 1)."""
         assert self.kind == "class", "only classes have sets"
-        half = self.half_width(predicted) if half_width is None else np.asarray(half_width)
 
-        return 1 - np.asarray(predicted, np.float64) <= half
+        return 1 - np.asarray(predicted, np.float64) <= np.asarray(half_width)
 
-    def measure(
-        self,
-        true: ArrayLike,
-        predicted: ArrayLike,
-        piece: ArrayLike | None = None,
-        *,
-        gamma: float | None = None,
-        delay: int = 1,
-    ) -> dict[str, Any]:
+    def measure(self, true: ArrayLike, predicted: ArrayLike, piece: ArrayLike | None = None) -> dict[str, Any]:
         """Returns coverage and width on test rows, with and without adaptation, as metrics.json says them.
 
         Errors are of the test rows alone; of coverage without adaptation, `interval_calibration_error` adds to them.
@@ -251,13 +212,10 @@ class Conformal:
             true: Measured values, NaN where unlabelled, rows in order of time, shape (R, C).
             predicted: Decoded values, shape (R, C).
             piece: Piece that each row lies in, ascending, (R,); see `ndt.bootstrap`.
-            gamma: Step of the width's logarithm; by default 0.1 over the root of the delay.
-            delay: Rows until a label arrives, at least 1.
         """
         found: dict[str, Any] = {"interval_calibration_error": self.error}
         share = f"coverage_{100 * self.level:g}"
-        halves = self.half_width(predicted), self.adapt(true, predicted, gamma=gamma, delay=delay)
-        for name, half in zip(("interval", "adaptive"), halves, strict=True):
+        for name, half in (("interval", self.half_width(predicted)), ("adaptive", self.adapt(true, predicted))):
             mean, error = block_bootstrap_mean(self.covered(true, predicted, half), piece)
             width = self.sets(predicted, half).sum(1, keepdims=True) if self.kind == "class" else half
             found |= {f"{name}_{share}": mean, f"{name}_{share}_error": error}
@@ -274,15 +232,11 @@ class Conformal:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Conformal":
         """Returns what `to_json` wrote."""
-        return cls(
-            kind=found["kind"],
-            level=found["level"],
-            quantile=tuple(math.inf if q is None else float(q) for q in found["quantile"]),
-            centre=tuple(map(float, found["centre"])),
-            knots=tuple(tuple(map(float, k)) for k in found["knots"]),
-            scales=tuple(tuple(map(float, s)) for s in found["scales"]),
-            error=math.nan if found["error"] is None else float(found["error"]),
-        )
+        tables = {name: tuple(map(tuple, found[name])) for name in ("knots", "scales")}
+        quantile = tuple(math.inf if q is None else q for q in found["quantile"])
+        error = math.nan if found["error"] is None else found["error"]
+
+        return cls(**found | tables | {"quantile": quantile, "centre": tuple(found["centre"]), "error": error})
 
 
 def _hardness(predicted: Array, centre: Array, kind: str) -> Array:
@@ -297,15 +251,14 @@ def _hardness(predicted: Array, centre: Array, kind: str) -> Array:
 
 def _scale(hard: Array, scores: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns knots and the mean score at each, never falling from one to the next; of few rows, one knot and 1."""
+    from sklearn.isotonic import isotonic_regression
+
     num_knots = min(len(hard) // ROWS_PER_KNOT, MOST_KNOTS)
     if num_knots < 2 or np.ptp(hard) == 0 or not scores.any():
         return (0.0,), (1.0,)
     parts = np.array_split(np.argsort(hard, kind="stable"), num_knots)
     knots = np.array([hard[p].mean() for p in parts])
-    total = np.r_[0.0, np.cumsum([scores[p].mean() for p in parts])]
-    i = np.arange(num_knots)
-    run = (total[1:] - total[:-1, None]) / np.maximum(i - i[:, None] + 1, 1)  # mean from part j to part k, (j, k)
-    rising = [run[: k + 1, k:].min(1).max() for k in i]  # isotonic regression, by its max-min formula
+    rising = isotonic_regression([scores[p].mean() for p in parts])
     scales = np.maximum(rising, LEAST_SCALE * rising[-1])
     new = np.r_[True, np.diff(knots) > 0]
 

@@ -1,6 +1,6 @@
 """Controls: decoders without spikes, and with labels that are not theirs, which must fail; and ridge with a clock."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from ndt.pieces import Array, Masks, Pieces, labelled, take
 
 __all__ = ["GatedRidge", "TimeOnly", "fit_gated", "fit_time_only", "shifted_targets", "shuffled_targets"]
 
-SHRINKAGES = (0.0, 1.0, 3.0, 10.0, 30.0, float("inf"))
+BLOCK_BINS = 40  # of shuffled labels; fewer where there would be less than four blocks
+SHRINKAGES = (30.0, 10.0, 3.0, 1.0, 0.0)  # numbers of rows tried, beside infinitely many
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,10 @@ class GatedRidge:
 
     def predict(self, counts: Pieces, bins_since_start: Pieces) -> list[Array]:
         """Returns targets, one (T, C) a piece."""
-        return self.gate(self.ridge.predict(counts), bins_since_start)
-
-    def gate(self, decoded: Pieces, bins_since_start: Pieces) -> list[Array]:
-        """Returns what ridge decoded times the gains, one (T, C) a piece."""
         gains = np.vstack([self.gains, np.ones(self.gains.shape[1])])
         place = [np.minimum(np.asarray(b, np.int64), len(self.gains)) for b in bins_since_start]
 
-        return [np.asarray(v, np.float64) * gains[b] for v, b in zip(decoded, place, strict=True)]
+        return [v * gains[b] for v, b in zip(self.ridge.predict(counts), place, strict=True)]
 
 
 def fit_gated(
@@ -107,8 +104,6 @@ def fit_gated(
     targets: Pieces,
     valid: Masks,
     bins_since_start: Pieces,
-    *,
-    shrinkages: Sequence[float] = SHRINKAGES,
 ) -> GatedRidge:
     """Fits the gains on validation rows, since what ridge makes of its training rows is closer than it will be again.
 
@@ -121,7 +116,6 @@ def fit_gated(
         targets: Targets, one (T, C) a piece; rows with a NaN are unlabelled.
         valid: Rows to fit and to choose on, one (T,) a piece.
         bins_since_start: Bins since the piece or trial began, 0 in its first bin, one (T,) a piece.
-        shrinkages: Numbers of rows tried; infinity leaves all gains 1.
     """
     valid = labelled(targets, valid, "valid")
     y, p = take(targets, valid), take(ridge.predict(counts), valid)
@@ -129,9 +123,7 @@ def fit_gated(
     M, s = int(bins.max()) + 1, (p**2).mean(0)
     product, square = (np.stack([np.bincount(bins, c, M) for c in x.T], 1) for x in (y * p, p**2))
     best = GatedRidge(ridge, np.ones((0, y.shape[1])), float("inf"), r2(y, p))
-    for tau in sorted(shrinkages, reverse=True):
-        if np.isinf(tau):
-            continue
+    for tau in SHRINKAGES:
         others = _ratio(product[bins] - y * p + tau * s, square[bins] - p**2 + tau * s)
         score = r2(y, others * p)
         if score > best.valid_r2 + 1e-12:  # a rounding is no gain
@@ -147,7 +139,7 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.where(known, above, 1.0) / np.where(known, below, 1.0)
 
 
-def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int, block_bins: int = 40) -> list[Array]:
+def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int) -> list[Array]:
     """Returns targets whose training rows, and whose validation rows, have changed places in whole blocks.
 
     No block stays where it was, so that a decoder fitted on them has nothing to learn, while the targets keep their
@@ -159,12 +151,11 @@ def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int, blo
         train: Rows to fit on, one (T,) a piece.
         valid: Rows to choose on, one (T,) a piece.
         seed: Seed of the order.
-        block_bins: Length of a block; shorter where there are fewer than four of them.
     """
     rng = np.random.default_rng(seed)
 
     def source(n: int) -> NDArray[np.int64]:
-        size = max(1, min(block_bins, n // 4))
+        size = max(1, min(BLOCK_BINS, n // 4))
         blocks = np.arange(n // size * size).reshape(-1, size)
         order = rng.permutation(len(blocks))
         rows = _turned(n)

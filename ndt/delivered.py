@@ -29,14 +29,14 @@ Rows = NDArray[np.floating]
 
 
 class Peer(Protocol):
-    """A fitted decoder of one part, beside the network."""
+    """A fitted decoder of one part."""
 
     def predict(self, counts: Pieces) -> list[Array]:
         """Returns targets, one (T, C) a piece."""
         ...
 
-    def arrays(self) -> Mapping[str, Any]:
-        """Returns what it consists of."""
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all of it as arrays by name."""
         ...
 
 
@@ -91,10 +91,6 @@ class Delivered:
 
         return out
 
-    def half_width(self, delivered: Rows) -> list[Rows]:
-        """Returns the half width of the intervals of each part, (R, K) each; see `ndt.conformal`."""
-        return [blend.conformal.half_width(delivered[:, blend.columns]) for blend in self.parts]
-
     def order(self, unit_ids: Sequence[str]) -> NDArray[np.int64]:
         """Returns where each of its own units is among others, -1 where it is missing, (N,)."""
         place = {name: i for i, name in enumerate(unit_ids)}
@@ -115,16 +111,9 @@ class Delivered:
         for i, blend in enumerate(self.parts):
             for name, peer in blend.peers.items():
                 arrays |= {f"{i}/{name}/{key}": value for key, value in peer.arrays().items()}
-            columns = [blend.columns.start, blend.columns.stop]
-            parts.append(
-                {
-                    "part": vars(blend.part),
-                    "columns": columns,
-                    "weights": blend.weights,
-                    "peers": list(blend.peers),
-                    "conformal": blend.conformal.to_json(),
-                }
-            )
+            columns, conformal = [blend.columns.start, blend.columns.stop], blend.conformal.to_json()
+            known = {"part": vars(blend.part), "columns": columns, "weights": blend.weights}
+            parts.append({**known, "peers": list(blend.peers), "conformal": conformal})
         save_arrays(arrays, folder / ARRAYS)
         found = {"format": FORMAT, "unit_ids": list(self.unit_ids), "input_range": self.input_range.to_json()}
         write_json(folder / FILE, {**found, "parts": parts})
@@ -142,35 +131,24 @@ class Delivered:
         arrays = load_arrays(folder / ARRAYS)
         try:
             parts = tuple(_part(i, known, arrays) for i, known in enumerate(found["parts"]))
-            return cls(
-                parts=parts,
-                unit_ids=tuple(found["unit_ids"]),
-                input_range=InputRange.from_json(found["input_range"]),
-            )
+            watch = InputRange.from_json(found["input_range"])
+            return cls(parts=parts, unit_ids=tuple(found["unit_ids"]), input_range=watch)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
 
 
-def _peer(name: str, arrays: Mapping[str, NDArray[Any]]) -> Peer:
+def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartBlend:
     from ndt.baselines import Ridge
     from ndt.naive_bayes import NaiveBayes
     from ndt.recurrent import Recurrent
 
     kinds: dict[str, Any] = {"ridge": Ridge, "recurrent": Recurrent, "naive_bayes": NaiveBayes}
-    peer: Peer = kinds[name].from_arrays(arrays)
-
-    return peer
-
-
-def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartBlend:
-    peers = {}
+    peers: dict[str, Peer] = {}
     for name in known["peers"]:
         begin = f"{i}/{name}/"
         own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
-        peers[name] = _peer(name, own)
-    part: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in known["part"].items()
-    }
+        peers[name] = kinds[name].from_arrays(own)
+    part: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["part"].items()}
 
     return PartBlend(
         part=Part(**part),

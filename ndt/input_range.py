@@ -10,11 +10,10 @@ over training windows,
     \mathrm{shift}_t = \mathrm{mean}_n(m_{tn}) / s, \quad
     \mathrm{distance}_t^2 = \mathrm{mean}_n \min(z_{tn}^2, 25).
 
-The first tells that the whole population fires more or less, the second that units have changed, in whatever direction;
-units in another order, for example. Rates drift within any recording, so limits come from blocks of training time held
-back in turn from the estimates that they are compared with: as many of their bins are flagged as the stated rate of
-false alarms. On new data of the same kind the rate is the same with 60 windows of training time or more, and some three
-times as high with 20, which show too few extremes. Drift beyond that of training is real, and is flagged.
+The first tells that the whole population fires more or less, the second that units have changed, in whatever direction.
+Rates drift within any recording, so limits come from blocks of training time held back in turn from the estimates that
+they are compared with: as many of their bins are flagged as the stated rate of false alarms. On new data of the same
+kind the rate is the same with 60 windows of training time or more, and some three times as high with 20.
 
 *Lost*. A unit is lost after a silence longer than chance: one that the tail of its silences in training, taken as
 exponential, would reach in 1 of 100 such recordings in any unit. How long that is, is each unit's `silence`.
@@ -112,6 +111,7 @@ class InputRange:
         root = np.sqrt(x)
         mean, spread, population = _normal(root, bins)
         limit_shift, limit_distance = _limits(root, bins, false_alarms)
+        silence = np.array([_silence(k[~np.isnan(k)], x.shape[1]) for k in x.T])
 
         return cls(
             window=bins,
@@ -120,7 +120,7 @@ class InputRange:
             population=population,
             limit_shift=limit_shift,
             limit_distance=limit_distance,
-            silence=np.array([_silence(k[~np.isnan(k)], x.shape[1]) for k in x.T]),
+            silence=silence,
         )
 
     def check(self, counts: Pieces) -> Flags:
@@ -132,18 +132,13 @@ class InputRange:
         x = np.concatenate([np.asarray(k, np.float64) for k in counts])
         if x.shape[1] != len(self.mean):
             raise ValueError(f"counts must be (T, N={len(self.mean)}), got {x.shape[1]} units")
-        shift, units = _shifts(np.sqrt(x), self.window, self.mean, self.spread, self.population)
-        distance = _distance(units)
+        shift, units, distance = _shifts(np.sqrt(x), self.window, self.mean, self.spread, self.population)
         lost = _silent(x) >= self.silence
         outside = (np.abs(shift) > self.limit_shift) | (distance > self.limit_distance)
 
-        return Flags(
-            flagged=outside | lost.any(1),
-            shift=shift,
-            distance=distance,
-            unit_shift=units.astype(np.float32),
-            lost=lost,
-        )
+        flagged, unit_shift = outside | lost.any(1), units.astype(np.float32)
+
+        return Flags(flagged=flagged, shift=shift, distance=distance, unit_shift=unit_shift, lost=lost)
 
     def to_json(self) -> dict[str, Any]:
         """Returns all of it as JSON; what is not finite becomes null."""
@@ -181,23 +176,20 @@ def _normal(root: Array, window: int) -> tuple[Array, Array, float]:
     return mean, np.maximum(np.sqrt(square), least), max(float(trailing.mean(1).std()), least / len(mean))
 
 
-def _shifts(root: Array, window: int, mean: Array, spread: Array, population: float) -> tuple[Array, Array]:
-    """Returns the population's shift, (R,), and each unit's, (R, N)."""
+def _shifts(root: Array, window: int, mean: Array, spread: Array, population: float) -> tuple[Array, Array, Array]:
+    """Returns the population's shift, (R,), each unit's, (R, N), and their distance, (R,)."""
     trailing = _trailing(root - mean, window)
+    units = trailing / spread
 
-    return trailing.mean(1) / population, trailing / spread
-
-
-def _distance(units: Array) -> Array:
-    return np.asarray(np.sqrt(np.minimum(units**2, MOST**2).mean(1)))
+    return trailing.mean(1) / population, units, np.sqrt(np.minimum(units**2, MOST**2).mean(1))
 
 
 def _limits(root: Array, window: int, false_alarms: float) -> tuple[float, float]:
     """Returns limits of `shift` and `distance` that so many rows exceed, of blocks held back from the estimates."""
     found = []
     for rows in np.array_split(np.arange(len(root)), BLOCKS):
-        shift, units = _shifts(root[rows], window, *_normal(np.delete(root, rows, 0), window))
-        found.append(np.abs([shift, _distance(units)])[:, window - 1 :])
+        shift, _, distance = _shifts(root[rows], window, *_normal(np.delete(root, rows, 0), window))
+        found.append(np.abs([shift, distance])[:, window - 1 :])
     held = np.concatenate(found, 1)  # (2, rows), full windows only
     each = np.quantile(held, 1 - false_alarms / 2, axis=1)
     each = np.maximum(each, 1e-9)  # where nothing varies, anything else is out of range

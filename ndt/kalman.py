@@ -1,6 +1,5 @@
 """The Kalman filter as a decoder."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, stretches, take
 __all__ = ["Kalman", "fit_kalman"]
 
 MOST_LAGS = 6  # tried; more of them, closer together, take longer and decode no better
+SHRINKAGES = (1e-3, 1e-2, 1e-1, 0.5)  # shares by which the noise covariance is drawn towards its diagonal
 REMEMBERED_S = 20.0  # seconds of history with which choices are made; a filter has forgotten what was before
 
 
@@ -94,12 +94,10 @@ def fit_kalman(
     *,
     bin_size: float,
     max_lag_s: float = 0.2,
-    shrinkages: Sequence[float] = (1e-3, 1e-2, 1e-1, 0.5),
 ) -> Kalman:
     """Fits the Kalman filter; lag, order and shrinkage of the count noise are those with the best validation R².
 
-    Arguments as of `ndt.baselines.fit_ridge`; besides:
-        shrinkages: Shares by which the noise covariance is drawn towards its diagonal.
+    Arguments as of `ndt.baselines.fit_ridge`.
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
@@ -110,7 +108,7 @@ def fit_kalman(
     best: Kalman | None = None
     for order in (1, 2):
         for lag_bins in lags:
-            for model in _kalman_candidates(x, y, train, (scale_x, scale_y), (order, lag_bins), shrinkages):
+            for model in _kalman_candidates(x, y, train, (scale_x, scale_y), order, lag_bins):
                 score = r2(true, take(model.decode(tried), chosen))
                 if best is None or score > best.valid_r2:
                     best = replace(model, valid_r2=score)
@@ -125,11 +123,10 @@ def _kalman_candidates(
     scaled_targets: list[Array],
     train: Masks,
     scalers: tuple[Scaler, Scaler],
-    shape: tuple[int, int],
-    shrinkages: Sequence[float],
+    order: int,
+    lag: int,
 ) -> list[Kalman]:
     """Returns one filter per shrinkage for one order and lag; none where the data are too short."""
-    order, lag = shape
     past, now, seen, evidence = [], [], [], []
     for z, y, m in zip(scaled_counts, scaled_targets, train, strict=True):
         state = y if order == 1 else np.concatenate([y, np.vstack([y[:1], y[:-1]])], 1)
@@ -151,7 +148,7 @@ def _kalman_candidates(
     H = np.linalg.solve(x.T @ x + tiny, x.T @ z).T  # (N, K)
     Q = (z - x @ H.T).T @ (z - x @ H.T) / len(x)
     models = []
-    for share in shrinkages:
+    for share in SHRINKAGES:
         noise = (1 - share) * Q + share * np.diag(np.diag(Q)) + 1e-6 * np.eye(N)  # silent units have no variance
         readout = np.linalg.solve(noise, H)
         models.append(Kalman(A, W, x.T @ x / len(x), H.T @ readout, readout, *scalers, lag, order))

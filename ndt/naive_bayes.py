@@ -64,18 +64,13 @@ class CellBayes:
         """Returns targets, one (T, C) a piece: the mean of what cells stand for."""
         decoded = []
         for x in counts:
-            evidence = self.evidence(*_Sums.over([x]).window(np.arange(len(x)), self.window_bins))
+            evidence = self.evidence(*_window_sums([x], self.window_bins))
             decoded.append(self.means(evidence, [self.power], [self.step])[:, 0, 0])
 
         return decoded
 
     def evidence(self, spikes: Array, bins: Array) -> Array:
-        """Returns the log-likelihood of each cell, but for what all share, (T, M).
-
-        Arguments:
-            spikes: k, (T, N).
-            bins: e, (T, N).
-        """
+        """Returns the log-likelihood of each cell, but for what all share, (T, M), of k and e, (T, N) each."""
         return spikes @ np.log(self.rates).T - bins @ self.rates.T
 
     def means(self, evidence: Array, powers: Sequence[float], steps: Sequence[float]) -> Array:
@@ -172,17 +167,17 @@ def fit_naive_bayes(
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     y = np.concatenate([np.asarray(v, np.float64) for v in targets])
-    fit_on, sums, C = np.flatnonzero(np.concatenate(train)), _Sums.over(counts), y.shape[1]
+    fit_on, choose_on, C = np.flatnonzero(np.concatenate(train)), np.flatnonzero(np.concatenate(valid)), y.shape[1]
     row = np.split(np.arange(len(y)), np.cumsum([len(v) for v in targets])[:-1])
     tried, _ = stretches(row, valid, round(REMEMBERED_S / bin_size))
+    choice = _Choice(counts, fit_on, choose_on, tried)
     windows = sorted({1, *(max(1, round(s / bin_size)) for s in WINDOWS if s <= max_window_s + 1e-9)})
-    choice = _Choice(sums, fit_on, np.flatnonzero(np.concatenate(valid)), tried, windows)
 
     together = {"angle": 2, "class": C, "continuous": C if C in NUM_CELLS else 1}[kind]
     parts = []
     for first in range(0, C, together):
         z = y[:, first : first + together]
-        parts.append(choice.best(_cells(kind, z[fit_on]), z))
+        parts.append(choice.best(_cells(kind, z[fit_on]), z, windows))
     score = parts[0].valid_r2
     if len(parts) > 1:
         heard, rows = stretches(counts, valid, round(REMEMBERED_S / bin_size))
@@ -202,33 +197,16 @@ def _cells(kind: str, y: Array) -> Cells:
     return grid([np.linspace(a, b, NUM_CELLS[y.shape[1]] + 1) for a, b in zip(low, high, strict=True)])
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Running sums of spikes and of observed bins, over pieces one after another.
+def _window_sums(counts: Pieces, num_bins: int) -> tuple[Array, Array]:
+    """Returns spikes, and bins observed, in the last bins up to each row and within its piece, (R, N) each."""
+    sums = []
+    for x in counts:
+        total = np.stack([np.nan_to_num(x), ~np.isnan(x)]).cumsum(1, dtype=np.float64)  # whole numbers: exact
+        before = np.pad(total, ((0, 0), (num_bins, 0), (0, 0)))[:, : len(x)]
+        sums.append(total - before)
+    spikes, bins = np.concatenate(sums, 1)
 
-    Arguments:
-        spikes: Spikes before each row, (R + 1, N); whole numbers, so that their differences are exact.
-        bins: Bins before each row in which a unit was observed, (R + 1, N).
-        first: First row of each row's piece, (R,).
-    """
-
-    spikes: Array
-    bins: Array
-    first: NDArray[np.int64]
-
-    @classmethod
-    def over(cls, counts: Pieces) -> "_Sums":
-        k, lengths = np.concatenate([np.asarray(x, np.float64) for x in counts]), np.array([len(x) for x in counts])
-        zero = np.zeros((1, k.shape[1]))
-        first = np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-        return cls(np.vstack([zero, np.nan_to_num(k).cumsum(0)]), np.vstack([zero, (~np.isnan(k)).cumsum(0)]), first)
-
-    def window(self, rows: NDArray[np.int64], num_bins: int) -> tuple[Array, Array]:
-        """Returns spikes, and bins observed, in the last bins up to each row and within its piece, each (…, N)."""
-        start = np.maximum(rows + 1 - num_bins, self.first[rows])
-
-        return self.spikes[rows + 1] - self.spikes[start], self.bins[rows + 1] - self.bins[start]
+    return spikes, bins
 
 
 @dataclass(frozen=True)
@@ -236,32 +214,30 @@ class _Choice:
     """What is tried on which rows, one thing after another: all combinations would be hundreds.
 
     Arguments:
-        sums: Of counts.
+        counts: Counts, one (T, N) a piece.
         train: Rows to fit on.
         valid: Rows to choose on.
         tried: Stretches of rows that hold these, and history before.
-        windows: Numbers of bins.
     """
 
-    sums: _Sums
+    counts: Pieces
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     tried: list[NDArray[np.int64]]
-    windows: list[int]
 
-    def best(self, cells: Cells, y: Array) -> CellBayes:
+    def best(self, cells: Cells, y: Array, windows: list[int]) -> CellBayes:
         """Chooses a window, then the smoothing, both with the best power, and then whether the past counts too."""
-        best = _first_best(self._alone(self._tuned(cells, y, w, 1.0), y) for w in self.windows)
-        best = _first_best(self._alone(self._tuned(cells, y, best.window_bins, s), y) for s in SMOOTHINGS)
+        best = _first_best(self._scored(cells, y, w, 1.0) for w in windows)
+        best = _first_best(self._scored(cells, y, best.window_bins, s) for s in SMOOTHINGS)
         shorter = sorted({1, math.ceil(best.window_bins / 2)})  # a filter remembers by itself
 
-        return _first_best([best, *(self._filtered(self._tuned(cells, y, w, best.smoothing), y) for w in shorter)])
+        return _first_best([best, *(self._scored(cells, y, w, best.smoothing, STEPS) for w in shorter)])
 
-    def _tuned(self, cells: Cells, y: Array, num_bins: int, smoothing: float) -> CellBayes:
+    @staticmethod
+    def _tuned(cells: Cells, y: Array, sums: tuple[Array, Array], num_bins: int, smoothing: float) -> CellBayes:
         """Returns tuning curves: spikes over observed bins, both summed over each cell and those beside it."""
-        spikes, bins = self.sums.window(self.train, num_bins)
-        M, R = len(cells.values), len(self.train)
-        in_cell = csr_matrix((np.ones(R), (cells.of(y[self.train]), np.arange(R))), (M, R))
+        (spikes, bins), M, R = sums, len(cells.values), len(y)
+        in_cell = csr_matrix((np.ones(R), (cells.of(y), np.arange(R))), (M, R))
         kernel = cells.kernel(smoothing)
         near_spikes, near_bins, near_time = (spread((in_cell @ x).T, kernel).T for x in (spikes, bins, np.ones((R, 1))))
         # A unit silent in a cell may yet fire there: as if for one window more it had fired at its mean rate, and that
@@ -272,28 +248,22 @@ class _Choice:
 
         return CellBayes(cells, rates, time / time.sum(), num_bins, smoothing)
 
-    def _alone(self, model: CellBayes, y: Array) -> CellBayes:
-        """Returns the decoder without continuity, its power the best."""
-        evidence = model.evidence(*self.sums.window(self.valid, model.window_bins))
-
-        return self._scored(model, y, model.means(evidence, POWERS, [np.inf]), POWERS, [np.inf])
-
-    def _filtered(self, model: CellBayes, y: Array) -> CellBayes:
-        """Returns the decoder with continuity, its power and step the best."""
-        means = []
-        for rows in self.tried:
-            evidence = model.evidence(*self.sums.window(rows, model.window_bins))
-            means.append(model.means(evidence, POWERS, STEPS)[np.isin(rows, self.valid)])
-
-        return self._scored(model, y, np.concatenate(means), POWERS, STEPS)
-
     def _scored(
-        self, model: CellBayes, y: Array, means: Array, powers: Sequence[float], steps: Sequence[float]
+        self, cells: Cells, y: Array, num_bins: int, smoothing: float, steps: Sequence[float] = (math.inf,)
     ) -> CellBayes:
+        """Returns the decoder with these settings, its power and step the best; without continuity by default."""
+        spikes, bins = _window_sums(self.counts, num_bins)
+        model = self._tuned(cells, y[self.train], (spikes[self.train], bins[self.train]), num_bins, smoothing)
+        means = []
+        for rows in [self.valid] if np.isinf(steps).all() else self.tried:
+            found = model.means(model.evidence(spikes[rows], bins[rows]), POWERS, steps)
+            means.append(found[np.isin(rows, self.valid)])
+        decoded = np.concatenate(means)
+
         return _first_best(
-            replace(model, power=power, step=float(step), valid_r2=r2(y[self.valid], means[:, s, b]))
+            replace(model, power=power, step=float(step), valid_r2=r2(y[self.valid], decoded[:, s, b]))
             for s, step in enumerate(steps)
-            for b, power in enumerate(powers)
+            for b, power in enumerate(POWERS)
         )
 
 

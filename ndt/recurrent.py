@@ -16,51 +16,27 @@ from torch.nn import functional as F
 from ndt.metrics import r2
 from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, stretches, take
 
-__all__ = ["Recurrent", "RecurrentConfig", "fit_recurrent"]
+__all__ = ["Network", "Recurrent", "fit_recurrent"]
 
 KINDS = ("continuous", "angle", "class")
-WARMUP = 20  # steps in which the learning rate rises
+WIDTH = 128  # of the recurrent layer
+INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # share of counts set to their mean, and of activations dropped, while training
+WINDOW_BINS, WARM_BINS = (
+    64,
+    8,
+)  # of a training window, and those of them that are not scored unless the piece begins there
+BATCH_SIZE = 48  # windows
+STEPS, WARMUP = (
+    180,
+    20,
+)  # of optimisation at most, over which the learning rate falls to 0 as a cosine; in which it rises
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # of AdamW, its peak, and the largest gradient norm
+EMA = 0.97  # decay of the average of weights that is validated and kept
+VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and those without improvement before stopping
 REMEMBERED_S = 20.0  # seconds of history with which validation rows are decoded while training
 CHUNK = 4096  # bins that are decoded at once; the state goes on to the next
 
 # B = windows in a batch, L = bins in the longest of them, R = rows of all pieces
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecurrentConfig:
-    """Size and training of the recurrent network.
-
-    Arguments:
-        width: Width D of each recurrent layer.
-        num_layers: Recurrent layers.
-        input_dropout: Share of counts set to their mean while training.
-        dropout: Share of activations dropped behind each layer while training.
-        window_bins: Bins of a training window.
-        warm_bins: First bins of a window that are not scored, unless the piece begins there; fewer than `window_bins`.
-        batch_size: Windows in a step.
-        steps: Most optimisation steps; the learning rate falls to 0 over them, as a cosine.
-        learning_rate: Peak learning rate of AdamW.
-        weight_decay: Of all weights.
-        clip: Largest gradient norm.
-        ema: Decay of the average of weights that is validated and kept.
-        valid_every: Steps between validations.
-        patience: Validations without improvement before stopping.
-    """
-
-    width: int = 128
-    num_layers: int = 1
-    input_dropout: float = 0.3
-    dropout: float = 0.4
-    window_bins: int = 64
-    warm_bins: int = 8
-    batch_size: int = 48
-    steps: int = 180
-    learning_rate: float = 8e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.97
-    valid_every: int = 20
-    patience: int = 5
 
 
 class Network(nn.Module):
@@ -71,16 +47,15 @@ class Network(nn.Module):
     Arguments:
         num_units: Number of units N.
         num_outputs: Columns C of the target.
-        config: Size and dropout.
+        width: Width D.
     """
 
-    def __init__(self, num_units: int, num_outputs: int, config: RecurrentConfig) -> None:
+    def __init__(self, num_units: int, num_outputs: int, width: int) -> None:
         super().__init__()
 
-        between = config.dropout if config.num_layers > 1 else 0.0  # torch warns of one behind a single layer
-        self.input_dropout, self.dropout = nn.Dropout(config.input_dropout), nn.Dropout(config.dropout)
-        self.recurrent = nn.GRU(num_units, config.width, config.num_layers, batch_first=True, dropout=between)
-        self.readout = nn.Linear(config.width, num_outputs)
+        self.input_dropout, self.dropout = nn.Dropout(INPUT_DROPOUT), nn.Dropout(DROPOUT)
+        self.recurrent = nn.GRU(num_units, width, batch_first=True)
+        self.readout = nn.Linear(width, num_outputs)
 
     def forward(self, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns outputs, (B, T, C), of z-scored counts, (B, T, N), and the state to go on from."""
@@ -115,11 +90,11 @@ class Recurrent:
 
     @torch.no_grad()
     def _decoded(self, z: Array) -> Array:
-        weight, state, out = self.network.readout.weight, None, []
+        state, out = None, [torch.zeros(0, self.network.readout.out_features)]
         for part in torch.from_numpy(z.astype(np.float32)).split(CHUNK) if len(z) else ():
-            found, state = self.network(part[None].to(weight.device), state)
+            found, state = self.network(part[None], state)
             out.append(found[0])
-        logits = (torch.cat(out) if out else weight.new_zeros(0, len(weight))).double().cpu()
+        logits = torch.cat(out).double()
 
         return logits.softmax(1).numpy() if self.kind == "class" else self.targets.invert(logits.numpy())
 
@@ -127,22 +102,21 @@ class Recurrent:
         """Returns all of it as arrays by name, float32 the weights and float64 the rest, to be written to a file."""
         scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
         numbers = {"kind": KINDS.index(self.kind), "steps": self.steps, "valid_r2": self.valid_r2}
-        weights = {f"network.{name}": v.cpu().numpy().copy() for name, v in self.network.state_dict().items()}
+        weights = {f"network.{name}": v.numpy().copy() for name, v in self.network.state_dict().items()}
 
         return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()} | weights
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Recurrent":
-        """Returns the decoder that `arrays` came from, on the CPU."""
+        """Returns the decoder that `arrays` came from."""
         weights = {
             name.removeprefix("network."): torch.from_numpy(np.array(v, np.float32))
             for name, v in arrays.items()
             if name.startswith("network.")
         }
-        num_layers = sum(name.startswith("recurrent.weight_hh_l") for name in weights)
-        size = RecurrentConfig(width=weights["readout.weight"].shape[1], num_layers=num_layers)
+        C, D = weights["readout.weight"].shape
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = Network(weights["recurrent.weight_ih_l0"].shape[1], len(weights["readout.bias"]), size).eval()
+            network = Network(weights["recurrent.weight_ih_l0"].shape[1], C, D).eval()
         network.load_state_dict(weights)
         found = {name: np.asarray(v, np.float64) for name, v in arrays.items() if not name.startswith("network.")}
         counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
@@ -159,8 +133,6 @@ def fit_recurrent(
     bin_size: float,
     kind: str,
     seed: int = 0,
-    config: RecurrentConfig | None = None,
-    device: str = "cpu",
 ) -> Recurrent:
     """Trains the network; how long is what has the best validation R².
 
@@ -170,65 +142,51 @@ def fit_recurrent(
     Arguments as of `ndt.baselines.fit_ridge`; besides:
         kind: What columns are: ``continuous``, ``angle`` or ``class`` (one column a class, 1 for the true one).
         seed: Seed of weights, windows and dropout.
-        config: Size and training.
-        device: Where to train; what is returned lies on the CPU.
     """
-    config = config or RecurrentConfig()
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
     heard, chosen = stretches(counts, valid, round(REMEMBERED_S / bin_size))
-    true, place = take(targets, valid), torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    true = take(targets, valid)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(x[0].shape[1], y[0].shape[1], config).to(place)
+        network = Network(x[0].shape[1], y[0].shape[1], WIDTH)
         average = copy.deepcopy(network).eval()
         best: Recurrent | None = None
-        for step in _trained(network, average, x, y, train, kind, seed, config):
-            if step % config.valid_every and step != config.steps:
+        for step in _trained(network, average, x, y, train, kind, seed):
+            if step % VALID_EVERY and step != STEPS:
                 continue
             model = Recurrent(average, scale_x, scale_y, kind, step, float("nan"))
             score = r2(true, take(model.predict(heard), chosen))
             if best is None or score > best.valid_r2:
                 best = Recurrent(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
-            if step - best.steps >= config.patience * config.valid_every:
+            if step - best.steps >= PATIENCE * VALID_EVERY:
                 break
     assert best is not None, "at least one step is made"
-    best.network.cpu()
 
     return best
 
 
 def _trained(
-    network: Network,
-    average: Network,
-    x: list[Array],
-    y: Pieces,
-    train: Masks,
-    kind: str,
-    seed: int,
-    config: RecurrentConfig,
+    network: Network, average: Network, x: list[Array], y: Pieces, train: Masks, kind: str, seed: int
 ) -> Iterator[int]:
     """Trains a network, and yields the number of each step when it and the average of its weights have been moved."""
-    place = network.readout.weight.device
-    z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float().to(place) for a in (x, y))
+    z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float() for a in (x, y))
     label.nan_to_num_()  # the last row of both is for what a shorter window lacks
-    windows = _windows([len(m) for m in train], np.concatenate(list(train)), config, np.random.default_rng(seed))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    for step in range(1, config.steps + 1):
-        rows, scored = _batch(list(islice(windows, config.batch_size)), len(z) - 1)
-        rows, scored = rows.to(place), scored.to(place)
-        cosine = (1 + math.cos(math.pi * (step - 1) / config.steps)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * cosine * min(step / WARMUP, 1.0)
+    windows = _windows([len(m) for m in train], np.concatenate(list(train)), np.random.default_rng(seed))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    for step in range(1, STEPS + 1):
+        rows, scored = _batch(list(islice(windows, BATCH_SIZE)), len(z) - 1)
+        cosine = (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * cosine * min(step / WARMUP, 1.0)
         network.train()
         out = network(z[rows])[0][scored]
         loss = F.cross_entropy(out, label[rows[scored]]) if kind == "class" else F.mse_loss(out, label[rows[scored]])
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimiser.step()
-        kept = min(config.ema, step / (step + 9))  # an average over all steps until there are enough
+        kept = min(EMA, step / (step + 9))  # an average over all steps until there are enough
         with torch.no_grad():
             for a, w in zip(average.parameters(), network.parameters(), strict=True):
                 a.lerp_(w, 1 - kept)
@@ -238,22 +196,20 @@ def _trained(
 Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 
 
-def _windows(
-    lengths: list[int], train: NDArray[np.bool_], config: RecurrentConfig, rng: np.random.Generator
-) -> Iterator[Window]:
+def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
     """Yields windows without end: their rows, and which are scored.
 
     Each pass over the pieces lays them anew, a window's first bins over the last of the one before, so that it scores
     each training row once and with bins before it.
     """
-    step = config.window_bins - config.warm_bins
+    step = WINDOW_BINS - WARM_BINS
     first = np.cumsum(lengths) - lengths
     while True:
         windows = []
         for begin, length in zip(first, lengths, strict=True):
-            for start in range(-int(rng.integers(step)) if length > config.window_bins else 0, length, step):
-                rows = begin + np.arange(max(start, 0), min(start + config.window_bins, length))
-                scored = train[rows] & ((np.arange(len(rows)) >= config.warm_bins) | (start <= 0))
+            for start in range(-int(rng.integers(step)) if length > WINDOW_BINS else 0, length, step):
+                rows = begin + np.arange(max(start, 0), min(start + WINDOW_BINS, length))
+                scored = train[rows] & ((np.arange(len(rows)) >= WARM_BINS) | (start <= 0))
                 if scored.any():
                     windows.append((rows, scored))
         for i in rng.permutation(len(windows)):

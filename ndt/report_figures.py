@@ -75,7 +75,7 @@ def _calibration(decoder: Decoder) -> Drawing:
         time, shares[name] = calibration.over_time(p["time"], np.where(np.isnan(off), np.nan, off <= h))
     noise = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
     if classes:
-        nominal, measured, error, _ = calibration.confidence(p["true"], p["delivered"], p["piece"])
+        nominal, measured, error = calibration.confidence(p["true"], p["delivered"], p["piece"])
         labels = ("probability of the likeliest class (%)", "bins in which it is true (%)")
         right = "Right: how often the likeliest class is true, against its probability."
     else:

@@ -21,10 +21,10 @@ def score(true: ArrayLike, predicted: ArrayLike, kind: str, *, trial: ArrayLike 
     All kinds have ``r2`` (variance-weighted), ``r2_uniform`` (mean over columns), ``r2_per_dim`` and ``num_bins``. Of
     one-hot columns r2 is a Brier skill score.
 
-    - *continuous*, in the target's unit: ``rmse`` and ``mae`` over all rows and dimensions, ``rmse_per_dim``;
-      ``correlation`` (Pearson's, mean over dimensions), ``correlation_per_dim``.
+    - *continuous*: ``rmse`` over all rows and dimensions, in the target's unit; ``correlation`` (Pearson's), mean over
+      dimensions.
     - *angle*, columns cosine and sine of each: ``median_error_deg``, ``mean_error_deg`` (of the absolute difference of
-      directions, mean over angles), the same ``_per_dim``.
+      directions, mean over angles).
     - *class*, one column a class: ``accuracy`` of the likeliest class; ``balanced_accuracy``, its mean over classes
       that occur; ``chance``, the accuracy of always naming the most frequent; ``log_loss`` in nats, of probabilities
       raised to at least 1e-6 that sum to 1. With trials, ``num_trials`` and ``trial_accuracy``: a trial is of the
@@ -66,31 +66,18 @@ def _mean(x: Array) -> Array:
 
 
 def _continuous(y: Array, x: Array) -> dict[str, Any]:
-    square = _mean((y - x) ** 2)
     dy, dx = y - _mean(y), x - _mean(x)
     with np.errstate(divide="ignore", invalid="ignore"):  # undefined where either does not vary
         correlation = _mean(dy * dx) / np.sqrt(_mean(dy**2) * _mean(dx**2))
 
-    return {
-        "rmse": float(np.sqrt(square.mean())),
-        "rmse_per_dim": np.sqrt(square),
-        "mae": float(_mean(np.abs(y - x)).mean()),
-        "correlation": float(correlation.mean()),
-        "correlation_per_dim": correlation,
-    }
+    return {"rmse": float(np.sqrt(_mean((y - x) ** 2).mean())), "correlation": float(correlation.mean())}
 
 
 def _angle(y: Array, x: Array) -> dict[str, Any]:
     error = angular_error_deg(y, x)
     median = np.median(error, 0) if len(error) else np.full(error.shape[1], np.nan)
-    mean = _mean(error)
 
-    return {
-        "median_error_deg": float(median.mean()),
-        "mean_error_deg": float(mean.mean()),
-        "median_error_deg_per_dim": median,
-        "mean_error_deg_per_dim": mean,
-    }
+    return {"median_error_deg": float(median.mean()), "mean_error_deg": float(_mean(error).mean())}
 
 
 def _class(y: Array, x: Array) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt.bootstrap import block_bootstrap_r2, paired_r2_difference
+from ndt.bootstrap import block_bootstrap_r2
 from ndt.checkpoint import write_json
 from ndt.conformal import Conformal
 from ndt.scores import score
@@ -74,10 +74,10 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
         return score(p["true"], p[member], kind, trial=trial)
 
     bootstrap = block_bootstrap_r2(true, delivered, piece[known])
-    over, error = paired_r2_difference(true, delivered, p["ridge"][known], piece[known])
+    over = block_bootstrap_r2(true, delivered, piece[known], peer=p["ridge"][known])
     test = scores("delivered") | conformal.measure(true, delivered, piece[known])
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_range": 0.05}
-    test |= {"over_ridge": over, "over_ridge_error": error}
+    test |= {"over_ridge": over.value, "over_ridge_error": over.error}
     baselines = {n: {"r2": r2} for n, r2 in CONTROLS.items()}
     baselines |= {"ridge": scores("ridge") | {"alpha": 1.0, "num_lags": 5}}
     for n, spoiled in (("wiener", 0.5), ("kalman", 0.7), ("recurrent", 0.9), ("ridge_gated", 0.95)):
@@ -86,7 +86,7 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
     metrics = {
         "covariate": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
         "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "delivered": 0.82},
-        "weights": dict(WEIGHTS), "blend_weight": WEIGHTS["network"], "baselines": baselines,
+        "weights": dict(WEIGHTS), "baselines": baselines,
     }  # fmt: skip
 
     return metrics, p | {"dims": np.array(columns), "unit": np.array(unit), "kind": np.array(kind)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SlowRidge
 
-from ndt.baselines import SOLVABLE, Lagged, Ridge, fit_ridge, fit_wiener, lagged
+from ndt.baselines import SOLVABLE, Lagged, Ridge, fit_ridge, lagged
 from ndt.errors import InputError
 from ndt.kalman import fit_kalman
 from ndt.metrics import r2
@@ -30,8 +30,8 @@ def join(arrays, masks):
 
 def test_lagged_by_hand() -> None:
     x = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
-    expected = [[1, 10, -1, -1, -1, -1], [2, 20, 1, 10, -1, -1], [3, 30, 2, 20, 1, 10]]
-    np.testing.assert_array_equal(lagged(x, 3, fill=-1.0), expected)
+    expected = [[1, 10, 0, 0, 0, 0], [2, 20, 1, 10, 0, 0], [3, 30, 2, 20, 1, 10]]
+    np.testing.assert_array_equal(lagged(x, 3), expected)
     np.testing.assert_array_equal(lagged(x[:1], 3), [[1, 10, 0, 0, 0, 0]])  # a piece shorter than its history
 
 
@@ -97,6 +97,11 @@ def test_unobserved_counts_stand_for_the_training_mean() -> None:
     missing, mean = counts[2].copy(), counts[2].copy()
     missing[40:60, 3], mean[40:60, 3] = np.nan, model.counts.mean[3]
     np.testing.assert_allclose(model.predict([missing])[0], model.predict([mean])[0], rtol=1e-12)
+
+
+def fit_wiener(counts, targets, train, valid, **settings):
+    rows = [[m & ~np.isnan(v).any(1) for m, v in zip(masks, targets, strict=True)] for masks in (train, valid)]
+    return Lagged(counts, *rows, **settings).wiener(targets)
 
 
 def linear_system(T: int = 4000, N: int = 12, noise: float = 1.5, seed: int = 0):

@@ -9,13 +9,21 @@ from scipy.signal import lfilter
 from ndt.bootstrap import (
     Bootstrap,
     _block_sums,
+    _length,
     _spectrum,
     block_bootstrap_mean,
     block_bootstrap_r2,
-    block_length,
-    paired_r2_difference,
 )
 from ndt.metrics import r2
+
+
+def block_length(x) -> int:
+    return _length(len(x), *_spectrum(np.asarray(x, float)))
+
+
+def paired_r2_difference(y, x, peer, piece=None, **options) -> tuple[float, float]:
+    found = block_bootstrap_r2(y, x, piece, peer=peer, **options)
+    return found.value, found.error
 
 
 def ar1(phi: float, R: int, rng: np.random.Generator) -> np.ndarray:

@@ -27,6 +27,11 @@ def noisy(R: int, rng: np.random.Generator, scale=1.0, C: int = 2) -> tuple[np.n
     return scale * rng.standard_normal((R, C)), np.zeros((R, C))
 
 
+def inside(found: Conformal, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Whether intervals as set on validation hold the truth."""
+    return found.covered(true, predicted, found.half_width(predicted))
+
+
 def test_quantiles_by_hand() -> None:
     s = np.arange(1.0, 20.0)[:, None]  # 19 scores: 0.9 of 20 is the 18th
     np.testing.assert_array_equal(conformal_quantile(s[::-1], 0.9), [18.0])
@@ -67,8 +72,7 @@ def test_an_honest_an_overconfident_and_a_timid_predictor_differ() -> None:
     found = Conformal.fit(*noisy(2000, rng), "continuous")
     np.testing.assert_allclose(found.quantile, NORMAL, rtol=0.08)  # scores: 0 hardly varies, so there is no scale
     for scale, low, high in ((1.0, 0.88, 0.92), (1.5, 0.70, 0.76), (0.67, 0.975, 0.995)):  # 2 Φ(1.645 / scale) - 1
-        inside = found.covered(*noisy(4000, rng, scale)).mean()
-        assert low < inside < high
+        assert low < inside(found, *noisy(4000, rng, scale)).mean() < high
 
 
 def test_error_of_coverage_is_how_much_it_varies_between_validation_blocks() -> None:
@@ -87,8 +91,8 @@ def test_width_follows_how_hard_a_row_is() -> None:
     found = Conformal.fit(y, x, "continuous")
     hard = np.abs(x_new[:, 0]) > 2
     easy = np.abs(x_new[:, 0]) < 1
-    inside = found.covered(y_new, x_new)[:, 0]
-    np.testing.assert_allclose([inside.mean(), inside[hard].mean(), inside[easy].mean()], 0.9, atol=0.03)
+    held = inside(found, y_new, x_new)[:, 0]
+    np.testing.assert_allclose([held.mean(), held[hard].mean(), held[easy].mean()], 0.9, atol=0.03)
     flat = np.abs(y_new - x_new)[:, 0] <= conformal_quantile(np.abs(y - x), 0.9)
     assert flat[easy].mean() > 0.98
     assert flat[hard].mean() < 0.8
@@ -117,9 +121,9 @@ def test_a_short_vector_is_an_uncertain_angle() -> None:
         return directions(heading + 20 / length * rng.standard_normal(3000)), directions(heading, length)
 
     found, (y, x) = Conformal.fit(*draw(), "angle"), draw()
-    half, inside, length = found.half_width(x)[:, 0], found.covered(y, x)[:, 0], np.hypot(*x.T)
+    half, held, length = found.half_width(x)[:, 0], inside(found, y, x)[:, 0], np.hypot(*x.T)
     for rows in (length < 0.4, length > 0.8):
-        np.testing.assert_allclose(inside[rows].mean(), 0.9, atol=0.04)
+        np.testing.assert_allclose(held[rows].mean(), 0.9, atol=0.04)
         expected = NORMAL * 20 / length[rows].mean()
         np.testing.assert_allclose(half[rows].mean(), expected, rtol=0.2)
     assert half.max() <= 180
@@ -141,9 +145,9 @@ def test_sets_of_classes_hold_the_truth() -> None:
         return one_hot((rng.random((R, 1)) > p.cumsum(1)).sum(1), 4), p
 
     found, (y, p) = Conformal.fit(*draw(), "class"), draw()
-    sets, inside = found.sets(p), found.covered(y, p)[:, 0]
-    np.testing.assert_array_equal(sets[y == 1], inside == 1)  # the true class is in the set: that is coverage
-    np.testing.assert_allclose(inside.mean(), 0.9, atol=0.025)
+    sets, held = found.sets(p, found.half_width(p)), inside(found, y, p)[:, 0]
+    np.testing.assert_array_equal(sets[y == 1], held == 1)  # the true class is in the set: that is coverage
+    np.testing.assert_allclose(held.mean(), 0.9, atol=0.025)
     np.testing.assert_array_equal(sets, p >= 1 - found.quantile[0])
     measured = found.measure(y, p)
     np.testing.assert_allclose(measured["interval_set_size"], [sets.sum(1).mean()], rtol=1e-12)
@@ -170,25 +174,22 @@ def test_under_drift_a_fixed_width_loses_coverage_and_an_adaptive_one_regains_it
 @settings(max_examples=30)
 @given(
     gamma=st.floats(0.01, 0.3),
-    delay=st.integers(1, 9),
     level=st.floats(0.5, 0.95),
     missing=st.floats(0, 0.5),
     seed=st.integers(0, 99),
 )
-def test_coverage_comes_to_the_level_whatever_happens(
-    gamma: float, delay: int, level: float, missing: float, seed: int
-) -> None:
+def test_coverage_comes_to_the_level_whatever_happens(gamma: float, level: float, missing: float, seed: int) -> None:
     rng, T = np.random.default_rng(seed), 300
     scores = rng.exponential(size=(T, 2)) * np.exp(np.cumsum(0.2 * rng.standard_normal((T, 2)), 0))  # wild drift
     scores[rng.random(T) < missing] = np.nan
-    half = adaptive(scores, np.ones((T, 2)), level=level, gamma=gamma, delay=delay)
+    half = adaptive(scores, np.ones((T, 2)), level=level, gamma=gamma)
     for k in range(2):
-        s, h = scores[:-delay, k], half[:-delay, k]  # labels that have arrived when the last width is set
+        s, h = scores[:-1, k], half[:-1, k]  # labels that have arrived when the last width is set
         known = ~np.isnan(s)
         excess = np.sum(s[known] > h[known]) - (1 - level) * known.sum()
         np.testing.assert_allclose(np.log(half[-1, k]), gamma * excess, atol=1e-9)  # exact, by telescoping
         # a width above the largest error grows only by what was missed before and is not yet known
-        bound = max(np.log(np.nanmax(scores[:, k])), 0) + gamma * level * delay
+        bound = max(np.log(np.nanmax(scores[:, k])), 0) + gamma * level
         assert excess <= bound / gamma + 1e-9
 
 
@@ -197,21 +198,16 @@ def test_adaptation_by_hand() -> None:
     scores = np.array([[2.0], [0.5], [np.nan], [9.0], [0.0]])
     found = np.log(adaptive(scores, np.ones((5, 1)), level=0.9, gamma=1.0))[:, 0]
     np.testing.assert_allclose(found, [0.0, 0.9, 0.8, 0.8, 1.7], atol=1e-12)
-    late = np.log(adaptive(scores, np.ones((5, 1)), level=0.9, gamma=1.0, delay=2))[:, 0]
-    np.testing.assert_allclose(late, [0.0, 0.0, 0.9, 0.8, 0.8], atol=1e-12)
-    with pytest.raises(ValueError, match="at least 1 row, got 0"):
-        adaptive(scores, np.ones((5, 1)), level=0.9, gamma=1.0, delay=0)
 
 
-@pytest.mark.parametrize("delay", [1, 4])
-def test_adaptation_is_causal(delay: int) -> None:
+def test_adaptation_is_causal() -> None:
     scores, half = drifting(200), np.full((200, 2), NORMAL)
     scores[100] = 0.0
     changed = scores.copy()
     changed[100:] += 100
-    one, two = (adaptive(s, half, level=0.9, gamma=0.1, delay=delay) for s in (scores, changed))
-    np.testing.assert_array_equal(one[: 100 + delay], two[: 100 + delay])
-    assert np.all(one[100 + delay] < two[100 + delay])
+    one, two = (adaptive(s, half, level=0.9, gamma=0.1) for s in (scores, changed))
+    np.testing.assert_array_equal(one[:101], two[:101])
+    assert np.all(one[101] < two[101])
 
 
 def test_widths_of_nothing_and_of_everything_stay() -> None:
@@ -228,13 +224,6 @@ def test_the_unit_does_not_matter() -> None:
     metres, millimetres = Conformal.fit(y, x, "continuous"), Conformal.fit(1e3 * y, 1e3 * x, "continuous")
     np.testing.assert_allclose(millimetres.half_width(1e3 * x_new), 1e3 * metres.half_width(x_new), rtol=1e-9)
     np.testing.assert_allclose(millimetres.adapt(1e3 * y_new, 1e3 * x_new), 1e3 * metres.adapt(y_new, x_new), rtol=1e-9)
-
-
-def test_the_step_shrinks_with_the_delay() -> None:
-    rng = np.random.default_rng(8)
-    found, (y, x) = Conformal.fit(*noisy(300, rng), "continuous"), noisy(300, rng)
-    np.testing.assert_array_equal(found.adapt(y, x, delay=4), found.adapt(y, x, delay=4, gamma=0.05))
-    np.testing.assert_array_equal(found.adapt(y, x), found.adapt(y, x, gamma=0.1))
 
 
 def test_measured_by_hand() -> None:

@@ -64,12 +64,13 @@ def test_gains_are_recovered_exactly_where_nothing_else_varies() -> None:
     np.testing.assert_array_equal(late, ridge.predict(counts[:1])[0])
 
 
-def test_gains_and_their_score_by_a_slow_loop() -> None:
+def test_gains_and_their_score_by_a_slow_loop(monkeypatch) -> None:
+    monkeypatch.setattr("ndt.controls.SHRINKAGES", (2.5,))
     counts, linear, targets, _ = reaches(noise=4.0)
     train, valid, _ = blocks(60, 8, 0, 30, 45, 60)
     ridge = fit_ridge(counts, linear, train, valid, bin_size=BIN, max_lag_s=BIN)
     since = [np.arange(8) for _ in counts]
-    model = fit_gated(ridge, counts, targets, valid, since, shrinkages=(2.5,))
+    model = fit_gated(ridge, counts, targets, valid, since)
     assert model.shrinkage == 2.5
 
     y, p, b = join(targets, valid), join(ridge.predict(counts), valid), join(since, valid)

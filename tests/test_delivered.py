@@ -1,6 +1,7 @@
 """What is delivered: the same from files as from memory, whatever the order of units, and never worse than ridge."""
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ndt.delivered import Delivered, PartBlend
 from ndt.errors import InputError
 from ndt.input_range import InputRange
 from ndt.naive_bayes import fit_naive_bayes
-from ndt.recurrent import RecurrentConfig, fit_recurrent
+from ndt.recurrent import fit_recurrent
 from ndt.target import Part
 
 LENGTHS, N = (300, 200), 6
@@ -30,15 +31,20 @@ def problem():
 
 
 @pytest.fixture(scope="module")
-def delivered(problem) -> Delivered:
-    x, y, network = problem
+def delivered(problem) -> Iterator[Delivered]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"WIDTH": 8, "STEPS": 4, "VALID_EVERY": 2, "BATCH_SIZE": 4}.items():
+            patch.setattr(f"ndt.recurrent.{name}", value)
+        yield blended_decoder(*problem)
+
+
+def blended_decoder(x, y, network) -> Delivered:
     early = np.arange(sum(LENGTHS)) < 350
     train, valid = (np.split(rows, np.cumsum(LENGTHS)[:-1]) for rows in (early, ~early))
     rows = {"bin_size": 0.05}
-    small = RecurrentConfig(width=8, num_layers=1, steps=4, valid_every=2, batch_size=4)
     peers = {
         "ridge": fit_ridge(x, y, train, valid, **rows, max_lag_s=0.2),
-        "recurrent": fit_recurrent(x, y, train, valid, **rows, kind="angle", config=small),
+        "recurrent": fit_recurrent(x, y, train, valid, **rows, kind="angle"),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **rows, kind="angle", max_window_s=0.2),
     }
     blend = PartBlend(
@@ -65,8 +71,8 @@ def test_from_files_it_says_the_same_to_the_last_bit(delivered, problem, tmp_pat
     delivered.save(tmp_path)
     found = Delivered.load(tmp_path)
     np.testing.assert_array_equal(found.predict(network, x), delivered.predict(network, x))
-    for own, other in zip(found.half_width(network), delivered.half_width(network), strict=True):
-        np.testing.assert_array_equal(own, other)
+    own, other = (d.parts[0].conformal.half_width(network) for d in (found, delivered))
+    np.testing.assert_array_equal(own, other)
     np.testing.assert_array_equal(found.input_range.check(x).shift, delivered.input_range.check(x).shift)
     assert (found.unit_ids, found.parts[0].part) == (delivered.unit_ids, delivered.parts[0].part)
 

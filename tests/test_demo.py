@@ -21,7 +21,7 @@ LESS = (
     PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
     FinetuneConfig(train=TRAIN, warm_steps=2, max_lag=0.2, calibration=15.0, decoder_steps=4),
 )
-SESSION = {"session", "covariate", "seed", "test", "network", "blend_weight", "baselines", "train_seconds"}
+SESSION = {"session", "covariate", "seed", "test", "network", "weights", "baselines", "train_seconds"}
 
 
 @pytest.fixture

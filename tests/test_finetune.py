@@ -51,7 +51,7 @@ def grid(decoder, sim_store, sim_truth) -> Grid:
 def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder, sim_truth) -> None:
     found = json.loads((decoder.run / "metrics.json").read_text())
     assert found == decoder.metrics
-    assert {"session", "covariate", "seed", "test", "network", "blend_weight", "baselines"} <= found.keys()
+    assert {"session", "covariate", "seed", "test", "network", "weights", "baselines"} <= found.keys()
     assert {"train_seconds", "calibration_seconds"} <= found.keys()
     assert {"r2", "r2_uniform", "r2_per_dim", "num_bins", "interval_coverage_90"} <= found["test"].keys()
     assert {"ridge", "shuffled", "time_only"} <= found["baselines"].keys()
@@ -72,7 +72,6 @@ def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, gr
     np.testing.assert_allclose(saved["time"], grid.start[rows] + grid.bin_size / 2)
     assert decoder.metrics["test"]["num_bins"] == rows.sum()  # every bin of the simulation has a label
     weights = decoder.metrics["weights"]
-    assert weights["network"] == decoder.metrics["blend_weight"]
     np.testing.assert_allclose(saved["delivered"], sum(w * saved[name] for name, w in weights.items()), atol=1e-4)
     np.testing.assert_allclose(saved["network"], decode(decoder.model, grid, rows)[rows], atol=1e-4)
 
@@ -138,7 +137,7 @@ def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tm
                 )
             )
     torch.testing.assert_close(models[0].model.state_dict(), models[1].model.state_dict(), rtol=0, atol=0)
-    assert models[0].metrics["blend_weight"] == models[1].metrics["blend_weight"]
+    assert models[0].metrics["weights"] == models[1].metrics["weights"]
     assert models[0].metrics["network"]["r2"] != models[1].metrics["network"]["r2"]
 
 

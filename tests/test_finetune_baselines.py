@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from problems import recording
 
-from ndt.baselines import fit_ridge, fit_wiener
+from ndt.baselines import Lagged, fit_ridge
 from ndt.config import BASELINES, FinetuneConfig
 from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
 from ndt.data.windows import Grid
@@ -16,16 +16,26 @@ from ndt.finetune.baselines import Baselines
 from ndt.kalman import fit_kalman
 from ndt.metrics import r2
 from ndt.naive_bayes import fit_naive_bayes
-from ndt.recurrent import RecurrentConfig, fit_recurrent
+from ndt.pieces import labelled
+from ndt.recurrent import fit_recurrent
 
 CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
-FEW = RecurrentConfig(width=12, window_bins=24, warm_bins=6, batch_size=8, steps=30, learning_rate=2e-2, valid_every=10)
+FEW = {
+    "WIDTH": 12,
+    "WINDOW_BINS": 24,
+    "WARM_BINS": 6,
+    "BATCH_SIZE": 8,
+    "STEPS": 30,
+    "LEARNING_RATE": 2e-2,
+    "VALID_EVERY": 10,
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ndt.recurrent.RecurrentConfig", lambda: FEW)
+        for name, value in FEW.items():
+            patch.setattr(f"ndt.recurrent.{name}", value)
         yield
 
 
@@ -66,14 +76,14 @@ def test_each_is_what_it_is_by_itself(grid, data, velocity) -> None:
     cut = lambda a: np.split(a, np.flatnonzero(np.diff(grid.piece)) + 1)
     x, y, train, valid, place = map(cut, (data["counts"], data["y"], data["train"], data["valid"], grid.place))
     size = {"bin_size": 0.05}
-    ridge = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2)
+    ridge, rows = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2), [labelled(y, m, "") for m in (train, valid)]
     mixed = {"shuffled": shuffled_targets(y, train, valid, 3), "shifted": shifted_targets(y, train, valid)}
     alone = {
         "ridge": ridge.predict(x),
-        "wiener": fit_wiener(x, y, train, valid, **size, max_lag_s=0.2).predict(x),
+        "wiener": Lagged(x, *rows, **size, max_lag_s=0.2).wiener(y).predict(x),
         "kalman": fit_kalman(x, y, train, valid, **size).predict(x),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **size, kind="continuous").predict(x),
-        "recurrent": fit_recurrent(x, y, train, valid, **size, kind="continuous", seed=3, config=FEW).predict(x),
+        "recurrent": fit_recurrent(x, y, train, valid, **size, kind="continuous", seed=3).predict(x),
         "ridge_gated": fit_gated(ridge, x, y, valid, place).predict(x, place),
         "time_only": fit_time_only(y, train, valid, place).predict(place),
         **{k: fit_ridge(x, v, train, valid, **size, max_lag_s=0.2).predict(x) for k, v in mixed.items()},

@@ -1,7 +1,5 @@
 """The recurrent network: causal, within pieces, the same for the same seed, and it learns what ridge cannot."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,37 @@ import torch
 from ndt.baselines import fit_ridge
 from ndt.errors import InputError
 from ndt.metrics import r2
-from ndt.recurrent import Network, Recurrent, RecurrentConfig, _batch, _windows, fit_recurrent
+from ndt.recurrent import Recurrent, _batch, _windows, fit_recurrent
 
 BIN = 0.05
-SMALL = RecurrentConfig(width=24, window_bins=24, warm_bins=6, batch_size=16, steps=60, learning_rate=1e-2, ema=0.9)
+SMALL = {
+    "WIDTH": 24,
+    "WINDOW_BINS": 24,
+    "WARM_BINS": 6,
+    "BATCH_SIZE": 16,
+    "STEPS": 60,
+    "LEARNING_RATE": 1e-2,
+    "EMA": 0.9,
+}
 
 
 def join(arrays, masks):
     return np.concatenate([x[m] for x, m in zip(arrays, masks, strict=True)])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(f"ndt.recurrent.{name}", value)
+        yield
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Networks of five steps."""
+    monkeypatch.setattr("ndt.recurrent.WIDTH", 8)
+    monkeypatch.setattr("ndt.recurrent.STEPS", 5)
 
 
 def population(T: int, N: int = 16, seed: int = 0):
@@ -38,21 +59,21 @@ def cut():
     x, v = np.split(counts, edges), np.split(y, edges)
     train = [rng.random(len(k)) < 0.7 for k in x]
     valid = [~m for m in train]
-    return x, v, train, valid, fit_recurrent(x, v, train, valid, bin_size=BIN, kind="continuous", config=SMALL)
+    return x, v, train, valid, fit_recurrent(x, v, train, valid, bin_size=BIN, kind="continuous")
 
 
 def test_each_labelled_training_row_is_scored_once_a_pass_and_with_bins_before_it() -> None:
     lengths, rng = [100, 5, 24, 25, 61], np.random.default_rng(0)
     first = np.cumsum(lengths) - lengths
     piece, train = np.repeat(np.arange(5), lengths), rng.random(sum(lengths)) < 0.8
-    windows, seen, count = _windows(lengths, train, SMALL, rng), np.zeros(sum(lengths), int), 0
+    windows, seen, count = _windows(lengths, train, rng), np.zeros(sum(lengths), int), 0
     while count < 7 * train.sum():
         rows, scored = next(windows)
-        assert len(rows) <= SMALL.window_bins
+        assert len(rows) <= SMALL["WINDOW_BINS"]
         np.testing.assert_array_equal(np.diff(rows), 1)
         assert len(set(piece[rows])) == 1
         before = np.arange(len(rows))
-        assert ((before >= SMALL.warm_bins) | (rows[0] == first[piece[rows[0]]]))[scored].all()
+        assert ((before >= SMALL["WARM_BINS"]) | (rows[0] == first[piece[rows[0]]]))[scored].all()
         seen[rows] += scored
         count += scored.sum()
     np.testing.assert_array_equal(seen, 7 * train)
@@ -82,7 +103,7 @@ def test_estimates_are_those_of_the_gated_unit_step_by_step(cut) -> None:
     x, _, _, _, model = cut
     w = {name: v.double().numpy() for name, v in model.network.state_dict().items()}
     sigmoid = lambda a: 1 / (1 + np.exp(-a))
-    h, out = np.zeros(SMALL.width), []
+    h, out = np.zeros(SMALL["WIDTH"]), []
     for k in x[2]:
         z = np.nan_to_num((k - model.counts.mean) / model.counts.std)
         given = w["recurrent.weight_ih_l0"] @ z + w["recurrent.bias_ih_l0"]
@@ -103,22 +124,20 @@ def test_a_long_piece_goes_on_from_chunk_to_chunk(cut, monkeypatch) -> None:
     assert model.predict([x[0][:0]])[0].shape == (0, 2)
 
 
-def test_it_scores_what_it_predicts_and_learns_from_its_masks_alone(cut) -> None:
+def test_it_scores_what_it_predicts_and_learns_from_its_masks_alone(cut, short) -> None:
     x, y, train, valid, model = cut
     rows = [m & ~np.isnan(v).any(1) for m, v in zip(valid, y, strict=True)]
     np.testing.assert_allclose(model.valid_r2, r2(join(y, rows), join(model.predict(x), rows)), atol=1e-5)
     fewer = [m & (np.arange(len(m)) % 2 == 0) for m in valid]
     spoilt = [np.where((t | v)[:, None], k, 1e6) for k, t, v in zip(y, train, fewer, strict=True)]
-    short = RecurrentConfig(width=8, window_bins=24, warm_bins=6, batch_size=16, steps=5)
-    one, two = (fit_recurrent(x, k, train, fewer, bin_size=BIN, kind="continuous", config=short) for k in (y, spoilt))
+    one, two = (fit_recurrent(x, k, train, fewer, bin_size=BIN, kind="continuous") for k in (y, spoilt))
     torch.testing.assert_close(one.network.state_dict(), two.network.state_dict(), rtol=0, atol=0)
 
 
-def test_a_seed_says_all_and_torchs_own_generator_is_left_alone(cut) -> None:
+def test_a_seed_says_all_and_torchs_own_generator_is_left_alone(cut, short) -> None:
     x, y, train, valid, _ = cut
-    short = RecurrentConfig(width=8, window_bins=24, warm_bins=6, batch_size=16, steps=5)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    fit = lambda seed: fit_recurrent(x, y, train, valid, bin_size=BIN, kind="continuous", seed=seed, config=short)
+    fit = lambda seed: fit_recurrent(x, y, train, valid, bin_size=BIN, kind="continuous", seed=seed)
     one = fit(3)
     np.testing.assert_array_equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
@@ -136,20 +155,14 @@ def test_it_comes_back_from_its_arrays(cut) -> None:
     for found, wanted in zip(again.predict(x), model.predict(x), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
-    two = Recurrent(
-        Network(16, 2, RecurrentConfig(width=5, num_layers=2)).eval(), model.counts, model.targets, "class", 1, 0.0
-    )
-    for found, wanted in zip(Recurrent.from_arrays(two.arrays()).predict(x), two.predict(x), strict=True):
-        np.testing.assert_array_equal(found, wanted)
 
-
-def test_it_learns_what_no_linear_decoder_can() -> None:
+def test_it_learns_what_no_linear_decoder_can(monkeypatch) -> None:
     counts, y = population(3000)
     rows = np.arange(len(y))
     train, valid, test = [rows < 2100], [(rows >= 2100) & (rows < 2400)], rows >= 2400
-    longer = replace(SMALL, steps=120)
+    monkeypatch.setattr("ndt.recurrent.STEPS", 120)
     ridge = fit_ridge([counts], [y], train, valid, bin_size=BIN)
-    model = fit_recurrent([counts], [y], train, valid, bin_size=BIN, kind="continuous", config=longer)
+    model = fit_recurrent([counts], [y], train, valid, bin_size=BIN, kind="continuous")
     linear, found = (r2(y[test], m.predict([counts])[0][test]) for m in (ridge, model))
     assert found > 0.8
     assert found > linear + 0.05
@@ -162,7 +175,7 @@ def test_classes_are_probabilities() -> None:
     train, valid, test = [rows < 1000], [(rows >= 1000) & (rows < 1200)], rows >= 1200
     one_hot = np.eye(4)[label]
     one_hot[:50] = np.nan
-    model = fit_recurrent([counts], [one_hot], train, valid, bin_size=BIN, kind="class", config=SMALL)
+    model = fit_recurrent([counts], [one_hot], train, valid, bin_size=BIN, kind="class")
     p = model.predict([counts])[0]
     np.testing.assert_allclose(p.sum(1), 1.0)
     assert (p >= 0).all()

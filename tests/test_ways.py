@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import TINY, busy_model, permuted, recording, specification
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from ndt.baselines import ALPHAS
@@ -196,6 +197,22 @@ def test_classes_are_read_by_logistic_regression_with_the_penalty_that_validatio
     np.testing.assert_allclose(said / said.sum(1, keepdims=True), best[1], atol=2e-3)
 
 
+def test_two_classes_are_read_by_the_same_loss_and_a_class_that_was_not_seen_is_never_said() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((300, 2))
+    y, train = np.eye(3)[2 * (x[:, 0] + 0.5 * rng.standard_normal(300) > 0)], np.arange(300) < 200
+    weight, bias = fit_classes(x[train], y[train], x[~train], y[~train])
+    p = softmax(x @ weight + bias, axis=1)
+    assert p[:, 1].max() < 1e-6
+    assert (p.argmax(1) == y.argmax(1)).mean() > 0.8
+    z, std = (x - x[train].mean(0)) / x[train].std(0), x[train].std(0)
+    # Where the loss is least, its slope is that of one of the penalties.
+    slope, w = z[train].T @ (p - y)[train], weight * std[:, None]
+    alpha = -np.sum(slope * w) / np.sum(w**2)
+    np.testing.assert_allclose(ALPHAS[np.argmin(np.abs(np.log(ALPHAS) - np.log(alpha)))], alpha, rtol=0.02)
+    np.testing.assert_allclose(fit_classes(x[:1], y[:1], x, y)[0], 0.0)
+
+
 def test_a_probe_reads_quantities_and_classes_each_where_it_has_labels() -> None:
     """How many spikes a bin has, and whether they are many: latents of random weights know both."""
     session = recording(((0.0, 60.0),), num_units=6)
@@ -236,7 +253,7 @@ def test_labels_change_no_bit_of_what_learns_without_them(way, store, run, tmp_p
     for other in found[1:]:
         torch.testing.assert_close(other.model.state_dict(), found[0].model.state_dict(), rtol=0, atol=0)
     assert found[0].metrics["network"]["r2"] != found[1].metrics["network"]["r2"]
-    assert found[0].metrics["blend_weight"] == 1.0
+    assert found[0].metrics["weights"]["network"] == 1.0
     assert "test" not in found[2].metrics
     assert found[2].metrics["adapt"] == way
 
