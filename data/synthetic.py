@@ -242,6 +242,10 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
     dispersion = config.dispersion if config.spiking == "negative_binomial" else 0.0
     observed, written = _observed(config, T, _rng(config, subject, session, 2))
     spikes = [t[observed.contains(t)] for t in spike_times(rates_hz, dispersion, rng)]
+    # As in real files, units are listed in an order of their own, which is not that of their identities.
+    listed = _rng(config, subject, session, 6).permutation(config.num_units)
+    rates_hz, spikes = rates_hz[:, listed], [spikes[n] for n in listed]
+    tuning, electrodes, number = tuning.select(listed), electrodes[listed], number[listed]
     edges = bin_edges(0.0, BIN_SIZE, T)
     v = velocity(z, config.dynamics)
     centre = np.arange(T) * per_bin + per_bin // 2  # the step around a bin's centre

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.session import Session
+from ndt.tokens import Window
 
 __all__ = ["KINDS", "Rows", "Vocabulary"]
 
@@ -33,6 +34,34 @@ class Rows(NamedTuple):
     context: NDArray[np.int64]
     region: NDArray[np.int64]
     group: NDArray[np.int64]
+
+    def window(
+        self,
+        counts: NDArray[np.uint8],
+        valid: NDArray[np.bool_],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        mean_counts: NDArray[np.float64] | None = None,
+        **others: Any,
+    ) -> Window:
+        """Returns a window, its units in the order of their identities, of arrays in the order of the session.
+
+        Arguments:
+            counts: Spikes per bin, shape (T, N).
+            valid: Whether the unit was observed in the bin, shape (T, N).
+            hidden: Entries that the model must predict, shape (T, N).
+            mean_counts: Spikes per bin of each unit, shape (N,).
+            others: Further fields of the window, which have no units.
+        """
+        return Window(
+            counts=counts.take(self.order, 1),  # bin by bin, faster than an index
+            valid=valid.take(self.order, 1),
+            hidden=None if hidden is None else hidden.take(self.order, 1),
+            mean_counts=None if mean_counts is None else mean_counts[self.order],
+            unit=self.unit,
+            context=self.context,
+            **others,
+        )
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,22 @@ def test_one_seed_one_content_whatever_the_workers(tmp_path: Path) -> None:
     assert [s.session_id for s in one] == [f"sub-sim{a}_ses-0{n}" for a in "AB" for n in (1, 2)]
 
 
+def test_units_are_listed_in_another_order_than_that_of_their_identities(tmp_path: Path) -> None:
+    """As in real files, and in each file in another; rates, counts, tuning and electrodes are of the same units."""
+    sessions = simulate(tmp_path, replace(SMALL, num_sessions=2, persistence=1.0, drift=0.0))
+    read = [read_nwb(s.path) for s in sessions]
+    for truth, session in zip(sessions, read, strict=True):
+        names = [str(u) for u in session.units.id]
+        assert names != sorted(names)
+        np.testing.assert_array_equal(session.units.columns["unit_name"], truth.unit_names)
+        np.testing.assert_array_equal(np.bincount(session.spikes.unit_index, minlength=12), truth.counts.sum(0))
+        expected = truth.tuning.rates_hz(truth.latents)  # at bin centres, for means over bins
+        np.testing.assert_allclose(truth.rates_hz.mean(0), expected.mean(0), rtol=0.02)
+    one, two = (dict(zip(s.units.id.tolist(), s.units.columns["unit_name"].tolist(), strict=True)) for s in read)
+    assert one == two
+    assert list(one) != list(two)
+
+
 def test_persistence_and_drift(tmp_path: Path) -> None:
     config = replace(SMALL, num_subjects=2, num_sessions=3, num_units=40, num_electrodes=60, persistence=0.7, drift=0.2)
     sessions = simulate(tmp_path, replace(config, seconds=1.0))
