@@ -149,9 +149,10 @@ class Grid:
             rows: Rows of the session's units and contexts.
             mean_counts: As the method of that name returns them, (N,); None where the model knows them.
         """
-        about = {"index": (int(first), int(last)), "session": self.session.session_id}
+        counts, valid = self.counts(first, last)
+        index, session = (int(first), int(last)), self.session.session_id
 
-        return rows.window(*self.counts(first, last), mean_counts=mean_counts, **about)
+        return rows.window(counts, valid, mean_counts=mean_counts, index=index, session=session)
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.

@@ -134,5 +134,5 @@ def _windows(
         seen[num_bins:] = False
         for span in spans:
             part = slice(span.first, span.last)
-            valid, about = np.ones_like(seen[part]), {"mean_counts": means, "session": session.session_id}
-            yield m, span, rows.window(counts[part], valid, hidden=~seen[part], **about)
+            valid, name = np.ones_like(seen[part]), session.session_id
+            yield m, span, rows.window(counts[part], valid, hidden=~seen[part], mean_counts=means, session=name)

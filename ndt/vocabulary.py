@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,8 @@ class Rows(NamedTuple):
         *,
         hidden: NDArray[np.bool_] | None = None,
         mean_counts: NDArray[np.float64] | None = None,
-        **others: Any,
+        index: tuple[int, int] = (0, 0),
+        session: str = "",
     ) -> Window:
         """Returns a window, its units in the order of their identities, of arrays in the order of the session.
 
@@ -51,7 +52,8 @@ class Rows(NamedTuple):
             valid: Whether the unit was observed in the bin, shape (T, N).
             hidden: Entries that the model must predict, shape (T, N).
             mean_counts: Spikes per bin of each unit, shape (N,).
-            others: Further fields of the window, which have no units.
+            index: First bin of the window in the session's grid, and the bin after its last.
+            session: Whose window it is.
         """
         return Window(
             counts=counts.take(self.order, 1),  # bin by bin, faster than an index
@@ -60,7 +62,8 @@ class Rows(NamedTuple):
             mean_counts=None if mean_counts is None else mean_counts[self.order],
             unit=self.unit,
             context=self.context,
-            **others,
+            index=index,
+            session=session,
         )
 
 
