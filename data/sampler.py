@@ -1,7 +1,6 @@
 """Draws training windows as a function of (seed, step, place in the batch): any process can draw any of them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class Sampler:
             raise InputError("sampler", "bin width", "the same in all sessions", f"{widths} s")
         self.grids, self.window_bins, self.seed = grids, window_bins, seed
         self.rows = [vocabulary.rows(g.session) for g in grids]
-        self.means = [g.mean_counts(c)[r.order] for g, c, r in zip(grids, chosen, self.rows, strict=True)]
+        self.means = [g.mean_counts(c) for g, c in zip(grids, chosen, strict=True)]
         runs = [np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in enumerate(zip(grids, chosen, strict=True))]
         self.runs = np.concatenate(runs)  # (M, 3): grid, first bin, last + 1
         self.runs = self.runs[self.runs[:, 2] - self.runs[:, 1] >= min_bins]
@@ -65,6 +64,4 @@ class Sampler:
         pivot = last - (int(self.ends[run]) - at)  # the window is laid at random around this bin
         begin = min(max(pivot - int(rng.integers(T)), first), last - T)
 
-        window = self.grids[g].window(begin, begin + T, self.rows[g])
-
-        return g, replace(window, mean_counts=self.means[g])
+        return g, self.grids[g].window(begin, begin + T, self.rows[g], self.means[g])

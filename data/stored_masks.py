@@ -59,7 +59,7 @@ def valid_windows(
     found = []
     for i, grid in enumerate(grids):
         rows = vocabulary.rows(grid.session)
-        rates = grid.mean_counts(grid.block == TRAIN if train is None else train[i])[rows.order]
+        rates = grid.mean_counts(grid.block == TRAIN if train is None else train[i])
         for first, last in grid.runs(grid.block == VALID):
             for begin in range(first, last, window_bins):
                 if (end := min(begin + window_bins, last)) - begin >= min_bins:
@@ -77,9 +77,7 @@ def _asked(
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
     hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng, rows.group)
 
-    window = grid.window(begin, end, rows)
-
-    return ValidWindow(kind, replace(window, hidden=hidden, mean_counts=rates, target=target))
+    return ValidWindow(kind, replace(grid.window(begin, end, rows, rates), hidden=hidden, target=target))
 
 
 @torch.no_grad()

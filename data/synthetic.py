@@ -234,14 +234,15 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
     rng = _rng(config, subject, session, 1)
     if "empty_units" in config.awkward:
         tuning.silent[rng.permutation(config.num_units)[:NUM_EMPTY]] = True
-    z = simulate_latents(config.num_latents, T * per_bin, rng)
     spans = _spans(config, T * per_bin * STEP, _rng(config, subject, session, 3))
-    if config.dynamics == "rotational":
-        z = rotating_latents(z, np.round(spans / STEP).astype(np.int64), _rng(config, subject, session, 5))
+    z = _latents(config, T * per_bin, spans, rng, _rng(config, subject, session, 5))
     rates_hz = tuning.rates_hz(z)
     dispersion = config.dispersion if config.spiking == "negative_binomial" else 0.0
     observed, written = _observed(config, T, _rng(config, subject, session, 2))
     spikes = [t[observed.contains(t)] for t in spike_times(rates_hz, dispersion, rng)]
+    # As in real files, units are listed in an order of their own, which is not that of their identities.
+    listed = _rng(config, subject, session, 6).permutation(config.num_units)
+    spikes = [spikes[n] for n in listed]
     edges = bin_edges(0.0, BIN_SIZE, T)
     v = velocity(z, config.dynamics)
     centre = np.arange(T) * per_bin + per_bin // 2  # the step around a bin's centre
@@ -253,21 +254,31 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         bin_size=BIN_SIZE,
         time=edges[:-1],
         latents=z[centre],
-        rates_hz=rates_hz.reshape(T, per_bin, -1).mean(1),
+        rates_hz=rates_hz[:, listed].reshape(T, per_bin, -1).mean(1),
         velocity=v[centre],
         counts=np.stack([np.diff(np.searchsorted(t, edges)) for t in spikes], 1),
         observed=observed,
-        unit_names=np.array([f"{name}-{n:06d}" for n in number]),
-        electrodes=electrodes,
-        tuning=tuning,
+        unit_names=np.array([f"{name}-{n:06d}" for n in number[listed]]),
+        electrodes=electrodes[listed],
+        tuning=tuning.select(listed),
         dispersion=dispersion,
     )
     position = np.cumsum(v, 0) * STEP
     trials = _trials(spans, position)
     _write(truth, config, spikes, position[centre], trials, written, _rng(config, subject, session, 4))
-    truth.save(out / "truth" / f"{session_id}.npz")
 
     return truth
+
+
+def _latents(
+    config: SimulateConfig, num_steps: int, spans: Array, rng: np.random.Generator, rng_trials: np.random.Generator
+) -> Array:
+    """Returns the path of the latents, shape (num_steps, K); `rng_trials` draws where rotations begin."""
+    z = simulate_latents(config.num_latents, num_steps, rng)
+    if config.dynamics != "rotational":
+        return z
+
+    return rotating_latents(z, np.round(spans / STEP).astype(np.int64), rng_trials)
 
 
 def _write(
@@ -279,6 +290,7 @@ def _write(
     written: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> None:
+    """Writes the file and the truth."""
     from ndt.data.synthetic_nwb import Recording, write_recording  # pynwb takes seconds to import
 
     subject, session = truth.session_id.removeprefix("sub-").split("_ses-")
@@ -299,6 +311,7 @@ def _write(
         rate_hz=1 / BIN_SIZE if "rate_series" in config.awkward else None,
     )
     write_recording(recording, truth.path)
+    truth.save(truth.path.parent / "truth" / f"{truth.session_id}.npz")
 
 
 def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple[Intervals, NDArray[np.bool_]]:

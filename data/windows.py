@@ -140,19 +140,19 @@ class Grid:
 
         return total / np.maximum(seen, 1)
 
-    def window(self, first: int, last: int, rows: Rows) -> Window:
-        """Returns the window of bins ``first … last - 1``, its units in the order of their identities."""
-        counts, valid = self.counts(first, last)
-        counts, valid = counts.take(rows.order, 1), valid.take(rows.order, 1)  # bin by bin, faster than an index
+    def window(self, first: int, last: int, rows: Rows, mean_counts: NDArray[np.float64] | None = None) -> Window:
+        """Returns the window of bins ``first … last - 1``, its units in the order of their identities.
 
-        return Window(
-            counts=counts,
-            valid=valid,
-            unit=rows.unit,
-            context=rows.context,
-            index=(int(first), int(last)),
-            session=self.session.session_id,
-        )
+        Arguments:
+            first: Its first bin.
+            last: The bin after it.
+            rows: Rows of the session's units and contexts.
+            mean_counts: As the method of that name returns them, (N,); None where the model knows them.
+        """
+        counts, valid = self.counts(first, last)
+        index, session = (int(first), int(last)), self.session.session_id
+
+        return rows.window(counts, valid, mean_counts=mean_counts, index=index, session=session)
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.

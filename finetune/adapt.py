@@ -98,8 +98,7 @@ def finetune(
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
-    rows = spec.vocabulary.rows(recording)
-    model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
+    model.observe(recording, grid.mean_counts(chosen))
     new = _new_parts(base, spec)
     found: dict[str, Any] = {"lags": lags}
     if base is not None and (WAYS[config.adapt].aligned or config.align_to):

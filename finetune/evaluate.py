@@ -73,8 +73,7 @@ def evaluate(
         model = model.extended(spec).eval()
     rows = np.isin(grid.block, BLOCKS[block])
     if not own:
-        known = spec.vocabulary.rows(recording)
-        model.observe(known.unit, grid.mean_counts(np.ones(len(grid), bool))[known.order])
+        model.observe(recording, grid.mean_counts(np.ones(len(grid), bool)))
     target = _target(recording, model, grid)
     if mask:
         rows &= scored_rows(grid, mask)

@@ -159,12 +159,11 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     recording = (store if isinstance(store, Store) else Store(store)).session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
-    rows = spec.vocabulary.rows(recording)
     own = model.covariate is not None and next(reversed(spec.data), None) == session
     if spec != model.spec or not own:  # a decoder keeps the mean counts that it was calibrated with, on its own session
         model = model.extended(spec).eval()
-        model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
-    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, rows)
+        model.observe(recording, grid.mean_counts(grid.block == TRAIN))
+    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, spec.vocabulary.rows(recording))
     digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
     options = {
         "session": session,

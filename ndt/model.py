@@ -24,6 +24,7 @@ from ndt.layers import Block, Dropout, look_up
 from ndt.linear import LinearDecoder
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
 from ndt.routes import Arrangement, arrange
+from ndt.session import Session
 from ndt.tokens import Batch
 from ndt.vocabulary import KINDS, Vocabulary
 
@@ -300,12 +301,13 @@ class NDT(nn.Module):
 
         return order, rows
 
-    def observe(self, unit: NDArray[np.int64], mean_counts: NDArray[np.float64]) -> "NDT":
-        """Sets the mean counts per bin of units, given by their rows, and returns the model.
+    def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
+        """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
 
-        They come from a session's training block and need no labels.
+        They come from the session's training block and need no labels.
         """
-        self.mean_counts[torch.from_numpy(unit)] = torch.from_numpy(mean_counts).to(self.mean_counts)
+        rows = self.vocabulary.rows(session)
+        self.mean_counts[torch.from_numpy(rows.unit)] = torch.from_numpy(mean_counts[rows.order]).to(self.mean_counts)
 
         return self
 

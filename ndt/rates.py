@@ -81,7 +81,7 @@ def trial_rates(
     rows, T, N = model.vocabulary.rows(session), num_bins + forward, session.num_units
     spans = _spans(num_bins, forward, model.spec.window_bins, session.session_id)
     hidden = np.zeros(N, bool) if heldout is None else np.asarray(heldout, bool)
-    means = None if mean_counts is None else np.asarray(mean_counts, np.float64)[rows.order]
+    means = None if mean_counts is None else np.asarray(mean_counts, np.float64)
     training, device, P = model.training, next(model.parameters()).device, model.config.units_per_patch
     model.eval()
     out = np.full((len(start), T, N), np.nan, np.float32)
@@ -129,21 +129,10 @@ def _windows(
     """Yields trial, span and window. Every entry is valid: what was not observed is asked for like what is hidden."""
     bin_size, T = model.spec.bin_size, spans[-1].last
     for m, begin in enumerate(start):
-        counts = bin_spikes(session, float(begin), bin_size, T)[:, rows.order]
-        seen = (observed_bins(session, float(begin), bin_size, T) & ~hidden)[:, rows.order]
+        counts = bin_spikes(session, float(begin), bin_size, T)
+        seen = observed_bins(session, float(begin), bin_size, T) & ~hidden
         seen[num_bins:] = False
         for span in spans:
             part = slice(span.first, span.last)
-            yield (
-                m,
-                span,
-                Window(
-                    counts=counts[part],
-                    valid=np.ones_like(seen[part]),
-                    unit=rows.unit,
-                    context=rows.context,
-                    mean_counts=means,
-                    hidden=~seen[part],
-                    session=session.session_id,
-                ),
-            )
+            valid, name = np.ones_like(seen[part]), session.session_id
+            yield m, span, rows.window(counts[part], valid, hidden=~seen[part], mean_counts=means, session=name)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.session import Session
+from ndt.tokens import Window
 
 __all__ = ["KINDS", "Rows", "Vocabulary"]
 
@@ -33,6 +34,37 @@ class Rows(NamedTuple):
     context: NDArray[np.int64]
     region: NDArray[np.int64]
     group: NDArray[np.int64]
+
+    def window(
+        self,
+        counts: NDArray[np.uint8],
+        valid: NDArray[np.bool_],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        mean_counts: NDArray[np.float64] | None = None,
+        index: tuple[int, int] = (0, 0),
+        session: str = "",
+    ) -> Window:
+        """Returns a window, its units in the order of their identities, of arrays in the order of the session.
+
+        Arguments:
+            counts: Spikes per bin, shape (T, N).
+            valid: Whether the unit was observed in the bin, shape (T, N).
+            hidden: Entries that the model must predict, shape (T, N).
+            mean_counts: Spikes per bin of each unit, shape (N,).
+            index: First bin of the window in the session's grid, and the bin after its last.
+            session: Whose window it is.
+        """
+        return Window(
+            counts=counts.take(self.order, 1),  # bin by bin, faster than an index
+            valid=valid.take(self.order, 1),
+            hidden=None if hidden is None else hidden.take(self.order, 1),
+            mean_counts=None if mean_counts is None else mean_counts[self.order],
+            unit=self.unit,
+            context=self.context,
+            index=index,
+            session=session,
+        )
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,7 @@ def pretrain(
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = NDT(spec)
     for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
-        rows = spec.vocabulary.rows(grid.session)
-        model.observe(rows.unit, grid.mean_counts(grid.block == TRAIN)[rows.order])
+        model.observe(grid.session, grid.mean_counts(grid.block == TRAIN))
     parts = covariate.parts if covariate is not None else ()
     objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels, parts)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)

@@ -160,6 +160,13 @@ def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
     return model.eval()
 
 
+def with_means(model: NDT, mean_counts: Sequence[float] | np.ndarray) -> NDT:
+    """Sets the mean counts per bin of all units that the model knows, in the order of its table's rows."""
+    model.mean_counts.copy_(torch.as_tensor(np.asarray(mean_counts)))
+
+    return model
+
+
 def random_window(
     T: int, N: int, rng: np.random.Generator, *, absent: float = 0.2, hidden: float = 0.4, patch: int = 3, dims: int = 2
 ) -> Window:

@@ -165,7 +165,7 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
         covariate = replace(covariate, auxiliary=auxiliary_parts(grid, names, target, train))
         torch.manual_seed(0)
         model = NDT(replace(spec, covariate=covariate))
-        model.observe(np.arange(40), grid.mean_counts(train)[spec.vocabulary.rows(grid.session).order])
+        model.observe(grid.session, grid.mean_counts(train))
         values = auxiliary_values(grid, covariate.auxiliary, target, train)
         config = FinetuneConfig(auxiliary_weight=1.0, reading_rate=10.0)
         refining = Refining(grid, train, target.values, model, config, ("",), values).begin(model)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from problems import TINY, busy_model, random_window, recording, specification
+from problems import TINY, busy_model, random_window, recording, specification, with_means
 from safetensors.torch import load_file, save_file
 
 from ndt.checkpoint import CovariateSpec, ModelSpec, read_json, save_config, sha256, write_json
@@ -22,7 +22,7 @@ from ndt.tokens import pack
 @pytest.fixture
 def saved(tmp_path):
     """A model and the folder that it was saved in."""
-    model = busy_model(specification([recording(num_units=8)])).observe(np.arange(8), np.arange(8) / 2)
+    model = with_means(busy_model(specification([recording(num_units=8)])), np.arange(8) / 2)
     return model, model.save_pretrained(tmp_path / "model")
 
 
@@ -35,7 +35,7 @@ def edit(path, change) -> None:
 @pytest.mark.parametrize("dims", [0, 2])
 def test_a_saved_model_comes_back_as_it_was(tmp_path, dims) -> None:
     spec = replace(specification([recording(num_units=8)], dims=dims), data={"sub-a_ses-1": "ab12"})
-    model = busy_model(spec).observe(np.arange(8), np.arange(8) / 2)
+    model = with_means(busy_model(spec), np.arange(8) / 2)
     other = NDT.from_pretrained(model.save_pretrained(tmp_path / "new" / "folder"))
     assert other.spec == model.spec
     assert not other.training

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from problems import TINY, busy_model, recording, specification
+from problems import TINY, busy_model, recording, specification, with_means
 
 from ndt.data.windows import Grid
 from ndt.session import Session, Units
@@ -21,7 +21,7 @@ def placed(session: Session, regions: list[str], depths: list[float]) -> Session
 
 def test_an_extended_model_says_the_same_of_what_it_knew() -> None:
     old, new = recording(num_units=4), recording(num_units=6, name="sub-a_ses-2")
-    model = busy_model(specification([old])).observe(np.arange(4), np.arange(4) + 0.5)
+    model = with_means(busy_model(specification([old])), np.arange(4) + 0.5)
     spec = specification([old, new])
     other = model.extended(spec).eval()
     window = Grid(old, 0.05, 1.0).window(0, 20, spec.vocabulary.rows(old))

@@ -76,6 +76,14 @@ def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, gr
     np.testing.assert_allclose(saved["network"], decode(decoder.model, grid, rows)[rows], atol=1e-4)
 
 
+def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, grid, sim_truth) -> None:
+    names, known = [str(u) for u in grid.session.units.id], decoder.model.vocabulary.units
+    assert names != sorted(names)
+    means = sim_truth[1].counts[grid.block == TRAIN].mean(0)
+    found = decoder.model.mean_counts.numpy()[[known.index(u) for u in names]]
+    np.testing.assert_allclose(found, means, rtol=1e-5)
+
+
 def test_it_decodes_and_the_shuffled_control_does_not(decoder) -> None:
     assert decoder.metrics["network"]["r2"] > 0.4
     assert decoder.metrics["baselines"]["ridge"]["r2"] > 0.4

@@ -5,19 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import recording
+from problems import busy_model, recording, specification
 
 from ndt.baselines import Lagged, fit_ridge
 from ndt.config import BASELINES, FinetuneConfig
 from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
-from ndt.data.windows import Grid
+from ndt.data.targets import build_targets
+from ndt.data.windows import TRAIN, Grid
 from ndt.errors import InputError
 from ndt.finetune.baselines import Baselines
+from ndt.finetune.scoring import score_session
 from ndt.kalman import fit_kalman
 from ndt.metrics import r2
 from ndt.naive_bayes import fit_naive_bayes
 from ndt.pieces import labelled
 from ndt.recurrent import fit_recurrent
+from ndt.target import Target
 
 CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
 FEW = {
@@ -106,6 +109,24 @@ def test_what_spikes_say_at_a_time_changes_no_bit_of_what_was_decoded_before(gri
             after = np.concatenate(model.predict(cut(changed), *gate))
             np.testing.assert_array_equal(after[:600], velocity.decoded[name][:600], err_msg=name)
             assert np.abs(after[600:] - velocity.decoded[name][600:]).max() > 0
+
+
+def test_labels_beyond_the_limit_change_no_baseline(grid) -> None:
+    """Of a session of which the last seconds of labels may be used, no baseline reads the others."""
+    target = build_targets(grid.session, "vel", grid.start, grid.bin_size, block=grid.block)
+    train = grid.block == TRAIN
+    limited = train & (np.cumsum(train) > train.sum() - 300)
+    noise = np.random.default_rng(0).standard_normal(target.values.shape)
+    other = replace(target, values=np.where((train & ~limited)[:, None], noise, target.values).astype(np.float32))
+    model, config = busy_model(specification([grid.session])), replace(CONFIG, blend=("network", "ridge"))
+
+    def scores(labels: Target, chosen: np.ndarray) -> dict[str, float]:
+        found = score_session(model, grid, labels, chosen, config).metrics["baselines"]
+        return {name: found[name]["r2"] for name in BASELINES}
+
+    assert scores(other, limited) == (expected := scores(target, limited))
+    whole = scores(other, train)
+    assert all(whole[name] != expected[name] for name in BASELINES)
 
 
 def test_facts_go_into_json_and_say_what_was_chosen(grid, data) -> None:

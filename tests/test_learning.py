@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import TINY, random_window, recording, specification
+from problems import TINY, random_window, recording, specification, with_means
 from test_model import CONFIGS, P, gradients, model_of
 
 from ndt.likelihood import count_nll
@@ -39,7 +39,7 @@ def test_one_batch_is_overfit(name) -> None:
     torch.manual_seed(0)
     config = replace(CONFIGS[name], width=24, dropout=0.0, conv_dropout=0.0, count_dropout=0.0)
     model, batch = NDT(specification([recording(num_units=9)], config=config)).train(), structured_batch()
-    model.observe(np.arange(9), np.full(9, float(batch.counts.float().mean())))
+    model.mean_counts.fill_(batch.counts.float().mean())
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     start, found = None, None
     for _ in range(70):
@@ -82,7 +82,7 @@ def test_a_population_of_1500_units_trains() -> None:
         valid, unit = np.ones((20, N), bool), np.arange(N)
         some.append(Window(counts=counts, valid=valid, unit=unit, context=np.arange(3), hidden=hidden))
     batch = pack(some, 32)
-    model.observe(np.arange(N), batch_means(some))
+    with_means(model, batch_means(some))
     optimizer, losses, began = torch.optim.AdamW(model.parameters(), lr=3e-3), [], time.monotonic()
     for _ in range(30):
         said = model(batch)

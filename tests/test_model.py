@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import TINY, busy_model, permuted, random_window, recording, specification
+from problems import TINY, busy_model, permuted, random_window, recording, specification, with_means
 from strategies import windows
 
 from ndt.config import ModelConfig
@@ -52,7 +52,7 @@ def model_of(config: ModelConfig = TINY, num_units: int = 8, *, dims: int = 2) -
     depths = tuple(np.linspace(-1.0, 1.0, num_units))
     model = busy_model(replace(spec, vocabulary=replace(spec.vocabulary, unit_depths=depths)))
     rates = np.random.default_rng(0).uniform(0.0, 3.0, num_units)
-    return model.observe(np.arange(num_units), rates)
+    return with_means(model, rates)
 
 
 def nll(model: NDT, batch: Batch) -> torch.Tensor:
@@ -81,10 +81,20 @@ def test_packed_together_as_each_alone(name, some, contexts) -> None:
             torch.testing.assert_close(found, torch.cat([getattr(x, field) for x in alone]), rtol=0, atol=2e-5)
 
 
+def test_a_unit_is_observed_with_its_own_mean_count_in_whatever_order_the_file_lists_it() -> None:
+    """Means in the order of the file were paired with rows in the order of identities, which no simulation told."""
+    session = recording(num_units=7)
+    names = [str(u) for u in session.units.id]
+    assert names != sorted(names)
+    for listed in (session, permuted(session, np.random.default_rng(1).permutation(7))):
+        model = NDT(specification([session])).observe(listed, np.array([int(u[2:]) for u in listed.units.id]) / 8)
+        assert model.mean_counts.tolist() == [int(u[2:]) / 8 for u in model.vocabulary.units]
+
+
 def test_windows_of_two_sessions_packed_together_as_each_alone() -> None:
     sessions = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in (4, 7)]
     spec, rng = specification(sessions), np.random.default_rng(0)
-    model, some = busy_model(spec).observe(np.arange(7), np.arange(7) / 3), []
+    model, some = with_means(busy_model(spec), np.arange(7) / 3), []
     for session in sessions:
         rows = spec.vocabulary.rows(session)
         some.append(replace(random_window(6, session.num_units, rng), unit=rows.unit, context=rows.context))

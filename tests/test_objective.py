@@ -86,7 +86,7 @@ def trained(session: Session, names: str, out, steps: int) -> tuple[NDT, Grid, T
     spec, grid, target = set_up(session, names, width=32)
     torch.manual_seed(0)
     model = NDT(spec)
-    model.observe(np.arange(24), grid.mean_counts(grid.block == TRAIN)[spec.vocabulary.rows(session).order])
+    model.observe(session, grid.mean_counts(grid.block == TRAIN))
     decoding = Decoding(grid, grid.block == TRAIN, target.values, model, CONFIG, ("",))
     train = TrainConfig(steps=steps, batch_size=16, valid_every=steps // 2, warmup_steps=10, learning_rate=5e-3)
     Trainer(model, decoding, train, out=out, seed=0, resume=False, progress=False).run()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from problems import TINY, busy_model, random_window, recording, specification
+from problems import TINY, busy_model, random_window, recording, specification, with_means
 from strategies import windows
 
 from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
@@ -116,7 +116,7 @@ def test_slots_know_no_units() -> None:
     model = busy_model(specification([recording(num_units=8)], config=SLOTS))
     with torch.no_grad():
         first = model(pack([window], P))
-        model.observe(np.arange(8), np.linspace(0, 3, 8))
+        with_means(model, np.linspace(0, 3, 8))
         second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
     torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
     assert not {"unit", "unit_place", "depth"} & set(dict(model.named_parameters()))

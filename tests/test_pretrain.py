@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import recording, specification
+from problems import recording, specification, with_means
 from realdata import real_file
 
 from ndt.api import embed
@@ -70,7 +70,7 @@ def stored(sessions: list[Session], root: Path) -> Store:
 def untrained(model: NDT, seed: int) -> NDT:
     """The same architecture and mean rates, with weights as they are before the first step."""
     torch.manual_seed(seed)
-    return NDT(model.spec).observe(np.arange(len(model.unit)), model.mean_counts.double().numpy()).eval()
+    return with_means(NDT(model.spec), model.mean_counts).eval()
 
 
 def test_latents_are_better_than_those_of_random_weights(sim_base, sim_store, sim_truth) -> None:
@@ -92,6 +92,16 @@ def test_the_true_latents_are_recovered(tmp_path) -> None:
     found = pretrain(store, tmp_path / "run", PretrainConfig(model=model, train=train, window=1.0), progress=False)
     assert recovered(found, truth, store) > 0.46  # ridge on eight lags, which sees labels and all counts, reaches 0.62
     assert max(recovered(untrained(found, seed), truth, store) for seed in range(3)) < 0.44
+
+
+def test_each_unit_has_the_mean_count_of_its_own_training_block(sim_base, sim_store, sim_truth) -> None:
+    """Units are listed in another order than that of their identities; file and truth tell which is which."""
+    model, session, truth = NDT.from_pretrained(sim_base), sim_store.session(sim_truth[0].session_id), sim_truth[0]
+    names = [str(u) for u in session.units.id]
+    assert names != sorted(names)
+    grid = Grid(session, truth.bin_size, model.spec.window_bins * truth.bin_size)
+    means = dict(zip(names, truth.counts[grid.block == TRAIN].mean(0), strict=True))
+    np.testing.assert_allclose(model.mean_counts.numpy(), [means[u] for u in model.vocabulary.units], rtol=1e-5)
 
 
 def test_run_directory_is_as_designed(sim_base, sim_store) -> None:

@@ -12,6 +12,7 @@ from ndt.baselines import fit_ridge
 from ndt.config import SimulateConfig
 from ndt.data.nwb import read_nwb
 from ndt.data.population import BIN_SIZE, STEP, Tuning, simulate_latents, spike_times, transition, velocity
+from ndt.data.read import read
 from ndt.data.synthetic import AWKWARD, Simulated, simulate
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -173,6 +174,22 @@ def test_one_seed_one_content_whatever_the_workers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(values, right[name], err_msg=name)
     assert len(datasets(one[0].path)["units/spike_times"]) != len(datasets(other[0].path)["units/spike_times"])
     assert [s.session_id for s in one] == [f"sub-sim{a}_ses-0{n}" for a in "AB" for n in (1, 2)]
+
+
+def test_units_are_listed_in_another_order_than_that_of_their_identities(tmp_path: Path) -> None:
+    """As in real files, and in each file in another; rates, counts, tuning and electrodes are of the same units."""
+    sessions = simulate(tmp_path, replace(SMALL, num_sessions=2, persistence=1.0, drift=0.0))
+    found = [read(s.path) for s in sessions]
+    for truth, session in zip(sessions, found, strict=True):
+        names = [str(u) for u in session.units.id]
+        assert names != sorted(names)
+        np.testing.assert_array_equal(session.units.columns["unit_name"], truth.unit_names)
+        np.testing.assert_array_equal(np.bincount(session.spikes.unit_index, minlength=12), truth.counts.sum(0))
+        expected = truth.tuning.rates_hz(truth.latents)  # at bin centres, for means over bins
+        np.testing.assert_allclose(truth.rates_hz.mean(0), expected.mean(0), rtol=0.02)
+    one, two = (dict(zip(s.units.id.tolist(), s.units.columns["unit_name"].tolist(), strict=True)) for s in found)
+    assert one == two
+    assert list(one) != list(two)
 
 
 def test_persistence_and_drift(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ class Ragged:
         spec = ModelSpec(
             config=config.model, vocabulary=self.vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={}
         )
-        num_units = len(self.vocabulary.units)
+        model = NDT(spec).train()
+        model.mean_counts.fill_(RATE_HZ * BIN_SIZE)
 
-        return NDT(spec).observe(np.arange(num_units), np.full(num_units, RATE_HZ * BIN_SIZE)).train()
+        return model
 
 
 def preset(name: str) -> PretrainConfig:

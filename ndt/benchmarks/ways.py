@@ -106,8 +106,8 @@ def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume
     session = Store(store).session(DAY)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
     grid = Grid(session, spec.bin_size, spec.bin_size * spec.window_bins)
-    chosen, rows = last_seconds(grid, config.calibration), spec.vocabulary.rows(session)
-    model = model.extended(spec).eval().observe(rows.unit, grid.mean_counts(chosen)[rows.order])
+    chosen = last_seconds(grid, config.calibration)
+    model = model.extended(spec).eval().observe(session, grid.mean_counts(chosen))
     target = kept_target(spec.covariate, grid, COVARIATE)
     write_json(out / "metrics.json", score_session(model, grid, target, chosen, config).metrics)
 
