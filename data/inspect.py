@@ -22,6 +22,7 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.page import worst, write_text
 from ndt.session import Covariate, Session
+from ndt.settings import as_config
 
 if TYPE_CHECKING:
     from ndt.data.quality import Quality
@@ -41,7 +42,7 @@ _one_at_a_time = threading.Lock()  # neither pynwb nor matplotlib is made for th
 
 def inspect(
     files: Sequence[str | Path] | str | Path,
-    config: IngestConfig | None = None,
+    config: IngestConfig | str | Path | None = None,
     out: str | Path | None = None,
     *,
     nwb_check: bool = True,
@@ -63,7 +64,7 @@ def inspect(
         >>> inspect("recordings/*.nwb", out="inspected/")[0]["grade"]  # doctest: +SKIP
         'warning'
     """
-    config, sources = config or IngestConfig(), find_files(files)
+    config, sources = as_config(IngestConfig, config), find_files(files)
     root = None if out is None else Path(out)
     names = _names([session_id_of(source) for source in sources])
     jobs = [(s, None if root is None else root / f"{n}.html") for s, n in zip(sources, names, strict=True)]

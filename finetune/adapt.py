@@ -14,7 +14,7 @@ from ndt.config import FinetuneConfig, TrainConfig
 from ndt.convolution import ConvolutionalDecoder
 from ndt.data.leaks import check_base
 from ndt.data.splits import assign_blocks
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
@@ -28,6 +28,7 @@ from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_sec
 from ndt.finetune.ways import WAYS, begin, choose_way, finish
 from ndt.model import NDT
 from ndt.session import Covariate, Session
+from ndt.settings import as_config
 from ndt.target import Target, labelled
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
@@ -59,7 +60,7 @@ def finetune(
     covariate: str | None = None,
     *,
     out: str | Path,
-    config: FinetuneConfig | None = None,
+    config: FinetuneConfig | str | Path | None = None,
     store: str | Path | Store | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -75,7 +76,7 @@ def finetune(
         session: Session id, in the store; pretraining need not have seen it.
         covariate: Name of the covariate; by default a velocity or heading.
         out: Run directory.
-        config: Settings.
+        config: Settings, or a file of them.
         store: The store; by default the one that `base` was pretrained on.
         resume: Whether to go on from the run's last checkpoint.
         progress: Whether to show a progress bar.
@@ -86,12 +87,12 @@ def finetune(
         InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
             the session holds out.
     """
-    config, out = config or FinetuneConfig(), Path(out)
+    config, out = as_config(FinetuneConfig, config), Path(out)
     if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
         raise InputError(out, "out", "another folder than the base model's", "the same")
     if base is not None and not isinstance(base, NDT):
         base = NDT.from_pretrained(base)
-    store = _store(base, store)
+    store = open_store(store or (None if base is None else base.store), "finetune")
     recording = _recording(base, store, session, covariate, config)
     bin_size, window_bins = _bins(base, recording, covariate, config)
     grid = Grid(recording, bin_size, window_bins * bin_size)
@@ -204,14 +205,6 @@ def _new_parts(base: NDT | None, spec: ModelSpec) -> tuple[str, ...]:
     same = (base.spec.covariate, base.config.covariates) == (spec.covariate, spec.config.covariates)
 
     return () if same else ("covariate.",)
-
-
-def _store(base: NDT | None, given: str | Path | Store | None) -> Store:
-    found = given or (base.store if base is not None else None)
-    if found is None:
-        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
-
-    return found if isinstance(found, Store) else Store(found)
 
 
 def _stores(base: NDT | None, store: Store) -> list[Store]:

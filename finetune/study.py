@@ -8,7 +8,7 @@ from typing import Any
 
 from ndt.checkpoint import ModelSpec
 from ndt.config import FinetuneConfig
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.model import NDT
@@ -54,10 +54,7 @@ class Study:
         if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
             raise InputError(out, "out", "another folder than the base model's", "the same")
         model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
-        found = store or (model.store if model is not None else None)
-        if found is None:
-            raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
-        opened = found if isinstance(found, Store) else Store(found)
+        opened = open_store(store or (None if model is None else model.store), "finetune")
         opened.session(session)  # an unknown one shows now, and not in a process of its own
         origin, spec = (None, None) if model is None else (_digest(model), model.spec)
 

@@ -31,7 +31,7 @@ SCORES = {  # by kind of what is decoded
     "class": "R² of the classes' probabilities on test bins (Brier skill score)",
 }
 
-callable_module(__name__)
+callable_module(__name__, "ndt.api.report")
 
 
 def write_report(run: Path, store: Path | None = None) -> Path:
