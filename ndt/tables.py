@@ -11,15 +11,15 @@ __all__ = [
     "show_curve",
     "show_demo",
     "show_dynamics",
-    "show_embedding",
-    "show_evaluation",
-    "show_files",
-    "show_finetuning",
-    "show_pretraining",
-    "show_recordings",
+    "show_embed",
+    "show_evaluate",
+    "show_inspect",
+    "show_finetune",
+    "show_pretrain",
+    "show_simulate",
     "show_report",
     "show_search",
-    "show_store",
+    "show_ingest",
 ]
 
 PREDICTORS = {  # in metrics.json -> in words
@@ -69,7 +69,7 @@ def _number(value: object, digits: int = 3) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, int | float) else "–"
 
 
-def show_recordings(result: dict[str, Any]) -> None:
+def show_simulate(result: dict[str, Any]) -> None:
     """Prints what ``ndt simulate`` wrote."""
     for r in result["recordings"]:
         _print(f"{r['path']}  {r['units']} units")
@@ -81,7 +81,7 @@ def _dropped(sentences: list[str], limit: int = 6) -> str:
     return "\n".join(f"  dropped: {s}" for s in [*sentences[:limit], *more])
 
 
-def show_files(result: dict[str, Any]) -> None:
+def show_inspect(result: dict[str, Any]) -> None:
     """Prints what ``ndt inspect`` found: of files, or of what sessions of a store share."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
@@ -133,7 +133,7 @@ def _show_recipes(recipes: list[dict[str, Any]]) -> None:
     _print(table)
 
 
-def show_store(result: dict[str, Any]) -> None:
+def show_ingest(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
@@ -149,7 +149,7 @@ def show_store(result: dict[str, Any]) -> None:
     _print(f"store: {result['store']}")
 
 
-def show_pretraining(result: dict[str, Any]) -> None:
+def show_pretrain(result: dict[str, Any]) -> None:
     """Prints how pretraining ended."""
     valid = result["valid"]
     table = _table("validation", "value")
@@ -174,10 +174,10 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
     return table
 
 
-def show_finetuning(result: dict[str, Any]) -> None:
+def show_finetune(result: dict[str, Any]) -> None:
     """Prints a decoder's scores beside its baselines', or its validation score, and its curve and search if any."""
     if "covariates" in result:
-        show_evaluation(result)
+        show_evaluate(result)
     elif "valid" in result:
         _print(f"{result['session']}, {result['covariate']}: R² on validation {_number(result['valid']['network'])}")
     show_search(result)
@@ -185,7 +185,7 @@ def show_finetuning(result: dict[str, Any]) -> None:
     _print(f"run: {result['run']}")
 
 
-def show_evaluation(result: dict[str, Any]) -> None:
+def show_evaluate(result: dict[str, Any]) -> None:
     """Prints all scores of a decoder, one table a covariate; or what the Neural Latents Benchmark says of a model."""
     if "nlb" in result:
         return _show_nlb(result)
@@ -273,7 +273,7 @@ def show_search(result: dict[str, Any]) -> None:
         _print(shown, *more, *sentences(record))
 
 
-def show_embedding(result: dict[str, Any]) -> None:
+def show_embed(result: dict[str, Any]) -> None:
     """Prints what ``ndt embed`` wrote."""
     _print(f"{result['path']}: {result['num_bins']:,} bins x {result['num_dims']} dimensions")
 
