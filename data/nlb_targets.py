@@ -150,8 +150,9 @@ def unit_groups(session: Session) -> dict[str, NDArray[np.int64]]:
     if heldout.all() or not heldout.any():
         raise InputError(where, "units/heldout", "some units held out and some not", f"{heldout.sum()} held out")
     ids = session.units.columns.get("nwb_id")
-    known = ids is not None and ids.dtype.kind in "iu"
-    order = np.argsort(ids, kind="stable") if known else np.arange(session.num_units)
+    if ids is None or ids.dtype.kind not in "iu":
+        ids = np.arange(session.num_units)
+    order = np.argsort(ids, kind="stable")
 
     return {"heldin": order[~heldout[order]], "heldout": order[heldout[order]]}
 
