@@ -35,6 +35,7 @@ from ndt.data.summary import summarise
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session
+from ndt.settings import as_config
 
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
@@ -53,7 +54,7 @@ _one_at_a_time = threading.Lock()  # pynwb is not made for the threads that a Da
 def ingest(
     files: "Sequence[str | Path | RemoteFile | Session] | str | Path | RemoteFile | Session",
     out: str | Path,
-    config: IngestConfig | None = None,
+    config: IngestConfig | str | Path | None = None,
     progress: bool = True,
 ) -> Store:
     """Reads recordings into a store; those that are there already, from the same file and options, are left alone.
@@ -73,7 +74,7 @@ def ingest(
         >>> ingest("recordings/**/*.nwb", "store/").session_ids  # doctest: +SKIP
         ['sub-m1_ses-stevenson2011']
     """
-    config, root = config or IngestConfig(), Path(out)
+    config, root = as_config(IngestConfig, config), Path(out)
     sources = _sources(files)
     fresh: dict[str, Any] = {"version": STORE_VERSION, "sessions": {}}
     manifest = {"failed": {}} | (read_manifest(root) if (root / "manifest.json").exists() else fresh)

@@ -16,6 +16,7 @@ from ndt.data.summary import Entry, examine
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.page import write_text
+from ndt.settings import as_config
 
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
@@ -29,7 +30,7 @@ _one_at_a_time = threading.Lock()  # neither pynwb nor matplotlib is made for th
 
 def inspect(
     files: Sequence[str | Path] | str | Path,
-    config: IngestConfig | None = None,
+    config: IngestConfig | str | Path | None = None,
     out: str | Path | None = None,
     *,
     nwb_check: bool = True,
@@ -54,7 +55,7 @@ def inspect(
     from rich.console import Console
     from rich.progress import Progress
 
-    config, sources = config or IngestConfig(), find_files(files)
+    config, sources = as_config(IngestConfig, config), find_files(files)
     root = None if out is None else Path(out)
     names = _names([session_id_of(source) for source in sources])
     jobs = [(s, None if root is None else root / f"{n}.html") for s, n in zip(sources, names, strict=True)]

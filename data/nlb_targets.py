@@ -1,22 +1,27 @@
-"""What a submission to the Neural Latents Benchmark is scored against, made from a recording that holds the truth."""
+"""The trials that the Neural Latents Benchmark cuts from a recording, and the targets of their predicted rates."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+from scipy.signal.windows import gaussian
 
 from ndt.data.covariates import matching_covariates
-from ndt.data.nlb_trials import Trials, heldout_units, unit_order
 from ndt.data.resample import resample
+from ndt.data.splits import split, within
 from ndt.errors import InputError
-from ndt.nlb_tasks import NlbTask
-from ndt.session import Session
-from ndt.spikes import bin_spikes
+from ndt.intervals import Intervals
+from ndt.nlb import NlbTask
+from ndt.session import Session, Spikes, Units
+from ndt.spikes import bin_spikes, num_bins, observed_bins
 
-__all__ = ["Targets", "nlb_targets", "smoothing"]
+__all__ = ["Trials", "as_population", "nlb_targets", "select_trials", "unit_groups"]
 
+TABLE = "trials"
+WHOLE = 1e-3  # of a bin: times of events that are meant to lie on a bin's edge differ from it by rounding
 FINE = 1e-3  # seconds: bins in which spikes are smoothed for PSTHs
 REACH = 3  # standard deviations of the smoothing's kernel on either side
 SHORT = 0.8  # of the mean length of a condition's trials: shorter ones are in no PSTH
@@ -24,21 +29,183 @@ SHORT = 0.8  # of the mean length of a condition's trials: shorter ones are in n
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What rates are scored against.
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """M trials of one length, in bins on one grid.
 
     Arguments:
-        arrays: By the benchmark's names; see `ndt.nlb_file.score_submission`.
-        left_out: One sentence for each score that cannot be had, and why.
+        table: The chosen rows of the session's trials, with their columns.
+        start: Start of each trial's first bin in seconds, (M,).
+        event: What each trial is aligned to, in seconds, (M,).
+        bin_size: Width of bins in seconds.
+        num_bins: Bins T that are seen.
+        forward: Bins F after them.
     """
 
-    arrays: dict[str, Any]
-    left_out: tuple[str, ...]
+    table: Intervals
+    start: Array
+    event: Array
+    bin_size: float
+    num_bins: int
+    forward: int
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def counts(self, session: Session) -> NDArray[np.float32]:
+        """Returns spikes per bin in the order of the session's units, NaN where not observed, (M, T + F, N)."""
+        T = self.num_bins + self.forward
+        found = np.full((len(self), T, session.num_units), np.nan, np.float32)
+        for m, start in enumerate(self.start):
+            seen = observed_bins(session, float(start), self.bin_size, T)
+            found[m][seen] = bin_spikes(session, float(start), self.bin_size, T)[seen]
+
+        return found
 
 
-def nlb_targets(session: Session, task: NlbTask, train: Trials, evaluated: Trials) -> Targets:
-    """Returns the targets of a session's evaluated trials.
+def select_trials(session: Session, task: NlbTask, parts: Collection[str], bin_size: float) -> Trials:
+    """Returns the trials of some parts of a session, in the order of its table.
+
+    As in the benchmark's own preparation, bins lie on one grid from the zero of the file's clock: a trial's first bin
+    is the first that begins at or after the start of its window, which it may follow by part of a bin.
+
+    Arguments:
+        session: The session; its table `trials` has a column `split` that names each trial's part. Without it, trials
+            that lie wholly in the training block are ``train`` and those in the test block are ``val``.
+        task: How they are cut.
+        parts: Some of ``train``, ``val`` and ``test``. Trials without the event that they are aligned to are left out.
+        bin_size: Bin width in seconds.
+
+    Raises:
+        InputError: if there is no such table or column, no such trial, trials of whole length differ in it, or spikes
+            were counted in bins of which `bin_size` is no multiple.
+    """
+    where = session.source.get("path", session.session_id)
+    if (counted := session.count_bin) and abs(bin_size / counted - max(round(bin_size / counted), 1)) > WHOLE:
+        expected = f"a multiple of {counted * 1e3:g} ms, in which spikes were counted"
+        raise InputError(where, "bin_size", expected, f"{bin_size * 1e3:g} ms")
+    if TABLE not in session.intervals:
+        raise InputError(where, TABLE, "a table of trials", ", ".join(session.intervals) or "no table")
+    table = session.intervals[TABLE]
+    event = table.start if task.align == "start" else _times(table, task.align, where)
+    rows = np.isfinite(event) & _of_parts(session, table, parts)
+    if not rows.any():
+        raise InputError(where, TABLE, f"trials of {' and '.join(parts)} that have {task.align}", "none")
+    table, event = table.select(rows), event[rows]
+    begin, end = (0.0, _length(table, where, bin_size)) if task.window is None else task.window
+    first = np.ceil(np.round((event + begin) / bin_size, 6))  # a millionth of a bin is rounding
+
+    return Trials(
+        table=table,
+        start=first * bin_size,
+        event=event,
+        bin_size=bin_size,
+        num_bins=num_bins(end - begin, bin_size),
+        forward=num_bins(task.forward, bin_size),
+    )
+
+
+def _times(table: Intervals, name: str, where: object) -> Array:
+    column = table.columns.get(name)
+    if column is None or column.dtype.kind not in "fiu" or column.ndim != 1:
+        listed = ", ".join(["start", *sorted(table.columns)])
+        raise InputError(where, f"{TABLE}/{name}", f"a column of times in seconds, or one of {listed}", "none")
+
+    return np.asarray(column, np.float64)
+
+
+def _of_parts(session: Session, table: Intervals, parts: Collection[str]) -> NDArray[np.bool_]:
+    column = table.columns.get("split")
+    if column is not None:
+        return np.isin(np.char.lower(np.asarray(column).astype(np.str_)), sorted(parts))
+    blocks = split(session, 0.0)
+    found = np.zeros(len(table), bool)
+    for part, block in (("train", blocks.train), ("val", blocks.test)):
+        if part in parts:
+            found |= within(table.start, table.end, block, 1e-6)
+
+    return found
+
+
+def _length(table: Intervals, where: object, bin_size: float) -> float:
+    lengths = table.end - table.start
+    if np.ptp(lengths) > WHOLE * bin_size:
+        found = f"{lengths.min():g} to {lengths.max():g} s"
+        raise InputError(where, TABLE, "trials of one length, or a task with a window", found)
+
+    return float(np.median(lengths))
+
+
+def unit_groups(session: Session) -> dict[str, NDArray[np.int64]]:
+    """Returns the units under ``heldin`` and ``heldout``, in the benchmark's order: by the file's ids if known.
+
+    Raises:
+        InputError: if units have no column `heldout`, or all or none are held out.
+    """
+    where, column = session.source.get("path", session.session_id), session.units.columns.get("heldout")
+    if column is None:
+        listed = ", ".join(sorted(session.units.columns)) or "none"
+        raise InputError(where, "units/heldout", "a column that says which units are held out", f"columns: {listed}")
+    heldout = np.asarray(column).astype(bool)
+    if heldout.all() or not heldout.any():
+        raise InputError(where, "units/heldout", "some units held out and some not", f"{heldout.sum()} held out")
+    ids = session.units.columns.get("nwb_id")
+    if ids is None or ids.dtype.kind not in "iu":
+        ids = np.arange(session.num_units)
+    order = np.argsort(ids, kind="stable")
+
+    return {"heldin": order[~heldout[order]], "heldout": order[heldout[order]]}
+
+
+def as_population(session: Session, population: Session) -> Session:
+    """Returns a recording with the units and the name of another; units that it lacks are not observed.
+
+    The benchmark's test file holds the held-in units alone, and a model knows them, and the session, from the other.
+    Units are the same that have the same id in the file, where both know it, else the same identity.
+
+    Arguments:
+        session: The recording, for example the test file.
+        population: The other, for example the training file.
+
+    Raises:
+        InputError: if they share no unit.
+    """
+    keys = [s.units.columns.get("nwb_id") for s in (session, population)]
+    if any(k is None or len(np.unique(k)) < len(k) for k in keys):
+        keys = [session.units.id, population.units.id]
+    place = {str(key): row for row, key in enumerate(np.asarray(keys[1]))}
+    new = np.array([place.get(str(key), -1) for key in np.asarray(keys[0])], np.int64)
+    if not (new >= 0).any():
+        where = session.source.get("path", session.session_id)
+        raise InputError(where, "units", f"some of the units of {population.session_id}", "none of them")
+    unit = new[session.spikes.unit_index]
+    known, own = unit >= 0, session.units.observed
+    if own is None:
+        pieces = session.observed.coalesce()
+        n = np.flatnonzero(new >= 0)
+        own = Intervals(
+            np.tile(pieces.start, len(n)), np.tile(pieces.end, len(n)), {"unit_index": np.repeat(n, len(pieces))}
+        )
+    owner = new[np.asarray(own.columns["unit_index"], np.int64)]
+    own = own.select(owner >= 0)
+    observed = Intervals(own.start, own.end, {"unit_index": owner[owner >= 0]})
+
+    return replace(
+        session,
+        session_id=population.session_id,
+        subject=population.subject,
+        task=population.task,
+        spikes=Spikes(timestamps=session.spikes.timestamps[known], unit_index=unit[known]),
+        units=Units(id=population.units.id, columns=population.units.columns, observed=observed),
+    )
+
+
+def nlb_targets(
+    session: Session, task: NlbTask, train: Trials, evaluated: Trials
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns what rates of evaluated trials are scored against, and one sentence for each score that cannot be had.
+
+    Arrays have the benchmark's names; see `ndt.nlb.score_submission`.
 
     Velocity is read at the start of each bin, `lag` later, behind a low-pass filter that is not the benchmark's own to
     the last digit. Trials of dmfc_rsg are not moved at random (jitter), as the benchmark's validation trials are, nor
@@ -53,15 +220,13 @@ def nlb_targets(session: Session, task: NlbTask, train: Trials, evaluated: Trial
     Raises:
         InputError: if no unit is held out.
     """
-    heldout, order = heldout_units(session), unit_order(session)
-    held, kept = order[heldout[order]], order[~heldout[order]]
+    units = unit_groups(session)
     counts, T = evaluated.counts(session), evaluated.num_bins
     scored = _scored(task, evaluated)
     arrays: dict[str, Any] = {
-        "eval_spikes_heldout": np.where(scored[:, :, None], counts[:, :T][:, :, held], np.nan),
-        "eval_spikes_heldin_forward": counts[:, T:][:, :, kept],
-        "eval_spikes_heldout_forward": counts[:, T:][:, :, held],
+        "eval_spikes_heldout": np.where(scored[:, :, None], counts[:, :T][:, :, units["heldout"]], np.nan),
     }
+    arrays |= {f"eval_spikes_{name}_forward": counts[:, T:][:, :, rows] for name, rows in units.items()}
     left_out = []
     for add in (_behavior, _masks, _psths):
         try:
@@ -69,7 +234,7 @@ def nlb_targets(session: Session, task: NlbTask, train: Trials, evaluated: Trial
         except _Absent as absent:
             left_out.append(str(absent))
 
-    return Targets(arrays, tuple(left_out))
+    return arrays, tuple(left_out)
 
 
 class _Absent(Exception):
@@ -160,8 +325,7 @@ def _psths(session: Session, task: NlbTask, train: Trials, evaluated: Trials) ->
     start = np.concatenate([trials.start for trials in both])
     late = np.concatenate([_late(trials) for trials in both])
     late -= late.min()
-    heldout, order = heldout_units(session), unit_order(session)
-    units = np.r_[order[~heldout[order]], order[heldout[order]]]
+    units = np.concatenate(list(unit_groups(session).values()))
     psths, members, lengths = [], [], scored.sum(1)
     for j in range(int(of.max()) + 1):
         chosen = (of == j) & ~out & (lengths > 0)
@@ -173,9 +337,8 @@ def _psths(session: Session, task: NlbTask, train: Trials, evaluated: Trials) ->
     if not psths:
         raise _Absent("psth R2: no trial of a condition is usable")
     first = len(train)
-    found = {"train_cond_idx": [m[m < first] for m in members]}
 
-    return found | {"psth": np.stack(psths), "eval_cond_idx": [m[m >= first] - first for m in members]}
+    return {"psth": np.stack(psths), "eval_cond_idx": [m[m >= first] - first for m in members]}
 
 
 def _average(smoothed: Array, scored: NDArray[np.bool_], late: NDArray[np.int64]) -> Array:
@@ -211,40 +374,23 @@ def _late(trials: Trials) -> NDArray[np.int64]:
     return (np.round(trials.start / trials.bin_size) - event).astype(np.int64)
 
 
-def smoothing(kernel: float, bin_size: float, T: int) -> tuple[NDArray[np.float64], int]:
-    r"""Returns how counts in steps of 1 ms become smoothed counts in T bins, (T, steps), and how many steps lie before.
-
-    Spikes pass a Gaussian of :math:`6 \sigma` in all, and are then summed in bins. An even number of steps has no
-    middle: the kernel's lies half a step late, as in the benchmark.
-
-    Arguments:
-        kernel: Standard deviation in seconds.
-        bin_size: Bin width in seconds.
-        T: Number of bins.
-    """
-    length = int(round(2 * REACH * kernel / FINE, 6))
-    steps = round(bin_size / FINE)
-    weights = np.exp(-0.5 * ((np.arange(length) - (length - 1) / 2) * FINE / kernel) ** 2)
-    weights /= weights.sum()
-    before, after = length // 2, (length - 1) // 2  # a sample n reads n - before … n + after
-    out = np.zeros((T, before + T * steps + after))
-    for n in range(T * steps):
-        out[n // steps, n : n + length] += weights
-
-    return out, before
-
-
 def _smoothed(session: Session, kernel: float, starts: Array, like: Trials) -> Array:
-    """Smoothed spikes per bin, (M, T, N). A trial's piece of observed time is smoothed as if all were silent beyond."""
-    weights, before = smoothing(kernel, like.bin_size, like.num_bins)
+    """Spikes per bin behind a Gaussian of six standard deviations in all, applied at 1 ms, (M, T, N).
+
+    A kernel of an even number of steps has no middle: it lies half a step late, as in the benchmark. A trial's piece of
+    observed time is smoothed as if all were silent beyond.
+    """
+    length, steps = int(round(2 * REACH * kernel / FINE, 6)), round(like.bin_size / FINE)
+    weights = gaussian(length, kernel / FINE)[:, None]
     pieces = session.observed.coalesce()
     out = np.zeros((len(starts), like.num_bins, session.num_units))
     for m, start in enumerate(starts):
-        begin, last = start - before * FINE, start + (like.num_bins - 0.5) * like.bin_size
-        counts = bin_spikes(session, float(begin), FINE, weights.shape[1]).astype(np.float64)
+        begin, last = start - length // 2 * FINE, start + (like.num_bins - 0.5) * like.bin_size
+        counts = bin_spikes(session, float(begin), FINE, like.num_bins * steps + length - 1).astype(np.float64)
         i = max(int(np.searchsorted(pieces.start, last, side="right")) - 1, 0)
         time = begin + (np.arange(len(counts)) + 0.5) * FINE
         counts[(time < pieces.start[i]) | (time >= pieces.end[i])] = 0.0
-        out[m] = weights @ counts
+        smoothed = fftconvolve(counts, weights / weights.sum(), "valid", axes=0)
+        out[m] = smoothed.reshape(like.num_bins, steps, -1).sum(1)
 
     return out

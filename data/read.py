@@ -10,6 +10,7 @@ from ndt.config import IngestConfig
 from ndt.data.probe import file_source
 from ndt.data.selection import prepare
 from ndt.session import Session
+from ndt.settings import as_config
 
 if TYPE_CHECKING:
     from ndt.data.remote import RemoteFile
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 
-def read(source: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
+def read(source: "str | Path | RemoteFile", config: IngestConfig | str | Path | None = None) -> Session:
     """Reads one recording and makes of it what is stored.
 
     Arguments:
@@ -30,7 +31,7 @@ def read(source: "str | Path | RemoteFile", config: IngestConfig | None = None) 
     Example:
         >>> session = read("sub-m1_ses-stevenson2011_behavior+ecephys.nwb")  # doctest: +SKIP
     """
-    config = config or IngestConfig()
+    config = as_config(IngestConfig, config)
 
     return prepare(_read(source, config), config)
 

@@ -38,6 +38,7 @@ from ndt.session import Covariate, Session, Spikes, Units
 __all__ = [
     "STORE_VERSION",
     "Store",
+    "open_store",
     "read_entry",
     "read_manifest",
     "read_session",
@@ -95,6 +96,14 @@ class Store:
             session, entry = read_session(self.path(session_id)), self.manifest["sessions"][session_id]
             self._sessions[session_id] = replace(session, source=session.source | {"path": entry["source"]})
         return self._sessions[session_id]
+
+
+def open_store(store: "str | Path | Store | None", verb: str) -> Store:
+    """Returns the store, opened where it is a folder; none is an error of `verb`."""
+    if store is None:
+        raise InputError(verb, "store", "a store, since the model does not know its own", "none")
+
+    return store if isinstance(store, Store) else Store(store)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ndt.data.population import BIN_SIZE, STEP, Tuning, rotating_latents, simula
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.metrics import r2
+from ndt.settings import as_config
 from ndt.spikes import bin_edges, num_bins
 
 __all__ = ["AWKWARD", "Simulated", "simulate"]
@@ -124,7 +125,7 @@ class Simulated:
 
 
 def simulate(
-    out: Path | str, config: SimulateConfig | None = None, only: Sequence[tuple[int, int]] | None = None
+    out: Path | str, config: SimulateConfig | str | Path | None = None, only: Sequence[tuple[int, int]] | None = None
 ) -> list[Simulated]:
     """Writes ``<out>/sub-simA_ses-01_behavior+ecephys.nwb`` and so on, and the truth under ``<out>/truth/``.
 
@@ -133,14 +134,14 @@ def simulate(
 
     Arguments:
         out: Folder of the recordings.
-        config: Settings.
+        config: Settings, or a file of them.
         only: Subject and session, counted from 0, of each recording to write; by default all.
 
     Example:
         >>> [s.session_id for s in simulate(tmp, SimulateConfig(num_subjects=1, num_sessions=2, seconds=20.0))]
         ['sub-simA_ses-01', 'sub-simA_ses-02']
     """
-    config = SimulateConfig() if config is None else config
+    config = as_config(SimulateConfig, config)
     _check(config)
     out = Path(out)
     (out / "truth").mkdir(parents=True, exist_ok=True)

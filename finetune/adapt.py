@@ -29,6 +29,7 @@ from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_sec
 from ndt.finetune.ways import WAYS, choose_way
 from ndt.model import NDT
 from ndt.session import Covariate, Session
+from ndt.settings import as_config
 from ndt.target import Target, labelled
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ def finetune(
     covariate: str | None = None,
     *,
     out: str | Path,
-    config: FinetuneConfig | None = None,
+    config: FinetuneConfig | str | Path | None = None,
     store: str | Path | Store | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -75,7 +76,7 @@ def finetune(
         session: Session id, in the store; pretraining need not have seen it.
         covariate: Name of the covariate; by default a velocity or heading.
         out: Run directory.
-        config: Settings.
+        config: Settings, or a file of them.
         store: The store; by default the one that `base` was pretrained on.
         resume: Whether to go on from the run's last checkpoint.
         progress: Whether to show a progress bar.
@@ -84,7 +85,7 @@ def finetune(
         InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
             the session holds out.
     """
-    config, out = config or FinetuneConfig(), Path(out)
+    config, out = as_config(FinetuneConfig, config), Path(out)
     base, store = opened(base, store, out)
     recording = _recording(base, store, session, covariate, config)
     bin_size, window_bins = _bins(base, recording, covariate, config)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.checkpoint import read_json, write_json
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, Grid
 from ndt.delivered import Delivered
@@ -58,11 +58,8 @@ def evaluate(
     model, delivered = NDT.from_pretrained(folder), Delivered.load(folder)
     if model.spec.covariate is None:
         raise InputError(folder, "covariate", "a decoder that `ndt finetune` wrote", "a model without one")
-    where = store or model.store
-    if where is None:
-        raise InputError("evaluate", "store", "a store, since the model does not know its own", "none")
     session = session or read_json(folder / "metrics.json")["session"]
-    recording = (where if isinstance(where, Store) else Store(where)).session(session)
+    recording = open_store(store or model.store, "evaluate").session(session)
     own = session in model.spec.data
     block = block or ("test" if own else "all")
     if block not in BLOCKS:

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.nlb_targets import nlb_targets
-from ndt.data.nlb_trials import Trials, as_population, heldout_units, select_trials, unit_order
+from ndt.data.nlb_targets import Trials, as_population, nlb_targets, select_trials, unit_groups
 from ndt.data.splits import within
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.data.windows import TRAIN, Grid
 from ndt.errors import InputError
 from ndt.model import NDT
-from ndt.nlb_file import score_submission, write_submission
-from ndt.nlb_tasks import TASKS, NlbTask, find_task, group_name
+from ndt.nlb import TASKS, NlbTask, find_task, group_name, score_submission, write_submission
 from ndt.rates import trial_rates
 from ndt.session import Session
 
@@ -49,7 +47,7 @@ def evaluate_nlb(
 
     Returns:
         ``session``, ``dataset``, ``evaluated`` (val or test), ``bin_size``, ``trials`` and ``units`` (numbers),
-        ``scores`` (see `ndt.nlb_file.score_submission`; empty for the test file), ``left_out`` (why a score is
+        ``scores`` (see `ndt.nlb.score_submission`; empty for the test file), ``left_out`` (why a score is
         missing), ``unknown_units`` (units that the model never saw), ``path``.
 
     Raises:
@@ -58,10 +56,7 @@ def evaluate_nlb(
     """
     task = find_task(dataset) if isinstance(dataset, str) else dataset
     model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
-    found = store or model.store
-    if found is None:
-        raise InputError("evaluate", "store", "a store, since the model does not know its own", "none")
-    opened = found if isinstance(found, Store) else Store(found)
+    opened = open_store(store or model.store, "evaluate")
     recording, bin_size = opened.session(session), model.spec.bin_size
     group = group_name(task.name, bin_size) if out is not None else task.name
     if out is not None and task.name not in TASKS:
@@ -87,11 +82,11 @@ def evaluate_nlb(
         "path": "",
     }
     if test_session is None:
-        targets = nlb_targets(recording, task, train, evaluated)
-        result["scores"] = score_submission({group: arrays}, {group: targets.arrays})[group]
-        result["left_out"] = targets.left_out
+        targets, result["left_out"] = nlb_targets(recording, task, train, evaluated)
+        result["scores"] = score_submission(arrays, targets)
     if out is not None:
-        result["path"] = str(write_submission(out, {group: arrays}, sizes=test_session is not None))
+        published = TASKS[task.name].num_units if test_session is not None else (0, 0)
+        result["path"] = str(write_submission(out, group, arrays, published))
 
     return result
 
@@ -114,13 +109,13 @@ def nlb_submission(
     Raises:
         InputError: if no unit is held out.
     """
-    heldout, order = heldout_units(session), unit_order(session)
+    units = unit_groups(session)
+    heldout = np.isin(np.arange(session.num_units), units["heldout"])
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
     if spec != model.spec:
         model = model.extended(spec).eval()
     grid = Grid(session, spec.bin_size, spec.window_bins * spec.bin_size)
     means = grid.mean_counts(grid.block == TRAIN)
-    units = {"heldin": order[~heldout[order]], "heldout": order[heldout[order]]}
     out: dict[str, NDArray[np.float32]] = {}
     for part, of, trials in (("train", session, train), ("eval", other or session, evaluated)):
         forward = trials.forward if part == "eval" else 0

@@ -1,19 +1,34 @@
 """Decoders, embeddings and dynamics from NWB recordings of spiking populations."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ndt.api import Embeddings as Embeddings
     from ndt.api import embed as embed
-    from ndt.api import evaluate as evaluate
-    from ndt.api import ingest as ingest
-    from ndt.api import inspect as inspect
-    from ndt.api import read as read
     from ndt.api import recipe as recipe
     from ndt.api import report as report
-    from ndt.api import simulate as simulate
+    from ndt.data.ingest import ingest as ingest
+    from ndt.data.inspect import inspect as inspect
+    from ndt.data.read import read as read
     from ndt.data.store import Store as Store
+    from ndt.data.synthetic import simulate as simulate
+    from ndt.finetune.evaluate import evaluate as evaluate
+    from ndt.inference import Embeddings as Embeddings
     from ndt.model import NDT as NDT
+
+_HOMES = {
+    "NDT": "model",
+    "Embeddings": "inference",
+    "Store": "data.store",
+    "embed": "api",
+    "evaluate": "finetune.evaluate",
+    "ingest": "data.ingest",
+    "inspect": "data.inspect",
+    "read": "data.read",
+    "recipe": "api",
+    "simulate": "data.synthetic",
+}
+_MODULES = ("data", "finetune", "pretrain", "report")  # all but the first are called, too
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,15 +46,11 @@ __all__ = [
     "simulate",
 ]
 
-_HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store"}
-
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use: ``import ndt`` costs no torch. Some names are modules that are called."""
-    from importlib import import_module
-
-    if name in ("data", "embed", "finetune", "pretrain", "report"):
+    """Imports on first use: ``import ndt`` costs no torch."""
+    if name in _MODULES:
         return import_module(f"ndt.{name}")
-    if name in __all__:
-        return getattr(import_module(_HOMES.get(name, "ndt.api")), name)
+    if name in _HOMES:
+        return getattr(import_module(f"ndt.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'ndt' has no attribute {name!r}")

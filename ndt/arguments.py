@@ -23,18 +23,16 @@ class Verb:
     Arguments:
         summary: One line for the overview.
         usage: What follows the verb in its usage line.
-        arguments: Adds the verb's own arguments to a parser.
-        run: Does the work and returns a result that JSON can hold.
-        show: Name of the function of `ndt.tables` that prints the result for people.
+        options: The verb's own arguments by name, with what argparse takes; text unless a type or an action is given.
+        run: Does the work and returns a result that JSON can hold; ``show_VERB`` of `ndt.tables` prints it.
         config: Settings that ``--config`` and dotted options fill; None where there are none.
         prepare: Sets defaults of a parser by what is on the command line, before that is parsed.
     """
 
     summary: str
     usage: str
-    arguments: "Callable[[ArgumentParser], None]"
+    options: Mapping[str, dict[str, Any]]
     run: "Callable[[Namespace], dict[str, Any]]"
-    show: str
     config: type | None = None
     prepare: "Callable[[ArgumentParser, Sequence[str]], None] | None" = None
 
@@ -78,7 +76,8 @@ def _parser(name: str, verb: Verb) -> "ArgumentParser":
     parser = ArgumentParser(
         prog=f"ndt {name}", usage=f"ndt {name} {verb.usage}", description=verb.summary, exit_on_error=False
     )
-    verb.arguments(parser)
+    for option, told in verb.options.items():
+        parser.add_argument(option, **told if "action" in told else {"type": str} | told)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     if verb.config is not None:

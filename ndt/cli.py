@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndt.arguments import Verb, configured, flattened, parse
+from ndt.bench import BENCHMARKS
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.config_dynamics import DynamicsConfig
 from ndt.errors import InputError
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["VERBS", "main"]
 
 
-def _simulate_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("--out", type=str, required=True, help="folder for the NWB files")
-
-
 def _simulate(args: "Namespace") -> dict[str, Any]:
     from ndt.data.synthetic import simulate
 
@@ -32,12 +29,6 @@ def _simulate(args: "Namespace") -> dict[str, Any]:
     return {
         "recordings": [{"session_id": s.session_id, "path": str(s.path), "units": s.rates_hz.shape[1]} for s in made]
     }
-
-
-def _recording_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("files", nargs="*", help="NWB, brainsets .h5, .mat or .npz files, globs, dandi:ID@VERSION/GLOB")
-    parser.add_argument("--recipe", type=str, default=None, help="settings of a data set: one of --recipes, or a file")
-    parser.add_argument("--recipes", action="store_true", help="list the recipes that are known, and stop")
 
 
 def _recipe_defaults(parser: "ArgumentParser", argv: Sequence[str]) -> None:
@@ -71,12 +62,6 @@ def _recipes() -> dict[str, Any]:
     return {"recipes": recipes_table()}
 
 
-def _inspect_arguments(parser: "ArgumentParser") -> None:
-    _recording_arguments(parser)
-    parser.add_argument("--out", type=str, default=None, help="folder for a page of each file, an index and the JSON")
-    parser.add_argument("--nwb_check", type=bool, default=True, help="ask NWB Inspector too, where it is installed")
-
-
 def _inspect(args: "Namespace") -> dict[str, Any]:
     if args.recipes:
         return _recipes()
@@ -95,11 +80,6 @@ def _inspect(args: "Namespace") -> dict[str, Any]:
     return {"files": entries, "page": args.out and str(Path(args.out) / "index.html"), "failed": failed}
 
 
-def _ingest_arguments(parser: "ArgumentParser") -> None:
-    _recording_arguments(parser)
-    parser.add_argument("--out", type=str, default=None, help="folder of the store; made where there is none")
-
-
 def _ingest(args: "Namespace") -> dict[str, Any]:
     if args.recipes:
         return _recipes()
@@ -113,12 +93,6 @@ def _ingest(args: "Namespace") -> dict[str, Any]:
     return {"store": str(store.root), "sessions": store.manifest["sessions"]}
 
 
-def _pretrain_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("store", type=str, help="store that `ndt ingest` wrote")
-    parser.add_argument("--out", type=str, required=True, help="run directory")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-
-
 def _pretrain(args: "Namespace") -> dict[str, Any]:
     from ndt.pretrain.train import pretrain
 
@@ -126,23 +100,6 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
     pretrain(Path(args.store), out, configured(PretrainConfig, args), resume=args.resume, progress=not args.quiet)
 
     return {"run": str(out), **json.loads((out / "metrics.json").read_text())}
-
-
-def _finetune_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("base", type=str, help="run directory of `ndt pretrain`, or the word scratch")
-    parser.add_argument("--session", type=str, required=True, help="session of the store")
-    parser.add_argument(
-        "--covariate", type=str, default=None,
-        help="what to decode: a covariate, or a column such as trials/target; several with commas; class:NAME, "
-        "angle:NAME or continuous:NAME says its kind; by default a velocity or heading",
-    )  # fmt: skip
-    parser.add_argument("--out", type=str, required=True, help="run directory")
-    parser.add_argument("--store", type=str, default=None, help="store; by default the one that BASE was trained on")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    parser.add_argument("--curve", action="store_true", help="R² against seconds of labels, beside the baselines")
-    parser.add_argument("--curve_seconds", type=float, nargs="+", default=[15, 30, 60, 120, 300], help="of --curve")
-    parser.add_argument("--seeds", type=int, default=3, help="of --curve")
-    parser.add_argument("--workers", type=int, default=1, help="runs of --curve at a time")
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
@@ -167,24 +124,6 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
 
 
-def _evaluate_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("run", type=str, help="run directory of `ndt finetune`; with --nlb of `ndt pretrain`")
-    parser.add_argument("--session", type=str, default=None, help="session; by default the one it was fitted for")
-    parser.add_argument("--store", type=str, default=None, help="store; by default the one that RUN was trained on")
-    parser.add_argument(
-        "--block", type=str, default=None,
-        help="train, valid, test or all; by default test of a session that RUN was fitted for, all of another",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mask", type=str, default="", help="table of intervals to score within, as FALCON's eval_mask"
-    )
-    parser.add_argument(
-        "--nlb", type=str, default=None, help="Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"
-    )
-    parser.add_argument("--nlb_test", type=str, default=None, help="session that holds the benchmark's test trials")
-    parser.add_argument("--out", type=str, default=None, help="file for the scores; with --nlb the submission's .h5")
-
-
 def _evaluate(args: "Namespace") -> dict[str, Any]:
     if args.nlb is None:
         from ndt.finetune.evaluate import evaluate
@@ -197,14 +136,6 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
     options = {"dataset": args.nlb, "store": args.store, "test_session": args.nlb_test, "out": args.out}
 
     return {"nlb": evaluate_nlb(args.run, args.session, **options), "path": args.out}
-
-
-def _embed_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("base", type=str, help="run directory of `ndt pretrain` or `ndt finetune`")
-    parser.add_argument("--session", type=str, required=True, help="session of the store")
-    parser.add_argument("--out", type=str, required=True, help="file to write, .npz or .nwb")
-    parser.add_argument("--store", type=str, default=None, help="store; by default the one that BASE was trained on")
-    parser.add_argument("--nwb", type=str, default=None, help="recording to copy for .nwb; by default the ingested one")
 
 
 def _embed(args: "Namespace") -> dict[str, Any]:
@@ -223,18 +154,6 @@ def _embed(args: "Namespace") -> dict[str, Any]:
     return {"path": str(out), "session": args.session, "num_bins": T, "num_dims": D}
 
 
-def _dynamics_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("action", type=str, help="one of: fit, simulate, score")
-    parser.add_argument(
-        "source", type=str, help="fit: an .npz file of snapshots or of embeddings, or a system; else: run directory"
-    )
-    parser.add_argument("--out", type=str, default=None, help="fit: run directory; simulate: .npz file to write")
-    parser.add_argument("--data", type=str, default=None, help="simulate, score: .npz file of snapshots to begin from")
-    parser.add_argument("--times", type=float, nargs="+", default=[], help="simulate: times; else those of --data")
-    parser.add_argument("--mu", type=float, nargs="+", default=None, help="simulate: parameters; else those of --data")
-    parser.add_argument("--seed", type=int, default=0, help="simulate, score: seed of the noise")
-
-
 def _dynamics(args: "Namespace") -> dict[str, Any]:
     from ndt.dynamics.run import run_action
 
@@ -243,35 +162,16 @@ def _dynamics(args: "Namespace") -> dict[str, Any]:
     return run_action(args.action, args.source, configured(DynamicsConfig, args), **given, progress=not args.quiet)
 
 
-def _report_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("run", type=str, help="run directory of `ndt demo`, `ndt pretrain` or `ndt finetune`")
-    parser.add_argument("--store", type=str, default=None, help="store, for rasters; by default RUN/store")
-
-
 def _report(args: "Namespace") -> dict[str, Any]:
     from ndt.report import write_report
 
     return {"report": str(write_report(Path(args.run), args.store and Path(args.store)))}
 
 
-def _demo_arguments(parser: "ArgumentParser") -> None:
-    parser.add_argument("--data", nargs="*", default=[], help="NWB files or globs; by default recordings are simulated")
-    parser.add_argument("--covariate", type=str, default=None, help="what to decode; by default a velocity or heading")
-    parser.add_argument("--out", type=str, default="runs/demo", help="run directory")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
-
-
 def _demo(args: "Namespace") -> dict[str, Any]:
     from ndt.demo import demo
 
     return demo(args.data, Path(args.out), seed=args.seed, progress=not args.quiet, covariate=args.covariate)
-
-
-def _bench_arguments(parser: "ArgumentParser") -> None:
-    from ndt.bench import BENCHMARKS
-
-    parser.add_argument("name", type=str, help=f"one of: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--list", action="store_true", help="attention: say which kernel is used for what, and why")
 
 
 def _bench(args: "Namespace") -> dict[str, Any]:
@@ -283,63 +183,149 @@ def _bench(args: "Namespace") -> dict[str, Any]:
     return bench(args.name, configured(BenchConfig, args))
 
 
+STORE = {"help": "store; by default the one that the model was trained on"}
+SESSION = {"help": "session of the store", "required": True}
+RESUME = {"help": "go on from the run's last checkpoint", "action": "store_true"}
+RECORDINGS = {
+    "files": {"help": "NWB, brainsets .h5, .mat or .npz files, globs, dandi:ID@VERSION/GLOB", "nargs": "*"},
+    "--recipe": {"help": "a data set's settings: one of --recipes, or a YAML file"},
+    "--recipes": {"help": "list the recipes that are known, and stop", "action": "store_true"},
+}
+COVARIATE = (
+    "what to decode: a covariate, or a column such as trials/target; several with commas; class:NAME, angle:NAME or "
+    "continuous:NAME says its kind; by default a velocity or heading"
+)
+
 VERBS = {
     "simulate": Verb(
+        run=_simulate,
         summary="write NWB recordings of a simulated population whose truth is known",
         usage="--out DIR [options]",
-        arguments=_simulate_arguments, run=_simulate, show="recordings", config=SimulateConfig,
+        options={"--out": {"help": "folder for the NWB files", "required": True}},
+        config=SimulateConfig,
     ),
     "inspect": Verb(
+        run=_inspect,
         summary="say what recordings hold, what would be kept and why not the rest; or what sessions of a store share",
         usage="FILE... [--out DIR] [options], or STORE",
-        arguments=_inspect_arguments, run=_inspect, show="files", config=IngestConfig, prepare=_recipe_defaults,
+        options={
+            **RECORDINGS,
+            "--out": {"help": "folder for a page of each file, an index and the JSON"},
+            "--nwb_check": {"help": "ask NWB Inspector too, where it is installed", "type": bool, "default": True},
+        },
+        config=IngestConfig,
+        prepare=_recipe_defaults,
     ),
     "ingest": Verb(
+        run=_ingest,
         summary="turn recordings into a store",
         usage="FILE... --out STORE [options]",
-        arguments=_ingest_arguments, run=_ingest, show="store", config=IngestConfig, prepare=_recipe_defaults,
+        options={**RECORDINGS, "--out": {"help": "folder of the store; made where there is none"}},
+        config=IngestConfig,
+        prepare=_recipe_defaults,
     ),
     "pretrain": Verb(
+        run=_pretrain,
         summary="train a model on the spikes of all sessions of a store",
         usage="STORE --out RUN [options]",
-        arguments=_pretrain_arguments, run=_pretrain, show="pretraining", config=PretrainConfig,
+        options={
+            "store": {"help": "store that `ndt ingest` wrote"},
+            "--out": {"help": "run directory", "required": True},
+            "--resume": RESUME,
+        },
+        config=PretrainConfig,
     ),
     "finetune": Verb(
+        run=_finetune,
         summary="fit a decoder for one session and one covariate",
         usage="BASE --session ID --covariate NAME --out RUN [--curve] [options]",
-        arguments=_finetune_arguments, run=_finetune, show="finetuning", config=FinetuneConfig,
+        options={
+            "base": {"help": "run directory of `ndt pretrain`, or the word scratch"},
+            "--session": SESSION,
+            "--covariate": {"help": COVARIATE},
+            "--out": {"help": "run directory", "required": True},
+            "--store": STORE,
+            "--resume": RESUME,
+            "--curve": {"help": "R² against seconds of labels, beside the baselines", "action": "store_true"},
+            "--curve_seconds": {"help": "of --curve", "type": float, "nargs": "+", "default": [15, 30, 60, 120, 300]},
+            "--seeds": {"help": "of --curve", "type": int, "default": 3},
+            "--workers": {"help": "runs of --curve at a time", "type": int, "default": 1},
+        },
+        config=FinetuneConfig,
     ),
     "evaluate": Verb(
+        run=_evaluate,
         summary="score a decoder on any session, or a model by the Neural Latents Benchmark",
         usage="RUN [--session ID] [--mask TABLE] [--nlb DATASET --out FILE.h5] [options]",
-        arguments=_evaluate_arguments, run=_evaluate, show="evaluation",
+        options={
+            "run": {"help": "run directory of `ndt finetune`; with --nlb of `ndt pretrain`"},
+            "--session": {"help": "session; by default the one it was fitted for"},
+            "--store": STORE,
+            "--block": {"help": "train, valid, test or all; by default test of RUN's own session, all of another"},
+            "--mask": {"help": "table of intervals to score within: FALCON's is eval_mask", "default": ""},
+            "--nlb": {"help": "Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"},
+            "--nlb_test": {"help": "session that holds the benchmark's test trials"},
+            "--out": {"help": "file for the scores; with --nlb the submission's .h5"},
+        },
     ),
     "embed": Verb(
+        run=_embed,
         summary="write a session's latents as NPZ, or into a copy of its NWB file",
         usage="BASE --session ID --out FILE [options]",
-        arguments=_embed_arguments, run=_embed, show="embedding",
+        options={
+            "base": {"help": "run directory of `ndt pretrain` or `ndt finetune`"},
+            "--session": SESSION,
+            "--out": {"help": "file to write, .npz or .nwb", "required": True},
+            "--store": STORE,
+            "--nwb": {"help": "recording to copy for .nwb; by default the ingested one"},
+        },
     ),
     "dynamics": Verb(
+        run=_dynamics,
         summary="how a population moves, from snapshots of it: fit, simulate, score",
         usage="fit SOURCE --out RUN, simulate RUN --data FILE --out FILE, or score RUN --data FILE [options]",
-        arguments=_dynamics_arguments, run=_dynamics, show="dynamics", config=DynamicsConfig,
+        options={
+            "action": {"help": "one of: fit, simulate, score"},
+            "source": {"help": "fit: .npz file of snapshots or of embeddings, or a system; else: run directory"},
+            "--out": {"help": "fit: run directory; simulate: .npz file to write"},
+            "--data": {"help": "simulate, score: .npz file of snapshots to begin from"},
+            "--times": {"help": "simulate: times; else those of --data", "type": float, "nargs": "+", "default": []},
+            "--mu": {"help": "simulate: parameters; else those of --data", "type": float, "nargs": "+"},
+            "--seed": {"help": "simulate, score: seed of the noise", "type": int, "default": 0},
+        },
+        config=DynamicsConfig,
     ),
     "report": Verb(
+        run=_report,
         summary="write a run as one self-contained HTML page",
         usage="RUN [options]",
-        arguments=_report_arguments, run=_report, show="report",
+        options={
+            "run": {"help": "run directory of `ndt demo`, `ndt pretrain` or `ndt finetune`"},
+            "--store": {"help": "store, for rasters; by default RUN/store"},
+        },
     ),
     "demo": Verb(
+        run=_demo,
         summary="all of it: recordings to decoder, scores and report",
         usage="[--data FILE...] [options]",
-        arguments=_demo_arguments, run=_demo, show="demo",
+        options={
+            "--data": {"help": "NWB files or globs; else recordings are simulated", "nargs": "*", "default": []},
+            "--covariate": {"help": "what to decode; by default a velocity or heading"},
+            "--out": {"help": "run directory", "default": "runs/demo"},
+            "--seed": {"help": "seed of everything", "type": int, "default": 0},
+        },
     ),
     "bench": Verb(
+        run=_bench,
         summary="measure beside a peer, in the same run",
         usage="NAME [options]",
-        arguments=_bench_arguments, run=_bench, show="bench", config=BenchConfig,
+        options={
+            "name": {"help": f"one of: {', '.join(BENCHMARKS)}"},
+            "--list": {"help": "attention: say which kernel is used for what, and why", "action": "store_true"},
+        },
+        config=BenchConfig,
     ),
-}  # fmt: skip
+}
 
 
 def _overview() -> str:
@@ -365,7 +351,7 @@ def _call(name: str, argv: Sequence[str]) -> int:
     elif not args.json:
         from ndt import tables
 
-        getattr(tables, f"show_{VERBS[name].show}")(result)
+        getattr(tables, f"show_{name}")(result)
     for line in failed:
         print(line, file=sys.stderr)
 

@@ -20,8 +20,8 @@ MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by th
 CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
-    PretrainConfig(train=TrainConfig(steps=800), covariate="cursor_vel"),  # the days before have labels, too
-    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), still_steps=150, calibration=CALIBRATION),
+    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), covariate="cursor_vel"),  # earlier days have labels too
+    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), still_steps=75, calibration=CALIBRATION),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
@@ -156,7 +156,7 @@ def _decode(
     found = dict(decoder.metrics)
     embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
     if scratch:
-        options["config"] = replace(config, bin_size=base.spec.bin_size)
+        options["config"] = replace(config, bin_size=base.spec.bin_size, baselines=(), blend=("network",))
         control = finetune(None, name, covariate, out=out / "scratch" / name, **options)
         found["baselines"]["scratch"] = control.metrics["network"]
 

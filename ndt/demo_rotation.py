@@ -17,7 +17,7 @@ from ndt.config_dynamics import FunctionalConfig, HOAMConfig, TrialsConfig, WLMC
 __all__ = ["FIRST", "PRETRAIN", "RECORDING", "SECOND", "TRIALS", "rotations"]
 
 RECORDING = SimulateConfig(num_subjects=1, num_sessions=1, seconds=240.0, dynamics="rotational")
-PRETRAIN = PretrainConfig(train=TrainConfig(steps=300))
+PRETRAIN = PretrainConfig(train=TrainConfig(steps=300, batch_size=16))
 TRIALS = TrialsConfig(duration=1.3, smooth=0.45)
 FIRST = HOAMConfig(num_particles=64, steps=600)
 SECOND = WLMConfig(

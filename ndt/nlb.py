@@ -1,48 +1,155 @@
-"""Scores by the definitions of the Neural Latents Benchmark '21, but for co-bps, which is `ndt.metrics.co_bps`.
+"""The Neural Latents Benchmark '21: what it asks of each data set, its scores, and the file of a submission.
 
-Rates are in spikes per bin, arrays are trials by bins by units, held-in units before held-out ones.
+Rates are in spikes per bin, arrays are trials by bins by units, held-in units before held-out ones. Where the paper and
+nlb_tools (make_tensors.py, evaluation.py, as of 2022) differ, times, lags, kernels, columns and scores are those of the
+latter. Numbers of units are those of the published files. Whether EvalAI's server runs that version was not verified.
 
-Reference: Pei et al. (2021), Neural Latents Benchmark '21, https://arxiv.org/abs/2109.04463, and the benchmark's own
-scorer (nlb_tools, evaluation.py, as of 2022), which the definitions follow where the two differ.
+Reference: Pei et al. (2021), Neural Latents Benchmark '21, https://arxiv.org/abs/2109.04463
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import Ridge
-from sklearn.metrics import r2_score  # finite even where nothing varies, as the benchmark reports it
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 
+from ndt.errors import InputError
 from ndt.metrics import co_bps
 
-__all__ = ["ALPHAS", "NUM_FOLDS", "co_bps_per_unit", "fp_bps", "psth_r2", "ridge_r2", "tp_corr", "vel_r2"]
+__all__ = [
+    "TASKS",
+    "NlbTask",
+    "co_bps_per_unit",
+    "find_task",
+    "group_name",
+    "psth_r2",
+    "score_submission",
+    "tp_corr",
+    "vel_r2",
+    "write_submission",
+]
 
 ALPHAS = np.logspace(-4, 0, 9)  # penalties of the ridge regression that NLB decodes velocity with
-NUM_FOLDS = 5
+FEWEST = 10  # rows to fit on: two in each of five folds
+BIN_MS = {5: "", 20: "_20"}  # widths that the benchmark scores, and how a group's name ends
 
-# M = trials, T = bins, N = units, C = covariate dimensions, J = conditions, K = decoders, R = rows
+# M = trials, T = bins, F = bins after them, N = units, C = covariate dimensions, J = conditions, K = decoders
 
 Array = NDArray[np.float64]
 
 
-def fp_bps(
-    heldin_rates: ArrayLike, heldout_rates: ArrayLike, heldin_counts: ArrayLike, heldout_counts: ArrayLike
-) -> float:
-    """Returns forward-prediction bits per spike: co-bps of the bins after each trial, held-in and held-out units alike.
+@dataclass(frozen=True, kw_only=True)
+class NlbTask:
+    """A way to cut a recording's trials, and what is scored of them.
 
     Arguments:
-        heldin_rates: Predicted spikes per bin of the held-in units after the trials, shape (M, T, N).
-        heldout_rates: Those of the held-out units, shape (M, T, N').
-        heldin_counts: Spikes per bin of the held-in units, NaN where not observed, shape (M, T, N).
-        heldout_counts: Those of the held-out units, shape (M, T, N').
+        name: Name of the data set.
+        align: Column of the table `trials` with the time that trials are aligned to; ``start`` for their start.
+        window: From when to when a trial is seen, in seconds from `align`; None for the trial as the table has it.
+        forward: How long after that rates are predicted, in seconds.
+        covariate: Velocity that is decoded; empty for none.
+        lag: How much later than spikes velocity is read, in seconds.
+        decoder: Column of `trials` whose values 0 and 1 have a decoder each; empty for one decoder.
+        conditions: Columns of `trials` that make a condition, of which there is a PSTH; empty for none.
+        kernel: Standard deviation of the Gaussian that spikes are smoothed with for PSTHs, in seconds.
+        since: Column of `trials` with a time before which a trial is not scored; empty for none.
+        per_trial: Columns of `trials` that are correlated with neural speed, see `tp_corr`; empty for none.
+        outlier: Column of `trials` that is 1 where a trial has no behaviour and is in no PSTH; empty for none.
+        num_units: Held-in and held-out units of the published files; 0 where any number will do.
     """
-    rates, counts = (
-        np.concatenate([np.asarray(x, np.float64) for x in pair], -1)
-        for pair in ((heldin_rates, heldout_rates), (heldin_counts, heldout_counts))
+
+    name: str
+    align: str = "start"
+    window: tuple[float, float] | None = None
+    forward: float = 0.2
+    covariate: str = ""
+    lag: float = 0.0
+    decoder: str = ""
+    conditions: tuple[str, ...] = ()
+    kernel: float = 0.07
+    since: str = ""
+    per_trial: tuple[str, ...] = ()
+    outlier: str = ""
+    num_units: tuple[int, int] = (0, 0)
+
+
+def _maze(name: str, heldin: int, heldout: int, lag: float, kernel: float) -> NlbTask:
+    return NlbTask(
+        name=name,
+        align="move_onset_time",
+        window=(-0.25, 0.45),
+        covariate="hand_vel",
+        lag=lag,
+        conditions=("trial_type", "trial_version"),
+        kernel=kernel,
+        num_units=(heldin, heldout),
     )
 
-    return co_bps(rates, counts)
+
+TASKS = {
+    task.name: task
+    for task in (
+        _maze("mc_maze", 137, 45, 0.1, 0.07),
+        NlbTask(name="mc_rtt", window=(0.0, 0.6), covariate="finger_vel", lag=0.14, num_units=(98, 32)),
+        NlbTask(
+            name="area2_bump",
+            align="move_onset_time",
+            window=(-0.1, 0.5),
+            covariate="hand_vel",
+            lag=-0.02,
+            decoder="ctr_hold_bump",
+            conditions=("cond_dir", "ctr_hold_bump"),
+            kernel=0.04,
+            num_units=(49, 16),
+        ),
+        NlbTask(
+            name="dmfc_rsg",
+            align="go_time",
+            window=(-1.5, 0.0),
+            conditions=("is_eye", "theta", "is_short", "ts"),
+            kernel=0.07,
+            since="set_time",
+            per_trial=("is_eye", "theta", "is_short", "ts", "tp"),
+            outlier="is_outlier",
+            num_units=(40, 14),
+        ),
+        _maze("mc_maze_large", 122, 40, 0.12, 0.05),
+        _maze("mc_maze_medium", 114, 38, 0.12, 0.05),
+        _maze("mc_maze_small", 107, 35, 0.12, 0.05),
+    )
+}
+
+
+def find_task(name: str) -> NlbTask:
+    """Returns what a data set asks.
+
+    Raises:
+        InputError: if there is no such data set.
+    """
+    if name not in TASKS:
+        raise InputError("nlb", "dataset", f"one of {', '.join(TASKS)}", repr(name))
+
+    return TASKS[name]
+
+
+def group_name(dataset: str, bin_size: float) -> str:
+    """Returns the name of a data set's group in a submission.
+
+    Raises:
+        InputError: if the benchmark does not score bins of this width.
+    """
+    width = round(bin_size * 1e3, 6)
+    if width not in BIN_MS:
+        raise InputError("nlb", "bin_size", "5 or 20 ms, which the benchmark scores", f"{width:g} ms")
+
+    return dataset + BIN_MS[int(width)]
 
 
 def co_bps_per_unit(rates: ArrayLike, counts: ArrayLike) -> float:
@@ -60,9 +167,7 @@ def co_bps_per_unit(rates: ArrayLike, counts: ArrayLike) -> float:
     return float(np.mean(each)) if each else float("nan")
 
 
-def psth_r2(
-    psth: ArrayLike, rates: ArrayLike, trials: Sequence[ArrayLike], jitter: NDArray[np.integer] | None = None
-) -> float:
+def psth_r2(psth: ArrayLike, rates: ArrayLike, trials: Sequence[ArrayLike]) -> float:
     """Returns the mean over units of the R² of trial-averaged rates against true PSTHs, all conditions at once.
 
     Bins in which a PSTH is NaN are left out, and so are conditions without a trial.
@@ -71,36 +176,19 @@ def psth_r2(
         psth: True PSTHs in spikes per bin, NaN where there is none, shape (J, T, N).
         rates: Predicted spikes per bin of the evaluated trials, shape (M, T, N).
         trials: Which of the trials are of each condition, J of them.
-        jitter: By how many bins each trial was cut late: its rates are moved so much later, shape (M,); None for none.
     """
     true, predicted = np.asarray(psth, np.float64), np.asarray(rates, np.float64)
     if true.ndim != 3 or true.shape[1:] != predicted.shape[1:] or len(true) != len(trials):
         raise ValueError(f"psth must be (J={len(trials)}, T, N) of rates {predicted.shape}, got {true.shape}")
-    late = np.zeros(len(predicted), np.int64) if jitter is None else np.asarray(jitter, np.int64)
     pairs = []
     for average, rows in zip(true, (np.asarray(t, np.int64) for t in trials), strict=True):
         if len(rows):
-            mean = np.mean([_later(predicted[m], int(late[m])) for m in rows], axis=0)
             known = ~np.isnan(average[:, 0])
-            pairs.append((average[known], mean[known]))
+            pairs.append((average[known], predicted[rows].mean(0)[known]))
     if not pairs:
         raise ValueError("psth must have a condition with a trial, got none")
-    averages, means = (np.concatenate(x) for x in zip(*pairs, strict=True))
-    if np.isnan(means).any():
-        raise ValueError("rates must not be NaN where the PSTH is known")
 
-    return float(r2_score(averages, means))
-
-
-def _later(rates: Array, num_bins: int) -> Array:
-    """Moves (T, N) rates by so many bins; NaN enters."""
-    out = np.full_like(rates, np.nan)
-    if num_bins >= 0:
-        out[num_bins:] = rates[: len(rates) - num_bins]
-    else:
-        out[:num_bins] = rates[-num_bins:]
-
-    return out
+    return float(r2_score(*(np.concatenate(x) for x in zip(*pairs, strict=True))))
 
 
 def vel_r2(
@@ -111,7 +199,9 @@ def vel_r2(
     train_masks: NDArray[np.bool_] | None = None,
     masks: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Returns how well ridge regression on predicted rates decodes velocity: `ridge_r2`, averaged over decoders.
+    """Returns how well ridge regression on predicted rates decodes velocity: R², averaged over dimensions and decoders.
+
+    The penalty is the one of `ALPHAS` with the best R² over five blocks of rows, each predicted from the others.
 
     Arguments:
         train_rates: Predicted spikes per bin of the training trials, shape (M, T, N).
@@ -121,56 +211,25 @@ def vel_r2(
         train_masks: Which training trials each of K decoders is fitted on, shape (M, K); None for one on all.
         masks: Which evaluated trials it is scored on, shape (M', K).
     """
-    train, test = (
-        (np.asarray(x, np.float64), np.asarray(y, np.float64))
-        for x, y in ((train_rates, train_behavior), (rates, behavior))
-    )
     if (train_masks is None) != (masks is None):
         raise ValueError("train_masks and masks must both be given, or neither")
-    fitted = np.ones((len(train[0]), 1), bool) if train_masks is None else train_masks
-    scored = np.ones((len(test[0]), 1), bool) if masks is None else masks
-    if fitted.shape[1] != scored.shape[1]:
-        raise ValueError(f"masks must be of K={fitted.shape[1]} decoders, got {scored.shape[1]}")
+    parts = ((train_rates, train_behavior, train_masks), (rates, behavior, masks))
+    fitted, scored = (_labelled(np.asarray(x, np.float64), np.asarray(y, np.float64), m) for x, y, m in parts)
+    scores = []
+    for (x, y), (test_x, test_y) in zip(fitted, scored, strict=True):
+        if len(x) < FEWEST or len(test_x) < 2:
+            raise ValueError(f"rows must be at least {FEWEST} to fit on and 2 to score, got {len(x)}, {len(test_x)}")
+        scores.append(GridSearchCV(Ridge(), {"alpha": ALPHAS}).fit(x, y).score(test_x, test_y))
 
-    return float(
-        np.mean(
-            [
-                ridge_r2(*_labelled(train, fitted[:, k]), *_labelled(test, scored[:, k]))[0]
-                for k in range(fitted.shape[1])
-            ]
-        )
-    )
+    return float(np.mean(scores))
 
 
-def _labelled(trials: tuple[Array, Array], chosen: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Bins of chosen trials one after another: rates (R, N), behaviour (R, C); rows without its first are left out."""
-    x, y = (part[chosen].reshape(-1, part.shape[-1]) for part in trials)
-    known = ~np.isnan(y[:, 0])
+def _labelled(rates: Array, behavior: Array, masks: NDArray[np.bool_] | None) -> list[tuple[Array, Array]]:
+    """For each decoder the bins of its trials that have behaviour: rates (R, N), behaviour (R, C)."""
+    masks = np.ones((len(rates), 1), bool) if masks is None else masks
+    known = ~np.isnan(behavior[..., 0])
 
-    return x[known], y[known]
-
-
-def ridge_r2(x: Array, y: Array, test_x: Array, test_y: Array) -> tuple[float, float]:
-    r"""Returns the mean R² over dimensions of ridge regression on rows held back, and the penalty chosen.
-
-    .. math:: \min_{W, b} \|Y - X W - b\|^2 + \alpha \|W\|^2
-
-    The penalty is the one of `ALPHAS` with the best mean R² over `NUM_FOLDS` blocks of rows, each predicted from the
-    others; of equals the smallest.
-
-    Arguments:
-        x: Rates of training rows, shape (R, N).
-        y: Their behaviour, shape (R, C).
-        test_x: Rates of the rows to score, shape (R', N).
-        test_y: Their behaviour, shape (R', C).
-    """
-    if len(x) < 2 * NUM_FOLDS or len(test_x) < 2:
-        raise ValueError(f"rows must be at least {2 * NUM_FOLDS} to fit on and 2 to score, got {len(x)}, {len(test_x)}")
-    if any(np.isnan(part).any() for part in (x, y, test_x, test_y)):
-        raise ValueError("rates, and behaviour beyond its first dimension, must not be NaN where that is known")
-    found = GridSearchCV(Ridge(), {"alpha": ALPHAS}, cv=NUM_FOLDS).fit(x, y)
-
-    return float(found.score(test_x, test_y)), float(found.best_params_["alpha"])
+    return [(rates[rows], behavior[rows]) for rows in (known & mask[:, None] for mask in masks.T)]
 
 
 def tp_corr(rates: ArrayLike, counts: ArrayLike, behavior: ArrayLike) -> float:
@@ -199,3 +258,72 @@ def tp_corr(rates: ArrayLike, counts: ArrayLike, behavior: ArrayLike) -> float:
                 found.append(np.corrcoef(speed[same], b[rows[same], -1])[0, 1])
 
     return float(np.mean(found)) if found else float("nan")
+
+
+def score_submission(rates: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores of a data set's rates.
+
+    Under ``nlb`` the benchmark's own, as far as targets allow: ``co-bps``, ``vel R2`` (``tp corr`` for dmfc_rsg),
+    ``psth R2`` and ``fp-bps``, which is co-bps of all units in the bins after each trial. Beside them
+    ``co_bps_per_unit``, which is no score of the benchmark.
+
+    Arguments:
+        rates: Predicted spikes per bin: ``eval_rates_heldin``, ``eval_rates_heldout`` (M, T, N), the same of
+            ``train_``, and ``eval_rates_heldin_forward``, ``eval_rates_heldout_forward`` (M, F, N).
+        true: ``eval_spikes_heldout`` (M, T, N), and where there are any ``train_behavior`` and ``eval_behavior``
+            (M, T, C), for dmfc_rsg (M, C); ``train_decode_mask`` and ``eval_decode_mask`` (M, K); ``psth`` (J, T, N),
+            ``eval_cond_idx`` (J lists of trials); ``eval_spikes_heldin_forward``, ``eval_spikes_heldout_forward``.
+    """
+
+    def both(arrays: Mapping[str, Any], name: str) -> NDArray[Any]:
+        return np.concatenate([arrays[name.format(units)] for units in ("heldin", "heldout")], -1)
+
+    train, evaluated = both(rates, "train_rates_{}"), both(rates, "eval_rates_{}")
+    spikes, behavior = true["eval_spikes_heldout"], true.get("eval_behavior")
+    found = {"co-bps": co_bps(rates["eval_rates_heldout"], spikes)}
+    if behavior is not None and np.ndim(behavior) == 2:
+        found["tp corr"] = tp_corr(evaluated, spikes, behavior)
+    elif behavior is not None:
+        masks = (true.get("train_decode_mask"), true.get("eval_decode_mask"))
+        found["vel R2"] = vel_r2(train, true["train_behavior"], evaluated, behavior, *masks)
+    if "psth" in true:
+        found["psth R2"] = psth_r2(true["psth"], evaluated, true["eval_cond_idx"])
+    if "eval_rates_heldin_forward" in rates:
+        found["fp-bps"] = co_bps(both(rates, "eval_rates_{}_forward"), both(true, "eval_spikes_{}_forward"))
+
+    return {"nlb": found, "co_bps_per_unit": co_bps_per_unit(rates["eval_rates_heldout"], spikes)}
+
+
+def write_submission(
+    path: str | Path, group: str, rates: Mapping[str, NDArray[Any]], num_units: tuple[int, int] = (0, 0)
+) -> Path:
+    """Writes a submission's HDF5 file, whole or not at all, in float32, and returns its path.
+
+    Arguments:
+        path: The file, ``.h5``.
+        group: Name of the data set's group, see `group_name`.
+        rates: Its arrays, see `score_submission`.
+        num_units: Held-in and held-out units that it must have; 0 where any number will do.
+
+    Raises:
+        InputError: if rates are negative or not finite, or of another number of units; nothing is written then.
+    """
+    for key, array in rates.items():
+        if not np.isfinite(array).all() or (array < 0).any():
+            raise InputError(path, f"{group}/{key}", "finite rates of at least 0 spikes per bin", f"{array.min():g}")
+    found = (rates["eval_rates_heldin"].shape[2], rates["eval_rates_heldout"].shape[2])
+    if any(num_units) and found != num_units:
+        expected, given = (f"{a} held-in and {b} held-out units" for a, b in (num_units, found))
+        raise InputError(path, group, expected, given)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with h5py.File(temporary, "w") as file:
+            for key, array in rates.items():
+                file.create_dataset(f"{group}/{key}", data=np.float32(array), compression="gzip", shuffle=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+    return path

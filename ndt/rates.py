@@ -1,53 +1,27 @@
 """Rates of held-out units, and of bins to come, in the trials of a session: what co-smoothing asks of a model."""
 
 from collections.abc import Iterator
-from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ndt.errors import InputError
+from ndt.inference import per_bin
 from ndt.likelihood import CAP
 from ndt.model import NDT
 from ndt.session import Session
-from ndt.spikes import bin_edges, bin_spikes, unit_valid
-from ndt.tokens import Window, pack
+from ndt.spikes import bin_spikes, observed_bins
+from ndt.tokens import Batch, Window
 from ndt.vocabulary import Rows
 
-__all__ = ["observed_bins", "trial_rates"]
+__all__ = ["trial_rates"]
 
-# M = trials, T = bins that are seen, F = bins after them, N = units, S = patches
+# M = trials, T = bins that are seen, F = bins after them, N = units, R = bins of a batch
 
-
-class _Span(NamedTuple):
-    """Bins ``first … last - 1`` of a trial are one window, of which those from `keep` on are kept."""
-
-    first: int
-    keep: int
-    last: int
+Span = tuple[int, int, int]  # bins `first … last - 1` of a trial are a window, of which those from `keep` on are kept
 
 
-def observed_bins(session: Session, start: float, bin_size: float, T: int) -> NDArray[np.bool_]:
-    """Returns (T, N): True where the unit was observed through the whole bin, and the session was.
-
-    Arguments:
-        session: The session.
-        start: Start of the first bin in seconds.
-        bin_size: Bin width in seconds.
-        T: Number of bins.
-    """
-    edges, slack, pieces = bin_edges(start, bin_size, T), 1e-6 * bin_size, session.observed.coalesce()
-    if len(pieces) == 0:
-        return np.zeros((T, session.num_units), bool)
-    row = np.maximum(np.searchsorted(pieces.start, edges[:-1] + slack, side="right") - 1, 0)
-    inside = (edges[:-1] >= pieces.start[row] - slack) & (edges[1:] <= pieces.end[row] + slack)
-
-    return unit_valid(session, start, bin_size, T) & inside[:, None]
-
-
-@torch.no_grad()
 def trial_rates(
     model: NDT,
     session: Session,
@@ -80,59 +54,59 @@ def trial_rates(
     """
     rows, T, N = model.vocabulary.rows(session), num_bins + forward, session.num_units
     spans = _spans(num_bins, forward, model.spec.window_bins, session.session_id)
-    hidden = np.zeros(N, bool) if heldout is None else np.asarray(heldout, bool)
+    seen = np.ones(N, bool) if heldout is None else ~np.asarray(heldout, bool)
     means = None if mean_counts is None else np.asarray(mean_counts, np.float64)
-    training, device, P = model.training, next(model.parameters()).device, model.config.units_per_patch
-    model.eval()
-    out = np.full((len(start), T, N), np.nan, np.float32)
-    todo = _windows(model, session, np.asarray(start, np.float64), spans, num_bins, hidden, rows, means)
-    while some := list(islice(todo, batch_size)):
-        batch = pack([window for _, _, window in some], P).to(device)
+
+    def read(batch: Batch) -> Tensor:
+        """Rates of all units in each bin, (R, N); tokens lie by bin and patch, the last patch padded."""
         log_rates = model.log_rates(batch, model.encode(batch), every=True).float().clamp(max=CAP)
-        each = np.split(log_rates.exp().cpu().numpy(), np.cumsum([_num_tokens(w, P) for _, _, w in some])[:-1])
-        for (m, span, window), rates in zip(some, each, strict=True):
-            rates = rates.reshape(len(window.counts), -1)[:, :N]  # (bins, S * P), the last patch padded
-            out[m, span.keep : span.last, rows.order] = rates[span.keep - span.first :].T
-    model.train(training)
+        return log_rates.exp().reshape(len(batch.bin_time), -1)[:, :N]
+
+    windows = _windows(session, np.asarray(start, np.float64), model.spec.bin_size, spans, num_bins, seen, rows, means)
+    found = per_bin(model, windows, read, len(start) * T, batch_size).reshape(len(start), T, N)
+    out = np.empty_like(found)
+    out[:, :, rows.order] = found
 
     return out
 
 
-def _num_tokens(window: Window, P: int) -> int:
-    return len(window.counts) * -(-window.counts.shape[1] // P)
-
-
-def _spans(num_bins: int, forward: int, longest: int, where: str) -> list[_Span]:
+def _spans(num_bins: int, forward: int, longest: int, where: str) -> list[Span]:
     """Windows that cover a trial once, each but the first with half a window of history."""
     T = num_bins + forward
     if T <= longest:
-        return [_Span(0, 0, T)]
+        return [(0, 0, T)]
     if forward >= longest:
         raise InputError(where, "forward", f"fewer bins than the model's longest window ({longest})", forward)
     step = max(min(longest // 2, longest - forward), 1)
     ends = [longest, *range(longest + step, T, step), T]
     keeps = [0, *ends[:-1]]
 
-    return [_Span(max(last - longest, 0), keep, last) for keep, last in zip(keeps, ends, strict=True)]
+    return [(max(last - longest, 0), keep, last) for keep, last in zip(keeps, ends, strict=True)]
 
 
 def _windows(
-    model: NDT,
     session: Session,
     start: NDArray[np.float64],
-    spans: list[_Span],
+    bin_size: float,
+    spans: list[Span],
     num_bins: int,
-    hidden: NDArray[np.bool_],
+    seen: NDArray[np.bool_],
     rows: Rows,
     means: NDArray[np.float64] | None,
-) -> Iterator[tuple[int, _Span, Window]]:
-    """Yields trial, span and window. Every entry is valid: what was not observed is asked for like what is hidden."""
-    bin_size, T = model.spec.bin_size, spans[-1].last
+) -> Iterator[tuple[Window, int]]:
+    """Yields windows of trials laid end to end, and the first bin that is kept of each.
+
+    Every entry is valid: what was not observed is asked for like what is hidden.
+    """
+    T = spans[-1][-1]
     for m, begin in enumerate(start):
         counts = bin_spikes(session, float(begin), bin_size, T)
-        seen = observed_bins(session, float(begin), bin_size, T) & ~hidden
-        seen[num_bins:] = False
-        for span in spans:
-            part = slice(span.first, span.last)
-            valid, name = np.ones_like(seen[part]), session.session_id
-            yield m, span, rows.window(counts[part], valid, hidden=~seen[part], mean_counts=means, session=name)
+        visible = observed_bins(session, float(begin), bin_size, T) & seen
+        visible[num_bins:] = False
+        for first, keep, last in spans:
+            part, index = slice(first, last), (m * T + first, m * T + last)
+            hidden, valid = ~visible[part], np.ones_like(visible[part])
+            window = rows.window(
+                counts[part], valid, hidden=hidden, mean_counts=means, index=index, session=session.session_id
+            )
+            yield window, m * T + keep

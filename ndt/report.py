@@ -30,7 +30,7 @@ LABELS = {  # of the axis of scores, by kind of target
     "class": "R² of the classes' probabilities on test bins (Brier skill score)",
 }
 
-callable_module(__name__)
+callable_module(__name__, "ndt.api.report")
 
 
 def write_report(run: Path, store: Path | None = None) -> Path:

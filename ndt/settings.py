@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ndt.errors import InputError
 
-__all__ = ["INF", "choose", "fill_config", "load_config", "require"]
+__all__ = ["INF", "as_config", "choose", "fill_config", "load_config", "require"]
 
 Config = TypeVar("Config")
 INF = float("inf")
@@ -42,6 +42,11 @@ def load_config(kind: type[Config], path: str | Path) -> Config:
         raise InputError(path, "settings", "a YAML file", error) from error
 
     return _filled(kind, found, path, "settings")
+
+
+def as_config(kind: type[Config], config: "Config | str | Path | None") -> Config:
+    """Returns settings that are given, read from a YAML file, or the defaults."""
+    return load_config(kind, config) if isinstance(config, str | Path) else config or kind()
 
 
 def fill_config(kind: type[Config], found: Any, where: str | Path, name: str = "settings") -> Config:

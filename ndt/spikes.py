@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ndt.session import Session
 
-__all__ = ["bin_edges", "bin_spikes", "num_bins", "unit_valid"]
+__all__ = ["bin_edges", "bin_spikes", "num_bins", "observed_bins", "unit_valid"]
 
 
 def num_bins(duration: float, bin_size: float) -> int:
@@ -51,3 +51,21 @@ def unit_valid(session: Session, start: float, bin_size: float, T: int, first: i
     np.add.at(inside, (end, unit), -1)
 
     return inside[:T].cumsum(0, dtype=np.int32) > 0
+
+
+def observed_bins(session: Session, start: float, bin_size: float, T: int) -> NDArray[np.bool_]:
+    """Returns (T, N): True where the unit was observed through the whole bin, and the session was.
+
+    Arguments:
+        session: The session.
+        start: Start of the first bin in seconds.
+        bin_size: Bin width in seconds.
+        T: Number of bins.
+    """
+    edges, slack, pieces = bin_edges(start, bin_size, T), 1e-6 * bin_size, session.observed.coalesce()
+    if len(pieces) == 0:
+        return np.zeros((T, session.num_units), bool)
+    row = np.maximum(np.searchsorted(pieces.start, edges[:-1] + slack, side="right") - 1, 0)
+    inside = (edges[:-1] >= pieces.start[row] - slack) & (edges[1:] <= pieces.end[row] + slack)
+
+    return unit_valid(session, start, bin_size, T) & inside[:, None]

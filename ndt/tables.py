@@ -15,14 +15,14 @@ __all__ = [
     "show_curve",
     "show_demo",
     "show_dynamics",
-    "show_embedding",
-    "show_evaluation",
-    "show_files",
-    "show_finetuning",
-    "show_pretraining",
-    "show_recordings",
+    "show_embed",
+    "show_evaluate",
+    "show_inspect",
+    "show_finetune",
+    "show_pretrain",
+    "show_simulate",
     "show_report",
-    "show_store",
+    "show_ingest",
 ]
 
 
@@ -50,7 +50,7 @@ def _number(value: object, digits: int = 3) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, int | float) else "–"
 
 
-def show_recordings(result: dict[str, Any]) -> None:
+def show_simulate(result: dict[str, Any]) -> None:
     """Prints what ``ndt simulate`` wrote."""
     for r in result["recordings"]:
         _print(f"{r['path']}  {r['units']} units")
@@ -62,7 +62,7 @@ def _dropped(sentences: list[str], limit: int = 6) -> str:
     return "\n".join(f"  dropped: {s}" for s in [*sentences[:limit], *more])
 
 
-def show_files(result: dict[str, Any]) -> None:
+def show_inspect(result: dict[str, Any]) -> None:
     """Prints what ``ndt inspect`` found: of files, or of what sessions of a store share."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
@@ -114,7 +114,7 @@ def _show_recipes(recipes: list[dict[str, Any]]) -> None:
     _print(table)
 
 
-def show_store(result: dict[str, Any]) -> None:
+def show_ingest(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
@@ -130,7 +130,7 @@ def show_store(result: dict[str, Any]) -> None:
     _print(f"store: {result['store']}")
 
 
-def show_pretraining(result: dict[str, Any]) -> None:
+def show_pretrain(result: dict[str, Any]) -> None:
     """Prints how pretraining ended."""
     valid = result["valid"]
     table = _table("validation", "value")
@@ -153,15 +153,15 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
     return _filled("R² on test bins (variance-weighted)", head, rows)
 
 
-def show_finetuning(result: dict[str, Any]) -> None:
+def show_finetune(result: dict[str, Any]) -> None:
     """Prints a decoder's scores beside its baselines', and the curve of labels if the run has one."""
     if "covariates" in result:
-        show_evaluation(result)
+        show_evaluate(result)
     show_curve(result)
     _print(f"run: {result['run']}")
 
 
-def show_evaluation(result: dict[str, Any]) -> None:
+def show_evaluate(result: dict[str, Any]) -> None:
     """Prints all scores of a decoder, one table a covariate; or what the Neural Latents Benchmark says of a model."""
     if "nlb" in result:
         return _show_nlb(result)
@@ -224,7 +224,7 @@ def show_curve(result: dict[str, Any]) -> None:
         _print(_filled(title, *table(curve)), *sentences(curve))
 
 
-def show_embedding(result: dict[str, Any]) -> None:
+def show_embed(result: dict[str, Any]) -> None:
     """Prints what ``ndt embed`` wrote."""
     _print(f"{result['path']}: {result['num_bins']:,} bins x {result['num_dims']} dimensions")
 

@@ -1,6 +1,7 @@
-"""Modules that are called: ``ndt.embed`` is a module and a verb, whichever was asked for first."""
+"""Modules that are called: ``ndt.pretrain`` is a package and a verb."""
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -9,11 +10,12 @@ __all__ = ["callable_module"]
 
 class _Verb(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from ndt import api
+        module, _, function = self._target.rpartition(".")
 
-        return getattr(api, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return getattr(import_module(module), function)(*args, **kwargs)
 
 
-def callable_module(name: str) -> None:
-    """Lets the module of this name be called as the function of `ndt.api` that bears its last name."""
+def callable_module(name: str, target: str) -> None:
+    """Lets the module of this name be called as the function `target` (module and name), which is imported then."""
     sys.modules[name].__class__ = _Verb
+    sys.modules[name]._target = target  # type: ignore[attr-defined]

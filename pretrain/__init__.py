@@ -4,4 +4,4 @@ from ndt.verbs import callable_module
 
 __all__: list[str] = []
 
-callable_module(__name__)
+callable_module(__name__, "ndt.pretrain.train.pretrain")

@@ -9,12 +9,13 @@ import torch
 from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.leaks import check_store
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.data.windows import TRAIN, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.labels import shared_labels
 from ndt.pretrain.objective import MaskedModelling
+from ndt.settings import as_config
 from ndt.training import Trainer
 from ndt.vocabulary import Vocabulary
 
@@ -24,7 +25,7 @@ __all__ = ["pretrain"]
 def pretrain(
     store: str | Path | Store,
     out: str | Path,
-    config: PretrainConfig | None = None,
+    config: PretrainConfig | str | Path | None = None,
     *,
     resume: bool = False,
     progress: bool = True,
@@ -37,7 +38,7 @@ def pretrain(
     Arguments:
         store: A store, or the folder of one.
         out: Run directory.
-        config: Settings; the defaults are the preset `tiny`.
+        config: Settings, or a file of them; the defaults are the preset `tiny`.
         resume: Whether to go on from the run's last checkpoint. The result is that of an uninterrupted run.
         progress: Whether to show a progress bar.
 
@@ -45,7 +46,7 @@ def pretrain(
         InputError: if the store has no such session, a session is too short to be split, or one trains on what another
             holds out.
     """
-    store, out, config = store if isinstance(store, Store) else Store(store), Path(out), config or PretrainConfig()
+    store, out, config = open_store(store, "pretrain"), Path(out), as_config(PretrainConfig, config)
     sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
     if not sessions:
         raise InputError(store.root, "sessions", "at least one that is not kept for evaluation", "none")

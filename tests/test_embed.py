@@ -11,8 +11,8 @@ from pynwb import NWBHDF5IO
 
 from ndt.api import embed
 from ndt.checkpoint import sha256
-from ndt.embed import Embeddings
 from ndt.errors import InputError
+from ndt.inference import Embeddings
 from ndt.model import NDT
 
 TIMES = 1000.0 + np.arange(40) / 20

@@ -9,8 +9,8 @@ from ndt.data.population import PREPARED, ROTATION_HZ, ROTATION_SECONDS, STEP, r
 from ndt.data.synthetic import simulate
 from ndt.dynamics.latents import read_trials, rotation, trials
 from ndt.dynamics.run import fit_run
-from ndt.embed import Embeddings
 from ndt.errors import InputError
+from ndt.inference import Embeddings
 
 
 def spiral(hz: float, times: np.ndarray, num: int = 30) -> np.ndarray:

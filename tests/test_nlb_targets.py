@@ -6,11 +6,10 @@ import pytest
 from scipy.signal import convolve
 from scipy.signal.windows import gaussian
 
-from ndt.data.nlb_targets import nlb_targets, smoothing
-from ndt.data.nlb_trials import as_population, heldout_units, select_trials, unit_order
+from ndt.data.nlb_targets import as_population, nlb_targets, select_trials, unit_groups
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.nlb_tasks import NlbTask, find_task
+from ndt.nlb import NlbTask, find_task
 from ndt.rates import trial_rates
 from ndt.session import Covariate, Session, Spikes, Units
 from tests.problems import busy_model, specification
@@ -145,17 +144,20 @@ def test_what_trials_need_is_said():
 
 
 def test_units_are_in_the_order_of_their_ids_in_the_file():
-    np.testing.assert_array_equal(unit_order(session()), [3, 4, 2, 1, 0])
     recording = session()
+    groups = unit_groups(recording)
+    np.testing.assert_array_equal(groups["heldin"], [4, 2, 0])
+    np.testing.assert_array_equal(groups["heldout"], [3, 1])
     units = replace(recording.units, columns={"heldout": recording.units.columns["heldout"]})
-    np.testing.assert_array_equal(unit_order(replace(recording, units=units)), np.arange(5))
+    groups = unit_groups(replace(recording, units=units))
+    np.testing.assert_array_equal(np.r_[groups["heldin"], groups["heldout"]], [0, 2, 4, 1, 3])
 
 
 @pytest.mark.parametrize("columns", [{}, {"heldout": np.ones(5, bool)}, {"heldout": np.zeros(5, bool)}])
 def test_some_units_must_be_held_out(columns):
     recording = session()
     with pytest.raises(InputError, match="units/heldout: expected "):
-        heldout_units(replace(recording, units=replace(recording.units, columns=columns)))
+        unit_groups(replace(recording, units=replace(recording.units, columns=columns)))
 
 
 @pytest.mark.parametrize("by", ["nwb_id", "identity"])
@@ -183,7 +185,7 @@ def test_the_test_file_is_read_as_the_training_files_population(by):
     assert np.isnan(counts[..., [1, 3]]).all()
     model = busy_model(specification([whole], bin_size=0.02, window_bins=45))
     trials = select_trials(whole, MAZE, ("val",), 0.02)
-    expected = trial_rates(model, whole, trials.start, 35, forward=10, heldout=heldout_units(whole))
+    expected = trial_rates(model, whole, trials.start, 35, forward=10, heldout=whole.units.columns["heldout"])
     np.testing.assert_array_equal(trial_rates(model, other, trials.start, 35, forward=10), expected)
 
 
@@ -200,7 +202,7 @@ def test_another_population_is_refused():
 def test_spikes_are_those_of_the_units_in_the_benchmarks_order():
     recording = session()
     train, evaluated = both(recording)
-    found = nlb_targets(recording, MAZE, train, evaluated).arrays
+    found, _ = nlb_targets(recording, MAZE, train, evaluated)
     counts = evaluated.counts(recording)
     np.testing.assert_array_equal(found["eval_spikes_heldout"], counts[:, :35][:, :, [3, 1]])
     np.testing.assert_array_equal(found["eval_spikes_heldout_forward"], counts[:, 35:][:, :, [3, 1]])
@@ -212,7 +214,7 @@ def test_spikes_are_those_of_the_units_in_the_benchmarks_order():
 def test_velocity_is_read_at_the_start_of_the_bin_and_a_lag_later(name, lag, bin_size):
     recording, task = session(), find_task(name)
     train, evaluated = both(recording, task, bin_size)
-    found = nlb_targets(recording, task, train, evaluated).arrays
+    found, _ = nlb_targets(recording, task, train, evaluated)
     for part, trials in (("train", train), ("eval", evaluated)):
         time = trials.start[:, None] + np.arange(trials.num_bins) * bin_size + lag
         expected = np.stack([time, 3.0 - 2.0 * time], -1)  # a straight line passes any filter
@@ -225,7 +227,7 @@ def test_velocity_is_missing_where_it_was_not_measured():
     late = replace(series, timestamps=series.timestamps[500:], values=series.values[500:])
     recording = replace(recording, covariates={"hand_vel": late})
     train, evaluated = both(recording)
-    found = nlb_targets(recording, MAZE, train, evaluated).arrays["train_behavior"]
+    found = nlb_targets(recording, MAZE, train, evaluated)[0]["train_behavior"]
     # the first trial's bins begin at 0.26 s, their velocity 0.1 s later: 0.36 … 0.48 come before 0.5
     np.testing.assert_array_equal(np.isnan(found[0]).all(1), np.arange(35) < 7)
 
@@ -234,7 +236,7 @@ def test_two_decoders():
     task = find_task("area2_bump")
     recording = session(ctr_hold_bump=np.array([0, 1, 1, 0, 0, 1, 1, 1]), cond_dir=np.zeros(8))
     train, evaluated = both(recording, task)
-    found = nlb_targets(recording, task, train, evaluated).arrays
+    found, _ = nlb_targets(recording, task, train, evaluated)
     np.testing.assert_array_equal(found["train_decode_mask"], [[True, False], [False, True], [False, True]])
     np.testing.assert_array_equal(found["eval_decode_mask"], [[True, False], [False, True], [False, True]])
     time = evaluated.start[:, None] + np.arange(30) * 0.02 - 0.02
@@ -246,30 +248,15 @@ def test_what_cannot_be_scored_is_said():
     table = recording.intervals["trials"]
     columns = {name: table.columns[name] for name in ("split", "move_onset_time")}
     bare = replace(recording, intervals={"trials": Intervals(table.start, table.end, columns)})
-    found = nlb_targets(bare, MAZE, *both(bare))
-    assert found.left_out == (
+    found, left_out = nlb_targets(bare, MAZE, *both(bare))
+    assert left_out == (
         "vel R2: there is no covariate hand_vel",
         "psth R2: trials have no column trial_type",
     )
-    assert found.arrays.keys() == {
-        *("eval_spikes_heldout", "eval_spikes_heldin_forward", "eval_spikes_heldout_forward")
-    }
+    assert found.keys() == {*("eval_spikes_heldout", "eval_spikes_heldin_forward", "eval_spikes_heldout_forward")}
 
 
 # PSTHs
-
-
-@pytest.mark.parametrize(("kernel", "bin_size"), [(0.07, 0.02), (0.03, 0.005), (0.0405, 0.005)])
-def test_smoothing_is_a_gaussian_at_1_ms_and_a_sum_in_bins(kernel, bin_size):
-    """The benchmark's: a window of int(6 sigma) samples, convolved in mode same, of a signal that is zero around."""
-    T, rng = 12, np.random.default_rng(0)
-    weights, before = smoothing(kernel, bin_size, T)
-    counts = rng.poisson(0.1, weights.shape[1]).astype(float)
-    window = gaussian(int(6 * kernel * 1000), kernel * 1000, sym=True)
-    smoothed = convolve(counts, window / window.sum(), "same", method="direct")
-    step = round(bin_size * 1000)
-    expected = smoothed[before : before + T * step].reshape(T, step).sum(1)
-    np.testing.assert_allclose(weights @ counts, expected, rtol=1e-10, atol=1e-12)
 
 
 def reference_psths(recording, task, bin_size):
@@ -307,18 +294,17 @@ def reference_psths(recording, task, bin_size):
     return out
 
 
-@pytest.mark.parametrize("bin_size", [0.02, 0.005])
-def test_psths_are_the_benchmarks(bin_size):
+@pytest.mark.parametrize(("bin_size", "kernel"), [(0.02, 0.07), (0.005, 0.07), (0.005, 0.0405)])  # 420 and 243 steps
+def test_psths_are_the_benchmarks(bin_size, kernel):
     """At 20 ms windows do not begin a whole number of bins from onset: trials of a condition differ by one."""
-    recording = session()
-    train, evaluated = both(recording, MAZE, bin_size)
-    found = nlb_targets(recording, MAZE, train, evaluated).arrays
-    expected = reference_psths(recording, MAZE, bin_size)
+    recording, task = session(), replace(MAZE, kernel=kernel)
+    train, evaluated = both(recording, task, bin_size)
+    found, _ = nlb_targets(recording, task, train, evaluated)
+    expected = reference_psths(recording, task, bin_size)
     np.testing.assert_allclose(found["psth"], [mean for _, mean in expected.values()], rtol=1e-9, atol=1e-12)
-    part = {"train": [0, 1, 7], "eval": [3, 5, 6]}  # rows of the table
-    for name, rows in part.items():
-        members = [[rows.index(i) for i in chosen if i in rows] for chosen, _ in expected.values()]
-        assert [list(m) for m in found[f"{name}_cond_idx"]] == members
+    rows = [3, 5, 6]  # of the table
+    members = [[rows.index(i) for i in chosen if i in rows] for chosen, _ in expected.values()]
+    assert [list(m) for m in found["eval_cond_idx"]] == members
     assert [list(m) for m in found["eval_cond_idx"]] == [[0], [1], [2], []]
 
 
@@ -338,15 +324,13 @@ def test_dmfc_is_scored_from_set_to_go():
     recording, task = session(**columns), find_task("dmfc_rsg")
     train, evaluated = both(recording, task)
     assert (train.num_bins, evaluated.num_bins) == (75, 75)
-    targets = nlb_targets(recording, task, train, evaluated)
-    assert targets.left_out == ()
-    found = targets.arrays
+    found, left_out = nlb_targets(recording, task, train, evaluated)
+    assert left_out == ()
     seen = ~np.isnan(found["eval_spikes_heldout"][..., 0])
     np.testing.assert_array_equal(seen.sum(1), [30, 32, 30])
     assert seen[:, -30:].all()
     np.testing.assert_array_equal(found["eval_behavior"][:2], [[0, 0, 0, 600, 600], [0, 0, 0, 600, 640]])
     assert np.isnan(found["eval_behavior"][2]).all()
     # training: 0.5, 0.62, 0.6, 0.1 s; mean of the condition 0.49 s, of which 0.1 s is less than 80 %
-    assert [list(m) for m in found["train_cond_idx"]] == [[0, 1, 2]]
     assert [list(m) for m in found["eval_cond_idx"]] == [[0, 1]]
     np.testing.assert_array_equal(np.isnan(found["psth"][0, :, 0]), np.arange(75) < 50)  # 0.5 s is the shortest

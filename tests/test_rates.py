@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.rates import observed_bins, trial_rates
+from ndt.rates import trial_rates
 from ndt.session import Spikes
+from ndt.spikes import observed_bins
 from ndt.tokens import Window, pack
 from tests.problems import TINY, busy_model, permuted, recording, specification
 
