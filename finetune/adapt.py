@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ndt.architectures import load_model, new_model
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig, TrainConfig
 from ndt.convolution import ConvolutionalDecoder
@@ -21,7 +22,6 @@ from ndt.errors import InputError
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
-from ndt.finetune.probe import bins_to_read
 from ndt.finetune.refining import Refining
 from ndt.finetune.scoring import score_network, score_nothing, score_session
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
@@ -90,7 +90,7 @@ def finetune(
     if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
         raise InputError(out, "out", "another folder than the base model's", "the same")
     if base is not None and not isinstance(base, NDT):
-        base = NDT.from_pretrained(base)
+        base = load_model(base)
     store = _store(base, store)
     recording = _recording(base, store, session, covariate, config)
     bin_size, window_bins = _bins(base, recording, covariate, config)
@@ -103,7 +103,7 @@ def finetune(
     spec = _specification(base, grid, target, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
+    model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     rows = spec.vocabulary.rows(recording)
     model.observe(rows.unit, grid.mean_counts(chosen)[rows.order])
     new = _new_parts(base, spec)
@@ -303,7 +303,7 @@ def _specification(
     old = base.spec.covariate if base is not None else None
     model = base.config if base is not None else config.model
     if decoder := WAYS[config.adapt].decoder:
-        model = replace(model, covariates=decoder, linear_bins=bins_to_read(grid.bin_size, window_bins))
+        model = replace(model, covariates=decoder)
     if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
         covariate = old  # its decoder is kept, and with it what its numbers mean
     else:

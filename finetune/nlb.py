@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.architectures import load_model
 from ndt.data.nlb_targets import nlb_targets
 from ndt.data.nlb_trials import Trials, as_population, heldout_units, select_trials, unit_order
 from ndt.data.splits import within
@@ -57,7 +58,7 @@ def evaluate_nlb(
             trained on the evaluated trials, or, where a file is written, bins are neither 5 nor 20 ms.
     """
     task = find_task(dataset) if isinstance(dataset, str) else dataset
-    model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
+    model = base if isinstance(base, NDT) else load_model(base)
     found = store or model.store
     if found is None:
         raise InputError("evaluate", "store", "a store, since the model does not know its own", "none")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ndt.architectures import load_model
 from ndt.checkpoint import ModelSpec
 from ndt.config import FinetuneConfig
 from ndt.data.store import Store
@@ -53,7 +54,7 @@ class Study:
         """
         if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
             raise InputError(out, "out", "another folder than the base model's", "the same")
-        model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
+        model = load_model(base) if isinstance(base, str | Path) else base
         found = store or (model.store if model is not None else None)
         if found is None:
             raise InputError("finetune", "store", "a store, since the model does not know its own", "none")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ndt.api import recipe as recipe
     from ndt.api import report as report
     from ndt.api import simulate as simulate
+    from ndt.architectures import load_model as load_model
     from ndt.data.store import Store as Store
     from ndt.model import NDT as NDT
 
@@ -25,13 +26,14 @@ __all__ = [
     "evaluate",
     "ingest",
     "inspect",
+    "load_model",
     "read",
     "recipe",
     "report",
     "simulate",
 ]
 
-_HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store"}
+_HOMES = {"NDT": "ndt.model", "Store": "ndt.data.store", "load_model": "ndt.architectures"}
 
 
 def __getattr__(name: str) -> Any:

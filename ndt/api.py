@@ -187,13 +187,14 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     import numpy as np
 
     from ndt import __version__
+    from ndt.architectures import load_model
     from ndt.data.store import Store
     from ndt.data.windows import TRAIN, Grid
     from ndt.errors import InputError
     from ndt.inference import per_bin
     from ndt.model import NDT
 
-    model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
+    model = base if isinstance(base, NDT) else load_model(base)
     store = store or model.store
     if store is None:
         raise InputError("embed", "store", "a store, since the model does not know its own", "none")

@@ -24,6 +24,7 @@ from ndt.vocabulary import Vocabulary
 __all__ = [
     "CovariateSpec",
     "ModelSpec",
+    "find_model",
     "load_arrays",
     "load_weights",
     "read_json",
@@ -34,7 +35,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 3  # of model.json
+FORMAT = 4  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +229,23 @@ def _vocabulary(found: dict[str, Any]) -> Vocabulary:
         unit_places=tuple((int(a), int(b)) for a, b in found["unit_places"]),
         unit_depths=tuple(map(float, found["unit_depths"])),
     )
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """Returns the folder of a model: the one of that name, else a copy from the Hugging Face Hub.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        allowed = ["model.json", "model.safetensors"]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=allowed))
+    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
+        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -1,8 +1,4 @@
-"""Counts of a patch's units to one embedding, and one latent to their firing rates.
-
-Two ways, chosen by `ModelConfig.units`: ``vectors`` (ours; a unit is a vector keyed by its identity) and ``slots``
-(NDT2's; a unit is its place in the patch).
-"""
+"""Counts of a patch's units to one embedding, and one latent to their firing rates; a unit is a vector of its own."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +8,7 @@ from torch import Tensor, nn
 from ndt.config import ModelConfig
 from ndt.tokens import Batch
 
-__all__ = ["Population", "SlotEmbedding", "SlotReadout", "VectorEmbedding", "VectorReadout"]
+__all__ = ["Population", "VectorEmbedding", "VectorReadout"]
 
 GATHERED = 2**23  # numbers up to which keys are copied for each token: many small products cost more than the copy
 
@@ -123,46 +119,3 @@ class VectorReadout(nn.Module):
             return latent.new_zeros(0, batch.members.shape[1])
 
         return torch.cat(parts)[torch.argsort(order)]
-
-
-class SlotEmbedding(nn.Module):
-    """Concatenates embeddings of the counts of a patch's places, D / P dimensions each; what is not seen counts zero.
-
-    Reference: Ye et al. (2023), sec. 3.1. `compat` makes five spikes a frozen zero vector, as the published code does.
-
-    Arguments:
-        config: Architecture; uses `width`, `max_count`, `units_per_patch`, `compat`.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        per_unit = config.width // config.units_per_patch
-        self.count = nn.Embedding(config.max_count + 1, per_unit, padding_idx=5 if config.compat else None)
-
-    def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
-        """Returns one embedding for each chosen token."""
-        counts = torch.where(batch.seen, batch.counts, 0)[chosen]
-
-        return self.count(counts.clamp(max=self.count.num_embeddings - 1)).flatten(1)
-
-
-class SlotReadout(nn.Module):
-    """Reads log rates of a patch's places by one linear map.
-
-    Reference: Ye et al. (2023), sec. 3.1.
-
-    Arguments:
-        config: Architecture; uses `width`, `units_per_patch`.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        self.place = nn.Linear(config.width, config.units_per_patch)
-
-    def forward(
-        self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
-    ) -> Float[Tensor, "W P"]:
-        """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
-        return self.place(z)

@@ -87,13 +87,13 @@ def _decode(base: Path, scratch: bool, store: Path, folder: Path, config: Finetu
     Raises:
         InputError: if its training block has not so many seconds of labels.
     """
+    from ndt.architectures import load_model
     from ndt.data.store import Store
     from ndt.finetune.adapt import finetune
-    from ndt.model import NDT
     from ndt.runs import read_json
 
     (session,) = Store(store).session_ids
-    model = NDT.from_pretrained(base)
+    model = load_model(base)
     if scratch:
         config = replace(config, bin_size=model.spec.bin_size)
     origin = None if scratch else read_json(base / "asked.json")

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ndt.attention import Route
 from ndt.layers import Block
 from ndt.model import NDT
+from ndt.routes import Route
 from ndt.tokens import Batch
 
 __all__ = ["attention_flops", "train_flops"]

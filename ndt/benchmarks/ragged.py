@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ndt.architectures import new_model
 from ndt.checkpoint import ModelSpec
 from ndt.config import PretrainConfig, load_config
 from ndt.errors import InputError
@@ -51,7 +52,7 @@ class Ragged:
         )
         num_units = len(self.vocabulary.units)
 
-        return NDT(spec).observe(np.arange(num_units), np.full(num_units, RATE_HZ * BIN_SIZE)).train()
+        return new_model(spec).observe(np.arange(num_units), np.full(num_units, RATE_HZ * BIN_SIZE)).train()
 
 
 def preset(name: str) -> PretrainConfig:
@@ -99,4 +100,4 @@ def masked_loss(model: torch.nn.Module, batch: Batch) -> Float[Tensor, ""]:
     """Returns the Poisson likelihood of what is hidden, a unit and bin."""
     prediction = model(batch)
 
-    return count_nll(prediction.log_rates, prediction.log_dispersion, batch) / batch.hidden.sum()
+    return count_nll(prediction.log_rates, batch) / batch.hidden.sum()

@@ -89,6 +89,7 @@ def _renamed(folder: Path, store: "Store") -> None:
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """Returns what metrics.json says of one run."""
+    from ndt.architectures import load_model
     from ndt.data.store import Store
     from ndt.finetune.adapt import finetune
     from ndt.model import NDT
@@ -96,7 +97,7 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
 
     adapt = {"scratch": "full", "unadapted": "unsupervised"}.get(run.way, run.way)
     config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt)
-    model: NDT | None = NDT.from_pretrained(base)
+    model: NDT | None = load_model(base)
     origin: Any = read_json(base / "asked.json")
     if run.way == "scratch" and model is not None:
         config, model, origin = replace(config, bin_size=model.spec.bin_size), None, None
