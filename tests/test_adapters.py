@@ -16,8 +16,6 @@ from ndt.tokens import pack
 
 KINDS = [
     TINY,
-    replace(TINY, activation="swiglu"),
-    replace(TINY, covariates="cross"),
     replace(TINY, covariates="convolved", conv_width=8, num_conv_layers=2),
 ]
 

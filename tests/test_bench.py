@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ndt import bench as bench_module
-from ndt.attention import Route, Sequences
 from ndt.backends import BACKENDS
 from ndt.bench import BENCHMARKS, bench
 from ndt.benchmarks.attention import attention, list_backends
@@ -25,6 +24,7 @@ from ndt.benchmarks.train import Step, train
 from ndt.cli import main
 from ndt.config import BenchConfig, PretrainConfig
 from ndt.errors import InputError
+from ndt.routes import Route, Sequences
 
 SCHEMA = {"name", "value", "unit", "peer", "peer_value", "ratio", "spread", "values", "peer_values"}
 SMALL = "model: {width: 64, num_layers: 2, num_decoder_layers: 1, num_heads: 4, units_per_patch: 4, unit_width: 8}"
@@ -158,22 +158,22 @@ def test_pairs_by_hand() -> None:
 
 
 def test_operations_by_hand(config) -> None:
-    """One window of two bins and two patches, one token hidden; three contexts."""
+    """One window of two bins and two patches, one token hidden; three contexts. NDT2, whose layers are all alike."""
     small = settings(config)
+    published = replace(small.model, architecture="ndt2", covariates="cross", norm="post")
     data = ragged(4, sequences=1, shortest=6, longest=6)
-    plain = replace(small.model, order="sequential", activation="gelu")
-    model, batch = data.model(replace(small, model=plain)), data.batch
+    model, batch = data.model(replace(small, model=published)), data.batch
     L, V, W, D, F = batch.num_tokens, int(batch.visible.sum()), int(batch.wanted.sum()), 64, small.model.feedforward
     assert (L, V, W) == (6, 3, 3)
-    pairs = lambda n: n * (n + 1) // 2
-    encoder = 2 * (2 * (V + 3) * (4 + 2 * F) * D * D + 4 * D * pairs(V + 3))  # two layers
-    decoder = 2 * ((L + 3) * 3 + W * (1 + 2 * F)) * D * D + 4 * D * pairs(L + 3)  # its last is asked for W rows
+    encoder = 2 * (2 * (V + 3) * (4 + 2 * F) * D * D + 4 * D * (V + 3) ** 2)  # two layers
+    decoder = 2 * ((L + 3) * 3 + W * (1 + 2 * F)) * D * D + 4 * D * (L + 3) ** 2  # its last is asked for W rows
     assert train_flops(model, batch) == 3 * (encoder + decoder)
 
 
 def test_operations_are_as_torch_counts_them(config) -> None:
     small, data = settings(config), ragged(4, sequences=5, shortest=20, longest=400)
-    model, batch = data.model(replace(small, model=replace(small.model, order="joint"))), data.batch
+    published = replace(small.model, architecture="ndt2", covariates="cross", norm="post")
+    model, batch = data.model(replace(small, model=published)), data.batch
     # Torch has no count for the CPU's fused attention; the plain one is matrix products that it counts.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         masked_loss(model, batch).backward()
@@ -205,7 +205,6 @@ def test_loader_and_attention_rows(config) -> None:
     assert [(r["name"], r["peer"]) for r in rows] == [
         ("loader.batch", "train_step"),
         ("attention.factorised.sdpa.fp32", "padded_sdpa"),
-        ("attention.sequential.sdpa.fp32", "padded_sdpa"),
         ("attention.joint.sdpa.fp32", "padded_sdpa"),
     ]
 

@@ -69,8 +69,8 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x.update(format=99), "format: expected model format 3, found 99"),
-        (lambda x: x.update(format=2), "format: expected model format 3, found 2"),  # of before heads turned otherwise
+        (lambda x: x.update(format=99), "format: expected model format 4, found 99"),
+        (lambda x: x.update(format=2), "format: expected model format 4, found 2"),  # of before heads turned otherwise
         (lambda x: x.pop("format"), "found none"),
         (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
         (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
