@@ -48,7 +48,7 @@ class CovariateSpec:
         unit: Physical unit; of several, with commas between.
         mean: Mean of each column; of a class 0.
         std: Standard deviation of each column, positive; of a class 1.
-        parts: What the columns are; by default one quantity, or one angle where `dims` are cosines and sines.
+        parts: What the columns are.
         lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
         auxiliary: What the decoder learned beside, and does not deliver.
     """
@@ -58,13 +58,11 @@ class CovariateSpec:
     unit: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Part, ...]
     lag: float = 0.0
     auxiliary: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            object.__setattr__(self, "parts", (_only_part(self.name, self.dims, self.unit),))
         assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
 
     @classmethod
@@ -140,14 +138,6 @@ class CovariateSpec:
         return found.astype(np.float32)
 
 
-def _only_part(name: str, dims: tuple[str, ...], unit: str) -> Part:
-    """The part that format 3 said by its dimensions alone."""
-    angles = tuple(d.removeprefix("cos(").removesuffix(")") for d in dims[::2])
-    angle = Part(name=name, kind="angle", dims=angles)
-
-    return angle if angle.columns == dims else Part(name=name, kind="continuous", dims=dims, unit=unit)
-
-
 def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
     """Refuses a part that cannot be learned from these labels, (R, C)."""
     if not len(values):
@@ -207,7 +197,7 @@ class ModelSpec:
                 window_bins=int(found["window_bins"]),
                 covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
                 data=dict(found["data"]),
-                encodes=bool(found.get("encodes", True)),
+                encodes=bool(found["encodes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
@@ -216,7 +206,7 @@ class ModelSpec:
 def _covariate(found: dict[str, Any]) -> CovariateSpec:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     for name in ("parts", "auxiliary"):
-        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found.get(name, ()))
+        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])
 
     return CovariateSpec(**plain)
 

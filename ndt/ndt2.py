@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from ndt.patches import Population
 from ndt.routes import Arrangement, Route, Sequences, arrange
 from ndt.tokens import Batch
 
-__all__ = ["NDT2", "CrossDecoder", "LearnedPlace", "PlainFeedForward", "Quirks", "SlotEmbedding", "SlotReadout"]
+__all__ = ["NDT2", "CrossDecoder", "Quirks"]
 
 MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and of slots: 5 s of 20 ms, 288 channels in patches of 32
 
@@ -34,7 +33,7 @@ MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and of slots: 5 s of 
 # C = covariate dimensions
 
 
-def look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[Tensor, "L D"]:
+def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[Tensor, "L D"]:
     """Returns rows of a learned table of bins or slots.
 
     Raises:
@@ -47,12 +46,8 @@ def look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[T
     return table(index)
 
 
-class LearnedPlace(nn.Module):
-    """Embeds a token's bin and slot by tables.
-
-    Arguments:
-        config: Architecture; uses `width`.
-    """
+class _LearnedPlace(nn.Module):
+    """Embeds a token's bin and slot by tables."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -61,22 +56,13 @@ class LearnedPlace(nn.Module):
         self.time = nn.Embedding(MAX_BINS, config.width)
 
     def forward(self, time: Int[Tensor, " L"], slot: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
-        """Returns one embedding a token.
-
-        Raises:
-            InputError: if a bin or a slot is beyond its table.
-        """
-        return look_up(self.time, time, "bins") + look_up(self.slot, slot, "patches")
+        return _look_up(self.time, time, "bins") + _look_up(self.slot, slot, "patches")
 
 
-class SlotEmbedding(nn.Module):
-    """Concatenates embeddings of the counts of a patch's places, D / P dimensions each; what is not seen counts zero.
+class _SlotEmbedding(nn.Module):
+    """Concatenates embeddings of the counts of a patch's places (sec. 3.1), D / P dimensions each.
 
-    Reference: Ye et al. (2023), sec. 3.1.
-
-    Arguments:
-        config: Architecture; uses `width`, `max_count`, `units_per_patch`.
-        frozen: Count whose embedding is zero and stays so.
+    What is not seen counts zero. The embedding of a count that is `frozen` is zero and stays so.
     """
 
     def __init__(self, config: ModelConfig, frozen: int | None = None) -> None:
@@ -85,20 +71,13 @@ class SlotEmbedding(nn.Module):
         self.count = nn.Embedding(config.max_count + 1, config.width // config.units_per_patch, padding_idx=frozen)
 
     def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
-        """Returns one embedding for each chosen token."""
         counts = torch.where(batch.seen, batch.counts, 0)[chosen]
 
         return self.count(counts.clamp(max=self.count.num_embeddings - 1)).flatten(1)
 
 
-class SlotReadout(nn.Module):
-    """Reads log rates of a patch's places by one linear map.
-
-    Reference: Ye et al. (2023), sec. 3.1.
-
-    Arguments:
-        config: Architecture; uses `width`, `units_per_patch`.
-    """
+class _SlotReadout(nn.Module):
+    """Reads log rates of a patch's places by one linear map (sec. 3.1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -108,33 +87,22 @@ class SlotReadout(nn.Module):
     def forward(
         self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
     ) -> Float[Tensor, "W P"]:
-        """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
         return self.place(z)
 
 
-class PlainFeedForward(nn.Module):
-    """Two layers with a GELU between.
-
-    Arguments:
-        config: Architecture; uses `width`, `feedforward`.
-    """
+class _FeedForward(nn.Sequential):
+    """Two layers with a GELU between."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        self.inner = nn.Linear(config.width, config.feedforward * config.width)
-        self.outer = nn.Linear(config.feedforward * config.width, config.width)
-
-    def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
-        """Returns the transformed rows, each by itself."""
-        return self.outer(F.gelu(self.inner(x)))
+        D, hidden = config.width, config.feedforward * config.width
+        super().__init__(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 
 
 class _Block(Block):
-    """A block whose attention knows no time but what tokens say of it, and whose feed-forward layers are plain."""
+    """A block whose attention knows no time but what tokens say of it."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, rotary=False, feedforward=PlainFeedForward)
+        super().__init__(config, rotary=False, feedforward=_FeedForward)
 
 
 class _CrossBlock(nn.Module):
@@ -161,8 +129,6 @@ class CrossDecoder(nn.Module):
 
     A query is its bin's time alone; it reads all tokens of its past and present, then the queries of its past.
 
-    Reference: Ye et al. (2023).
-
     Arguments:
         config: Architecture.
         covariate_dims: Dimensions C.
@@ -187,7 +153,7 @@ class CrossDecoder(nn.Module):
         rows = arrange(batch.bin_window, time, torch.zeros_like(time), batch.num_windows, order="joint")
         keys = Sequences(memory_rows.lengths, memory_rows.time)
         across = Route(Sequences(rows.lengths, rows.time), keys, "time")
-        x = look_up(self.time, time, "bins")
+        x = _look_up(self.time, time, "bins")
         for block in self.blocks:
             x = block(x, rows, memory, across, memory_rows)
 
@@ -195,20 +161,13 @@ class CrossDecoder(nn.Module):
 
 
 class NDT2(NDT):
-    """Neural Data Transformer 2.
-
-    Arguments:
-        spec: Architecture, names of the rows of its tables, and what it decodes.
-
-    Raises:
-        InputError: if windows are longer than its table of time.
-    """
+    """Neural Data Transformer 2; its windows have at most as many bins as its table of time."""
 
     ARCHITECTURE: ClassVar[str] = "ndt2"
-    EMBEDDING: ClassVar[type[nn.Module]] = SlotEmbedding
-    PLACE: ClassVar[type[nn.Module]] = LearnedPlace
+    EMBEDDING: ClassVar[type[nn.Module]] = _SlotEmbedding
+    PLACE: ClassVar[type[nn.Module]] = _LearnedPlace
     BLOCK: ClassVar[type[Block]] = _Block
-    READOUT: ClassVar[type[nn.Module]] = SlotReadout
+    READOUT: ClassVar[type[nn.Module]] = _SlotReadout
     ORDER: ClassVar[str] = "joint"
     KNOWS_UNITS: ClassVar[bool] = False
 
@@ -243,7 +202,7 @@ class NDT2(NDT):
         return self.covariate(batch, encoded.memory, encoded.rows)
 
 
-class _FiveFrozen(SlotEmbedding):
+class _FiveFrozen(_SlotEmbedding):
     """Five spikes are a frozen zero: the released code pads batches with fives."""
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,5 +1,7 @@
 """Counts of a patch's units to one embedding, and one latent to their firing rates; a unit is a vector of its own."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -16,7 +18,7 @@ GATHERED = 2**23  # numbers up to which keys are copied for each token: many sma
 # E = width of a unit's vector, A = count levels
 
 
-class Population:
+class Population(NamedTuple):
     """The units of a batch, as the model knows them.
 
     Arguments:
@@ -24,8 +26,8 @@ class Population:
         mean_counts: Spikes per bin of each unit, (U,).
     """
 
-    def __init__(self, vectors: Float[Tensor, "U E"], mean_counts: Float[Tensor, " U"]) -> None:
-        self.vectors, self.mean_counts = vectors, mean_counts
+    vectors: Tensor
+    mean_counts: Tensor
 
 
 class VectorEmbedding(nn.Module):

@@ -15,6 +15,7 @@ from ndt.intervals import Intervals
 from ndt.model import NDT
 from ndt.routes import CONTEXT, Route
 from ndt.session import Covariate, Session, Spikes, Units
+from ndt.target import Part
 from ndt.tokens import Window
 from ndt.vocabulary import Vocabulary
 
@@ -132,7 +133,10 @@ def specification(
     covariate = None
     if dims:
         names = ("x", "y", "z")[:dims]
-        covariate = CovariateSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims)
+        parts = (Part(name="vel", kind="continuous", dims=names, unit="m/s"),)
+        covariate = CovariateSpec(
+            name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts
+        )
 
     return ModelSpec(
         config=config,

@@ -25,7 +25,7 @@ from ndt.finetune.evaluate import evaluate
 from ndt.finetune.objective import Decoding, decode
 from ndt.metrics import r2
 from ndt.model import NDT
-from ndt.ndt2 import CrossDecoder, PlainFeedForward, Quirks, SlotEmbedding, SlotReadout
+from ndt.ndt2 import CrossDecoder, Quirks
 from ndt.patches import Population
 from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
@@ -49,13 +49,14 @@ def test_every_architecture_has_settings_and_a_class_of_its_name() -> None:
 
 
 def test_slots_are_places_and_what_is_not_seen_counts_zero() -> None:
-    layer, batch = SlotEmbedding(NDT2), pack([random_window(5, 8, np.random.default_rng(0))], P)
+    model = new_model(specification([recording()], config=NDT2))
+    layer, batch = model.embed, pack([random_window(5, 8, np.random.default_rng(0))], P)
     found = layer(batch, batch.visible, units(batch))
     counts = torch.where(batch.valid & ~batch.hidden, batch.counts, 0)[batch.visible]
     for token in range(len(found)):
         expected = torch.cat([layer.count.weight[int(c)] for c in counts[token]])
         torch.testing.assert_close(found[token], expected, rtol=0, atol=0)
-    readout, z = SlotReadout(NDT2), torch.randn(len(found), 24)
+    readout, z = model.rates, torch.randn(len(found), 24)
     expected = z @ readout.place.weight.T + readout.place.bias
     torch.testing.assert_close(readout(z, batch, batch.visible, units(batch)), expected)
 
@@ -74,9 +75,9 @@ def test_slots_know_no_units() -> None:
 
 def test_feed_forward_layers_are_plain() -> None:
     torch.manual_seed(0)
-    layer, x = PlainFeedForward(NDT2), torch.randn(5, 24)
-    inner = x @ layer.inner.weight.T + layer.inner.bias
-    expected = torch.nn.functional.gelu(inner) @ layer.outer.weight.T + layer.outer.bias
+    layer, x = new_model(specification([recording()], config=NDT2)).encoder[0].feedforward, torch.randn(5, 24)
+    inner = x @ layer[0].weight.T + layer[0].bias
+    expected = torch.nn.functional.gelu(inner) @ layer[2].weight.T + layer[2].bias
     torch.testing.assert_close(layer(x), expected)
 
 
