@@ -75,7 +75,7 @@ def _asked(
 ) -> ValidWindow:
     name = f"{kind}/{grid.session.session_id}".encode()
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-    hidden = draw_mask(int(end - begin), rows.region, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng, rows.group)
+    hidden = draw_mask(int(end - begin), rows.group, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
 
     return ValidWindow(kind, replace(grid.window(begin, end, rows, rates), hidden=hidden, target=target))
 

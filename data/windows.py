@@ -49,17 +49,16 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
     """Returns the bins of the longest window of a new model.
 
     Arguments:
-        config: Settings; uses `window`, `min_bins`, and of the model `positions` and `max_bins`.
+        config: Settings; uses `window` and `min_bins`.
         bin_size: Bin width in seconds.
         where: What an error names.
 
     Raises:
-        InputError: if it has fewer bins than the shortest window, or more than learned positions have rows.
+        InputError: if it has fewer bins than the shortest window.
     """
-    bins, least, most = round(config.window / bin_size), config.min_bins, config.model.max_bins
-    learned = config.model.positions == "learned"
-    if bins < least or (learned and bins > most):
-        expected = f"{f'{least} to {most}' if learned else f'at least {least}'} bins of {bin_size * 1e3:g} ms"
+    bins, least = round(config.window / bin_size), config.min_bins
+    if bins < least:
+        expected = f"at least {least} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ndt.architectures import load_model, new_model
 from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
 from ndt.config import FinetuneConfig, TrainConfig
 from ndt.convolution import ConvolutionalDecoder
 from ndt.data.leaks import check_base
 from ndt.data.splits import assign_blocks
-from ndt.data.store import Store
+from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
 from ndt.errors import InputError
@@ -22,7 +23,7 @@ from ndt.finetune.aligning import align
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
-from ndt.finetune.probe import bins_to_read, fit_probe
+from ndt.finetune.probe import fit_probe
 from ndt.finetune.refining import Refining
 from ndt.finetune.scoring import score_nothing, score_session
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
@@ -98,7 +99,7 @@ def finetune(
     spec = _specification(base, grid, target, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = NDT(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
+    model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
     model.observe(recording, grid.mean_counts(chosen))
     new = _new_parts(base, spec)
     found: dict[str, Any] = {"lags": lags}
@@ -135,12 +136,9 @@ def opened(base: NDT | str | Path | None, store: str | Path | Store | None, out:
     """
     if isinstance(base, str | Path) and Path(base).resolve() == out.resolve():
         raise InputError(out, "out", "another folder than the base model's", "the same")
-    model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
-    found = store or (model.store if model is not None else None)
-    if found is None:
-        raise InputError("finetune", "store", "a store, since the model does not know its own", "none")
+    model = load_model(base) if isinstance(base, str | Path) else base
 
-    return model, found if isinstance(found, Store) else Store(found)
+    return model, open_store(store or (None if model is None else model.store), "finetune")
 
 
 def _write(
@@ -306,7 +304,7 @@ def _specification(
     old = base.spec.covariate if base is not None else None
     model = base.config if base is not None else config.model
     if decoder := WAYS[config.adapt].decoder:
-        model = replace(model, covariates=decoder, linear_bins=bins_to_read(grid.bin_size, window_bins))
+        model = replace(model, covariates=decoder)
     if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
         covariate = old  # its decoder is kept, and with it what its numbers mean
     else:

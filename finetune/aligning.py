@@ -45,7 +45,7 @@ def align(
     """
     new = grid.session
     old = _old_day(base, stores, new, align_to)
-    if model.unit is None:
+    if not model.KNOWS_UNITS:
         raise InputError("finetune", "adapt", "a base model whose units are vectors, to align them", "one of slots")
     there = Grid(old, grid.bin_size, base.spec.window_bins * grid.bin_size)
     known, first = set(base.vocabulary.units), _Units.of(old, there, there.block == TRAIN)
@@ -122,7 +122,6 @@ def earlier_days(base: NDT, stores: Sequence[Store], session: Session) -> dict[s
 @torch.no_grad()
 def _copy_units(model: NDT, pairs: list[tuple[int, int]]) -> None:
     """Makes each second unit, a row of the tables, what the first is, whatever probe and depth their files name."""
-    assert model.unit is not None, "units are vectors"
     for old, new in pairs:
         model.unit[new] = model.unit[old] + _where(model, old) - _where(model, new)
         if model.reading is not None:
@@ -131,7 +130,4 @@ def _copy_units(model: NDT, pairs: list[tuple[int, int]]) -> None:
 
 def _where(model: NDT, unit: int) -> Tensor:
     """What place and depth add to a unit's vector."""
-    assert model.unit_place is not None, "units are vectors"
-    assert model.depth is not None, "units are vectors"
-
     return model.unit_place[model.place_of_unit[unit]].sum(0) + model.depth_of_unit[unit] * model.depth

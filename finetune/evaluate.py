@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.architectures import load_model
 from ndt.checkpoint import read_json, write_json
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
@@ -55,7 +56,7 @@ def evaluate(
         InputError: if the run is no fine-tuned decoder, or the session has no labels in what is to be scored.
     """
     folder = Path(run)
-    model, delivered = NDT.from_pretrained(folder), Delivered.load(folder)
+    model, delivered = load_model(folder), Delivered.load(folder)
     if model.spec.covariate is None:
         raise InputError(folder, "covariate", "a decoder that `ndt finetune` wrote", "a model without one")
     session = session or read_json(folder / "metrics.json")["session"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.architectures import load_model
 from ndt.data.nlb_targets import Trials, as_population, nlb_targets, select_trials, unit_groups
 from ndt.data.splits import within
 from ndt.data.store import Store, open_store
@@ -55,7 +56,7 @@ def evaluate_nlb(
             trained on the evaluated trials, or, where a file is written, bins are neither 5 nor 20 ms.
     """
     task = find_task(dataset) if isinstance(dataset, str) else dataset
-    model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
+    model = base if isinstance(base, NDT) else load_model(base)
     opened = open_store(store or model.store, "evaluate")
     recording, bin_size = opened.session(session), model.spec.bin_size
     group = group_name(task.name, bin_size) if out is not None else task.name

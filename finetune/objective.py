@@ -25,9 +25,7 @@ from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
 
-PREDICTS = ("mask_token", "rate_place.", "rate_decoder.", "rate_norm.", "rates.", "dispersion.")  # rates, and only them
-COMPAT_LAG = 0.12  # seconds at the start of a window that NDT2 does not decode
-COMPAT_BATCH = 64 * 50  # bins of a batch over which NDT2 takes one R²
+PREDICTS = ("mask_token", "rate_place.", "rate_decoder.", "rate_norm.", "rates.")  # rates, and only them
 
 
 class Decoding:
@@ -78,7 +76,7 @@ class Decoding:
         self.covariate, self.standard = spec.covariate, spec.covariate.standardise(targets)
         self.auxiliary = auxiliary or Target.unlabelled(spec.covariate.auxiliary, len(grid))
         self.standard = np.concatenate([self.standard, self.auxiliary.values], 1)
-        self.lag_bins = round(COMPAT_LAG / grid.bin_size) if spec.config.compat else 0
+        self.lag_bins = round(model.UNDECODED / grid.bin_size)
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks and labels."""
@@ -113,7 +111,7 @@ class Decoding:
         prediction = model(batch, rates=warm or weight > 0, teach=teach)
         terms = {}
         if prediction.log_rates is not None:
-            value = count_nll(prediction.log_rates, prediction.log_dispersion, batch)
+            value = count_nll(prediction.log_rates, batch)
             terms["nll"] = (value, 1.0 if warm else weight)
         if not warm:
             terms |= self.decoding_losses(prediction.decoded, batch)
@@ -174,7 +172,7 @@ class Decoding:
         true, decoded, parts = self.true[rows], decode(model, self.grid, rows)[rows], self.covariate.parts
         each = {}
         for part, columns in zip(parts, place_columns(parts), strict=True):
-            scored = _published_r2 if model.config.compat and part.kind == "continuous" else r2
+            scored = model.validation_r2 if part.kind == "continuous" else r2
             each[part.name] = scored(true[:, columns], decoded[:, columns])
         found = [score for score in each.values() if not np.isnan(score)]
         if not found:
@@ -182,14 +180,6 @@ class Decoding:
         named = {f"r2/{n}": score for n, score in each.items() if len(each) > 1 and not np.isnan(score)}
 
         return {"score": float(np.mean(found)), "r2": float(np.mean(found)), **named}
-
-
-def _published_r2(true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
-    """R² as NDT2 has it: averaged over batches, a bad one counting zero."""
-    batches = np.array_split(np.arange(len(true)), max(len(true) // COMPAT_BATCH, 1))
-    each = np.array([r2(true[rows], decoded[rows]) for rows in batches])
-
-    return float(np.where(each < -10, 0.0, each).mean())
 
 
 def decode(model: NDT, grid: Grid, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -16,9 +16,8 @@ from ndt.model import NDT
 from ndt.pieces import Array, Scaler
 from ndt.target import place_columns
 
-__all__ = ["bins_to_read", "fit_classes", "fit_probe", "fit_readout"]
+__all__ = ["fit_classes", "fit_probe", "fit_readout"]
 
-REACH, MOST_BINS = 0.25, 10  # seconds of latents that a probe may read, and their number; more won nothing
 LAGS = (1, 2, 3, 5, 10)  # numbers of bins that are tried
 MOST_ROWS = 20_000  # bins, evenly taken, that classes are learned from
 ABSENT = -20.0  # logit of a class without a bin to learn from
@@ -27,11 +26,6 @@ ABSENT = -20.0  # logit of a class without a bin to learn from
 
 Masks = NDArray[np.bool_]
 Readout = tuple[Array, Array]  # weights (F, C) and bias (C,)
-
-
-def bins_to_read(bin_size: float, window_bins: int) -> int:
-    """Returns how many bins of latents a probe may read; all are in the window of any bin that is kept of it."""
-    return max(1, min(round(REACH / bin_size), MOST_BINS, window_bins // 2))
 
 
 def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Masks) -> None:

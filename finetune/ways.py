@@ -119,7 +119,7 @@ def _by_rule(
     config: FinetuneConfig, base: NDT, stores: Sequence[Store], session: Session, labels: float
 ) -> FinetuneConfig:
     unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
-    days = list(earlier_days(base, stores, session)) if unknown and base.unit is not None else []
+    days = list(earlier_days(base, stores, session)) if unknown and base.KNOWS_UNITS else []
     if labels or base.spec.covariate is None:  # without a decoder only labels help, and their want is said
         way = "full"
     else:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ndt.api import embed as embed
     from ndt.api import recipe as recipe
     from ndt.api import report as report
+    from ndt.architectures import load_model as load_model
     from ndt.data.ingest import ingest as ingest
     from ndt.data.inspect import inspect as inspect
     from ndt.data.read import read as read
@@ -24,6 +25,7 @@ _HOMES = {
     "evaluate": "finetune.evaluate",
     "ingest": "data.ingest",
     "inspect": "data.inspect",
+    "load_model": "architectures",
     "read": "data.read",
     "recipe": "api",
     "simulate": "data.synthetic",
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "ingest",
     "inspect",
+    "load_model",
     "read",
     "recipe",
     "report",

@@ -35,13 +35,14 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     import numpy as np
 
     from ndt import __version__
+    from ndt.architectures import load_model
     from ndt.data.store import open_store
     from ndt.data.windows import TRAIN, Grid
     from ndt.errors import InputError
     from ndt.inference import Embeddings, per_bin
     from ndt.model import NDT
 
-    model = base if isinstance(base, NDT) else NDT.from_pretrained(base)
+    model = base if isinstance(base, NDT) else load_model(base)
     if not model.spec.encodes:
         expected = "a pretrained model, or one from scratch whose decoder reads latents (model.covariates=convolved)"
         raise InputError("embed", "model", expected, "a decoder of counts, whose encoder was never trained")

@@ -5,14 +5,13 @@ attention, one call a run of sequences of equal size.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ndt.attention import Route
+from ndt.routes import CONTEXT, Route
 
 __all__ = ["BACKENDS", "Backend", "Flex", "Sdpa", "Varlen", "Xformers"]
 
@@ -29,7 +28,7 @@ class Backend(Protocol):
         """Returns why it cannot do this, or nothing where it can."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         """Returns (Q, H, E) for queries (Q, H, E), and keys and values (K, H, E), laid out as the route's sequences."""
         ...
 
@@ -45,7 +44,7 @@ class Xformers:
 
         return "" if _xformers() is not None else "xformers is not installed, or does not import"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         ops = _xformers()
         bias = route.cache.get("xformers")
         if bias is None:
@@ -54,7 +53,7 @@ class Xformers:
         return cast("Tensor", ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0])
 
 
-def xformers_bias(route: "Route") -> Any:
+def xformers_bias(route: Route) -> Any:
     """Returns xformers' bias for the masks ``full`` and ``causal``."""
     from xformers.ops.fmha import attn_bias
 
@@ -81,7 +80,7 @@ class Varlen:
 
         return ""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         queries, keys = route.queries, route.keys
@@ -97,7 +96,7 @@ class Flex:
     def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
         return "" if device.type == "cuda" else "FlexAttention has a backward pass on CUDA only"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         block_mask = route.cache.get("flex")
         if block_mask is None:
             block_mask = route.cache["flex"] = flex_mask(route)
@@ -106,11 +105,9 @@ class Flex:
         return cast("Tensor", _flex()(q, k, v, block_mask=block_mask)[0].transpose(0, 1))
 
 
-def flex_mask(route: "Route") -> Any:
+def flex_mask(route: Route) -> Any:
     """Returns FlexAttention's block mask for a route."""
     from torch.nn.attention.flex_attention import create_block_mask
-
-    from ndt.attention import CONTEXT
 
     device = route.queries.time.device
     numbers = torch.arange(len(route.queries.lengths), device=device)
@@ -122,8 +119,6 @@ def flex_mask(route: "Route") -> Any:
         found = owner[i] == other[j]
         if route.mask == "causal":  # both counted from the end of their sequence
             found = found & (end_k[other[j]] - j >= end_q[owner[i]] - i)
-        elif route.mask == "time" and route.bidirectional:
-            found = found & ((since[j] == CONTEXT) | (at[i] != CONTEXT))
         elif route.mask == "time":
             found = found & (since[j] <= at[i])
         if route.reach:
@@ -146,7 +141,7 @@ class Sdpa:
     def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
         return ""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         dtype = q.dtype
         if q.device.type == "cpu" and dtype in HALF:
             with torch.autocast("cpu", enabled=False):
@@ -154,7 +149,7 @@ class Sdpa:
 
         return self._attend(q, k, v, route)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, route: "Route") -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
         runs, parts = route.runs, []
         sizes_q, sizes_k = [c * n for c, n, _ in runs], [c * m for c, _, m in runs]
         short = _biases(route, q.dtype) if q.device.type == "cpu" else [None] * len(runs)
@@ -194,7 +189,7 @@ def _short(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return out.view(c, H, n, E).transpose(1, 2)
 
 
-def _biases(route: "Route", dtype: torch.dtype) -> list[Tensor | None]:
+def _biases(route: Route, dtype: torch.dtype) -> list[Tensor | None]:
     """What is added to the scores of each run that plain products attend faster; None of the others.
 
     A scalar where every query reads every key, else (1 or c, 1, n, m). Queries that read nothing stay with the kernel.
@@ -217,7 +212,7 @@ def _biases(route: "Route", dtype: torch.dtype) -> list[Tensor | None]:
     return cast("list[Tensor | None]", route.cache[key])
 
 
-def _sdpa_masks(route: "Route") -> list[Tensor | None]:
+def _sdpa_masks(route: Route) -> list[Tensor | None]:
     """One mask a run, (1 or c, 1, n, m); None where the kernel needs none. Made once for all layers."""
     if "sdpa" not in route.cache:
         found: list[Tensor | None] = []

@@ -24,6 +24,7 @@ from ndt.vocabulary import Vocabulary
 __all__ = [
     "CovariateSpec",
     "ModelSpec",
+    "find_model",
     "load_arrays",
     "load_weights",
     "read_json",
@@ -34,7 +35,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 3  # of model.json
+FORMAT = 4  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class CovariateSpec:
         unit: Physical unit; of several, with commas between.
         mean: Mean of each column; of a class 0.
         std: Standard deviation of each column, positive; of a class 1.
-        parts: What the columns are; by default one quantity, or one angle where `dims` are cosines and sines.
+        parts: What the columns are.
         lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
         auxiliary: What the decoder learned beside, and does not deliver.
     """
@@ -57,13 +58,11 @@ class CovariateSpec:
     unit: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Part, ...]
     lag: float = 0.0
     auxiliary: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            object.__setattr__(self, "parts", (_only_part(self.name, self.dims, self.unit),))
         assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
 
     @classmethod
@@ -139,14 +138,6 @@ class CovariateSpec:
         return found.astype(np.float32)
 
 
-def _only_part(name: str, dims: tuple[str, ...], unit: str) -> Part:
-    """The part that format 3 said by its dimensions alone."""
-    angles = tuple(d.removeprefix("cos(").removesuffix(")") for d in dims[::2])
-    angle = Part(name=name, kind="angle", dims=angles)
-
-    return angle if angle.columns == dims else Part(name=name, kind="continuous", dims=dims, unit=unit)
-
-
 def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
     """Refuses a part that cannot be learned from these labels, (R, C)."""
     if not len(values):
@@ -206,7 +197,7 @@ class ModelSpec:
                 window_bins=int(found["window_bins"]),
                 covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
                 data=dict(found["data"]),
-                encodes=bool(found.get("encodes", True)),
+                encodes=bool(found["encodes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
@@ -215,7 +206,7 @@ class ModelSpec:
 def _covariate(found: dict[str, Any]) -> CovariateSpec:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     for name in ("parts", "auxiliary"):
-        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found.get(name, ()))
+        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])
 
     return CovariateSpec(**plain)
 
@@ -228,6 +219,23 @@ def _vocabulary(found: dict[str, Any]) -> Vocabulary:
         unit_places=tuple((int(a), int(b)) for a, b in found["unit_places"]),
         unit_depths=tuple(map(float, found["unit_depths"])),
     )
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """Returns the folder of a model: the one of that name, else a copy from the Hugging Face Hub.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        allowed = ["model.json", "model.safetensors"]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=allowed))
+    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
+        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

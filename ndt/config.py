@@ -104,9 +104,7 @@ class MaskConfig:
             begin with.
         random: Tokens (a patch in a bin) at random, as in NDT2.
         span: Runs of bins of each patch.
-        patch: Whole patches, throughout.
         unit: Whole units, throughout (co-smoothing).
-        region: All units of one region, throughout.
         forward: The last bins (prediction).
     """
 
@@ -114,13 +112,11 @@ class MaskConfig:
     alone: int = 200
     random: float = 1.0
     span: float = 0.0
-    patch: float = 0.0
     unit: float = 0.0
-    region: float = 0.0
     forward: float = 0.0
 
     def __post_init__(self) -> None:
-        kinds = ("random", "span", "patch", "unit", "region", "forward")
+        kinds = ("random", "span", "unit", "forward")
         require(self, {"ratio": (0.01, 0.99), "alone": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
         if not any(getattr(self, kind) for kind in kinds):
             raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
@@ -141,8 +137,6 @@ class PretrainConfig:
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
         window: Longest window in seconds.
         min_bins: Shorter windows are left out.
-        unit_dropout: Largest share of units left out of a window; the share is drawn anew each time.
-        context_dropout: Probability that a window goes without its session, its subject, its task, each by itself.
         shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
             known there only (sorted anew each session), ``always``, ``never``.
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
@@ -160,8 +154,6 @@ class PretrainConfig:
     bin_size: float = 0.0
     window: float = 2.0
     min_bins: int = 3
-    unit_dropout: float = 0.0
-    context_dropout: float = 0.0
     shuffle_units: str = "auto"
     sessions: tuple[str, ...] = ()
     leaks: str = "refuse"
@@ -169,8 +161,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        require(self, {"unit_dropout": (0, 0.99), "context_dropout": (0, 1), "decoding_weight": (0, INF)})
-        require(self, {"table_rate": (1e-3, 1e3)})
+        require(self, {"decoding_weight": (0, INF), "table_rate": (1e-3, 1e3)})
         choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
 
 

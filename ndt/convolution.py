@@ -131,8 +131,7 @@ class ConvolutionalDecoder(nn.Module):
 
         self.config, self.covariate_dims = config, covariate_dims
         self.reads_latents = not config.decodes_counts
-        vectors = config.units == "vectors"  # slots have no weights to sum by: latents must do
-        self.read_in = PopulationReadIn(config.count_dropout) if vectors else None
+        self.read_in = PopulationReadIn(config.count_dropout)
         self.stacks = nn.ModuleList(
             _Convolutions(config, covariate_dims + auxiliary_dims) for _ in range(config.num_stacks)
         )
@@ -158,8 +157,6 @@ class ConvolutionalDecoder(nn.Module):
     def _read(self, batch: Batch, population: Population) -> Sequence[Float[Tensor, "R E"]]:
         """Returns what each stack reads of the counts; while training, without other counts each."""
         num_stacks, vectors = len(self.stacks), population.vectors
-        if self.read_in is None:
-            return [population.mean_counts.new_zeros(len(batch.bin_time), self.config.unit_width)] * num_stacks
         if not self.training:
             return self.read_in(batch, population).chunk(num_stacks, 1)
 

@@ -6,12 +6,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ndt.attention import Route, attention
+from ndt.attention import attention
 from ndt.config import ModelConfig
-from ndt.errors import InputError
-from ndt.routes import Arrangement
+from ndt.routes import Arrangement, Route
 
-__all__ = ["Attention", "Block", "Dropout", "FeedForward", "look_up", "rotate"]
+__all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
 
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
@@ -32,39 +31,23 @@ def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[
     return torch.cat([torch.view_as_real(turned).flatten(-2).to(x.dtype), rest], dim=-1)
 
 
-def look_up(table: nn.Embedding, index: Int[Tensor, " L"], name: str) -> Float[Tensor, "L D"]:
-    """Returns rows of a learned table of bins or slots, `ModelConfig.name` of them.
-
-    Raises:
-        InputError: if an index is beyond the table.
-    """
-    if len(index) and int(index.max()) >= table.num_embeddings:
-        expected = f"windows within the learned table of {table.num_embeddings}"
-        raise InputError("model", f"model.{name}", expected, f"one of {int(index.max()) + 1}")
-
-    return table(index)
-
-
 class Attention(nn.Module):
     """Multi-head attention of packed rows over themselves, or over a memory.
 
     Arguments:
-        config: Architecture; uses `width`, `num_heads`, `positions`, `qk_norm`.
-
-    Reference: normalised queries and keys, Dehghani et al. (2023), sec. 2, https://arxiv.org/abs/2302.05442.
+        config: Architecture; uses `width`, `num_heads`, `recency`.
+        rotary: Whether scores depend on differences in time.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, rotary: bool = True) -> None:
         super().__init__()
 
-        D, E = config.width, config.width // config.num_heads
-        self.num_heads, self.rotary = config.num_heads, config.positions == "rotary"
+        D = config.width
+        self.num_heads, self.rotary = config.num_heads, rotary
         self.query = nn.Linear(D, D)
         self.key_value = nn.Linear(D, 2 * D)
-        self.query_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
-        self.key_norm = nn.LayerNorm(E, bias=False) if config.qk_norm else None
         self.out = nn.Linear(D, D)
-        if self.rotary and config.recency:
+        if rotary and config.recency:
             self._favour_the_near(config.recency)
 
     def _favour_the_near(self, most: float) -> None:
@@ -97,8 +80,6 @@ class Attention(nn.Module):
         else:
             q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
             k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)  # autocast on CUDA norms in float32
         if self.rotary and route.timed:  # within a bin there is no time
             q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
 
@@ -145,27 +126,24 @@ class Dropout(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a GELU between, or SwiGLU of as many parameters.
+    """SwiGLU of as many parameters as two layers with a GELU between: its hidden width is two thirds of theirs.
 
-    Reference: Shazeer (2020), https://arxiv.org/abs/2002.05202; its hidden width is two thirds of a GELU's.
+    Reference: Shazeer (2020), https://arxiv.org/abs/2002.05202.
 
     Arguments:
-        config: Architecture; uses `width`, `feedforward`, `activation`.
+        config: Architecture; uses `width`, `feedforward`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-        D, self.gated = config.width, config.activation == "swiglu"
-        hidden = config.feedforward * D
-        hidden = -(-2 * hidden // 24) * 8 if self.gated else hidden  # two thirds, up to a multiple of 8
-        self.inner = nn.Linear(D, 2 * hidden if self.gated else hidden)
+        D = config.width
+        hidden = -(-2 * config.feedforward * D // 24) * 8  # two thirds, up to a multiple of 8
+        self.inner = nn.Linear(D, 2 * hidden)
         self.outer = nn.Linear(hidden, D)
 
     def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
         """Returns the transformed rows, each by itself."""
-        if not self.gated:
-            return self.outer(F.gelu(self.inner(x)))
         # Halves of the weights, and not of what comes out: the gradients of halves would be joined by a copy.
         parts = zip(self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True)
         gate, x = (F.linear(x, weight, bias) for weight, bias in parts)
@@ -174,26 +152,25 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: attention to a memory where there is one, attention to each other, then feed-forward.
+    """Transformer block: attention, then feed-forward.
 
-    Norms come first within each residual branch (``pre``), or after its sum as in NDT2 (``post``).
+    Norms come first within each residual branch (``pre``), or after its sum (``post``).
 
     Arguments:
         config: Architecture.
-        cross: Whether the block attends to a memory first, as NDT2's covariate decoder does.
+        rotary: Whether scores depend on differences in time.
+        feedforward: Kind of feed-forward layers.
     """
 
-    def __init__(self, config: ModelConfig, *, cross: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, rotary: bool = True, feedforward: type[nn.Module] = FeedForward) -> None:
         super().__init__()
 
         D = config.width
         self.pre = config.norm == "pre"
-        self.cross_norm = nn.LayerNorm(D) if cross else None
-        self.cross = Attention(config) if cross else None
         self.norm = nn.LayerNorm(D)
-        self.attention = Attention(config)
+        self.attention = Attention(config, rotary=rotary)
         self.feedforward_norm = nn.LayerNorm(D)
-        self.feedforward = FeedForward(config)
+        self.feedforward = feedforward(config)
         self.dropout = Dropout(config.dropout)
 
     def forward(
@@ -201,20 +178,9 @@ class Block(nn.Module):
         x: Float[Tensor, "L D"],
         rows: Arrangement,
         route: Route,
-        memory: Float[Tensor, "M D"] | None = None,
-        memory_rows: Arrangement | None = None,
-        memory_route: Route | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads.
-
-        A memory is required by, and only by, a block made with ``cross=True``.
-        """
-        if self.cross is not None and self.cross_norm is not None:
-            if memory is None or memory_rows is None or memory_route is None:
-                raise ValueError("this block attends to a memory, got none")
-            inner = self.cross(self._before(self.cross_norm, x), rows, memory_route, memory, memory_rows)
-            x = self._after(self.cross_norm, x + self.dropout(inner))
+        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads."""
         inner = self.attention(self._before(self.norm, x), rows, route, keep=keep)
         x = x if keep is None else x.index_select(0, keep)
         x = self._after(self.norm, x + self.dropout(inner))

@@ -4,11 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ndt.config import ModelConfig
+from ndt.checkpoint import ModelSpec
 from ndt.convolution import places, shifted
 from ndt.tokens import Batch
 
 __all__ = ["LinearDecoder"]
+
+REACH, MOST_BINS = 0.25, 10  # seconds of latents that are read, and their number; more won nothing
 
 # R = bins of the batch, D = width, C = covariate dimensions
 
@@ -21,15 +23,15 @@ class LinearDecoder(nn.Module):
     where latents of bins before the window are zero. Causal.
 
     Arguments:
-        config: Architecture; uses `width`, and `linear_bins` L.
-        covariate_dims: Dimensions C.
+        spec: Specification of a model that decodes.
     """
 
-    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        self.bins = config.linear_bins
-        self.readout = nn.Linear(self.bins * config.width, covariate_dims)
+        assert spec.covariate is not None, "it decodes something"
+        self.bins = max(1, min(round(REACH / spec.bin_size), MOST_BINS, spec.window_bins // 2))
+        self.readout = nn.Linear(self.bins * spec.config.width, len(spec.covariate.dims))
 
     def forward(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R C"]:
         """Returns the covariate at each bin, standardised."""

@@ -19,10 +19,9 @@ Labels = NDArray[np.integer]
 
 
 class Members(NamedTuple):
-    """Patch, region and group of each unit as numbers, each (N,); a group is named by the place of its first unit."""
+    """Patch and group of each unit as numbers, each (N,); a group is named by the place of its first unit."""
 
     patch: Labels
-    region: Labels
     group: Labels
 
 
@@ -65,39 +64,12 @@ def _span(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mas
     return hidden[:, units.patch]
 
 
-def _throughout(T: int, units: Members, label: Labels, number: int, rng: np.random.Generator) -> Mask:
-    """Everything of some labels, at least one and not all of them; and all twins of that, wherever they are."""
-    labels = np.unique(label)
-    number = int(np.clip(number, 1, max(len(labels) - 1, 1)))
-    chosen = np.zeros(labels[-1] + 1, bool)
-    chosen[rng.permutation(labels)[:number]] = True
-    together = np.zeros(len(label), bool)
-    together[units.group[chosen[label]]] = True
-
-    return np.broadcast_to(together[units.group], (T, len(label)))
-
-
 def _unit(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
     """Whole units (co-smoothing): up to `ratio` of them, the share drawn anew each time; twins count once."""
-    number = len(np.unique(units.group))
+    groups = np.unique(units.group)
+    number = int(np.clip(round(ratio * rng.random() * len(groups)), 1, max(len(groups) - 1, 1)))
 
-    return _throughout(T, units, units.group, round(ratio * rng.random() * number), rng)
-
-
-def _patch(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
-    """Whole patches, throughout; units where there is but one patch."""
-    if units.patch[-1] == 0:
-        return _unit(T, units, ratio, rng)
-
-    return _throughout(T, units, units.patch, round(ratio * (int(units.patch[-1]) + 1)), rng)
-
-
-def _region(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
-    """All units of one region; patches where there is but one region."""
-    if len(np.unique(units.region)) == 1:
-        return _patch(T, units, ratio, rng)
-
-    return _throughout(T, units, units.region, 1, rng)
+    return np.broadcast_to(np.isin(units.group, rng.permutation(groups)[:number]), (T, len(units.group)))
 
 
 def _forward(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
@@ -110,41 +82,36 @@ def _forward(T: int, units: Members, ratio: float, rng: np.random.Generator) -> 
 KINDS: dict[str, Callable[[int, Members, float, np.random.Generator], Mask]] = {
     "random": _random,
     "span": _span,
-    "patch": _patch,
     "unit": _unit,
-    "region": _region,
     "forward": _forward,
 }
 
 
 def draw_mask(
     num_bins: int,
-    region: Labels,
+    group: Labels,
     weights: Mapping[str, float],
     ratio: float,
     units_per_patch: int,
     rng: np.random.Generator,
-    group: Labels | None = None,
 ) -> Mask:
     """Returns the entries to hide of one window, (T, N).
 
     Arguments:
         num_bins: Bins T.
-        region: Region of each unit as a number from 0, (N,).
+        group: Group of each unit as a number from 0, (N,): units of one group repeat each other's spikes, and are
+            hidden together where whole units are.
         weights: How often each of `KINDS` is drawn, relative to the others; at least one is positive.
         ratio: Share to hide, 0 to 1.
         units_per_patch: Units P in one patch; patches are made of the units as they lie.
         rng: Source of chance.
-        group: Group of each unit as a number from 0, (N,): units of one group repeat each other's spikes, and are
-            hidden together where whole units are. By default each unit is alone.
     """
     names = [name for name in KINDS if weights.get(name, 0.0) > 0]
     share = np.array([weights[name] for name in names])
     name = names[int(rng.choice(len(names), p=share / share.sum()))] if len(names) > 1 else names[0]
-    place = np.arange(len(region))
-    group = place if group is None else group
+    place = np.arange(len(group))
     first = np.zeros(int(group.max()) + 1, np.int64)
     first[group[::-1]] = place[::-1]  # of several, the last to be written stays: the first unit's
-    units = Members(place // units_per_patch, region, first[group])
+    units = Members(place // units_per_patch, first[group])
 
     return KINDS[name](num_bins, units, ratio, rng)

@@ -1,12 +1,12 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS. `configs/pretrain/ndt2.yaml` is
-their model; where ours differs, DECISIONS.md says why.
+It descends from Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS, whose own model is
+`ndt.ndt2.NDT2`; where ours differs, DECISIONS.md says why.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,16 +14,15 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ndt.attention import CONTEXT
-from ndt.checkpoint import ModelSpec, load_weights, read_json, save_weights, write_json
+from ndt.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.config import ModelConfig
 from ndt.convolution import ConvolutionalDecoder
-from ndt.decoder import CovariateDecoder
 from ndt.errors import InputError
-from ndt.layers import Block, Dropout, look_up
+from ndt.layers import Block, Dropout
 from ndt.linear import LinearDecoder
-from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
-from ndt.routes import Arrangement, arrange
+from ndt.metrics import r2
+from ndt.patches import Population, VectorEmbedding, VectorReadout
+from ndt.routes import CONTEXT, Arrangement, arrange
 from ndt.session import Session
 from ndt.tokens import Batch
 from ndt.vocabulary import KINDS, Vocabulary
@@ -31,50 +30,31 @@ from ndt.vocabulary import KINDS, Vocabulary
 __all__ = ["NDT", "TABLES", "Encoded", "Place", "Prediction"]
 
 TABLES = ("unit", "unit_place", "context", "reading")  # parameters that have a row for each name in the vocabulary
-DECODERS: dict[str, type[ConvolutionalDecoder | LinearDecoder]] = {
-    "convolved": ConvolutionalDecoder,
-    "counts": ConvolutionalDecoder,
-    "linear": LinearDecoder,
-}  # of covariates; others are queries
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
 # of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
 class Place(nn.Module):
-    """Embeds a token's slot, and its bin where time is not rotary.
-
-    Sinusoids of the slot are bounded by no table; tables (NDT2) are, and say so.
+    """Embeds a token's slot by sinusoids, which no table bounds; time is rotary.
 
     Arguments:
-        config: Architecture; uses `width`, `positions`, `max_bins`, `max_slots`.
+        config: Architecture; uses `width`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-        D, learned = config.width, config.positions == "learned"
-        self.wave = None if learned else nn.Linear(16, D)
-        if self.wave is not None:  # small: norms then let a hidden token be what it reads, not where it is
-            nn.init.normal_(self.wave.weight, std=0.02)
-            nn.init.zeros_(self.wave.bias)
-        self.slot = nn.Embedding(config.max_slots, D) if learned else None
-        self.time = nn.Embedding(config.max_bins, D) if learned else None
+        self.wave = nn.Linear(16, config.width)
+        nn.init.normal_(self.wave.weight, std=0.02)  # small: norms then let a hidden token be what it reads, not where
+        nn.init.zeros_(self.wave.bias)
 
     def forward(self, time: Int[Tensor, " L"], slot: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
-        """Returns one embedding a token.
+        """Returns one embedding a token."""
+        octave = 2.0 ** -torch.arange(8, device=slot.device)
+        phase = slot[:, None] * octave * torch.pi / 2
 
-        Raises:
-            InputError: if a bin or a slot is beyond its table.
-        """
-        if self.wave is not None:
-            octave = 2.0 ** -torch.arange(8, device=slot.device)
-            phase = slot[:, None] * octave * torch.pi / 2
-            return self.wave(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        assert self.time is not None
-        assert self.slot is not None
-
-        return look_up(self.time, time, "max_bins") + look_up(self.slot, slot, "max_slots")
+        return self.wave(torch.cat([phase.sin(), phase.cos()], dim=-1))
 
 
 class Prediction(NamedTuple):
@@ -83,12 +63,10 @@ class Prediction(NamedTuple):
     Arguments:
         log_rates: Of the units of the tokens to be predicted (`Batch.wanted`), in log spikes per bin, (W, P).
         decoded: Standardised covariate at all bins, (R, C).
-        log_dispersion: Of the same units, where the likelihood is negative binomial, (W, P).
     """
 
     log_rates: Tensor | None
     decoded: Tensor | None
-    log_dispersion: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,57 +91,76 @@ class Encoded:
 class NDT(nn.Module):
     """Neural Data Transformer over unit patches.
 
-    Six steps: (1) a token embeds the counts of its patch's visible units; (2) slot (and time) are added; (3) context
-    tokens of session, subject and task are put before each window; (4) the encoder reads visible tokens, causally;
-    (5) tokens of which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is
-    hidden; (6) a covariate decoder, where there is one, asks once per bin. Context tokens enter each stack anew.
+    Six steps: (1) a token embeds the counts of its patch's visible units; (2) its slot is added; (3) context tokens of
+    session, subject and task are put before each window; (4) the encoder reads visible tokens, causally; (5) tokens of
+    which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is hidden; (6) a
+    covariate decoder, where there is one, reads counts or latents. Context tokens enter each stack anew.
+
+    Another architecture (`ndt.ndt2`) has other pieces in the same steps.
 
     Arguments:
         spec: Architecture, names of the rows of its tables, and what it decodes.
     """
 
+    ARCHITECTURE: ClassVar[str] = "ndt"  # as settings name it
+    EMBEDDING: ClassVar[type[nn.Module]] = VectorEmbedding
+    PLACE: ClassVar[type[nn.Module]] = Place
+    BLOCK: ClassVar[type[Block]] = Block
+    READOUT: ClassVar[type[nn.Module]] = VectorReadout
+    ORDER: ClassVar[str] = "factorised"  # who reads whom, see `ndt.routes`
+    KNOWS_UNITS: ClassVar[bool] = True  # whether units have vectors of their own
+    SHARED_MASK: ClassVar[bool] = False  # whether one mask is drawn for all windows of a batch
+    UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window whose labels do not count
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        c, D, E = spec.config, spec.config.width, spec.config.unit_width
-        vectors, known = c.units == "vectors", spec.vocabulary
+        c, known = spec.config, spec.vocabulary
         self.spec = spec
         self.store: Path | None = None  # where the sessions that it was trained on are, if known
         self.mean_counts: Tensor
         self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
-        self.unit = nn.Parameter(torch.randn(len(known.units), E)) if vectors else None
-        self.unit_place = nn.Parameter(torch.zeros(len(known.places), E)) if vectors else None  # region and probe
-        self.depth = nn.Parameter(torch.zeros(E)) if vectors else None  # per millimetre
-        self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.context_tokens, D))
-        self.context_kind = nn.Parameter(0.02 * torch.randn(len(KINDS), D))
-        self.embed = VectorEmbedding(c) if vectors else SlotEmbedding(c)
-        self.place, self.rate_place = Place(c), Place(c)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(D))
+        self._add_units(spec)
+        self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.width))
+        self.context_kind = nn.Parameter(0.02 * torch.randn(len(KINDS), c.width))
+        self.embed = self.EMBEDDING(c)
+        self.place, self.rate_place = self.PLACE(c), self.PLACE(c)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
         self.dropout = Dropout(c.dropout)  # around stacks
-        self.encoder = nn.ModuleList(Block(c) for _ in range(c.num_layers))
-        self.encoder_norm = nn.LayerNorm(D) if c.norm == "pre" else nn.Identity()
-        self.rate_decoder = nn.ModuleList(Block(c) for _ in range(c.num_decoder_layers))
-        self.rate_norm = nn.LayerNorm(D) if c.norm == "pre" else nn.Identity()
-        self.rates = VectorReadout(c) if vectors else SlotReadout(c)
-        self.dispersion = nn.Linear(E, 1) if c.likelihood == "negative_binomial" else None
-        if self.dispersion is not None:
-            nn.init.zeros_(self.dispersion.weight)
-            nn.init.constant_(self.dispersion.bias, -3.0)  # close to Poisson's
-        decoder = DECODERS.get(c.covariates, CovariateDecoder)
-        convolved = spec.covariate is not None and decoder is ConvolutionalDecoder
-        # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
-        width = E * c.num_stacks
-        self.reading = nn.Parameter(torch.zeros(len(known.units), width)) if vectors and convolved else None
-        self.covariate = decoder(c, *spec.covariate.outputs) if spec.covariate else None
+        self.encoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_layers))
+        self.encoder_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
+        self.rate_decoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_decoder_layers))
+        self.rate_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
+        self.rates = self.READOUT(c)
+        self.reading: nn.Parameter | None = None
+        self.covariate = self._decoder(spec) if spec.covariate else None
         kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
         self.kind_of_context: Tensor
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
+
+    def _add_units(self, spec: ModelSpec) -> None:
+        """Adds what is known of units."""
+        known, E = spec.vocabulary, spec.config.unit_width
+        self.unit = nn.Parameter(torch.randn(len(known.units), E))
+        self.unit_place = nn.Parameter(torch.zeros(len(known.places), E))  # region and probe
+        self.depth = nn.Parameter(torch.zeros(E))  # per millimetre
         self.place_of_unit: Tensor
         places = torch.tensor(known.unit_places or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
         self.register_buffer("place_of_unit", places, persistent=False)
         self.depth_of_unit: Tensor
         depths = torch.tensor(known.unit_depths or [0.0] * len(known.units), dtype=torch.float32)
         self.register_buffer("depth_of_unit", depths, persistent=False)
+
+    def _decoder(self, spec: ModelSpec) -> nn.Module:
+        """Returns a new covariate decoder."""
+        assert spec.covariate is not None, "something is decoded"
+        c = spec.config
+        if c.covariates == "linear":
+            return LinearDecoder(spec)
+        # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
+        self.reading = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_stacks))
+
+        return ConvolutionalDecoder(c, *spec.covariate.outputs)
 
     @property
     def config(self) -> ModelConfig:
@@ -190,25 +187,25 @@ class NDT(nn.Module):
         if encoded is None:
             return Prediction(None, decoded)
 
-        return Prediction(self.log_rates(batch, encoded), decoded, self.log_dispersion(batch, encoded))
+        return Prediction(self.log_rates(batch, encoded), decoded)
 
     def population(self, batch: Batch) -> Population:
         """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
-        mean = torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
-        if self.unit is None or self.unit_place is None or self.depth is None:
-            return Population(mean[:, None], mean)
         vectors = self.unit.index_select(0, batch.unit)
         if len(self.unit_place):
             vectors = vectors + self.unit_place[self.place_of_unit[batch.unit]].sum(1)
 
-        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, mean)
+        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, self._means(batch))
+
+    def _means(self, batch: Batch) -> Float[Tensor, " U"]:
+        """Returns spikes per bin of the batch's units: their session's own, where the batch brings them."""
+        return torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
 
     def encode(self, batch: Batch) -> Encoded:
         """Returns latents of the tokens of which something is visible. The others cost nothing here."""
         visible, population = batch.visible, self.population(batch)
         tokens = self.embed(batch, visible, population) + self.place(batch.time[visible], batch.slot[visible])
-        kind = self.kind_of_context[batch.context]
-        context = (self.context[batch.context] + self.context_kind[kind][:, None]).flatten(0, 1)
+        context = self.context[batch.context] + self.context_kind[self.kind_of_context[batch.context]]
         order, rows = self._arrange(batch, visible)
         x = torch.cat([context, self.dropout(tokens)])
         x = x.index_select(0, order)
@@ -216,14 +213,16 @@ class NDT(nn.Module):
             x = block(x, rows, rows.route(i))
         x = self.dropout(self.encoder_norm(x))
 
-        return Encoded(tokens=_data(x, rows), visible=visible, memory=x, rows=rows, population=population)
+        tokens = x.index_select(0, rows.data)
+
+        return Encoded(tokens=tokens, visible=visible, memory=x, rows=rows, population=population)
 
     def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
         """Returns log rates in log spikes per bin of all units of the tokens to be predicted, or of every token."""
         x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
         x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_place(batch.time, batch.slot)
         order, rows = self._arrange(batch, torch.ones_like(encoded.visible))
-        x = torch.cat([self.context[batch.context].flatten(0, 1), self.dropout(x)]).index_select(0, order)
+        x = torch.cat([self.context[batch.context], self.dropout(x)]).index_select(0, order)
         chosen = torch.ones_like(encoded.visible) if every else batch.wanted
         last = len(self.rate_decoder) - 1
         for i, block in enumerate(self.rate_decoder):
@@ -231,13 +230,6 @@ class NDT(nn.Module):
         x = self.rate_norm(x)
 
         return self.rates(self.dropout(x), batch, chosen, encoded.population)
-
-    def log_dispersion(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "W P"] | None:
-        """Returns log dispersions of the units of the tokens to be predicted; None where the likelihood is Poisson."""
-        if self.dispersion is None:
-            return None
-
-        return self.dispersion(encoded.population.vectors)[:, 0][batch.members[batch.patch[batch.wanted]]]
 
     def latents(self, batch: Batch, encoded: Encoded | None = None) -> Float[Tensor, "R D"]:
         """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
@@ -260,46 +252,40 @@ class NDT(nn.Module):
             raise ValueError("this model was not fine-tuned for a covariate")
         if isinstance(self.covariate, ConvolutionalDecoder):
             return self._convolved(batch, encoded, teach)
-        encoded = encoded or self.encode(batch)
-        latents = self.latents(batch, encoded)
-        if isinstance(self.covariate, LinearDecoder):
-            return self.covariate(batch, latents)
-        context = self.context[batch.context].flatten(0, 1)
-        window = batch.context_window.repeat_interleave(self.config.context_tokens)
 
-        return self.covariate(batch, latents, context, window, encoded.memory, encoded.rows)
+        return self.covariate(batch, self.latents(batch, encoded))
 
     def _convolved(self, batch: Batch, encoded: Encoded | None, teach: bool) -> Float[Tensor, "Q C"]:
         assert isinstance(self.covariate, ConvolutionalDecoder)
+        assert self.reading is not None, "a convolved decoder reads units"
         latents = batch.latents
         if latents is None and self.covariate.reads_latents:
             encoded = encoded or self.encode(batch)
             latents = self.latents(batch, encoded)
             latents = latents if teach else latents.detach()
         population = encoded.population if encoded is not None else self.population(batch)
-        if self.reading is not None:
-            vectors = population.vectors.repeat(1, self.config.num_stacks)  # a stack reads them in its own way
-            read = vectors + self.reading.index_select(0, batch.unit)
-            population = Population(read, population.mean_counts)
+        vectors = population.vectors.repeat(1, self.config.num_stacks)  # a stack reads them in its own way
+        read = vectors + self.reading.index_select(0, batch.unit)
 
-        return self.covariate(batch, latents, population)
+        return self.covariate(batch, latents, Population(read, population.mean_counts))
 
     def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Arrangement]:
         """Puts each window's context tokens before its chosen tokens.
 
         Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the arrangement of the result.
         """
-        c, k = self.config, self.config.context_tokens
-        start = batch.context_window.repeat_interleave(k)
-        window = torch.cat([start, batch.window[chosen]])
-        time = torch.cat([torch.full_like(start, CONTEXT), batch.time[chosen]])
-        slot = torch.cat([torch.zeros_like(start), batch.slot[chosen]])
+        c, contexts = self.config, batch.context_window
+        window = torch.cat([contexts, batch.window[chosen]])
+        time = torch.cat([torch.full_like(contexts, CONTEXT), batch.time[chosen]])
+        slot = torch.cat([torch.zeros_like(contexts), batch.slot[chosen]])
         order = torch.argsort(window, stable=True)
-        rows = arrange(
-            window[order], time[order], slot[order], batch.num_windows, order=c.order, causal=c.causal, reach=c.reach
-        )
+        x = (window[order], time[order], slot[order], batch.num_windows)
 
-        return order, rows
+        return order, arrange(*x, order=self.ORDER, causal=c.causal, reach=c.reach)
+
+    def validation_r2(self, true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
+        """Returns R² (variance-weighted) of what is decoded of the validation block, (R, C)."""
+        return r2(true, decoded)
 
     def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
         """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
@@ -318,7 +304,7 @@ class NDT(nn.Module):
         has them) and are read as their vectors say; unknown contexts start at the mean of their kind, or at random
         (`fresh`). A decoder is kept where it decodes the same covariate, else it starts anew.
         """
-        other, old = NDT(spec), self.state_dict()
+        other, old = type(self)(spec), self.state_dict()
         mine, theirs = self.spec.covariate, spec.covariate
         alike = self.config.covariates == spec.config.covariates
         if mine is None or theirs is None or not (alike and mine.same(theirs)):
@@ -353,12 +339,13 @@ class NDT(nn.Module):
         """Loads a model from a folder, else from the Hugging Face Hub.
 
         Raises:
-            InputError: if there is no model, or its architecture differs from what its weights or this version expect.
+            InputError: if there is no model, its architecture is another (`ndt.architectures.load_model` loads any), or
+                differs from what its weights or this version expect.
         """
-        folder = Path(name)
-        if not folder.is_dir():
-            folder = _from_hub(str(name), revision)
+        folder = find_model(name, revision)
         spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
+        if (found := spec.config.architecture) != cls.ARCHITECTURE:
+            raise InputError(folder, "architecture", f"{cls.ARCHITECTURE} (ndt.load_model loads any)", found)
         model = cls(spec)
         load_weights(model, folder / "model.safetensors")
         if (folder / "run.json").exists():
@@ -377,17 +364,3 @@ class NDT(nn.Module):
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-
-
-def _data(x: Float[Tensor, "M D"], rows: Arrangement) -> Float[Tensor, "L D"]:
-    """Returns the rows that are not context tokens; they lie as the batch's tokens do."""
-    return x.index_select(0, rows.data)
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["model.json", "model.safetensors"]))
-    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
-        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error

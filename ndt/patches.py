@@ -1,8 +1,6 @@
-"""Counts of a patch's units to one embedding, and one latent to their firing rates.
+"""Counts of a patch's units to one embedding, and one latent to their firing rates; a unit is a vector of its own."""
 
-Two ways, chosen by `ModelConfig.units`: ``vectors`` (ours; a unit is a vector keyed by its identity) and ``slots``
-(NDT2's; a unit is its place in the patch).
-"""
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 from ndt.config import ModelConfig
 from ndt.tokens import Batch
 
-__all__ = ["Population", "SlotEmbedding", "SlotReadout", "VectorEmbedding", "VectorReadout"]
+__all__ = ["Population", "VectorEmbedding", "VectorReadout"]
 
 GATHERED = 2**23  # numbers up to which keys are copied for each token: many small products cost more than the copy
 
@@ -20,7 +18,7 @@ GATHERED = 2**23  # numbers up to which keys are copied for each token: many sma
 # E = width of a unit's vector, A = count levels
 
 
-class Population:
+class Population(NamedTuple):
     """The units of a batch, as the model knows them.
 
     Arguments:
@@ -28,8 +26,8 @@ class Population:
         mean_counts: Spikes per bin of each unit, (U,).
     """
 
-    def __init__(self, vectors: Float[Tensor, "U E"], mean_counts: Float[Tensor, " U"]) -> None:
-        self.vectors, self.mean_counts = vectors, mean_counts
+    vectors: Tensor
+    mean_counts: Tensor
 
 
 class VectorEmbedding(nn.Module):
@@ -123,46 +121,3 @@ class VectorReadout(nn.Module):
             return latent.new_zeros(0, batch.members.shape[1])
 
         return torch.cat(parts)[torch.argsort(order)]
-
-
-class SlotEmbedding(nn.Module):
-    """Concatenates embeddings of the counts of a patch's places, D / P dimensions each; what is not seen counts zero.
-
-    Reference: Ye et al. (2023), sec. 3.1. `compat` makes five spikes a frozen zero vector, as the published code does.
-
-    Arguments:
-        config: Architecture; uses `width`, `max_count`, `units_per_patch`, `compat`.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        per_unit = config.width // config.units_per_patch
-        self.count = nn.Embedding(config.max_count + 1, per_unit, padding_idx=5 if config.compat else None)
-
-    def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
-        """Returns one embedding for each chosen token."""
-        counts = torch.where(batch.seen, batch.counts, 0)[chosen]
-
-        return self.count(counts.clamp(max=self.count.num_embeddings - 1)).flatten(1)
-
-
-class SlotReadout(nn.Module):
-    """Reads log rates of a patch's places by one linear map.
-
-    Reference: Ye et al. (2023), sec. 3.1.
-
-    Arguments:
-        config: Architecture; uses `width`, `units_per_patch`.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        self.place = nn.Linear(config.width, config.units_per_patch)
-
-    def forward(
-        self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
-    ) -> Float[Tensor, "W P"]:
-        """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
-        return self.place(z)

@@ -127,11 +127,11 @@ def finetuned(
         store: The store of the session.
         config: Settings.
     """
+    from ndt.architectures import load_model
     from ndt.data.store import Store
     from ndt.finetune.adapt import finetune
-    from ndt.model import NDT
 
-    model = NDT.from_pretrained(base) if isinstance(base, str | Path) else base
+    model = load_model(base) if isinstance(base, str | Path) else base
     opened = store if isinstance(store, Store) else Store(store)
     weights = b"" if model is None else b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())
     asked = {

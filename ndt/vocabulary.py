@@ -24,7 +24,6 @@ class Rows(NamedTuple):
             order gives the same patches, shape (N,).
         unit: Table row of each unit in that order, shape (N,).
         context: Table row of each context: session, subject, task; shape (3,).
-        region: Region of each unit in that order as a number, shape (N,).
         group: Group of each unit in that order as a number, shape (N,): units that repeat each other's spikes share
             one, as their column `duplicate_group` says; all others have their own.
     """
@@ -32,7 +31,6 @@ class Rows(NamedTuple):
     order: NDArray[np.int64]
     unit: NDArray[np.int64]
     context: NDArray[np.int64]
-    region: NDArray[np.int64]
     group: NDArray[np.int64]
 
     def window(
@@ -99,7 +97,7 @@ class Vocabulary:
         unit_places, unit_depths = list(self.unit_places), list(self.unit_depths)
         for session in sessions:
             contexts |= dict.fromkeys(self.context_names(session))
-            regions, probes, depths = _regions(session), _column(session, "group"), _depths(session)
+            regions, probes, depths = _column(session, "location"), _column(session, "group"), _depths(session)
             for u, region, probe, depth in zip(map(str, session.units.id), regions, probes, depths, strict=True):
                 if u not in units:
                     units[u] = len(units)
@@ -121,19 +119,14 @@ class Vocabulary:
         order = np.argsort(session.units.id, kind="stable")
         units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
         context = np.array([context_row[c] for c in self.context_names(session)], np.int64)
-        region = np.unique(_regions(session)[order], return_inverse=True)[1].astype(np.int64)
 
-        return Rows(order, units, context, region, _groups(session)[order])
+        return Rows(order, units, context, _groups(session)[order])
 
 
 def _column(session: Session, name: str) -> NDArray[np.str_]:
     column = session.units.columns.get(name)
 
     return np.full(len(session.units), "", np.str_) if column is None else np.asarray(column).astype(np.str_)
-
-
-def _regions(session: Session) -> NDArray[np.str_]:
-    return _column(session, "location")
 
 
 def _groups(session: Session) -> NDArray[np.int64]:

@@ -39,6 +39,7 @@ class MaskedModelling:
         labels: What is decoded of each session at its bins, standardised, (R, C), NaN where missing; None to decode
             nothing.
         parts: What the columns of `labels` are.
+        shared_mask: Whether one mask is drawn for all windows of a batch.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class MaskedModelling:
         window_bins: int,
         labels: Sequence[Labels] | None = None,
         parts: Sequence[Part] = (),
+        shared_mask: bool = False,
     ) -> None:
         self.config, self.patch = config, config.model.units_per_patch
-        self.labels, self.parts = labels, parts
+        self.labels, self.parts, self.shared_mask = labels, parts, shared_mask
         self.weights = {kind: getattr(config.mask, kind) for kind in KINDS}
         train = [g.block == TRAIN for g in grids]
         self.sampler = Sampler(
@@ -68,25 +70,19 @@ class MaskedModelling:
         return pack([self._window(step, place) for place in rows], self.patch)
 
     def _window(self, step: int, place: int) -> Window:
-        """Returns one training window: units shuffled and dropped, contexts dropped, entries hidden."""
+        """Returns one training window: units shuffled, entries hidden."""
         config, rng = self.config, self.sampler.generator(step, place)
         session, window = self.sampler.draw(rng)
         rows = self.sampler.rows[session]
         T, N = window.counts.shape
         keep = np.arange(N)
-        if config.unit_dropout:
-            keep = keep[rng.random(N) >= config.unit_dropout * rng.random()]
-            keep = keep if len(keep) else np.array([rng.integers(N)])
         if self.shuffled[session]:
             keep = rng.permutation(keep)
-        context = window.context
-        if config.context_dropout:
-            context = context[rng.random(len(context)) >= config.context_dropout]
-        if config.model.compat:  # one mask for all windows of a batch
+        if self.shared_mask:
             rng = np.random.default_rng([config.seed, step])
         first = step < config.mask.alone and self.weights["random"] > 0
         weights = {"random": 1.0} if first else self.weights
-        hidden = draw_mask(T, rows.region[keep], weights, config.mask.ratio, self.patch, rng, rows.group[keep])
+        hidden = draw_mask(T, rows.group[keep], weights, config.mask.ratio, self.patch, rng)
         assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
 
         return replace(
@@ -95,7 +91,6 @@ class MaskedModelling:
             valid=window.valid[:, keep],
             unit=window.unit[keep],
             mean_counts=window.mean_counts[keep],
-            context=context,
             hidden=hidden,
             target=None if self.labels is None else self.labels[session][slice(*window.index)],
         )
@@ -111,7 +106,7 @@ class MaskedModelling:
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the likelihood of the hidden entries, and the loss over labelled bins and parts."""
         prediction = model(batch)
-        terms = {"nll": (count_nll(prediction.log_rates, prediction.log_dispersion, batch), 1.0)}
+        terms = {"nll": (count_nll(prediction.log_rates, batch), 1.0)}
         if self.labels is not None:
             error = decoding_loss(prediction.decoded, batch.target, self.parts)
             terms["mse"] = (error, self.config.decoding_weight)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ndt.architectures import new_model
 from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.leaks import check_store
@@ -64,11 +65,11 @@ def pretrain(
         data={s.session_id: str(s.source.get("sha256", "")) for s in sessions},
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = NDT(spec)
+    model = new_model(spec)
     for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
         model.observe(grid.session, grid.mean_counts(grid.block == TRAIN))
     parts = covariate.parts if covariate is not None else ()
-    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels, parts)
+    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()

@@ -1,18 +1,21 @@
 """Problems with known answers: slow references, and small recordings and models made in memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ndt.attention import CONTEXT, Route
+from ndt.architectures import new_model
 from ndt.checkpoint import CovariateSpec, ModelSpec
 from ndt.config import ModelConfig
 from ndt.data.windows import Grid
 from ndt.intervals import Intervals
 from ndt.model import NDT
+from ndt.routes import CONTEXT, Route
 from ndt.session import Covariate, Session, Spikes, Units
+from ndt.target import Part
 from ndt.tokens import Window
 from ndt.vocabulary import Vocabulary
 
@@ -22,26 +25,19 @@ TINY = ModelConfig(
     num_decoder_layers=2,
     num_heads=2,
     units_per_patch=3,
-    units="vectors",
     unit_width=8,
     max_count=20,
-    positions="rotary",
-    max_bins=64,
-    order="factorised",
     norm="pre",
-    activation="gelu",
-    qk_norm=False,
-    covariates="pooled",
-    likelihood="poisson",
-    context_tokens=1,
+    covariates="linear",
 )  # every choice stated: defaults move
+NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", covariates="cross")
 
 
 def reads(route: Route) -> Tensor:
     """Which of a route's queries read which of its keys, both as its sequences lay them out: (Q, K), pair by pair.
 
     ``full``: all keys of its sequence. ``causal``: as many keys fewer as there are queries after it. ``time``: context
-    tokens; and data, if it is data itself and they are not later, or the route is bidirectional. Within reach, all.
+    tokens; and data, if it is data itself and they are not later. Within reach, all.
     """
     found = torch.zeros(len(route.queries.time), len(route.keys.time), dtype=torch.bool)
     at = begin = 0
@@ -50,7 +46,7 @@ def reads(route: Route) -> Tensor:
             t = int(route.queries.time[at + i])
             for j in range(m):
                 s = int(route.keys.time[begin + j])
-                by_time = s == CONTEXT or (t != CONTEXT and (s <= t or route.bidirectional))
+                by_time = s == CONTEXT or (t != CONTEXT and s <= t)
                 may = {"full": True, "causal": m - j >= n - i, "time": by_time}[route.mask]
                 found[at + i, begin + j] = may and (not route.reach or s == CONTEXT or s > t - route.reach)
         at, begin = at + n, begin + m
@@ -137,7 +133,10 @@ def specification(
     covariate = None
     if dims:
         names = ("x", "y", "z")[:dims]
-        covariate = CovariateSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims)
+        parts = (Part(name="vel", kind="continuous", dims=names, unit="m/s"),)
+        covariate = CovariateSpec(
+            name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts
+        )
 
     return ModelSpec(
         config=config,
@@ -151,7 +150,7 @@ def specification(
 def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
     """A model whose every weight is drawn at random: some begin at zero, and would hide what flows through them."""
     generator = torch.Generator().manual_seed(seed)
-    model = NDT(spec)
+    model = new_model(spec)
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.3 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5

@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from problems import random_window, recording
 
-from ndt.attention import CONTEXT, MASKS, Route, Sequences
+from ndt.routes import CONTEXT, MASKS, Route, Sequences
 from ndt.session import Session
 from ndt.tokens import Window
 
@@ -27,7 +27,6 @@ def ragged(draw: st.DrawFn) -> dict[str, object]:
         "keys": draw(some),
         "mask": draw(st.sampled_from(MASKS)),
         "reach": draw(st.sampled_from([0, 0, 1, 3])),
-        "bidirectional": draw(st.booleans()),
         "permuted": draw(st.booleans()),
         "seed": draw(seeds),
     }
@@ -47,7 +46,6 @@ def route(
     keys: list[list[int]] | None = None,
     mask: str = "time",
     reach: int = 0,
-    bidirectional: bool = False,
     permuted: bool = False,
     seed: int = 0,
 ) -> Route:
@@ -57,10 +55,10 @@ def route(
     rows_q = torch.randperm(Q, generator=generator) if permuted else None
     if keys is None:  # sequences read themselves
         own = sequences(queries, rows_q)
-        return Route(own, own, mask, reach, bidirectional)
+        return Route(own, own, mask, reach)
     rows_k = torch.randint(max(K, 1), (K,), generator=generator) if permuted else None
 
-    return Route(sequences(queries, rows_q), sequences(keys, rows_k), mask, reach, bidirectional)
+    return Route(sequences(queries, rows_q), sequences(keys, rows_k), mask, reach)
 
 
 @st.composite

@@ -6,9 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from problems import slow_attention
 from strategies import ragged, route, sequences
 
-from ndt.attention import CONTEXT, MASKS, Route, attention, chosen_backend, using_backend
+from ndt.attention import attention, chosen_backend, using_backend
 from ndt.backends import BACKENDS, SHORT
 from ndt.errors import InputError
+from ndt.routes import CONTEXT, MASKS, Route
 
 CPU = torch.device("cpu")
 
@@ -84,7 +85,6 @@ def test_who_reads_whom_by_hand() -> None:
     times = [[CONTEXT, CONTEXT, 0, 1]]
     for path, expected in (
         (route(times), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
-        (route(times, bidirectional=True), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]),
         (route(times, mask="causal"), [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
         (route([[5, 6]], [[CONTEXT, 5, 6]], "causal"), [[1, 1, 0], [1, 1, 1]]),
         (route(times, mask="full"), [[1, 1, 1, 1]] * 4),
@@ -124,7 +124,7 @@ def test_sequences_do_not_see_each_other(some) -> None:
     a = b = 0
     for found, one, other in zip(together, some["queries"], some["keys"], strict=True):
         n, m = len(one), len(other)
-        alone = route([one], [other], path.mask, path.reach, path.bidirectional)
+        alone = route([one], [other], path.mask, path.reach)
         expected = attention(q[a : a + n], k[b : b + m], v[b : b + m], alone)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # in batches of another size
         a, b = a + n, b + m

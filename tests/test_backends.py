@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from problems import reads, slow_attention
 from strategies import ragged, route
 
-from ndt.attention import CONTEXT, MASKS, Route, attention, chosen_backend, using_backend
+from ndt.attention import attention, chosen_backend, using_backend
 from ndt.backends import BACKENDS, Backend, Varlen, flex_mask, xformers_bias
 from ndt.errors import InputError
+from ndt.routes import CONTEXT, MASKS, Route
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 HALF, FULL = torch.bfloat16, torch.float32

@@ -157,7 +157,6 @@ def test_loader_and_attention_rows(config) -> None:
     assert [(r["name"], r["peer"]) for r in rows] == [
         ("loader.batch", "train_step"),
         ("attention.factorised.sdpa.fp32", "padded_sdpa"),
-        ("attention.sequential.sdpa.fp32", "padded_sdpa"),
         ("attention.joint.sdpa.fp32", "padded_sdpa"),
     ]
 

@@ -69,8 +69,8 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x.update(format=99), "format: expected model format 3, found 99"),
-        (lambda x: x.update(format=2), "format: expected model format 3, found 2"),  # of before heads turned otherwise
+        (lambda x: x.update(format=99), "format: expected model format 4, found 99"),
+        (lambda x: x.update(format=2), "format: expected model format 4, found 2"),  # of before heads turned otherwise
         (lambda x: x.pop("format"), "found none"),
         (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
         (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
@@ -92,13 +92,6 @@ def test_missing_and_broken_files_are_refused(saved, name, content) -> None:
         NDT.from_pretrained(saved[1])
 
 
-def test_a_covariate_is_standardised_and_restored() -> None:
-    spec = CovariateSpec(name="v", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5))
-    values = np.array([[1.0, -2.0], [3.0, -1.0], [np.nan, 0.0]], np.float32)
-    np.testing.assert_allclose(spec.standardise(values), [[0, 0], [1, 2], [np.nan, 4]])
-    np.testing.assert_allclose(spec.restore(spec.standardise(values)), values)
-
-
 GO = Part(name="trials/go", kind="class", dims=("left", "mid", "right"), per="trials")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
 VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
@@ -111,6 +104,13 @@ SEVERAL = CovariateSpec(
     parts=(VEL, GO, HEAD),
     lag=0.1,
 )
+
+
+def test_a_covariate_is_standardised_and_restored() -> None:
+    spec = CovariateSpec(name="vel", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5), parts=(VEL,))
+    values = np.array([[1.0, -2.0], [3.0, -1.0], [np.nan, 0.0]], np.float32)
+    np.testing.assert_allclose(spec.standardise(values), [[0, 0], [1, 2], [np.nan, 4]])
+    np.testing.assert_allclose(spec.restore(spec.standardise(values)), values)
 
 
 def target(parts, values, lag=0.0) -> Target:
@@ -192,22 +192,6 @@ def test_a_specification_is_plain_json() -> None:
     for spec in (specification([recording()]), replace(specification([recording()]), covariate=SEVERAL)):
         found = json.loads(json.dumps(spec.to_json()))
         assert ModelSpec.from_json("model.json", found) == spec
-
-
-@pytest.mark.parametrize(
-    ("dims", "unit", "part"),
-    [
-        (("x", "y"), "m/s", VEL),
-        (("cos(yaw)", "sin(yaw)"), "", replace(HEAD, name="vel")),
-        (("cos(a)", "sin(a)", "cos(b)", "sin(b)"), "", Part(name="vel", kind="angle", dims=("a", "b"))),
-        (("cos(a)", "sin(b)"), "", Part(name="vel", kind="continuous", dims=("cos(a)", "sin(b)"))),
-    ],
-)
-def test_a_decoder_saved_before_there_were_parts_can_be_read(dims, unit, part) -> None:
-    found = json.loads(json.dumps(specification([recording()]).to_json()))
-    old = {"name": "vel", "dims": list(dims), "unit": unit, "mean": [1.0] * len(dims), "std": [2.0] * len(dims)}
-    spec = ModelSpec.from_json("model.json", {**found, "covariate": old}).covariate
-    assert (spec.parts, spec.lag, spec.dims) == ((part,), 0.0, dims)
 
 
 def test_json_is_written_whole_and_without_nan(tmp_path) -> None:

@@ -32,8 +32,8 @@ def test_an_empty_file_is_the_defaults(tmp_path, kind) -> None:
     ("text", "told"),
     [
         ("widht: 3", "settings.widht: expected one of: model, train, .*, found an unknown setting"),
-        ("model:\n  widht: 3", "settings.model.widht: expected one of: width, "),
-        ("model: 3", "settings.model: expected settings: width, .*, found 3"),
+        ("model:\n  widht: 3", "settings.model.widht: expected one of: architecture, width, "),
+        ("model: 3", "settings.model: expected settings: architecture, width, .*, found 3"),
         ("[1, 2]", "settings: expected settings: "),
         ("seed: one", "settings.seed: expected int, found 'one'"),
         ("seed: 1.5", "settings.seed: expected int, found 1.5"),
@@ -86,24 +86,15 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (TrainConfig, "explode", float("nan")),
         (ModelConfig, "width", 97),
         (ModelConfig, "num_heads", 0),
-        (ModelConfig, "positions", "absolute"),
-        (ModelConfig, "order", "diagonal"),
-        (ModelConfig, "units", "neurons"),
+        (ModelConfig, "architecture", "ndt3"),
         (ModelConfig, "norm", "none"),
-        (ModelConfig, "activation", "relu"),
-        (ModelConfig, "covariates", "cubic"),
-        (ModelConfig, "likelihood", "gaussian"),
+        (ModelConfig, "covariates", "cross"),  # NDT2's
         (ModelConfig, "reach", -1),
         (ModelConfig, "max_count", 256),
-        (ModelConfig, "max_slots", 0),
-        (ModelConfig, "context_tokens", 0),
-        (ModelConfig, "context_tokens", 65),
         (MaskConfig, "ratio", 1.5),
         (MaskConfig, "span", -0.5),
         (TrainConfig, "attention", "flash"),
         (PretrainConfig, "shuffle_units", "sometimes"),
-        (PretrainConfig, "context_dropout", 1.1),
-        (PretrainConfig, "unit_dropout", 1.0),
         (PretrainConfig, "window", 0.0),
         (FinetuneConfig, "unit_dropout", -0.1),
         (FinetuneConfig, "calibration", -1.0),
@@ -123,18 +114,19 @@ def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
     ("settings", "told"),
     [
         (
-            {"units": "slots", "width": 64, "units_per_patch": 24},
+            {"architecture": "ndt2", "covariates": "cross", "units_per_patch": 24},
             r"model.width: expected a multiple of .*\(24\).*, found 64",
         ),
+        ({"architecture": "ndt2"}, "model.covariates: expected cross or linear, found counts"),
         (
-            {"units": "slots", "width": 64, "likelihood": "negative_binomial"},
-            "model.likelihood: expected poisson where",
+            {"architecture": "ndt2", "covariates": "cross", "norm": "pre"},
+            "model.norm: expected post in NDT2, found pre",
         ),
-        ({"order": "sequential", "causal": False}, "model.order: expected joint or factorised where"),
+        ({"architecture": "ndt2", "covariates": "cross", "causal": False}, "model.causal: expected True in NDT2"),
         ({"width": 20, "num_heads": 2}, "model.width: expected a multiple of 8, found 20"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, told):
-    base = {"width": 64, "num_heads": 2, "units_per_patch": 32, "units": "vectors", "likelihood": "poisson"}
+    base = {"width": 64, "num_heads": 2, "units_per_patch": 32}
     with pytest.raises(InputError, match=told):
         ModelConfig(**{**base, **settings})

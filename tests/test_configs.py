@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
+from ndt.architectures import new_model
 from ndt.checkpoint import ModelSpec
 from ndt.config import FinetuneConfig, PretrainConfig, load_config
 from ndt.config_dynamics import DynamicsConfig
-from ndt.model import NDT
 from ndt.pretrain.train import pretrain
 from ndt.vocabulary import Vocabulary
 
@@ -62,7 +62,7 @@ def test_a_preset_has_the_number_of_parameters_that_it_says(path):
     said = int(re.search(r"([\d,]+) parameters", path.read_text())[1].replace(",", ""))
     config = load_config(PretrainConfig, path).model
     with torch.device("meta"):  # shapes without memory
-        model = NDT(ModelSpec(config=config, vocabulary=Vocabulary(), bin_size=0.02, window_bins=100))
+        model = new_model(ModelSpec(config=config, vocabulary=Vocabulary(), bin_size=0.02, window_bins=100))
     assert sum(p.numel() for p in model.parameters()) == said
 
 

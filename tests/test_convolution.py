@@ -168,14 +168,3 @@ def test_each_stack_reads_units_in_its_own_way() -> None:
     (gradient,) = torch.autograd.grad(first.sum(), model.reading)
     assert gradient[:, :8].abs().sum() > 0
     assert not gradient[:, 8:].any()
-
-
-def test_where_units_are_slots_latents_are_read_instead() -> None:
-    config = replace(CONFIG, covariates="counts", units="slots", units_per_patch=4)
-    assert not config.decodes_counts
-    decoder = ConvolutionalDecoder(config, 2).eval()
-    assert decoder.reads_latents
-    batch, population = batch_of(6), Population(torch.ones(7, 1), torch.full((7,), 1.5))
-    latents = torch.randn(6, 16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(decoder(batch, latents, population).sum(), latents)
-    assert gradient.abs().sum() > 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import TINY, busy_model, permuted, recording, specification
+from problems import busy_model, permuted, recording, specification
 
 from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
@@ -269,14 +269,6 @@ def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, t
         finetune(sim_base, sim_truth[1].session_id, "speed", out=tmp_path, config=SHORT, progress=False)
 
 
-def test_windows_that_the_model_cannot_hold_are_refused(sim_store, sim_truth, tmp_path) -> None:
-    for window in (0.05, 11.0):
-        learned = replace(SMALL, positions="learned", max_bins=200)
-        config = replace(SHORT, model=learned, window=window)
-        with pytest.raises(InputError, match="window: expected 3 to 200 bins of 50 ms"):
-            finetune(None, sim_truth[1].session_id, out=tmp_path, config=config, store=sim_store, progress=False)
-
-
 def test_a_covariate_that_never_varies_cannot_be_decoded(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
     session = sim_store.session(sim_truth[1].session_id)
     series = session.covariates["cursor_vel"]
@@ -317,31 +309,10 @@ def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
 
 def objective(**options: object) -> tuple[NDT, Decoding]:
     """Decoding of a recording made in memory, by a small model."""
-    settings = {"compat": options.pop("compat", False)}
-    config = replace(TINY, width=24, units="slots", **settings)
     session = recording(num_units=8)
-    spec, grid = specification([session], config=config), Grid(session, 0.05, 1.0)
+    spec, grid = specification([session]), Grid(session, 0.05, 1.0)
     model, targets = busy_model(spec), resample(session.covariates["vel"], grid.start, 0.05)
     return model, Decoding(grid, grid.block == TRAIN, targets, model, replace(CONFIG, **options))
-
-
-@pytest.mark.parametrize(("compat", "silent"), [(False, 0), (True, 2)])
-def test_the_first_120_ms_of_a_window_have_no_target_where_the_published_code_is_followed(compat, silent) -> None:
-    batch = objective(compat=compat)[1].batch(0, range(8))
-    torch.testing.assert_close(batch.target.isnan().all(1), batch.bin_time < silent)
-    assert not ModelConfig().compat
-
-
-def test_published_validation_averages_batches_and_ours_does_not(monkeypatch) -> None:
-    model, decoding = objective(compat=True)
-    monkeypatch.setattr("ndt.finetune.objective.COMPAT_BATCH", 20)
-    rows = decoding.grid.block == VALID
-    true, decoded = decoding.true[rows], decode(model, decoding.grid, rows)[rows]
-    parts = np.array_split(np.arange(len(true)), len(true) // 20)
-    each = np.array([r2(true[p], decoded[p]) for p in parts])
-    np.testing.assert_allclose(decoding.validate(model)["r2"], np.where(each < -10, 0, each).mean())
-    model, decoding = objective(compat=False)
-    np.testing.assert_allclose(decoding.validate(model)["r2"], r2(true, decode(model, decoding.grid, rows)[rows]))
 
 
 def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -> None:
@@ -354,7 +325,7 @@ def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -
     ):
         decoding.new = new
         rates = {name: tuple(decoding.rate(name, step) for step in (2, 3, 5)) for name in named}
-        assert rates["context"] == (7.0, 7.0, 7.0)  # slots know no units
+        assert rates["context"] == rates["unit"] == (7.0, 7.0, 7.0)
         assert rates["covariate.readout.weight"] == decoder
         assert rates["encoder.0.attention.out.weight"] == trunk
     unmasked = objective(warm_steps=3, still_steps=0, trunk_rate=0.25, masked_weight=0.0)[1]

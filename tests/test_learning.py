@@ -44,7 +44,7 @@ def test_one_batch_is_overfit(name) -> None:
     start, found = None, None
     for _ in range(70):
         said = model(batch)
-        masked = count_nll(said.log_rates, said.log_dispersion, batch) / batch.hidden.sum()
+        masked = count_nll(said.log_rates, batch) / batch.hidden.sum()
         stacks = len(said.decoded) // len(batch.target)  # of convolutions, each of which learns by itself
         error = (said.decoded - batch.target.repeat(stacks, 1)).square().mean()
         start = float(masked.detach()) if start is None else start
@@ -86,7 +86,7 @@ def test_a_population_of_1500_units_trains() -> None:
     optimizer, losses, began = torch.optim.AdamW(model.parameters(), lr=3e-3), [], time.monotonic()
     for _ in range(30):
         said = model(batch)
-        loss = count_nll(said.log_rates, said.log_dispersion, batch) / batch.hidden.sum()
+        loss = count_nll(said.log_rates, batch) / batch.hidden.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

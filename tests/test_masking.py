@@ -13,9 +13,10 @@ from ndt.masking import KINDS, draw_mask, random_mask
 P = 4
 
 
-def drawn(kind: str, T: int, N: int, ratio: float, seed: int, region: np.ndarray | None = None) -> np.ndarray:
-    region = np.zeros(N, np.int64) if region is None else region
-    return draw_mask(T, region, {kind: 1.0}, ratio, P, np.random.default_rng(seed))
+def drawn(kind: str, T: int, N: int, ratio: float, seed: int, group: np.ndarray | None = None) -> np.ndarray:
+    """A mask; each unit is in a group of its own unless told otherwise."""
+    group = np.arange(N) if group is None else group
+    return draw_mask(T, group, {kind: 1.0}, ratio, P, np.random.default_rng(seed))
 
 
 def runs(row: np.ndarray) -> list[int]:
@@ -64,7 +65,7 @@ def test_spans_are_runs_of_one_length_within_each_patch(T, N, ratio, seed) -> No
 
 def test_spans_hide_as_much_as_asked_on_average() -> None:
     rng = np.random.default_rng(0)
-    mean = np.mean([draw_mask(40, np.zeros(12, int), {"span": 1.0}, 0.4, P, rng).mean() for _ in range(2000)])
+    mean = np.mean([draw_mask(40, np.arange(12), {"span": 1.0}, 0.4, P, rng).mean() for _ in range(2000)])
     np.testing.assert_allclose(mean, 0.4, atol=0.02)
 
 
@@ -81,30 +82,6 @@ def test_the_share_of_units_and_of_bins_is_drawn_anew() -> None:
         assert set(numbers) == set(range(1, 17))
 
 
-@given(T=st.integers(2, 9), N=st.integers(P + 1, 20), ratio=st.floats(0.05, 0.95), seed=seeds)
-def test_patches_are_hidden_throughout_exactly_as_many_as_asked(T, N, ratio, seed) -> None:
-    hidden, S = drawn("patch", T, N, ratio, seed), -(-N // P)
-    np.testing.assert_array_equal(hidden, np.broadcast_to(np.repeat(hidden[0, ::P], P)[:N], (T, N)))
-    assert hidden[0, ::P].sum() == np.clip(round(ratio * S), 1, S - 1)
-
-
-@given(T=st.integers(2, 9), region=st.lists(st.integers(0, 3), min_size=2, max_size=12), seed=seeds)
-def test_one_region_is_hidden_throughout(T, region, seed) -> None:
-    region = np.array(region)
-    hidden = drawn("region", T, len(region), 0.5, seed, region)
-    np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[0], hidden.shape))
-    if len(np.unique(region)) > 1:
-        (name,) = np.unique(region[hidden[0]])
-        np.testing.assert_array_equal(hidden[0], region == name)
-
-
-def test_where_there_is_one_region_or_one_patch_the_next_kind_is_drawn() -> None:
-    for seed in range(20):
-        one = np.full(10, 3)
-        np.testing.assert_array_equal(drawn("region", 5, 10, 0.5, seed, one), drawn("patch", 5, 10, 0.5, seed))
-        np.testing.assert_array_equal(drawn("patch", 5, P, 0.5, seed), drawn("unit", 5, P, 0.5, seed))
-
-
 @given(**some)
 def test_forward_hides_the_last_bins(T, N, ratio, seed) -> None:
     hidden = drawn("forward", T, N, ratio, seed)
@@ -118,7 +95,7 @@ def test_forward_hides_the_last_bins(T, N, ratio, seed) -> None:
 @given(T=st.integers(2, 20), N=st.integers(2, 14), seed=seeds)
 def test_something_is_left_and_something_is_hidden(kind, T, N, seed) -> None:
     """Of random tokens where as many as that are asked for; a window of two tokens at half is the least."""
-    hidden = drawn(kind, T, N, 0.5, seed, np.arange(N) % 3)
+    hidden = drawn(kind, T, N, 0.5, seed)
     assert hidden.shape == (T, N)
     assert hidden.dtype == bool
     assert hidden.any()
@@ -126,24 +103,19 @@ def test_something_is_left_and_something_is_hidden(kind, T, N, seed) -> None:
 
 
 def test_kinds_are_drawn_as_often_as_their_weights_say() -> None:
-    weights, rng = {"random": 1.0, "unit": 3.0, "forward": 0.0, "patch": 4.0}, np.random.default_rng(0)
-    found = dict.fromkeys(("random", "unit", "patch"), 0)
+    weights, rng = {"random": 1.0, "unit": 3.0, "span": 0.0, "forward": 4.0}, np.random.default_rng(0)
+    found = dict.fromkeys(("random", "unit", "forward"), 0)
     for _ in range(2000):
-        hidden = draw_mask(16, np.zeros(16, int), weights, 0.25, P, rng)
-        throughout = (hidden == hidden[0]).all()
-        whole = (hidden[0] == np.repeat(hidden[0, ::P], P)).all()
-        found["random" if not throughout else "patch" if whole else "unit"] += 1
-    # a quarter of 16 units are at most four, which are by chance one whole patch once in thousands
-    for kind, share in (("random", 1 / 8), ("unit", 3 / 8), ("patch", 4 / 8)):
+        hidden = draw_mask(16, np.arange(16), weights, 0.25, P, rng)
+        throughout, bins = (hidden == hidden[0]).all(), (hidden == hidden[:, :1]).all()
+        found["unit" if throughout else "forward" if bins else "random"] += 1
+    for kind, share in (("random", 1 / 8), ("unit", 3 / 8), ("forward", 4 / 8)):
         np.testing.assert_allclose(found[kind] / 2000, share, atol=0.05)  # more than four standard errors
 
 
 def test_a_mask_is_a_function_of_its_chance() -> None:
-    weights = dict.fromkeys(KINDS, 1.0)
-    region = np.arange(14) % 2
-    a, b = (
-        [draw_mask(9, region, weights, 0.5, P, np.random.default_rng(s)).tobytes() for s in range(40)] for _ in range(2)
-    )
+    weights, rng = dict.fromkeys(KINDS, 1.0), np.random.default_rng
+    a, b = ([draw_mask(9, np.arange(14), weights, 0.5, P, rng(s)).tobytes() for s in range(40)] for _ in range(2))
     assert a == b
     assert len(set(a)) > 20
 
@@ -157,49 +129,32 @@ def test_bad_weights_are_said() -> None:
     assert set(KINDS) | {"ratio", "alone"} == set(vars(MaskConfig()))
 
 
-@given(**some, kind=st.sampled_from(["unit", "patch", "region"]))
-def test_without_groups_masks_are_drawn_as_they_always_were(T, N, ratio, seed, kind) -> None:
+@given(**some)
+def test_without_groups_units_are_drawn_as_they_always_were(T, N, ratio, seed) -> None:
     """The rule before there were groups: a refactor changes no mask, or every figure would move."""
-    rng, region = np.random.default_rng(seed), np.arange(N) % 3
-    label = {"unit": np.arange(N), "patch": np.arange(N) // P, "region": region}[kind]
-    if kind == "patch" and N <= P:
-        label, kind = np.arange(N), "unit"
-    number = len(np.unique(label))
-    share = {"unit": lambda: round(ratio * rng.random() * N), "patch": lambda: round(ratio * number)}
-    wanted = int(np.clip(share.get(kind, lambda: 1)(), 1, max(number - 1, 1)))
-    expected = np.broadcast_to(np.isin(label, rng.permutation(np.unique(label))[:wanted]), (T, N))
+    rng = np.random.default_rng(seed)
+    wanted = int(np.clip(round(ratio * rng.random() * N), 1, N - 1))
+    expected = np.broadcast_to(np.isin(np.arange(N), rng.permutation(np.arange(N))[:wanted]), (T, N))
 
     own = np.random.default_rng(seed).permutation(N)  # numbers of their own, whichever
-    for group in (None, np.arange(N), own):
+    for group in (np.arange(N), own):
         again = np.random.default_rng(seed)
-        np.testing.assert_array_equal(draw_mask(T, region, {kind: 1.0}, ratio, P, again, group), expected)
+        np.testing.assert_array_equal(draw_mask(T, group, {"unit": 1.0}, ratio, P, again), expected)
         assert again.bit_generator.state == rng.bit_generator.state  # what is drawn next is the same, too
 
 
-@given(**some, kind=st.sampled_from(["unit", "patch", "region"]), number=st.integers(2, 14))
-def test_units_of_a_group_are_hidden_together_where_whole_units_are(T, N, ratio, seed, kind, number) -> None:
+@given(**some, number=st.integers(2, 14))
+def test_units_of_a_group_are_hidden_together(T, N, ratio, seed, number) -> None:
     group = np.random.default_rng(seed).integers(number, size=N)
-    hidden = draw_mask(T, np.arange(N) % 3, {kind: 1.0}, ratio, P, np.random.default_rng(seed), group)
+    hidden = drawn("unit", T, N, ratio, seed, group)
     np.testing.assert_array_equal(hidden, np.broadcast_to(hidden[0], (T, N)))
-    assert hidden.any()
     for g in np.unique(group):
         assert len(set(hidden[0, group == g])) == 1
-    if kind == "unit":
-        there = len(np.unique(group))
-        assert 1 <= len(np.unique(group[hidden[0]])) <= max(min(round(ratio * there), there - 1), 1)
-
-
-def test_a_patch_or_region_takes_its_twins_elsewhere_along_and_no_others() -> None:
-    """Units 0 and 5 are twins, in patches 0 and 1 of four units and regions 0 and 1."""
-    group, region = np.array([0, 1, 2, 3, 4, 0, 6, 7]), np.repeat([0, 1], 4)
-    both = {(0, 1, 2, 3, 5), (0, 4, 5, 6, 7)}
-    for kind in ("patch", "region"):
-        masks = [draw_mask(2, region, {kind: 1.0}, 0.5, 4, np.random.default_rng(s), group)[0] for s in range(20)]
-        assert {tuple(np.flatnonzero(m).tolist()) for m in masks} == both
+    there = len(np.unique(group))
+    assert 1 <= len(np.unique(group[hidden[0]])) <= max(min(round(ratio * there), there - 1), 1)
 
 
 @given(**some, kind=st.sampled_from(["random", "span", "forward"]))
 def test_groups_change_no_mask_that_hides_bins(T, N, ratio, seed, kind) -> None:
-    group = np.zeros(N, np.int64)
-    found = draw_mask(T, group, {kind: 1.0}, ratio, P, np.random.default_rng(seed), group)
+    found = drawn(kind, T, N, ratio, seed, np.zeros(N, np.int64))
     np.testing.assert_array_equal(found, drawn(kind, T, N, ratio, seed))

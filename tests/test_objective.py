@@ -138,18 +138,6 @@ def test_validation_is_the_mean_of_the_parts_that_can_be_scored() -> None:
         Decoding(grid, grid.block == TRAIN, values, model, CONFIG).validate(model)
 
 
-def test_the_published_average_over_batches_is_for_quantities_alone(monkeypatch) -> None:
-    monkeypatch.setattr("ndt.finetune.objective.COMPAT_BATCH", 20)
-    spec, grid, target = set_up(tuned_recording(40.0), "speed,class:stage", compat=True)
-    model, rows = busy_model(spec), grid.block == VALID
-    found = Decoding(grid, grid.block == TRAIN, target.values, model, CONFIG).validate(model)
-    true, decoded = target.values[rows], decode(model, grid, rows)[rows]
-    batches = np.array_split(np.arange(len(true)), len(true) // 20)
-    each = np.array([r2(true[b, :1], decoded[b, :1]) for b in batches])
-    np.testing.assert_allclose(found["r2/speed"], np.where(each < -10, 0, each).mean())
-    np.testing.assert_allclose(found["r2/stage"], r2(true[:, 1:], decoded[:, 1:]))
-
-
 def test_one_thing_alone_is_scored_as_it_always_was() -> None:
     session = recording(num_units=8)
     spec, grid = specification([session]), Grid(session, 0.05, 1.0)

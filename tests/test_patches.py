@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from problems import TINY, busy_model, random_window, recording, specification, with_means
+from problems import TINY, random_window
 from strategies import windows
 
-from ndt.patches import Population, SlotEmbedding, SlotReadout, VectorEmbedding, VectorReadout
+from ndt.patches import Population, VectorEmbedding, VectorReadout
 from ndt.tokens import Batch, pack
 
 P, E, D = TINY.units_per_patch, TINY.unit_width, TINY.width
-SLOTS = replace(TINY, width=24, units="slots")
 
 
 def filled(layer: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -80,43 +79,3 @@ def test_a_new_model_predicts_the_mean_of_each_unit() -> None:
     units = Population(torch.randn(3, E), torch.tensor([0.5, 0.0, 2.0]))
     found = VectorReadout(TINY)(torch.randn(4, D), batch, every, units)
     torch.testing.assert_close(found.exp(), torch.tensor([[0.5, 1e-4, 2.0]]).expand(4, -1))  # a silent one is finite
-
-
-def test_slots_are_places_and_what_is_not_seen_counts_zero() -> None:
-    layer, batch = SlotEmbedding(SLOTS), pack([random_window(5, 8, np.random.default_rng(0))], P)
-    found = layer(batch, batch.visible, population(batch))
-    counts = torch.where(batch.valid & ~batch.hidden, batch.counts, 0)[batch.visible]
-    for token in range(len(found)):
-        expected = torch.cat([layer.count.weight[int(c)] for c in counts[token]])
-        torch.testing.assert_close(found[token], expected, rtol=0, atol=0)
-    readout, z = SlotReadout(SLOTS), torch.randn(len(found), 24)
-    expected = z @ readout.place.weight.T + readout.place.bias
-    torch.testing.assert_close(readout(z, batch, batch.visible, population(batch)), expected)
-
-
-@pytest.mark.parametrize("compat", [True, False])
-def test_five_spikes_are_nothing_and_stay_it_where_the_published_code_is_followed(compat) -> None:
-    torch.manual_seed(0)
-    layer = SlotEmbedding(replace(SLOTS, compat=compat))
-    window = random_window(5, 8, np.random.default_rng(0), hidden=0.0)
-    batch = pack([replace(window, counts=np.full_like(window.counts, 5))], P)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
-    before = layer.count.weight[5].detach().clone()
-    for _ in range(3):
-        optimizer.zero_grad()
-        (layer(batch, batch.visible, population(batch)) - 1).square().sum().backward()
-        optimizer.step()
-    assert bool((layer.count.weight[5] == 0).all()) == compat
-    assert torch.equal(layer.count.weight[5], before) == compat
-
-
-def test_slots_know_no_units() -> None:
-    """The same counts of other units, of any mean, are the same to NDT2."""
-    window = random_window(6, 8, np.random.default_rng(0))
-    model = busy_model(specification([recording(num_units=8)], config=SLOTS))
-    with torch.no_grad():
-        first = model(pack([window], P))
-        with_means(model, np.linspace(0, 3, 8))
-        second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
-    torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
-    assert not {"unit", "unit_place", "depth"} & set(dict(model.named_parameters()))

@@ -55,7 +55,7 @@ TINY = StudyConfig(
     label_seconds=(4.0, 8.0),
     new_seconds=40.0,
 )
-VARIANTS = "default: {}\nlearned: {model.positions: learned}\n"
+VARIANTS = "default: {}\nalike: {model.recency: 0.0}\n"
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,9 @@ def test_finished_study_trains_nothing_and_changed_settings_train_only_what_they
     assert ablation(folder, 1, study) == rows
     assert runs == []
 
-    Path(study.variants).write_text(VARIANTS.replace("learned}", "learned, mask.ratio: 0.25}"))
+    Path(study.variants).write_text(VARIANTS.replace("0.0}", "0.0, mask.ratio: 0.25}"))
     ablation(folder, 1, study)
-    assert runs == [folder / "ablation" / "sim2" / "learned" / "seed0"]
+    assert runs == [folder / "ablation" / "sim2" / "alike" / "seed0"]
 
 
 class Training:
@@ -205,7 +205,10 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a: {model.positons: learned}", r"a\.model\.positons: expected one of: width, .*, found an unknown setting"),
+        (
+            "a: {model.widht: 96}",
+            r"a\.model\.widht: expected one of: architecture, width, .*, found an unknown setting",
+        ),
         (
             "a: {mask.ration: 0.1}",
             r"a\.mask\.ration: expected one of: ratio, alone, random, .*, found an unknown setting",
@@ -311,15 +314,15 @@ def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home
     """Bits per spike here: 10 a variant, 1 a mask kind, 0.1 a seed, and 0.1 more for the variant's second seed."""
 
     def pretrained(store, folder, config):
-        v = config.model.positions == "learned"
+        v = config.model.recency == 0
         masks = {k: {"bits_per_spike": 10 * v + i + 0.1 * config.seed * (1 + v)} for i, k in enumerate(MASKS, 1)}
         return {"valid": {"masks": masks}, "train_seconds": 1.0}
 
     monkeypatch.setattr(ndt.benchmarks.ablation, "pretrained", pretrained)
     rows = {r["name"]: r for r in ablation(home(), 2, study)}
-    assert list(rows) == [f"sim2.{v}.{k}" for v in ("default", "learned") for k in ("random", "unit", "forward")]
+    assert list(rows) == [f"sim2.{v}.{k}" for v in ("default", "alike") for k in ("random", "unit", "forward")]
     assert rows["sim2.default.unit"]["peer"] is None
-    found = rows["sim2.learned.unit"]
+    found = rows["sim2.alike.unit"]
     assert (found["peer"], found["values"], found["peer_values"]) == ("default", [12.0, 12.2], [2.0, 2.1])
     np.testing.assert_allclose([found["difference"], found["standard_error"]], [10.05, 0.05], rtol=1e-9)
     assert {r["budget"] for r in rows.values()} == {"6 steps x 4 windows"}

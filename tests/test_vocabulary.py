@@ -71,15 +71,6 @@ def test_what_a_file_does_not_say_of_units_is_one_place_at_no_depth() -> None:
     assert Vocabulary().extend([words]).unit_depths == (0.0, 0.0)
 
 
-def test_regions_of_units_follow_their_identities() -> None:
-    plain = recording(num_units=4)
-    session = placed(plain, location=["PMd" if u in ("a/1", "a/3") else "M1" for u in plain.units.id])
-    rows = Vocabulary().extend([session]).rows(session)
-    assert rows.region.tolist() == [0, 1, 0, 1]
-    assert session.units.id[rows.order].tolist() == ["a/0", "a/1", "a/2", "a/3"]
-    assert Vocabulary().extend([plain]).rows(plain).region.tolist() == [0] * 4
-
-
 def test_units_that_repeat_each_others_spikes_share_a_group_and_others_have_their_own() -> None:
     session = placed(recording(num_units=5), duplicate_group=[-1, 1, -1, 1, 0])
     vocabulary = Vocabulary().extend([session])

@@ -153,7 +153,7 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
     """Solved here anew, for the number of bins and the penalty that validation likes best."""
     found = run("probe")
     model = NDT.from_pretrained(found.run)
-    assert (model.config.covariates, model.config.linear_bins) == ("linear", 5)
+    assert (model.config.covariates, model.covariate.bins) == ("linear", 5)
     session, spec = store.session(NEW), model.spec
     grid = Grid(session, spec.bin_size, spec.bin_size * spec.window_bins)
     y = spec.covariate.standardise(build_targets(session, "vel", grid.start, grid.bin_size).values).astype(np.float64)
@@ -226,8 +226,7 @@ def test_a_probe_reads_quantities_and_classes_each_where_it_has_labels() -> None
     spec = CovariateSpec(
         name="n,busy", dims=("n", "few", "many"), unit="", mean=(2.0, 0, 0), std=(3.0, 1, 1), parts=parts
     )
-    config = replace(TINY, covariates="linear", linear_bins=2)
-    model = busy_model(replace(specification([session], config=config), covariate=spec))
+    model = busy_model(replace(specification([session]), covariate=spec))
     fit_probe(model, grid, targets, grid.block == TRAIN)
     test = grid.block == TEST
     said = decode(model, grid, test)[test]

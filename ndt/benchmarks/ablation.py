@@ -41,7 +41,7 @@ def load_variants(path: Path, base: PretrainConfig) -> dict[str, PretrainConfig]
 
     Example of a file:
         default: {}
-        learned: {model.positions: learned}
+        alike: {model.recency: 0.0}
     """
     import yaml
 

@@ -20,7 +20,7 @@ from ndt.routes import Arrangement, arrange
 
 __all__ = ["attention", "list_backends"]
 
-ORDERS, PEER = ("factorised", "sequential", "joint"), "padded_sdpa"
+ORDERS, PEER = ("factorised", "joint"), "padded_sdpa"
 
 
 def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     Raises:
         InputError: if the new day has not so many seconds of labels.
     """
+    from ndt.architectures import load_model
     from ndt.checkpoint import save_config
-    from ndt.model import NDT
     from ndt.report import write_report
 
     study = study or StudyConfig()
@@ -55,7 +55,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     save_config(out, study, store.root)
     home = out / "curve"
     bases = pretrained_seeds(store.root, home / "pretrain", study.pretrain, seeds, study.workers)
-    config = replace(study.finetune, bin_size=NDT.from_pretrained(bases[0]).spec.bin_size)  # from scratch too
+    config = replace(study.finetune, bin_size=load_model(bases[0]).spec.bin_size)  # from scratch too
     places = [(t, kind, s) for t in sorted(study.label_seconds) for kind in KINDS for s in range(seeds)]
     jobs = [
         partial(

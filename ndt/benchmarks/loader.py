@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ndt.architectures import new_model
 from ndt.benchmarks.ragged import RATE_HZ, masked_loss, preset
 from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import Step
@@ -17,7 +18,6 @@ from ndt.data.store import Store
 from ndt.data.windows import Grid
 from ndt.intervals import Intervals
 from ndt.memory import keep_freed_memory
-from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
 from ndt.session import Session, Spikes, Units
 from ndt.tokens import Batch
@@ -60,7 +60,7 @@ def loader(config: BenchConfig) -> list[dict[str, Any]]:
             config=settings.model, vocabulary=vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={}
         )
         batch = objective.batch(0, range(WINDOWS)).to(device())
-        step = Step(NDT(spec).train().to(device()), [batch], masked_loss, config.precision == "bf16")
+        step = Step(new_model(spec).train().to(device()), [batch], masked_loss, config.precision == "bf16")
 
         def load() -> None:
             made.append(objective.batch(next(draws), range(settings.train.batch_size)))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ndt.architectures import new_model
 from ndt.checkpoint import ModelSpec
 from ndt.config import PretrainConfig, load_config
 from ndt.errors import InputError
@@ -49,7 +50,7 @@ class Ragged:
         spec = ModelSpec(
             config=config.model, vocabulary=self.vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={}
         )
-        model = NDT(spec).train()
+        model = new_model(spec).train()
         model.mean_counts.fill_(RATE_HZ * BIN_SIZE)
 
         return model
@@ -100,4 +101,4 @@ def masked_loss(model: torch.nn.Module, batch: Batch) -> Float[Tensor, ""]:
     """Returns the Poisson likelihood of what is hidden, a unit and bin."""
     prediction = model(batch)
 
-    return count_nll(prediction.log_rates, prediction.log_dispersion, batch) / batch.hidden.sum()
+    return count_nll(prediction.log_rates, batch) / batch.hidden.sum()

@@ -80,12 +80,12 @@ def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """Returns what metrics.json says of one run."""
+    from ndt.architectures import load_model
     from ndt.data.store import Store
-    from ndt.model import NDT
     from ndt.runs import read_json
 
     adapt = {"scratch": "full", "unadapted": "unsupervised"}.get(run.way, run.way)
-    model = NDT.from_pretrained(base)
+    model = load_model(base)
     config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt, bin_size=model.spec.bin_size)
     if run.way != "unadapted":
         return finetuned(folder, None if run.way == "scratch" else base, DAY, COVARIATE, store, config)
