@@ -91,20 +91,23 @@ class Vocabulary:
         )
 
     def extend(self, sessions: Iterable[Session]) -> "Vocabulary":
-        """Returns a vocabulary that also knows these sessions; old rows stay where they are."""
+        """Returns a vocabulary that also knows these sessions; old rows stay where they are.
+
+        A session's new units come in the order of their identities, so that the order of its file is of no account.
+        """
         units = {u: i for i, u in enumerate(self.units)}
         contexts, places = dict.fromkeys(self.contexts), {p: i for i, p in enumerate(self.places)}
         unit_places, unit_depths = list(self.unit_places), list(self.unit_depths)
         for session in sessions:
             contexts |= dict.fromkeys(self.context_names(session))
             regions, probes, depths = _column(session, "location"), _column(session, "group"), _depths(session)
-            for u, region, probe, depth in zip(map(str, session.units.id), regions, probes, depths, strict=True):
-                if u not in units:
+            for n in np.argsort(session.units.id, kind="stable"):
+                if (u := str(session.units.id[n])) not in units:
                     units[u] = len(units)
-                    names = (f"region:{region}", f"probe:{probe}")
+                    names = (f"region:{regions[n]}", f"probe:{probes[n]}")
                     first, second = (places.setdefault(name, len(places)) for name in names)
                     unit_places.append((first, second))
-                    unit_depths.append(float(depth))
+                    unit_depths.append(float(depths[n]))
 
         return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_places), tuple(unit_depths))
 

@@ -30,6 +30,8 @@ def test_rows_follow_identities_not_the_file() -> None:
     session = recording(num_units=7)
     other = permuted(session, np.random.default_rng(0).permutation(7))
     vocabulary = Vocabulary().extend([session])
+    assert vocabulary == Vocabulary().extend([other])
+    assert list(vocabulary.units) == sorted(session.units.id) != session.units.id.tolist()
     a, b = vocabulary.rows(session), vocabulary.rows(other)
     np.testing.assert_array_equal(a.unit, b.unit)
     np.testing.assert_array_equal(session.units.id[a.order], other.units.id[b.order])
@@ -49,10 +51,12 @@ def test_places_are_rows_of_regions_and_probes_and_depths_are_millimetres() -> N
     plain = recording(num_units=3)
     first = placed(plain, location=["M1", "PMd", "M1"], group=["left", "left", "right"], rel_z=[0, 250, -1500])
     found = Vocabulary().extend([first])
-    assert found.units == tuple(plain.units.id)
-    assert found.places == ("region:M1", "probe:left", "region:PMd", "probe:right")
-    assert found.unit_places == ((0, 1), (2, 1), (0, 3))
-    assert found.unit_depths == (0.0, 0.25, -1.5)
+    assert set(found.places) == {"region:M1", "probe:left", "region:PMd", "probe:right"}
+    where = [tuple(found.places[p] for p in pair) for pair in found.unit_places]
+    there = [("region:M1", "probe:left"), ("region:PMd", "probe:left"), ("region:M1", "probe:right")]
+    assert dict(zip(found.units, where, strict=True)) == dict(zip(plain.units.id, there, strict=True))
+    depths = [0.0, 0.25, -1.5]
+    assert dict(zip(found.units, found.unit_depths, strict=True)) == dict(zip(plain.units.id, depths, strict=True))
     other = placed(recording(num_units=5, name="sub-a_ses-2"), location=["V1"] * 5, depth=[1000.0, np.nan, 0, 0, 0])
     both = found.extend([other])
     assert both.places == (*found.places, "region:V1", "probe:")
