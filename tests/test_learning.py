@@ -69,7 +69,7 @@ def structured_batch_of(N: int) -> Batch:
 
 @pytest.mark.slow
 def test_a_population_of_1500_units_trains() -> None:
-    """More patches than any table of slots holds; patches of 32 units, thirty steps on the same four windows."""
+    """More patches than any table of slots holds; patches of 32 units, forty steps on the same four windows."""
     torch.manual_seed(0)
     rng, N = np.random.default_rng(0), 1500
     config = replace(TINY, width=32, units_per_patch=32)
@@ -84,14 +84,14 @@ def test_a_population_of_1500_units_trains() -> None:
     batch = pack(some, 32)
     with_means(model, batch_means(some))
     optimizer, losses, began = torch.optim.AdamW(model.parameters(), lr=3e-3), [], time.monotonic()
-    for _ in range(30):
+    for _ in range(40):
         said = model(batch)
         loss = count_nll(said.log_rates, batch) / batch.hidden.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert time.monotonic() - began < 30 * 5  # a step takes a fraction of a second on an idle core
+    assert time.monotonic() - began < 40 * 5  # a step takes a fraction of a second on an idle core
     assert losses[-1] < losses[0] - 0.015  # of the 0.05 that the common drive explains
 
 
