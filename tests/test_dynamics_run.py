@@ -7,7 +7,7 @@ import pytest
 
 from ndt.benchmarks import dynamics as bench_dynamics
 from ndt.cli import main
-from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.config_dynamics import DynamicsConfig, GenerativeConfig, HOAMConfig, PotentialConfig
 from ndt.dynamics.distances import wasserstein
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.per_time import PerTime
@@ -19,9 +19,9 @@ from ndt.dynamics.systems.named import SYSTEMS
 from ndt.settings import load_config
 
 QUICK = [
-    "--hoam.steps", "5", "--hoam.num_nodes", "8", "--hoam.num_particles", "8", "--hoam.num_end_particles", "16",
-    "--hoam.potential.width", "8", "--hoam.potential.depth", "2", "--per_time.steps", "3", "--per_time.width", "8",
-    "--hoam.threads", "1", "--solver_step", "2", "--num_particles", "64", "--num_scored", "40", "--quiet",
+    "--hoam.steps", "5", "--hoam.num_nodes", "8", "--hoam.num_particles", "8",
+    "--hoam.potential.width", "8", "--hoam.potential.depth", "2", "--generative.steps", "3",
+    "--solver_step", "2", "--num_particles", "64", "--num_scored", "40", "--quiet",
 ]  # fmt: skip
 
 
@@ -75,8 +75,6 @@ def test_mechanics_are_fitted_shown_and_scored_beside_what_keeps_its_velocity(tm
         "4",
         "--wlm.functional.potential.width",
         "8",
-        "--wlm.threads",
-        "1",
         "--wlm.friction",
         "1e-6",
     ]
@@ -104,7 +102,7 @@ def test_mechanics_are_fitted_shown_and_scored_beside_what_keeps_its_velocity(tm
 def test_still_is_the_start_and_its_score_is_known(tmp_path) -> None:
     x = np.random.default_rng(0).normal(size=(1, 50, 2)) + np.arange(3.0)[:, None, None]
     path = Snapshots.from_arrays(x, [0.0, 1.0, 2.0], paired=True).to_npz(tmp_path / "seen.npz")
-    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2, threads=1)
+    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2)
     found = fit_run(str(path), tmp_path / "run", DynamicsConfig(hoam=small), progress=False)
     np.testing.assert_allclose(found["summary"]["still"]["w2"], 1.5 * np.sqrt(2), rtol=1e-9)
     np.testing.assert_allclose(found["summary"]["still"]["cov_error"], 0, atol=1e-12)
@@ -188,16 +186,22 @@ def test_a_run_that_was_killed_while_it_wrote_begins_anew_and_ends_the_same(tmp_
 
 @pytest.mark.slow
 def test_the_benchmark_has_a_row_for_each_score_and_peer_and_fits_nothing_twice(tmp_path, monkeypatch) -> None:
-    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2, threads=1)
+    small = HOAMConfig(potential=PotentialConfig(width=8, depth=2), num_nodes=4, num_particles=4, steps=2)
     tiny = DynamicsConfig(
-        hoam=small, baselines=("still", "flow"), per_time=PerTimeConfig(steps=2, width=8, threads=1),
+        hoam=small, baselines=("still", "flow"), generative=GenerativeConfig(steps=2),
         num_particles=64, num_scored=32, solver_step=2.0,
     )  # fmt: skip
     monkeypatch.setattr(bench_dynamics, "SETTINGS", {"oscillator": tiny, "two_stream": tiny})
     rows = bench_dynamics.dynamics(tmp_path, 2)
     common = [(key, peer) for key in ("sliced_w2", "gaussian_w2", "w2") for peer in ("still", "flow")]
     energy = [("energy_error", peer) for peer in ("still", "flow")]
-    fits = [("loss", "least"), ("overfitted", None), ("seconds", "flow"), ("simulate_seconds", "simulator")]
+    fits = [
+        ("loss", "least"),
+        ("overfitted", None),
+        ("seconds", "flow"),
+        ("simulate_seconds", "flow"),
+        ("simulate_seconds", "simulator"),
+    ]
     assert [(r["name"], r["peer"]) for r in rows] == [
         (f"dynamics.{system}.{key}", peer)
         for system, scores in (("oscillator", common), ("two_stream", common + energy))
@@ -225,7 +229,7 @@ def test_systems_hold_out_their_unseen_parameters() -> None:
 def test_generative_models_draw_the_population_of_each_time(objective) -> None:
     rng, times = np.random.default_rng(0), np.linspace(0, 1, 11)
     x = [rng.normal(3 * t, 0.5 + t, (2000, 1)) for t in times]
-    model = PerTime(PerTimeConfig(objective=objective, steps=800, width=64, threads=1))
+    model = PerTime(objective, GenerativeConfig(steps=400))
     made = model.fit(Snapshots.from_arrays(x, times)).sample(2000, [0.05, 0.5, 0.95])
     np.testing.assert_allclose(made.mean((1, 2)), [0.15, 1.5, 2.85], atol=0.15)
     np.testing.assert_allclose(made.std((1, 2)), [0.55, 1.0, 1.45], atol=0.12)
@@ -243,7 +247,7 @@ def test_a_model_of_no_known_method_is_named(tmp_path, capsys) -> None:
 def test_mechanics_that_begin_by_action_matching_are_written_twice_into_one_folder(tmp_path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 20, 1)) + np.arange(3.0)[:, None, None]
     path, out = Snapshots.from_arrays(x, [0.0, 1.0, 2.0]).to_npz(tmp_path / "seen.npz"), tmp_path / "run"
-    small = ["--wlm.steps", "2", "--wlm.matching.steps", "2", "--wlm.threads", "1", "--wlm.matching.threads", "1"]
+    small = ["--wlm.steps", "2", "--wlm.matching.steps", "2"]
     argv = ["dynamics", "fit", str(path), "--method", "wlm", "--out", str(out), *small, *QUICK]
     scores = []
     for _ in range(2):
@@ -254,8 +258,8 @@ def test_mechanics_that_begin_by_action_matching_are_written_twice_into_one_fold
 
 
 LEAST = [
-    "--wlm.steps", "2", "--wlm.threads", "1", "--wlm.functional.terms", '["fourier"]', "--wlm.functional.waves", "4",
-    "--first_order.steps", "2", "--first_order.width", "8", "--first_order.depth", "2", "--first_order.threads", "1",
+    "--wlm.steps", "2", "--wlm.functional.terms", '["fourier"]', "--wlm.functional.waves", "4",
+    "--flow_steps", "2",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ LEARNED = [
 def functional(terms=(), period=(np.inf, np.inf), **options) -> Functional:
     torch.manual_seed(0)
     scales = Scales(np.array([0.3, -0.2]), np.array([1.2, 0.7]), np.array(period), (0.0, 2.0), np.zeros((1, 0)))
-    config = FunctionalConfig(terms=terms, potential=SMALL, width=8, heads=2, **options)
+    config = FunctionalConfig(terms=terms, potential=SMALL, width=8, **options)
     found = Functional(config, scales).double()
     with torch.no_grad():
         for parameter in found.parameters():

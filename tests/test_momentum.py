@@ -14,7 +14,7 @@ from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 
 FORM = FunctionalConfig(terms=("fourier",), waves=0)
-ALONE = WLMConfig(functional=FORM, balance_steps=1, steps=1, learning_rate=1e-9, ema=0.0, step=0.05, threads=1)
+ALONE = WLMConfig(functional=FORM, balance_steps=1, steps=1, learning_rate=1e-9, step=0.05)
 
 
 def stiffness(model: WLM, x: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_the_balance_of_the_true_law_is_of_the_fourth_order_in_time() -> None:
 def test_a_network_begins_near_its_law() -> None:
     seen = bowl(4.0, 0.5).simulate(200, np.linspace(0, 2, 21))
     network = FunctionalConfig(potential=PotentialConfig(kind="concat", width=16, depth=2, time_frequencies=0))
-    model = WLM(replace(ALONE, functional=network, balance_steps=400, learning_rate=1e-2, ema=0.9)).fit(seen)
+    model = WLM(replace(ALONE, functional=network, balance_steps=400, learning_rate=1e-2)).fit(seen)
     x = seen[3].x
     assert np.sqrt(np.mean((model.acceleration(x) + 4 * x) ** 2)) < 0.2 * np.sqrt(np.mean((4 * x) ** 2))
 
@@ -110,7 +110,7 @@ def test_velocities_of_action_matching_will_do_where_none_were_seen() -> None:
     x = rng.normal([1.0, 0.0], 0.3, (300, 2))
     seen = Snapshots.from_arrays([x * np.exp(-t) for t in times], times, paired=True)
     matching = HOAMConfig(
-        potential=PotentialConfig(width=16, depth=2), num_nodes=16, num_particles=64, steps=300, threads=1
+        potential=PotentialConfig(width=16, depth=2), num_nodes=16, num_particles=64, steps=300
     )
     model = WLM(replace(ALONE, velocity="matched", matching=matching, friction=0.0, learn_friction=False)).fit(seen)
     np.testing.assert_allclose(stiffness(model, x), -np.eye(2), atol=0.25)
@@ -130,7 +130,7 @@ def test_tracers_of_a_vortex_are_held_for_two_turns_beyond_what_was_seen() -> No
     seen = Snapshots(**{**vars(seen), "held_out": times > 1.51})
     functional = replace(FORM, waves=96)
     config = replace(
-        ALONE, functional=functional, steps=100, learning_rate=2e-3, ema=0.98, step=0.01, friction=0.01, horizon=30,
+        ALONE, functional=functional, steps=100, learning_rate=2e-3, step=0.01, friction=0.01, horizon=30,
     )  # fmt: skip
     wrong = {}
     for begun in (1, 0):

@@ -1,7 +1,5 @@
 """Snapshots: what they are made of, what is refused, and samples between them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -52,18 +50,6 @@ def test_files_give_back_what_was_written(tmp_path) -> None:
     assert plain.paired
     assert plain.period.tolist() == [5.0, np.inf]
     np.testing.assert_allclose(plain.x[:, 0], np.mod(x[..., 0].ravel(), 5.0))
-
-
-def test_anndata_gives_a_snapshot_a_time_and_a_trajectory_a_parameter() -> None:
-    obs = {"day": np.array([0, 1, 0, 1, 1, 0]), "dose": np.array([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])}
-    positions = np.arange(12.0).reshape(6, 2)
-    cells = SimpleNamespace(obs=obs, obsm={"X_pca": positions, "velocity": -positions}, X=positions)
-    seen = Snapshots.from_anndata(cells, "day", velocity="velocity", mu="dose")
-    assert seen.mu.ravel().tolist() == [1.0, 2.0]
-    np.testing.assert_array_equal(seen.of(0)[0].x, positions[[0, 5]])
-    np.testing.assert_array_equal(seen.of(0)[1].velocity, -positions[[1, 4]])
-    with pytest.raises(InputError, match=r"AnnData: obsm: expected one of X_pca, velocity, found X_umap"):
-        Snapshots.from_anndata(cells, "day", basis="X_umap")
 
 
 def test_trials_of_a_recording_are_particles_and_those_with_a_gap_are_left_out() -> None:

@@ -17,7 +17,7 @@ from ndt.errors import InputError
 from tests.test_mechanics import harmonic
 
 SMALL = FunctionalConfig(potential=PotentialConfig(kind="concat", width=8, depth=2, time_frequencies=0))
-QUICK = WLMConfig(functional=SMALL, steps=4, step=0.2, threads=1, matching=HOAMConfig(steps=3, threads=1))
+QUICK = WLMConfig(functional=SMALL, steps=4, step=0.2, matching=HOAMConfig(steps=3))
 TIMES = np.linspace(0, 2, 9)
 NONE = torch.zeros(0, dtype=torch.float64)
 
@@ -47,7 +47,7 @@ def oscillator(k: float, gamma: float, num: int = 200, times: np.ndarray = TIMES
 def test_a_bowl_and_its_friction_are_found_within_a_hundredth() -> None:
     seen = oscillator(4.0, 0.5, num=80)
     bowl = FunctionalConfig(potential=PotentialConfig(kind="concat", width=4, depth=1, time_frequencies=0))
-    config = WLMConfig(functional=bowl, steps=600, step=0.05, friction=0.2, threads=1)
+    config = WLMConfig(functional=bowl, steps=600, step=0.05, friction=0.2)
     model = WLM(config).fit(seen)
     force = model.acceleration(np.array([[0.5], [1.5]]))
     np.testing.assert_allclose(force[0] - force[1], 4.0, rtol=0.01)
@@ -57,7 +57,7 @@ def test_a_bowl_and_its_friction_are_found_within_a_hundredth() -> None:
 @pytest.mark.parametrize("scale", ["physical", "mobility"])
 def test_gradients_of_a_rollout_are_those_of_finite_differences(scale) -> None:
     """In double precision, through forces, friction and first velocities; a force that is held still would fail."""
-    both = FunctionalConfig(terms=("external", "attention"), potential=SMALL.potential, width=8, heads=2)
+    both = FunctionalConfig(terms=("external", "attention"), potential=SMALL.potential, width=8)
     model = plain(2, both, learned=True, scale=scale)
     x = torch.randn(5, 2, dtype=torch.float64)
 
@@ -112,7 +112,7 @@ def test_particles_that_attract_each_other_swing_about_a_mean_that_goes_straight
             square = h / (1 - h)  # of the scaled distance
             return 2.0 / 2 * square
 
-    model = plain(1, FunctionalConfig(terms=("pairwise",), width=4, heads=1), friction=0.0)
+    model = plain(1, FunctionalConfig(terms=("pairwise",), width=4), friction=0.0)
     model.functional.pairwise = Springs()
     x = torch.tensor([[0.0], [1.0], [0.5], [2.0]], dtype=torch.float64)
     v = torch.full_like(x, 0.3)

@@ -4,36 +4,31 @@ import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PotentialConfig
 from ndt.dynamics.systems.named import SYSTEMS
-from ndt.runs import read_json
-from ndt.studies import ASKED, finish, run_all
+from ndt.studies import finish, run_all
 
-if TYPE_CHECKING:
-    from ndt.dynamics.hoam import HOAM
-
-__all__ = ["SETTINGS", "dynamics", "fitted"]
+__all__ = ["SETTINGS", "dynamics"]
 
 PEERS = ("still", "monte_carlo", "flow", "diffusion")
-PER_TIME = PerTimeConfig(steps=3000, solver_steps=25, threads=1)
 BEAMS = DynamicsConfig(
     hoam=HOAMConfig(
         potential=PotentialConfig(width=48, time_frequencies=16, harmonics=4), num_nodes=16, num_particles=256,
-        steps=2000, threads=1,
+
     ),
-    baselines=PEERS, per_time=PER_TIME, num_particles=20_000, num_scored=2500,
+    baselines=PEERS, num_particles=20_000, num_scored=2500,
 )  # fmt: skip
 MANY = DynamicsConfig(
-    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=600, threads=1),
-    baselines=PEERS, per_time=PER_TIME, num_particles=8000, num_scored=1000,
+    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=600),
+    baselines=PEERS, num_particles=8000, num_scored=1000,
 )  # fmt: skip
 SETTINGS = {
     "oscillator": DynamicsConfig(
-        hoam=HOAMConfig(num_nodes=64, num_particles=64, steps=1500, threads=1), baselines=PEERS, per_time=PER_TIME,
+        hoam=HOAMConfig(num_nodes=64, num_particles=64, steps=1500), baselines=PEERS,
     ),
     "two_stream": BEAMS,
     "bump_on_tail": BEAMS,
@@ -57,7 +52,7 @@ def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[di
     which has none.
     Rows of ``loss`` have the fitted loss, of fresh nodes, beside minus half the squared gradient, which it is at best,
     or beside the least loss there is, where that is known. Rows of ``seconds`` have what the scored trajectories take,
-    beside the simulator itself with as many particles.
+    beside generative models and the simulator itself, with as many particles.
 
     Arguments:
         out: Folder of the study; what has ended there is not done again.
@@ -94,7 +89,10 @@ def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, 
         paired_row(f"dynamics.{name}.loss", [f["fresh"] for f in fits], "loss", "least", best, budget),
         paired_row(f"dynamics.{name}.overfitted", [float(f["overfitted"]) for f in fits], "share", None, (), budget),
     ]
-    for what, peers in (("seconds", ("monte_carlo", "flow", "diffusion")), ("simulate_seconds", ("simulator",))):
+    for what, peers in (
+        ("seconds", ("monte_carlo", "flow", "diffusion")),
+        ("simulate_seconds", ("flow", "diffusion", "simulator")),
+    ):
         own = [fit[what]["hoam"] for fit in fits]
         for peer in peers:
             if all(peer in fit[what] for fit in fits):
@@ -107,27 +105,9 @@ def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, 
 def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
     config = SETTINGS[name]
     config = replace(config, hoam=replace(config.hoam, seed=seed))
+    asked = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
 
-    return finish(folder, _asked(name, seed), partial(_run, name, config))
-
-
-def fitted(name: str, seed: int, out: Path) -> "HOAM":
-    """Returns the model of a system and seed: that of a study in this folder, or one that is fitted now."""
-    from ndt.dynamics.hoam import HOAM
-
-    folder, config = out / "dynamics" / name / f"seed{seed}", SETTINGS[name]
-    if read_json(folder / ASKED) == _asked(name, seed) and (folder / "metrics.json").is_file():
-        return HOAM.load(folder)
-    system = SYSTEMS[name]
-
-    return HOAM(replace(config.hoam, seed=seed, noise=system.noise)).fit(system.snapshots(config.num_particles, seed))
-
-
-def _asked(name: str, seed: int) -> dict[str, Any]:
-    config = SETTINGS[name]
-    settings = asdict(replace(config, hoam=replace(config.hoam, seed=seed)))
-
-    return json.loads(json.dumps({"system": name, "settings": settings}))  # type: ignore[no-any-return]
+    return finish(folder, asked, partial(_run, name, config))
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:

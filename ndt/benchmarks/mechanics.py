@@ -18,7 +18,6 @@ from ndt.checkpoint import write_json
 from ndt.config import StudyConfig
 from ndt.config_dynamics import (
     DynamicsConfig,
-    FirstOrderConfig,
     FunctionalConfig,
     HOAMConfig,
     PotentialConfig,
@@ -33,21 +32,20 @@ LEARNED = ("hoam", "flow_matching", "gradient_flow")
 STANDING = ("still", "constant_velocity", "straight")
 LOOKS = 10  # times of a forecast that are scored, evenly
 FIRST = {
-    "hoam": HOAMConfig(num_nodes=64, num_particles=64, steps=800, threads=1),
-    "first_order": FirstOrderConfig(threads=1),
+    "hoam": HOAMConfig(num_nodes=64, num_particles=64, steps=800),
 }
 LINEAR = DynamicsConfig(
     method="wlm", begin="last", num_particles=300, num_scored=0, baselines=(*LEARNED, *STANDING), **FIRST,  # type: ignore[arg-type]
     wlm=WLMConfig(
         functional=FunctionalConfig(terms=("fourier",), waves=192), friction=0.01, balance_steps=1, num_particles=300,
-        horizon=30, steps=400, learning_rate=2e-3, threads=1,
+        horizon=30, steps=400, learning_rate=2e-3,
     ),
 )  # fmt: skip
 FLOCK = replace(
     LINEAR, num_particles=1000,
     wlm=WLMConfig(
         functional=FunctionalConfig(potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=0)),
-        friction=0.01, balance_steps=300, num_particles=400, horizon=10, loss="sliced", step=0.5, steps=300, threads=1,
+        friction=0.01, balance_steps=300, num_particles=400, horizon=10, loss="sliced", step=0.5, steps=300,
     ),
 )  # fmt: skip
 DOWNHILL = replace(
@@ -56,7 +54,7 @@ DOWNHILL = replace(
         functional=FunctionalConfig(
             potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=0), entropy=0.5,
         ),
-        friction=1000.0, scale="mobility", velocity="downhill", step=0.01, steps=300, learning_rate=3e-3, threads=1,
+        friction=1000.0, scale="mobility", velocity="downhill", step=0.01, steps=300, learning_rate=3e-3,
     ),
 )  # fmt: skip
 MECHANICS = {

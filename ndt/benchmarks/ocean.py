@@ -1,6 +1,5 @@
 """``ndt bench ocean``: a vortex of drifters at times that no fit saw, beside what can be guessed without a model."""
 
-import copy
 import os
 import time as clock
 from dataclasses import replace
@@ -12,37 +11,33 @@ import numpy as np
 
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import FirstOrderConfig, FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
+from ndt.config_dynamics import DynamicsConfig, FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
+from ndt.dynamics.baselines import made
 from ndt.dynamics.distances import wasserstein
-from ndt.dynamics.first_order import FlowMatching, GradientFlow
 from ndt.dynamics.guesses import GUESSES
-from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.drifters import drifters
-from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.studies import run_all
-
-Model = HOAM | WLM | FlowMatching | GradientFlow
 
 __all__ = ["HELD", "MODELS", "ocean", "vortex"]
 
 HELD = (1, 3, 5, 7)
 FIRST = ("hoam", "flow_matching", "gradient_flow")
-FIRST_ORDER = HOAMConfig(
-    potential=PotentialConfig(width=48, time_frequencies=4), between="transport", num_nodes=32, num_particles=64,
-    steps=800, threads=1,
+CONFIG = DynamicsConfig(
+    hoam=HOAMConfig(
+        potential=PotentialConfig(width=48, time_frequencies=4), between="transport", num_particles=64, steps=800,
+    ),
+    wlm=WLMConfig(
+        functional=FunctionalConfig(
+            potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=2), use_time=True
+        ),
+        scale="mobility", step=0.4,
+    ),
 )  # fmt: skip
-DRIVEN = FunctionalConfig(
-    potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=2), use_time=True
-)  # fmt: skip
-SECOND_ORDER = WLMConfig(functional=DRIVEN, scale="mobility", step=0.4, threads=1)
-MODELS: dict[str, Model] = {  # what is fitted: mechanics with the velocities of each snapshot, or of the first alone
-    "hoam": HOAM(FIRST_ORDER),
-    "flow_matching": FlowMatching(FirstOrderConfig(threads=1)),
-    "gradient_flow": GradientFlow(FirstOrderConfig(threads=1)),
-    "wlm": WLM(SECOND_ORDER),
-    "wlm_first_velocity": WLM(replace(SECOND_ORDER, restarts=False)),
+MODELS = {  # by row: name and settings; the last knows the velocities of the first snapshot only
+    **{name: (name, CONFIG) for name in (*FIRST, "wlm")},
+    "wlm_first_velocity": ("wlm", replace(CONFIG, wlm=replace(CONFIG.wlm, restarts=False))),
 }
 
 
@@ -82,7 +77,7 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     rows = []
     for name, each in found.items():
         own, pinned, seconds = zip(*each, strict=True)
-        budget = f"{MODELS[name].config.steps} steps"
+        budget = f"{_steps(name)} steps"
         for way, values in ((name, own), (f"{name}.pinned", pinned)):
             row = partial(paired_row, f"ocean.{way}", values, "W1")
             rows += [row(peer, [v] * seeds, budget) for peer, v in guessed.items()]
@@ -98,17 +93,21 @@ def _fitted(name: str, seed: int) -> tuple[float, float, float]:
 
     And, last, seconds of fitting.
     """
-    seen = vortex()
-    model = copy.deepcopy(MODELS[name])
-    model.config = replace(model.config, seed=seed)  # type: ignore[assignment, type-var]
+    seen, (method, config) = vortex(), MODELS[name]
+    model = made(method, replace(config, hoam=replace(config.hoam, seed=seed), wlm=replace(config.wlm, seed=seed)))
     began = clock.perf_counter()
     model.fit(seen)
     seconds = clock.perf_counter() - began
     snapshots, scores = seen.of(0), []
     for pinned in (False, True):
-        made = model.interpolate(seen, HELD, pinned=pinned)
+        found = model.interpolate(seen, HELD, pinned=pinned)
         scores.append(
-            float(np.mean([wasserstein(x, snapshots[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
+            float(np.mean([wasserstein(x, snapshots[h].x, 1) for x, h in zip(found, HELD, strict=True)]))
         )  # fmt: skip
 
     return scores[0], scores[1], seconds
+
+
+def _steps(name: str) -> int:
+    method, config = MODELS[name]
+    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": config.flow_steps}.get(method, 0)

@@ -103,17 +103,16 @@ METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
 def made(name: str, config: DynamicsConfig) -> Model:
     """Returns a model of a name, not yet fitted, with the settings of a run; all have the run's seed."""
     seed = config.seed
-    first = replace(config.first_order, seed=seed)
     found: dict[str, Callable[[], Model]] = {
         "hoam": lambda: HOAM(replace(config.hoam, seed=seed)),
         "wlm": lambda: WLM(config.wlm),
         "monte_carlo": lambda: HOAM(
             replace(config.hoam, seed=seed, rule="monte_carlo", gauge="none", form="action")
         ),
-        "flow": lambda: PerTime(replace(config.per_time, objective="flow", seed=seed)),
-        "diffusion": lambda: PerTime(replace(config.per_time, objective="diffusion", seed=seed)),
-        "flow_matching": lambda: FlowMatching(first),
-        "gradient_flow": lambda: GradientFlow(first),
+        "flow": lambda: PerTime("flow", config.generative, seed),
+        "diffusion": lambda: PerTime("diffusion", config.generative, seed),
+        "flow_matching": lambda: FlowMatching(config.flow_steps, seed),
+        "gradient_flow": lambda: GradientFlow(seed),
         "still": Still,
         "constant_velocity": ConstantVelocity,
         "straight": Straight,

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.between import Bridge
-from ndt.dynamics.quadrature import Rule, draw, simpson_on, trapezoid_on
+from ndt.dynamics.quadrature import Rule, draw, simpson_on
 
 __all__ = ["Batch", "Ends"]
+
+END_PARTICLES = 512  # samples at each end of a trajectory
 
 # M = trajectories, Q = nodes of each, B = M · Q slices, N = particles of a slice, E = particles of an end
 
@@ -89,13 +91,13 @@ class Batch:
             drift=_joined([drift for _, drift in levels]),
             mu=torch.as_tensor(mu[chosen], dtype=torch.float32),
             velocity=_joined([speed for _, speed in samples]) if by_velocity else None,
-            ends=None if by_velocity else _ends(paths, config.num_end_particles, rng),
+            ends=None if by_velocity else _ends(paths, END_PARTICLES, rng),
         )
 
 
 def _rule(path: Bridge, config: HOAMConfig, rng: np.random.Generator) -> Rule:
     if path.how == "snapshots":
-        return trapezoid_on(path.time) if config.rule == "trapezoid" or len(path.time) < 3 else simpson_on(path.time)
+        return simpson_on(path.time)
 
     return draw(config.rule, config.num_nodes, rng).onto(path.time[0], path.time[-1])
 

@@ -34,7 +34,9 @@ from ndt.dynamics.potentials import Potential, Scales
 
 __all__ = ["Functional", "gaussian_log_density", "kernel_log_density"]
 
-# N = particles, d = dimensions, p = parameters, H = heads
+HEADS = 4  # of attention
+
+# N = particles, d = dimensions, p = parameters
 
 
 def gaussian_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> Float[Tensor, " K"]:
@@ -74,27 +76,22 @@ def _slope(x: Tensor, density: str) -> Tensor:
 class _Mixed(nn.Module):
     """Layers of attention over particles, and a number of each at the end."""
 
-    def __init__(self, num_inputs: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, num_inputs: int, width: int) -> None:
         super().__init__()
 
-        self.heads = heads
         self.first = nn.Linear(num_inputs, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth))
-        self.mixes = nn.ModuleList(nn.Linear(width, 3 * width, bias=False) for _ in range(depth))
-        self.backs = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.feeds = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(depth)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.mix = nn.Linear(width, 3 * width, bias=False)
+        self.back = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.last = nn.Linear(width, 1)
 
     def forward(self, z: Float[Tensor, "N inputs"]) -> Float[Tensor, " N"]:
         h = self.first(z)
-        for i, (mix, back, feed) in enumerate(zip(self.mixes, self.backs, self.feeds, strict=True)):
-            made = mix(self.norms[2 * i](h))
-            q, k, v = rearrange(made, "n (three heads c) -> three heads n c", three=3, heads=self.heads)
-            share = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)  # written out: it is differentiated twice
-            h = h + back(rearrange(share @ v, "heads n c -> n (heads c)"))
-            h = h + feed(self.norms[2 * i + 1](h))
+        q, k, v = rearrange(self.mix(self.norms[0](h)), "n (three heads c) -> three heads n c", three=3, heads=HEADS)
+        share = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)  # written out: it is differentiated twice
+        h = h + self.back(rearrange(share @ v, "heads n c -> n (heads c)"))
+        h = h + self.feed(self.norms[1](h))
 
         return self.last(h)[:, 0]
 
@@ -129,9 +126,7 @@ class Functional(nn.Module):
         self.external = Potential(config.potential, scales) if "external" in config.terms else None
         self.fourier = Fourier(scales, config.waves) if "fourier" in config.terms else None
         self.pairwise = _network(1 + len(scales.mu_mean), config.width, 1) if "pairwise" in config.terms else None
-        self.attention = (
-            _Mixed(num, config.width, config.depth, config.heads) if "attention" in config.terms else None
-        )  # fmt: skip
+        self.attention = _Mixed(num, config.width) if "attention" in config.terms else None
         self.told = _network(num, config.width, config.width) if "sets" in config.terms else None
         self.heard = _network(num + config.width, config.width, 1) if "sets" in config.terms else None
         # in tens, as friction's

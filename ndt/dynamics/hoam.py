@@ -29,7 +29,6 @@ higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian en
 """
 
 import math
-import time as clock
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,7 +43,7 @@ from torch import Tensor
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.batches import Batch
 from ndt.dynamics.between import Bridge, bridges
-from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.potentials import Potential, scales_of
@@ -52,7 +51,7 @@ from ndt.dynamics.saving import read_shape, read_weights, save_model
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
-__all__ = ["HOAM", "Check", "Fit"]
+__all__ = ["HOAM", "Check"]
 
 JUDGED = 8  # trajectories at most that a fresh estimate is made of at a time
 
@@ -90,15 +89,6 @@ class Check:
         return self.kept is not None and self.kept > self.fresh + max(0.01 * abs(self.fresh), 3 * self.kept_error)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """What fitting leaves to be told: the loss of every step, seconds, and the check of it."""
-
-    losses: NDArray[np.float64]
-    seconds: float
-    check: Check
-
-
 class HOAM(Head):
     """First-order dynamics of a population, from snapshots.
 
@@ -118,7 +108,8 @@ class HOAM(Head):
     def __init__(self, config: HOAMConfig | None = None) -> None:
         self.config = config or HOAMConfig()
         self.potential: Potential | None = None
-        self.result: Fit | None = None
+        self.losses: NDArray[np.float64] = np.zeros(0)  # of each step of fitting
+        self.check: Check | None = None
 
     # ---- fitting
 
@@ -133,7 +124,7 @@ class HOAM(Head):
             InputError: if a trajectory has fewer than two snapshots to fit, what lies between them cannot be had, or a
                 loss is no longer a number.
         """
-        config, began = self.config, clock.perf_counter()
+        config = self.config
         rng = np.random.default_rng(config.seed)
         seen, apart = snapshots.fitted.split(config.held_back, rng)
         trajectories = bridges(seen, config.between, rng)
@@ -157,10 +148,10 @@ class HOAM(Head):
             assert judge is not None, "samples were kept back"
             return float(self._loss(model, judge, torch.Generator().manual_seed(config.seed)).mean().detach())
 
-        with threads(config.threads):
-            self.potential, losses = descend(potential, loss, config, progress, held if kept else None)
-            check = self._check(self.potential, trajectories, kept, seen.mu, rng)
-        self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
+        self.potential, self.losses = descend(
+            potential, loss, config.steps, config.learning_rate, progress, held=held if kept else None
+        )
+        self.check = self._check(self.potential, trajectories, kept, seen.mu, rng)
 
         return self
 
@@ -236,16 +227,11 @@ class HOAM(Head):
     # ---- use
 
     @property
-    def losses(self) -> NDArray[np.float64]:
-        """Loss of each step of fitting; none of a model that was loaded."""
-        return np.zeros(0) if self.result is None else self.result.losses
-
-    @property
     def facts(self) -> dict[str, Any]:
         """What fitting leaves to be told, as plain values: the check, and whether nodes or samples were over-fitted."""
-        if self.result is None:
+        check = self.check
+        if check is None:
             return {}
-        check = self.result.check
 
         return {"steps": self.config.steps, **vars(check), "overfitted": check.overfitted, "memorised": check.memorised}
 

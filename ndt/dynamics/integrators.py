@@ -14,7 +14,7 @@ __all__ = ["METHODS", "integrate"]
 
 Drift = Callable[[Tensor, float], Tensor]
 Step = Callable[[Drift, Tensor, float, float, Tensor | float, Tensor], Tensor]
-METHODS = ("euler", "heun", "rk4")
+METHODS = ("euler", "heun")
 
 
 def integrate(
@@ -31,7 +31,7 @@ def integrate(
     """Returns samples at all times.
 
     Euler and Maruyama's scheme is of order 1 in the mean of smooth functions, Heun's of order 2 (its noise is that of a
-    constant eps), Runge and Kutta's of order 4, without noise only. Without noise steps are equal over the whole span,
+    constant eps). Without noise steps are equal over the whole span,
     and what is between them is read off a cubic through both ends and their velocities: as many times may be asked for
     as one likes. With noise, steps end where a time is.
 
@@ -46,12 +46,10 @@ def integrate(
         generator: Source of the noise.
 
     Raises:
-        InputError: if the method is unknown or does not allow noise, or times do not ascend.
+        InputError: if the method is unknown, or times do not ascend.
     """
     if method not in METHODS:
         raise InputError("simulate", "method", f"one of {', '.join(METHODS)}", method)
-    if method == "rk4" and noise:
-        raise InputError("simulate", "method", "euler or heun where there is noise", method)
     if times.ndim != 1 or not len(times) or not np.all(np.diff(times) > 0) or not step > 0:
         raise InputError("simulate", "times", "one or more, each later than the one before", times.tolist())
     if not noise:
@@ -97,16 +95,7 @@ def _heun(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, fir
     return x + h / 2 * (first + drift(x + h * first + push, t + h)) + push
 
 
-def _rk4(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
-    del push  # there is none
-    b = drift(x + h / 2 * first, t + h / 2)
-    c = drift(x + h / 2 * b, t + h / 2)
-    d = drift(x + h * c, t + h)
-
-    return x + h / 6 * (first + 2 * b + 2 * c + d)
-
-
-_STEPS = {"euler": _euler, "heun": _heun, "rk4": _rk4}
+_STEPS = {"euler": _euler, "heun": _heun}
 
 
 def _wrapped(x: Tensor, period: Tensor | None) -> Tensor:

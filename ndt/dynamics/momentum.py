@@ -15,7 +15,7 @@ Velocities are those that were observed, else the field of action matching at no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,7 +140,9 @@ def balanced(lagrangian: Lagrangian, nodes: list[Nodes], config: "WLMConfig") ->
     if config.functional.terms == ("fourier",) and not config.functional.learn_entropy:
         return np.array([_solved(balance)])
     rng = np.random.default_rng(config.seed)
-    average, losses = descend(lagrangian, _drawn(balance, rng), replace(config, steps=config.balance_steps))
+    average, losses = descend(
+        lagrangian, _drawn(balance, rng), config.balance_steps, config.learning_rate, clip=1.0, ema=0.98
+    )
     lagrangian.load_state_dict(average.state_dict())
 
     return losses

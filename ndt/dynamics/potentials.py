@@ -155,7 +155,7 @@ class Potential(nn.Module):
         self.parts = [layer.num_inputs for layer in layers]
         self.layers = nn.ModuleList(layers)
         self.upper = torch.triu_indices(len(self.flat), len(self.flat))
-        num_quadratic = len(self.flat) + self.upper.shape[1] if config.quadratic else 0
+        num_quadratic = len(self.flat) + self.upper.shape[1]
         num_made = sum(self.parts) + num_quadratic
         self.conditioner = nn.Sequential(
             nn.Linear(self.num_conditions, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_made)
@@ -185,7 +185,7 @@ class Potential(nn.Module):
             h = layer(h, condition if self.config.kind == "concat" else given[i])
             h = silu(h) if i + 1 < len(self.layers) else h
         s = h[..., 0]
-        if self.config.quadratic and self.flat:
+        if self.flat:
             s = s + self._quadratic(z, made[:, sum(self.parts) :])
 
         return self.scales.action * s

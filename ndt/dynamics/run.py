@@ -139,7 +139,7 @@ def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tup
     models, seconds = {name: made(name, config) for name in names}, {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         for name, model in models.items():
-            total = getattr(getattr(model, "config", None), "steps", 0)
+            total = _steps(model)
             task = bar.add_task(name, total=total, visible=total > 0)
             began = clock.perf_counter()
             model.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
@@ -149,9 +149,14 @@ def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tup
     return models, seconds
 
 
+def _steps(model: Model) -> int:
+    """Returns the optimisation steps of a model; 0 of one that needs no fit."""
+    return getattr(model, "steps", 0) or getattr(getattr(model, "config", None), "steps", 0)
+
+
 def _simulations(models: dict[str, Model], config: DynamicsConfig) -> dict[str, Advance]:
     """Returns how each carries a snapshot on, by name."""
-    solver: dict[str, Any] = {"method": config.solver, "step": config.solver_step}
+    solver: dict[str, Any] = {"step": config.solver_step}
 
     return {
         name: partial(each.advance, **solver) if isinstance(each, HOAM) else each.advance

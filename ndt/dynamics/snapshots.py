@@ -168,35 +168,6 @@ class Snapshots:
         )
 
     @classmethod
-    def from_anndata(
-        cls, data: Any, time: str, *, basis: str = "X_pca", velocity: str | None = None, mu: str | None = None
-    ) -> "Snapshots":
-        """Builds them from an AnnData object: a cell is a sample.
-
-        Arguments:
-            data: The object.
-            time: Column of `obs` that has the time, a number.
-            basis: Key of `obsm` for positions; ``X`` for the matrix itself.
-            velocity: Key of `obsm` for velocities.
-            mu: Column of `obs` that has a parameter, a number; each of its values is a trajectory.
-        """
-        positions = data.X if basis == "X" else _keyed(data.obsm, basis, "obsm")
-        positions = np.asarray(positions.toarray() if hasattr(positions, "toarray") else positions, np.float64)
-        speeds = None if velocity is None else np.asarray(_keyed(data.obsm, velocity, "obsm"), np.float64)
-        when = np.asarray(_keyed(data.obs, time, "obs"), np.float64)
-        group = np.zeros(len(when)) if mu is None else np.asarray(_keyed(data.obs, mu, "obs"), np.float64)
-        levels = np.unique(group)
-        times = [np.unique(when[group == level]) for level in levels]
-        rows = [[(group == level) & (when == t) for t in ts] for level, ts in zip(levels, times, strict=True)]
-
-        return cls.from_arrays(
-            [[positions[row] for row in each] for each in rows],
-            times,
-            None if mu is None else levels,
-            velocity=None if speeds is None else [[speeds[row] for row in each] for each in rows],
-        )
-
-    @classmethod
     def from_latents(
         cls, latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float
     ) -> "Snapshots":
@@ -347,13 +318,6 @@ def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
 def _finite(name: str, values: NDArray[np.float64] | None) -> None:
     if values is not None and not np.isfinite(values).all():
         raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} that are not")
-
-
-def _keyed(table: Any, key: str, name: str) -> Any:
-    if key not in table:
-        raise InputError("AnnData", name, f"one of {', '.join(map(str, table.keys()))}", key)
-
-    return table[key]
 
 
 def _trajectories(x: Any, inner: int, name: str) -> list[list[NDArray[np.float64]]]:

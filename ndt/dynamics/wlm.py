@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ndt.config_dynamics import WLMConfig
-from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.lagrangian import Lagrangian
@@ -42,6 +42,8 @@ from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 __all__ = ["WLM"]
+
+CLIP, EMA = 1.0, 0.98  # largest norm of a gradient of a rollout; decay of the average of weights
 
 # N = particles, d = dimensions, p = parameters, T = times
 
@@ -106,10 +108,11 @@ class WLM(Head):
             if progress is not None:
                 progress(step, value)
 
-        with threads(config.threads):
-            if config.balance_steps:
-                self._begin(lagrangian, seen, observed)
-            self.lagrangian, self.losses = descend(lagrangian, loss, config, told)
+        if config.balance_steps:
+            self._begin(lagrangian, seen, observed)
+        self.lagrangian, self.losses = descend(
+            lagrangian, loss, config.steps, config.learning_rate, told, clip=CLIP, ema=EMA
+        )
         self.frictions = frictions
 
         return self

@@ -3,11 +3,8 @@ r"""Populations that obey Newton's law, their motion known: what mechanics from 
 Every one is :math:`\ddot x = -\nabla(\delta U/\delta\rho) - \gamma\dot x` of a functional U:
 
 - `bowl`: :math:`U = \tfrac k2 E|x|^2`, with friction; off its middle the population swings.
-- `springs`: :math:`U = \tfrac\kappa4 E|x - x'|^2`, a mean field: the mean goes straight, deviations swing.
 - `gas`: :math:`U = T\int\rho\log\rho + \tfrac k2 E|x|^2`, damped isothermal Euler:
   :math:`\sigma'' = T/\sigma - k\sigma - \gamma\sigma'`.
-- `packet`: :math:`U = \tfrac{\hbar^2}{8}E|\nabla\log\rho|^2`, a free quantum particle:
-  :math:`\sigma^2 = s^2 + \hbar^2t^2/4s^2`.
 - `turning`: solid rotation, :math:`U = \tfrac{\Omega^2}2E|x|^2` from velocities at a right angle to x.
 - `tracers`: circles about a vortex, whose force points to its axis, :math:`-v_\theta^2/r`; of a point vortex,
   :math:`v_\theta = \Gamma/2\pi r`, :math:`U = -E\,\Gamma^2/8\pi^2r^2`.
@@ -22,7 +19,7 @@ from scipy.integrate import solve_ivp
 
 from ndt.dynamics.snapshots import Snapshots
 
-__all__ = ["Ensemble", "bowl", "gas", "packet", "springs", "swing", "tracers", "turning"]
+__all__ = ["Ensemble", "bowl", "gas", "swing", "tracers", "turning"]
 
 Array = NDArray[np.float64]
 Motion = Callable[[Array, Array, float], tuple[Array, Array]]
@@ -36,24 +33,21 @@ class Ensemble:
     Arguments:
         begin: Takes standard normal numbers (N, 4); returns positions and velocities at time 0, (N, 2) each.
         motion: Takes both and a time; returns both then.
-        fresh: Whether each snapshot is of particles of its own.
     """
 
     begin: Begin
     motion: Motion
-    fresh: bool = False
 
     def simulate(self, num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions and velocities at times, exact, (T, N, 2)."""
         rng, frames = np.random.default_rng(seed), []
         first = self.begin(rng.normal(size=(num_particles, 4)))
         for t in np.asarray(times, np.float64).tolist():
-            begun = self.begin(rng.normal(size=(num_particles, 4))) if self.fresh else first
-            frames.append(self.motion(*begun, t))
+            frames.append(self.motion(*first, t))
         positions, velocities = zip(*frames, strict=True)
 
         return Snapshots.from_arrays(
-            np.stack(positions), times, velocity=np.stack(velocities), paired=not self.fresh
+            np.stack(positions), times, velocity=np.stack(velocities), paired=True
         )  # fmt: skip
 
 
@@ -81,17 +75,6 @@ def bowl(k: float = 4.0, gamma: float = 0.0, middle: float = 1.0, width: float =
     return Ensemble(begin=begin, motion=motion)
 
 
-def springs(kappa: float = 4.0) -> Ensemble:
-    """Returns particles each of which is tied to all others."""
-
-    def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        A, B, rate_a, rate_b = swing(kappa, 0.0, t)
-        y, w = x - x.mean(0), v - v.mean(0)
-        return x.mean(0) + t * v.mean(0) + A * y + B * w, v.mean(0) + rate_a * y + rate_b * w
-
-    return Ensemble(begin=lambda z: (0.5 * z[:, :2], 0.2 * z[:, 2:] + [0.5, 0.0]), motion=motion)
-
-
 def gas(temperature: float = 0.5, k: float = 1.0, gamma: float = 0.3, width: float = 0.4) -> Ensemble:
     """Returns a Gaussian that breathes in a bowl by its pressure, from rest."""
 
@@ -105,17 +88,6 @@ def gas(temperature: float = 0.5, k: float = 1.0, gamma: float = 0.3, width: flo
         )  # fmt: skip
         sigma, rate = found.y[:, -1]
         return x * sigma / width, x * rate / width
-
-    return Ensemble(begin=lambda z: (width * z[:, :2], np.zeros((len(z), 2))), motion=motion)
-
-
-def packet(hbar: float = 1.0, width: float = 0.5) -> Ensemble:
-    """Returns a quantum particle's Gaussian packet that spreads, from rest (Madelung's fluid)."""
-
-    def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        del v
-        grown = np.sqrt(1 + (hbar * t / (2 * width**2)) ** 2)
-        return x * grown, x * hbar**2 * t / (4 * width**4 * grown)
 
     return Ensemble(begin=lambda z: (width * z[:, :2], np.zeros((len(z), 2))), motion=motion)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.boids import Boids
 from ndt.dynamics.systems.diffusion import POTENTIALS, Diffusion
-from ndt.dynamics.systems.ensembles import bowl, gas, packet, springs, tracers, turning
+from ndt.dynamics.systems.ensembles import bowl, gas, tracers, turning
 from ndt.dynamics.systems.lorenz import Lorenz
 from ndt.dynamics.systems.oscillator import Oscillator
 from ndt.dynamics.systems.plasma import Beams, Landau
@@ -99,9 +99,7 @@ SYSTEMS = {
         labels=tuple(f"particle {k}" for k in range(1, 9)),
     ),
     "bowl": System(model=bowl(k=4 * np.pi**2), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
-    "springs": System(model=springs(), fitted_until=2.0, end=4.0, num_times=41, labels=PLANE),
     "gas": System(model=gas(), fitted_until=3.0, end=6.0, num_times=41, labels=PLANE),
-    "packet": System(model=packet(), fitted_until=1.0, end=2.0, num_times=41, labels=PLANE),
     "turning": System(model=turning(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
     "tracers": System(model=tracers(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
     "boids": System(model=Boids(), fitted_until=25.0, end=50.0, num_times=101, labels=PLANE),
