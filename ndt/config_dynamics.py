@@ -16,11 +16,13 @@ __all__ = [
     "WLMConfig",
 ]
 
-TERMS = ("external", "fourier", "pairwise", "attention", "sets")
-LEARNED = ("hoam", "monte_carlo", "flow", "diffusion", "flow_matching", "gradient_flow")
-BASELINES = (*LEARNED, "still", "constant_velocity", "straight")
-VELOCITIES = ("auto", "observed", "zero", "matched", "learned", "downhill")
-BETWEEN = ("auto", "paths", "transport", "mixture", "snapshots")
+TERMS = ("external", "fourier", "pairwise", "attention", "deep_sets")
+BASELINES = (
+    "hoam", "action_matching", "conditional_flow_matching", "conditional_diffusion", "flow_matching", "gradient_flow",
+    "persistence", "constant_velocity", "linear_extrapolation",
+)  # fmt: skip
+VELOCITIES = ("auto", "observed", "zero", "action_matching", "learned", "gradient_flow")
+INTERPOLANTS = ("auto", "paths", "transport", "mixture", "snapshots")
 POSITIVE = (1e-12, INF)
 
 
@@ -34,7 +36,7 @@ class PotentialConfig:
         width: Width of the hidden layers.
         depth: Number of layers.
         rank: Rank of the CoLoRA updates.
-        time_frequencies: Number of sine-cosine pairs of time in the condition; 0 for time alone.
+        time_frequencies: Number of sine-cosine pairs of time in the condition; 0 for none.
         harmonics: Number of sine-cosine pairs of each periodic dimension.
     """
 
@@ -70,8 +72,8 @@ class HOAMConfig:
         between: Interpolant between snapshots: ``paths`` of paired particles, ``transport`` (optimal-transport pairs),
             ``mixture`` of both snapshots, or ``snapshots`` (none: the nodes are the snapshot times). ``auto``: paths if
             particles are paired, else transport if neighbouring snapshots hardly overlap, else a mixture.
-        held_back: Fraction of samples kept for validation, which selects the weights; ignored if a snapshot has fewer
-            than 200 samples.
+        validation_fraction: Fraction of samples kept for validation, which selects the weights; ignored if a snapshot
+            has fewer than 200 samples.
         steps: Optimisation steps.
         learning_rate: Peak learning rate of Adam.
         seed: Seed of weights, nodes and samples.
@@ -85,18 +87,19 @@ class HOAMConfig:
     num_trajectories: int = 2
     form: str = "auto"
     gauge: str = "mean"
-    between: str = "auto"
-    held_back: float = 0.1
+    interpolant: str = "auto"
+    validation_fraction: float = 0.1
     steps: int = 2000
     learning_rate: float = 5e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, dict.fromkeys(("num_nodes", "num_particles", "num_trajectories", "steps"), (1, INF)))
-        require(self, {"noise": (0, INF), "learning_rate": POSITIVE, "seed": (0, INF), "held_back": (0, 0.5)})
+        require(self, {"noise": (0, INF), "learning_rate": POSITIVE, "seed": (0, INF)})
+        require(self, {"validation_fraction": (0, 0.5)})
         choose(
             self, "", rule=("stratified", "monte_carlo", "simpson", "gauss_legendre"), gauge=("mean", "none"),
-            form=("auto", "action", "velocity"), between=BETWEEN,
+            form=("auto", "action", "velocity"), interpolant=INTERPOLANTS,
         )  # fmt: skip
 
 
@@ -105,11 +108,11 @@ class FunctionalConfig:
     """Potential functionals of a population; see `ndt.dynamics.functionals`.
 
     Arguments:
-        terms: Learned terms, of ``external``, ``fourier``, ``pairwise``, ``attention`` and ``sets``.
+        terms: Learned terms, of ``external``, ``fourier``, ``pairwise``, ``attention`` and ``deep_sets``.
         potential: Network of ``external``.
         width: Width of the other networks, a multiple of 4.
         use_time: Whether the external potential depends on time; it can then absorb friction.
-        waves: Number of random Fourier features of ``fourier``; 0 for a quadratic form.
+        fourier_features: Number of random Fourier features of ``fourier``; 0 for a quadratic form.
         entropy: Temperature T of the entropy term, in squared units of x over squared time; 0 for none. In the
             ``mobility`` scale at high friction it is half the squared noise, in squared units of x over time.
         learn_entropy: Whether the temperature is learned, starting from `entropy`.
@@ -121,14 +124,15 @@ class FunctionalConfig:
     potential: PotentialConfig = field(default_factory=PotentialConfig)
     width: int = 64
     use_time: bool = False
-    waves: int = 96
+    fourier_features: int = 96
     entropy: float = 0.0
     learn_entropy: bool = False
     fisher: float = 0.0
     density: str = "kernel"
 
     def __post_init__(self) -> None:
-        require(self, {"width": (1, INF), "waves": (0, INF), "entropy": (0, INF), "fisher": (0, INF)}, "functional.")
+        require(self, {"width": (1, INF)}, "functional.")
+        require(self, dict.fromkeys(("fourier_features", "entropy", "fisher"), (0, INF)), "functional.")
         choose(self, "functional", density=("gaussian", "kernel"))
         for name in self.terms:
             if name not in TERMS:
@@ -146,12 +150,12 @@ class WLMConfig:
         friction: Initial friction gamma, per unit of time; 0 stays 0.
         learn_friction: Whether the friction is learned.
         scale: ``physical``, or ``mobility``: forces times 1 + gamma, so that friction may grow without bound.
-        velocity: Initial velocities of particles: ``observed``, ``zero``, ``matched`` (gradient field of action
+        velocity: Initial velocities of particles: ``observed``, ``zero``, ``action_matching`` (gradient field of action
             matching on the same snapshots), ``learned`` (a network, at the first snapshot of each trajectory),
-            ``downhill`` (the force); ``auto``: observed if known, else matched.
-        matching: Settings of action matching, if it provides velocities.
-        balance_steps: Steps on the weak form before the first rollout (`ndt.dynamics.momentum`); 0 for none. A linear
-            potential is solved for in closed form, whatever the number.
+            ``gradient_flow`` (the force); ``auto``: ``observed`` if known, else ``action_matching``.
+        action_matching: Settings of action matching, if it provides velocities.
+        weak_form_steps: Steps on the weak form of the momentum balance before the first rollout
+            (`ndt.dynamics.weak_form`); 0 for none. A linear potential is solved for in one step.
         restarts: Whether rollouts start at any snapshot with known velocities, not at the first alone.
         horizon: Longest rollout in snapshots; its length is drawn each step. 0 for no limit.
         loss: ``assignment``, ``sinkhorn``, ``energy``, ``sliced``, or ``auto``, by the number of samples.
@@ -167,8 +171,8 @@ class WLMConfig:
     learn_friction: bool = True
     scale: str = "physical"
     velocity: str = "auto"
-    matching: HOAMConfig = field(default_factory=lambda: HOAMConfig(steps=400))
-    balance_steps: int = 0
+    action_matching: HOAMConfig = field(default_factory=lambda: HOAMConfig(steps=400))
+    weak_form_steps: int = 0
     restarts: bool = True
     horizon: int = 0
     loss: str = "auto"
@@ -180,13 +184,13 @@ class WLMConfig:
 
     def __post_init__(self) -> None:
         require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": POSITIVE})
-        require(self, dict.fromkeys(("horizon", "step", "balance_steps", "friction", "seed"), (0, INF)))
+        require(self, dict.fromkeys(("horizon", "step", "weak_form_steps", "friction", "seed"), (0, INF)))
         choose(
             self, "", scale=("physical", "mobility"), velocity=VELOCITIES,
             loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
         )  # fmt: skip
-        if self.velocity == "downhill" and self.scale != "mobility":
-            raise InputError("settings", "scale", "mobility, if velocity is downhill", self.scale)
+        if self.velocity == "gradient_flow" and self.scale != "mobility":
+            raise InputError("settings", "scale", "mobility, if velocity is gradient_flow", self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +240,7 @@ class DynamicsConfig:
         method: ``hoam``: first-order dynamics, by action matching; ``wlm``: second-order, by Lagrangian mechanics.
         hoam: Settings of the first.
         wlm: Settings of the second.
-        baselines: Models to compare with, of `BASELINES`; `ndt.dynamics.baselines` describes them.
+        baselines: Models to compare with, of `BASELINES`; `ndt.dynamics.methods` describes them.
         flow_steps: Optimisation steps of flow matching between snapshots.
         generative: Settings of the generative models.
         trials: How latents of ``ndt embed`` become trials.
@@ -250,18 +254,18 @@ class DynamicsConfig:
     method: str = "hoam"
     hoam: HOAMConfig = field(default_factory=HOAMConfig)
     wlm: WLMConfig = field(default_factory=WLMConfig)
-    baselines: tuple[str, ...] = ("still",)
+    baselines: tuple[str, ...] = ("persistence",)
     flow_steps: int = 1500
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     trials: TrialsConfig = field(default_factory=TrialsConfig)
     held_out_times: tuple[float, ...] = ()
-    begin: str = "first"
+    forecast_from: str = "first"
     num_particles: int = 4000
     solver_step: float = 0.0
     num_scored: int = 2000
 
     def __post_init__(self) -> None:
-        choose(self, "", method=("hoam", "wlm"), begin=("first", "last"))
+        choose(self, "", method=("hoam", "wlm"), forecast_from=("first", "last"))
         require(self, {"flow_steps": (1, INF), "num_particles": (2, INF), "num_scored": (0, INF)})
         require(self, {"solver_step": (0, INF)})
         for name in self.baselines:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ndt.benchmarks import dynamics as systems
 from ndt.benchmarks import dynamics_cost as cost
 from ndt.benchmarks import mechanics as forecasts
 from ndt.benchmarks import ocean as vortex_module
@@ -15,16 +14,14 @@ from ndt.config_dynamics import (
     PotentialConfig,
     WLMConfig,
 )
-from ndt.dynamics.systems.diffusion import POTENTIALS
-from ndt.settings import load_config
-from tests.realdata import ROOT, real_file
+from tests.realdata import real_file
 
 SMALL = PotentialConfig(width=8, depth=2, time_frequencies=2)
 QUICK = HOAMConfig(potential=SMALL, num_nodes=4, num_particles=8, steps=2)
 
 
 @pytest.mark.slow
-def test_what_is_guessed_of_the_vortex_is_what_others_measured(monkeypatch, tmp_path) -> None:
+def test_interpolations_of_the_vortex_have_the_published_errors(monkeypatch, tmp_path) -> None:
     """The reference's W1 at the held-out times: 0.517, 0.200, 0.235 and 0.038, to the last figure."""
     monkeypatch.setenv("NDT_DATA", str(real_file("snapshots/ocean_vortex_small.npz").parents[1]))
     mechanics = WLMConfig(functional=FunctionalConfig(potential=SMALL), steps=2, step=0.4)
@@ -32,10 +29,10 @@ def test_what_is_guessed_of_the_vortex_is_what_others_measured(monkeypatch, tmp_
     monkeypatch.setattr(vortex_module, "MODELS", {name: (name, config) for name in ("hoam", "wlm")})
     rows = vortex_module.ocean(tmp_path, 1)
     assert {row["name"] for row in rows} == {
-        f"ocean.{name}{way}" for name in ("hoam", "wlm") for way in ("", ".pinned", ".seconds")
+        f"ocean.{name}{way}" for name in ("hoam", "wlm") for way in ("", ".endpoint_conditioned", ".seconds")
     }
     found = {row["peer"]: row["peer_value"] for row in rows if row["peer"] not in (None, "hoam")}
-    known = {"persistence": 0.517, "constant_velocity": 0.200, "transport": 0.235, "hermite": 0.038}
+    known = {"persistence": 0.517, "constant_velocity": 0.200, "displacement_interpolation": 0.235, "hermite": 0.038}
     assert found.keys() == known.keys()
     for name, value in known.items():
         np.testing.assert_allclose(found[name], value, atol=6e-4)
@@ -48,37 +45,26 @@ def test_a_vortex_that_is_not_there_is_named(monkeypatch, tmp_path) -> None:
         vortex_module.vortex()
 
 
-@pytest.mark.parametrize("name", sorted(systems.SETTINGS))
-def test_each_system_has_a_file_of_the_settings_that_were_measured(name) -> None:
-    file = {"two_stream": "beams", "bump_on_tail": "beams"}.get(name, name)
-    written = load_config(DynamicsConfig, ROOT / "configs" / "dynamics" / f"{file}.yaml")
-    assert written == systems.SETTINGS[name]
-
-
-@pytest.mark.parametrize("name", sorted(forecasts.MECHANICS))
-def test_each_system_that_is_forecast_has_one_too(name) -> None:
-    file = "diffusion" if name in POTENTIALS else name
-    written = load_config(DynamicsConfig, ROOT / "configs" / "dynamics" / f"{file}.yaml")
-    assert written == forecasts.MECHANICS[name]
-
-
 @pytest.mark.slow
 def test_forecasts_have_rows_of_each_peer_from_both_beginnings(monkeypatch, tmp_path) -> None:
-    functional = FunctionalConfig(terms=("fourier",), waves=4)
-    mechanics = WLMConfig(functional=functional, balance_steps=1, steps=2, num_particles=30)
+    functional = FunctionalConfig(terms=("fourier",), fourier_features=4)
+    mechanics = WLMConfig(functional=functional, weak_form_steps=1, steps=2, num_particles=30)
     config = DynamicsConfig(
         method="wlm", hoam=QUICK, wlm=mechanics, flow_steps=2, num_particles=30,
-        baselines=(*forecasts.LEARNED, *forecasts.STANDING),
+        baselines=("hoam", "flow_matching", "gradient_flow", *forecasts.REFERENCES),
     )  # fmt: skip
-    monkeypatch.setattr(forecasts, "MECHANICS", {"bowl": config})
+    monkeypatch.setattr(forecasts, "MECHANICS", {"harmonic_oscillator": config})
     rows = forecasts.mechanics(tmp_path, 2)
     told = {(row["name"], row["peer"]): row for row in rows}
-    for begin in ("first", "last"):
-        assert {p for n, p in told if n == f"mechanics.bowl.{begin}"} - {"best"} == set(config.baselines)
-    best = told["mechanics.bowl.last", "best"]["peer_value"]
-    assert best <= min(told["mechanics.bowl.last", peer]["peer_value"] for peer in forecasts.STANDING)
+    for start in ("first", "last"):
+        assert {p for n, p in told if n == f"mechanics.harmonic_oscillator.{start}"} - {"best"} == set(config.baselines)
+    best = told["mechanics.harmonic_oscillator.last", "best"]["peer_value"]
+    assert best <= min(told["mechanics.harmonic_oscillator.last", peer]["peer_value"] for peer in forecasts.REFERENCES)
     assert all(np.isfinite(row["values"]).all() and len(row["values"]) == 2 for row in rows)
-    assert told["mechanics.bowl.last", "straight"]["peer_value"] != told["mechanics.bowl.last", "still"]["peer_value"]
+    assert (
+        told["mechanics.harmonic_oscillator.last", "linear_extrapolation"]["peer_value"]
+        != told["mechanics.harmonic_oscillator.last", "persistence"]["peer_value"]
+    )
     monkeypatch.setattr(forecasts, "_run", lambda *_, **__: pytest.fail("what has ended is read"))
     assert forecasts.mechanics(tmp_path, 2) == rows
 

@@ -12,8 +12,8 @@ from ndt.benchmarks.timing import interleaved, row
 from ndt.config import BenchConfig
 from ndt.config_dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
 from ndt.dynamics.batches import Batch
-from ndt.dynamics.between import bridges
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.interpolants import interpolants
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
 from ndt.dynamics.potentials import Potential, scales_of
@@ -33,7 +33,7 @@ ROLLOUTS: Mapping[str, tuple[str, str, int]] = {  # a term, a loss, and the larg
     "external.assignment": ("external", "assignment", 1000),
     "attention.sinkhorn": ("attention", "sinkhorn", 2000),
     "external.sliced": ("external", "sliced", SIZES[-1]),
-    "sets.sliced": ("sets", "sliced", SIZES[-1]),
+    "deep_sets.sliced": ("deep_sets", "sliced", SIZES[-1]),
 }
 POTENTIAL = PotentialConfig(kind="concat", width=32, depth=3, time_frequencies=0)
 
@@ -78,7 +78,7 @@ def _hoam_step(particles: int, dimensions: int, nodes: int) -> Callable[[], None
     rng = np.random.default_rng(0)
     seen = Snapshots.from_arrays(rng.normal(size=(1, 3, 4096, dimensions)), [0.0, 0.5, 1.0], paired=True)
     config = HOAMConfig(noise=0.1, num_nodes=nodes, num_particles=particles)
-    model, paths = HOAM(config), bridges(seen, "paths", rng)
+    model, paths = HOAM(config), interpolants(seen, "paths", rng)
     potential, probes = Potential(config.potential, scales_of(seen)), torch.Generator().manual_seed(0)
 
     def step() -> None:

@@ -1,14 +1,14 @@
-r"""First-order methods that mechanics is compared with: where a particle goes follows from where it is.
+r"""First-order baselines: the velocity of a particle is a function of its position.
 
-`FlowMatching` learns the velocity of straight lines between neighbouring snapshots, paired by transport (OT-CFM). It is
-a network of position and time, of no potential.
+`FlowMatching` learns the velocity of straight lines between optimal-transport pairs of neighbouring snapshots
+(OT-CFM), as a network of position, time and parameters.
 
 `GradientFlow` learns a potential V and a temperature β by the first condition of optimality of the scheme of Jordan,
-Kinderlehrer and Otto: where transport carries a particle from x to y within h,
+Kinderlehrer and Otto: where optimal transport moves a particle from x to y within h,
 
 .. math:: \nabla V(y) + \beta\,\nabla\log\rho_{k+1}(y) + \frac{y - x}{h} = 0,
 
-which is linear in both, so that ridge regression fits them. Populations then follow
+which is linear in V and β, so that ridge regression fits both. Populations then follow
 :math:`dX = -\nabla V\,dt + \sqrt{2\beta}\,dW`.
 
 References: Tong et al. (2024), Improving and generalizing flow-based generative models with minibatch optimal
@@ -24,27 +24,27 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ndt.dynamics.between import bridges, pair
 from ndt.dynamics.features import Fourier, ridge
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.functionals import kernel_log_density
 from ndt.dynamics.heads import Head
 from ndt.dynamics.integrators import integrate
+from ndt.dynamics.interpolants import interpolants, transport_pairs
 from ndt.dynamics.potentials import Scales, scales_of
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 __all__ = ["FlowMatching", "GradientFlow"]
 
-LARGEST = 2000  # samples of a kernel density
+LARGEST = 2000  # most samples of a kernel density
 WIDTH, BATCH, NODES = 64, 1024, 16  # hidden units; samples of a step, and the times that they are spread over
-SMOOTH = 0.02  # noise about the straight lines, in widths of the data
+SMOOTH = 0.02  # noise about the straight lines, in standard deviations of the data
 
 # N = particles, d = dimensions, p = parameters, F = features
 
 
 class FlowMatching(Head):
-    """Flow matching along transport between neighbouring snapshots.
+    """Flow matching along optimal transport between neighbouring snapshots.
 
     Arguments:
         steps: Optimisation steps.
@@ -64,7 +64,7 @@ class FlowMatching(Head):
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the velocity to the snapshots that are not held out, and returns itself."""
         seen, rng = snapshots.fitted, np.random.default_rng(self.seed)
-        trajectories = bridges(seen, "paths" if seen.paired else "transport", rng)
+        trajectories = interpolants(seen, "paths" if seen.paired else "transport", rng)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = _Velocity(scales_of(seen))
@@ -90,7 +90,7 @@ class FlowMatching(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples along the velocity; beyond the fitted times the last one stays."""
+        """Advances a snapshot's samples; beyond the fitted times the velocity field is that of the last one."""
         del seed, options  # nothing is drawn
         network = self.network
         if network is None:
@@ -99,15 +99,15 @@ class FlowMatching(Head):
         first, last = network.scales.span.tolist()
 
         def drift(x: Tensor, time: float) -> Tensor:
-            return network(x, torch.full((1,), min(max(time, first), last)), given)
+            return network(x[None], torch.full((1,), min(max(time, first), last)), given)[0]
 
-        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        start = torch.as_tensor(snapshot.x, dtype=torch.float32)
         found = integrate(
             drift, start, np.asarray(times, np.float64), step=(last - first) / 200, method="heun",
             period=network.scales.period,
         )  # fmt: skip
 
-        return found[0].double().numpy()
+        return found.double().numpy()
 
 
 class _Velocity(nn.Module):
@@ -168,7 +168,7 @@ class GradientFlow(Head):
         rows, wanted, steps = [], [], []
         for m in range(seen.num_trajectories):
             for before, after in pairwise(seen.of(m)):
-                first, last = pair(before, after, seen.period, rng)
+                first, last = transport_pairs(before, after, seen.period, rng)
                 h = after.time - before.time
                 y = torch.as_tensor(after.x[last], dtype=torch.float32)
                 slope = potential.unit * potential.slopes(y)  # (N, d, F)
@@ -192,7 +192,7 @@ class GradientFlow(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples downhill, shaken by the temperature."""
+        """Advances a snapshot's samples along the gradient flow, with noise of the temperature."""
         del mu, options  # one potential for all
         potential = self.potential
         if potential is None:
@@ -200,16 +200,16 @@ class GradientFlow(Head):
 
         def drift(x: Tensor, time: float) -> Tensor:
             del time  # it is the same at all times
-            return -potential.unit * (potential.slopes(x[0]) @ potential.weight)[None]
+            return -potential.unit * (potential.slopes(x) @ potential.weight)
 
-        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        start = torch.as_tensor(snapshot.x, dtype=torch.float32)
         found = integrate(
             drift, start, np.asarray(times, np.float64), step=self.step, method="euler",
             noise=float(np.sqrt(2 * self.temperature)), period=potential.scales.period,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
 
-        return found[0].double().numpy()
+        return found.double().numpy()
 
 
 def _score(samples: Tensor, at: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How models of dynamics are fitted, whatever their loss: Adam, a warm-up and a cosine, an average of weights."""
+"""Stochastic optimisation of a loss: Adam, warm-up and cosine schedule, and an average of the weights."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from ndt.errors import InputError
 __all__ = ["Progress", "descend"]
 
 M = TypeVar("M", bound=nn.Module)
-LOOKS = 20
+VALIDATIONS = 20  # evaluations of the validation loss
 Progress = Callable[[int, float], None]  # called with steps taken and the last loss
 
 
@@ -33,15 +33,15 @@ def descend(
     """Minimises a loss and returns the average of the model's weights, and the loss of each step.
 
     Arguments:
-        model: What learns.
+        model: Model to fit.
         loss: Draws a batch and returns its loss by the model.
         steps: Number of steps.
         learning_rate: Peak learning rate of Adam; a cosine to 0 follows a short warm-up.
         progress: Called after each step.
-        held: The loss of samples that are kept from fitting. It is taken `LOOKS` times, evenly, and the average that
-            has least of it is returned; without it, the last.
+        held: Loss of the validation samples. It is evaluated `VALIDATIONS` times, evenly spaced, and the average with
+            the least is returned; without it, the last.
         clip: Largest norm of a gradient; 0 for none.
-        ema: Decay of the average; early averages forget sooner, so that they begin where the model is.
+        ema: Decay of the average; it is shorter in early steps, to forget the initial weights.
 
     Raises:
         InputError: if a loss is not a number.
@@ -50,7 +50,7 @@ def descend(
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     losses, least, best = np.zeros(steps), math.inf, average
-    looks = set(np.linspace(steps, 0, LOOKS, endpoint=False).round().astype(int).tolist()) if held else set()
+    looks = set(np.linspace(steps, 0, VALIDATIONS, endpoint=False).round().astype(int).tolist()) if held else set()
     for step in range(steps):
         found = loss()
         losses[step] = found.item()
@@ -76,5 +76,5 @@ def descend(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Returns the share of the peak learning rate: a warm-up of a fiftieth of the steps, and a cosine to 0."""
+    """Returns the factor of the peak learning rate: a warm-up of a fiftieth of the steps, and a cosine to 0."""
     return min(1.0, (step + 1) / max(steps // 50, 1)) * (1 + math.cos(math.pi * step / steps)) / 2

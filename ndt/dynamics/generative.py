@@ -1,12 +1,12 @@
-r"""What action matching is compared with: a generative model that draws each time's population anew, from noise.
+r"""Generative models that draw the population of each time anew, from noise, given time and parameters.
 
 Conditional flow matching learns the velocity of straight lines from noise z to a sample x, given time and parameters,
 
 .. math:: y_\tau = (1 - \tau)\,z + \tau\,x, \qquad v(y_\tau, \tau; t, \mu) \approx x - z,
 
 and diffusion the velocity :math:`\cos(\pi\tau/2)\,z - \sin(\pi\tau/2)\,x` of
-:math:`y_\tau = \cos(\pi\tau/2)\,x + \sin(\pi\tau/2)\,z`, which is well behaved where all is noise. Both solve an
-equation for every time that is asked for; samples of one time know nothing of those of another.
+:math:`y_\tau = \cos(\pi\tau/2)\,x + \sin(\pi\tau/2)\,z`, which stays well conditioned at pure noise. Both solve one
+equation for each time; samples of different times are independent.
 
 References: Lipman, Chen, Ben-Hamu, Nickel, Le (2023), Flow matching for generative modeling,
 https://arxiv.org/abs/2210.02747; Song, Meng, Ermon (2021), Denoising diffusion implicit models,
@@ -31,26 +31,26 @@ from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
-__all__ = ["PerTime"]
+__all__ = ["GenerativeModel"]
 
 WIDTH, FREQUENCIES, BATCH = 128, 8, 1024  # hidden units; sine-cosine pairs of time and noise; samples of a step
 
 
-class PerTime(Head):
+class GenerativeModel(Head):
     """A generative model of a population at any time, from snapshots.
 
     Arguments:
-        objective: ``flow``: conditional flow matching; ``diffusion``, by a cosine schedule.
+        objective: ``flow_matching``: conditional flow matching; ``diffusion``, with a cosine schedule.
         config: Settings.
         seed: Seed of weights and batches.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
-        >>> PerTime("flow", GenerativeConfig(steps=3)).fit(seen).sample(20, [0.0, 0.5]).shape
+        >>> GenerativeModel("flow_matching", GenerativeConfig(steps=3)).fit(seen).sample(20, [0.0, 0.5]).shape
         (2, 20, 1)
     """
 
-    def __init__(self, objective: str = "flow", config: GenerativeConfig | None = None, seed: int = 0) -> None:
+    def __init__(self, objective: str = "flow_matching", config: GenerativeConfig | None = None, seed: int = 0) -> None:
         self.objective, self.config, self.seed = objective, config or GenerativeConfig(), seed
         self.network: _Network | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)
@@ -76,7 +76,7 @@ class PerTime(Head):
             target = network.scaled(x[seen.start[which] + row])
             z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
             tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
-            if self.objective == "flow":
+            if self.objective == "flow_matching":
                 y, wanted = (1 - tau) * z + tau * target, target - z
             else:
                 angle = math.pi / 2 * tau
@@ -106,7 +106,7 @@ class PerTime(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """The same as if a snapshot were carried on: as many samples as it has; at the first time they are its own."""
+        """Returns the snapshot's samples at the first time and as many new ones at each later time, (T, N, d)."""
         later = self.sample(len(snapshot.x), np.asarray(times)[1:], mu, seed=seed)
 
         return np.concatenate([snapshot.x[None], later])
@@ -114,7 +114,7 @@ class PerTime(Head):
     def _solved(self, network: "_Network", y: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         n = self.config.solver_steps
         ones = torch.ones(len(y), 1)
-        if self.objective == "flow":  # Heun's scheme
+        if self.objective == "flow_matching":  # Heun's scheme
             for i in range(n):
                 v = network(y, ones * (i / n), t, mu)
                 y = y + (v + network(y + v / n, ones * ((i + 1) / n), t, mu)) / (2 * n)
@@ -129,7 +129,7 @@ class PerTime(Head):
 
 
 class _Network(nn.Module):
-    """Layers whose hidden units time, parameters and the level of noise scale and shift."""
+    """Velocity network; time, parameters and noise level scale and shift its hidden units (FiLM)."""
 
     def __init__(self, seen: Snapshots) -> None:
         super().__init__()
