@@ -105,7 +105,7 @@ def test_ornstein_and_uhlenbeck_is_found_from_snapshots_that_nobody_paired() -> 
 
 @pytest.mark.slow
 def test_fixed_nodes_without_a_gauge_are_exploited_and_it_is_said() -> None:
-    """The loss falls far below what can be attained, and drawn nodes show it. A validation fraction would stop it early."""
+    """The loss falls far below what can be attained, and drawn nodes show it. Validation would stop it early."""
     system = Oscillator(sigma=0.0)
     seen = system.simulate(2000, np.linspace(0, 1, 201))
     free = HOAMConfig(rule="simpson", num_nodes=17, gauge="none", form="action", validation_fraction=0.0, steps=400)

@@ -149,8 +149,8 @@ class WLM(Head):
             for simulated, snapshot in zip(found[1:], passed[1:], strict=True):
                 target = torch.as_tensor(snapshot.x[snapshot.rows(len(x), rng)], dtype=torch.float32)
                 distance = loss_of(config.loss, len(simulated), len(target))
-                a, b = (_on_circles(y, scale.period) / unit for y in (simulated, target))
-                total = total + distance(a, b)
+                here, there = (_on_circles(y, scale.period) / unit for y in (simulated, target))
+                total = total + distance(here, there)
 
             return total / (len(passed) - 1)
 

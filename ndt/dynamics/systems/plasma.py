@@ -95,6 +95,18 @@ class Mesh:
 
         return x, v
 
+    def recorded(
+        self, start: tuple[NDArray[np.float64], NDArray[np.float64]], times: NDArray[np.float64], step: float
+    ) -> NDArray[np.float64]:
+        """Returns positions and velocities at times, from a start at time 0, (T, N, 2 D)."""
+        (x, v), now, frames = start, 0.0, []
+        for t in np.asarray(times, np.float64).tolist():
+            x, v = self.advance(x, v, t - now, step)
+            frames.append(np.concatenate([x, v], 1))
+            now = t
+
+        return np.stack(frames)
+
     def _corners(self, x: NDArray[np.float64]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Returns indices of the 2^D mesh points around each particle, and its weights there."""
         at = x / (self.length / self.cells)
@@ -168,18 +180,12 @@ class Beams:
 
     def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
         """Returns positions and velocities, (M, T, N, 2), paired, a trajectory for each mu."""
-        frames = [self._trajectory(m, num_particles, np.asarray(times, np.float64), seed + i) for i, m in enumerate(mu)]
+        frames = [
+            self.mesh(m, num_particles).recorded(self.start(m, num_particles, seed + i), times, self.step)
+            for i, m in enumerate(mu)
+        ]
 
         return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=[self.length, np.inf])
-
-    def _trajectory(self, mu: float, num: int, times: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-        mesh, (x, v), now, frames = self.mesh(mu, num), self.start(mu, num, seed), 0.0, []
-        for t in times.tolist():
-            x, v = mesh.advance(x, v, t - now, self.step)
-            frames.append(np.concatenate([x, v], 1))
-            now = t
-
-        return np.stack(frames)
 
     def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
         """Returns the electric energy of each of the populations (T, N, 2), by the same mesh for all."""
@@ -233,17 +239,12 @@ class Landau:
 
     def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
         """Returns positions and velocities, (M, T, N, 2 D), paired, a trajectory for each mu."""
-        trajectories = []
-        for i, m in enumerate(mu):
-            (x, v), now, frames, mesh = self.start(m, num_particles, seed + i), 0.0, [], self.mesh()
-            for t in np.asarray(times, np.float64).tolist():
-                x, v = mesh.advance(x, v, t - now, self.step)
-                frames.append(np.concatenate([x, v], 1))
-                now = t
-            trajectories.append(np.stack(frames))
+        frames = [
+            self.mesh().recorded(self.start(m, num_particles, seed + i), times, self.step) for i, m in enumerate(mu)
+        ]
         period = [self.length] * self.dims + [np.inf] * self.dims
 
-        return Snapshots.from_arrays(np.stack(trajectories), times, np.array(mu), paired=True, period=period)
+        return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=period)
 
     def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
         """Returns the electric energy of each of the populations (T, N, 2 D)."""
