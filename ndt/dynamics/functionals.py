@@ -110,6 +110,7 @@ class Functional(nn.Module):
         scales: Scales of the data.
 
     Example:
+        >>> import numpy as np
         >>> ends = np.zeros(2), np.ones(2), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0))
         >>> psi = Functional(FunctionalConfig(), Scales(*ends))
         >>> psi.acceleration(torch.zeros(5, 2), 0.0, torch.zeros(0)).shape
