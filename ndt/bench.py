@@ -20,14 +20,11 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "curve": "curve.curve",
     "ways": "ways.ways",
     "dynamics": "dynamics.dynamics",
-    "closed_forms": "closed_forms.closed_forms",
-    "inference": "inference.inference",
     "ocean": "ocean.ocean",
     "mechanics": "mechanics.mechanics",
     "dynamics_cost": "dynamics_cost.dynamics_cost",
-    "mechanics_cost": "mechanics_cost.mechanics_cost",
 }
-DYNAMICS = ("dynamics", "closed_forms", "inference", "ocean", "mechanics")
+DYNAMICS = ("dynamics", "ocean", "mechanics")
 STUDIES = ("ablation", "presets", "curve", "recordings", "ways", *DYNAMICS)  # many runs each
 
 

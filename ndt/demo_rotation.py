@@ -1,8 +1,7 @@
-"""The demo's worked example of dynamics: a simulated population that rotates in trials, from spikes to its frequency.
+"""The demo's example of dynamics: the rotation frequency of a simulated population, from its spikes.
 
-A recording is pretrained on by itself, its latents are exported and aligned to the trials' starts, and both dynamics
-heads are fitted to the trials as a population, with the velocities of each: to the first a trial is a path, to the
-second a particle of each snapshot. Neither is told how fast the population turns.
+A model is pretrained on one recording, its latents are exported and aligned to the starts of trials, and HOAM and WLM
+are fitted to the trials as a population, with the velocity of each trial.
 """
 
 from dataclasses import replace
@@ -21,16 +20,16 @@ PRETRAIN = PretrainConfig(train=TrainConfig(steps=300, batch_size=16))
 TRIALS = TrialsConfig(duration=1.3, smooth=0.45)
 FIRST = HOAMConfig(num_particles=64, steps=600)
 SECOND = WLMConfig(
-    functional=FunctionalConfig(terms=("fourier",), waves=0), balance_steps=1, friction=0.3, horizon=8, steps=200,
-    learning_rate=3e-3,
+    functional=FunctionalConfig(terms=("fourier",), fourier_features=0), weak_form_steps=1, friction=0.3, horizon=8,
+    steps=200, learning_rate=3e-3,
 )  # fmt: skip
 
 
 def rotations(out: Path, seed: int = 0, *, progress: bool = True) -> dict[str, Any]:
-    """Runs it and returns what ``rotation.json`` says; ``paths.npz`` has the trials and both heads' simulations.
+    """Runs the example and returns the content of ``rotation.json``; ``paths.npz`` holds trials and simulations.
 
     Arguments:
-        out: Folder of its own.
+        out: Folder for the results.
         seed: Seed of everything.
         progress: Whether to show progress.
     """
@@ -39,8 +38,8 @@ def rotations(out: Path, seed: int = 0, *, progress: bool = True) -> dict[str, A
     from ndt.data.ingest import ingest
     from ndt.data.population import ROTATION_HZ
     from ndt.data.synthetic import simulate
-    from ndt.dynamics.baselines import METHODS
     from ndt.dynamics.latents import read_trials, rotation
+    from ndt.dynamics.methods import METHODS
     from ndt.pretrain.train import pretrain
 
     recording = simulate(out / "recordings", replace(RECORDING, seed=seed))[0]

@@ -1,4 +1,4 @@
-"""The section of a demo's page on its population that rotates."""
+"""Report section of the demo's rotating population."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["section"]
 
 NAMES = {
     "latents": "latents of the recording",
-    "wlm": "mechanics (WLM)",
+    "wlm": "Lagrangian mechanics (WLM)",
     "hoam": "action matching (HOAM)",
 }
 COLOURS = {"latents": INK, "wlm": CRIMSON, "hoam": BLUE}
@@ -22,7 +22,7 @@ SHOWN = 40  # trials
 
 
 def section(run: Path) -> Iterator[Section]:
-    """Yields the section, where the run has such an example."""
+    """Yields the section if the run has this example."""
     found = read_json(run / "rotation" / "rotation.json")
     if not found:
         return
@@ -30,20 +30,20 @@ def section(run: Path) -> Iterator[Section]:
         times, paths = file["times"], {name: file[name].astype(np.float64) for name in NAMES}
     true = float(found["true_hz"])
     rows = [
-        [NAMES[name], number(told["frequency"]), f"{told['frequency'] / true - 1:+.1%}", number(told["r2"])]
-        for name, told in ((name, found["found"][name]) for name in NAMES)
+        [NAMES[name], number(each["frequency"]), f"{each['frequency'] / true - 1:+.1%}", number(each["r2"])]
+        for name, each in ((name, found["found"][name]) for name in NAMES)
     ]
     text = (
-        f"A simulated population turns at {true:g} Hz within trials. A model was pretrained on its spikes; its "
-        f"latents, aligned to the starts of {found['num_trials']} trials, are a population in three principal "
-        "components, to which both dynamics heads were fitted, with the velocities of each trial. Each then carried "
-        "the first snapshot on. The frequency is that of the linear system nearest to the mean over trials."
+        f"A simulated population rotates at {true:g} Hz within trials. A model was pretrained on its spikes. HOAM and "
+        f"WLM were fitted to three principal components of its latents, aligned to the starts of {found['num_trials']} "
+        "trials, and simulated from the first snapshot. The frequency is that of a linear system fitted to the mean "
+        "over trials."
     )
     table = Table(
-        head=["", "frequency (Hz)", "from the truth", "R² of the linear system"],
+        head=["", "frequency (Hz)", "error", "R² of the linear system"],
         rows=[["truth", number(true), "", ""], *rows], numeric={1, 2, 3},
     )  # fmt: skip
-    result = Section(title="A population that rotates", anchor="rotation", text=[text], tables=[table])
+    result = Section(title="Rotational dynamics", anchor="rotation", text=[text], tables=[table])
     result.drawings.append(_drawn(times, paths))
 
     yield result
@@ -71,7 +71,6 @@ def _drawn(times: NDArray[np.float64], paths: dict[str, NDArray[np.float64]]) ->
 
     return Drawing(
         sheet.svg,
-        "Trials from their start (dots: the mean's); thick: the mean over trials. Right: its first component "
-        "in time, in the same colours. Axes end where all but 0.3 % of all positions do, at either end. Units are "
-        "deviations of a component.",
+        "Single trials (thin) and their mean (thick; the dot marks the start). Right: first component of the mean over "
+        "time, in the same colours. Axes span the 0.3 % to 99.7 % quantiles, in standard deviations.",
     )

@@ -348,3 +348,34 @@ def write_ibl(path: Path) -> Path:
             )
 
     return write_nwb(path, fill, subject="NYU-21")
+
+
+def write_embryoid(path: str | Path, num_cells: int = 2000, num_dims: int = 100, seed: int = 0) -> Path:
+    """Writes simulated cells along a stem that branches after the first sample, in the form of ``eb_velocity_v5.npz``.
+
+    Arguments:
+        path: The .npz file to write.
+        num_cells: Cells of all samples, of unequal sizes as in the experiment.
+        num_dims: Components; five carry the tree, the others noise of decreasing variance.
+        seed: Seed of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    label = rng.choice(5, num_cells, p=[0.14, 0.23, 0.2, 0.22, 0.21])
+    age = label + rng.normal(0, 0.2, num_cells)
+    side, other = (rng.choice([-1.0, 1.0], num_cells) for _ in range(2))
+    grown = np.maximum(age - 1, 0)  # since the first branch
+    later = np.maximum(age - 2.5, 0)
+    tree = np.stack([2 * age, 1.2 * side * grown, 0.5 * np.sin(age), 0.8 * later * other, 0.2 * age**2], 1)
+    rate = np.stack(
+        [np.full(num_cells, 2.0), 1.2 * side * (age > 1), 0.5 * np.cos(age), 0.8 * other * (age > 2.5), 0.4 * age], 1
+    )
+    noise = 0.4 / np.sqrt(1 + np.arange(num_dims) / 5)
+    pcs = noise * rng.normal(size=(num_cells, num_dims))
+    delta = 0.1 * noise * rng.normal(size=(num_cells, num_dims))
+    pcs[:, : tree.shape[1]] += tree[:, :num_dims]
+    delta[:, : tree.shape[1]] += rate[:, :num_dims]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, pcs=pcs, pcs_delta=delta, sample_labels=label)
+
+    return path

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from ndt.dynamics.distances import carry, gaussian_w2, mmd, score, sliced_w2, wasserstein
+from ndt.dynamics.distances import gaussian_w2, mmd, roll_out, score, sliced_w2, wasserstein
 from ndt.dynamics.snapshots import Snapshots
 
 RNG = np.random.default_rng(0)
@@ -60,10 +60,10 @@ def test_mmd_is_unbiased_and_sees_a_difference() -> None:
 def test_a_score_is_zero_for_the_truth_and_grows_with_the_error() -> None:
     x = RNG.normal(size=(80, 2)) + np.arange(3.0)[:, None, None]
     seen = Snapshots.from_arrays(np.stack([x, x + 1]), [0.0, 1.0, 2.0], [0.0, 1.0], paired=True, held_out_times=[2.0])
-    truth = score(carry(lambda first, t, mu, seed: x + mu, seen), seen)
+    truth = score(roll_out(lambda first, t, mu, seed: x + mu, seen), seen)
     assert [(r["trajectory"], r["t"], r["held_out"]) for r in truth] == [
         (0, 1.0, False), (0, 2.0, True), (1, 1.0, False), (1, 2.0, True),
     ]  # fmt: skip
     assert all(r[k] == pytest.approx(0, abs=1e-9) for r in truth for k in ("w1", "w2", "sliced_w2", "mean_error"))
-    still = score(carry(lambda first, t, mu, seed: np.stack([first.x] * len(t)), seen), seen)
+    still = score(roll_out(lambda first, t, mu, seed: np.stack([first.x] * len(t)), seen), seen)
     np.testing.assert_allclose([r["w2"] for r in still], np.sqrt(2) * np.array([1, 2, 1, 2]), rtol=1e-9)

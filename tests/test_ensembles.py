@@ -5,12 +5,12 @@ import pytest
 
 from ndt.dynamics.systems import ensembles
 from ndt.dynamics.systems.boids import Boids
-from ndt.dynamics.systems.cells import embryoid, stand_in
 from ndt.dynamics.systems.diffusion import POTENTIALS, Diffusion
-from ndt.dynamics.systems.drifters import STEP, drifters
 from ndt.dynamics.systems.named import SYSTEMS
+from ndt.dynamics.systems.published import STEP, drifters, embryoid
 from ndt.errors import InputError
 from tests.realdata import real_file
+from tests.stand_ins import write_embryoid
 
 
 def accelerations(system: ensembles.Ensemble, t: float, num: int = 50) -> tuple[np.ndarray, ...]:
@@ -24,15 +24,16 @@ def accelerations(system: ensembles.Ensemble, t: float, num: int = 50) -> tuple[
 
 
 LAWS = {
-    "bowl": (ensembles.bowl(4.0, 0.5), lambda x, v: -4 * x - 0.5 * v),
-    "heavily damped": (ensembles.bowl(1.0, 5.0), lambda x, v: -x - 5 * v),
-    "critically damped": (ensembles.bowl(1.0, 2.0), lambda x, v: -x - 2 * v),
-    "springs": (ensembles.springs(3.0), lambda x, v: -3 * (x - x.mean(0))),
-    "turning": (ensembles.turning(2.0), lambda x, v: -4 * x),
+    "harmonic_oscillator": (ensembles.harmonic_oscillator(4.0, 0.5), lambda x, v: -4 * x - 0.5 * v),
+    "heavily damped": (ensembles.harmonic_oscillator(1.0, 5.0), lambda x, v: -x - 5 * v),
+    "critically damped": (ensembles.harmonic_oscillator(1.0, 2.0), lambda x, v: -x - 2 * v),
+    "solid_rotation": (ensembles.solid_rotation(2.0), lambda x, v: -4 * x),
     "point vortex": (
-        ensembles.tracers(core=0.0), lambda x, v: -((2 * np.pi) ** 2) * x / (x**2).sum(1, keepdims=True) ** 2,
+        ensembles.vortex_tracers(core=0.0), lambda x, v: -((2 * np.pi) ** 2) * x / (x**2).sum(1, keepdims=True) ** 2,
     ),
-    "vortex": (ensembles.tracers(), lambda x, v: -x * (v**2).sum(1, keepdims=True) / (x**2).sum(1, keepdims=True)),
+    "vortex": (
+        ensembles.vortex_tracers(), lambda x, v: -x * (v**2).sum(1, keepdims=True) / (x**2).sum(1, keepdims=True),
+    ),
 }  # fmt: skip
 
 
@@ -45,24 +46,23 @@ def test_an_ensemble_obeys_newtons_law(name) -> None:
     np.testing.assert_allclose(pushed, law(x, v), atol=2e-4 * scale)
 
 
-@pytest.mark.parametrize("name", ["gas", "packet"])
-def test_a_gas_and_a_packet_widen_as_their_own_density_pushes(name) -> None:
-    """Of a Gaussian of width sigma: T x / sigma² - k x - gamma v, and hbar² x / 4 sigma⁴."""
-    system = ensembles.gas(0.5, 1.0, 0.3, width=0.4) if name == "gas" else ensembles.packet(1.0, width=0.4)
+def test_a_gas_widens_as_its_own_density_pushes() -> None:
+    """Of a Gaussian of width sigma: T x / sigma² - k x - gamma v."""
+    system = ensembles.isothermal_gas(0.5, 1.0, 0.3, width=0.4)
     x, v, rate, pushed = accelerations(system, 0.8)
     first = system.simulate(50, np.array([0.0]), seed=1)[0].x
     sigma = 0.4 * np.abs(x).sum() / np.abs(first).sum()
-    law = 0.5 * x / sigma**2 - x - 0.3 * v if name == "gas" else x / (4 * sigma**4)
+    law = 0.5 * x / sigma**2 - x - 0.3 * v
     np.testing.assert_allclose(rate, v, atol=1e-4)
     np.testing.assert_allclose(pushed, law, atol=1e-3 * np.abs(law).max())
 
 
 def test_a_vortex_has_a_core_that_turns_as_one_and_a_turn_at_the_distance_1_takes_1() -> None:
-    found = ensembles.tracers(core=50.0, width=0.1).simulate(20, np.array([0.0, 0.25]))
+    found = ensembles.vortex_tracers(core=50.0, width=0.1).simulate(20, np.array([0.0, 0.25]))
     x, y = (found[i].x for i in range(2))
     np.testing.assert_allclose(y, np.stack([-x[:, 1], x[:, 0]], 1), atol=1e-3)
     for core in (0.0, 0.5, 1.0):
-        system = ensembles.tracers(core=core, width=1e-9)
+        system = ensembles.vortex_tracers(core=core, width=1e-9)
         np.testing.assert_allclose(system.simulate(2, np.array([1.0]))[0].x, [[1.0, 0.0]] * 2, atol=1e-7)
 
 
@@ -124,7 +124,7 @@ def test_boids_turn_as_the_formula_says() -> None:
 
 
 def test_what_is_forecast_is_held_out() -> None:
-    seen = SYSTEMS["tracers"].snapshots(5)
+    seen = SYSTEMS["vortex_tracers"].snapshots(5)
     assert seen.held_out.sum() == 40
     assert seen.time[~seen.held_out].max() == pytest.approx(1.5)
 
@@ -139,7 +139,7 @@ def test_drifters_are_read_with_velocities_between_two_times() -> None:
 
 
 def test_cells_of_a_stand_in_are_scaled_by_those_that_are_fitted(tmp_path) -> None:
-    path = stand_in(tmp_path / "eb.npz", num_cells=600, num_dims=12)
+    path = write_embryoid(tmp_path / "eb.npz", num_cells=600, num_dims=12)
     with np.load(path) as file:
         assert (file["pcs"].shape, file["pcs_delta"].shape) == ((600, 12), (600, 12))
         raw, delta, label = file["pcs"][:, :5], file["pcs_delta"][:, :5], file["sample_labels"]
@@ -148,9 +148,7 @@ def test_cells_of_a_stand_in_are_scaled_by_those_that_are_fitted(tmp_path) -> No
     np.testing.assert_allclose(fitted.x.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(fitted.x.std(0), 1)
     np.testing.assert_allclose(seen[1].velocity, delta[label == 1] / raw[label != 2].std(0))
-    whole = embryoid(path, held_out=[2], scale="all")
-    np.testing.assert_allclose(whole.x.std(0), 1)
-    side = [np.std(s.x[:, 1]) for s in whole.of(0)]
+    side = [np.std(s.x[:, 1]) for s in seen.of(0)]
     assert side[4] > 2 * side[0]  # it branches
 
 
@@ -162,7 +160,6 @@ def test_cells_of_a_stand_in_are_scaled_by_those_that_are_fitted(tmp_path) -> No
         ({"sample_labels": np.zeros(4)}, {}, "sample_labels: expected two or more samples"),
         ({"sample_labels": np.zeros(3)}, {}, "shapes: expected"),
         ({}, {"held_out": [7]}, r"sample_labels: expected two or more samples, among them \[7\]"),
-        ({}, {"scale": "none"}, "embryoid: scale: expected fitted or all, found none"),
     ],
 )
 def test_cells_that_cannot_be_are_refused(arrays, options, told, tmp_path) -> None:

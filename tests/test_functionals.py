@@ -16,15 +16,15 @@ LEARNED = [
     ("fourier",),
     ("pairwise",),
     ("attention",),
-    ("sets",),
-    ("external", "pairwise", "attention", "sets"),
+    ("deep_sets",),
+    ("external", "pairwise", "attention", "deep_sets"),
 ]
 
 
 def functional(terms=(), period=(np.inf, np.inf), **options) -> Functional:
     torch.manual_seed(0)
     scales = Scales(np.array([0.3, -0.2]), np.array([1.2, 0.7]), np.array(period), (0.0, 2.0), np.zeros((1, 0)))
-    config = FunctionalConfig(terms=terms, potential=SMALL, width=8, heads=2, **options)
+    config = FunctionalConfig(terms=terms, potential=SMALL, width=8, **options)
     found = Functional(config, scales).double()
     with torch.no_grad():
         for parameter in found.parameters():
@@ -66,7 +66,7 @@ def test_an_acceleration_is_minus_n_times_the_change_of_the_functional(terms) ->
 
 def test_a_linear_potential_has_no_period() -> None:
     with pytest.raises(
-        InputError, match="fourier: expected none where a dimension is periodic, and no gradient_flow, found it"
+        InputError, match="fourier: expected no fourier or gradient_flow with a periodic dimension, found it"
     ):
         functional(("fourier",), period=(3.0, np.inf))
 
@@ -116,7 +116,7 @@ def test_time_enters_only_where_it_may() -> None:
     ("options", "told"),
     [
         ({"terms": ("magnetic",)}, "functional.terms: expected some of"),
-        ({"width": 7}, "functional.heads: expected a divisor"),
+        ({"width": 7}, "functional.width: expected a multiple of 4"),
     ],
 )
 def test_what_is_no_functional_is_refused(options, told) -> None:
@@ -125,7 +125,7 @@ def test_what_is_no_functional_is_refused(options, told) -> None:
 
 
 def test_a_linear_potential_is_its_weights_times_its_features_and_begins_as_nothing() -> None:
-    model = functional(("fourier",), waves=7)
+    model = functional(("fourier",), fourier_features=7)
     model.fourier.weight.data.zero_()
     x = torch.randn(5, 2, dtype=torch.float64)
     torch.testing.assert_close(model.acceleration(x, 0.0, NONE), torch.zeros_like(x))

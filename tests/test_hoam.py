@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ndt.config_dynamics import HOAMConfig, PotentialConfig
+from ndt.dynamics import batches
 from ndt.dynamics.batches import Batch
-from ndt.dynamics.between import bridges
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.interpolants import interpolants
 from ndt.dynamics.potentials import Potential, Scales
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.oscillator import Oscillator
@@ -15,7 +16,7 @@ from ndt.errors import InputError
 
 TIMES = np.linspace(0, 1, 41)
 SMALL = PotentialConfig(width=16, depth=3, rank=2, time_frequencies=2)
-QUICK = HOAMConfig(potential=SMALL, num_nodes=16, num_particles=16, num_end_particles=32, steps=10, threads=1)
+QUICK = HOAMConfig(potential=SMALL, num_nodes=16, num_particles=16, steps=10)
 
 
 def white(rng: np.random.Generator, num: int, dims: int) -> np.ndarray:
@@ -57,9 +58,9 @@ def relative(model: HOAM, field, noise: float, mu=None) -> float:
 def test_a_gaussian_path_has_the_gradient_of_its_closed_form(noise, steps, limit) -> None:
     """With noise the Laplacian is of samples, which a thousand steps would over-fit: of 2000 the error is then 6 %."""
     snapshots, field = gaussian(np.random.default_rng(0))
-    model = HOAM(HOAMConfig(noise=noise, steps=steps, threads=1)).fit(snapshots)
+    model = HOAM(HOAMConfig(noise=noise, steps=steps)).fit(snapshots)
     assert relative(model, field, noise) < limit
-    check = model.result.check
+    check = model.check
     assert not check.overfitted
     t = np.linspace(0, 1, 2001)
     slope = -0.6 / (1 - 0.6 * t) - noise**2 / (2 * (1 - 0.6 * t) ** 2)
@@ -76,7 +77,7 @@ def test_a_translation_is_interpolated_to_parameters_never_seen(form, steps, lim
     z = 0.5 * white(rng, 1500, 2)
     x = np.stack([[z + np.array([2 * m * t, 0]) for t in TIMES] for m in mus])
     snapshots = Snapshots.from_arrays(x, TIMES, mus, paired=True, held_out_mu=[mus[3]])
-    model = HOAM(HOAMConfig(form=form, steps=steps, threads=1)).fit(snapshots)
+    model = HOAM(HOAMConfig(form=form, steps=steps)).fit(snapshots)
     for t in (0.1, 0.5, 0.9):
         found = model.velocity(z + np.array([2 * mus[3] * t, 0]), t, [mus[3]])
         exact = np.array([2 * mus[3], 0])
@@ -94,7 +95,7 @@ def test_ornstein_and_uhlenbeck_is_found_from_snapshots_that_nobody_paired() -> 
         np.sqrt(0.04 * np.exp(-2 * rate * t) + noise**2 * (1 - np.exp(-2 * rate * t)) / (2 * rate)) for t in TIMES
     ]
     x = [2 * np.exp(-rate * t) + s * white(rng, 2000, 1) for t, s in zip(TIMES, spread, strict=True)]
-    model = HOAM(HOAMConfig(noise=noise, steps=500, num_trajectories=1, threads=1)).fit(Snapshots.from_arrays(x, TIMES))
+    model = HOAM(HOAMConfig(noise=noise, steps=500, num_trajectories=1)).fit(Snapshots.from_arrays(x, TIMES))
     for k in (5, 20, 35):
         at = x[k][:500]
         assert np.sqrt(((model.velocity(at, TIMES[k]) + rate * at) ** 2).mean() / ((rate * at) ** 2).mean()) < 0.12
@@ -104,15 +105,15 @@ def test_ornstein_and_uhlenbeck_is_found_from_snapshots_that_nobody_paired() -> 
 
 @pytest.mark.slow
 def test_fixed_nodes_without_a_gauge_are_exploited_and_it_is_said() -> None:
-    """The loss falls far below what can be attained, and drawn nodes show it. Samples kept back would stop it early."""
+    """The loss falls far below what can be attained, and drawn nodes show it. Validation would stop it early."""
     system = Oscillator(sigma=0.0)
     seen = system.simulate(2000, np.linspace(0, 1, 201))
-    free = HOAMConfig(rule="simpson", num_nodes=17, gauge="none", form="action", held_back=0.0, steps=400, threads=1)
-    bad = HOAM(free).fit(seen).result.check
+    free = HOAMConfig(rule="simpson", num_nodes=17, gauge="none", form="action", validation_fraction=0.0, steps=400)
+    bad = HOAM(free).fit(seen).check
     assert bad.overfitted
     assert bad.loss < 2 * system.least_loss()
-    drawn = HOAMConfig(rule="stratified", num_nodes=17, form="action", steps=400, threads=1)
-    good = HOAM(drawn).fit(seen).result.check
+    drawn = HOAMConfig(rule="stratified", num_nodes=17, form="action", steps=400)
+    good = HOAM(drawn).fit(seen).check
     assert not good.overfitted
     assert good.fresh > 1.01 * system.least_loss()
 
@@ -120,9 +121,9 @@ def test_fixed_nodes_without_a_gauge_are_exploited_and_it_is_said() -> None:
 @pytest.mark.slow
 def test_the_oscillator_is_followed_through_its_sharpest_moments() -> None:
     system, times = Oscillator(sigma=0.0), np.linspace(0, 1, 21)
-    model = HOAM(HOAMConfig(steps=800, threads=1)).fit(system.simulate(3000, np.linspace(0, 1, 401)))
-    np.testing.assert_allclose(model.result.check.fresh, system.least_loss(), rtol=0.01)
-    x = model.simulate(system.simulate(2000, times, seed=5).of(0)[0].x, times, method="rk4")
+    model = HOAM(HOAMConfig(steps=800)).fit(system.simulate(3000, np.linspace(0, 1, 401)))
+    np.testing.assert_allclose(model.check.fresh, system.least_loss(), rtol=0.01)
+    x = model.simulate(system.simulate(2000, times, seed=5).of(0)[0].x, times)
     mean, variance = system.moments(times)
     shift = np.abs(x.mean(1) - mean[:, None]).max(1)
     spread = np.abs(x.std(1) - np.sqrt(variance)[:, None]).max(1)
@@ -145,20 +146,21 @@ def test_the_level_of_a_potential_changes_no_loss_where_it_is_fixed() -> None:
     for gauge, moved in (("mean", False), ("none", True)):
         config = HOAMConfig(**{**vars(QUICK), "gauge": gauge, "form": "action"})
         model = HOAM(config).fit(snapshots)
-        batch = Batch.drawn(bridges(snapshots, "auto", rng), np.zeros((1, 0)), config, rng)
+        batch = Batch.drawn(interpolants(snapshots, "auto", rng), np.zeros((1, 0)), config, rng)
         probes = torch.Generator()
         plain, lifted = (model._loss(p, batch, probes).item() for p in (model.potential, Lifted(model.potential)))
         assert (abs(plain - lifted) > 0.1) == moved
 
 
-def test_both_forms_of_the_loss_are_one_number() -> None:
+def test_both_forms_of_the_loss_are_one_number(monkeypatch) -> None:
     """Along paths the end terms and the change in time are the velocity's term: the same potential, finely sampled."""
+    monkeypatch.setattr(batches, "END_PARTICLES", 40_000)
     snapshots, _ = gaussian(np.random.default_rng(5))
     found = {}
     for form in ("action", "velocity"):
-        fine = HOAMConfig(potential=SMALL, form=form, num_nodes=400, num_particles=200, num_end_particles=40_000)
+        fine = HOAMConfig(potential=SMALL, form=form, num_nodes=400, num_particles=200)
         rng = np.random.default_rng(6)
-        batch = Batch.drawn(bridges(snapshots, "paths", rng), np.zeros((1, 0)), fine, rng)
+        batch = Batch.drawn(interpolants(snapshots, "paths", rng), np.zeros((1, 0)), fine, rng)
         torch.manual_seed(0)
         x = snapshots.x
         scales = Scales(x.mean(0), x.std(0), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0)))
@@ -181,7 +183,7 @@ def test_the_laplacian_of_a_quadratic_is_its_trace() -> None:
     losses = []
     for noise in (0.0, 2.0):
         config = HOAMConfig(**{**vars(QUICK), "noise": noise, "form": "velocity"})
-        path = bridges(snapshots, "paths", rng)
+        path = interpolants(snapshots, "paths", rng)
         batch = Batch.drawn(path, np.zeros((1, 0)), config, np.random.default_rng(0))
         losses.append(HOAM(config)._loss(Bowl(), batch, torch.Generator().manual_seed(0)).item())
     np.testing.assert_allclose(losses[1] - losses[0], 2.0**2 / 2 * (3.0 - 0.5), rtol=1e-5)
@@ -213,13 +215,11 @@ def quick() -> tuple[HOAM, Snapshots]:
     return HOAM(QUICK).fit(snapshots), snapshots
 
 
-def test_slices_and_particles_are_each_by_itself(quick) -> None:
+def test_particles_are_independent(quick) -> None:
     model, rng = quick[0], np.random.default_rng(11)
-    x = rng.normal(size=(2, 30, 2))
+    x = rng.normal(size=(30, 2))
     together = model.simulate(x, [0.0, 0.5, 1.0], step=0.1)
-    for m in range(2):
-        np.testing.assert_allclose(together[m], model.simulate(x[m], [0.0, 0.5, 1.0], step=0.1), atol=1e-5)
-    np.testing.assert_allclose(together[0][:, 5:9], model.simulate(x[0, 5:9], [0.0, 0.5, 1.0], step=0.1), atol=1e-5)
+    np.testing.assert_allclose(together[:, 5:9], model.simulate(x[5:9], [0.0, 0.5, 1.0], step=0.1), atol=1e-5)
 
 
 def test_a_model_on_disk_is_the_same_to_the_bit(tmp_path) -> None:
@@ -240,7 +240,7 @@ def test_one_seed_is_one_model_and_torchs_own_state_is_left_alone() -> None:
     snapshots, _ = gaussian(np.random.default_rng(13))
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    fits = [HOAM(HOAMConfig(**{**vars(QUICK), "seed": seed})).fit(snapshots).result.losses for seed in (0, 0, 1)]
+    fits = [HOAM(HOAMConfig(**{**vars(QUICK), "seed": seed})).fit(snapshots).losses for seed in (0, 0, 1)]
     np.testing.assert_array_equal(fits[0], fits[1])
     assert np.abs(fits[0] - fits[2]).max() > 1e-3
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -250,9 +250,9 @@ def test_parameters_beyond_those_that_were_fitted_are_told_by_how_much() -> None
     x = np.random.default_rng(15).normal(size=(2, 3, 20, 1))
     model = HOAM(QUICK).fit(Snapshots.from_arrays(x, [0.0, 1.0, 2.0], [0.5, 1.5]))
     with pytest.warns(
-        UserWarning, match=r"^mu = 1\.75 lies outside 0\.5 to 1\.5, which was fitted, by 0\.25, 25% of"
+        UserWarning, match=r"^mu = 1\.75 lies outside the fitted range 0\.5 to 1\.5 by 0\.25, 25% of"
     ) as told:
-        model.simulate(x[:, 0], [0.0, 0.1], [[1.75], [1.5]])
+        model.simulate(x[0, 0], [0.0, 0.1], [1.75])
     assert len(told) == 1
     model.simulate(x[0, 0], [0.0, 0.1], [0.5])  # an error here, if it warned
 
@@ -261,8 +261,8 @@ def test_snapshots_may_be_the_nodes_and_trajectories_may_have_other_times() -> N
     rng = np.random.default_rng(14)
     x = [[rng.normal(size=(20, 1)) + t for t in range(k)] for k in (4, 6)]
     seen = Snapshots.from_arrays(x, [np.arange(4.0), np.arange(6.0)], [0.0, 1.0])
-    model = HOAM(HOAMConfig(**{**vars(QUICK), "between": "snapshots"})).fit(seen)
-    assert np.isfinite(model.result.losses).all()
+    model = HOAM(HOAMConfig(**{**vars(QUICK), "interpolant": "snapshots"})).fit(seen)
+    assert np.isfinite(model.losses).all()
     assert len(model.score(seen, step=0.5)) == 3 + 5
 
 
@@ -285,14 +285,14 @@ def test_interpolation_and_forecast_go_on_from_what_was_seen(quick) -> None:
         ),
         (
             lambda m, s: m.simulate(np.zeros((3, 1)), [0.0, 1.0]),
-            r"x0: expected \(N, 2\) or \(M, N, d\), found \(3, 1\)",
+            r"x0: expected \(N, 2\), found \(3, 1\)",
         ),
-        (lambda m, s: m.simulate(np.zeros((3, 2)), [0.0, 1.0], [1.0]), r"mu: expected \(0,\) or \(1, 0\), found"),
+        (lambda m, s: m.simulate(np.zeros((3, 2)), [0.0, 1.0], [1.0]), r"mu: expected \(0,\), found"),
         (lambda m, s: m.forecast(s, [0.5]), "times: expected after 1, the last snapshot's, found 0.5"),
         (lambda m, s: m.interpolate(s, [-0.5]), "times: expected at least 0, the first snapshot's, found -0.5"),
         (lambda m, s: HOAMConfig(rule="romberg"), "rule: expected stratified or .*, found romberg"),
         (
-            lambda m, s: HOAM(HOAMConfig(form="velocity", between="mixture")).fit(s),
+            lambda m, s: HOAM(HOAMConfig(form="velocity", interpolant="mixture")).fit(s),
             "form=velocity, found mixture without",
         ),
     ],

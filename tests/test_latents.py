@@ -7,7 +7,7 @@ from ndt.config import SimulateConfig
 from ndt.config_dynamics import DynamicsConfig, TrialsConfig
 from ndt.data.population import PREPARED, ROTATION_HZ, ROTATION_SECONDS, STEP, rotating_latents
 from ndt.data.synthetic import simulate
-from ndt.dynamics.latents import read_trials, rotation, trials
+from ndt.dynamics.latents import _aligned, read_trials, rotation, trials
 from ndt.dynamics.run import fit_run
 from ndt.errors import InputError
 from ndt.inference import Embeddings
@@ -53,6 +53,15 @@ def test_trials_are_aligned_scaled_and_have_velocities() -> None:
     for options, told in (((7, 0.0), "num_components: expected 1 to 6, found 7"), ((2, 2.0), "smooth: expected less")):
         with pytest.raises(InputError, match=told):
             trials(latents, time, onsets, 1.5, *options)
+
+
+def test_trials_with_a_gap_are_excluded() -> None:
+    time = np.concatenate([np.arange(0.05, 10, 0.1), np.arange(12.05, 15, 0.1)])
+    rows, step = _aligned(time, [1.0, 9.7, 13.0, 14.95], 0.5)
+    np.testing.assert_allclose(step, 0.1)
+    np.testing.assert_allclose(time[rows], [1.05 + np.arange(5) / 10, 13.05 + np.arange(5) / 10])
+    with pytest.raises(InputError, match="a trial of 3 s without a gap"):
+        _aligned(np.arange(9.0), [20.0], 3.0)
 
 
 def test_latents_of_the_simulation_turn_within_trials_and_are_straight_between() -> None:

@@ -3,21 +3,7 @@
 import numpy as np
 import pytest
 
-from ndt.dynamics.quadrature import (
-    DRAWN,
-    FIXED,
-    antithetic,
-    clenshaw_curtis,
-    draw,
-    gauss_legendre,
-    monte_carlo,
-    random_panels,
-    simpson,
-    simpson_on,
-    stratified,
-    trapezoid,
-    trapezoid_on,
-)
+from ndt.dynamics.quadrature import DRAWN, FIXED, draw, gauss_legendre, monte_carlo, simpson, simpson_on, stratified
 from ndt.errors import InputError
 
 
@@ -32,9 +18,7 @@ def of_degree(rule, degree: int) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8, 33])
 def test_fixed_rules_are_exact_to_their_degree_and_not_beyond(n) -> None:
-    of_degree(trapezoid(n), 1)
     of_degree(gauss_legendre(n), 2 * n - 1 if n < 9 else 17)
-    of_degree(clenshaw_curtis(n), n - 1 if n < 19 else 18)
     if n > 2:
         of_degree(simpson(n), 3 if n % 2 else 2)
     beyond = integral(gauss_legendre(2), lambda t: t**4)
@@ -44,7 +28,6 @@ def test_fixed_rules_are_exact_to_their_degree_and_not_beyond(n) -> None:
 
 def test_simpson_has_the_weights_of_the_textbook() -> None:
     np.testing.assert_allclose(simpson(5).weights, np.array([1, 4, 2, 4, 1]) / 12, rtol=1e-13)
-    np.testing.assert_allclose(clenshaw_curtis(3).weights, np.array([1, 4, 1]) / 6, rtol=1e-13)
 
 
 @pytest.mark.parametrize("n", [3, 4, 9, 10])
@@ -55,31 +38,28 @@ def test_any_times_are_exact_for_parabolas(n) -> None:
     for k in range(3):
         exact = (b - a) ** (k + 1) / (k + 1)
         np.testing.assert_allclose(integral(simpson_on(nodes), lambda t, k=k: (t - a) ** k), exact, rtol=1e-9)
-    np.testing.assert_allclose(
-        integral(trapezoid_on(nodes), lambda t: 3 * t + 1), 1.5 * (b**2 - a**2) + b - a, rtol=1e-11
-    )
+    two = integral(simpson_on(nodes[:2]), lambda t: 3 * t + 1)  # the trapezoidal rule
+    np.testing.assert_allclose(two, 1.5 * (nodes[1] ** 2 - a**2) + nodes[1] - a, rtol=1e-11)
 
 
-@pytest.mark.parametrize(("rule", "order"), [(trapezoid, 2), (simpson, 4)])
-def test_errors_fall_at_the_order_of_the_rule(rule, order) -> None:
+def test_errors_of_simpson_fall_at_the_fourth_order() -> None:
     sizes = np.array([17, 33, 65])
-    errors = [abs(integral(rule(n), lambda t: np.exp(2 * t)) - (np.exp(2) - 1) / 2) for n in sizes]
+    errors = [abs(integral(simpson(n), lambda t: np.exp(2 * t)) - (np.exp(2) - 1) / 2) for n in sizes]
     slope = np.polyfit(np.log(1 / (sizes - 1)), np.log(errors), 1)[0]
-    np.testing.assert_allclose(slope, order, atol=0.05)
+    np.testing.assert_allclose(slope, 4, atol=0.05)
 
 
 @pytest.mark.parametrize("rule", DRAWN)
 def test_drawn_rules_are_unbiased(rule) -> None:
-    """A kinked function, so that no smoothness helps; of panels, a smooth one, whose bias is Gauss's error."""
+    """A kinked function, so that no smoothness helps."""
     rng = np.random.default_rng(0)
-    function = np.exp if rule == "random_panels" else lambda t: np.abs(t - 0.3)
-    exact = np.e - 1 if rule == "random_panels" else (0.3**2 + 0.7**2) / 2
-    found = np.array([integral(draw(rule, 6, rng), function) for _ in range(4000)])
+    exact = (0.3**2 + 0.7**2) / 2
+    found = np.array([integral(draw(rule, 6, rng), lambda t: np.abs(t - 0.3)) for _ in range(4000)])
     error = found.std() / np.sqrt(len(found))
     assert abs(found.mean() - exact) < 4 * error + 1e-7  # 6e-5 of a chance to fail, were the seed another
 
 
-@pytest.mark.parametrize(("rule", "power"), [(monte_carlo, 1), (stratified, 3), (antithetic, 5)])
+@pytest.mark.parametrize(("rule", "power"), [(monte_carlo, 1), (stratified, 3)])
 def test_variance_falls_as_it_is_said_to(rule, power) -> None:
     rng = np.random.default_rng(1)
     sizes = np.array([8, 16, 32])
@@ -95,19 +75,11 @@ def test_nodes_ascend_and_weights_are_the_interval(rule) -> None:
     np.testing.assert_allclose(found.weights.sum(), 5.0, rtol=1e-12)
 
 
-def test_random_panels_are_exact_whatever_the_shift() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(5):
-        of_degree(random_panels(12, rng), 5)
-
-
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: trapezoid(1), "nodes of trapezoid: expected at least 2, found 1"),
-        (lambda: antithetic(5, np.random.default_rng(0)), "an even number of at least 2, found 5"),
-        (lambda: random_panels(4, np.random.default_rng(0)), "a multiple of 3, found 4"),
-        (lambda: draw("romberg", 4, np.random.default_rng(0)), "rule: expected one of trapezoid, .*found romberg"),
+        (lambda: simpson(2), "nodes of simpson: expected at least 3, found 2"),
+        (lambda: draw("romberg", 4, np.random.default_rng(0)), "rule: expected one of simpson, .*found romberg"),
         (lambda: simpson_on(np.array([0.0, 1.0, 1.0])), "each later than the one before"),
     ],
 )

@@ -1,11 +1,9 @@
 """Snapshots: what they are made of, what is refused, and samples between them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from ndt.dynamics.between import Bridge, bridges, pair
+from ndt.dynamics.interpolants import Interpolant, interpolants, transport_pairs
 from ndt.dynamics.periodic import nearest, wrap
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
@@ -54,28 +52,6 @@ def test_files_give_back_what_was_written(tmp_path) -> None:
     np.testing.assert_allclose(plain.x[:, 0], np.mod(x[..., 0].ravel(), 5.0))
 
 
-def test_anndata_gives_a_snapshot_a_time_and_a_trajectory_a_parameter() -> None:
-    obs = {"day": np.array([0, 1, 0, 1, 1, 0]), "dose": np.array([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])}
-    positions = np.arange(12.0).reshape(6, 2)
-    cells = SimpleNamespace(obs=obs, obsm={"X_pca": positions, "velocity": -positions}, X=positions)
-    seen = Snapshots.from_anndata(cells, "day", velocity="velocity", mu="dose")
-    assert seen.mu.ravel().tolist() == [1.0, 2.0]
-    np.testing.assert_array_equal(seen.of(0)[0].x, positions[[0, 5]])
-    np.testing.assert_array_equal(seen.of(0)[1].velocity, -positions[[1, 4]])
-    with pytest.raises(InputError, match=r"AnnData: obsm: expected one of X_pca, velocity, found X_umap"):
-        Snapshots.from_anndata(cells, "day", basis="X_umap")
-
-
-def test_trials_of_a_recording_are_particles_and_those_with_a_gap_are_left_out() -> None:
-    time = np.concatenate([np.arange(0.05, 10, 0.1), np.arange(12.05, 15, 0.1)])
-    latents = np.stack([time, time**2], 1)
-    seen = Snapshots.from_latents(latents, time, [1.0, 9.7, 13.0, 14.95], 0.5)
-    assert seen.paired
-    assert [len(s.x) for s in seen.of(0)] == [2] * 5
-    np.testing.assert_allclose(seen.of(0)[0].x[:, 0], [1.05, 13.05])
-    np.testing.assert_allclose(seen.time, [0.05, 0.15, 0.25, 0.35, 0.45])
-
-
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -90,7 +66,6 @@ def test_trials_of_a_recording_are_particles_and_those_with_a_gap_are_left_out()
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], period=[-1.0, 0]), "lengths above 0"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], [3.0], held_out_mu=[4.0]), "held_out_mu"),
         (lambda: ragged().select(np.zeros(5, bool)), "at least one snapshot"),
-        (lambda: Snapshots.from_latents(np.zeros((9, 1)), np.arange(9.0), [20.0], 3.0), "a trial of 3 s without a gap"),
     ],
 )
 def test_what_are_no_snapshots_is_refused(call, told) -> None:
@@ -114,29 +89,29 @@ def test_what_is_round_is_measured_the_short_way() -> None:
     np.testing.assert_allclose(nearest(np.array([[9.0, 9.0], [-6.0, -6.0]]), period), [[-1.0, 9.0], [4.0, -6.0]])
 
 
-def bridge(how: str, **given) -> Bridge:
+def interpolant(kind: str, **given) -> Interpolant:
     x = np.array([[[9.0, 0.0], [1.0, 1.0]], [[1.0, 2.0], [3.0, 3.0]]])
     seen = Snapshots.from_arrays(x, [0.0, 2.0], paired=True, period=[10.0, 0], **given)
-    return Bridge(seen.of(0), seen.period, how, np.random.default_rng(0))
+    return Interpolant(seen.of(0), seen.period, kind, np.random.default_rng(0))
 
 
 def test_paths_go_straight_and_the_short_way_round() -> None:
-    x, speed = bridge("paths").sample(np.array([0.5]), 50, np.random.default_rng(0))
+    x, speed = interpolant("paths").sample(np.array([0.5]), 50, np.random.default_rng(0))
     first = np.unique(x[0], axis=0)
     np.testing.assert_allclose(first, [[1.5, 1.5], [9.5, 0.5]])
     np.testing.assert_allclose(np.unique(speed[0], axis=0), [[1.0, 1.0]])
 
 
 def test_a_mixture_takes_each_snapshot_as_often_as_it_is_near() -> None:
-    x, speed = bridge("mixture").sample(np.array([0.5]), 4000, np.random.default_rng(0))
+    x, speed = interpolant("mixture").sample(np.array([0.5]), 4000, np.random.default_rng(0))
     np.testing.assert_allclose((x[0, :, 1] >= 2).mean(), 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 4000))
     assert np.isnan(speed).all()
 
 
 def test_recorded_velocities_are_those_of_their_samples() -> None:
-    of = bridge("snapshots", velocity=np.arange(8.0).reshape(2, 2, 2))
+    of = interpolant("snapshots", velocity=np.arange(8.0).reshape(2, 2, 2))
     x, speed = of.sample(np.array([0.0, 2.0]), 20, np.random.default_rng(0))
-    assert of.moves
+    assert of.has_velocities
     for at, v in zip(x.reshape(-1, 2), speed.reshape(-1, 2), strict=True):
         np.testing.assert_array_equal(v, {0.0: [0, 1], 1.0: [2, 3], 2.0: [4, 5], 3.0: [6, 7]}[at[1]])
 
@@ -144,7 +119,7 @@ def test_recorded_velocities_are_those_of_their_samples() -> None:
 def test_pairs_of_least_cost_are_those_of_sorted_samples_in_one_dimension() -> None:
     rng = np.random.default_rng(2)
     one, other = (Snapshot(0.0, rng.normal(size=(60, 1)), None, np.full(60, 1 / 60)) for _ in range(2))
-    rows, columns = pair(one, other, np.array([np.inf]), rng)
+    rows, columns = transport_pairs(one, other, np.array([np.inf]), rng)
     x, y = one.x[rows], other.x[columns]
     order = np.argsort(x[:, 0])
     np.testing.assert_array_equal(x[order], np.sort(one.x, axis=0))
@@ -155,8 +130,8 @@ def test_weights_draw_samples_as_often_as_they_say() -> None:
     x = np.array([[[0.0], [1.0]], [[5.0], [6.0]]])
     seen = Snapshots.from_arrays(x, [0.0, 1.0], weight=np.array([[3.0, 1.0], [0.0, 2.0]]))
     assert seen[1].weight.tolist() == [0.0, 1.0]
-    for how in ("mixture", "transport"):
-        of = Bridge(seen.of(0), seen.period, how, np.random.default_rng(0))
+    for kind in ("mixture", "transport"):
+        of = Interpolant(seen.of(0), seen.period, kind, np.random.default_rng(0))
         found, _ = of.sample(np.array([0.0, 1.0]), 4000, np.random.default_rng(1))
         np.testing.assert_allclose((found[0] == 0).mean(), 0.75, atol=4 * np.sqrt(0.75 * 0.25 / 4000))
         np.testing.assert_allclose(found[1], 6.0)
@@ -164,20 +139,20 @@ def test_weights_draw_samples_as_often_as_they_say() -> None:
 
 def test_samples_that_are_not_paired_have_no_paths_and_one_snapshot_is_too_few() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="between: expected transport, mixture or snapshots"):
-        bridges(ragged(), "paths", rng)
+    with pytest.raises(InputError, match="interpolant: expected transport, mixture or snapshots"):
+        interpolants(ragged(), "paths", rng)
     alone = Snapshots.from_arrays(np.zeros((1, 3, 2)), [0.0])
     with pytest.raises(InputError, match="trajectory 0: expected at least two snapshots to fit, found 1"):
-        bridges(alone, "mixture", rng)
+        interpolants(alone, "mixture", rng)
 
 
-def test_what_lies_between_is_guessed_by_how_far_the_population_moves() -> None:
+def test_the_automatic_interpolant_depends_on_the_displacement() -> None:
     rng = np.random.default_rng(3)
     for shift, expected in ((0.1, "mixture"), (5.0, "transport")):
         seen = Snapshots.from_arrays([rng.normal(shift * k, 1, (50, 2)) for k in range(3)], [0.0, 1.0, 2.0])
-        assert bridges(seen, "auto", rng)[0].how == expected
+        assert interpolants(seen, "auto", rng)[0].kind == expected
     paired = Snapshots.from_arrays(np.zeros((2, 3, 1)), [0.0, 1.0], paired=True)
-    assert bridges(paired, "auto", rng)[0].how == "paths"
+    assert interpolants(paired, "auto", rng)[0].kind == "paths"
 
 
 def test_paths_of_a_diffusion_are_rough_and_smooth_ones_are_not() -> None:
@@ -186,14 +161,14 @@ def test_paths_of_a_diffusion_are_rough_and_smooth_ones_are_not() -> None:
     straight = times[:, None, None] * rng.normal(size=(400, 2))
     for x, rough in ((np.cumsum(push, 0), True), (straight, False)):
         seen = Snapshots.from_arrays(x, times, paired=True)
-        assert Bridge(seen.of(0), seen.period, "paths", rng).rough == rough
-        assert not Bridge(seen.of(0), seen.period, "transport", rng).rough
+        assert Interpolant(seen.of(0), seen.period, "paths", rng).rough == rough
+        assert not Interpolant(seen.of(0), seen.period, "transport", rng).rough
 
 
-def test_parts_of_a_bridge_share_no_particle_and_together_are_all() -> None:
+def test_parts_of_an_interpolant_share_no_particle_and_together_are_all() -> None:
     x = np.arange(10.0)[None, :, None] + np.array([0.0, 100.0])[:, None, None]
     seen = Snapshots.from_arrays(x, [0.0, 1.0], paired=True)
-    whole = Bridge(seen.of(0), seen.period, "paths", np.random.default_rng(0))
+    whole = Interpolant(seen.of(0), seen.period, "paths", np.random.default_rng(0))
     found = [set(whole.part(i, 3).sample(np.array([0.0]), 40, np.random.default_rng(i))[0].ravel()) for i in range(3)]
     assert [len(each) for each in found] == [4, 3, 3]
     assert set.union(*found) == set(range(10))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndt.dynamics.strata import Strata
+from ndt.dynamics.interpolants import Strata
 
 
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(0, 2**31))

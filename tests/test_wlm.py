@@ -14,10 +14,10 @@ from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
-from tests.test_mechanics import harmonic
+from tests.test_lagrangian import harmonic
 
 SMALL = FunctionalConfig(potential=PotentialConfig(kind="concat", width=8, depth=2, time_frequencies=0))
-QUICK = WLMConfig(functional=SMALL, steps=4, step=0.2, threads=1, matching=HOAMConfig(steps=3, threads=1))
+QUICK = WLMConfig(functional=SMALL, steps=4, step=0.2, action_matching=HOAMConfig(steps=3))
 TIMES = np.linspace(0, 2, 9)
 NONE = torch.zeros(0, dtype=torch.float64)
 
@@ -31,7 +31,7 @@ def plain(dims: int, functional: FunctionalConfig, *, learned: bool = False, **o
 
 
 def oscillator(k: float, gamma: float, num: int = 200, times: np.ndarray = TIMES) -> Snapshots:
-    """Particles in a bowl with friction, off its middle; velocities are those of each time."""
+    """Particles in a harmonic potential with friction, off its centre; velocities are those of each time."""
     rng = np.random.default_rng(0)
     x0, v0 = 1 + 0.5 * rng.normal(size=(num, 1)), 0.2 * rng.normal(size=(num, 1))
     h, path, speed = 1e-5, [], []
@@ -46,8 +46,8 @@ def oscillator(k: float, gamma: float, num: int = 200, times: np.ndarray = TIMES
 @pytest.mark.slow
 def test_a_bowl_and_its_friction_are_found_within_a_hundredth() -> None:
     seen = oscillator(4.0, 0.5, num=80)
-    bowl = FunctionalConfig(potential=PotentialConfig(kind="concat", width=4, depth=1, time_frequencies=0))
-    config = WLMConfig(functional=bowl, steps=600, step=0.05, friction=0.2, threads=1)
+    form = FunctionalConfig(potential=PotentialConfig(kind="concat", width=4, depth=1, time_frequencies=0))
+    config = WLMConfig(functional=form, steps=600, step=0.05, friction=0.2)
     model = WLM(config).fit(seen)
     force = model.acceleration(np.array([[0.5], [1.5]]))
     np.testing.assert_allclose(force[0] - force[1], 4.0, rtol=0.01)
@@ -57,7 +57,7 @@ def test_a_bowl_and_its_friction_are_found_within_a_hundredth() -> None:
 @pytest.mark.parametrize("scale", ["physical", "mobility"])
 def test_gradients_of_a_rollout_are_those_of_finite_differences(scale) -> None:
     """In double precision, through forces, friction and first velocities; a force that is held still would fail."""
-    both = FunctionalConfig(terms=("external", "attention"), potential=SMALL.potential, width=8, heads=2)
+    both = FunctionalConfig(terms=("external", "attention"), potential=SMALL.potential, width=8)
     model = plain(2, both, learned=True, scale=scale)
     x = torch.randn(5, 2, dtype=torch.float64)
 
@@ -112,7 +112,7 @@ def test_particles_that_attract_each_other_swing_about_a_mean_that_goes_straight
             square = h / (1 - h)  # of the scaled distance
             return 2.0 / 2 * square
 
-    model = plain(1, FunctionalConfig(terms=("pairwise",), width=4, heads=1), friction=0.0)
+    model = plain(1, FunctionalConfig(terms=("pairwise",), width=4), friction=0.0)
     model.functional.pairwise = Springs()
     x = torch.tensor([[0.0], [1.0], [0.5], [2.0]], dtype=torch.float64)
     v = torch.full_like(x, 0.3)
@@ -124,7 +124,7 @@ def test_particles_that_attract_each_other_swing_about_a_mean_that_goes_straight
     torch.testing.assert_close(found[1] - found[1].mean(0), swung, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("velocity", ["observed", "zero", "matched", "learned"])
+@pytest.mark.parametrize("velocity", ["observed", "zero", "action_matching", "learned"])
 def test_a_model_on_disk_is_the_same_to_the_bit(tmp_path, velocity) -> None:
     seen = oscillator(4.0, 0.5, num=30)
     model = WLM(replace(QUICK, velocity=velocity)).fit(seen)
@@ -144,7 +144,7 @@ def test_interpolation_and_forecast_begin_at_the_last_snapshot_that_may_be_seen(
     np.testing.assert_array_equal(at[1], model.advance(held.of(0)[1], [0.25, 0.5])[1])
     ahead = model.forecast(held, [2.0, 2.5])
     np.testing.assert_array_equal(ahead, model.advance(held.of(0)[7], [1.75, 2.0, 2.5])[1:])
-    free = model.forecast(held, [2.0], free=True)
+    free = model.forecast(held, [2.0], forecast_from="first")
     np.testing.assert_array_equal(free, model.advance(held.of(0)[0], [0.0, 2.0])[1:])
 
 
@@ -167,7 +167,7 @@ def test_energy_falls_by_friction_alone() -> None:
             np.testing.assert_allclose(energy[1], energy[0], atol=1e-3)
 
 
-def still(num: int) -> Snapshots:
+def at_rest(num: int) -> Snapshots:
     return Snapshots.from_arrays(np.zeros((num, 3, 1)), np.arange(float(num)))
 
 
@@ -175,8 +175,8 @@ def still(num: int) -> Snapshots:
     ("call", "told"),
     [
         (lambda m: WLM().simulate(np.zeros((3, 1)), [0.0]), "a model that was fitted or loaded, found one that was"),
-        (lambda m: WLM(WLMConfig(velocity="observed")).fit(still(2)), "velocity: expected velocities"),
-        (lambda m: WLM(QUICK).fit(still(1)), "trajectory 0: expected at least two snapshots to fit, found 1"),
+        (lambda m: WLM(WLMConfig(velocity="observed")).fit(at_rest(2)), "velocity: expected velocities"),
+        (lambda m: WLM(QUICK).fit(at_rest(1)), "trajectory 0: expected at least two snapshots to fit, found 1"),
         (lambda m: m.simulate(np.zeros((3, 2)), [0.0, 1.0]), r"x0: expected \(N, 1\), found \(3, 2\)"),
         (lambda m: m.simulate(np.zeros((3, 1)), [0.0, 1.0]), "v0: expected velocities of the samples"),
         (lambda m: m.forecast(oscillator(4.0, 0.5), [1.0]), "times: expected after 2, the last snapshot's, found 1.0"),
@@ -191,7 +191,7 @@ def test_what_cannot_be_done_is_refused(call, told) -> None:
 
 
 def test_rolled_with_the_true_law_a_forecast_is_the_truth() -> None:
-    """A bowl whose coefficients are set by hand: two periods ahead, W1 is that of the solver."""
+    """A harmonic potential whose coefficients are set by hand: two periods ahead, W1 is that of the solver."""
     seen = oscillator(4.0, 0.0, num=40, times=np.linspace(0, 2 * np.pi, 9))
     model = WLM(replace(QUICK, friction=0.0, steps=1)).fit(seen.select(seen.time < 4))
     external = model._fitted().functional.external
@@ -208,13 +208,13 @@ def test_rolled_with_the_true_law_a_forecast_is_the_truth() -> None:
     assert wasserstein(made, last.x, 1) < 0.01
 
 
-def test_what_is_pinned_ends_in_the_next_snapshot_with_its_velocities() -> None:
+def test_endpoint_conditioned_paths_end_in_the_next_snapshot_with_its_velocities() -> None:
     """A cubic through both ends: with a law that is wrong it is Hermite's, and at the snapshots exact."""
     seen = oscillator(4.0, 0.5, num=30)
     held = Snapshots(**{**vars(seen), "held_out": np.isin(seen.time, [0.5, 1.0])})
     model = WLM(QUICK).fit(held)
     h = 1e-3
-    near = model.interpolate(held, [0.25, 0.5, 1.25 - 2 * h, 1.25 - h], pinned=True)
+    near = model.interpolate(held, [0.25, 0.5, 1.25 - 2 * h, 1.25 - h], endpoint_conditioned=True)
     np.testing.assert_allclose(np.sort(near[0], 0), np.sort(seen.of(0)[1].x, 0), atol=1e-6)
     end = seen.of(0)[5]
     np.testing.assert_allclose(np.sort(near[3], 0), np.sort(end.x, 0), atol=3 * h * np.abs(end.velocity).max())
@@ -222,22 +222,24 @@ def test_what_is_pinned_ends_in_the_next_snapshot_with_its_velocities() -> None:
     order = np.argsort(near[3][:, 0])
     np.testing.assert_allclose(speed[order], end.velocity[np.argsort(end.x[:, 0])], atol=0.05)
     wrong = [
-        np.abs(np.sort(model.interpolate(held, [1.0], pinned=way)[0], 0) - np.sort(seen.of(0)[4].x, 0)).mean()
+        np.abs(
+            np.sort(model.interpolate(held, [1.0], endpoint_conditioned=way)[0], 0) - np.sort(seen.of(0)[4].x, 0)
+        ).mean()
         for way in (False, True)
     ]
     assert wrong[1] < 0.5 * wrong[0]  # the law has hardly been fitted
-    last = model.interpolate(held, [2.0], pinned=True)[0]
-    np.testing.assert_allclose(last, seen.of(0)[8].x, atol=1e-6)  # nothing after it to be pinned to
+    last = model.interpolate(held, [2.0], endpoint_conditioned=True)[0]
+    np.testing.assert_allclose(last, seen.of(0)[8].x, atol=1e-6)  # nothing after it to end in
 
 
-def test_downhill_is_of_mobility() -> None:
-    with pytest.raises(InputError, match="scale: expected mobility, where velocity is downhill"):
-        WLMConfig(velocity="downhill")
+def test_gradient_flow_velocities_need_the_mobility_scale() -> None:
+    with pytest.raises(InputError, match="scale: expected mobility, if velocity is gradient_flow"):
+        WLMConfig(velocity="gradient_flow")
 
 
-def test_downhill_particles_begin_with_their_force_and_ever_more_friction_keeps_it() -> None:
-    functional = FunctionalConfig(terms=("fourier",), waves=0)
-    config = replace(QUICK, functional=functional, scale="mobility", velocity="downhill", friction=1e4)
+def test_gradient_flow_particles_begin_with_their_force_and_ever_more_friction_keeps_it() -> None:
+    functional = FunctionalConfig(terms=("fourier",), fourier_features=0)
+    config = replace(QUICK, functional=functional, scale="mobility", velocity="gradient_flow", friction=1e4)
     seen = oscillator(4.0, 0.5, num=30)
     bare = Snapshots.from_arrays([s.x for s in seen.of(0)], seen.time)
     model = WLM(config).fit(bare)
@@ -259,13 +261,13 @@ def test_several_populations_each_have_the_law_of_their_parameter() -> None:
     speeds = [[-np.sqrt(k) * np.sin(np.sqrt(k) * t) * x0 for t in times] for k in stiff]
     twice = np.where(x0[:, 0] > 1, 2.0, 1.0)
     seen = Snapshots.from_arrays(paths, times, list(stiff), velocity=speeds, weight=[[twice] * 6] * 3)
-    film = FunctionalConfig(potential=PotentialConfig(kind="film", width=16, depth=2, time_frequencies=0))
-    model = WLM(replace(QUICK, functional=film, steps=150, friction=0.01, balance_steps=100, learning_rate=1e-2))
+    network = FunctionalConfig(potential=PotentialConfig(kind="film", width=16, depth=2, time_frequencies=0))
+    model = WLM(replace(QUICK, functional=network, steps=150, friction=0.01, weak_form_steps=100, learning_rate=1e-2))
     model.fit(seen)
     slopes = [float(np.diff(-model.acceleration([[0.5], [1.0]], 0.0, [k]), axis=0)[0, 0]) / 0.5 for k in (1, 3, 4)]
     assert slopes[0] < slopes[1] < slopes[2]
     np.testing.assert_allclose(slopes, [1, 3, 4], atol=0.7)
-    with pytest.warns(UserWarning, match="mu = 5 lies outside 1 to 4"):
+    with pytest.warns(UserWarning, match="mu = 5 lies outside the fitted range 1 to 4"):
         model.simulate(x0, times, [5.0], v0=0 * x0)
 
 
@@ -273,7 +275,7 @@ def test_several_populations_each_have_the_law_of_their_parameter() -> None:
 def test_with_much_friction_pressure_is_diffusion(gamma) -> None:
     """Ornstein and Uhlenbeck: mean exp(-k t), variance T / k + (v - T / k) exp(-2 k t), within W1 0.02."""
     T, k, wide = 0.5, 1.3, 0.2
-    functional = FunctionalConfig(terms=("fourier",), waves=0, entropy=T, density="gaussian")
+    functional = FunctionalConfig(terms=("fourier",), fourier_features=0, entropy=T, density="gaussian")
     model = plain(1, functional, friction=gamma, scale="mobility")
     with torch.no_grad():
         model.functional.fourier.weight[1] = k

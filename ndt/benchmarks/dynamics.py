@@ -1,46 +1,27 @@
-"""``ndt bench dynamics``: populations carried on under parameters that no fit saw, beside what else carries them on."""
+"""``ndt bench dynamics``: populations simulated at held-out parameters, by HOAM and by its baselines."""
 
 import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import DynamicsConfig, HOAMConfig, PerTimeConfig, PotentialConfig
+from ndt.config_dynamics import DynamicsConfig
 from ndt.dynamics.systems.named import SYSTEMS
-from ndt.runs import read_json
-from ndt.studies import ASKED, finish, run_all
+from ndt.settings import load_config
+from ndt.studies import finish, run_all
 
-if TYPE_CHECKING:
-    from ndt.dynamics.hoam import HOAM
+__all__ = ["CONFIGS", "SETTINGS", "dynamics"]
 
-__all__ = ["SETTINGS", "dynamics", "fitted"]
-
-PEERS = ("still", "monte_carlo", "flow", "diffusion")
-PER_TIME = PerTimeConfig(steps=3000, solver_steps=25, threads=1)
-BEAMS = DynamicsConfig(
-    hoam=HOAMConfig(
-        potential=PotentialConfig(width=48, time_frequencies=16, harmonics=4), num_nodes=16, num_particles=256,
-        steps=2000, threads=1,
-    ),
-    baselines=PEERS, per_time=PER_TIME, num_particles=20_000, num_scored=2500,
-)  # fmt: skip
-MANY = DynamicsConfig(
-    hoam=HOAMConfig(potential=PotentialConfig(width=48), num_trajectories=1, steps=600, threads=1),
-    baselines=PEERS, per_time=PER_TIME, num_particles=8000, num_scored=1000,
-)  # fmt: skip
-SETTINGS = {
-    "oscillator": DynamicsConfig(
-        hoam=HOAMConfig(num_nodes=64, num_particles=64, steps=1500, threads=1), baselines=PEERS, per_time=PER_TIME,
-    ),
-    "two_stream": BEAMS,
-    "bump_on_tail": BEAMS,
-    "landau": MANY,
-    "lorenz": MANY,
-    "trap": replace(MANY, num_particles=4000),
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dynamics"
+FILES = {
+    "noisy_oscillator": "noisy_oscillator", "two_stream": "beams", "bump_on_tail": "beams",
+    "landau": "high_dimensional", "lorenz": "high_dimensional", "trap": "trap",
 }  # fmt: skip
+SETTINGS = {name: load_config(DynamicsConfig, CONFIGS / f"{file}.yaml") for name, file in FILES.items()}
+FITTED = ("action_matching", "conditional_flow_matching", "conditional_diffusion")
 SCORES = {
     "sliced_w2": "sliced W2",
     "gaussian_w2": "W2 of Gaussians of the same moments",
@@ -50,17 +31,15 @@ SCORES = {
 
 
 def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """Fits each system of `SETTINGS` in every seed and returns a row for each score and each peer; less is better.
+    """Fits each system of `SETTINGS` in every seed and returns a row per score and baseline; lower is better.
 
-    Peers are action matching with independent nodes and a free level, flow matching and diffusion per time, and the
-    population that does not move. Scores are means over snapshots of unseen parameters, or over all of the oscillator,
-    which has none.
-    Rows of ``loss`` have the fitted loss, of fresh nodes, beside minus half the squared gradient, which it is at best,
-    or beside the least loss there is, where that is known. Rows of ``seconds`` have what the scored trajectories take,
-    beside the simulator itself with as many particles.
+    Scores are means over snapshots of held-out parameters, or over all of the oscillator, which has none. Rows of
+    ``loss`` compare the loss with fresh nodes to the optimal loss if it is known, else to minus half the mean squared
+    gradient. Rows of ``simulate_seconds`` compare the time to simulate the scored trajectories to that of generative
+    models and of the simulator itself.
 
     Arguments:
-        out: Folder of the study; what has ended there is not done again.
+        out: Folder of the study; completed runs are not repeated.
         seeds: Seeds of fitting and of the particles.
         study: Settings; `workers` is used.
     """
@@ -81,12 +60,12 @@ def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[di
                     )
                     for peer in config.baselines
                 ]
-        rows += _told(name, [m["fit"] for m in each], budget)
+        rows += _fit_rows(name, [m["fit"] for m in each], budget)
 
     return rows
 
 
-def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, Any]]:
+def _fit_rows(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, Any]]:
     """Returns rows of the loss, of seconds to fit and of seconds to simulate."""
     least = SYSTEMS[name].least_loss
     best = [fit["kinetic"] if least is None else least for fit in fits]
@@ -94,7 +73,10 @@ def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, 
         paired_row(f"dynamics.{name}.loss", [f["fresh"] for f in fits], "loss", "least", best, budget),
         paired_row(f"dynamics.{name}.overfitted", [float(f["overfitted"]) for f in fits], "share", None, (), budget),
     ]
-    for what, peers in (("seconds", ("monte_carlo", "flow", "diffusion")), ("simulate_seconds", ("simulator",))):
+    for what, peers in (
+        ("seconds", FITTED),
+        ("simulate_seconds", (*FITTED[1:], "simulator")),
+    ):
         own = [fit[what]["hoam"] for fit in fits]
         for peer in peers:
             if all(peer in fit[what] for fit in fits):
@@ -107,31 +89,13 @@ def _told(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[str, 
 def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
     config = SETTINGS[name]
     config = replace(config, hoam=replace(config.hoam, seed=seed))
+    request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
 
-    return finish(folder, _asked(name, seed), partial(_run, name, config))
-
-
-def fitted(name: str, seed: int, out: Path) -> "HOAM":
-    """Returns the model of a system and seed: that of a study in this folder, or one that is fitted now."""
-    from ndt.dynamics.hoam import HOAM
-
-    folder, config = out / "dynamics" / name / f"seed{seed}", SETTINGS[name]
-    if read_json(folder / ASKED) == _asked(name, seed) and (folder / "metrics.json").is_file():
-        return HOAM.load(folder)
-    system = SYSTEMS[name]
-
-    return HOAM(replace(config.hoam, seed=seed, noise=system.noise)).fit(system.snapshots(config.num_particles, seed))
-
-
-def _asked(name: str, seed: int) -> dict[str, Any]:
-    config = SETTINGS[name]
-    settings = asdict(replace(config, hoam=replace(config.hoam, seed=seed)))
-
-    return json.loads(json.dumps({"system": name, "settings": settings}))  # type: ignore[no-any-return]
+    return finish(folder, request, partial(_run, name, config))
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
     from ndt.dynamics.run import fit_run
 
-    del resume  # a fit is short, and begins anew
+    del resume  # fits are short and start over
     fit_run(name, out, config, progress=False)

@@ -1,29 +1,26 @@
-"""``ndt bench dynamics_cost``: time and memory of one step of fitting against particles, dimensions and nodes."""
+"""``ndt bench dynamics_cost``: seconds of one optimisation step of HOAM and of WLM against problem size."""
 
+import math
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.ticker import FuncFormatter, LogLocator
 
-from ndt.benchmarks.timing import interleaved, row, run_folder
+from ndt.benchmarks.timing import interleaved, row
 from ndt.config import BenchConfig
-from ndt.config_dynamics import HOAMConfig
+from ndt.config_dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
 from ndt.dynamics.batches import Batch
-from ndt.dynamics.between import bridges
-from ndt.dynamics.fitting import threads
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.interpolants import interpolants
+from ndt.dynamics.lagrangian import Lagrangian
+from ndt.dynamics.losses import loss_of
 from ndt.dynamics.potentials import Potential, scales_of
 from ndt.dynamics.snapshots import Snapshots
-from ndt.page import write_text
-from ndt.plots import BLUE, GRID, ORANGE, page_figure
+from ndt.studies import run_all
 
-__all__ = ["AXES", "dynamics_cost", "peak"]
+__all__ = ["dynamics_cost"]
 
 BASE = {"particles": 64, "dimensions": 4, "nodes": 16}
 AXES: Mapping[str, tuple[int, ...]] = {
@@ -31,54 +28,57 @@ AXES: Mapping[str, tuple[int, ...]] = {
     "dimensions": (4, 8, 16, 32, 64, 128),
     "nodes": (16, 32, 64, 128, 256, 512),
 }
-STEPS = 5
-
-# In a process of its own, which tells its largest resident memory: the kernel's figure since exec.
-_MEMORY = """
-import sys
-from ndt.benchmarks.dynamics_cost import peak
-print(peak(*map(int, sys.argv[1:])))
-"""
+SIZES = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000)
+ROLLOUTS: Mapping[str, tuple[str, str, int]] = {  # a term, a loss, and the largest number of particles
+    "external.assignment": ("external", "assignment", 1000),
+    "attention.sinkhorn": ("attention", "sinkhorn", 2000),
+    "external.sliced": ("external", "sliced", SIZES[-1]),
+    "deep_sets.sliced": ("deep_sets", "sliced", SIZES[-1]),
+}
+POTENTIAL = PotentialConfig(kind="concat", width=32, depth=3, time_frequencies=0)
 
 
 def dynamics_cost(config: BenchConfig) -> list[dict[str, Any]]:
-    """Measures steps of fitting at growing sizes, one thread, and writes ``cost.svg`` into `config.out`.
+    """Measures a step of fitting, without the optimiser's update, at growing sizes on one thread.
 
-    Each axis grows by itself from 64 particles, 4 dimensions, 16 nodes. A row's value is that of its largest size, its
-    peer the one before it, of half the size: with cost in proportion to size their ratio is 2, and below it where a
-    part of the cost is fixed. Memory is what a process has at most, less what it had before the step.
+    For HOAM each axis grows by itself from 64 particles, 4 dimensions and 16 nodes. For WLM a step is a rollout of five
+    solver steps in two dimensions, its loss and gradient. A row's value is the time at the largest size and its peer
+    the time at half that size; rows of ``exponent`` have the slope of log time over the last factor of four.
     """
+    return run_all([lambda: _rows(config)], 1, "timing", progress=False)[0]
+
+
+def _rows(config: BenchConfig) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    found: dict[str, dict[str, list[float]]] = {}
     for axis, sizes in AXES.items():
-        found[axis] = {"seconds": [], "MiB": []}
-        for size in sizes:
-            shape = {**BASE, axis: size}
-            taken = [_seconds(**shape) for _ in range(config.repeats)]
-            found[axis]["seconds"].append(statistics.median(taken))
-            arguments = [sys.executable, "-c", _MEMORY, *(str(shape[name]) for name in BASE)]
-            told = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-            found[axis]["MiB"].append(float(told))
-        for unit, values in found[axis].items():
-            name = f"dynamics_cost.{axis}.{unit}"
-            rows.append(
-                row(f"{name}.{sizes[-1]}", values[-1:], unit, f"{sizes[-2]}", values[-2:-1])
-                | {"sizes": list(sizes), "values": values}
-            )
-    with run_folder(config.out) as out:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cost.svg", _drawn(found))
+        steps = {size: _hoam_step(**{**BASE, axis: size}) for size in sizes}
+        rows += _grown(f"dynamics_cost.hoam.{axis}", steps, config.repeats)
+    for name, (term, loss, most) in ROLLOUTS.items():
+        rollouts = {size: _wlm_step(term, loss, size) for size in SIZES if size <= most}
+        rows += _grown(f"dynamics_cost.wlm.{name}", rollouts, config.repeats)
 
     return rows
 
 
-def _stepping(particles: int, dimensions: int, nodes: int) -> Callable[[], None]:
-    """Returns what does a step of fitting, but for the optimiser's own."""
+def _grown(name: str, steps: Mapping[int, Callable[[], None]], repeats: int) -> list[dict[str, Any]]:
+    """Returns rows of seconds and of their growth, from steps by size."""
+    sizes = list(steps)
+    taken = [statistics.median(interleaved({"step": step}, repeats)["step"]) for step in steps.values()]
+    k = min(3, len(sizes))
+    exponent = math.log(taken[-1] / taken[-k]) / math.log(sizes[-1] / sizes[-k])
+
+    return [
+        row(f"{name}.seconds.{sizes[-1]}", taken[-1:], "s", f"{sizes[-2]}", taken[-2:-1])
+        | {"sizes": sizes, "values": taken},
+        row(f"{name}.exponent", [exponent], "exponent"),
+    ]
+
+
+def _hoam_step(particles: int, dimensions: int, nodes: int) -> Callable[[], None]:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1, 3, 4096, dimensions))
-    seen = Snapshots.from_arrays(x, [0.0, 0.5, 1.0], paired=True)
-    config = HOAMConfig(noise=0.1, num_nodes=nodes, num_particles=particles, threads=1)
-    model, paths = HOAM(config), bridges(seen, "paths", rng)
+    seen = Snapshots.from_arrays(rng.normal(size=(1, 3, 4096, dimensions)), [0.0, 0.5, 1.0], paired=True)
+    config = HOAMConfig(noise=0.1, num_nodes=nodes, num_particles=particles)
+    model, paths = HOAM(config), interpolants(seen, "paths", rng)
     potential, probes = Potential(config.potential, scales_of(seen)), torch.Generator().manual_seed(0)
 
     def step() -> None:
@@ -88,50 +88,16 @@ def _stepping(particles: int, dimensions: int, nodes: int) -> Callable[[], None]
     return step
 
 
-def _seconds(particles: int, dimensions: int, nodes: int) -> float:
-    """Returns seconds of a step, the median of some after the first."""
-    step = _stepping(particles, dimensions, nodes)
-    with threads(1):
-        taken = interleaved({"step": step}, STEPS)["step"]
+def _wlm_step(term: str, loss: str, size: int) -> Callable[[], None]:
+    rng = np.random.default_rng(0)
+    x, y = (torch.as_tensor(rng.normal(size=(size, 2)), dtype=torch.float32) for _ in range(2))
+    seen = Snapshots.from_arrays(np.stack([x.numpy(), y.numpy()]), [0.0, 1.0])
+    functional = FunctionalConfig(terms=(term,), potential=POTENTIAL, width=32)
+    model = Lagrangian(WLMConfig(functional=functional), scales_of(seen), learned=False)
+    compared = loss_of(loss, size, size)
 
-    return statistics.median(taken)
+    def step() -> None:
+        found, _ = model.roll(x, torch.zeros_like(x), np.array([0.0, 1.0]), torch.zeros(0), 0.2)
+        compared(found[1], y).backward()  # type: ignore[no-untyped-call]
 
-
-def peak(particles: int, dimensions: int, nodes: int) -> float:
-    """Returns MiB that a step takes at most beyond what is there before; by the kernel, in a new process."""
-    _stepping(1, dimensions, 1)()  # what the libraries take once
-    step = _stepping(particles, dimensions, nodes)
-    before = _resident()
-    step()
-
-    return (_resident() - before) / 1024
-
-
-def _resident() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-
-
-def _drawn(found: dict[str, dict[str, list[float]]]) -> str:
-    """Draws cost against each size, both on logarithmic axes, beside what grows in proportion."""
-    with page_figure(4.6, 2, len(found), sharex="col") as sheet:
-        for column, (axis, of) in enumerate(found.items()):
-            sizes = np.array(AXES[axis], float)
-            for line, (unit, colour) in enumerate((("seconds", BLUE), ("MiB", ORANGE))):
-                ax, values = sheet.axes[line, column], np.array(of[unit]) * (1000 if unit == "seconds" else 1)
-                ax.plot(sizes, values, "o-", color=colour, markersize=4)
-                ax.plot(sizes, values[-1] * sizes / sizes[-1], "--", color=GRID, zorder=0, label="in proportion")
-                ax.set(xscale="log", yscale="log")
-                ax.set_xticks(sizes, [f"{size:g}" for size in sizes], fontsize=8)
-                ax.minorticks_off()
-                ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                ax.grid(color=GRID, linewidth=0.5)
-                if column == 0:
-                    ax.set_ylabel("milliseconds a step" if unit == "seconds" else "memory (MiB)")
-                if line == 1:
-                    ax.set_xlabel(axis + (" a node" if axis == "particles" else ""))
-        sheet.axes[0, 0].legend(fontsize=7.5)
-    text: str = sheet.svg
-
-    return text
+    return step

@@ -1,7 +1,7 @@
-"""``ndt bench mechanics``: populations of the second order and diffusions, forecast beyond what was fitted.
+"""``ndt bench mechanics``: forecasts of second-order systems and of diffusions beyond the fitted times.
 
-Every system is fitted up to a time and forecast after it, from its first snapshot and from the last that was fitted, by
-mechanics, by methods of the first order, and by what needs no fit.
+Each system is fitted up to a time and forecast after it, from its first and from its last fitted snapshot, by WLM, by
+first-order methods and by reference forecasts, which need no fit.
 """
 
 import json
@@ -13,70 +13,35 @@ from typing import Any
 
 import numpy as np
 
+from ndt.benchmarks.dynamics import CONFIGS
 from ndt.benchmarks.studies import paired_row
 from ndt.checkpoint import write_json
 from ndt.config import StudyConfig
-from ndt.config_dynamics import (
-    DynamicsConfig,
-    FirstOrderConfig,
-    FunctionalConfig,
-    HOAMConfig,
-    PotentialConfig,
-    WLMConfig,
-)
+from ndt.config_dynamics import DynamicsConfig
 from ndt.dynamics.systems.diffusion import POTENTIALS
+from ndt.settings import load_config
 from ndt.studies import finish, run_all
 
-__all__ = ["FITTED", "LEARNED", "MECHANICS", "STANDING", "mechanics"]
+__all__ = ["MECHANICS", "REFERENCES", "mechanics"]
 
-LEARNED = ("hoam", "flow_matching", "gradient_flow")
-STANDING = ("still", "constant_velocity", "straight")
-LOOKS = 10  # times of a forecast that are scored, evenly
-FIRST = {
-    "hoam": HOAMConfig(num_nodes=64, num_particles=64, steps=800, threads=1),
-    "first_order": FirstOrderConfig(threads=1),
+REFERENCES = ("persistence", "constant_velocity", "linear_extrapolation")
+NUM_TIMES = 10  # scored times of a forecast, evenly spaced
+FILES = {
+    **dict.fromkeys(("harmonic_oscillator", "solid_rotation", "vortex_tracers"), "second_order"),
+    "boids": "boids",
+    **dict.fromkeys(POTENTIALS, "diffusion"),
 }
-LINEAR = DynamicsConfig(
-    method="wlm", begin="last", num_particles=300, num_scored=0, baselines=(*LEARNED, *STANDING), **FIRST,  # type: ignore[arg-type]
-    wlm=WLMConfig(
-        functional=FunctionalConfig(terms=("fourier",), waves=192), friction=0.01, balance_steps=1, num_particles=300,
-        horizon=30, steps=400, learning_rate=2e-3, threads=1,
-    ),
-)  # fmt: skip
-FLOCK = replace(
-    LINEAR, num_particles=1000,
-    wlm=WLMConfig(
-        functional=FunctionalConfig(potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=0)),
-        friction=0.01, balance_steps=300, num_particles=400, horizon=10, loss="sliced", step=0.5, steps=300, threads=1,
-    ),
-)  # fmt: skip
-DOWNHILL = replace(
-    LINEAR, begin="first", num_particles=1000, baselines=(*LEARNED, "still", "straight"),
-    wlm=WLMConfig(
-        functional=FunctionalConfig(
-            potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=0), entropy=0.5,
-        ),
-        friction=1000.0, scale="mobility", velocity="downhill", step=0.01, steps=300, learning_rate=3e-3, threads=1,
-    ),
-)  # fmt: skip
-MECHANICS = {
-    "bowl": LINEAR,
-    "turning": LINEAR,
-    "tracers": LINEAR,
-    "boids": FLOCK,
-    **dict.fromkeys(POTENTIALS, DOWNHILL),
-}
-FITTED = ("wlm", *LEARNED)
+MECHANICS = {name: load_config(DynamicsConfig, CONFIGS / f"{file}.yaml") for name, file in FILES.items()}
 
 
 def mechanics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """Fits each system in every seed and returns rows of W1, mean over times after the fitted ones; less is better.
+    """Fits each system in every seed and returns rows of W1, mean over times after the fitted ones; lower is better.
 
-    Rows end in ``.first`` or ``.last``, where forecasts begin. The peer ``best`` is the least of what needs no fit from
-    the last snapshot; of rows of friction, per unit of time, there is none.
+    Row names end in ``.first`` or ``.last``, the snapshot that forecasts start from. The peer ``best`` is the best
+    reference forecast from the last snapshot. ``replicate`` is the W1 of a second simulation with another seed.
 
     Arguments:
-        out: Folder of the study; what has ended there is not done again.
+        out: Folder of the study; completed runs are not repeated.
         seeds: Seeds of fitting and of the particles.
         study: Settings; `workers` is used.
     """
@@ -88,57 +53,53 @@ def mechanics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
     for name, config in MECHANICS.items():
         each = [found[name, s] for s in range(seeds)]
         budget = f"{config.wlm.steps} steps"
-        for begin in ("first", "last"):
-            row = partial(paired_row, f"mechanics.{name}.{begin}", [m["w1"][begin]["wlm"] for m in each], "W1")
-            rows += [row(peer, [m["w1"][begin][peer] for m in each], budget) for peer in config.baselines]
-        standing = [min(m["w1"]["last"][peer] for peer in config.baselines if peer in STANDING) for m in each]
-        rows.append(row("best", standing, budget))
-        for what, unit in (("friction", "1/time"), ("seconds", "s"), ("again", "W1")):
+        for start in ("first", "last"):
+            row = partial(paired_row, f"mechanics.{name}.{start}", [m["w1"][start]["wlm"] for m in each], "W1")
+            rows += [row(peer, [m["w1"][start][peer] for m in each], budget) for peer in config.baselines]
+        best = [min(m["w1"]["last"][peer] for peer in config.baselines if peer in REFERENCES) for m in each]
+        rows.append(row("best", best, budget))
+        for what, unit in (("friction", "1/time"), ("seconds", "s"), ("replicate", "W1")):
             rows.append(paired_row(f"mechanics.{name}.{what}", [m[what] for m in each], unit, None, (), budget))
 
     return rows
 
 
 def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
-    config = _seeded(name, seed)
-    asked = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
-
-    return finish(folder, asked, partial(_run, name, config))
-
-
-def _seeded(name: str, seed: int) -> DynamicsConfig:
     config = MECHANICS[name]
-    return replace(config, wlm=replace(config.wlm, seed=seed), hoam=replace(config.hoam, seed=seed))
+    config = replace(config, wlm=replace(config.wlm, seed=seed), hoam=replace(config.hoam, seed=seed))
+    request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
+
+    return finish(folder, request, partial(_run, name, config))
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
-    """Fits and scores all, and writes metrics.json: W1 by beginning and model, of each time and their mean."""
-    del resume  # a fit is short, and begins anew
-    from ndt.dynamics.baselines import made
+    """Fits and scores all models and writes metrics.json: W1 by start and model, at each time and their mean."""
+    del resume  # fits are short and start over
     from ndt.dynamics.distances import wasserstein
+    from ndt.dynamics.methods import make_model
     from ndt.dynamics.systems.named import SYSTEMS
 
     system, seed = SYSTEMS[name], config.wlm.seed
     seen = system.snapshots(config.num_particles, seed)
     config = replace(config, hoam=replace(config.hoam, noise=system.noise))
     ahead = np.flatnonzero(seen.held_out)
-    ahead = ahead[np.unique(np.linspace(0, len(ahead) - 1, LOOKS).round().astype(int))]
+    ahead = ahead[np.unique(np.linspace(0, len(ahead) - 1, NUM_TIMES).round().astype(int))]
     times, true = seen.time[ahead], [seen[int(i)].x for i in ahead]
     by_time: dict[str, dict[str, list[float]]] = {"first": {}, "last": {}}
-    told = {}
+    facts = {}
     for each in ("wlm", *config.baselines):
-        model = made(each, config)
+        model = make_model(each, config)
         began = clock.perf_counter()
         model.fit(seen)
         if each == "wlm":
-            told = {"seconds": clock.perf_counter() - began, **model.facts}  # type: ignore[union-attr]
-        for begin, of in by_time.items():
-            paths = model.forecast(seen, times, free=begin == "first", seed=seed)
-            of[each] = [wasserstein(x, y, 1) for x, y in zip(paths, true, strict=True)]
-    again = system.model.simulate(config.num_particles, system.times, seed + 1000)
-    least = [wasserstein(again[int(i)].x, y, 1) for i, y in zip(ahead, true, strict=True)]
+            facts = {"seconds": clock.perf_counter() - began, **model.facts}  # type: ignore[union-attr]
+        for start, scores in by_time.items():
+            paths = model.forecast(seen, times, forecast_from=start, seed=seed)  # type: ignore[arg-type]
+            scores[each] = [wasserstein(x, y, 1) for x, y in zip(paths, true, strict=True)]
+    replicate = system.model.simulate(config.num_particles, system.times, seed + 1000)
+    distances = [wasserstein(replicate[int(i)].x, y, 1) for i, y in zip(ahead, true, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", {
-        "times": times.tolist(), "by_time": by_time, "again": float(np.mean(least)), **told,
-        "w1": {begin: {k: float(np.mean(v)) for k, v in of.items()} for begin, of in by_time.items()},
+        "times": times.tolist(), "by_time": by_time, "replicate": float(np.mean(distances)), **facts,
+        "w1": {start: {k: float(np.mean(v)) for k, v in each.items()} for start, each in by_time.items()},
     })  # fmt: skip

@@ -1,53 +1,42 @@
-"""``ndt bench ocean``: a vortex of drifters at times that no fit saw, beside what can be guessed without a model."""
+"""``ndt bench ocean``: drifters of an ocean vortex at held-out times, by models and by model-free interpolation."""
 
-import copy
 import os
 import time as clock
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ndt.benchmarks.dynamics import CONFIGS
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import FirstOrderConfig, FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
+from ndt.config_dynamics import DynamicsConfig
 from ndt.dynamics.distances import wasserstein
-from ndt.dynamics.first_order import FlowMatching, GradientFlow
-from ndt.dynamics.guesses import GUESSES
-from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.methods import make_model
+from ndt.dynamics.references import INTERPOLATIONS
 from ndt.dynamics.snapshots import Snapshots
-from ndt.dynamics.systems.drifters import drifters
-from ndt.dynamics.wlm import WLM
+from ndt.dynamics.systems.published import drifters
 from ndt.errors import InputError
+from ndt.settings import load_config
 from ndt.studies import run_all
-
-Model = HOAM | WLM | FlowMatching | GradientFlow
 
 __all__ = ["HELD", "MODELS", "ocean", "vortex"]
 
 HELD = (1, 3, 5, 7)
 FIRST = ("hoam", "flow_matching", "gradient_flow")
-FIRST_ORDER = HOAMConfig(
-    potential=PotentialConfig(width=48, time_frequencies=4), between="transport", num_nodes=32, num_particles=64,
-    steps=800, threads=1,
-)  # fmt: skip
-DRIVEN = FunctionalConfig(
-    potential=PotentialConfig(kind="concat", width=64, depth=3, time_frequencies=2), use_time=True
-)  # fmt: skip
-SECOND_ORDER = WLMConfig(functional=DRIVEN, scale="mobility", step=0.4, threads=1)
-MODELS: dict[str, Model] = {  # what is fitted: mechanics with the velocities of each snapshot, or of the first alone
-    "hoam": HOAM(FIRST_ORDER),
-    "flow_matching": FlowMatching(FirstOrderConfig(threads=1)),
-    "gradient_flow": GradientFlow(FirstOrderConfig(threads=1)),
-    "wlm": WLM(SECOND_ORDER),
-    "wlm_first_velocity": WLM(replace(SECOND_ORDER, restarts=False)),
+CONFIG = load_config(DynamicsConfig, CONFIGS / "ocean_vortex.yaml")
+MODELS = {  # by row: method and settings; the last uses the velocities of the first snapshot only
+    **{name: (name, CONFIG) for name in (*FIRST, "wlm")},
+    "wlm_first_velocity": ("wlm", replace(CONFIG, wlm=replace(CONFIG.wlm, restarts=False))),
 }
 
 
 def vortex() -> Snapshots:
-    """Returns the snapshots of the file that the environment's NDT_DATA leads to, the odd times held out."""
+    """Returns the snapshots of the file in the folder NDT_DATA, with odd times held out."""
     path = Path(os.environ.get("NDT_DATA", "../shared/data")) / "snapshots" / "ocean_vortex_small.npz"
     if not path.is_file():
         raise InputError(path, "NDT_DATA", "the file of a vortex's drifters", "none")
@@ -56,36 +45,33 @@ def vortex() -> Snapshots:
 
 
 def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """Carries the snapshots before held-out times on to these; W1, mean over the times, beside what is guessed of them.
+    """Returns W1, mean over held-out times, of each model and, as its peers, of interpolations that need no fit.
 
-    Mechanics and constant velocities know the velocities where they begin; Hermite's curves, and mechanics that is
-    pinned to the snapshot after, those at both ends.
+    Models and constant velocity start from the snapshot before. Hermite interpolation, displacement interpolation and
+    rows with ``endpoint_conditioned`` also use the snapshot after.
 
     Arguments:
         out: Not used: fits are short.
-        seeds: Seeds of fitting; what is guessed has none.
+        seeds: Seeds of fitting.
         study: Settings; `workers` is used.
     """
     del out
     seen = vortex()
     snapshots = seen.of(0)
-    guessed = {
-        name: float(np.mean([
-            wasserstein(guess(snapshots[h - 1], snapshots[h + 1], float(h), seen.period), snapshots[h].x, 1)
-            for h in HELD
-        ]))
-        for name, guess in GUESSES.items()
-    }  # fmt: skip
+    known: dict[str, float] = {}
+    for name, at in INTERPOLATIONS.items():
+        made = [at(snapshots[h - 1], snapshots[h + 1], float(h), seen.period) for h in HELD]
+        known[name] = _w1(made, seen)
     jobs = [partial(_fitted, name, seed) for name in MODELS for seed in range(seeds)]
-    told = iter(run_all(jobs, (study or StudyConfig()).workers, "fitting"))
-    found = {name: [next(told) for _ in range(seeds)] for name in MODELS}
+    results = iter(run_all(jobs, (study or StudyConfig()).workers, "fitting"))
+    found = {name: [next(results) for _ in range(seeds)] for name in MODELS}
     rows = []
     for name, each in found.items():
-        own, pinned, seconds = zip(*each, strict=True)
-        budget = f"{MODELS[name].config.steps} steps"
-        for way, values in ((name, own), (f"{name}.pinned", pinned)):
-            row = partial(paired_row, f"ocean.{way}", values, "W1")
-            rows += [row(peer, [v] * seeds, budget) for peer, v in guessed.items()]
+        free, conditioned, seconds = zip(*each, strict=True)
+        budget = f"{_steps(name)} steps"
+        for row_name, values in ((name, free), (f"{name}.endpoint_conditioned", conditioned)):
+            row = partial(paired_row, f"ocean.{row_name}", values, "W1")
+            rows += [row(peer, [v] * seeds, budget) for peer, v in known.items()]
             if name.startswith("wlm"):
                 rows += [row(peer, [v for v, _, _ in found[peer]], budget) for peer in FIRST if peer in found]
         rows.append(paired_row(f"ocean.{name}.seconds", seconds, "s", None, (), budget))
@@ -94,21 +80,23 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
 
 
 def _fitted(name: str, seed: int) -> tuple[float, float, float]:
-    """Returns W1, mean over the held-out times, each from the snapshot before it, alone and pinned to the one after.
-
-    And, last, seconds of fitting.
-    """
-    seen = vortex()
-    model = copy.deepcopy(MODELS[name])
-    model.config = replace(model.config, seed=seed)  # type: ignore[assignment, type-var]
+    """Returns W1 from the snapshot before alone, W1 conditioned on the one after, and seconds of fitting."""
+    seen, (method, config) = vortex(), MODELS[name]
+    config = replace(config, hoam=replace(config.hoam, seed=seed), wlm=replace(config.wlm, seed=seed))
+    model = make_model(method, config)
     began = clock.perf_counter()
     model.fit(seen)
     seconds = clock.perf_counter() - began
-    snapshots, scores = seen.of(0), []
-    for pinned in (False, True):
-        made = model.interpolate(seen, HELD, pinned=pinned)
-        scores.append(
-            float(np.mean([wasserstein(x, snapshots[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
-        )  # fmt: skip
+    free, conditioned = (_w1(model.interpolate(seen, HELD, endpoint_conditioned=c), seen) for c in (False, True))
 
-    return scores[0], scores[1], seconds
+    return free, conditioned, seconds
+
+
+def _w1(made: Iterable[NDArray[np.float64]], seen: Snapshots) -> float:
+    """Returns W1 of samples at the held-out times, mean over the times."""
+    return float(np.mean([wasserstein(x, seen[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
+
+
+def _steps(name: str) -> int:
+    method, config = MODELS[name]
+    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": config.flow_steps}.get(method, 0)

@@ -1,7 +1,4 @@
-"""Samples of one step of fitting: nodes in time of some trajectories, particles at each, and what a form needs beside.
-
-A `Batch` is drawn from bridges, and from them alone; how time is integrated is chosen here.
-"""
+"""Samples of one step of action matching: nodes in time of some trajectories, and particles at each node."""
 
 from dataclasses import dataclass
 
@@ -11,22 +8,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.config_dynamics import HOAMConfig
-from ndt.dynamics.between import Bridge
-from ndt.dynamics.quadrature import Rule, draw, simpson_on, trapezoid_on
+from ndt.dynamics.interpolants import Interpolant
+from ndt.dynamics.quadrature import Rule, draw, simpson_on
 
 __all__ = ["Batch", "Ends"]
+
+END_PARTICLES = 512  # samples at each end of a trajectory
 
 # M = trajectories, Q = nodes of each, B = M · Q slices, N = particles of a slice, E = particles of an end
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Samples at the first and the last time of each trajectory in turn, which the action's form needs.
+    """Samples at the first and the last time of each trajectory in turn, for the end terms of the ``action`` form.
 
     Arguments:
         x: Samples, shape (2 M, E, d).
         time: Their times, shape (2 M,).
-        mean: Where the potential's level is held, shape (2 M, d).
+        mean: Gauge point, at which the potential is set to 0, shape (2 M, d).
     """
 
     x: Tensor
@@ -41,12 +40,12 @@ class Batch:
     Arguments:
         x: Samples, shape (B, N, d).
         time: Time of each slice, shape (B,).
-        weight: Of each slice in its trajectory's integral, shape (B,).
-        mean: Where the potential's level is held, shape (B, d).
-        drift: How fast that moves, shape (B, d).
+        weight: Quadrature weight of each slice, shape (B,).
+        mean: Gauge point, at which the potential is set to 0, shape (B, d).
+        drift: Velocity of the gauge point, shape (B, d).
         mu: Parameters of the trajectories, shape (M, p).
-        velocity: Of the samples, shape (B, N, d), in the velocity's form; else None.
-        ends: Samples at the ends, in the action's form; else None.
+        velocity: Velocities of the samples, shape (B, N, d), in the ``velocity`` form; else None.
+        ends: Samples at the ends, in the ``action`` form; else None.
     """
 
     x: Tensor
@@ -65,11 +64,11 @@ class Batch:
 
     @classmethod
     def drawn(
-        cls, trajectories: list[Bridge], mu: NDArray[np.float64], config: HOAMConfig, rng: np.random.Generator
+        cls, trajectories: list[Interpolant], mu: NDArray[np.float64], config: HOAMConfig, rng: np.random.Generator
     ) -> "Batch":
         """Draws `config.num_trajectories` trajectories without replacement, nodes of each, and particles at each node.
 
-        Where nodes are the snapshots' times and trajectories have unlike numbers of them, one trajectory is drawn.
+        If nodes are snapshot times and their numbers differ between trajectories, one trajectory is drawn.
         """
         chosen = rng.permutation(len(trajectories))[: config.num_trajectories]
         rules = [_rule(trajectories[m], config, rng) for m in chosen]
@@ -77,36 +76,36 @@ class Batch:
             chosen, rules = chosen[:1], rules[:1]
         paths = [trajectories[m] for m in chosen]
         samples = [p.sample(r.nodes, config.num_particles, rng) for p, r in zip(paths, rules, strict=True)]
-        levels = [p.level(r.nodes) for p, r in zip(paths, rules, strict=True)]
-        wanted = config.form != "action" and trajectories[0].moves
-        by_velocity = wanted and not (config.form == "auto" and trajectories[0].rough)
+        gauges = [p.gauge_point(r.nodes) for p, r in zip(paths, rules, strict=True)]
+        possible = config.form != "action" and trajectories[0].has_velocities
+        by_velocity = possible and not (config.form == "auto" and trajectories[0].rough)
 
         return cls(
             x=_joined([x for x, _ in samples]),
             time=_joined([rule.nodes for rule in rules]),
             weight=_joined([rule.weights for rule in rules]),
-            mean=_joined([mean for mean, _ in levels]),
-            drift=_joined([drift for _, drift in levels]),
+            mean=_joined([mean for mean, _ in gauges]),
+            drift=_joined([drift for _, drift in gauges]),
             mu=torch.as_tensor(mu[chosen], dtype=torch.float32),
-            velocity=_joined([speed for _, speed in samples]) if by_velocity else None,
-            ends=None if by_velocity else _ends(paths, config.num_end_particles, rng),
+            velocity=_joined([velocity for _, velocity in samples]) if by_velocity else None,
+            ends=None if by_velocity else _ends(paths, END_PARTICLES, rng),
         )
 
 
-def _rule(path: Bridge, config: HOAMConfig, rng: np.random.Generator) -> Rule:
-    if path.how == "snapshots":
-        return trapezoid_on(path.time) if config.rule == "trapezoid" or len(path.time) < 3 else simpson_on(path.time)
+def _rule(path: Interpolant, config: HOAMConfig, rng: np.random.Generator) -> Rule:
+    if path.kind == "snapshots":
+        return simpson_on(path.time)
 
     return draw(config.rule, config.num_nodes, rng).onto(path.time[0], path.time[-1])
 
 
-def _ends(paths: list[Bridge], num: int, rng: np.random.Generator) -> Ends:
+def _ends(paths: list[Interpolant], num: int, rng: np.random.Generator) -> Ends:
     times = [path.time[[0, -1]] for path in paths]
 
     return Ends(
         x=_joined([path.sample(t, num, rng)[0] for path, t in zip(paths, times, strict=True)]),
         time=_joined(times),
-        mean=_joined([path.level(t)[0] for path, t in zip(paths, times, strict=True)]),
+        mean=_joined([path.gauge_point(t)[0] for path, t in zip(paths, times, strict=True)]),
     )
 
 

@@ -1,6 +1,6 @@
-"""Distances between samples of two populations, and the score of a model's trajectories by them.
+"""Distances between samples of two populations, and scores of simulated trajectories.
 
-Exact transport is scipy's assignment, so both need as many samples; where one has more, as many are drawn of it.
+Exact optimal transport is an assignment of equal numbers of samples; the larger population is subsampled.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from scipy.spatial.distance import cdist
 from ndt.dynamics.periodic import nearest, on_circles
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 
-__all__ = ["carry", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
+__all__ = ["roll_out", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
-LARGEST = 1000  # samples that are transported exactly
+LARGEST = 1000  # most samples of an exact transport
 
 # N, K = samples of both populations, d = dimensions
 
@@ -50,7 +50,7 @@ def distances(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64] | No
 def sliced_w2(
     x: NDArray[np.floating], y: NDArray[np.floating], num_slices: int = 64, *, period: NDArray[np.float64] | None = None
 ) -> float:
-    """Returns the root of the mean squared W2 along random directions; periodic dimensions are laid on circles first.
+    """Returns the root of the mean squared W2 along random directions; periodic dimensions are mapped to circles.
 
     Reference: Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters of measures,
     https://doi.org/10.1007/s10851-014-0506-3
@@ -81,8 +81,7 @@ def gaussian_w2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 def mmd(
     x: NDArray[np.floating], y: NDArray[np.floating], *, period: NDArray[np.float64] | None = None, most: int = LARGEST
 ) -> float:
-    """Returns the squared maximum mean discrepancy by a Gaussian kernel of the median distance; unbiased: may be below
-    0.
+    """Returns the unbiased squared maximum mean discrepancy, by a Gaussian kernel of the median distance.
 
     Reference: Gretton et al. (2012), A kernel two-sample test, https://jmlr.org/papers/v13/gretton12a.html
     """
@@ -95,17 +94,17 @@ def mmd(
     return float(own - 2 * np.exp(-(between**2) / (2 * width**2)).mean())
 
 
-def carry(
+def roll_out(
     advance: Callable[..., NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0, **options: Any
 ) -> list[NDArray[np.float64]]:
-    """Carries each trajectory on from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
+    """Simulates each trajectory from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
 
     Arguments:
-        advance: Takes a snapshot, times that begin with its own, and parameters; returns samples at all times,
-            (T, N, d). Models have it as a method.
-        snapshots: Where samples begin, and when they are looked at.
-        seed: Seed of the simulation, and of what is drawn where weights differ.
-        options: Of the simulation.
+        advance: Method of a model: takes a snapshot, times that start with its own, and parameters; returns samples
+            at all times, (T, N, d).
+        snapshots: Initial samples and times.
+        seed: Seed of the simulation and of resampling by weight.
+        options: Options of the simulation.
     """
     rng, found = np.random.default_rng(seed), []
     for m in range(snapshots.num_trajectories):
@@ -119,9 +118,9 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
     """Compares simulated samples with snapshots.
 
     Arguments:
-        paths: What `carry` returned.
-        snapshots: What to compare with; held out or not.
-        seed: Of what is drawn where weights differ.
+        paths: Simulated samples, from `roll_out`.
+        snapshots: Snapshots to compare with; held out or not.
+        seed: Seed of resampling by weight.
 
     Returns:
         For each snapshot but the first: ``trajectory``, ``t``, ``held_out``, the distances ``w1``, ``w2``,
@@ -144,7 +143,7 @@ def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int =
 
 
 def _even(snapshot: Snapshot, rng: np.random.Generator) -> Snapshot:
-    """Returns as many samples of equal weight."""
+    """Returns as many samples of equal weight, resampled by weight."""
     if np.ptp(snapshot.weight) == 0:
         return snapshot
     n = len(snapshot.x)

@@ -1,10 +1,10 @@
-r"""A potential that is linear in its weights: a quadratic form and Fourier features, so that ridge regression fits it.
+r"""A potential that is linear in its weights, a quadratic form and random Fourier features, and ridge regression.
 
 .. math::
     V(x) = \frac{\ell^2}{T^2}\Big[a^\top z + \tfrac12 z^\top Q z
       + \sum_j w_j\,\cos(\omega_j^\top z + b_j)/|\omega_j|\Big]
 
-with z the scaled position; frequencies are drawn once, of several scales. Reference: Rahimi, Recht (2007), Random
+with z the scaled position; frequencies are drawn once, at several scales. Reference: Rahimi, Recht (2007), Random
 features for large-scale kernel machines.
 """
 
@@ -22,19 +22,19 @@ from ndt.errors import InputError
 
 __all__ = ["Fourier", "ridge"]
 
-SCALES = (0.5, 1.0, 2.0)  # deviations of frequencies, in radians a width of the data
+SCALES = (0.5, 1.0, 2.0)  # standard deviations of frequencies, in radians per standard deviation of the data
 
 
 # N = particles, d = dimensions, F = features
 
 
 class Fourier(nn.Module):
-    """A linear potential; all weights begin at 0. It has no period, time or parameters.
+    """A linear potential, initially 0, of aperiodic positions alone.
 
     Arguments:
         scales: Scales of the data.
-        num_waves: Fourier features; there are d + d (d + 1) / 2 others.
-        finest: What frequencies are multiplied by.
+        num_features: Number of Fourier features, besides d + d (d + 1) / 2 of the quadratic form.
+        frequency: Factor of the frequencies.
 
     Example:
         >>> import numpy as np
@@ -43,18 +43,18 @@ class Fourier(nn.Module):
         torch.Size([3, 21])
     """
 
-    def __init__(self, scales: Scales, num_waves: int, finest: float = 1.0) -> None:
+    def __init__(self, scales: Scales, num_features: int, frequency: float = 1.0) -> None:
         super().__init__()
 
         if torch.isfinite(scales.period).any():
-            raise InputError("settings", "fourier", "none where a dimension is periodic, and no gradient_flow", "it")
+            raise InputError("settings", "fourier", "no fourier or gradient_flow with a periodic dimension", "it")
         self.scales = scales
         d = len(scales.centre)
-        each = torch.tensor(SCALES).repeat(math.ceil(num_waves / len(SCALES)))[:num_waves]
-        self.register_buffer("omega", torch.randn(num_waves, d) * finest * each[:, None])
-        self.register_buffer("shift", 2 * math.pi * torch.rand(num_waves))
+        each = torch.tensor(SCALES).repeat(math.ceil(num_features / len(SCALES)))[:num_features]
+        self.register_buffer("omega", torch.randn(num_features, d) * frequency * each[:, None])
+        self.register_buffer("shift", 2 * math.pi * torch.rand(num_features))
         self.upper = torch.triu_indices(d, d)
-        self.weight = nn.Parameter(torch.zeros(num_waves + d + self.upper.shape[1]))
+        self.weight = nn.Parameter(torch.zeros(num_features + d + self.upper.shape[1]))
 
     omega: Tensor
     shift: Tensor
@@ -96,7 +96,7 @@ class Fourier(nn.Module):
 
     @property
     def unit(self) -> Tensor:
-        """What weights of 1 are, in squared units of x over those of time, squared."""
+        """Unit of the weights, in squared units of x over squared time."""
         return self.scales.action / (self.scales.span[1] - self.scales.span[0])
 
 
@@ -107,7 +107,7 @@ def ridge(
     least: float = -np.inf,
     strength: float | NDArray[np.float64] = 1e-4,
 ) -> NDArray[np.float64]:
-    """Returns weights of least squares with a penalty on each; the last is `least` at least."""
+    """Returns weights of ridge regression with a penalty each; the last weight is bounded below by `least`."""
     penalty = strength * len(design) * np.maximum(np.mean(design**2, 0), 1e-12)
     gram = design.T @ design + np.diag(penalty)
     root = np.linalg.cholesky(gram)

@@ -1,14 +1,14 @@
-r"""First-order methods that mechanics is compared with: where a particle goes follows from where it is.
+r"""First-order baselines: the velocity of a particle is a function of its position.
 
-`FlowMatching` learns the velocity of straight lines between neighbouring snapshots, paired by transport (OT-CFM). It is
-a network of position and time, of no potential.
+`FlowMatching` learns the velocity of straight lines between optimal-transport pairs of neighbouring snapshots
+(OT-CFM), as a network of position, time and parameters.
 
 `GradientFlow` learns a potential V and a temperature β by the first condition of optimality of the scheme of Jordan,
-Kinderlehrer and Otto: where transport carries a particle from x to y within h,
+Kinderlehrer and Otto: where optimal transport moves a particle from x to y within h,
 
 .. math:: \nabla V(y) + \beta\,\nabla\log\rho_{k+1}(y) + \frac{y - x}{h} = 0,
 
-which is linear in both, so that ridge regression fits them. Populations then follow
+which is linear in V and β, so that ridge regression fits both. Populations then follow
 :math:`dX = -\nabla V\,dt + \sqrt{2\beta}\,dW`.
 
 References: Tong et al. (2024), Improving and generalizing flow-based generative models with minibatch optimal
@@ -24,67 +24,65 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ndt.config_dynamics import FirstOrderConfig
-from ndt.dynamics.between import bridges, pair
 from ndt.dynamics.features import Fourier, ridge
-from ndt.dynamics.fitting import Progress, descend, threads
+from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.functionals import kernel_log_density
 from ndt.dynamics.heads import Head
 from ndt.dynamics.integrators import integrate
+from ndt.dynamics.interpolants import interpolants, transport_pairs
 from ndt.dynamics.potentials import Scales, scales_of
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
 __all__ = ["FlowMatching", "GradientFlow"]
 
-LARGEST = 2000  # samples of a kernel density
-SMOOTH = 0.02  # noise about the straight lines, in widths of the data
+LARGEST = 2000  # most samples of a kernel density
+WIDTH, BATCH, NODES = 64, 1024, 16  # hidden units; samples of a step, and the times that they are spread over
+SMOOTH = 0.02  # noise about the straight lines, in standard deviations of the data
 
 # N = particles, d = dimensions, p = parameters, F = features
 
 
 class FlowMatching(Head):
-    """Flow matching along transport between neighbouring snapshots.
+    """Flow matching along optimal transport between neighbouring snapshots.
 
     Arguments:
-        config: Settings.
+        steps: Optimisation steps.
+        seed: Seed of weights and draws.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
-        >>> FlowMatching(FirstOrderConfig(steps=3)).fit(seen).advance(seen.of(0)[0], [0.0, 0.5]).shape
+        >>> FlowMatching(steps=3).fit(seen).advance(seen.of(0)[0], [0.0, 0.5]).shape
         (2, 50, 1)
     """
 
-    def __init__(self, config: FirstOrderConfig | None = None) -> None:
-        self.config = config or FirstOrderConfig()
+    def __init__(self, steps: int = 1500, seed: int = 0) -> None:
+        self.steps, self.seed = steps, seed
         self.network: _Velocity | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the velocity to the snapshots that are not held out, and returns itself."""
-        config, seen = self.config, snapshots.fitted
-        rng = np.random.default_rng(config.seed)
-        trajectories = bridges(seen, "paths" if seen.paired else "transport", rng)
+        seen, rng = snapshots.fitted, np.random.default_rng(self.seed)
+        trajectories = interpolants(seen, "paths" if seen.paired else "transport", rng)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = _Velocity(config, scales_of(seen))
+            torch.manual_seed(self.seed)
+            network = _Velocity(scales_of(seen))
         width = network.scales.length * SMOOTH
-        nodes = 16
 
         def loss() -> Tensor:
             m = int(rng.integers(len(trajectories)))
             path = trajectories[m]
-            times = path.time[0] + (path.time[-1] - path.time[0]) * (np.arange(nodes) + rng.random(nodes)) / nodes
-            x, v = path.sample(times, max(config.batch_size // nodes, 1), rng)
+            times = path.time[0] + (path.time[-1] - path.time[0]) * (np.arange(NODES) + rng.random(NODES)) / NODES
+            x, v = path.sample(times, BATCH // NODES, rng)
             at, wanted = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
             noise = torch.as_tensor(rng.standard_normal(x.shape), dtype=torch.float32)
-            mu = torch.as_tensor(seen.mu[[m]], dtype=torch.float32).expand(nodes, -1)
+            mu = torch.as_tensor(seen.mu[[m]], dtype=torch.float32).expand(NODES, -1)
             found = network(at + width * noise, torch.as_tensor(times, dtype=torch.float32), mu)
 
             return ((found - wanted) / network.unit).square().mean()
 
-        with threads(config.threads):
-            self.network, self.losses = descend(network, loss, config, progress)
+        self.network, self.losses = descend(network, loss, self.steps, 3e-3, progress)
 
         return self
 
@@ -92,7 +90,7 @@ class FlowMatching(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples along the velocity; beyond the fitted times the last one stays."""
+        """Advances a snapshot's samples; beyond the fitted times the velocity field is that of the last one."""
         del seed, options  # nothing is drawn
         network = self.network
         if network is None:
@@ -101,30 +99,30 @@ class FlowMatching(Head):
         first, last = network.scales.span.tolist()
 
         def drift(x: Tensor, time: float) -> Tensor:
-            return network(x, torch.full((1,), min(max(time, first), last)), given)
+            return network(x[None], torch.full((1,), min(max(time, first), last)), given)[0]
 
-        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        start = torch.as_tensor(snapshot.x, dtype=torch.float32)
         found = integrate(
             drift, start, np.asarray(times, np.float64), step=(last - first) / 200, method="heun",
             period=network.scales.period,
         )  # fmt: skip
 
-        return found[0].double().numpy()
+        return found.double().numpy()
 
 
 class _Velocity(nn.Module):
     """Velocity at positions, times and parameters."""
 
-    def __init__(self, config: FirstOrderConfig, scales: Scales) -> None:
+    def __init__(self, scales: Scales) -> None:
         super().__init__()
 
         self.scales = scales
-        d, p, width = len(scales.centre), len(scales.mu_mean), config.width
+        d, p = len(scales.centre), len(scales.mu_mean)
         around = int(torch.isfinite(scales.period).sum())
-        layers: list[nn.Module] = [nn.Linear(d + around + 1 + p, width), nn.SiLU()]
-        for _ in range(config.depth - 2):
-            layers += [nn.Linear(width, width), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, d))
+        self.layers = nn.Sequential(
+            nn.Linear(d + around + 1 + p, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(),
+            nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, d),
+        )  # fmt: skip
 
     def forward(self, x: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         scale = self.scales
@@ -145,7 +143,8 @@ class GradientFlow(Head):
     """A gradient flow whose potential and temperature are fitted by ridge regression; one for all trajectories.
 
     Arguments:
-        config: Settings; `waves` and `seed` are used.
+        seed: Seed of features and draws.
+        fourier_features: Random Fourier features of the potential, besides its quadratic form.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
@@ -153,8 +152,8 @@ class GradientFlow(Head):
         (2, 50, 1)
     """
 
-    def __init__(self, config: FirstOrderConfig | None = None) -> None:
-        self.config = config or FirstOrderConfig()
+    def __init__(self, seed: int = 0, fourier_features: int = 96) -> None:
+        self.seed, self.fourier_features = seed, fourier_features
         self.potential: Fourier | None = None
         self.temperature = 0.0
         self.step = 0.0
@@ -162,15 +161,14 @@ class GradientFlow(Head):
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits potential and temperature to the snapshots that are not held out, and returns itself."""
-        seen = snapshots.fitted
-        rng = np.random.default_rng(self.config.seed)
+        seen, rng = snapshots.fitted, np.random.default_rng(self.seed)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            potential = Fourier(scales_of(seen), self.config.waves)
+            torch.manual_seed(self.seed)
+            potential = Fourier(scales_of(seen), self.fourier_features)
         rows, wanted, steps = [], [], []
         for m in range(seen.num_trajectories):
             for before, after in pairwise(seen.of(m)):
-                first, last = pair(before, after, seen.period, rng)
+                first, last = transport_pairs(before, after, seen.period, rng)
                 h = after.time - before.time
                 y = torch.as_tensor(after.x[last], dtype=torch.float32)
                 slope = potential.unit * potential.slopes(y)  # (N, d, F)
@@ -194,7 +192,7 @@ class GradientFlow(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples downhill, shaken by the temperature."""
+        """Advances a snapshot's samples along the gradient flow, with noise of the temperature."""
         del mu, options  # one potential for all
         potential = self.potential
         if potential is None:
@@ -202,16 +200,16 @@ class GradientFlow(Head):
 
         def drift(x: Tensor, time: float) -> Tensor:
             del time  # it is the same at all times
-            return -potential.unit * (potential.slopes(x[0]) @ potential.weight)[None]
+            return -potential.unit * (potential.slopes(x) @ potential.weight)
 
-        start = torch.as_tensor(snapshot.x[None], dtype=torch.float32)
+        start = torch.as_tensor(snapshot.x, dtype=torch.float32)
         found = integrate(
             drift, start, np.asarray(times, np.float64), step=self.step, method="euler",
             noise=float(np.sqrt(2 * self.temperature)), period=potential.scales.period,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
 
-        return found[0].double().numpy()
+        return found.double().numpy()
 
 
 def _score(samples: Tensor, at: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""How models of dynamics are fitted, whatever their loss: Adam, a warm-up and a cosine, an average of weights."""
+"""Stochastic optimisation of a loss: Adam, warm-up and cosine schedule, and an average of the weights."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,51 +12,46 @@ from torch import Tensor, nn
 
 from ndt.errors import InputError
 
-__all__ = ["Progress", "descend", "threads"]
+__all__ = ["Progress", "descend"]
 
 M = TypeVar("M", bound=nn.Module)
-LOOKS = 20
+VALIDATIONS = 20  # evaluations of the validation loss
 Progress = Callable[[int, float], None]  # called with steps taken and the last loss
-
-
-class _Settings(Protocol):
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def ema(self) -> float: ...
 
 
 def descend(
     model: M,
     loss: Callable[[], Tensor],
-    config: _Settings,
+    steps: int,
+    learning_rate: float,
     progress: Progress | None = None,
+    *,
     held: Callable[[M], float] | None = None,
+    clip: float = 0.0,
+    ema: float = 0.99,
 ) -> tuple[M, NDArray[np.float64]]:
     """Minimises a loss and returns the average of the model's weights, and the loss of each step.
 
     Arguments:
-        model: What learns.
+        model: Model to fit.
         loss: Draws a batch and returns its loss by the model.
-        config: `steps`, `learning_rate` (its peak), `clip` (largest norm of a gradient, 0 for none) and `ema` (decay of
-            the average; early averages forget sooner, so that they begin where the model is).
+        steps: Number of steps.
+        learning_rate: Peak learning rate of Adam; a cosine to 0 follows a short warm-up.
         progress: Called after each step.
-        held: The loss of samples that are kept from fitting. It is taken `LOOKS` times, evenly, and the average that
-            has least of it is returned; without it, the last.
+        held: Loss of the validation samples. It is evaluated `VALIDATIONS` times, evenly spaced, and the average with
+            the least is returned; without it, the last.
+        clip: Largest norm of a gradient; 0 for none.
+        ema: Decay of the average; it is shorter in early steps, to forget the initial weights.
 
     Raises:
         InputError: if a loss is not a number.
     """
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
-    losses, least, best = np.zeros(config.steps), math.inf, average
-    looks = set(np.linspace(config.steps, 0, LOOKS, endpoint=False).round().astype(int).tolist()) if held else set()
-    for step in range(config.steps):
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
+    losses, least, best = np.zeros(steps), math.inf, average
+    looks = set(np.linspace(steps, 0, VALIDATIONS, endpoint=False).round().astype(int).tolist()) if held else set()
+    for step in range(steps):
         found = loss()
         losses[step] = found.item()
         if not math.isfinite(losses[step]):
@@ -65,14 +59,14 @@ def descend(
             raise InputError("settings", "learning_rate", "one by which the loss stays a number", told)
         optimiser.zero_grad()
         found.backward()
-        if config.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
         schedule.step()
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
                 if new.requires_grad:
-                    kept.lerp_(new, 1 - min(config.ema, (1 + step) / (10 + step)))
+                    kept.lerp_(new, 1 - min(ema, (1 + step) / (10 + step)))
         if held is not None and step + 1 in looks and (now := held(average)) < least:
             least, best = now, copy.deepcopy(average)
         if progress is not None:
@@ -82,17 +76,5 @@ def descend(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Returns the share of the peak learning rate: a warm-up of a fiftieth of the steps, and a cosine to 0."""
+    """Returns the factor of the peak learning rate: a warm-up of a fiftieth of the steps, and a cosine to 0."""
     return min(1.0, (step + 1) / max(steps // 50, 1)) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Sets torch's threads within a block; 0 leaves them."""
-    before = torch.get_num_threads()
-    if number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,20 +1,20 @@
 r"""Potential functionals of a population, by networks and in closed form.
 
-A functional U of a density is, of N particles, the mean of a number f of each, and by it each has the acceleration
+A functional U of N particles is the mean of a number f of each particle, and gives each the acceleration
 
 .. math:: U[\hat p] = \frac1N\sum_i f_i(x_1, \dots, x_N), \qquad a_j = -N\,\nabla_{x_j} U = -\nabla_{x_j}\sum_i f_i
 
-which does not change where every particle is doubled. All are the same whatever the order of particles.
+which is unchanged if every particle is duplicated. All terms are invariant to the order of particles.
 
-- ``external``: f = V(x), a network of one particle (`ndt.dynamics.potentials.Potential`), which time and parameters may
-  condition.
-- ``fourier``: the same, linear in its weights (`ndt.dynamics.features.Fourier`), of neither time nor parameters.
+- ``external``: f = V(x), a network of one particle (`ndt.dynamics.potentials.Potential`), conditioned on parameters
+  and, optionally, time.
+- ``fourier``: the same, linear in its weights (`ndt.dynamics.features.Fourier`), without time and parameters.
 - ``pairwise``: f = ½ mean over others of W(|x - y|), a network of the distance.
-- ``attention``: softmax attention over particles, which is a mean over the population. Like pairs, it takes N² time.
-- ``sets``: f = g(x, mean of φ(y)): what others do enters by a few numbers; in proportion to N.
+- ``attention``: softmax attention over particles. Like ``pairwise``, it takes N² time.
+- ``deep_sets``: f = g(x, mean of φ(y)), in time proportional to N.
 - entropy, T log ρ(x): :math:`U = T\int\rho\log\rho`, pressure of an isothermal gas, or diffusion where friction rules;
   Fisher, :math:`\tfrac{\hbar^2}{8}|\nabla\log\rho(x)|^2`: a quantum particle's (Madelung). ρ is a Gaussian of the
-  samples' moments, or a kernel density.
+  sample moments, or a kernel density.
 
 References: Guan, Atanackovic, Neklyudov (2026), https://arxiv.org/abs/2605.08550, proposition 3.1; Madelung (1927),
 Quantentheorie in hydrodynamischer Form, https://doi.org/10.1007/BF01400372; Zaheer et al. (2017), Deep sets,
@@ -34,11 +34,13 @@ from ndt.dynamics.potentials import Potential, Scales
 
 __all__ = ["Functional", "gaussian_log_density", "kernel_log_density"]
 
-# N = particles, d = dimensions, p = parameters, H = heads
+HEADS = 4  # of attention
+
+# N = particles, d = dimensions, p = parameters
 
 
 def gaussian_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> Float[Tensor, " K"]:
-    """Returns at positions the logarithm of the Gaussian that has the moments of samples."""
+    """Returns the log density, at positions, of the Gaussian with the moments of samples."""
     mean = x.mean(0)
     centred = x - mean
     covariance = centred.T @ centred / len(x) + 1e-9 * torch.eye(x.shape[1], dtype=x.dtype)
@@ -49,7 +51,7 @@ def gaussian_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> F
 
 
 def kernel_log_density(x: Float[Tensor, "N d"], at: Float[Tensor, "K d"]) -> Float[Tensor, " K"]:
-    """Returns at positions the logarithm of a kernel density of samples, its width by Silverman's rule.
+    """Returns the log of a kernel density of samples at positions, its bandwidth by Silverman's rule.
 
     Reference: Silverman (1986), Density estimation for statistics and data analysis.
     """
@@ -64,37 +66,32 @@ DENSITIES = {"gaussian": gaussian_log_density, "kernel": kernel_log_density}
 
 
 def _slope(x: Tensor, density: str) -> Tensor:
-    """Returns grad log ρ at samples, the density held still: its own place in the mean is not moved."""
+    """Returns grad log ρ at samples, for a fixed density: gradients do not pass through the kernel centres."""
     at = x + torch.zeros_like(x)
     (slope,) = torch.autograd.grad(DENSITIES[density](x, at).sum(), at, create_graph=True)
 
     return slope
 
 
-class _Mixed(nn.Module):
-    """Layers of attention over particles, and a number of each at the end."""
+class _Attention(nn.Module):
+    """A transformer layer over particles, and one number per particle."""
 
-    def __init__(self, num_inputs: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, num_inputs: int, width: int) -> None:
         super().__init__()
 
-        self.heads = heads
         self.first = nn.Linear(num_inputs, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth))
-        self.mixes = nn.ModuleList(nn.Linear(width, 3 * width, bias=False) for _ in range(depth))
-        self.backs = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.feeds = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(depth)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.mix = nn.Linear(width, 3 * width, bias=False)
+        self.back = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.last = nn.Linear(width, 1)
 
     def forward(self, z: Float[Tensor, "N inputs"]) -> Float[Tensor, " N"]:
         h = self.first(z)
-        for i, (mix, back, feed) in enumerate(zip(self.mixes, self.backs, self.feeds, strict=True)):
-            made = mix(self.norms[2 * i](h))
-            q, k, v = rearrange(made, "n (three heads c) -> three heads n c", three=3, heads=self.heads)
-            share = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)  # written out: it is differentiated twice
-            h = h + back(rearrange(share @ v, "heads n c -> n (heads c)"))
-            h = h + feed(self.norms[2 * i + 1](h))
+        q, k, v = rearrange(self.mix(self.norms[0](h)), "n (three heads c) -> three heads n c", three=3, heads=HEADS)
+        share = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)  # written out: it is differentiated twice
+        h = h + self.back(rearrange(share @ v, "heads n c -> n (heads c)"))
+        h = h + self.feed(self.norms[1](h))
 
         return self.last(h)[:, 0]
 
@@ -109,10 +106,11 @@ class Functional(nn.Module):
     """A sum of functionals.
 
     Arguments:
-        config: Which, and their sizes.
-        scales: Scales of the data; of their shapes are the dimensions.
+        config: Terms and their sizes.
+        scales: Scales of the data.
 
     Example:
+        >>> import numpy as np
         >>> ends = np.zeros(2), np.ones(2), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0))
         >>> psi = Functional(FunctionalConfig(), Scales(*ends))
         >>> psi.acceleration(torch.zeros(5, 2), 0.0, torch.zeros(0)).shape
@@ -127,17 +125,15 @@ class Functional(nn.Module):
         around = torch.isfinite(scales.period)
         num += int(around.sum())  # a sine and a cosine each
         self.external = Potential(config.potential, scales) if "external" in config.terms else None
-        self.fourier = Fourier(scales, config.waves) if "fourier" in config.terms else None
+        self.fourier = Fourier(scales, config.fourier_features) if "fourier" in config.terms else None
         self.pairwise = _network(1 + len(scales.mu_mean), config.width, 1) if "pairwise" in config.terms else None
-        self.attention = (
-            _Mixed(num, config.width, config.depth, config.heads) if "attention" in config.terms else None
-        )  # fmt: skip
-        self.told = _network(num, config.width, config.width) if "sets" in config.terms else None
-        self.heard = _network(num + config.width, config.width, 1) if "sets" in config.terms else None
-        # in tens, as friction's
+        self.attention = _Attention(num, config.width) if "attention" in config.terms else None
+        self.encoder = _network(num, config.width, config.width) if "deep_sets" in config.terms else None
+        self.decoder = _network(num + config.width, config.width, 1) if "deep_sets" in config.terms else None
+        # a tenth of its logarithm, as the friction
         start = torch.tensor(math.log(config.entropy) / 10 if config.entropy else -math.inf)
         self.log_entropy = nn.Parameter(start, requires_grad=config.learn_entropy and config.entropy > 0)
-        for network in (self.pairwise, self.heard):
+        for network in (self.pairwise, self.decoder):
             if network is not None:
                 nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
         if self.attention is not None:
@@ -155,13 +151,13 @@ class Functional(nn.Module):
         unit = self.scales.action / self._span
         if self.pairwise is not None:
             found = found + unit * self._pairs(x, mu)
-        if self.attention is not None or self.told is not None:
+        if self.attention is not None or self.encoder is not None:
             z = self._features(x, mu)
             if self.attention is not None:
                 found = found + unit * self.attention(z)
-            if self.told is not None and self.heard is not None:
-                others = self.told(z).mean(0).expand(len(z), -1)
-                found = found + unit * self.heard(torch.cat([z, others], 1))[:, 0]
+            if self.encoder is not None and self.decoder is not None:
+                others = self.encoder(z).mean(0).expand(len(z), -1)
+                found = found + unit * self.decoder(torch.cat([z, others], 1))[:, 0]
         if config.entropy:
             found = found + self.temperature * DENSITIES[config.density](x, x)
         if config.fisher:
@@ -170,7 +166,7 @@ class Functional(nn.Module):
         return found
 
     def acceleration(self, x: Float[Tensor, "N d"], time: float, mu: Float[Tensor, " p"]) -> Float[Tensor, "N d"]:
-        """Returns the acceleration of each particle; the graph is kept where gradients are asked for."""
+        """Returns the acceleration of each particle; the graph is kept if gradients are enabled."""
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             at = x if x.requires_grad else x.detach().requires_grad_()
@@ -204,7 +200,7 @@ class Functional(nn.Module):
         gap = x[:, None] - x[None]
         around = torch.isfinite(scale.period)
         turns = torch.where(around, scale.period, torch.ones_like(scale.period)) / math.pi
-        chord = torch.where(around, turns * torch.sin(gap / turns), gap)  # as far as a chord where it is round
+        chord = torch.where(around, turns * torch.sin(gap / turns), gap)  # periodic: the chord of the circle
         square = (chord / scale.length).square().sum(-1, keepdim=True)
         given = ((mu - scale.mu_mean) / scale.mu_scale).expand(*square.shape[:2], -1)
         h = torch.cat([square / (1 + square), given], -1) if len(mu) else square / (1 + square)

@@ -1,109 +1,171 @@
-"""What every dynamics head does with snapshots once it carries one on: interpolate, forecast, score."""
+"""What all dynamics models share: interpolation, forecasts and scores from `advance`, and files of weights."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
-from ndt.dynamics.between import pair
-from ndt.dynamics.distances import carry, score
+from ndt.checkpoint import load_weights, read_json, save_weights, write_json
+from ndt.dynamics.distances import roll_out, score
+from ndt.dynamics.interpolants import transport_pairs
 from ndt.dynamics.periodic import nearest, wrap
+from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
+from ndt.settings import fill_config
 
-__all__ = ["Head"]
+__all__ = ["Head", "read_shape", "read_weights", "save_model"]
+
+C = TypeVar("C")
+SHAPE = ("config", "num_dims", "num_parameters", "periodic")
 
 
 class Head(ABC):
-    """A model that carries populations on. Where it begins, it sees no snapshot that is held out."""
+    """A model that advances populations in time. Simulations never start from a held-out snapshot."""
 
     @abstractmethod
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples on to times, of which its own is the first; shape (T, N, d)."""
+        """Advances a snapshot's samples to times, of which its own is the first; shape (T, N, d)."""
 
     def motion(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Returns what `advance` does, and velocities where the model's particles have some of their own."""
+        """Returns what `advance` does, and the velocities if the model's particles have their own."""
         return self.advance(snapshot, times, mu, seed=seed, **options), None
 
     def interpolate(
-        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, pinned: bool = False, **options: Any
-    ) -> NDArray[np.float64]:
-        """Returns samples at times, each carried on from the latest snapshot before it; shape (T, N, d).
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, endpoint_conditioned: bool = False,
+        **options: Any,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Returns samples at times, each advanced from the latest snapshot before it; shape (T, N, d).
 
         Arguments:
-            snapshots: Where to begin.
+            snapshots: Where simulations start.
             times: Times T, in any order.
-            trajectory: Of which trajectory.
-            pinned: Whether paths are bent so that they end in the next snapshot, where there is one: by what they miss
-                it by, paired by transport; in a cubic that ends with its velocities, too, where model and snapshot have
-                some, else in proportion to time.
-            options: Of the simulation.
+            trajectory: Index of the trajectory.
+            endpoint_conditioned: Whether paths are corrected so that they end in the next snapshot, if there is one.
+                The error at its time, paired by optimal transport, is spread over the path: by a cubic that also
+                matches the snapshot's velocities if model and snapshot have them, else in proportion to time.
+            options: Options of the simulation.
         """
         known, mu = _known(snapshots, trajectory), snapshots.mu[trajectory]
-        wanted, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
-        if np.any(wanted < moments[0]):
-            raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", wanted.min())
-        parts: dict[int, NDArray[np.float64]] = {}  # by place in `times`: (N, d)
-        for k in np.unique(at := np.searchsorted(moments, wanted, side="right") - 1):
-            mine = np.flatnonzero(at == k)
-            last = moments[k + 1 : k + 2] if pinned else moments[:0]
-            later, place = np.unique(np.concatenate([[moments[k]], wanted[mine], last]), return_inverse=True)
-            path, speed = self.motion(known[k], later, mu, **options)
+        times, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
+        if np.any(times < moments[0]):
+            raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", times.min())
+        parts: dict[int, NDArray[np.float64]] = {}  # by index in `times`: (N, d)
+        for k in np.unique(start := np.searchsorted(moments, times, side="right") - 1):
+            mine = np.flatnonzero(start == k)
+            last = moments[k + 1 : k + 2] if endpoint_conditioned else moments[:0]
+            steps, place = np.unique(np.concatenate([[moments[k]], times[mine], last]), return_inverse=True)
+            path, velocity = self.motion(known[k], steps, mu, **options)
             if len(last):
-                path = _bent(path, speed, later, known[k + 1], snapshots.period)
+                path = _conditioned(path, velocity, steps, known[k + 1], snapshots.period)
             parts |= zip(mine.tolist(), path[place[1 : 1 + len(mine)]], strict=True)
         n = min(len(part) for part in parts.values())
 
-        return np.stack([parts[i][:n] for i in range(len(wanted))])
+        return np.stack([parts[i][:n] for i in range(len(times))])
 
     def forecast(
-        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, free: bool = False, **options: Any
-    ) -> NDArray[np.float64]:
-        """Returns samples at times after a trajectory's last snapshot, carried on from it; shape (T, N, d).
+        self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *,
+        forecast_from: Literal["first", "last"] = "last", **options: Any,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Returns samples at times after a trajectory's last snapshot, shape (T, N, d).
 
         Arguments:
-            snapshots: Where to begin.
+            snapshots: Where simulations start.
             times: Times T, ascending.
-            trajectory: Of which trajectory.
-            free: Whether to begin at the first snapshot, not at the last.
-            options: Of the simulation.
+            trajectory: Index of the trajectory.
+            forecast_from: Whether to start at the ``first`` or the ``last`` snapshot.
+            options: Options of the simulation.
         """
-        known, wanted = _known(snapshots, trajectory), np.asarray(times, np.float64)
-        if np.any(wanted <= known[-1].time):
-            raise InputError("forecast", "times", f"after {known[-1].time:g}, the last snapshot's", wanted.min())
-        begin = known[0 if free else -1]
+        known, times = _known(snapshots, trajectory), np.asarray(times, np.float64)
+        if np.any(times <= known[-1].time):
+            raise InputError("forecast", "times", f"after {known[-1].time:g}, the last snapshot's", times.min())
+        start = known[0 if forecast_from == "first" else -1]
 
-        return self.advance(begin, [begin.time, *wanted], snapshots.mu[trajectory], **options)[1:]
+        return self.advance(start, [start.time, *times], snapshots.mu[trajectory], **options)[1:]
 
     def score(self, snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[dict[str, float]]:
-        """Carries each trajectory on from its first snapshot and compares; see `ndt.dynamics.distances.score`."""
-        return score(carry(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
+        """Simulates each trajectory from its first snapshot and scores it; see `ndt.dynamics.distances.score`."""
+        return score(roll_out(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
 
 
-def _bent(
-    path: NDArray[np.float64], speed: NDArray[np.float64] | None, times: NDArray[np.float64], end: Snapshot,
+def _conditioned(
+    path: NDArray[np.float64], velocity: NDArray[np.float64] | None, times: NDArray[np.float64], end: Snapshot,
     period: NDArray[np.float64],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Returns paths (T, N, d) that end in the samples of a snapshot at the last time, and begin as they did."""
-    made = Snapshot(end.time, path[-1], None, np.full(len(path[-1]), 1 / len(path[-1])))
-    rows, others = pair(made, end, period, np.random.default_rng(0))
-    path, missed = path[:, rows], nearest(end.x[others] - path[-1, rows], period)
+    """Returns paths (T, N, d) with the same start that end in the samples of a snapshot at the last time."""
+    simulated = Snapshot(end.time, path[-1], None, np.full(len(path[-1]), 1 / len(path[-1])))
+    rows, others = transport_pairs(simulated, end, period, np.random.default_rng(0))
+    path, error = path[:, rows], nearest(end.x[others] - path[-1, rows], period)
     span = times[-1] - times[0]
     a = ((times - times[0]) / span)[:, None, None]
-    if speed is None or end.velocity is None:
-        return wrap(path + a * missed, period)
-    faster = span * (end.velocity[others] - speed[-1, rows])
+    if velocity is None or end.velocity is None:
+        return wrap(path + a * error, period)
+    slope = span * (end.velocity[others] - velocity[-1, rows])
 
-    return wrap(path + (3 * a**2 - 2 * a**3) * missed + (a**3 - a**2) * faster, period)
+    return wrap(path + (3 * a**2 - 2 * a**3) * error + (a**3 - a**2) * slope, period)
 
 
 def _known(snapshots: Snapshots, trajectory: int) -> list[Snapshot]:
     held = snapshots.held_out[snapshots.trajectory == trajectory]
-    found = [s for s, apart in zip(snapshots.of(trajectory), held, strict=True) if not apart]
+    known = [s for s, out in zip(snapshots.of(trajectory), held, strict=True) if not out]
 
-    return found or snapshots.of(trajectory)[:1]  # of a trajectory that is held out whole, where it begins
+    return known or snapshots.of(trajectory)[:1]  # the start of a trajectory that is held out as a whole
+
+
+def save_model(folder: str | Path, method: str, model: nn.Module, scales: Scales, config: Any, **more: Any) -> Path:
+    """Writes weights and scales to ``model.safetensors`` and what their shapes follow from to ``model.json``.
+
+    Arguments:
+        folder: Folder to write to, which is returned.
+        method: Name that `read_shape` checks.
+        model: Fitted model; `scales` are a part of it.
+        scales: Scales of the data.
+        config: Settings of the model.
+        more: Further entries of ``model.json``.
+    """
+    from ndt import __version__
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model.state_dict(), folder / "model.safetensors")
+    shape = {"num_dims": len(scales.centre), "num_parameters": len(scales.mu_mean)}
+    periodic = torch.isfinite(scales.period).tolist()
+    versions = {"ndt": __version__, "torch": torch.__version__}
+    found = {"method": method, "versions": versions, "config": asdict(config), **shape, "periodic": periodic, **more}
+    write_json(folder / "model.json", found)
+
+    return folder
+
+
+def read_shape(folder: str | Path, method: str, config: type[C]) -> tuple[C, Scales, dict[str, Any]]:
+    """Returns the settings, scales of the right shapes for `read_weights` to fill, and all of ``model.json``.
+
+    Raises:
+        InputError: if the file is missing, of another method, or incomplete.
+    """
+    path = Path(folder) / "model.json"
+    found = read_json(path)
+    if found.get("method") != method:
+        raise InputError(path, "method", method, found.get("method", "none"))
+    for name in SHAPE:
+        if name not in found:
+            raise InputError(path, name, "what a model's shape follows from", "nothing")
+    d, p = int(found["num_dims"]), int(found["num_parameters"])
+    period = np.where(found["periodic"], 1.0, np.inf)
+    scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))
+
+    return fill_config(config, found["config"], path, "config"), scales, found
+
+
+def read_weights(model: nn.Module, folder: str | Path) -> None:
+    """Reads weights and scales into a model and sets it to evaluation mode, without gradients."""
+    load_weights(model.requires_grad_(False).eval(), Path(folder) / "model.safetensors")

@@ -1,35 +1,32 @@
-r"""Higher-order action matching: a potential whose gradient moves a population as its snapshots say, for all
-parameters.
+r"""Higher-order action matching: the gradient field that moves a population as its snapshots do, for all parameters.
 
-Of all velocity fields that move a density as it moves, the gradient of a potential s is the one of least kinetic
-energy. With noise eps it minimises
+Of all velocity fields that move a density in a given way, the gradient of a potential s has the least kinetic energy.
+With noise eps it minimises
 
 .. math::
     L(s) = E_\mu\Big\{E_{\rho_0}[s_0] - E_{\rho_1}[s_1]
       + \int_0^1 E_{\rho_t}\big[\tfrac12|\nabla s_t|^2 + \partial_t s_t + \tfrac{\varepsilon^2}{2}\Delta
       s_t\big]dt\Big\},
 
-whose minimum is minus half the integral of E|grad s|². Samples then follow dX = grad s dt + eps dW: one solve is a
-whole trajectory of the population, of any parameters.
+whose minimum is minus half the integral of E|grad s|². Samples then follow dX = grad s dt + eps dW: one solve gives a
+whole trajectory of the population, for any parameters.
 
-Where samples have velocities (paths, or pairs of transport), the end terms and the change in time are the integral of
--E[x' · grad s] along them, exactly: the loss is then a regression of velocities on a gradient, at each node by itself.
-It has no level to fix, without eps no rule can make it fall below -½ E|x'|², and it has less noise, unless paths are
-themselves those of a diffusion, whose velocities are noise above all. Elsewhere it is the default (`form`).
+If samples have velocities (paths, or optimal-transport pairs), the end terms and the time derivative equal the integral
+of -E[x' · grad s] along the paths. This ``velocity`` form is a regression of velocities on a gradient, independent at
+each node: it needs no gauge, without noise it is bounded below by -½ E|x'|² for every quadrature rule, and it has less
+variance, unless the paths are those of a diffusion, whose velocities are mostly noise.
 
-In the action's own form the integral is what decides. Fixed nodes, as in the paper, let the potential hide what it does
-between them: its loss falls below the minimum that is attainable, and where its level is free (adding c(t) changes
-nothing but the error of the rule) without bound. Nodes that are drawn anew each step leave nowhere to hide. `Check`
-compares the loss with a fresh, finer estimate and says so where nodes were over-fitted. With noise, the Laplacian of
-a few samples can be over-fitted, too: a share of the samples is kept back, which weights are kept is chosen by its
-loss, and `Check` says by how much it is above that of the samples that were fitted.
+In the ``action`` form the quadrature decides. Fixed nodes, as published, let the potential vary between nodes at no
+cost: the loss falls below its attainable minimum, and without bound if the level of s is free (adding c(t) then changes
+the quadrature error only). Nodes drawn anew each step prevent this. `Check` compares the fitted loss with a fresh
+estimate on a finer rule and reports over-fitted nodes. With noise, the Laplacian of few samples can be over-fitted too:
+a validation fraction of the samples selects the weights, and `Check` compares its loss with that of fitted samples.
 
 Reference: Berman, Blickhan, Peherstorfer (2024), Parametric model reduction of mean-field and stochastic systems via
-higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as the derivation says.
+higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian enters linearly, as derived there.
 """
 
 import math
-import time as clock
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,60 +40,51 @@ from torch import Tensor
 
 from ndt.config_dynamics import HOAMConfig
 from ndt.dynamics.batches import Batch
-from ndt.dynamics.between import Bridge, bridges
-from ndt.dynamics.fitting import Progress, descend, threads
-from ndt.dynamics.heads import Head
+from ndt.dynamics.fitting import Progress, descend
+from ndt.dynamics.heads import Head, read_shape, read_weights, save_model
 from ndt.dynamics.integrators import integrate
+from ndt.dynamics.interpolants import Interpolant, interpolants
 from ndt.dynamics.potentials import Potential, scales_of
-from ndt.dynamics.saving import read_shape, read_weights, save_model
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
 
-__all__ = ["HOAM", "Check", "Fit"]
+__all__ = ["HOAM", "Check"]
 
-JUDGED = 8  # trajectories at most that a fresh estimate is made of at a time
+CHECKED = 8  # most trajectories of one fresh estimate of the loss
 
 # B = slices of a step, Q = nodes in time, N = particles of a node, d = dimensions, p = parameters, M = trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How the loss of fitting stands to a fresh estimate of it.
+    """Fitted loss beside fresh estimates of it.
 
     Arguments:
-        loss: Loss of the fitted model by the rule, nodes and particles of a step, a mean over trajectories.
-        fresh: Its loss by strata twice as fine.
+        loss: Loss of the fitted model with the rule, nodes and particles of a step, mean over trajectories.
+        fresh: Its loss with newly drawn strata, twice as fine.
         error: Standard error of their difference.
-        kinetic: Minus half the integral of E|grad s|², which is the loss of the best potential of all.
-        kept: Its loss, by the finer strata, of samples that were kept back; None where there are none.
-        kept_error: Standard error of the difference of that to `fresh`.
+        kinetic: Minus half the integral of E|grad s|², the loss of the optimal potential.
+        validation: Loss of the validation samples on the finer strata; None without such samples.
+        validation_error: Standard error of its difference to `fresh`.
     """
 
     loss: float
     fresh: float
     error: float
     kinetic: float
-    kept: float | None = None
-    kept_error: float = 0.0
+    validation: float | None = None
+    validation_error: float = 0.0
 
     @property
     def overfitted(self) -> bool:
-        """Whether the loss lies below what fresh nodes show, by more than 1 % and three standard errors."""
+        """Whether the loss is below that of fresh nodes by more than 1 % and three standard errors."""
         return self.loss < self.fresh - max(0.01 * abs(self.fresh), 3 * self.error)
 
     @property
-    def memorised(self) -> bool:
-        """Whether samples that were kept back have a loss above those that were fitted, by more than the same."""
-        return self.kept is not None and self.kept > self.fresh + max(0.01 * abs(self.fresh), 3 * self.kept_error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """What fitting leaves to be told: the loss of every step, seconds, and the check of it."""
-
-    losses: NDArray[np.float64]
-    seconds: float
-    check: Check
+    def overfitted_samples(self) -> bool:
+        """Whether the validation loss is above that of fitted samples by more than 1 % and three standard errors."""
+        limit = max(0.01 * abs(self.fresh), 3 * self.validation_error)
+        return self.validation is not None and self.validation > self.fresh + limit
 
 
 class HOAM(Head):
@@ -118,7 +106,8 @@ class HOAM(Head):
     def __init__(self, config: HOAMConfig | None = None) -> None:
         self.config = config or HOAMConfig()
         self.potential: Potential | None = None
-        self.result: Fit | None = None
+        self.losses: NDArray[np.float64] = np.zeros(0)  # of each step of fitting
+        self.check: Check | None = None
 
     # ---- fitting
 
@@ -130,39 +119,44 @@ class HOAM(Head):
             progress: Called with each step and its loss.
 
         Raises:
-            InputError: if a trajectory has fewer than two snapshots to fit, what lies between them cannot be had, or a
-                loss is no longer a number.
+            InputError: if a trajectory has fewer than two snapshots to fit, the interpolant does not suit the
+                snapshots, or a loss is not a number.
         """
-        config, began = self.config, clock.perf_counter()
+        config = self.config
         rng = np.random.default_rng(config.seed)
-        seen, apart = snapshots.fitted.split(config.held_back, rng)
-        trajectories = bridges(seen, config.between, rng)
-        kept = [] if apart is None else bridges(apart, trajectories[0].how, rng)
-        if config.form == "velocity" and not trajectories[0].moves:
-            found = f"{trajectories[0].how} without velocities"
-            raise InputError("settings", "between", "paths, transport or recorded velocities for form=velocity", found)
+        seen, apart = snapshots.fitted.split(config.validation_fraction, rng)
+        trajectories = interpolants(seen, config.interpolant, rng)
+        validation = [] if apart is None else interpolants(apart, trajectories[0].kind, rng)
+        if config.form == "velocity" and not trajectories[0].has_velocities:
+            expected = "paths, transport or recorded velocities for form=velocity"
+            found = f"{trajectories[0].kind} without velocities"
+            raise InputError("settings", "interpolant", expected, found)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             potential = Potential(config.potential, scales_of(seen))
         probes = torch.Generator().manual_seed(config.seed)
-        finer = replace(
-            config, rule="stratified", num_nodes=2 * config.num_nodes + 1, num_trajectories=min(len(seen.mu), JUDGED)
-        )
-        judge = Batch.drawn(kept, seen.mu, finer, rng) if kept else None
+        held_batch = Batch.drawn(validation, seen.mu, self._finer(len(seen.mu)), rng) if validation else None
 
         def loss() -> Tensor:
             return self._loss(potential, Batch.drawn(trajectories, seen.mu, config, rng), probes).mean()
 
         def held(model: Potential) -> float:
-            assert judge is not None, "samples were kept back"
-            return float(self._loss(model, judge, torch.Generator().manual_seed(config.seed)).mean().detach())
+            assert held_batch is not None, "there are validation samples"
+            return float(self._loss(model, held_batch, torch.Generator().manual_seed(config.seed)).mean().detach())
 
-        with threads(config.threads):
-            self.potential, losses = descend(potential, loss, config, progress, held if kept else None)
-            check = self._check(self.potential, trajectories, kept, seen.mu, rng)
-        self.result = Fit(losses=losses, seconds=clock.perf_counter() - began, check=check)
+        self.potential, self.losses = descend(
+            potential, loss, config.steps, config.learning_rate, progress, held=held if validation else None
+        )
+        self.check = self._check(self.potential, trajectories, validation, seen.mu, rng)
 
         return self
+
+    def _finer(self, num_trajectories: int) -> HOAMConfig:
+        """Settings of a fresh estimate of the loss."""
+        return replace(
+            self.config, rule="stratified", num_nodes=2 * self.config.num_nodes + 1,
+            num_trajectories=min(num_trajectories, CHECKED),
+        )  # fmt: skip
 
     def _loss(self, potential: Potential, batch: Batch, probes: torch.Generator) -> Tensor:
         """Returns the loss of each trajectory of the batch, shape (M,)."""
@@ -184,7 +178,7 @@ class HOAM(Head):
             change = -(batch.velocity * slope).sum(2).mean(1)
         else:
             t = batch.time.clone().requires_grad_()
-            mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # where the level is held moves along
+            mean = batch.mean + (t - batch.time)[:, None] * batch.drift  # the gauge point moves
             s = self._gauged(potential, x, t, mean, mu)
             slope, change = torch.autograd.grad(s.sum() / N, (x, t), create_graph=True)
             slope = slope * N
@@ -205,18 +199,19 @@ class HOAM(Head):
         return s[:, :-1] - s[:, -1:]
 
     def _check(
-        self, potential: Potential, trajectories: list[Bridge], kept: list[Bridge], mu: NDArray[np.float64],
-        rng: np.random.Generator,
+        self, potential: Potential, trajectories: list[Interpolant], validation: list[Interpolant],
+        mu: NDArray[np.float64], rng: np.random.Generator,
     ) -> Check:  # fmt: skip
-        """Estimates the loss by its own rule and by a finer one, where nodes are not the snapshots' times."""
-        own = replace(self.config, num_trajectories=min(len(mu), JUDGED))
-        finer = replace(own, rule="stratified", num_nodes=2 * own.num_nodes + 1)
+        """Estimates the loss by its own rule and by a finer one."""
+        finer = self._finer(len(mu))
+        own = replace(self.config, num_trajectories=finer.num_trajectories)
         probes = torch.Generator().manual_seed(self.config.seed + 1)
         repeats = max(32 // own.num_trajectories, 8)
-        parts = min([repeats, *(len(x) for path in kept for x in path.samples)])
-        losses, kinetics = np.zeros((repeats, 3 if kept else 2)), np.zeros(repeats)
+        parts = min([repeats, *(len(x) for path in validation for x in path.samples)])
+        losses, kinetics = np.zeros((repeats, 3 if validation else 2)), np.zeros(repeats)
         for i in range(repeats):
-            apart = [path.part(i % parts, parts) for path in kept]  # else the error would not show how few they are
+            # repeats share no validation sample: the standard error then reflects how few there are
+            apart = [path.part(i % parts, parts) for path in validation]
             for j, (paths, config) in enumerate([(trajectories, own), (trajectories, finer), (apart, finer)]):
                 if not paths:
                     continue
@@ -225,106 +220,81 @@ class HOAM(Head):
                 if j == 1:
                     _, kinetic = self._integrand(potential, batch, probes)
                     kinetics[i] = float((batch.weight * kinetic.detach()).view(len(batch.mu), -1).sum(1).mean())
-        gaps = (losses - losses[:, [1]]).std(0, ddof=1) / math.sqrt(len(losses))
+        errors = (losses - losses[:, [1]]).std(0, ddof=1) / math.sqrt(len(losses))
 
         return Check(
-            loss=float(losses[:, 0].mean()), fresh=float(losses[:, 1].mean()), error=float(gaps[0]),
-            kinetic=-float(kinetics.mean()), kept=float(losses[:, 2].mean()) if kept else None,
-            kept_error=float(gaps[2]) if kept else 0.0,
+            loss=float(losses[:, 0].mean()), fresh=float(losses[:, 1].mean()), error=float(errors[0]),
+            kinetic=-float(kinetics.mean()), validation=float(losses[:, 2].mean()) if validation else None,
+            validation_error=float(errors[2]) if validation else 0.0,
         )  # fmt: skip
 
     # ---- use
 
     @property
-    def losses(self) -> NDArray[np.float64]:
-        """Loss of each step of fitting; none of a model that was loaded."""
-        return np.zeros(0) if self.result is None else self.result.losses
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """What fitting leaves to be told, as plain values: the check, and whether nodes or samples were over-fitted."""
-        if self.result is None:
+        """Results of fitting as plain values: the check, and whether nodes or samples were over-fitted."""
+        if (check := self.check) is None:
             return {}
-        check = self.result.check
+        flags = {"overfitted": check.overfitted, "overfitted_samples": check.overfitted_samples}
 
-        return {"steps": self.config.steps, **vars(check), "overfitted": check.overfitted, "memorised": check.memorised}
+        return {"steps": self.config.steps, **vars(check), **flags}
 
     def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Returns the gradient of the potential at positions (N, d) or (M, N, d), with parameters (p,) or (M, p)."""
-        model = self._fitted()
+        """Returns the gradient of the potential at positions (N, d), with parameters (p,)."""
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        alone = positions.ndim == 2
-        positions = positions[None] if alone else positions
-        drift = self._drift(model, self._parameters(mu, len(positions)))
-        found = drift(positions, time).double().numpy()
-
-        return found[0] if alone else found
+        return self._drift(self._parameters(mu))(positions, time).double().numpy()
 
     def simulate(
-        self,
-        x0: ArrayLike,
-        times: ArrayLike,
-        mu: ArrayLike | None = None,
-        *,
-        method: str = "heun",
-        step: float = 0.0,
-        seed: int = 0,
+        self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
     ) -> NDArray[np.float64]:
-        """Moves samples through time and returns them at all times.
+        """Moves samples through time and returns them at all times, (T, N, d).
 
         Arguments:
-            x0: Samples at the first time, (N, d), or (M, N, d) for several populations.
-            times: Times T, ascending; beyond those that were fitted the potential is extrapolated.
-            mu: Parameters, (p,), or (M, p); a warning says how far they lie outside those that were fitted.
-            method: ``euler``, ``heun`` or, without noise, ``rk4``.
-            step: Longest step; 0 for a five-hundredth of the fitted span.
+            x0: Samples at the first time, (N, d).
+            times: Times T, ascending; beyond the fitted times the potential is extrapolated.
+            mu: Parameters, (p,); a warning says how far they lie outside the fitted range.
+            step: Longest step of Heun's scheme; 0 for a five-hundredth of the fitted span.
             seed: Seed of the noise.
-
-        Returns:
-            Samples, shape (T, N, d) or (M, T, N, d).
         """
-        model = self._fitted()
-        start = torch.as_tensor(np.asarray(x0), dtype=torch.float32)
-        if start.ndim not in (2, 3) or start.shape[-1] != len(model.scales.centre):
-            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)}) or (M, N, d)", tuple(start.shape))
-        alone = start.ndim == 2
-        start = start[None] if alone else start
+        model, start = self._fitted(), torch.as_tensor(np.asarray(x0), dtype=torch.float32)
+        if start.ndim != 2 or start.shape[1] != len(model.scales.centre):
+            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)})", tuple(start.shape))
         first, last = model.scales.span.tolist()
-        parameters = self._parameters(mu, len(start))
+        parameters = self._parameters(mu)
         for line in model.scales.beyond(parameters):
             warnings.warn(line, stacklevel=2)
-        found = integrate(
-            self._drift(model, parameters), start, np.asarray(times, np.float64),
-            step=step or (last - first) / 500, method=method, noise=self.config.noise,
-            period=model.scales.period, generator=torch.Generator().manual_seed(seed),
+        samples = integrate(
+            self._drift(parameters), start, np.asarray(times, np.float64), step=step or (last - first) / 500,
+            noise=self.config.noise, period=model.scales.period, generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
-        samples = found.double().numpy()
 
-        return samples[0] if alone else samples
+        return samples.double().numpy()
 
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples on: `simulate` from what one snapshot knows."""
+        """Advances a snapshot's samples; see `simulate`."""
         return self.simulate(snapshot.x, times, mu, seed=seed, **options)
 
-    def _drift(self, model: Potential, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
+    def _drift(self, mu: Tensor) -> Callable[[Tensor, float], Tensor]:
+        model = self._fitted()
+
         def drift(x: Tensor, time: float) -> Tensor:
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
-                s = model(at, torch.full((len(at),), time), mu)
+                s = model(at[None], torch.full((1,), time), mu)
                 return torch.autograd.grad(s.sum(), at)[0]
 
         return drift
 
-    def _parameters(self, mu: ArrayLike | None, num: int) -> Tensor:
-        wanted = len(self._fitted().scales.mu_mean)
-        found: NDArray[np.float64] = np.zeros((1, 0)) if mu is None else np.asarray(mu, np.float64)
-        found = found.reshape(1, -1) if found.ndim < 2 else found
-        if found.shape[1] != wanted or len(found) not in (1, num):
-            raise InputError("simulate", "mu", f"({wanted},) or ({num}, {wanted})", found.shape)
+    def _parameters(self, mu: ArrayLike | None) -> Tensor:
+        """Returns parameters as (1, p)."""
+        p = len(self._fitted().scales.mu_mean)
+        found = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64))
+        if len(found) != p:
+            raise InputError("simulate", "mu", f"({p},)", found.shape)
 
-        return torch.as_tensor(found, dtype=torch.float32).expand(num, -1)
+        return torch.as_tensor(found, dtype=torch.float32)[None]
 
     def _fitted(self) -> Potential:
         if self.potential is None:

@@ -1,4 +1,4 @@
-"""Solvers of dX = f(X, t) dt + eps dW for many samples at once; without noise they are those of ordinary equations."""
+"""Solvers of dX = f(X, t) dt + eps dW for many samples; without noise, of ordinary differential equations."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ __all__ = ["METHODS", "integrate"]
 
 Drift = Callable[[Tensor, float], Tensor]
 Step = Callable[[Drift, Tensor, float, float, Tensor | float, Tensor], Tensor]
-METHODS = ("euler", "heun", "rk4")
+METHODS = ("euler", "heun")
 
 
 def integrate(
     drift: Drift,
-    x0: Float[Tensor, "M N d"],
+    x0: Float[Tensor, "N d"],
     times: NDArray[np.float64],
     *,
     step: float,
@@ -27,31 +27,28 @@ def integrate(
     noise: float = 0.0,
     period: Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> Float[Tensor, "M T N d"]:
+) -> Float[Tensor, "T N d"]:
     """Returns samples at all times.
 
-    Euler and Maruyama's scheme is of order 1 in the mean of smooth functions, Heun's of order 2 (its noise is that of a
-    constant eps), Runge and Kutta's of order 4, without noise only. Without noise steps are equal over the whole span,
-    and what is between them is read off a cubic through both ends and their velocities: as many times may be asked for
-    as one likes. With noise, steps end where a time is.
+    The Euler-Maruyama scheme is of weak order 1, Heun's of order 2 (for a constant eps). Without noise, steps are equal
+    over the whole span and values between them are those of the cubic Hermite interpolant, so that the cost does not
+    depend on the number of times. With noise, steps end at the times.
 
     Arguments:
-        drift: Velocity of samples (M, N, d) at a time.
+        drift: Velocity of samples (N, d) at a time.
         x0: Samples at the first time.
         times: Times T, ascending.
         step: Longest step.
         method: One of `METHODS`.
         noise: Diffusion eps.
-        period: Period of each dimension, infinite where there is none; samples come back within [0, period).
+        period: Period of each dimension, infinite if it has none; samples are wrapped into [0, period).
         generator: Source of the noise.
 
     Raises:
-        InputError: if the method is unknown or does not allow noise, or times do not ascend.
+        InputError: if the method is unknown, or times do not ascend.
     """
     if method not in METHODS:
         raise InputError("simulate", "method", f"one of {', '.join(METHODS)}", method)
-    if method == "rk4" and noise:
-        raise InputError("simulate", "method", "euler or heun where there is noise", method)
     if times.ndim != 1 or not len(times) or not np.all(np.diff(times) > 0) or not step > 0:
         raise InputError("simulate", "times", "one or more, each later than the one before", times.tolist())
     if not noise:
@@ -66,11 +63,11 @@ def integrate(
             x = _wrapped(_STEPS[method](drift, x, t, h, push, drift(x, t)), period)
         frames.append(x)
 
-    return torch.stack(frames, 1)
+    return torch.stack(frames)
 
 
 def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, method: Step) -> Tensor:
-    """Returns solutions without noise at all times, (M, T, N, d); they are not wrapped."""
+    """Returns solutions without noise at all times, (T, N, d); they are not wrapped."""
     begin, last = float(times[0]), float(times[-1])
     num = max(1, int(np.ceil((last - begin) / step - 1e-9)))
     h = (last - begin) / num
@@ -85,7 +82,7 @@ def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, m
             frames.append(x + bend)
         x, speed = new, after
 
-    return torch.stack(frames, 1)
+    return torch.stack(frames)
 
 
 def _euler(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
@@ -97,16 +94,7 @@ def _heun(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, fir
     return x + h / 2 * (first + drift(x + h * first + push, t + h)) + push
 
 
-def _rk4(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
-    del push  # there is none
-    b = drift(x + h / 2 * first, t + h / 2)
-    c = drift(x + h / 2 * b, t + h / 2)
-    d = drift(x + h * c, t + h)
-
-    return x + h / 6 * (first + 2 * b + 2 * c + d)
-
-
-_STEPS = {"euler": _euler, "heun": _heun, "rk4": _rk4}
+_STEPS = {"euler": _euler, "heun": _heun}
 
 
 def _wrapped(x: Tensor, period: Tensor | None) -> Tensor:

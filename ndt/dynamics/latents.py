@@ -1,4 +1,4 @@
-"""Latents of a recording as a population that moves: a trial is a particle, from an event on."""
+"""Latents of a recording as a population of trials: each trial is a particle, aligned to an event."""
 
 import json
 from pathlib import Path
@@ -21,32 +21,33 @@ def trials(
     latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float, num_components: int,
     smooth: float = 0.0,
 ) -> tuple[Snapshots, float]:  # fmt: skip
-    """Returns trials in their first principal components, and the share of variance that these have.
+    """Returns trials in their first principal components, and the fraction of variance these explain.
 
-    Components are those of the bins within trials, scaled by one number so that all together have the variance d.
-    Positions and velocities of each trial are those of cubics that are fitted in a window about each bin (Savitzky and
-    Golay's filter); without a window, positions are as they are, and velocities central differences.
+    Components are those of the bins within trials, scaled by one number to the total variance d. Positions and
+    velocities are those of a Savitzky-Golay filter (cubic); without a window, velocities are central differences.
 
     Arguments:
         latents: One row a bin, as `ndt embed` exports them, shape (R, D).
-        time: Centre of each bin in seconds, shape (R,).
-        onsets: Where trials begin, in seconds; trials that a gap cuts are left out.
-        duration: How much of each trial is taken, in seconds.
+        time: Centre of each bin in seconds, ascending and evenly spaced except for gaps, shape (R,).
+        onsets: Starts of trials, in seconds; trials that contain a gap are excluded.
+        duration: Length of each trial from its start, in seconds.
         num_components: Components d.
-        smooth: Window of the cubics in seconds, shorter than a trial; 0 for none.
+        smooth: Window of the filter in seconds, shorter than a trial; 0 for none.
 
     Raises:
-        InputError: if no trial is whole, or there are not as many latents.
+        InputError: if no trial is complete, or there are fewer latents than components.
     """
     if not 1 <= num_components <= latents.shape[1]:
         raise InputError("latents", "num_components", f"1 to {latents.shape[1]}", num_components)
-    whole = Snapshots.from_latents(latents, time, onsets, duration)
-    centred = whole.x - whole.x.mean(0)
+    rows, step = _aligned(time, onsets, duration)
+    x = latents[rows.T].astype(np.float64)  # (T, N, D)
+    centred = x.reshape(-1, x.shape[2])
+    centred = centred - centred.mean(0)
     _, size, axes = np.linalg.svd(centred, full_matrices=False)
     power = size**2 / len(centred)
-    x = centred @ axes[:num_components].T / np.sqrt(power[:num_components].mean())
-    paths = x.reshape(len(whole), -1, num_components)  # (T, N, d)
-    step = float(np.median(np.diff(whole.time)))
+    scaled = centred @ axes[:num_components].T / np.sqrt(power[:num_components].mean())
+    paths = scaled.reshape(*x.shape[:2], num_components)  # (T, N, d)
+    times = (np.arange(len(paths)) + 0.5) * step
     window = 2 * int(smooth / step / 2) + 1
     if window >= 5:
         if window > len(paths):
@@ -54,26 +55,42 @@ def trials(
         velocity = savgol_filter(paths, window, 3, deriv=1, delta=step, axis=0)
         paths = savgol_filter(paths, window, 3, axis=0)
     else:
-        velocity = np.gradient(paths, whole.time, axis=0, edge_order=2 if len(whole) > 2 else 1)
+        velocity = np.gradient(paths, times, axis=0, edge_order=2 if len(paths) > 2 else 1)
 
     return (
-        Snapshots.from_arrays(paths, whole.time, velocity=velocity, paired=True),
+        Snapshots.from_arrays(paths, times, velocity=velocity, paired=True),
         float(power[:num_components].sum() / power.sum()),
     )
 
 
+def _aligned(time: NDArray[np.float64], onsets: ArrayLike, duration: float) -> tuple[NDArray[np.int64], float]:
+    """Returns the rows of the bins of each complete trial, (N, T), and the bin size in seconds."""
+    step = float(np.median(np.diff(time)))
+    length = int(duration / step + 1e-6)
+    if length < 2:
+        raise InputError("latents", "duration", f"at least two bins of {step:g} s", duration)
+    first = np.searchsorted(time, np.asarray(onsets, np.float64) - 1e-9)
+    first = first[first + length <= len(time)]
+    rows = first[:, None] + np.arange(length)
+    rows = rows[np.abs(time[rows[:, -1]] - time[rows[:, 0]] - (length - 1) * step) < step / 2]
+    if not len(rows):
+        raise InputError("latents", "onsets", f"a trial of {duration:g} s without a gap", "none")
+
+    return rows, step
+
+
 class Rotation(NamedTuple):
-    """The fastest rotation of paths: its frequency, in Hz where time is in seconds, and R² of the linear system."""
+    """Fastest rotation of paths: frequency, in Hz for times in seconds, and R² of the linear system."""
 
     frequency: float
     r2: float
 
 
 def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation:
-    r"""Returns the frequency at which a population turns, by the linear system :math:`\dot x = A(x - c)` nearest to it.
+    r"""Returns the rotation frequency of a population, from a fitted linear system :math:`\dot x = A(x - c)`.
 
-    It is the imaginary part over 2π of the eigenvalue of A that has the largest one. A is fitted to central differences
-    of the paths by least squares; they are the sines of what they stand for, which is undone.
+    The frequency is the largest imaginary part of the eigenvalues of A, over 2π. A is fitted to central differences of
+    the paths by least squares; a central difference of a sinusoid is its sine, which is inverted.
 
     Reference: Churchland et al. (2012), Neural population dynamics during reaching,
     https://doi.org/10.1038/nature11129, without their constraint on A.
@@ -95,14 +112,14 @@ def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation
 
 
 def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
-    """Reads what ``ndt embed`` exported, aligned to an event of the trials of the recording.
+    """Reads latents written by ``ndt embed`` and aligns them to an event of the recording's trials.
 
     Arguments:
         path: The .npz file.
-        config: Of which recording, event and length.
+        config: Recording, event and length.
 
     Raises:
-        InputError: if files do not belong together, or there is no such event.
+        InputError: if the files are of different sessions, or there are no trials.
     """
     from ndt.data.read import read
 

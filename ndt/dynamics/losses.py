@@ -1,12 +1,12 @@
-r"""Losses between samples of two populations that gradients pass through: what a rollout is fitted with.
+r"""Differentiable losses between samples of two populations, for rollouts.
 
-All take samples (N, d) and (K, d), and return a number that is 0 for the same samples and in squared units of x but for
-the energy distance, which is in units of x. `loss_of` chooses by size.
+All take samples (N, d) and (K, d), and return a number that is 0 for equal samples, in squared units of x; the energy
+distance is in units of x. `loss_of` chooses by size.
 
-- Transport of least cost, exact: scipy's assignment of samples, held still; its gradient is that of the cost (envelope
-  theorem). As many samples on both sides.
+- Exact optimal transport of equal numbers of samples, by assignment; its gradient is that of the cost at a fixed
+  assignment (envelope theorem).
 - Sinkhorn's divergence, debiased: :math:`S(x, y) = OT(x, y) - OT(x, x)/2 - OT(y, y)/2` with entropy of strength blur²,
-  in logarithms, from a blur as wide as the data down to its own. Gradients by the envelope theorem, too.
+  in the log domain, annealed from a blur as wide as the data. Gradients by the envelope theorem.
 - The energy distance :math:`2E|x - y| - E|x - x'| - E|y - y'|`.
 - Squared W2 along random directions.
 
@@ -28,7 +28,7 @@ from ndt.errors import InputError
 __all__ = ["LOSSES", "assignment", "energy_distance", "loss_of", "sinkhorn", "sliced"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-EXACT, DENSE = 400, 2000  # samples that are assigned, and that have a matrix of all pairs
+EXACT, DENSE = 400, 2000  # most samples of an assignment, and of a matrix of all pairs
 
 
 def assignment(x: Float[Tensor, "N d"], y: Float[Tensor, "K d"]) -> Float[Tensor, ""]:
@@ -93,7 +93,7 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
 
 
 def energy_distance(x: Float[Tensor, "N d"], y: Float[Tensor, "K d"]) -> Float[Tensor, ""]:
-    """Returns the energy distance, of the samples as they are (their own pairs included)."""
+    """Returns the energy distance (V-statistic: pairs of a sample with itself included)."""
     return 2 * _apart(x, y) - _apart(x, x) - _apart(y, y)
 
 

@@ -1,4 +1,4 @@
-"""Dimensions that go round: positions brought back, differences the short way, and circles."""
+"""Periodic dimensions: wrapped positions, shortest differences, and maps to circles."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ __all__ = ["nearest", "on_circles", "wrap"]
 
 
 def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns samples (…, d) with periodic dimensions brought into [0, period)."""
+    """Returns samples (…, d) with periodic dimensions wrapped into [0, period)."""
     around = np.isfinite(period)
     if not around.any():
         return x
@@ -30,7 +30,7 @@ def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDA
 
 
 def on_circles(x: NDArray[np.floating], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Returns samples (N, d) with periodic dimensions laid on circles of that length, behind the others."""
+    """Returns samples (N, d) with periodic dimensions mapped to circles of that circumference, after the others."""
     if period is None or not np.isfinite(period).any():
         return np.asarray(x, np.float64)
     around = np.isfinite(period)

@@ -1,12 +1,11 @@
-r"""Potentials s(x; t, mu) whose gradient moves a population: networks of x that time and parameters condition.
+r"""Potentials s(x; t, mu) whose gradient moves a population: networks of x conditioned on time and parameters.
 
-Time and parameters enter as in one of three ways (`PotentialConfig.kind`). CoLoRA, the default, is
+Time and parameters enter in one of three ways (`PotentialConfig.kind`). CoLoRA, the default, is
 
 .. math:: C(x) = x\,[W + A\,\mathrm{diag}(\alpha(t, \mu))\,B] + b,
 
-where a small network makes :math:`\alpha` of all layers at once: that of a slice of time is computed once for all of
-its particles. Lengths, times and parameters are scaled by those of the data, and the potential by length² / time, so
-that the weights' scale is that of no unit.
+where a small network computes :math:`\alpha` of all layers, once for all particles of a time slice. Lengths, times and
+parameters are standardised, and the potential is scaled by length² / time, so that results do not depend on units.
 
 Reference: Berman, Peherstorfer (2024), CoLoRA: Continuous low-rank adaptation for reduced implicit neural modeling of
 parameterized partial differential equations, https://arxiv.org/abs/2402.14646
@@ -31,24 +30,20 @@ __all__ = ["Potential", "Scales", "scales_of"]
 
 
 class Scales(nn.Module):
-    """What lengths, times and parameters are measured by; buffers, so that a model's file has them.
+    """Scales of lengths, times and parameters, as buffers that are saved with a model.
 
     Arguments:
-        centre: Of positions, shape (d,).
+        centre: Centre of positions, shape (d,).
         length: Scale of each dimension, positive, shape (d,).
-        period: Of each dimension, infinite where there is none, shape (d,).
+        period: Period of each dimension, infinite if it has none, shape (d,).
         span: First and last time.
-        mu: Parameters that were fitted, shape (M, p).
+        mu: Fitted parameters, shape (M, p).
     """
 
     def __init__(
-        self,
-        centre: NDArray[np.float64],
-        length: NDArray[np.float64],
-        period: NDArray[np.float64],
-        span: tuple[float, float],
-        mu: NDArray[np.float64],
-    ) -> None:
+        self, centre: NDArray[np.float64], length: NDArray[np.float64], period: NDArray[np.float64],
+        span: tuple[float, float], mu: NDArray[np.float64],
+    ) -> None:  # fmt: skip
         super().__init__()
 
         for name, value in (("centre", centre), ("length", length), ("period", period), ("span", np.array(span))):
@@ -72,7 +67,7 @@ class Scales(nn.Module):
         return torch.cat([(2 * (t - start) / (end - start) - 1)[:, None], (mu - self.mu_mean) / self.mu_scale], 1)
 
     def beyond(self, mu: Tensor) -> list[str]:
-        """Returns a line for each parameter of (M, p) that lies outside the range that was fitted, and by how much."""
+        """Returns a warning for each parameter of (M, p) outside the fitted range, with its distance."""
         found = []
         for j, (low, high) in enumerate(self.mu_range.T.tolist()):
             slack = 1e-6 * max(abs(low), abs(high))  # of single precision
@@ -81,7 +76,7 @@ class Scales(nn.Module):
                 share = f", {over / (high - low):.0%} of that range" if high > low else ""
                 where = f"mu[{j}]" if len(self.mu_mean) > 1 else "mu"
                 found.append(
-                    f"{where} = {value:g} lies outside {low:g} to {high:g}, which was fitted, by {over:.3g}{share}"
+                    f"{where} = {value:g} lies outside the fitted range {low:g} to {high:g} by {over:.3g}{share}"
                 )
 
         return found
@@ -101,7 +96,7 @@ def scales_of(seen: Snapshots) -> Scales:
 
 
 class _Layer(nn.Module):
-    """One layer, conditioned. `num_inputs` numbers of the condition make up its part of what conditions it."""
+    """One conditioned layer, which takes `num_inputs` numbers of the conditioner."""
 
     def __init__(self, kind: str, inner: int, outer: int, rank: int, num_conditions: int) -> None:
         super().__init__()
@@ -130,11 +125,11 @@ class Potential(nn.Module):
 
     .. math:: s(x; t, \mu) = \frac{\ell^2}{T}\,[f(z; t, \mu) + z^\top a(t, \mu) + \tfrac12 z^\top Q(t, \mu)\,z]
 
-    with z the scaled position, of which periodic dimensions enter as sines and cosines, and only into f.
+    with z the scaled position; periodic dimensions enter f only, as sines and cosines.
 
     Arguments:
         config: The network.
-        scales: Scales of the data; of their shapes are the dimensions.
+        scales: Scales of the data.
 
     Example:
         >>> ends = np.zeros(2), np.ones(2), np.full(2, np.inf), (0.0, 1.0), np.zeros((1, 0))
@@ -155,12 +150,12 @@ class Potential(nn.Module):
         self.parts = [layer.num_inputs for layer in layers]
         self.layers = nn.ModuleList(layers)
         self.upper = torch.triu_indices(len(self.flat), len(self.flat))
-        num_quadratic = len(self.flat) + self.upper.shape[1] if config.quadratic else 0
-        num_made = sum(self.parts) + num_quadratic
+        num_quadratic = len(self.flat) + self.upper.shape[1]
+        num_outputs = sum(self.parts) + num_quadratic
         self.conditioner = nn.Sequential(
-            nn.Linear(self.num_conditions, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_made)
+            nn.Linear(self.num_conditions, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, num_outputs)
         )
-        with torch.no_grad():  # whatever the condition, one begins with a potential of x alone, and no quadratic form
+        with torch.no_grad():  # the initial potential depends on x alone, and has no quadratic form
             last: nn.Linear = self.conditioner[-1]  # type: ignore[assignment]
             last.weight.mul_(0.1 if config.kind == "film" else 1.0)
             last.weight[sum(self.parts) :] = 0
@@ -177,23 +172,23 @@ class Potential(nn.Module):
             mu: Parameters of each slice.
         """
         condition = self._condition(t, mu)
-        made = self.conditioner(condition)
+        outputs = self.conditioner(condition)
         z = ((x - self.scales.centre) / self.scales.length)[..., self.flat]  # (B, N, flat)
         h = torch.cat([z, self._around(x)], -1) if self.round else z
-        given = made[:, : sum(self.parts)].split(self.parts, 1)
+        given = outputs[:, : sum(self.parts)].split(self.parts, 1)
         for i, layer in enumerate(self.layers):
             h = layer(h, condition if self.config.kind == "concat" else given[i])
             h = silu(h) if i + 1 < len(self.layers) else h
         s = h[..., 0]
-        if self.config.quadratic and self.flat:
-            s = s + self._quadratic(z, made[:, sum(self.parts) :])
+        if self.flat:
+            s = s + self._quadratic(z, outputs[:, sum(self.parts) :])
 
         return self.scales.action * s
 
     def _condition(self, t: Tensor, mu: Tensor) -> Tensor:
         plain = self.scales.condition(t, mu)
         orders = torch.arange(1, self.config.time_frequencies + 1, device=t.device)
-        angles = math.pi / 2 * plain[:, :1] * orders  # half a period over the span: nothing need repeat within it
+        angles = math.pi / 2 * plain[:, :1] * orders  # half a period over the span: the condition need not repeat
 
         return torch.cat([plain, angles.sin(), angles.cos()], 1)
 
@@ -204,11 +199,11 @@ class Potential(nn.Module):
 
         return torch.cat([angles.sin(), angles.cos()], -1).flatten(2)
 
-    def _quadratic(self, z: Tensor, made: Tensor) -> Tensor:
+    def _quadratic(self, z: Tensor, outputs: Tensor) -> Tensor:
         d = len(self.flat)
-        slope, entries = made[:, :d], made[:, d:]
-        form = made.new_zeros(len(made), d, d).index_put(
-            (torch.arange(len(made))[:, None], self.upper[0][None], self.upper[1][None]), entries
+        slope, entries = outputs[:, :d], outputs[:, d:]
+        form = outputs.new_zeros(len(outputs), d, d).index_put(
+            (torch.arange(len(outputs))[:, None], self.upper[0][None], self.upper[1][None]), entries
         )
         half = torch.einsum("bni,bij,bnj->bn", z, form, z) / 2
 

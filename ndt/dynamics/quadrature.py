@@ -1,12 +1,11 @@
-r"""Rules that integrate over an interval, by nodes and weights: fixed ones, and ones that are drawn anew each time.
+r"""Quadrature rules: fixed nodes, and nodes that are drawn anew each time.
 
 A rule returns nodes and weights for
 
 .. math:: \int_a^b q(t)\,dt \approx \sum_i w_i\,q(t_i).
 
-Fixed rules are exact for polynomials up to a degree. Drawn ones are unbiased for every integrable function, but for
-`random_panels`, whose bias is as small as the error of Gauss's rule: a model that is trained on them cannot hide
-between their nodes, which it does between fixed ones (`ndt.dynamics.hoam`).
+Fixed rules are exact for polynomials up to a degree. Drawn rules are unbiased for every integrable function, so that a
+model trained on them cannot exploit the error between nodes, as it can with fixed nodes (`ndt.dynamics.hoam`).
 """
 
 from collections.abc import Callable
@@ -21,17 +20,12 @@ __all__ = [
     "DRAWN",
     "FIXED",
     "Rule",
-    "antithetic",
-    "clenshaw_curtis",
     "draw",
     "gauss_legendre",
     "monte_carlo",
-    "random_panels",
     "simpson",
     "simpson_on",
     "stratified",
-    "trapezoid",
-    "trapezoid_on",
 ]
 
 # Q = nodes
@@ -53,22 +47,6 @@ def _at_least(num_nodes: int, least: int, rule: str) -> None:
         raise InputError("quadrature", f"nodes of {rule}", f"at least {least}", num_nodes)
 
 
-def trapezoid(num_nodes: int) -> Rule:
-    """The trapezoidal rule on [0, 1], ends included; exact for degree 1."""
-    _at_least(num_nodes, 2, "trapezoid")
-    return trapezoid_on(np.linspace(0.0, 1.0, num_nodes))
-
-
-def trapezoid_on(nodes: NDArray[np.float64]) -> Rule:
-    """The trapezoidal rule on given nodes, ascending, however far apart."""
-    steps = np.diff(_ascending(nodes))
-    weights = np.zeros(len(nodes))
-    weights[:-1] += steps / 2
-    weights[1:] += steps / 2
-
-    return Rule(np.asarray(nodes, np.float64), weights)
-
-
 def simpson(num_nodes: int) -> Rule:
     """Simpson's composite rule on [0, 1], ends included; exact for degree 3 with an odd number of nodes, else 2."""
     _at_least(num_nodes, 3, "simpson")
@@ -76,14 +54,14 @@ def simpson(num_nodes: int) -> Rule:
 
 
 def simpson_on(nodes: NDArray[np.float64]) -> Rule:
-    """Integrates the parabolas through three neighbouring nodes each; the last interval too, where one is left over.
+    """Simpson's rule on given nodes, ascending, with any spacing; the trapezoidal rule on two nodes.
 
-    Two intervals share a parabola. Of an odd number of intervals, the last is integrated under the parabola through the
-    last three nodes. Exact for degree 2 on any nodes, and for degree 3 where the two intervals of each pair are equal.
+    Each pair of intervals has one parabola; an odd last interval is integrated under the parabola through the last
+    three nodes. Exact for degree 2 on any nodes, and for degree 3 where the two intervals of each pair are equal.
     """
     t = _ascending(nodes)
     if len(t) == 2:
-        return trapezoid_on(t)
+        return Rule(t, np.full(2, (t[1] - t[0]) / 2))
     weights = np.zeros(len(t))
     for i in range(0, len(t) - 2, 2):
         weights[i : i + 3] += _parabola(t[i : i + 3], t[i], t[i + 2])
@@ -110,23 +88,6 @@ def gauss_legendre(num_nodes: int) -> Rule:
     return Rule((nodes + 1) / 2, weights / 2)
 
 
-def clenshaw_curtis(num_nodes: int) -> Rule:
-    """Clenshaw and Curtis's rule on [0, 1], ends included; exact for degree Q - 1.
-
-    Reference: Waldvogel (2006), Fast construction of the Fejér and Clenshaw–Curtis quadrature rules,
-    https://doi.org/10.1007/s10543-006-0045-4
-    """
-    _at_least(num_nodes, 2, "clenshaw_curtis")
-    n = num_nodes - 1
-    angles = np.pi * np.arange(num_nodes) / n
-    orders = np.arange(1, n // 2 + 1)
-    shares = np.where(2 * orders == n, 1.0, 2.0) / (4 * orders**2 - 1)  # the highest even order counts once
-    weights = (1 - np.cos(2 * np.outer(angles, orders)) @ shares) * 2 / n
-    weights[[0, -1]] /= 2
-
-    return Rule((1 - np.cos(angles)) / 2, weights / 2)
-
-
 def monte_carlo(num_nodes: int, generator: np.random.Generator) -> Rule:
     """Independent uniform nodes on [0, 1]; variance falls as 1 / Q."""
     _at_least(num_nodes, 1, "monte_carlo")
@@ -139,50 +100,13 @@ def stratified(num_nodes: int, generator: np.random.Generator) -> Rule:
     return Rule((np.arange(num_nodes) + generator.random(num_nodes)) / num_nodes, np.full(num_nodes, 1 / num_nodes))
 
 
-def antithetic(num_nodes: int, generator: np.random.Generator) -> Rule:
-    """Two nodes that mirror each other in each of Q / 2 equal parts of [0, 1]; exact for degree 1, variance 1 / Q⁵."""
-    if num_nodes < 2 or num_nodes % 2:
-        raise InputError("quadrature", "nodes of antithetic", "an even number of at least 2", num_nodes)
-    parts = num_nodes // 2
-    at = generator.random(parts) / 2  # the lower of both
-    nodes = (np.arange(parts)[:, None] + np.stack([at, 1 - at], 1)) / parts
-
-    return Rule(nodes.ravel(), np.full(num_nodes, 1 / num_nodes))
-
-
-def random_panels(num_nodes: int, generator: np.random.Generator, order: int = 3) -> Rule:
-    r"""Gauss and Legendre's rule in each of Q / `order` panels of [0, 1] whose common grid is shifted at random.
-
-    All panels but those at the ends are as wide as each other; the ends' are what the shift leaves. Exact for degree
-    2 `order` - 1 whatever the shift; for other functions it turns the error of fixed nodes into one that changes from
-    draw to draw, and all but cancels in the mean.
-    """
-    if num_nodes < order or num_nodes % order:
-        raise InputError("quadrature", "nodes of random_panels", f"a multiple of {order}", num_nodes)
-    panels = num_nodes // order
-    edges = np.linspace(0.0, 1.0, panels + 1)
-    if panels > 1:
-        shift = (generator.random() - 0.5) / panels
-        edges[1:-1] += shift
-    inner = gauss_legendre(order)
-    width = np.diff(edges)
-    nodes = edges[:-1, None] + width[:, None] * inner.nodes
-    weights = width[:, None] * inner.weights
-
-    return Rule(nodes.ravel(), weights.ravel())
-
-
 FIXED: dict[str, Callable[[int], Rule]] = {
-    "trapezoid": trapezoid,
     "simpson": simpson,
     "gauss_legendre": gauss_legendre,
-    "clenshaw_curtis": clenshaw_curtis,
 }
 DRAWN: dict[str, Callable[[int, np.random.Generator], Rule]] = {
     "monte_carlo": monte_carlo,
     "stratified": stratified,
-    "antithetic": antithetic,
-    "random_panels": random_panels,
 }
 
 

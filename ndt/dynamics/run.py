@@ -1,4 +1,4 @@
-"""``ndt dynamics``: snapshots to a fitted model, its scores beside others', and a page."""
+"""``ndt dynamics``: fits a model and its baselines to snapshots, scores them, and writes a run directory."""
 
 import json
 import sys
@@ -19,27 +19,82 @@ from rich.progress import Progress
 
 from ndt.checkpoint import read_json, write_json
 from ndt.config_dynamics import DynamicsConfig
-from ndt.dynamics.baselines import METHODS, Model, made
-from ndt.dynamics.distances import carry, score
+from ndt.dynamics.distances import roll_out, score
+from ndt.dynamics.dynamics_report import write_report
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.latents import read_trials
-from ndt.dynamics.page import write_page
+from ndt.dynamics.methods import METHODS, Model, make_model
 from ndt.dynamics.snapshots import Snapshots
-from ndt.dynamics.systems.cells import embryoid
-from ndt.dynamics.systems.drifters import drifters
 from ndt.dynamics.systems.named import SYSTEMS, System
+from ndt.dynamics.systems.published import drifters, embryoid
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.studies import ASKED
 
 __all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
 
-Advance = Callable[..., NDArray[np.float64]]
-FILES = ("config.yaml", "model.safetensors", "model.json", "matched", "metrics.json", "log.jsonl", "report.html")
-SHOWN = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
+Paths = dict[str, list[NDArray[np.float64]]]  # of each model, by trajectory: (T, N, d)
+MODEL_FILES = {"model.safetensors", "model.json", "action_matching"}  # the last holds initial velocities of WLM
+FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html", ASKED}
+SCORES = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
+MOST_TIMES = 21  # scored per trajectory
+ACTIONS = ("fit", "simulate", "score")
+READERS: dict[str, Callable[..., Snapshots]] = {  # of files with an array of this name
+    "positions": lambda path, config: drifters(path),
+    "pcs": lambda path, config: embryoid(path, held_out=config.held_out_times),
+    "latents": lambda path, config: read_trials(path, config.trials),
+}
 
 
-def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None]:
+def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, progress: bool = True) -> dict[str, Any]:
+    """Fits a model and its baselines, scores all, and writes a run directory.
+
+    Writes ``config.yaml``, ``model.safetensors``, ``model.json``, ``metrics.json``, ``log.jsonl`` and ``report.html``.
+    If `config.hoam.noise` is 0, a stochastic system sets it. An interrupted run starts over.
+
+    Arguments:
+        source: An .npz file of snapshots, or the name of a system.
+        out: Run directory.
+        config: Settings.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The content of metrics.json: ``test`` (a row per snapshot), ``summary`` of model and baselines over held-out
+        snapshots, or over all if none is held out, and ``fit``.
+    """
+    config = config or DynamicsConfig()
+    snapshots, system = _read(source, config)
+    if system is not None and not config.hoam.noise:
+        config = replace(config, hoam=replace(config.hoam, noise=system.noise))
+    if out.exists() and (other := {p.name for p in out.iterdir()} - FILES):
+        raise InputError(out, "folder", "a new one, or a run of ndt dynamics", ", ".join(sorted(other)[:3]))
+    scored = _scored(snapshots, config)
+    models, seconds = _fitted(snapshots, config, progress)
+    model = models[config.method]
+    assert isinstance(model, HOAM | WLM), "it is a method"
+    paths, simulated = _simulated(models, scored, config)
+    if system is not None:
+        simulated["simulator"] = _simulator_seconds(system, scored, config.seed)
+    rows = {name: score(path, scored) for name, path in paths.items()}
+    energies = _energies(system, scored, paths)
+    found: dict[str, Any] = {
+        "source": source,
+        "method": config.method,
+        "forecast_from": config.forecast_from,
+        "num_dims": snapshots.num_dims,
+        "test": rows[config.method],
+        "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
+        "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
+        "fit": {"seconds": seconds, "simulate_seconds": simulated, **model.facts},
+    }
+    _write(out, config, model)
+    write_report(out, found, scored, paths, energies, system, model)
+    write_json(out / "metrics.json", found)  # last: it marks a complete run
+
+    return found
+
+
+def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None]:
     """Returns the snapshots of a file, or of a system by its name."""
     if source in SYSTEMS and not Path(source).exists():
         system = SYSTEMS[source]
@@ -47,7 +102,7 @@ def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | No
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
-    readers = [reader for mark, reader in READERS.items() if mark in _arrays(source)]
+    readers = [reader for mark, reader in READERS.items() if mark in _array_names(source)]
     found = readers[0](source, config) if readers else Snapshots.from_npz(source)
     if config.held_out_times:
         held = np.isin(found.time, config.held_out_times)
@@ -58,8 +113,8 @@ def _source(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | No
     return found, None
 
 
-def _arrays(path: str) -> Sequence[str]:
-    """Returns the names of a file's arrays; none of a file that is no .npz, which its reader will say."""
+def _array_names(path: str) -> Sequence[str]:
+    """Returns the names of a file's arrays; none of a file that is not .npz, which its reader refuses."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return list(file.files)
@@ -67,79 +122,13 @@ def _arrays(path: str) -> Sequence[str]:
         return []
 
 
-def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, progress: bool = True) -> dict[str, Any]:
-    """Fits a model and what it is compared with, scores all, and writes a run directory.
-
-    Writes ``config.yaml``, ``model.safetensors``, ``model.json``, ``metrics.json``, ``log.jsonl`` and ``report.html``.
-    A system that is shaken brings its own noise where `config.hoam.noise` is 0. A run that was broken off begins anew.
-
-    Arguments:
-        source: An .npz file of snapshots, or the name of a system.
-        out: Run directory.
-        config: Settings.
-        progress: Whether a bar is shown.
-
-    Returns:
-        What metrics.json says: ``test`` (a row a snapshot), ``summary`` of model and baselines over snapshots that are
-        held out, or over all where none is, and ``fit``.
-    """
-    config = config or DynamicsConfig()
-    snapshots, system = _source(source, config)
-    if system is not None and not config.hoam.noise:
-        config = replace(config, hoam=replace(config.hoam, noise=system.noise))
-    if out.exists() and (other := {p.name for p in out.iterdir()} - {*FILES, ASKED}):
-        raise InputError(out, "folder", "a new one, or a run of ndt dynamics", ", ".join(sorted(other)[:3]))
-    scored = _scored(snapshots, config)
-    models, seconds = _fitted(snapshots, config, progress)
-    model = models[config.method]
-    assert isinstance(model, HOAM | WLM), "it is a method"
-    paths: dict[str, list[NDArray[np.float64]]] = {}
-    simulated = {}
-    for name, simulate in _simulations(models, config).items():
-        began = clock.perf_counter()
-        paths[name] = carry(simulate, scored, seed=config.seed)
-        simulated[name] = clock.perf_counter() - began
-    if system is not None:
-        simulated["simulator"] = _simulator_seconds(system, scored, config.seed)
-    rows = {name: score(path, scored) for name, path in paths.items()}
-    energies = _energies(system, scored, paths)
-    fit = {"seconds": seconds, "simulate_seconds": simulated, **model.facts}
-    found: dict[str, Any] = {
-        "source": source,
-        "method": config.method,
-        "begin": config.begin,
-        "num_dims": snapshots.num_dims,
-        "test": rows[config.method],
-        "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
-        "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
-        "fit": fit,
-    }
-    _write(out, config, model)
-    write_page(out, found, scored, paths, energies, system, model)
-    write_json(out / "metrics.json", found)  # last: a run that has it has ended
-
-    return found
-
-
-def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
-    (out / "metrics.json").unlink(missing_ok=True)  # first: what it says is of the model before
-    model.save(out)
-    plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
-    (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    thin = max(len(model.losses) // 400, 1)
-    lines = [
-        {"step": i + 1, "split": "train", "loss": float(model.losses[i])} for i in range(0, len(model.losses), thin)
-    ]
-    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tuple[dict[str, Model], dict[str, float]]:
-    """Returns the fitted model and, after it, what it is compared with, by name, and what each took that learns."""
-    names = dict.fromkeys((config.method, *config.baselines))
-    models, seconds = {name: made(name, config) for name in names}, {}
+    """Returns the fitted model and then its baselines, by name, and seconds of fitting of those that learn."""
+    models = {name: make_model(name, config) for name in dict.fromkeys((config.method, *config.baselines))}
+    seconds = {}
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         for name, model in models.items():
-            total = getattr(getattr(model, "config", None), "steps", 0)
+            total = getattr(model, "steps", 0) or getattr(getattr(model, "config", None), "steps", 0)
             task = bar.add_task(name, total=total, visible=total > 0)
             began = clock.perf_counter()
             model.fit(snapshots, lambda step, _, task=task: bar.update(task, completed=step))  # type: ignore[misc]
@@ -149,46 +138,40 @@ def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tup
     return models, seconds
 
 
-def _simulations(models: dict[str, Model], config: DynamicsConfig) -> dict[str, Advance]:
-    """Returns how each carries a snapshot on, by name."""
-    solver: dict[str, Any] = {"method": config.solver, "step": config.solver_step}
+def _simulated(models: dict[str, Model], scored: Snapshots, config: DynamicsConfig) -> tuple[Paths, dict[str, float]]:
+    """Returns the simulated samples of each model, and seconds of simulation."""
+    paths: Paths = {}
+    seconds = {}
+    for name, model in models.items():
+        options: dict[str, Any] = {"step": config.solver_step} if isinstance(model, HOAM) else {}
+        began = clock.perf_counter()
+        paths[name] = roll_out(partial(model.advance, **options), scored, seed=config.seed)
+        seconds[name] = clock.perf_counter() - began
 
-    return {
-        name: partial(each.advance, **solver) if isinstance(each, HOAM) else each.advance
-        for name, each in models.items()
-    }
+    return paths, seconds
 
 
-def _scored(snapshots: Snapshots, config: DynamicsConfig, most: int = 21) -> Snapshots:
-    """Returns what is scored: so many snapshots of a trajectory at most, evenly, of `num_scored` samples at most.
+def _scored(snapshots: Snapshots, config: DynamicsConfig) -> Snapshots:
+    """Returns the snapshots to score: `MOST_TIMES` evenly spaced ones per trajectory, of `config.num_scored` samples.
 
-    Trajectories that are held out whole are scored alone; where snapshots of a time are held out all trajectories are;
-    where nothing is held out all is scored.
+    If trajectories are held out as a whole, they alone are scored; else all trajectories are, with their held-out
+    snapshots.
     """
-    if config.begin == "last":
-        snapshots = _forecast(snapshots)
+    if config.forecast_from == "last":
+        snapshots = _after_fitted(snapshots)
     chosen = np.zeros(len(snapshots), bool)
     whole = [m for m in range(snapshots.num_trajectories) if snapshots.held_out[snapshots.trajectory == m].all()]
     for m in whole or range(snapshots.num_trajectories):
         mine = np.flatnonzero(snapshots.trajectory == m)
-        even = mine[np.unique(np.linspace(0, len(mine) - 1, most).round().astype(int))]
-        chosen[even] = True
-        chosen[mine[snapshots.held_out[mine]][:most]] |= not whole
+        chosen[mine[np.unique(np.linspace(0, len(mine) - 1, MOST_TIMES).round().astype(int))]] = True
+        chosen[mine[snapshots.held_out[mine]][:MOST_TIMES]] |= not whole
     few = snapshots.select(chosen)
-    n = config.num_scored
-    if not n or np.diff(few.start).max() <= n:
-        return few
-    rows = np.concatenate([np.arange(a, min(a + n, b)) for a, b in zip(few.start[:-1], few.start[1:], strict=True)])
 
-    return replace(
-        few, x=few.x[rows], start=np.concatenate([[0], np.cumsum(np.minimum(np.diff(few.start), n))]),
-        velocity=None if few.velocity is None else few.velocity[rows],
-        weight=None if few.weight is None else few.weight[rows],
-    )  # fmt: skip
+    return few.head(config.num_scored) if config.num_scored else few
 
 
-def _forecast(snapshots: Snapshots) -> Snapshots:
-    """Returns, of each trajectory that ends in held-out snapshots, these and the last one that was fitted."""
+def _after_fitted(snapshots: Snapshots) -> Snapshots:
+    """Returns the last fitted snapshot of each trajectory and the held-out ones after it."""
     chosen = np.zeros(len(snapshots), bool)
     for m in range(snapshots.num_trajectories):
         mine = np.flatnonzero(snapshots.trajectory == m)
@@ -196,60 +179,60 @@ def _forecast(snapshots: Snapshots) -> Snapshots:
         if len(fitted) and fitted[-1] + 1 < len(mine):
             chosen[mine[fitted[-1] :]] = True
     if not chosen.any():
-        raise InputError("settings", "begin", "first, where no snapshot is held out after the last", "last")
+        raise InputError("settings", "forecast_from", "first, if no snapshot is held out after the last", "last")
 
     return snapshots.select(chosen)
 
 
 def _simulator_seconds(system: System, snapshots: Snapshots, seed: int) -> float:
-    """Times the system itself on as many samples, trajectories and times as are scored."""
+    """Times the system's own simulator on the samples, trajectories and times that are scored."""
     num, times = int(np.diff(snapshots.start).max()), np.array([s.time for s in snapshots.of(0)])
+    parameters = (snapshots.mu[:, 0].tolist(),) if system.fitted else ()
     began = clock.perf_counter()
-    if system.fitted:
-        system.model.simulate(snapshots.mu[:, 0].tolist(), num, times, seed)
-    else:
-        system.model.simulate(num, times, seed)
+    system.model.simulate(*parameters, num, times, seed)
 
     return clock.perf_counter() - began
 
 
-def _energies(
-    system: System | None, snapshots: Snapshots, paths: dict[str, list[NDArray[np.float64]]]
-) -> dict[str, Any]:
+def _energies(system: System | None, snapshots: Snapshots, paths: Paths) -> dict[str, Any]:
     """Returns electric energies of each trajectory, true and simulated, and their relative errors over time."""
     if system is None or system.energy is None:
         return {}
-    energy = system.energy
-    true = [
-        energy(np.stack([s.x for s in snapshots.of(m)]), snapshots.mu[m, 0]) for m in range(snapshots.num_trajectories)
-    ]
-    made = {name: [energy(x, snapshots.mu[m, 0]) for m, x in enumerate(each)] for name, each in paths.items()}
+    energy, mu = system.energy, snapshots.mu[:, 0]
+    true = [energy(np.stack([s.x for s in snapshots.of(m)]), mu[m]) for m in range(snapshots.num_trajectories)]
+    simulated = {name: [energy(x, mu[m]) for m, x in enumerate(each)] for name, each in paths.items()}
     errors = {
-        name: {
-            "energy_error": float(
-                np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(each, true, strict=True)])
-            )
-        }
-        for name, each in made.items()
+        name: float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(each, true, strict=True)]))
+        for name, each in simulated.items()
     }
 
-    return {"true": true, "made": made, "errors": errors}
+    return {"true": true, "simulated": simulated, "errors": {k: {"energy_error": v} for k, v in errors.items()}}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns means of scores over snapshots that are held out, or over all where none is."""
+    """Returns means of scores over held-out snapshots, or over all if none is held out."""
     held = [row for row in rows if row["held_out"]] or list(rows)
-    return {name: float(np.mean([row[name] for row in held])) for name in SHOWN}
+    return {name: float(np.mean([row[name] for row in held])) for name in SCORES}
+
+
+def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
+    (out / "metrics.json").unlink(missing_ok=True)  # first: it describes the model before
+    model.save(out)
+    plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    (out / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    steps = range(0, len(model.losses), max(len(model.losses) // 400, 1))
+    lines = [json.dumps({"step": i + 1, "split": "train", "loss": float(model.losses[i])}) + "\n" for i in steps]
+    (out / "log.jsonl").write_text("".join(lines))
 
 
 def simulate_run(
     run: Path, data: Path, out: Path, times: Sequence[float], mu: Sequence[float] | None, *, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Moves the samples of a file's first snapshot through time and writes them as snapshots.
+    """Simulates from the first snapshots of a file and writes the result as snapshots.
 
     Arguments:
         run: Run directory of ``fit``.
-        data: An .npz file of snapshots; the first of each trajectory is where samples begin.
+        data: An .npz file of snapshots; the first one of each trajectory is the initial population.
         out: The .npz file to write.
         times: Times, ascending; empty for those of the data.
         mu: Parameters for all trajectories; None for those of the data.
@@ -261,17 +244,16 @@ def simulate_run(
     populations, moments, parameters = [], [], []
     for m in range(seen.num_trajectories):
         first, *rest = seen.of(m)
-        wanted = np.unique([first.time, *(times or [s.time for s in rest])])
+        moments.append(np.unique([first.time, *(times or [s.time for s in rest])]))
         parameters.append(seen.mu[m] if mu is None else np.asarray(mu, np.float64))
-        populations.append(model.advance(first, wanted, parameters[-1], seed=seed))
-        moments.append(wanted)
+        populations.append(model.advance(first, moments[-1], parameters[-1], seed=seed))
     Snapshots.from_arrays(populations, moments, np.stack(parameters), paired=True, period=seen.period).to_npz(out)
 
     return {"path": str(out), "trajectories": len(populations), "times": len(moments[0]), "num_dims": seen.num_dims}
 
 
 def score_run(run: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Scores a fitted model on a file's snapshots, each trajectory simulated from its first; nothing is fitted anew."""
+    """Scores a fitted model on a file's snapshots, each trajectory simulated from its first snapshot."""
     model = load(run)
     rows = model.score(Snapshots.from_npz(data), seed=seed)
 
@@ -279,7 +261,7 @@ def score_run(run: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
 
 
 def load(run: Path) -> HOAM | WLM:
-    """Returns the model of a run, of whatever method.
+    """Returns the model of a run, of either method.
 
     Raises:
         InputError: if the folder holds none.
@@ -291,22 +273,14 @@ def load(run: Path) -> HOAM | WLM:
     return METHODS[method].load(run)
 
 
-READERS: dict[str, Callable[..., Snapshots]] = {  # of files that have an array of this name
-    "positions": lambda path, config: drifters(path),
-    "pcs": lambda path, config: embryoid(path, held_out=config.held_out_times),
-    "latents": lambda path, config: read_trials(path, config.trials),
-}
-ACTIONS = ("fit", "simulate", "score")
-
-
 def run_action(
     action: str, source: str, config: DynamicsConfig, *, out: str | None, data: str | None, times: Sequence[float],
     mu: Sequence[float] | None, seed: int, progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Does what ``ndt dynamics ACTION SOURCE`` was asked for; each action needs some of the paths.
+    """Runs ``ndt dynamics ACTION SOURCE``.
 
     Raises:
-        InputError: if there is no such action, or a path that it needs was not given.
+        InputError: if the action is unknown, or a path that it needs is missing.
     """
     if action not in ACTIONS:
         raise InputError("ndt dynamics", "action", f"one of {', '.join(ACTIONS)}", action)
@@ -324,7 +298,7 @@ def run_action(
 
 @contextmanager
 def _warned_once() -> Iterator[None]:
-    """Prints each warning of a block in one line, once."""
+    """Prints each distinct warning of a block as one line on stderr."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", UserWarning)
         yield

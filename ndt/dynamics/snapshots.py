@@ -1,4 +1,4 @@
-"""Populations at times: samples of a density, ragged and unpaired as they come, or paths of the same particles."""
+"""Snapshots: samples of populations at several times, unpaired and of any size, or paths of the same particles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ __all__ = ["Snapshot", "Snapshots"]
 
 
 class Snapshot(NamedTuple):
-    """One population at one time: when, its samples (N, d), and their velocities and weights where known."""
+    """One population at one time: time, samples (N, d), velocities (N, d) if known, and normalised weights (N,)."""
 
     time: float
     x: NDArray[np.float64]
@@ -25,7 +25,7 @@ class Snapshot(NamedTuple):
     weight: NDArray[np.float64]
 
     def rows(self, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Returns rows of so many samples, or of all in their order; by weight where weights differ."""
+        """Returns rows of `num` random samples, or of all in order if there are fewer; by weight if weights differ."""
         size = len(self.x)
         if np.ptp(self.weight) > 0:
             return rng.choice(size, min(num, size), p=self.weight)
@@ -45,10 +45,9 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshots:
-    """Samples of populations, snapshot below snapshot; sorted by trajectory, then by time.
+    """Samples of populations, concatenated over snapshots, sorted by trajectory, then by time.
 
-    A trajectory is one population that moves, under parameters of its own. Its snapshots may have any number of
-    samples, at any times, other than those of other trajectories.
+    A trajectory is one population under its own parameters. Its snapshots may have any times and numbers of samples.
 
     Arguments:
         x: Samples of all snapshots, shape (R, d).
@@ -57,10 +56,10 @@ class Snapshots:
         trajectory: Trajectory of each snapshot, from 0, shape (S,).
         mu: Parameters of each trajectory, shape (M, p); p may be 0.
         paired: Whether a row of all snapshots of a trajectory is one particle.
-        velocity: Velocities of samples, shape (R, d), where known.
-        weight: Weights of samples, shape (R,), not negative, where they are not equal.
-        period: Period of each dimension, infinite where it has none, shape (d,); samples are within [0, period).
-        held_out: Whether each snapshot is kept from fitting, shape (S,).
+        velocity: Velocities of samples, shape (R, d), if known.
+        weight: Weights of samples, shape (R,), not negative; None if equal.
+        period: Period of each dimension, infinite if it has none, shape (d,); samples are within [0, period).
+        held_out: Whether each snapshot is held out of fitting, shape (S,).
 
     Raises:
         InputError: if shapes disagree, a value is not finite, a snapshot is empty, or times do not ascend.
@@ -122,10 +121,10 @@ class Snapshots:
             mu: Parameters of each trajectory: (M,) or (M, p).
             velocity: As `x`.
             weight: As `x` without its last dimension.
-            paired: Whether a place in a snapshot is one particle in all snapshots of the trajectory.
-            period: Period of each dimension; 0, None or infinity where there is none.
-            held_out_times: Snapshots at these times are kept from fitting, in all trajectories.
-            held_out_mu: All snapshots of trajectories with these parameters are.
+            paired: Whether row i is the same particle in all snapshots of the trajectory.
+            period: Period of each dimension; 0, None or infinity for none.
+            held_out_times: Times of held-out snapshots, in all trajectories.
+            held_out_mu: Parameters of trajectories that are held out as a whole.
 
         Example:
             >>> len(Snapshots.from_arrays(np.zeros((3, 5, 2)), [0.0, 0.5, 1.0]))
@@ -166,61 +165,6 @@ class Snapshots:
             period=lengths,
             held_out=held,
         )
-
-    @classmethod
-    def from_anndata(
-        cls, data: Any, time: str, *, basis: str = "X_pca", velocity: str | None = None, mu: str | None = None
-    ) -> "Snapshots":
-        """Builds them from an AnnData object: a cell is a sample.
-
-        Arguments:
-            data: The object.
-            time: Column of `obs` that has the time, a number.
-            basis: Key of `obsm` for positions; ``X`` for the matrix itself.
-            velocity: Key of `obsm` for velocities.
-            mu: Column of `obs` that has a parameter, a number; each of its values is a trajectory.
-        """
-        positions = data.X if basis == "X" else _keyed(data.obsm, basis, "obsm")
-        positions = np.asarray(positions.toarray() if hasattr(positions, "toarray") else positions, np.float64)
-        speeds = None if velocity is None else np.asarray(_keyed(data.obsm, velocity, "obsm"), np.float64)
-        when = np.asarray(_keyed(data.obs, time, "obs"), np.float64)
-        group = np.zeros(len(when)) if mu is None else np.asarray(_keyed(data.obs, mu, "obs"), np.float64)
-        levels = np.unique(group)
-        times = [np.unique(when[group == level]) for level in levels]
-        rows = [[(group == level) & (when == t) for t in ts] for level, ts in zip(levels, times, strict=True)]
-
-        return cls.from_arrays(
-            [[positions[row] for row in each] for each in rows],
-            times,
-            None if mu is None else levels,
-            velocity=None if speeds is None else [[speeds[row] for row in each] for each in rows],
-        )
-
-    @classmethod
-    def from_latents(
-        cls, latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float
-    ) -> "Snapshots":
-        """Builds them from latents of a recording: a trial is a particle, and its latents are the particle's path.
-
-        Arguments:
-            latents: One row a bin, shape (T, d).
-            time: Centre of each bin in seconds, ascending and evenly spaced but for gaps, shape (T,).
-            onsets: Where trials begin, in seconds; trials that a gap cuts are left out.
-            duration: How much of each trial is taken, in seconds.
-        """
-        step = float(np.median(np.diff(time)))
-        length = int(duration / step + 1e-6)
-        if length < 2:
-            raise InputError("snapshots", "duration", f"at least two bins of {step:g} s", duration)
-        first = np.searchsorted(time, np.asarray(onsets, np.float64) - 1e-9)
-        first = first[first + length <= len(time)]
-        rows = first[:, None] + np.arange(length)
-        whole = np.abs(time[rows[:, -1]] - time[rows[:, 0]] - (length - 1) * step) < step / 2 if len(rows) else []
-        rows = rows[whole]
-        if not len(rows):
-            raise InputError("snapshots", "onsets", f"a trial of {duration:g} s without a gap", "none")
-
-        return cls.from_arrays(latents[rows.T], (np.arange(length) + 0.5) * step, paired=True)
 
     @classmethod
     def from_npz(cls, path: str | Path) -> "Snapshots":
@@ -284,7 +228,7 @@ class Snapshots:
         return [self[int(i)] for i in np.flatnonzero(self.trajectory == trajectory)]
 
     def select(self, chosen: NDArray[np.bool_]) -> "Snapshots":
-        """Returns chosen snapshots, shape (S,); trajectories that have none left are dropped."""
+        """Returns the chosen snapshots, shape (S,), without trajectories that have none left."""
         if not chosen.any():
             raise InputError("snapshots", "chosen", "at least one snapshot", "none")
         kept = np.unique(self.trajectory[chosen])
@@ -303,25 +247,32 @@ class Snapshots:
             held_out=self.held_out[chosen],
         )
 
-    def split(self, share: float, rng: np.random.Generator, least: int = 200) -> tuple["Snapshots", "Snapshots | None"]:
-        """Returns all but a share of each snapshot's samples, and these; paired ones stay so.
+    def split(
+        self, fraction: float, rng: np.random.Generator, least: int = 200
+    ) -> tuple["Snapshots", "Snapshots | None"]:
+        """Splits off a fraction of each snapshot's samples; paired particles stay paired.
 
         Arguments:
-            share: Of samples, below 1.
-            rng: What they are drawn with.
-            least: Where a snapshot has fewer samples, or the share is 0, nothing is set apart and None returned.
+            fraction: Fraction of samples, below 1.
+            rng: Source of the draws.
+            least: If a snapshot has fewer samples, or the fraction is 0, all samples and None are returned.
         """
-        if not share or np.diff(self.start).min() < least:
+        if not fraction or np.diff(self.start).min() < least:
             return self, None
         apart = np.zeros(len(self.x), bool)
         for m in range(self.num_trajectories):
             for k, i in enumerate(np.flatnonzero(self.trajectory == m)):
                 size = int(self.start[i + 1] - self.start[i])
                 if k == 0 or not self.paired:
-                    rows = rng.permutation(size)[: max(round(share * size), 1)]
+                    rows = rng.permutation(size)[: max(round(fraction * size), 1)]
                 apart[self.start[i] + rows] = True
 
         return self._rows(~apart), self._rows(apart)
+
+    def head(self, num: int) -> "Snapshots":
+        """Returns the first `num` samples of each snapshot."""
+        index = np.arange(len(self.x)) - np.repeat(self.start[:-1], np.diff(self.start))
+        return self._rows(index < num)
 
     def _rows(self, chosen: NDArray[np.bool_]) -> "Snapshots":
         """Returns chosen samples, shape (R,), of all snapshots."""
@@ -335,7 +286,7 @@ class Snapshots:
 
     @property
     def fitted(self) -> "Snapshots":
-        """Those that a model may see."""
+        """Snapshots that are not held out."""
         return self.select(~self.held_out)
 
 
@@ -347,13 +298,6 @@ def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
 def _finite(name: str, values: NDArray[np.float64] | None) -> None:
     if values is not None and not np.isfinite(values).all():
         raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} that are not")
-
-
-def _keyed(table: Any, key: str, name: str) -> Any:
-    if key not in table:
-        raise InputError("AnnData", name, f"one of {', '.join(map(str, table.keys()))}", key)
-
-    return table[key]
 
 
 def _trajectories(x: Any, inner: int, name: str) -> list[list[NDArray[np.float64]]]:

@@ -1,17 +1,17 @@
-r"""Wasserstein Lagrangian mechanics: populations that obey Newton's law in a potential that is learned from snapshots.
+r"""Wasserstein Lagrangian mechanics: populations with inertia in a potential that is learned from snapshots.
 
-Of the action :math:`\int e^{\gamma t}(\tfrac12 E|\dot x|^2 - U[\rho_t])\,dt` the stationary paths are
+The stationary paths of the action :math:`\int e^{\gamma t}(\tfrac12 E|\dot x|^2 - U[\rho_t])\,dt` are
 
 .. math:: \ddot x = -\nabla\frac{\delta U}{\delta\rho}[\rho_t](x) - \gamma\,\dot x:
 
-classical ensembles, interacting particles, gases, quantum packets and, with ever more friction, gradient flows. U
-(`ndt.dynamics.functionals`) and the friction gamma are learned from snapshots alone: particles are rolled from one
-snapshot through some of those that follow, and compared with each by transport. Gradients pass through the whole
-rollout, forces included, whose solver is of the second order for every friction (`ndt.dynamics.mechanics`).
+classical ensembles, interacting particles, gases, quantum packets and, at high friction, gradient flows. The functional
+U (`ndt.dynamics.functionals`) and the friction gamma are learned from snapshots alone: particles are simulated from one
+snapshot through some of the following ones and compared with each by optimal transport. Gradients pass through the
+whole rollout, forces included, whose solver is of second order for every friction (`ndt.dynamics.lagrangian`).
 
-Particles that cross have velocities of their own: this is the mechanics of many particles, of which the one of a single
-velocity field is a part. Velocities to begin with are observed, zero, learned, or the gradient field of action matching
-on the same snapshots, and never of those that are held out.
+Particles that cross have their own velocities: the state is a density in phase space, not one velocity field. Initial
+velocities are observed, zero, learned, those of a gradient flow, or the gradient field of action matching on the same
+snapshots; held-out snapshots are never used.
 
 Reference: Guan, Atanackovic, Neklyudov (2026), A call to Lagrangian action: learning population mechanics from temporal
 snapshots, https://arxiv.org/abs/2605.08550.
@@ -29,19 +29,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ndt.config_dynamics import WLMConfig
-from ndt.dynamics.fitting import Progress, descend, threads
-from ndt.dynamics.heads import Head
+from ndt.dynamics.fitting import Progress, descend
+from ndt.dynamics.heads import Head, read_shape, read_weights, save_model
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
-from ndt.dynamics.momentum import balanced, nodes_of
 from ndt.dynamics.periodic import wrap
 from ndt.dynamics.potentials import scales_of
-from ndt.dynamics.saving import read_shape, read_weights, save_model
 from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.dynamics.weak_form import fit_weak_form, nodes_of
 from ndt.errors import InputError
 
 __all__ = ["WLM"]
+
+CLIP, EMA = 1.0, 0.98  # largest gradient norm; decay of the average of weights
 
 # N = particles, d = dimensions, p = parameters, T = times
 
@@ -65,7 +66,7 @@ class WLM(Head):
     def __init__(self, config: WLMConfig | None = None) -> None:
         self.config = config or WLMConfig()
         self.lagrangian: Lagrangian | None = None
-        self.matched: HOAM | None = None
+        self.action_matching: HOAM | None = None
         self.velocity = self.config.velocity
         self.step = self.config.step
         self.losses: NDArray[np.float64] = np.zeros(0)
@@ -81,8 +82,8 @@ class WLM(Head):
             progress: Called with each step and its loss.
 
         Raises:
-            InputError: if a trajectory has fewer than two snapshots to fit, velocities are asked for that are not
-                there, or a loss is no longer a number.
+            InputError: if a trajectory has fewer than two snapshots to fit, observed velocities are required and
+                missing, or a loss is not a number.
         """
         config, seen = self.config, snapshots.fitted
         trajectories = [seen.of(m) for m in range(seen.num_trajectories)]
@@ -90,10 +91,12 @@ class WLM(Head):
             if len(each) < 2:
                 raise InputError("snapshots", f"trajectory {m}", "at least two snapshots to fit", len(each))
         observed = all(each[0].velocity is not None for each in trajectories)
-        self.velocity = ("observed" if observed else "matched") if config.velocity == "auto" else config.velocity
+        auto = "observed" if observed else "action_matching"
+        self.velocity = auto if config.velocity == "auto" else config.velocity
         if self.velocity == "observed" and not observed:
-            raise InputError("snapshots", "velocity", "velocities, or velocity=matched, zero or learned", "none")
-        self.matched = HOAM(config.matching).fit(seen) if self.velocity == "matched" else None
+            expected = "velocities, or velocity=action_matching, zero or learned"
+            raise InputError("snapshots", "velocity", expected, "none")
+        self.action_matching = HOAM(config.action_matching).fit(seen) if self.velocity == "action_matching" else None
         self.step = config.step or min(float(np.diff([s.time for s in each]).min()) for each in trajectories) / 5
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -101,34 +104,36 @@ class WLM(Head):
         loss = self._loss(lagrangian, trajectories, seen.mu)
         frictions = np.zeros(config.steps)
 
-        def told(step: int, value: float) -> None:
+        def record(step: int, value: float) -> None:
             frictions[step - 1] = float(lagrangian.friction.detach())
             if progress is not None:
                 progress(step, value)
 
-        with threads(config.threads):
-            if config.balance_steps:
-                self._begin(lagrangian, seen, observed)
-            self.lagrangian, self.losses = descend(lagrangian, loss, config, told)
+        if config.weak_form_steps:
+            self._fit_weak_form(lagrangian, seen, observed)
+        self.lagrangian, self.losses = descend(
+            lagrangian, loss, config.steps, config.learning_rate, record, clip=CLIP, ema=EMA
+        )
         self.frictions = frictions
 
         return self
 
-    def _begin(self, lagrangian: Lagrangian, seen: Snapshots, observed: bool) -> None:
-        """Fits the balance of momentum, of observed velocities or of those of action matching."""
+    def _fit_weak_form(self, lagrangian: Lagrangian, seen: Snapshots, observed: bool) -> None:
+        """Fits the weak form of the momentum balance, with observed velocities or those of action matching."""
         config = self.config
         known = observed and all(s.velocity is not None for s in seen.of(0)) and config.velocity in ("auto", "observed")
-        matched = None if known else self.matched or HOAM(config.matching).fit(seen)
-        balanced(lagrangian, nodes_of(seen, matched, config.num_particles, config.seed), config)
+        action_matching = None if known else self.action_matching or HOAM(config.action_matching).fit(seen)
+        fit_weak_form(lagrangian, nodes_of(seen, action_matching, config.num_particles, config.seed), config)
 
     def _loss(
         self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
     ) -> Callable[[], Tensor]:
-        """Returns what draws a rollout and its mean loss over the snapshots it passes, in widths of all samples."""
+        """Returns a function that draws a rollout and returns its mean loss over snapshots, in squared data widths."""
         config, rng = self.config, np.random.default_rng(self.config.seed)
         scale = lagrangian.scales
         unit = scale.length.square().sum().sqrt()
-        anywhere = config.restarts and self.velocity in ("observed", "matched", "downhill")  # else known at the first
+        # learned velocities, and zero ones, are those of the first snapshot only
+        anywhere = config.restarts and self.velocity in ("observed", "action_matching", "gradient_flow")
         starts = [(m, a) for m, each in enumerate(trajectories) for a in range(len(each) - 1 if anywhere else 1)]
 
         def loss() -> Tensor:
@@ -138,27 +143,28 @@ class WLM(Head):
             passed = path[a : a + 1 + int(rng.integers(1, most + 1))]
             rows = passed[0].rows(config.num_particles, rng)
             x = torch.as_tensor(passed[0].x[rows], dtype=torch.float32)
-            v = self._first(lagrangian, passed[0], rows, parameters)
+            v = self._initial(lagrangian, passed[0], rows, parameters)
             found, _ = lagrangian.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
             total = x.new_zeros(())
-            for made, true in zip(found[1:], passed[1:], strict=True):
-                wanted = torch.as_tensor(true.x[true.rows(len(x), rng)], dtype=torch.float32)
-                compared = loss_of(config.loss, len(made), len(wanted))
-                total = total + compared(_laid(made, scale.period) / unit, _laid(wanted, scale.period) / unit)
+            for simulated, snapshot in zip(found[1:], passed[1:], strict=True):
+                target = torch.as_tensor(snapshot.x[snapshot.rows(len(x), rng)], dtype=torch.float32)
+                distance = loss_of(config.loss, len(simulated), len(target))
+                here, there = (_on_circles(y, scale.period) / unit for y in (simulated, target))
+                total = total + distance(here, there)
 
             return total / (len(passed) - 1)
 
         return loss
 
-    def _first(self, lagrangian: Lagrangian, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
-        """Returns the velocities with which samples of a snapshot begin, (N, d)."""
+    def _initial(self, lagrangian: Lagrangian, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
+        """Returns initial velocities of samples of a snapshot, (N, d)."""
         x = snapshot.x[rows]
         if self.velocity == "learned":
             return lagrangian.velocity(torch.as_tensor(x, dtype=torch.float32), mu)
-        if self.velocity == "matched":
-            assert self.matched is not None, "it was fitted"
-            return torch.as_tensor(self.matched.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
-        if self.velocity == "downhill":
+        if self.velocity == "action_matching":
+            assert self.action_matching is not None, "it was fitted"
+            return torch.as_tensor(self.action_matching.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
+        if self.velocity == "gradient_flow":
             return lagrangian.functional.acceleration(torch.as_tensor(x, dtype=torch.float32), snapshot.time, mu)
         if self.velocity == "observed":
             assert snapshot.velocity is not None, "it was checked"
@@ -170,7 +176,7 @@ class WLM(Head):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What fitting leaves to be told, as plain values: the last losses' mean, in squared widths, and friction."""
+        """Results of fitting as plain values; the loss is the mean over the last steps, in squared data widths."""
         last = float(np.mean(self.losses[-max(len(self.losses) // 20, 1) :])) if len(self.losses) else math.nan
 
         return {
@@ -184,23 +190,24 @@ class WLM(Head):
         return float(self._fitted().friction)
 
     def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Returns the force on each of a population's particles (N, d), without friction, in the physical scale."""
+        """Returns the acceleration of each particle (N, d), without friction, in the physical scale."""
         model = self._fitted()
         with torch.no_grad():
             at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-            found = model.functional.acceleration(at, time, self._parameters(mu)) * self._mobility
+            found = model.functional.acceleration(at, time, self._parameters(mu)) * model.mobility
 
         return found.double().numpy()
 
     def energy(self, x: ArrayLike, v: ArrayLike, mu: ArrayLike | None = None, time: float = 0.0) -> float:
-        """Returns the mean energy of a particle, of motion and potential, in the physical scale.
+        """Returns the mean kinetic and potential energy of a particle, in the physical scale.
 
-        Without friction it stays as it is; with it, it falls by gamma E|v|² per unit of time.
+        It is conserved without friction; with friction it falls by gamma E|v|² per unit of time.
         """
         at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        potential = self._fitted().functional(at, time, self._parameters(mu)).mean().detach()
+        model = self._fitted()
+        potential = model.functional(at, time, self._parameters(mu)).mean() * model.mobility
 
-        return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential) * self._mobility)
+        return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential.detach()))
 
     def simulate(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, v0: ArrayLike | None = None,
@@ -212,9 +219,9 @@ class WLM(Head):
             x0: Samples at the first time, (N, d).
             times: Times T, ascending.
             mu: Parameters, (p,).
-            v0: Velocities at the first time; by default as in fitting, where these can be had.
+            v0: Velocities at the first time; by default as in fitting, which requires them if they were observed.
             step: Longest step of the solver; by default that of fitting.
-            seed: Not used: nothing is drawn.
+            seed: Not used: the dynamics are deterministic.
         """
         return self.trajectories(x0, times, mu, v0=v0, step=step)[0]
 
@@ -236,7 +243,7 @@ class WLM(Head):
                         "simulate", "v0", "velocities of the samples: the model was fitted with them", "none"
                     )
                 seen = Snapshot(float(moments[0]), start, None, np.ones(len(start)))
-                v = self._first(model, seen, np.arange(len(start)), parameters)
+                v = self._initial(model, seen, np.arange(len(start)), parameters)
             else:
                 v = torch.as_tensor(np.asarray(v0), dtype=torch.float32)
             x = torch.as_tensor(start, dtype=torch.float32)
@@ -248,21 +255,17 @@ class WLM(Head):
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> NDArray[np.float64]:
-        """Carries a snapshot's samples on, with its velocities where the model was fitted with such."""
+        """Advances a snapshot's samples, with its velocities if the model was fitted with observed ones."""
         return self.motion(snapshot, times, mu, seed=seed, **options)[0]
 
     def motion(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns the same, and velocities, each (T, N, d)."""
-        del seed  # nothing is drawn
+        del seed  # the dynamics are deterministic
         v0 = snapshot.velocity if self.velocity == "observed" else None
 
         return self.trajectories(snapshot.x, times, mu, v0=v0, **options)
-
-    @property
-    def _mobility(self) -> float:
-        return 1 + self.friction if self.config.scale == "mobility" else 1.0
 
     def _parameters(self, mu: ArrayLike | None) -> Tensor:
         wanted = len(self._fitted().scales.mu_mean)
@@ -281,10 +284,10 @@ class WLM(Head):
     # ---- on disk
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``model.safetensors`` and ``model.json`` into a folder, matched velocities below, and returns it."""
+        """Writes ``model.safetensors`` and ``model.json`` into a folder, the velocity model below, and returns it."""
         model = self._fitted()
-        if self.matched is not None:
-            self.matched.save(Path(folder) / "matched")
+        if self.action_matching is not None:
+            self.action_matching.save(Path(folder) / "action_matching")
 
         return save_model(folder, self.method, model, model.scales, self.config, velocity=self.velocity, step=self.step)
 
@@ -298,18 +301,22 @@ class WLM(Head):
         config, scales, found = read_shape(folder, cls.method, WLMConfig)
         for name in ("velocity", "step"):
             if name not in found:
-                raise InputError(Path(folder) / "model.json", name, "how rollouts began and stepped", "nothing")
+                raise InputError(
+                    Path(folder) / "model.json", name, "initial velocities and step of rollouts", "nothing"
+                )
         model = cls(config)
         model.velocity, model.step = found["velocity"], float(found["step"])
-        model.matched = HOAM.load(Path(folder) / "matched") if model.velocity == "matched" else None
+        model.action_matching = (
+            HOAM.load(Path(folder) / "action_matching") if model.velocity == "action_matching" else None
+        )
         model.lagrangian = Lagrangian(config, scales, model.velocity == "learned")
         read_weights(model.lagrangian, folder)
 
         return model
 
 
-def _laid(x: Tensor, period: Tensor) -> Tensor:
-    """Returns samples with periodic dimensions laid on circles, on which the seam is no jump."""
+def _on_circles(x: Tensor, period: Tensor) -> Tensor:
+    """Returns samples with periodic dimensions mapped to circles, without a jump at the seam."""
     around = torch.isfinite(period)
     if not around.any():
         return x

@@ -1,3 +1,3 @@
-"""Systems whose populations move as theory says: to test on, and to compare with."""
+"""Simulated and published populations with known dynamics, for tests and benchmarks."""
 
 __all__: list[str] = []

@@ -1,10 +1,10 @@
-r"""Boids: a flock whose birds keep together, keep apart, and fly as their neighbours do, at the same speed.
+r"""Boids: a flock with cohesion, separation and alignment at constant speed.
 
 .. math:: \Delta v_i = w_c\,\overline{(x_j - x_i)} - w_s\sum_{|r| < r_s}(x_j - x_i) + w_a\,\overline{(v_j - v_i)}
    - w_b\,\mathrm{sign}(x_i)\,1[|x_i| > b]
 
-with means over neighbours within R. A step adds this, sets all speeds to 1, and moves on. The law knows velocities,
-and is of no energy: a population of the second order that no potential generates.
+with means over neighbours within R. A step adds this to the velocity, normalises speeds to 1, and moves the birds. The
+forces depend on velocities and conserve no energy: second-order dynamics that no potential generates.
 
 References: Reynolds (1987), Flocks, herds and schools, https://doi.org/10.1145/37402.37406; Guan, Atanackovic,
 Neklyudov (2026), https://arxiv.org/abs/2605.08550, whose constants are the defaults.
@@ -29,14 +29,14 @@ class Boids:
     """The system.
 
     Arguments:
-        sight: Distance R within which birds see each other.
-        reach: Distance r_s within which they keep apart.
-        cohesion: Weight w_c of the way to the neighbours' middle.
+        sight: Radius R of the neighbourhood.
+        reach: Radius r_s of separation.
+        cohesion: Weight w_c of the neighbours' centre.
         separation: Weight w_s.
         alignment: Weight w_a of the neighbours' velocities.
-        wall: How hard walls turn them, w_b.
-        size: Where the walls are, b, in each coordinate.
-        step: Time of a step.
+        wall: Strength w_b of the walls.
+        size: Position b of the walls, in each coordinate.
+        step: Time step.
     """
 
     sight: float = 1.0
@@ -68,7 +68,7 @@ class Boids:
         return Snapshots.from_arrays(np.stack(positions), moments, velocity=np.stack(velocities))
 
     def _turn(self, x: Array, v: Array) -> Array:
-        """Returns by how much velocities turn, per unit of time."""
+        """Returns the rate of change of velocities, before normalisation."""
         i, j = KDTree(x).query_pairs(self.sight, output_type="ndarray").T
         i, j = np.concatenate([i, j]), np.concatenate([j, i])
         gap = x[j] - x[i]

@@ -1,9 +1,9 @@
-r"""Diffusions in a potential: populations whose density goes downhill, as first-order methods suppose.
+r"""Overdamped diffusions in a potential, which are gradient flows of their density.
 
 .. math:: dX = -\nabla\Psi(X)\,dt + \sigma\,dW
 
-The density is the gradient flow of :math:`\int\Psi\rho + \tfrac{\sigma^2}{2}\int\rho\log\rho`. Five potentials in two
-dimensions have names in the literature. Every snapshot is of particles of its own.
+The density is the gradient flow of :math:`\int\Psi\rho + \tfrac{\sigma^2}{2}\int\rho\log\rho`. The five
+potentials in two dimensions are those of the literature. Each snapshot has independent particles.
 
 References: Terpin, Lanzetti, Gadea, Dörfler (2024), Learning diffusion at lightspeed, https://arxiv.org/abs/2406.12616
 (the potentials); Guan, Atanackovic, Neklyudov (2026), https://arxiv.org/abs/2605.08550 (noise, times, samples).
@@ -22,7 +22,7 @@ __all__ = ["POTENTIALS", "Diffusion"]
 Array = NDArray[np.float64]
 
 
-def _bowl(x: Array) -> Array:
+def _quadratic(x: Array) -> Array:
     """Of ½|x|²."""
     return x
 
@@ -33,28 +33,28 @@ def _styblinski(x: Array) -> Array:
 
 
 def _bohachevsky(x: Array) -> Array:
-    """Of x² + 2 y² - 0.3 cos 3πx - 0.4 cos 4πy: a bowl with ripples."""
+    """Of x² + 2 y² - 0.3 cos 3πx - 0.4 cos 4πy: a quadratic with ripples."""
     turn = np.pi * np.array([3.0, 4.0])
 
     return np.array([2.0, 4.0]) * x + np.array([0.3, 0.4]) * turn * np.sin(turn * x)
 
 
 def _oakley(x: Array) -> Array:
-    """Of Σ x + Σ x² + x y: a tilted bowl."""
+    """Of Σ x + Σ x² + x y: a tilted quadratic."""
     return 1 + 2 * x + x[..., ::-1]
 
 
-def _waves(x: Array) -> Array:
-    """Of Σ sin x: a plateau that undulates."""
+def _plateau(x: Array) -> Array:
+    """Of Σ sin x: an undulating plateau."""
     return np.cos(x)
 
 
 POTENTIALS: dict[str, Callable[[Array], Array]] = {
-    "poly": _bowl,
+    "poly": _quadratic,
     "styblinski": _styblinski,
     "bohachevsky": _bohachevsky,
     "oakley_ohagan": _oakley,
-    "wavy_plateau": _waves,
+    "wavy_plateau": _plateau,
 }  # gradients (N, 2) -> (N, 2)
 
 
@@ -67,7 +67,7 @@ class Diffusion:
         sigma: Noise.
         variance: Of a coordinate at time 0, about 0.
         step: Longest step of the solver (Euler and Maruyama).
-        fresh: Whether each snapshot is of particles of its own; otherwise all are of the same.
+        fresh: Whether each snapshot has independent particles, rather than the same ones.
     """
 
     potential: str

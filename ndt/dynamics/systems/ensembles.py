@@ -1,15 +1,12 @@
-r"""Populations that obey Newton's law, their motion known: what mechanics from snapshots is held against.
+r"""Second-order populations whose motion is known exactly.
 
-Every one is :math:`\ddot x = -\nabla(\delta U/\delta\rho) - \gamma\dot x` of a functional U:
+Each obeys :math:`\ddot x = -\nabla(\delta U/\delta\rho) - \gamma\dot x` for a functional U:
 
-- `bowl`: :math:`U = \tfrac k2 E|x|^2`, with friction; off its middle the population swings.
-- `springs`: :math:`U = \tfrac\kappa4 E|x - x'|^2`, a mean field: the mean goes straight, deviations swing.
-- `gas`: :math:`U = T\int\rho\log\rho + \tfrac k2 E|x|^2`, damped isothermal Euler:
+- `harmonic_oscillator`: :math:`U = \tfrac k2 E|x|^2`, with friction, started off its centre.
+- `isothermal_gas`: :math:`U = T\int\rho\log\rho + \tfrac k2 E|x|^2`, damped isothermal Euler:
   :math:`\sigma'' = T/\sigma - k\sigma - \gamma\sigma'`.
-- `packet`: :math:`U = \tfrac{\hbar^2}{8}E|\nabla\log\rho|^2`, a free quantum particle:
-  :math:`\sigma^2 = s^2 + \hbar^2t^2/4s^2`.
-- `turning`: solid rotation, :math:`U = \tfrac{\Omega^2}2E|x|^2` from velocities at a right angle to x.
-- `tracers`: circles about a vortex, whose force points to its axis, :math:`-v_\theta^2/r`; of a point vortex,
+- `solid_rotation`: rigid rotation, :math:`U = \tfrac{\Omega^2}2E|x|^2` with initial velocities perpendicular to x.
+- `vortex_tracers`: circular orbits about a vortex, with centripetal force :math:`-v_\theta^2/r`; for a point vortex,
   :math:`v_\theta = \Gamma/2\pi r`, :math:`U = -E\,\Gamma^2/8\pi^2r^2`.
 """
 
@@ -22,11 +19,18 @@ from scipy.integrate import solve_ivp
 
 from ndt.dynamics.snapshots import Snapshots
 
-__all__ = ["Ensemble", "bowl", "gas", "packet", "springs", "swing", "tracers", "turning"]
+__all__ = [
+    "Ensemble",
+    "harmonic_oscillator",
+    "isothermal_gas",
+    "damped_oscillation",
+    "vortex_tracers",
+    "solid_rotation",
+]
 
 Array = NDArray[np.float64]
 Motion = Callable[[Array, Array, float], tuple[Array, Array]]
-Begin = Callable[[Array], tuple[Array, Array]]
+Initial = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,33 +38,30 @@ class Ensemble:
     """A population in two dimensions.
 
     Arguments:
-        begin: Takes standard normal numbers (N, 4); returns positions and velocities at time 0, (N, 2) each.
+        initial: Takes standard normal numbers (N, 4); returns positions and velocities at time 0, (N, 2) each.
         motion: Takes both and a time; returns both then.
-        fresh: Whether each snapshot is of particles of its own.
     """
 
-    begin: Begin
+    initial: Initial
     motion: Motion
-    fresh: bool = False
 
     def simulate(self, num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions and velocities at times, exact, (T, N, 2)."""
         rng, frames = np.random.default_rng(seed), []
-        first = self.begin(rng.normal(size=(num_particles, 4)))
+        first = self.initial(rng.normal(size=(num_particles, 4)))
         for t in np.asarray(times, np.float64).tolist():
-            begun = self.begin(rng.normal(size=(num_particles, 4))) if self.fresh else first
-            frames.append(self.motion(*begun, t))
+            frames.append(self.motion(*first, t))
         positions, velocities = zip(*frames, strict=True)
 
         return Snapshots.from_arrays(
-            np.stack(positions), times, velocity=np.stack(velocities), paired=not self.fresh
+            np.stack(positions), times, velocity=np.stack(velocities), paired=True
         )  # fmt: skip
 
 
-def swing(k: float, gamma: float, t: float) -> tuple[float, float, float, float]:
-    """Returns A, B and their rates: x = A x0 + B v0 is the damped swing that begins at x0 with v0."""
+def damped_oscillation(k: float, gamma: float, t: float) -> tuple[float, float, float, float]:
+    """Returns A, B and their derivatives at t: x = A x0 + B v0 solves x'' = -k x - gamma x'."""
     root = np.sqrt(complex(gamma**2 / 4 - k))
-    root = root if abs(root) > 1e-9 else complex(1e-6)  # critical damping, by its neighbour
+    root = root if abs(root) > 1e-9 else complex(1e-6)  # critical damping, as a limit
     a, b = -gamma / 2 + root, -gamma / 2 - root
     up, down = np.exp(a * t), np.exp(b * t)
     found = (a * down - b * up, up - down, a * b * (down - up), a * up - b * down)
@@ -68,35 +69,24 @@ def swing(k: float, gamma: float, t: float) -> tuple[float, float, float, float]
     return tuple(float((value / (a - b)).real) for value in found)  # type: ignore[return-value]
 
 
-def bowl(k: float = 4.0, gamma: float = 0.0, middle: float = 1.0, width: float = 0.3) -> Ensemble:
-    """Returns particles off the middle of a harmonic bowl."""
+def harmonic_oscillator(k: float = 4.0, gamma: float = 0.0, middle: float = 1.0, width: float = 0.3) -> Ensemble:
+    """Returns particles in a harmonic potential, off its centre."""
 
     def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        A, B, rate_a, rate_b = swing(k, gamma, t)
+        A, B, rate_a, rate_b = damped_oscillation(k, gamma, t)
         return A * x + B * v, rate_a * x + rate_b * v
 
-    def begin(z: Array) -> tuple[Array, Array]:
+    def initial(z: Array) -> tuple[Array, Array]:
         return width * z[:, :2] + [middle, 0.0], width * z[:, 2:] + [0.0, middle]
 
-    return Ensemble(begin=begin, motion=motion)
+    return Ensemble(initial=initial, motion=motion)
 
 
-def springs(kappa: float = 4.0) -> Ensemble:
-    """Returns particles each of which is tied to all others."""
-
-    def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        A, B, rate_a, rate_b = swing(kappa, 0.0, t)
-        y, w = x - x.mean(0), v - v.mean(0)
-        return x.mean(0) + t * v.mean(0) + A * y + B * w, v.mean(0) + rate_a * y + rate_b * w
-
-    return Ensemble(begin=lambda z: (0.5 * z[:, :2], 0.2 * z[:, 2:] + [0.5, 0.0]), motion=motion)
-
-
-def gas(temperature: float = 0.5, k: float = 1.0, gamma: float = 0.3, width: float = 0.4) -> Ensemble:
-    """Returns a Gaussian that breathes in a bowl by its pressure, from rest."""
+def isothermal_gas(temperature: float = 0.5, k: float = 1.0, gamma: float = 0.3, width: float = 0.4) -> Ensemble:
+    """Returns a Gaussian isothermal gas in a harmonic potential, from rest."""
 
     def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        del v  # it begins at rest
+        del v  # it starts at rest
         if t <= 0:
             return x, np.zeros_like(x)
         found = solve_ivp(
@@ -106,39 +96,28 @@ def gas(temperature: float = 0.5, k: float = 1.0, gamma: float = 0.3, width: flo
         sigma, rate = found.y[:, -1]
         return x * sigma / width, x * rate / width
 
-    return Ensemble(begin=lambda z: (width * z[:, :2], np.zeros((len(z), 2))), motion=motion)
+    return Ensemble(initial=lambda z: (width * z[:, :2], np.zeros((len(z), 2))), motion=motion)
 
 
-def packet(hbar: float = 1.0, width: float = 0.5) -> Ensemble:
-    """Returns a quantum particle's Gaussian packet that spreads, from rest (Madelung's fluid)."""
+def solid_rotation(rate: float = 2 * np.pi, middle: float = 1.0, width: float = 0.2) -> Ensemble:
+    """Returns particles in rigid rotation about the origin."""
 
-    def motion(x: Array, v: Array, t: float) -> tuple[Array, Array]:
-        del v
-        grown = np.sqrt(1 + (hbar * t / (2 * width**2)) ** 2)
-        return x * grown, x * hbar**2 * t / (4 * width**4 * grown)
-
-    return Ensemble(begin=lambda z: (width * z[:, :2], np.zeros((len(z), 2))), motion=motion)
-
-
-def turning(rate: float = 2 * np.pi, middle: float = 1.0, width: float = 0.2) -> Ensemble:
-    """Returns a blob that a solid body carries round its axis."""
-
-    def begin(z: Array) -> tuple[Array, Array]:
+    def initial(z: Array) -> tuple[Array, Array]:
         x = width * z[:, :2] + [middle, 0.0]
         return x, rate * np.stack([-x[:, 1], x[:, 0]], 1)
 
-    return Ensemble(begin=begin, motion=lambda x, v, t: _turned(x, v, np.full(len(x), rate * t)))
+    return Ensemble(initial=initial, motion=lambda x, v, t: _rotated(x, v, np.full(len(x), rate * t)))
 
 
-def tracers(core: float = 1.0, middle: float = 1.0, width: float = 0.2, radius: float = 1.0) -> Ensemble:
+def vortex_tracers(core: float = 1.0, middle: float = 1.0, width: float = 0.2, radius: float = 1.0) -> Ensemble:
     """Returns tracers of a vortex with a core, v = Γ / 2πr · (1 - exp(-r²/c²)) (Lamb and Oseen's).
 
     Arguments:
-        core: Radius c of the core, within which all turns as a solid body; with 0 it is a point vortex. There a circle
-            has no restoring force: the least error of a force carries tracers away, in proportion to time.
-        middle: Distance of the tracers' middle from the axis.
-        width: Their deviation.
-        radius: Where a turn takes 1.
+        core: Radius c of the core, which rotates rigidly; 0 for a point vortex, whose orbits are not stable: an error
+            of the force grows in proportion to time.
+        middle: Distance of the tracers' mean from the axis.
+        width: Their standard deviation.
+        radius: Radius at which the orbital period is 1.
     """
 
     def rate(x: Array) -> Array:
@@ -147,14 +126,14 @@ def tracers(core: float = 1.0, middle: float = 1.0, width: float = 0.2, radius: 
 
         return 2 * np.pi * radius**2 / square * grown / at
 
-    def begin(z: Array) -> tuple[Array, Array]:
+    def initial(z: Array) -> tuple[Array, Array]:
         x = np.clip(width * z[:, :2], -2.8 * width, 2.8 * width) + np.array([middle, 0.0])
         return x, rate(x)[:, None] * np.stack([-x[:, 1], x[:, 0]], 1)
 
-    return Ensemble(begin=begin, motion=lambda x, v, t: _turned(x, v, rate(x) * t))
+    return Ensemble(initial=initial, motion=lambda x, v, t: _rotated(x, v, rate(x) * t))
 
 
-def _turned(x: Array, v: Array, angle: Array) -> tuple[Array, Array]:
+def _rotated(x: Array, v: Array, angle: Array) -> tuple[Array, Array]:
     c, s = np.cos(angle), np.sin(angle)
     found = [np.stack([c * u[:, 0] - s * u[:, 1], s * u[:, 0] + c * u[:, 1]], 1) for u in (x, v)]
 

@@ -1,4 +1,4 @@
-"""Convection in nine modes: the nine-dimensional Lorenz system, chaotic and, above r of about 43, hyperchaotic.
+"""The nine-dimensional Lorenz system of convection, chaotic and, above r of about 43, hyperchaotic.
 
 Reference: Reiterer, Lainscsek, Schürrer, Letellier, Maquet (1998), A nine-dimensional Lorenz system to study
 high-dimensional chaos, https://doi.org/10.1088/0305-4470/31/34/015
@@ -23,7 +23,7 @@ class Lorenz:
         sigma: Prandtl number.
         aspect: Wave number a of the cells.
         spread: Standard deviation of each coordinate at time 0, about 0.
-        step: Of Runge and Kutta's scheme.
+        step: Step of the fourth-order Runge-Kutta scheme.
     """
 
     sigma: float = 0.5
@@ -33,7 +33,7 @@ class Lorenz:
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The six constants b of the aspect."""
+        """The six constants b, functions of the wave number."""
         a = self.aspect**2
         return (
             4 * (1 + a) / (1 + 2 * a), (1 + 2 * a) / (2 * (1 + a)), 2 * (1 - a) / (1 + a), a / (1 + a),

@@ -1,4 +1,4 @@
-"""The systems by name, each as snapshots with parameters to fit and parameters that no fit sees."""
+"""Simulated systems by name, with their fitted and held-out parameters or times."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.boids import Boids
 from ndt.dynamics.systems.diffusion import POTENTIALS, Diffusion
-from ndt.dynamics.systems.ensembles import bowl, gas, packet, springs, tracers, turning
+from ndt.dynamics.systems.ensembles import harmonic_oscillator, isothermal_gas, solid_rotation, vortex_tracers
 from ndt.dynamics.systems.lorenz import Lorenz
 from ndt.dynamics.systems.oscillator import Oscillator
 from ndt.dynamics.systems.plasma import Beams, Landau
@@ -21,18 +21,18 @@ __all__ = ["SYSTEMS", "System"]
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system and how much of it is looked at.
+    """A system and the parameters and times at which it is observed.
 
     Arguments:
-        model: The system itself; it has `simulate`, and plasmas have `electric_energy`.
-        fitted: Parameters of trajectories that are fitted; empty where there is none.
-        unseen: Parameters that are held out.
-        fitted_until: Where nothing is fitted by parameters, the last time that is fitted; later ones are held out.
+        model: Simulator with a method `simulate` and, of plasmas, `electric_energy`.
+        fitted: Parameters of fitted trajectories; empty for a system without parameters.
+        unseen: Held-out parameters.
+        fitted_until: Last fitted time of a system without parameters; later snapshots are held out.
         end: Last time.
         num_times: Snapshots of a trajectory.
-        noise: Diffusion that samples of a fitted model move with.
+        noise: Diffusion of a fitted model.
         labels: Names of the dimensions.
-        least_loss: Loss of the best potential over the times, where it is known.
+        least_loss: Loss of the optimal potential, if known.
     """
 
     model: Any
@@ -68,14 +68,14 @@ class System:
 
     @property
     def energy(self) -> Callable[[NDArray[np.float64], float], NDArray[np.float64]] | None:
-        """Electric energy of populations (T, N, d) under a parameter, where the system has one."""
+        """Function of populations (T, N, d) and a parameter that returns electric energies, if the system has one."""
         return getattr(self.model, "electric_energy", None)
 
 
 PLANE = ("x", "y")
 WAVES = tuple(round(1.2 + 0.1 * k, 1) for k in range(8))
 SYSTEMS = {
-    "oscillator": System(
+    "noisy_oscillator": System(
         model=Oscillator(), num_times=401, labels=("x1", "x2"), least_loss=Oscillator().least_loss()
     ),
     "two_stream": System(
@@ -98,12 +98,12 @@ SYSTEMS = {
         model=Trap(), fitted=(0.5, 1.0, 1.5, 2.0, 2.5), unseen=(0.75, 2.25), end=2.0, noise=Trap().noise,
         labels=tuple(f"particle {k}" for k in range(1, 9)),
     ),
-    "bowl": System(model=bowl(k=4 * np.pi**2), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
-    "springs": System(model=springs(), fitted_until=2.0, end=4.0, num_times=41, labels=PLANE),
-    "gas": System(model=gas(), fitted_until=3.0, end=6.0, num_times=41, labels=PLANE),
-    "packet": System(model=packet(), fitted_until=1.0, end=2.0, num_times=41, labels=PLANE),
-    "turning": System(model=turning(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
-    "tracers": System(model=tracers(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
+    "harmonic_oscillator": System(
+        model=harmonic_oscillator(k=4 * np.pi**2), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE,
+    ),
+    "isothermal_gas": System(model=isothermal_gas(), fitted_until=3.0, end=6.0, num_times=41, labels=PLANE),
+    "solid_rotation": System(model=solid_rotation(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
+    "vortex_tracers": System(model=vortex_tracers(), fitted_until=1.5, end=3.5, num_times=71, labels=PLANE),
     "boids": System(model=Boids(), fitted_until=25.0, end=50.0, num_times=101, labels=PLANE),
     **{
         name: System(

@@ -1,9 +1,9 @@
-r"""A noisy harmonic oscillator of which only positions are seen: the population swings and breathes, sharply.
+r"""A noisy harmonic oscillator of which only positions are observed; its variance is sharply periodic.
 
 .. math:: dx = v\,dt, \qquad dv = -\omega^2 x\,dt + \sigma\,dW
 
-Two coordinates, each by itself. All is Gaussian, so that every density and the best potential are known in closed form.
-Positions alone have no dynamics of their own: a particle's next position is not a function of where it is.
+Two independent coordinates. All densities are Gaussian; they and the optimal potential are known in closed
+form. Positions alone are not Markovian: the velocity of a particle is not a function of its position.
 
 Reference: Berman, Blickhan, Peherstorfer (2024), https://arxiv.org/abs/2410.12000, whose constants are the defaults.
 """
@@ -35,7 +35,7 @@ class Oscillator:
     spread: float = 0.1
 
     def simulate(self, num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
-        """Returns positions of particles at times, exact in law whatever the times' distances, (T, N, 2), paired."""
+        """Returns positions of particles at times, with exact transitions, (T, N, 2), paired."""
         rng = np.random.default_rng(seed)
         x = rng.normal(self.mean, self.spread, (num_particles, 2))
         v = rng.normal(0.0, self.spread, (num_particles, 2))
@@ -53,7 +53,7 @@ class Oscillator:
         w, a = self.omega, self.omega * h
         x, v = np.cos(a) * x + np.sin(a) / w * v, -w * np.sin(a) * x + np.cos(a) * v
         if self.sigma and h > 0:
-            root = np.linalg.cholesky(self._noise(h) + 1e-18 * np.eye(2))  # h may be so short that it is singular
+            root = np.linalg.cholesky(self._noise(h) + 1e-18 * np.eye(2))  # it may be singular for short h
             push = rng.standard_normal((*x.shape, 2)) @ root.T
             x, v = x + push[..., 0], v + push[..., 1]
 
@@ -75,16 +75,8 @@ class Oscillator:
 
         return self.mean * np.cos(w * t), free + noise
 
-    def field(self, x: NDArray[np.float64], time: float, noise: float = 0.0) -> NDArray[np.float64]:
-        """Returns the gradient of the best potential at positions (N, 2), for samples with diffusion `noise`."""
-        step = 1e-6  # of a central difference: the moments are smooth, and this is exact to 1e-9
-        (before, at, after), (v0, v1, v2) = self.moments(np.array([time - step, time, time + step]))
-        rate = (v2 - v0) / (4 * step) - noise**2 / 2  # half the variance's rate of change, less what noise adds
-
-        return (after - before) / (2 * step) + rate / v1 * (x - at)
-
     def least_loss(self, noise: float = 0.0, end: float = 1.0, num: int = 20001) -> float:
-        """Returns the loss of the best potential, minus half the integral of E|grad s|² over [0, end]."""
+        """Returns the loss of the optimal potential, minus half the integral of E|grad s|² over [0, end]."""
         t = np.linspace(1e-6, end - 1e-6, num)
         mean, variance = self.moments(t)
         rate = (np.gradient(variance, t) - noise**2) / 2

@@ -1,15 +1,14 @@
-r"""Plasmas by particles in cells: electrons that push each other, before ions at rest.
+r"""Plasmas by particle-in-cell simulation: electrons in their own field, with ions at rest.
 
 .. math::
     \dot x = v, \qquad \dot v = \nabla\varphi(x), \qquad \mu^2\,\Delta\varphi = n(x) - 1
 
-in a periodic box of one to three dimensions. The density n is that of particles laid on a mesh, in clouds as wide as
-its cells; the potential is solved for by Fourier transform; particles leap over their accelerations (kick, drift,
-kick). The plasma frequency is 1 / mu.
+in a periodic box of one to three dimensions: cloud-in-cell deposition of the density n, a Fourier solver for the
+potential, and leapfrog steps (kick, drift, kick). The plasma frequency is 1 / mu.
 
 References: Birdsall, Langdon (1985), Plasma physics via computer simulation. The instabilities' constants are those of
-Berman, Blickhan, Peherstorfer (2024), https://arxiv.org/abs/2410.12000, where mu is also the number of waves that
-velocities are perturbed with; where that is no integer the perturbation jumps at the box's seam, as in their work.
+Berman, Blickhan, Peherstorfer (2024), https://arxiv.org/abs/2410.12000, where mu is also the number of waves of
+the velocity perturbation; if it is not an integer, the perturbation jumps at the seam of the box, as in their work.
 """
 
 from collections.abc import Sequence
@@ -47,10 +46,10 @@ class Mesh:
         self.response = 1 / (mu**2 * square)
 
     def density(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns the density of particles (N, D) in each cell, of mean 1, by clouds as wide as a cell."""
+        """Returns the density of particles (N, D) in each cell, of mean 1, by cloud-in-cell deposition."""
         total = np.zeros(self.cells**self.dims)
-        for place, share in self._corners(x):
-            total += np.bincount(place, share, minlength=len(total))
+        for index, weight in self._corners(x):
+            total += np.bincount(index, weight, minlength=len(total))
 
         return total.reshape([self.cells] * self.dims) * (len(total) / len(x))
 
@@ -64,8 +63,8 @@ class Mesh:
         """Returns the acceleration of each particle, shape (N, D)."""
         on_mesh = self.field(x).reshape(self.dims, -1)
         found = np.zeros_like(x)
-        for place, share in self._corners(x):
-            found += share[:, None] * on_mesh[:, place].T
+        for index, weight in self._corners(x):
+            found += weight[:, None] * on_mesh[:, index].T
 
         return found
 
@@ -76,13 +75,13 @@ class Mesh:
         return float(self.mu**2 * (self.field(x) ** 2).sum() * cell / 2)
 
     def energy(self, x: NDArray[np.float64], v: NDArray[np.float64]) -> float:
-        """Returns the energy of motion and field; particles together weigh what the box holds."""
+        """Returns kinetic and field energy; the mass of all particles is the volume of the box."""
         return float((v**2).sum() / len(v) * self.length**self.dims / 2) + self.electric_energy(x)
 
     def advance(
         self, x: NDArray[np.float64], v: NDArray[np.float64], duration: float, step: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns positions and velocities after so much time, in equal steps no longer than `step`."""
+        """Returns positions and velocities after a duration, in equal steps no longer than `step`."""
         if duration <= 0:
             return x, v
         num = max(1, int(np.ceil(duration / step - 1e-9)))
@@ -96,25 +95,37 @@ class Mesh:
 
         return x, v
 
+    def recorded(
+        self, start: tuple[NDArray[np.float64], NDArray[np.float64]], times: NDArray[np.float64], step: float
+    ) -> NDArray[np.float64]:
+        """Returns positions and velocities at times, from a start at time 0, (T, N, 2 D)."""
+        (x, v), now, frames = start, 0.0, []
+        for t in np.asarray(times, np.float64).tolist():
+            x, v = self.advance(x, v, t - now, step)
+            frames.append(np.concatenate([x, v], 1))
+            now = t
+
+        return np.stack(frames)
+
     def _corners(self, x: NDArray[np.float64]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Returns places in the mesh, and each particle's share there, of the 2^D points around."""
+        """Returns indices of the 2^D mesh points around each particle, and its weights there."""
         at = x / (self.length / self.cells)
         low = np.floor(at).astype(np.int64)
         over = at - low
         found = []
         for corner in product((0, 1), repeat=self.dims):
-            place, share = np.zeros(len(x), np.int64), np.ones(len(x))
+            index, weight = np.zeros(len(x), np.int64), np.ones(len(x))
             for j, c in enumerate(corner):
-                place = place * self.cells + (low[:, j] + c) % self.cells
-                share = share * (over[:, j] if c else 1 - over[:, j])
-            found.append((place, share))
+                index = index * self.cells + (low[:, j] + c) % self.cells
+                weight = weight * (over[:, j] if c else 1 - over[:, j])
+            found.append((index, weight))
 
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beams:
-    """Electron beams through each other in one dimension: two streams, or a bump on the tail.
+    """Electron beams in one dimension: two streams, or a bump on the tail.
 
     Arguments:
         speeds: Mean velocity of each beam.
@@ -124,8 +135,8 @@ class Beams:
         perturbation: Of velocities: v (1 + perturbation cos(2 pi mu x / length)).
         cells: Of the mesh; 0 for an eighth of the particles.
         step: Of time.
-        quiet: Whether positions and velocities are spread evenly, so that waves grow from the perturbation and not from
-            the noise of drawing, which no parameter foretells.
+        quiet: Whether initial conditions are quasi-random, so that waves grow from the perturbation and not from
+            sampling noise.
     """
 
     speeds: tuple[float, ...] = (-3.0, 3.0)
@@ -143,16 +154,16 @@ class Beams:
 
     @classmethod
     def two_stream(cls) -> "Beams":
-        """Two beams that face each other."""
+        """Two opposite beams."""
         return cls()
 
     @classmethod
     def bump_on_tail(cls) -> "Beams":
-        """A plasma at rest, and a tenth of it in a narrower beam."""
+        """A plasma at rest with a tenth of its electrons in a narrower beam."""
         return cls(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1))
 
     def mesh(self, mu: float, num_particles: int) -> Mesh:
-        """Returns the mesh for so many particles."""
+        """Returns the mesh for a number of particles."""
         return Mesh(self.length, self.cells or max(num_particles // 8, 16), 1, mu)
 
     def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -169,18 +180,12 @@ class Beams:
 
     def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
         """Returns positions and velocities, (M, T, N, 2), paired, a trajectory for each mu."""
-        frames = [self._trajectory(m, num_particles, np.asarray(times, np.float64), seed + i) for i, m in enumerate(mu)]
+        frames = [
+            self.mesh(m, num_particles).recorded(self.start(m, num_particles, seed + i), times, self.step)
+            for i, m in enumerate(mu)
+        ]
 
         return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=[self.length, np.inf])
-
-    def _trajectory(self, mu: float, num: int, times: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-        mesh, (x, v), now, frames = self.mesh(mu, num), self.start(mu, num, seed), 0.0, []
-        for t in times.tolist():
-            x, v = mesh.advance(x, v, t - now, self.step)
-            frames.append(np.concatenate([x, v], 1))
-            now = t
-
-        return np.stack(frames)
 
     def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
         """Returns the electric energy of each of the populations (T, N, 2), by the same mesh for all."""
@@ -191,16 +196,16 @@ class Beams:
 
 @dataclass(frozen=True, kw_only=True)
 class Landau:
-    """Waves that a warm plasma damps without a collision.
+    """Landau damping of waves in a warm plasma.
 
-    The density begins as the product of 1 + mu cos(k x) over dimensions: mu is the amplitude, 0.5 for strong damping.
+    The initial density is the product of 1 + mu cos(k x) over dimensions: mu is the amplitude, 0.5 for strong damping.
 
     Arguments:
         dims: Dimensions of space; phase space has twice as many.
         wave: Wave number k; the box is one wave long.
         cells: Of the mesh, in each dimension.
         step: Of time.
-        quiet: Whether positions and velocities are spread evenly in phase space, and not drawn.
+        quiet: Whether initial conditions are quasi-random in phase space.
     """
 
     dims: int = 3
@@ -234,17 +239,12 @@ class Landau:
 
     def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
         """Returns positions and velocities, (M, T, N, 2 D), paired, a trajectory for each mu."""
-        trajectories = []
-        for i, m in enumerate(mu):
-            (x, v), now, frames, mesh = self.start(m, num_particles, seed + i), 0.0, [], self.mesh()
-            for t in np.asarray(times, np.float64).tolist():
-                x, v = mesh.advance(x, v, t - now, self.step)
-                frames.append(np.concatenate([x, v], 1))
-                now = t
-            trajectories.append(np.stack(frames))
+        frames = [
+            self.mesh().recorded(self.start(m, num_particles, seed + i), times, self.step) for i, m in enumerate(mu)
+        ]
         period = [self.length] * self.dims + [np.inf] * self.dims
 
-        return Snapshots.from_arrays(np.stack(trajectories), times, np.array(mu), paired=True, period=period)
+        return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=period)
 
     def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
         """Returns the electric energy of each of the populations (T, N, 2 D)."""

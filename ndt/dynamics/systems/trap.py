@@ -1,10 +1,10 @@
-r"""Particles on a line, in a trap that wanders, that attract each other and are shaken.
+r"""Noisy particles on a line that attract each other in a moving trap.
 
 .. math:: dX_i = (a(t) - X_i)^q\,dt + \frac{\mu}{d}\sum_j (X_j - X_i)\,dt + \sqrt{2/\beta}\,dW_i,
    \qquad a(t) = 1.25\,(\sin \pi t + 1.5)
 
-The state of all d particles is one sample. With q = 1 the trap is harmonic and all moments are known; with q = 3 it is
-not. mu is the attraction.
+The state of all d particles is one sample. With q = 1 the trap is harmonic and its moments are known. mu is the
+attraction.
 
 Reference: Bruna, Peherstorfer, Vanden-Eijnden (2024), Neural Galerkin schemes with active learning for high-dimensional
 evolution equations, https://doi.org/10.1016/j.jcp.2023.112588
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
@@ -32,8 +31,8 @@ class Trap:
         power: 1 for a harmonic trap, 3 for an aharmonic one.
         beta: Inverse temperature.
         spread: Standard deviation of each particle at time 0, about `mean`.
-        mean: Where particles begin, on average.
-        step: Of Euler and Maruyama's scheme.
+        mean: Mean position of particles at time 0.
+        step: Step of the Euler-Maruyama scheme.
     """
 
     dims: int = 8
@@ -53,7 +52,7 @@ class Trap:
         return float(np.sqrt(2 / self.beta))
 
     def centre(self, time: float) -> float:
-        """Returns where the trap is."""
+        """Returns the centre of the trap."""
         return float(1.25 * (np.sin(np.pi * time) + 1.5))
 
     def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
@@ -72,27 +71,3 @@ class Trap:
             now = t
 
         return Snapshots.from_arrays(np.stack(frames, 1), times, np.array(mu), paired=True)
-
-    def moments(self, mu: float, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns mean and variance of a particle in the harmonic trap, each of shape (T,).
-
-        The mean of all particles and what each deviates from it are independent: m' = a - m, V' = -2 V + 2 / (beta d)
-        of the mean, and W' = -2 (1 + mu) W + 2 (1 - 1 / d) / beta of a deviation.
-        """
-        if self.power != 1:
-            raise InputError("system", "power", "1, where moments are known", self.power)
-
-        def change(t: float, y: NDArray[np.float64]) -> list[float]:
-            mean, common, own = y
-            shaken = self.noise**2
-            return [
-                self.centre(t) - mean,
-                -2 * common + shaken / self.dims,
-                -2 * (1 + mu) * own + shaken * (1 - 1 / self.dims),
-            ]
-
-        start = [self.mean, self.spread**2 / self.dims, self.spread**2 * (1 - 1 / self.dims)]
-        times = np.asarray(times, np.float64)
-        found = solve_ivp(change, (0.0, float(times[-1])), start, t_eval=times, rtol=1e-9, atol=1e-12)
-
-        return found.y[0], found.y[1] + found.y[2]

@@ -1,21 +1,21 @@
-r"""Where fitting mechanics begins: the balance of momentum, in its weak form, without a rollout.
+r"""Weak form of the momentum balance: fits a Lagrangian without a rollout, as a start for rollouts.
 
 A population whose particles move by :math:`\ddot x = -\nabla\Psi - \gamma\dot x` obeys, for every test function φ,
 
 .. math:: \frac{d}{dt}E[\nabla\varphi\cdot v] = E[v^\top(\nabla^2\varphi)\,v] - \gamma\,E[\nabla\varphi\cdot v]
    - E[\nabla\varphi\cdot\nabla\Psi],
 
-means over particles alone: none need be known from one time to another, and no velocity is differentiated. Against
-hat functions of time, with what is between nodes in straight lines, the derivative on the left is of the fourth order
-where nodes are even. What is left over is linear in friction and force: where the potential is linear in its weights
-(``fourier`` alone) both follow from ridge regression, else from some steps of Adam, each a hundredth of a rollout's
-cost. Test functions are linear, quadratic and Fourier features; each is divided by its noise.
+with means over particles at one time: particles need no identity across times, and no velocity is differentiated.
+Integrated against hat functions of time, with linear interpolation between nodes, the scheme is of fourth order on even
+nodes. The residual is linear in friction and force: if the potential is linear in its weights (``fourier`` alone), both
+follow from ridge regression, else from steps of Adam, each a hundredth of a rollout's cost. Test functions are linear,
+quadratic and Fourier features; each is divided by its noise.
 
-Velocities are those that were observed, else the field of action matching at nodes of its own.
+Velocities are the observed ones, else those of the field of action matching at nodes of its own.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.dynamics.between import bridges
 from ndt.dynamics.features import Fourier, ridge
 from ndt.dynamics.fitting import descend
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.interpolants import interpolants
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
@@ -35,12 +35,12 @@ from ndt.errors import InputError
 if TYPE_CHECKING:
     from ndt.config_dynamics import WLMConfig
 
-__all__ = ["Balance", "balanced", "nodes_of"]
+__all__ = ["WeakForm", "fit_weak_form", "nodes_of"]
 
-NODES = 33  # between the first and the last time, where velocities are those of a field
+NODES = 33  # in time, if velocities are those of action matching
 WAVES, WINDOW = 48, 6  # Fourier test functions; nodes of a step
-RIDGE, RELUCTANT = 1e-7, 100.0  # penalty of linear and quadratic features, and by how much more of waves
-COARSE = 0.5
+RIDGE, FOURIER_PENALTY = 1e-7, 100.0  # ridge penalty; its factor for Fourier features
+FREQUENCY = 0.5  # factor of the test functions' frequencies
 
 # K = nodes of a trajectory, N = particles, d = dimensions, p = parameters, J = test functions, F = features
 
@@ -55,23 +55,23 @@ class Nodes:
     mu: Tensor
 
 
-def nodes_of(seen: Snapshots, matched: HOAM | None, most: int, seed: int) -> list[Nodes]:
-    """Returns the nodes of each trajectory: snapshots with the velocities that were seen, or samples between them.
+def nodes_of(seen: Snapshots, action_matching: HOAM | None, most: int, seed: int) -> list[Nodes]:
+    """Returns the nodes of each trajectory: snapshots with observed velocities, or samples of an interpolant.
 
     Arguments:
         seen: Snapshots to fit.
-        matched: Whose field velocities are; None where they were observed.
-        most: Particles of a node at most.
-        seed: Of what is drawn.
+        action_matching: Whose field velocities are; None where they were observed.
+        most: Most particles of a node.
+        seed: Seed of the draws.
 
     Raises:
         InputError: if a trajectory has fewer than three nodes.
     """
     rng, found = np.random.default_rng(seed), []
-    paths = bridges(seen, matched.config.between, rng) if matched is not None else []
+    paths = interpolants(seen, action_matching.config.interpolant, rng) if action_matching is not None else []
     for m in range(seen.num_trajectories):
         mu = torch.as_tensor(seen.mu[m], dtype=torch.float32)
-        if matched is None:
+        if action_matching is None:
             each = seen.of(m)
             rows = [s.rows(most, rng) for s in each]
             times, x = np.array([s.time for s in each]), [s.x[r] for s, r in zip(each, rows, strict=True)]
@@ -79,29 +79,29 @@ def nodes_of(seen: Snapshots, matched: HOAM | None, most: int, seed: int) -> lis
         else:
             times = np.linspace(paths[m].time[0], paths[m].time[-1], NODES)
             x = list(paths[m].sample(times, most, rng)[0])
-            v = [matched.velocity(at, t, seen.mu[m]) for at, t in zip(x, times.tolist(), strict=True)]
+            v = [action_matching.velocity(at, t, seen.mu[m]) for at, t in zip(x, times.tolist(), strict=True)]
         if len(times) < 3:
-            raise InputError("snapshots", f"trajectory {m}", "at least three times for balance_steps", len(times))
+            raise InputError("snapshots", f"trajectory {m}", "at least three times for weak_form_steps", len(times))
         positions, velocities = ([torch.as_tensor(a, dtype=torch.float32) for a in arrays] for arrays in (x, v))
         found.append(Nodes(times, positions, velocities, mu))
 
     return found
 
 
-class Balance:
-    """What the balance leaves over at nodes, by test functions.
+class WeakForm:
+    """Residual of the momentum balance at nodes, by test functions.
 
     Arguments:
-        lagrangian: What is fitted.
-        nodes: Of each trajectory.
-        seed: Of the test functions.
+        lagrangian: Model that is fitted.
+        nodes: Nodes of each trajectory.
+        seed: Seed of the test functions.
     """
 
     def __init__(self, lagrangian: Lagrangian, nodes: list[Nodes], seed: int) -> None:
         self.lagrangian, self.nodes = lagrangian, nodes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.test = Fourier(lagrangian.scales, WAVES, COARSE)
+            self.test = Fourier(lagrangian.scales, WAVES, FREQUENCY)
         noise = []
         for each in nodes:
             h = float(np.diff(each.times).mean())
@@ -116,73 +116,76 @@ class Balance:
 
         return torch.einsum("ndj,nd->nj", slope, each.v[k]).mean(0), self.test.curvatures(each.x[k], each.v[k]).mean(0)
 
-    def pushed(self, each: Nodes, k: int) -> Float[Tensor, " J"]:
+    def force_moments(self, each: Nodes, k: int) -> Float[Tensor, " J"]:
         """Returns -E[∇φ · ∇Ψ] at node k, Ψ in the physical scale but for the factor of mobility."""
         force = self.lagrangian.functional.acceleration(each.x[k], float(each.times[k]), each.mu)
 
         return torch.einsum("ndj,nd->j", self.test.slopes(each.x[k]), force) / len(force)
 
     def residual(self, each: Nodes, first: int, last: int) -> Tensor:
-        """Returns what is left over at the inner of some nodes, (inner, J), in units of a particle's noise."""
+        """Returns the residual at the inner ones of consecutive nodes, (inner, J), in units of a particle's noise."""
         model = self.lagrangian
         told = [self.moments(each, k) for k in range(first, last)]
         rate, curved = (torch.stack(parts) for parts in zip(*told, strict=True))
-        mobility = 1 + model.friction if model.config.scale == "mobility" else 1.0
-        force = torch.stack([self.pushed(each, k) for k in range(first, last)]) * mobility
+        force = torch.stack([self.force_moments(each, k) for k in range(first, last)]) * model.mobility
         change, mass = _hats(each.times[first:last])
 
         return (change @ rate - mass @ (curved + force - model.friction * rate)) / (mass.sum(1)[:, None] * self.noise)
 
 
-def balanced(lagrangian: Lagrangian, nodes: list[Nodes], config: "WLMConfig") -> NDArray[np.float64]:
-    """Fits a Lagrangian to the balance in place; returns the loss of each step, of one where that is exact."""
-    balance = Balance(lagrangian, nodes, config.seed)
+def fit_weak_form(lagrangian: Lagrangian, nodes: list[Nodes], config: "WLMConfig") -> NDArray[np.float64]:
+    """Fits a Lagrangian to the weak form in place; returns the loss of each step, one if it is solved exactly."""
+    weak_form = WeakForm(lagrangian, nodes, config.seed)
     if config.functional.terms == ("fourier",) and not config.functional.learn_entropy:
-        return np.array([_solved(balance)])
+        return np.array([_solved(weak_form)])
     rng = np.random.default_rng(config.seed)
-    average, losses = descend(lagrangian, _drawn(balance, rng), replace(config, steps=config.balance_steps))
+    average, losses = descend(
+        lagrangian, _drawn(weak_form, rng), config.weak_form_steps, config.learning_rate, clip=1.0, ema=0.98
+    )
     lagrangian.load_state_dict(average.state_dict())
 
     return losses
 
 
-def _drawn(balance: Balance, rng: np.random.Generator) -> Callable[[], Tensor]:
-    """Returns what draws some neighbouring nodes and the mean square of what they leave over."""
+def _drawn(weak_form: WeakForm, rng: np.random.Generator) -> Callable[[], Tensor]:
+    """Returns a function that draws consecutive nodes and returns their mean squared residual."""
 
     def loss() -> Tensor:
-        each = balance.nodes[rng.integers(len(balance.nodes))]
+        each = weak_form.nodes[rng.integers(len(weak_form.nodes))]
         num = min(len(each.times), WINDOW)
         first = int(rng.integers(len(each.times) - num + 1))
 
-        return balance.residual(each, first, first + num).square().mean()
+        return weak_form.residual(each, first, first + num).square().mean()
 
     return loss
 
 
 @torch.no_grad()
-def _solved(balance: Balance) -> float:
-    """Solves for the weights of a linear potential and for friction, and returns the mean square that is left over."""
-    model = balance.lagrangian
+def _solved(weak_form: WeakForm) -> float:
+    """Solves for the weights of a linear potential and for friction; returns the mean squared residual."""
+    model = weak_form.lagrangian
     fourier = model.functional.fourier
     assert fourier is not None, "it is the term"
     fourier.weight.zero_()
     mobile = model.config.scale == "mobility"
     rows, wanted = [], []
-    for each in balance.nodes:
+    for each in weak_form.nodes:
         K = len(each.times)
-        told = [balance.moments(each, k) for k in range(K)]
+        told = [weak_form.moments(each, k) for k in range(K)]
         rate, curved = (torch.stack(parts) for parts in zip(*told, strict=True))
-        fixed = torch.stack([balance.pushed(each, k) for k in range(K)])  # of entropy and Fisher: weights are 0
-        design = torch.stack([_products(balance.test, fourier, x) for x in each.x])  # (K, J, F)
+        fixed = torch.stack(
+            [weak_form.force_moments(each, k) for k in range(K)]
+        )  # of entropy and Fisher terms: weights are 0
+        design = torch.stack([_products(weak_form.test, fourier, x) for x in each.x])  # (K, J, F)
         change, mass = _hats(each.times)
-        size = mass.sum(1)[:, None] * balance.noise
+        size = mass.sum(1)[:, None] * weak_form.noise
         slowed = mass @ (rate - fixed if mobile else rate) / size
         pulled = torch.einsum("ik,kjf->ijf", mass, design) / size[..., None]
         rows.append(torch.cat([pulled, slowed[..., None]], 2).flatten(0, 1).double().numpy())
         wanted.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
     design_all, target = np.concatenate(rows), np.concatenate(wanted)
     penalty = np.full(design_all.shape[1], RIDGE)
-    penalty[-1 - len(fourier.shift) : -1] *= RELUCTANT  # what a form explains, no wave need
+    penalty[-1 - len(fourier.shift) : -1] *= FOURIER_PENALTY  # the quadratic form comes first
     if model.log_friction.requires_grad:
         found = ridge(design_all, target, least=1e-6, strength=penalty)
         friction = float(found[-1])
@@ -204,7 +207,7 @@ def _products(test: Fourier, fourier: Fourier, x: Tensor) -> Tensor:
 
 
 def _hats(times: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """Returns what integrates a derivative and a value against hats at inner nodes, each (K - 2, K)."""
+    """Returns matrices that integrate a derivative and a value against hats at inner nodes, each (K - 2, K)."""
     h = np.diff(times)
     change, mass = np.zeros((len(h) - 1, len(times))), np.zeros((len(h) - 1, len(times)))
     for i in range(len(h) - 1):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndt.dynamics.mechanics import kick, roll
+from ndt.dynamics.lagrangian import kick, roll
 from ndt.errors import InputError
 
 
@@ -48,7 +48,7 @@ def test_free_particles_go_straight_and_friction_stops_them() -> None:
 
 @pytest.mark.parametrize("gamma", [1e3, 1e4])
 def test_with_much_friction_mobility_is_the_gradient_flow(gamma) -> None:
-    """A population in a bowl of curvature k shrinks as exp(-k t)."""
+    """A population in a harmonic potential of curvature k shrinks as exp(-k t)."""
     x = torch.linspace(-2, 3, 101, dtype=torch.float64)[:, None]
     times = np.array([0.0, 0.5, 1.5])
     found, _ = roll(lambda x, t: -1.3 * x, x, torch.zeros_like(x), times, gamma, step=0.005, scale="mobility")

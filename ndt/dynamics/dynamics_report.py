@@ -1,4 +1,4 @@
-"""The page of a dynamics run: scores, densities, moments and energies over time beside the truth."""
+"""Report of a dynamics run: scores, and densities, moments and energies over time, true and simulated."""
 
 from pathlib import Path
 from typing import Any
@@ -7,33 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import plots
-from ndt.dynamics.film import film
+from ndt.dynamics.animation import animate
 from ndt.dynamics.hoam import HOAM
+from ndt.dynamics.methods import NAMES
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import System
 from ndt.dynamics.wlm import WLM
 from ndt.page import Graded, Section, Table, number, render, versions, write_text
 from ndt.plots import BLUE, CRIMSON, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
 
-__all__ = ["write_page"]
+__all__ = ["write_report"]
 
-NAMES = {
-    "hoam": "action matching (HOAM)",
-    "wlm": "mechanics (WLM)",
-    "monte_carlo": "action matching, independent nodes",
-    "flow": "flow matching per time",
-    "diffusion": "diffusion per time",
-    "still": "nothing moves",
-    "constant_velocity": "velocities that stay",
-    "straight": "straight on, by transport",
-    "flow_matching": "flow matching from time to time",
-    "gradient_flow": "gradient flow",
-}
 COLOURS = {
-    "wlm": CRIMSON, "hoam": BLUE, "monte_carlo": PURPLE, "flow": ORANGE, "diffusion": GREEN, "still": QUIET,
-    "constant_velocity": QUIET, "straight": QUIET, "flow_matching": ORANGE, "gradient_flow": GREEN,
+    "wlm": CRIMSON, "hoam": BLUE, "action_matching": PURPLE, "conditional_flow_matching": ORANGE,
+    "conditional_diffusion": GREEN, "flow_matching": ORANGE, "gradient_flow": GREEN, "persistence": QUIET,
+    "constant_velocity": QUIET, "linear_extrapolation": QUIET,
 }  # fmt: skip
-DASHES = {"constant_velocity": ":", "straight": "-."}
+DASHES = {"constant_velocity": ":", "linear_extrapolation": "-."}
 SCORES = {
     "w2": "W2",
     "sliced_w2": "sliced W2",
@@ -42,18 +32,19 @@ SCORES = {
     "energy_error": "energy",
 }
 WORDS = {
-    "W2": "Root of the least mean squared distance by which samples of one population are carried "
-    "into those of another. Two samples of one population have such a distance, too: it is never 0.",
-    "sliced W2": "The same along 64 random directions; periodic dimensions are laid on circles.",
-    "means, covariances": "Their distance to the truth's, over its width and over its covariance.",
-    "energy": "Of the electric energy: norm over time of the difference, over that of the true one.",
-    "loss": "The action's; minus half the mean squared velocity at best. By fresh nodes it cannot lie below that.",
+    "W2": "Wasserstein distance of order 2: root of the least mean squared distance that transports one set of samples "
+    "to another. It is above 0 even for two samples of one population.",
+    "sliced W2": "Root of the mean squared W2 along 64 random directions; periodic dimensions are mapped to circles.",
+    "means, covariances": "Errors relative to the true standard deviation and covariance.",
+    "energy": "Electric energy: norm over time of the error, divided by that of the true energy.",
+    "loss": "Action-matching loss. Its minimum is minus half the mean squared velocity; with fresh nodes it cannot be "
+    "lower.",
 }
 MOMENTS = {"mean": np.mean, "standard deviation": np.std}
 Paths = dict[str, list[NDArray[np.float64]]]
 
 
-def write_page(
+def write_report(
     out: Path, found: dict[str, Any], seen: Snapshots, paths: Paths, energies: dict[str, Any],
     system: System | None, model: HOAM | WLM,
 ) -> Path:  # fmt: skip
@@ -61,12 +52,12 @@ def write_page(
 
     Arguments:
         out: Run directory.
-        found: What metrics.json says.
-        seen: What was scored.
+        found: Content of metrics.json.
+        seen: Scored snapshots.
         paths: Simulated samples of each model, by trajectory, (T, N, d).
-        energies: Electric energies, true and simulated, where the system has one.
-        system: The system, if it is one of ours.
-        model: What was fitted.
+        energies: Electric energies, true and simulated, if the system has one.
+        system: The simulated system, if any.
+        model: The fitted model.
     """
     names = system.labels if system is not None else tuple(f"x{k + 1}" for k in range(seen.num_dims))
     sections = [
@@ -78,7 +69,7 @@ def write_page(
         _fit(found["fit"], model.losses),
         Section(title="Settings", anchor="settings", sources={"config.yaml": (out / "config.yaml").read_text()},
                 tables=[versions(("ndt", "torch", "numpy", "scipy"))]),
-        Section(title="What the numbers mean", anchor="definitions", definitions=WORDS),
+        Section(title="Definitions", anchor="definitions", definitions=WORDS),
     ]  # fmt: skip
     summary = found["summary"][model.method]
     tiles = [(number(summary[k]), SCORES[k]) for k in ("sliced_w2", "w2")]
@@ -97,21 +88,21 @@ def write_page(
 def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
     keys = [k for k in SCORES if k in found["summary"][found["method"]]]
     rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
-    what = "parameters and times that no fit saw" if seen.held_out.any() else "all snapshots, which the fit saw, too"
-    begun = "the last snapshot that was fitted" if found["begin"] == "last" else "its first snapshot"
-    text = f"Each population was carried on from {begun}. Means over {what}; less is better."
+    what = "held-out parameters and times" if seen.held_out.any() else "all snapshots, which were fitted"
+    start = "last fitted" if found["forecast_from"] == "last" else "first"
+    text = f"Each population was simulated from its {start} snapshot. Means over {what}; lower is better."
     table = Table(head=["model", *(SCORES[k] for k in keys)], rows=rows, numeric=set(range(1, len(keys) + 1)))
 
     return Section(title="Scores", anchor="scores", text=[text], tables=[table])
 
 
-def _told(seen: Snapshots, m: int) -> str:
+def _title(seen: Snapshots, m: int) -> str:
     mu = ", ".join(f"{v:g}" for v in seen.mu[m])
     return f"trajectory {m + 1}" + (f" (mu = {mu})" if mu else "")
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Where all but a thousandth lie, at either end."""
+    """Returns the 0.1 % and 99.9 % quantiles."""
     low, high = np.quantile(values, [0.001, 0.999])
 
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
@@ -151,9 +142,7 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
                     if row == 1:
                         ax.set_xlabel(names[0])
         shown = names[0] if one else f"{names[0]} and {names[1]}"
-        caption = (
-            f"Density of {shown}, true above and simulated below; {_told(seen, m)}. Both of a column have one scale."
-        )
+        caption = f"Density of {shown}, true (top) and simulated (bottom); {_title(seen, m)}. One scale per column."
         section.drawings.append(plots.Drawing(sheet.svg, caption))
 
     return section
@@ -173,7 +162,7 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
                     known = np.array([of(s.x[:, j]) for s in true])
                     ax.plot(times, known, "o", color=INK, markersize=3, label="true")
                     for name, each in paths.items():
-                        if name != "still":
+                        if name != "persistence":
                             ax.plot(times, of(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
                                     label=NAMES[name])  # fmt: skip
                     ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
@@ -190,8 +179,8 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
             handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
             sheet.figure.legend(handles, labels, fontsize=7.5, loc="outside upper center", ncols=4)
         caption = (
-            f"Mean and standard deviation, {_told(seen, m)}. Those of periodic dimensions jump at the seam. Axes reach "
-            "beyond the truth by as much as it varies; lines may leave them."
+            f"Mean and standard deviation, {_title(seen, m)}. Those of periodic dimensions jump at the seam. Axes are "
+            "limited to three times the range of the truth."
         )
         section.drawings.append(plots.Drawing(sheet.svg, caption))
 
@@ -205,19 +194,19 @@ def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
             ax = sheet.axes[0, m]
             times = np.array([s.time for s in seen.of(m)])
             ax.plot(times, energies["true"][m], "o", color=INK, markersize=3, label="true")
-            for name, each in energies["made"].items():
+            for name, each in energies["simulated"].items():
                 ax.plot(times, each[m], color=COLOURS[name], label=NAMES[name])
-            ax.set(xlabel="time", yscale="log", title=_told(seen, m))
+            ax.set(xlabel="time", yscale="log", title=_title(seen, m))
             ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
         sheet.axes[0, 0].set_ylabel("electric energy")
         sheet.axes[0, 0].legend(fontsize=7.5)
-    caption = "Electric energy, by one mesh for all. Samples that know nothing of each other have shot noise."
+    caption = "Electric energy, computed on the same mesh. Independent samples have shot noise."
 
     return Section(title="Energy over time", anchor="energy", drawings=[plots.Drawing(sheet.svg, caption)])
 
 
 def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
-    """Shows the friction as it was learned, and what energy the particles of each trajectory have."""
+    """Shows the friction during fitting, and the energy of the particles of each trajectory."""
     num = min(seen.num_trajectories, 3)
     with page_figure(2.8, 1, 2) as sheet:
         left, right = sheet.axes[0]
@@ -229,30 +218,30 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
             x, v = model.trajectories(first.x, times, seen.mu[m], v0=v0)
             energy = [model.energy(a, b, seen.mu[m], t) for a, b, t in zip(x, v, times, strict=True)]
             motion = (v**2).sum(2).mean(1) / 2
-            right.plot(times, energy, color=(BLUE, ORANGE, GREEN)[m], label=f"{_told(seen, m)}, all")
-            right.plot(times, motion, "--", color=(BLUE, ORANGE, GREEN)[m], label="of motion alone" if m == 0 else None)
+            right.plot(times, energy, color=(BLUE, ORANGE, GREEN)[m], label=f"{_title(seen, m)}, total")
+            right.plot(times, motion, "--", color=(BLUE, ORANGE, GREEN)[m], label="kinetic" if m == 0 else None)
         right.set(xlabel="time", ylabel="energy of a particle")
         right.legend(fontsize=7.5)
         for ax in (left, right):
             ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
     caption = (
-        "Friction while it was learned, and the mean energy of the rolled particles: without friction it stays. "
-        "Its level is free: potentials differ by a constant."
+        "Friction during fitting, and mean energy of simulated particles, which is conserved without friction. The "
+        "level of the potential is arbitrary."
     )
 
     drawings = [plots.Drawing(sheet.svg, caption)]
     if seen.num_dims > 1:
-        drawings.insert(0, _film(model, seen, names))
+        drawings.insert(0, _animation(model, seen, names))
 
     return Section(title="Mechanics", anchor="mechanics", drawings=drawings)
 
 
-def _film(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
+def _animation(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
     snapshots = seen.of(0)
     times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
     made = model.advance(snapshots[0], times, seen.mu[0])
-    moving = film(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
-    caption = f"{_told(seen, 0)}: particles rolled from where scores begin, and snapshots (grey) as their times pass."
+    moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+    caption = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
 
     return plots.Drawing(moving, caption)
 
@@ -261,22 +250,21 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
     width = max(len(losses) // 100, 1)
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
     steps = (np.arange(len(smooth)) + width).astype(np.float64)
-    kept = np.quantile(smooth, 0.97)  # the first steps would hide all others
+    kept = np.quantile(smooth, 0.97)  # the first steps would dominate the axis
     shown = smooth <= max(kept, smooth[-1])
     line = {"fresh nodes": fit["fresh"]} if "fresh" in fit else {}
-    what = "The action's loss" if "fresh" in fit else "Distance of rollouts to snapshots, in squared widths"
+    what = "Action-matching loss" if "fresh" in fit else "Distance of rollouts to snapshots, in squared data widths"
     series = {"training": (steps[shown], smooth[shown])}
     curve = plots.curves({"loss": series}, line, f"{what}, running means of {width} steps.")
     if "friction" in fit:
-        begun = {"observed": "as observed", "zero": "at rest", "matched": "by action matching", "learned": "as learned"}
         text = (
-            f"Friction {fit['friction']:.4g} per unit of time, in the scale that is {fit['scale']}; particles began "
-            f"{begun[fit['velocity']]}. Last losses {fit['loss']:.3g}."
+            f"Friction {fit['friction']:.4g} per unit of time, {fit['scale']} scale; initial velocities: "
+            f"{fit['velocity'].replace('_', ' ')}. Last losses {fit['loss']:.3g}."
         )
         return Section(title="Fit", anchor="fit", text=[text], drawings=curve)
     text = (
-        f"Loss {fit['loss']:.4g} by the rule that was fitted with, {fit['fresh']:.4g} by fresh and finer nodes "
-        f"(± {fit['error']:.2g}); the best potential's is half the mean squared velocity, {fit['kinetic']:.4g}."
+        f"Loss {fit['loss']:.4g} with the fitted rule, {fit['fresh']:.4g} with fresh and finer nodes "
+        f"(± {fit['error']:.2g}); the optimal loss, minus half the mean squared velocity, is {fit['kinetic']:.4g}."
     )
 
     return Section(title="Fit", anchor="fit", text=[text], findings=_checked(fit), drawings=curve)
@@ -285,17 +273,17 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
 def _checked(fit: dict[str, Any]) -> list[Graded]:
     """Returns whether nodes and samples were over-fitted."""
     nodes = (
-        "The loss lies below what fresh nodes show: the potential hides between its nodes. "
-        "Draw nodes anew (rule=stratified) or fix the level (gauge=mean)."
-        if fit["overfitted"] else "The loss is what fresh nodes show."
+        "The loss is below that of fresh nodes: the potential over-fits the quadrature. "
+        "Draw new nodes each step (rule=stratified) or fix the level (gauge=mean)."
+        if fit["overfitted"] else "The loss agrees with that of fresh nodes."
     )  # fmt: skip
     found = [Graded(grade="warning" if fit["overfitted"] else "ok", where="quadrature", message=nodes)]
-    if fit["kept"] is not None:
-        told = f"Samples that were kept back have a loss of {fit['kept']:.4g}"
-        samples = (
-            f"{told}, above that of those that were fitted: these are over-fitted. Take more, or fewer steps."
-            if fit["memorised"] else f"{told}: no more than those that were fitted, to its error."
+    if fit["validation"] is not None:
+        samples = f"The loss of validation samples is {fit['validation']:.4g}, " + (
+            "above that of fitted samples: these are over-fitted. Use more samples, or fewer steps."
+            if fit["overfitted_samples"] else "no more than that of fitted samples, to its error."
         )  # fmt: skip
-        found.append(Graded(grade="warning" if fit["memorised"] else "ok", where="samples", message=samples))
+        grade = "warning" if fit["overfitted_samples"] else "ok"
+        found.append(Graded(grade=grade, where="samples", message=samples))
 
     return found

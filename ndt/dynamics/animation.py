@@ -1,42 +1,42 @@
-"""A film of particles: an SVG that moves by itself, without a script; in print it shows the first moment."""
+"""Animation of particles as an SVG without a script; in print it shows the first frame."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.plots import GRID, INK, QUIET
 
-__all__ = ["film"]
+__all__ = ["animate"]
 
 WIDTH, HEIGHT, MARGIN, SECONDS = 640, 380, 46, 8
-MOST, FRAMES = 150, 40  # particles, and moments of each
+MOST, FRAMES = 150, 40  # particles and frames
 
 
-def film(
-    made: NDArray[np.float64], times: NDArray[np.float64], seen: list[tuple[float, NDArray[np.float64]]],
+def animate(
+    x: NDArray[np.float64], times: NDArray[np.float64], seen: list[tuple[float, NDArray[np.float64]]],
     names: tuple[str, str], colour: str,
 ) -> str:  # fmt: skip
-    """Returns an SVG in which particles move, and snapshots light up at their times.
+    """Returns an SVG in which particles move and snapshots are highlighted at their times.
 
     Arguments:
-        made: Positions of particles, shape (T, N, d), of which the first two dimensions are shown.
+        x: Positions of particles, shape (T, N, d); the first two dimensions are shown.
         times: Times T, ascending.
         seen: Time and samples of each snapshot.
         names: Names of the two dimensions.
         colour: Of the particles.
     """
     frames = np.unique(np.linspace(0, len(times) - 1, FRAMES).round().astype(int))
-    paths, moments = made[frames][:, :MOST, :2], (times[frames] - times[0]) / (times[-1] - times[0])
-    both = np.concatenate([paths.reshape(-1, 2), *(x[:, :2] for _, x in seen)])
+    paths, moments = x[frames][:, :MOST, :2], (times[frames] - times[0]) / (times[-1] - times[0])
+    both = np.concatenate([paths.reshape(-1, 2), *(y[:, :2] for _, y in seen)])
     low, high = both.min(0), both.max(0)
     room = np.array([WIDTH - 2 * MARGIN, 2 * MARGIN - HEIGHT])
     corner = np.array([MARGIN, HEIGHT - MARGIN])
 
-    def placed(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(corner + (x - low) / np.where(high > low, high - low, 1.0) * room)
+    def placed(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(corner + (y - low) / np.where(high > low, high - low, 1.0) * room)
 
     keys, parts = ";".join(f"{m:.4g}" for m in moments), [_frame(low, high, names)]
-    for time, x in seen:
-        parts.append(_lit((time - times[0]) / (times[-1] - times[0]), placed(x[:MOST, :2]), time))
+    for time, y in seen:
+        parts.append(_snapshot((time - times[0]) / (times[-1] - times[0]), placed(y[:MOST, :2]), time))
     for path in placed(paths).transpose(1, 0, 2):
         moves = "".join(
             f'<animate attributeName="{name}" dur="{SECONDS}s" repeatCount="indefinite" keyTimes="{keys}" '
@@ -61,8 +61,8 @@ def _frame(low: NDArray[np.float64], high: NDArray[np.float64], names: tuple[str
     return text + f'{label}x="{left}" y="{top - 10}">{names[1]}</text>'
 
 
-def _lit(at: float, places: NDArray[np.float64], time: float) -> str:
-    """Returns a snapshot's samples and its time, which show while the film passes it."""
+def _snapshot(at: float, places: NDArray[np.float64], time: float) -> str:
+    """Returns a snapshot's samples and its time, highlighted around that time."""
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places)
     near = [min(max(at + step, 0.0), 1.0) for step in (-0.04, 0.0, 0.04)]
     keys, values = [0.0, *near, 1.0], [0.2, 0.2, 0.8, 0.2, 0.2]

@@ -1,13 +1,11 @@
-"""What is said between snapshots without a model: exact where motion is as simple as it assumes."""
+"""Interpolations without a model: exact where motion is as simple as each assumes."""
 
 import numpy as np
 import pytest
 
-from ndt.dynamics.guesses import GUESSES
+from ndt.dynamics.references import INTERPOLATIONS
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
-
-FLAT = np.full(2, np.inf)
 
 
 def moved(order: int) -> tuple[Snapshots, object]:
@@ -26,8 +24,8 @@ def moved(order: int) -> tuple[Snapshots, object]:
     return Snapshots.from_arrays([at(t) for t in times], times, velocity=[speed(t) for t in times]), at
 
 
-def placed(guess: str, seen: Snapshots, time: float) -> np.ndarray:
-    found = GUESSES[guess](seen[0], seen[1], time, seen.period)
+def placed(name: str, seen: Snapshots, time: float) -> np.ndarray:
+    found = INTERPOLATIONS[name](seen[0], seen[1], time, seen.period)
     return found[np.argsort(found[:, 0])]
 
 
@@ -35,25 +33,22 @@ def test_a_cubic_is_found_by_velocities_at_both_ends_and_a_straight_line_by_less
     cubic, at = moved(3)
     for t in (0.5, 0.8, 1.5):
         np.testing.assert_allclose(placed("hermite", cubic, t), at(t), atol=1e-9)
-    assert np.abs(placed("transport", cubic, 0.8) - at(0.8)).max() > 0.1
+    assert np.abs(placed("displacement_interpolation", cubic, 0.8) - at(0.8)).max() > 0.1
     straight, at = moved(1)
-    for guess in ("constant_velocity", "transport", "hermite"):
-        np.testing.assert_allclose(placed(guess, straight, 1.1), at(1.1), atol=1e-9)
+    for name in ("constant_velocity", "displacement_interpolation", "hermite"):
+        np.testing.assert_allclose(placed(name, straight, 1.1), at(1.1), atol=1e-9)
     np.testing.assert_array_equal(placed("persistence", straight, 1.1), straight[0].x)
 
 
 def test_what_is_round_is_gone_round_the_short_way() -> None:
     x = np.array([[[0.9], [0.4]], [[0.1], [0.6]]])
     seen = Snapshots.from_arrays(x, [0.0, 1.0], velocity=np.full_like(x, 0.2), period=[1.0])
-    for guess in ("constant_velocity", "transport", "hermite"):
-        np.testing.assert_allclose(placed(guess, seen, 0.75).ravel(), [0.05, 0.55], atol=1e-12)
+    for name in ("constant_velocity", "displacement_interpolation", "hermite"):
+        np.testing.assert_allclose(placed(name, seen, 0.75).ravel(), [0.05, 0.55], atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("guess", "told"),
-    [("transport", "after: expected a later"), ("constant_velocity", "velocity: expected velocities")],
-)
-def test_what_is_missing_is_named(guess, told) -> None:
-    seen = Snapshots.from_arrays(np.zeros((1, 3, 2)), [0.0])
-    with pytest.raises(InputError, match=told):
-        GUESSES[guess](seen[0], None, 1.0, FLAT)
+def test_missing_velocities_are_named() -> None:
+    seen = Snapshots.from_arrays(np.zeros((2, 3, 2)), [0.0, 1.0])
+    for name in ("constant_velocity", "hermite"):
+        with pytest.raises(InputError, match="velocity: expected velocities"):
+            INTERPOLATIONS[name](seen[0], seen[1], 0.5, seen.period)
