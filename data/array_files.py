@@ -179,8 +179,8 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     """Returns a unit for each cell; of channels by sorts, for those that hold spikes or are a channel's first."""
     cells = file.values[config.spikes]
     cells = cells.T if config.transposed else cells
-    grid = cells.ndim == 2 and min(cells.shape) > 1
-    cells = cells if grid else cells.reshape(-1, 1)
+    binned = cells.ndim == 2 and min(cells.shape) > 1
+    cells = cells if binned else cells.reshape(-1, 1)
     trains = [[_vector(cell) for cell in row] for row in cells]
     kept = [(n, u) for n, row in enumerate(trains) for u, t in enumerate(row) if t is not None and (len(t) or u == 0)]
     wrong = [(n, u) for n, row in enumerate(trains) for u, train in enumerate(row) if train is None]
@@ -194,7 +194,7 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     if (empty := cells.size - len(kept) - len(wrong)) > 0:
         dropped.append(f"{name}: {empty} of {cells.size} cells are empty and no units")
     columns = {key: value[row] for key, value in _columns(file, len(cells)).items()}
-    if grid:
+    if binned:
         columns = {"channel": row, "sort": sort, "electrode": row, "group": np.full(len(row), "")} | columns
     spikes = [trains[n][u] for n, u in kept]
 

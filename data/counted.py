@@ -17,23 +17,23 @@ __all__ = ["Bins", "Counted", "check_counts", "lay_bins", "lay_spikes"]
 
 MOST = 10_000  # spikes of a unit in a bin; more are no counts
 GAP = 1.5  # bins; a longer step from one start to the next is a gap
-DRIFTING = 1.1  # bins; the same where a clock may drift, since then another piece costs nothing
-SLACK = 0.25  # bins by which a start may miss its place on its piece's grid
+DRIFTING = 1.1  # bins; the same where a clock may drift, since then another segment costs nothing
+SLACK = 0.25  # bins by which a start may miss its place on its segment's grid
 
 
 @dataclass(frozen=True)
 class Bins:
-    """T bins of one width in seconds, in pieces that follow one another without a gap inside.
+    """T bins of one width in seconds, in segments that follow one another without a gap inside.
 
     Arguments:
         start: Start of each bin in seconds, (T,).
         width: Width of each, in seconds.
-        piece: Piece of each bin, ascending, (T,).
+        segment: Segment of each bin, ascending, (T,).
     """
 
     start: NDArray[np.float64]
     width: float
-    piece: NDArray[np.int64]
+    segment: NDArray[np.int64]
 
     @property
     def centre(self) -> NDArray[np.float64]:
@@ -45,7 +45,7 @@ class Bins:
         rows = np.flatnonzero(chosen)
         if len(rows) == 0:
             return Intervals.empty()
-        new = (np.diff(rows) > 1) | (np.diff(self.piece[rows]) != 0)
+        new = (np.diff(rows) > 1) | (np.diff(self.segment[rows]) != 0)
 
         return Intervals(self.start[rows[np.r_[True, new]]], self.start[rows[np.r_[new, True]]] + self.width)
 
@@ -53,14 +53,14 @@ class Bins:
 def lay_bins(start: ArrayLike, width: float, T: int, where: object, drift: bool = False) -> Bins:
     """Returns T bins.
 
-    Within a piece, bins lie exactly `width` apart from its first start on, so that a clock that trembles moves no edge.
+    Within a segment, bins lie exactly `width` apart from its first start on, so that a clock that trembles moves no edge.
 
     Arguments:
         start: Start of the first bin in seconds, or of each, (T,); a step of more than one and a half bins is a gap.
         width: Width of a bin in seconds.
         T: Number of bins.
         where: What an error names.
-        drift: Whether a clock may drift: where it is a quarter of a bin off, a new piece begins.
+        drift: Whether a clock may drift: where it is a quarter of a bin off, a new segment begins.
 
     Raises:
         InputError: if a width or a start is no finite number, or starts without a gap do not lie `width` apart.
@@ -74,18 +74,18 @@ def lay_bins(start: ArrayLike, width: float, T: int, where: object, drift: bool 
     begin = given.astype(np.float64) if given.ndim else float(given) + np.arange(T) * width
     first = np.r_[0, np.flatnonzero(np.diff(begin) > (DRIFTING if drift else GAP) * width) + 1]
     while True:
-        piece = np.repeat(np.arange(len(first)), np.diff(np.r_[first, T]))
-        laid = begin[first][piece] + (np.arange(T) - first[piece]) * width
+        segment = np.repeat(np.arange(len(first)), np.diff(np.r_[first, T]))
+        laid = begin[first][segment] + (np.arange(T) - first[segment]) * width
         off = np.flatnonzero(np.abs(begin - laid) > SLACK * width)
         if not drift or len(off) == 0 or np.any(np.diff(begin) < (1 - SLACK) * width):
             break
-        first = np.union1d(first, off[np.unique(piece[off], return_index=True)[1]])  # the first of each piece
+        first = np.union1d(first, off[np.unique(segment[off], return_index=True)[1]])  # the first of each segment
     if np.any(np.abs(begin - laid) > SLACK * width):
-        steps = np.diff(begin)[np.diff(piece) == 0]
+        steps = np.diff(begin)[np.diff(segment) == 0]
         expected = f"starts of bins {width:g} s apart wherever there is no gap"
         raise InputError(where, "bin_size", expected, f"{steps.min():.9g} to {steps.max():.9g} s")
 
-    return Bins(laid, float(width), piece)
+    return Bins(laid, float(width), segment)
 
 
 def check_counts(counts: ArrayLike, where: object) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt import plots, plots_recording
-from ndt.data.presence import firing, sampled, spikes_by_unit, unit_pieces
+from ndt.data.presence import firing, sampled, spikes_by_unit, unit_segments
 from ndt.data.quality import Quality
 from ndt.intervals import Intervals
 from ndt.page import Drawing, percent
@@ -139,7 +139,7 @@ def _rate(view: View) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return np.zeros(1), np.zeros(0)
     edges = np.linspace(observed.start.min(), observed.end.max(), RATE_BLOCKS + 1)
     spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, session.num_units)
-    counts, seconds = (values.sum(1) for values in firing(spikes, unit_pieces(session), edges))
+    counts, seconds = (values.sum(1) for values in firing(spikes, unit_segments(session), edges))
 
     return edges - view.origin, np.where(seconds > 0, counts / np.where(seconds > 0, seconds, 1.0), np.nan)
 
@@ -206,7 +206,7 @@ def isi_counts(session: Session, edges: NDArray[np.float64]) -> NDArray[np.int64
     """
     counts = np.zeros(len(edges) - 1, np.int64)
     spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, session.num_units)
-    for own, segments in zip(spikes, unit_pieces(session), strict=True):
+    for own, segments in zip(spikes, unit_segments(session), strict=True):
         segment = np.searchsorted(segments.start, own, side="right")
         counts += np.histogram(np.diff(own)[segment[1:] == segment[:-1]], edges)[0]
 

@@ -124,7 +124,7 @@ def _tiles(entry: dict[str, Any]) -> list[tuple[str, str]]:
         (GRADES[entry["grade"]], count_grades([f["grade"] for f in entry["findings"]])),
         (f"{units:,}", "unit" if units == 1 else "units"),
         (compact(entry["spikes"]), "spikes"),
-        (f"{entry['observed_seconds']:,.0f} s", f"observed, in {many(entry['pieces'], 'segment')}"),
+        (f"{entry['observed_seconds']:,.0f} s", f"observed, in {many(entry['segments'], 'segment')}"),
         (f"{covariates:,}", "covariate" if covariates == 1 else "covariates"),
     ]
 

@@ -71,7 +71,7 @@ def select_trials(session: Session, task: NlbTask, parts: Collection[str], bin_s
 
     Arguments:
         session: The session; its table `trials` has a column `split` that names each trial's part. Without it, trials
-            that lie wholly in the training block are ``train`` and those in the test block are ``val``.
+            that lie wholly in the training split are ``train`` and those in the test split are ``val``.
         task: How they are cut.
         parts: Some of ``train``, ``val`` and ``test``. Trials without the event that they are aligned to are left out.
         bin_size: Bin width in seconds.
@@ -181,10 +181,10 @@ def as_population(session: Session, population: Session) -> Session:
     unit = new[session.spikes.unit_index]
     known, own = unit >= 0, session.units.observed
     if own is None:
-        pieces = session.observed.coalesce()
+        segments = session.observed.coalesce()
         n = np.flatnonzero(new >= 0)
         own = Intervals(
-            np.tile(pieces.start, len(n)), np.tile(pieces.end, len(n)), {"unit_index": np.repeat(n, len(pieces))}
+            np.tile(segments.start, len(n)), np.tile(segments.end, len(n)), {"unit_index": np.repeat(n, len(segments))}
         )
     owner = new[np.asarray(own.columns["unit_index"], np.int64)]
     own = own.select(owner >= 0)
@@ -377,19 +377,19 @@ def _late(trials: Trials) -> NDArray[np.int64]:
 def _smoothed(session: Session, kernel: float, starts: Array, like: Trials) -> Array:
     """Spikes per bin behind a Gaussian of six standard deviations in all, applied at 1 ms, (M, T, N).
 
-    A kernel of an even number of steps has no middle: it lies half a step late, as in the benchmark. A trial's piece of
+    A kernel of an even number of steps has no middle: it lies half a step late, as in the benchmark. A trial's segment of
     observed time is smoothed as if all were silent beyond.
     """
     length, steps = int(round(2 * REACH * kernel / FINE, 6)), round(like.bin_size / FINE)
     weights = gaussian(length, kernel / FINE)[:, None]
-    pieces = session.observed.coalesce()
+    segments = session.observed.coalesce()
     out = np.zeros((len(starts), like.num_bins, session.num_units))
     for m, start in enumerate(starts):
         begin, last = start - length // 2 * FINE, start + (like.num_bins - 0.5) * like.bin_size
         counts = bin_spikes(session, float(begin), FINE, like.num_bins * steps + length - 1).astype(np.float64)
-        i = max(int(np.searchsorted(pieces.start, last, side="right")) - 1, 0)
+        i = max(int(np.searchsorted(segments.start, last, side="right")) - 1, 0)
         time = begin + (np.arange(len(counts)) + 0.5) * FINE
-        counts[(time < pieces.start[i]) | (time >= pieces.end[i])] = 0.0
+        counts[(time < segments.start[i]) | (time >= segments.end[i])] = 0.0
         smoothed = fftconvolve(counts, weights / weights.sum(), "valid", axes=0)
         out[m] = smoothed.reshape(like.num_bins, steps, -1).sum(1)
 

@@ -24,7 +24,7 @@ from ndt.data.probe import file_source, probe, session_id_of
 from ndt.data.reading import (
     LONGEST,
     Ragged,
-    Reading,
+    ReadContext,
     cut,
     named,
     num_units,
@@ -72,7 +72,7 @@ def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None
     if isinstance(path, str | Path):
         path = Path(path)
         probe(path, config.probe_seconds)
-    reading = Reading(str(path), config.max_gib)
+    reading = ReadContext(str(path), config.max_gib)
     with open_hdf5(path) as file, _heard() as heard:
         try:
             nwb = _open(file, reading)
@@ -117,7 +117,7 @@ def _heard() -> Iterator[list[str]]:
         told += dict.fromkeys(text if len(text) <= LONGEST else f"{text[:LONGEST]} …" for text in sentences)
 
 
-def _open(file: Any, reading: Reading) -> NWB:
+def _open(file: Any, reading: ReadContext) -> NWB:
     """Returns what pynwb makes of a file. Types of extensions are read from the file itself."""
     known = {"core", "hdmf-common", "hdmf-experimental"}
     plain = set(file.get("specifications", {})) <= known
@@ -150,7 +150,7 @@ def _unknown(file: Any, nwb: NWB) -> list[str]:
     return found
 
 
-def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", reading: Reading, config: IngestConfig) -> Session:
+def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", reading: ReadContext, config: IngestConfig) -> Session:
     source = path if isinstance(path, Path) else path.path
     session_id = session_id_of(source)
     entities = dict(part.split("-", 1) for part in session_id.split("_") if "-" in part)
@@ -191,7 +191,7 @@ def _spikes(
     nwb: NWB,
     tables: dict[str, Intervals],
     counts: tuple[str, NWB] | None,
-    reading: Reading,
+    reading: ReadContext,
     config: IngestConfig,
 ) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]], float]:
     """Returns spikes in observed time, that time, each unit's own, columns of units, and the width of counted bins."""
@@ -215,7 +215,7 @@ def _spikes(
 
 
 def _timed(
-    file: Any, column: Ragged, nwb: NWB, invalid: Intervals, reading: Reading
+    file: Any, column: Ragged, nwb: NWB, invalid: Intervals, reading: ReadContext
 ) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]]]:
     N = len(column.ends)
     times, unit = spike_times(column, reading)
@@ -248,7 +248,9 @@ def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
     return None
 
 
-def read_counts_series(path: str, series: NWB, at: str, invalid: Intervals, reading: Reading) -> tuple[Counted, float]:
+def read_counts_series(
+    path: str, series: NWB, at: str, invalid: Intervals, reading: ReadContext
+) -> tuple[Counted, float]:
     """Returns the spikes of a series of counts, and the width of its bins in seconds.
 
     Arguments:

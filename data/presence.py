@@ -18,7 +18,7 @@ __all__ = [
     "sampled",
     "seconds_before",
     "spikes_by_unit",
-    "unit_pieces",
+    "unit_segments",
 ]
 
 BLOCK = 60.0  # seconds, where that makes 10 to 120 blocks
@@ -29,7 +29,7 @@ SLIVER = 1e-6  # seconds: differences of clock times near 1e9 s are good to 2e-7
 Array = NDArray[np.float64]
 
 
-def unit_pieces(session: Session) -> list[Intervals]:
+def unit_segments(session: Session) -> list[Intervals]:
     """Returns for each of N units its segments of observed time: sorted, disjoint, touching ones joined."""
     N, rows = session.num_units, session.units.observed
     if rows is None:
@@ -58,18 +58,18 @@ def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Int
     return Intervals(times[np.r_[0, cuts + 1]] - interval / 2, times[np.r_[cuts, len(times) - 1]] + interval / 2)
 
 
-def seconds_before(pieces: Intervals, times: Array) -> Array:
+def seconds_before(segments: Intervals, times: Array) -> Array:
     """Returns how much time of disjoint, sorted segments lies before each of `times`; shape of `times`."""
-    if len(pieces) == 0:
+    if len(segments) == 0:
         return np.zeros(np.shape(times))
-    run = np.r_[0.0, np.cumsum(pieces.end - pieces.start)]
+    run = np.r_[0.0, np.cumsum(segments.end - segments.start)]
 
-    return np.interp(times, borders(pieces), np.stack([run[:-1], run[1:]], 1).ravel())
+    return np.interp(times, borders(segments), np.stack([run[:-1], run[1:]], 1).ravel())
 
 
-def borders(pieces: Intervals) -> Array:
+def borders(segments: Intervals) -> Array:
     """Returns starts and ends of disjoint, sorted segments in one ascending array."""
-    return np.stack([pieces.start, pieces.end], 1).ravel()
+    return np.stack([segments.start, segments.end], 1).ravel()
 
 
 def spikes_by_unit(times: Array, unit: NDArray[np.integer], num_units: int) -> list[Array]:
@@ -86,16 +86,16 @@ def block_edges(observed: Intervals) -> Array:
 
     A block lasts a minute where that makes so many. Time too short to be divided is one block; no time is none.
     """
-    pieces = observed.coalesce()
-    if len(pieces) == 0:
+    segments = observed.coalesce()
+    if len(segments) == 0:
         return np.zeros(1)
-    start, end = pieces.start[0], pieces.end[-1]
+    start, end = segments.start[0], segments.end[-1]
     M = int(np.clip(round((end - start) / BLOCK), FEWEST, MOST)) if end - start > FEWEST * SLIVER else 1
 
     return np.linspace(start, end, M + 1)
 
 
-def firing(spikes: Sequence[Array], pieces: Sequence[Intervals], edges: Array) -> tuple[NDArray[np.int64], Array]:
+def firing(spikes: Sequence[Array], segments: Sequence[Intervals], edges: Array) -> tuple[NDArray[np.int64], Array]:
     """Returns each unit's spikes in blocks between edges, and the seconds it was observed there; both (M, N).
 
     A block observed for less than a microsecond counts as not observed: that is a border's rounding.
@@ -104,7 +104,7 @@ def firing(spikes: Sequence[Array], pieces: Sequence[Intervals], edges: Array) -
     counts, seconds = np.zeros((M, N), np.int64), np.zeros((M, N))
     for n in range(N):
         counts[:, n] = np.diff(np.searchsorted(spikes[n], edges))
-        same = n > 0 and pieces[n] is pieces[n - 1]
-        seconds[:, n] = seconds[:, n - 1] if same else np.diff(seconds_before(pieces[n], edges))
+        same = n > 0 and segments[n] is segments[n - 1]
+        seconds[:, n] = seconds[:, n - 1] if same else np.diff(seconds_before(segments[n], edges))
 
     return counts, np.where(seconds > SLIVER, seconds, 0.0)

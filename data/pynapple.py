@@ -114,9 +114,9 @@ def _group(nap: Any, session: Session) -> Any:
 
 
 def _support(nap: Any, intervals: Intervals) -> Any:
-    pieces = intervals.coalesce()
+    segments = intervals.coalesce()
 
-    return nap.IntervalSet(pieces.start, _closed(pieces.end))
+    return nap.IntervalSet(segments.start, _closed(segments.end))
 
 
 def _frame(nap: Any, covariate: Covariate) -> Any:

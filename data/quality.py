@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.data.findings import Finding, find
-from ndt.data.presence import SLIVER, block_edges, borders, firing, seconds_before, spikes_by_unit, unit_pieces
+from ndt.data.presence import SLIVER, block_edges, borders, firing, seconds_before, spikes_by_unit, unit_segments
 from ndt.data.synchrony import Pair, groups, measure_synchrony, time_grid
 from ndt.intervals import Intervals
 from ndt.session import Session
@@ -82,13 +82,13 @@ def assess(session: Session) -> Quality:
 
 def _measure(session: Session) -> tuple[dict[str, NDArray[Any]], Array, Array, Array]:
     """Returns columns about units, edges of M blocks, and observed seconds and rate of each unit in each, (M, N)."""
-    N, edges, pieces = session.num_units, block_edges(session.observed), unit_pieces(session)
+    N, edges, segments = session.num_units, block_edges(session.observed), unit_segments(session)
     spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, N)
-    counts, seconds = firing(spikes, pieces, edges)
+    counts, seconds = firing(spikes, segments, edges)
     num_spikes = np.array([len(s) for s in spikes], np.int64)
-    observed = np.array([p.duration for p in pieces], np.float64)
+    observed = np.array([p.duration for p in segments], np.float64)
     exact = session.count_bin == 0 and time_grid(session) <= COARSE
-    isi = [_short_intervals(s, p) if exact else np.nan for s, p in zip(spikes, pieces, strict=True)]
+    isi = [_short_intervals(s, p) if exact else np.nan for s, p in zip(spikes, segments, strict=True)]
     units: dict[str, NDArray[Any]] = {
         "num_spikes": num_spikes,
         "observed_seconds": observed,
@@ -105,10 +105,10 @@ def _ratio(a: NDArray[Any], b: NDArray[Any]) -> Array:
     return np.where(b > 0, a / np.where(b > 0, b, 1), np.nan)
 
 
-def _short_intervals(spikes: Array, pieces: Intervals) -> float:
+def _short_intervals(spikes: Array, segments: Intervals) -> float:
     """Returns which share of the intervals between spikes within one segment lasts less than 2 ms."""
     isi = np.diff(spikes)
-    after = np.searchsorted(spikes, pieces.start)  # the first spike of each piece ends no interval
+    after = np.searchsorted(spikes, segments.start)  # the first spike of each segment ends no interval
     isi[after[(after > 0) & (after < len(spikes))] - 1] = np.nan
     known = int(np.sum(~np.isnan(isi)))
 
@@ -136,8 +136,8 @@ def _silences(session: Session, edges: Array, rate_hz: Array) -> Intervals:
 
     quiet = float(np.percentile(rates[rates > 0], QUIET)) * observed.duration / len(times)  # over the mean rate
     expected = np.zeros(len(start))
-    for pieces, rate in zip(unit_pieces(session), np.nan_to_num(rate_hz), strict=True):
-        expected += quiet * rate * (seconds_before(pieces, end) - seconds_before(pieces, start))
+    for segments, rate in zip(unit_segments(session), np.nan_to_num(rate_hz), strict=True):
+        expected += quiet * rate * (seconds_before(segments, end) - seconds_before(segments, start))
     silent = expected >= np.log(len(times) / FALSE_ALARMS)
 
     return Intervals(start[silent], end[silent])

@@ -22,7 +22,7 @@ from ndt.session import Spikes
 __all__ = [
     "LONGEST",
     "Ragged",
-    "Reading",
+    "ReadContext",
     "by_unit",
     "cut",
     "invalid_times",
@@ -73,7 +73,7 @@ class Ragged:
 
 
 @dataclass
-class Reading:
+class ReadContext:
     """One file as it is read.
 
     Arguments:
@@ -150,7 +150,7 @@ def num_units(file: Any) -> int:
     return 0 if units is None or "id" not in units else int(units["id"].shape[0])
 
 
-def spike_column(file: Any, reading: Reading) -> Ragged | None:
+def spike_column(file: Any, reading: ReadContext) -> Ragged | None:
     """Returns the column of spike times, not yet read; None where the file has no such column."""
     units = file.get("units")
     column = None if units is None else reading.ragged(units, "spike_times", num_units(file))
@@ -160,7 +160,7 @@ def spike_column(file: Any, reading: Reading) -> Ragged | None:
     return column
 
 
-def spike_times(column: Ragged, reading: Reading) -> tuple[Times, NDArray[np.int64]]:
+def spike_times(column: Ragged, reading: ReadContext) -> tuple[Times, NDArray[np.int64]]:
     """Returns all S spike times in seconds, unit after unit, and the unit of each.
 
     Raises:
@@ -179,7 +179,7 @@ def spike_times(column: Ragged, reading: Reading) -> tuple[Times, NDArray[np.int
     return times, unit
 
 
-def observation(file: Any, reading: Reading) -> tuple[Intervals, Intervals | None] | None:
+def observation(file: Any, reading: ReadContext) -> tuple[Intervals, Intervals | None] | None:
     """Returns when any unit was observed, and when each one was, or None for the latter if that is the same for all.
 
     None where the file does not say.
@@ -211,7 +211,7 @@ def _bad_row(rows: Times) -> str:
     return str(rows[~_good_rows(rows)][0].tolist())
 
 
-def invalid_times(file: Any, reading: Reading) -> Intervals:
+def invalid_times(file: Any, reading: ReadContext) -> Intervals:
     """Returns the rows of ``intervals/invalid_times`` that have both times, in that order."""
     table = file.get("intervals/invalid_times")
     if table is None or "start_time" not in table or "stop_time" not in table:
@@ -244,9 +244,9 @@ def cut(
     chosen = set(range(N) if unit is None else unit.tolist())
     whole = observed.coalesce()
     each = [whole] * N if of_units is None else by_unit(of_units, N)
-    pieces = joined([own - invalid if n in chosen else own for n, own in enumerate(each)])
+    segments = joined([own - invalid if n in chosen else own for n, own in enumerate(each)])
 
-    return pieces.coalesce(), pieces
+    return segments.coalesce(), segments
 
 
 def joined(each: Sequence[Intervals]) -> Intervals:

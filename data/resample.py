@@ -73,8 +73,8 @@ def _filtered(t: Array, x: Array, bin_size: float) -> tuple[Array, Array]:
     """Returns the samples of one run behind the filter, on a regular grid where they were not on one."""
     step = float(np.median(np.diff(t)))
     if np.max(np.abs(np.diff(t) - step)) > JITTER * step:
-        grid = np.linspace(t[0], t[-1], int(np.ceil((t[-1] - t[0]) / step - 1e-6)) + 1)
-        t, x = grid, np.stack([np.interp(grid, t, c) for c in x.T], 1)
+        binned = np.linspace(t[0], t[-1], int(np.ceil((t[-1] - t[0]) / step - 1e-6)) + 1)
+        t, x = binned, np.stack([np.interp(binned, t, c) for c in x.T], 1)
         step = float(t[1] - t[0])
     half = int(np.ceil(HALF_WIDTH * bin_size / step))
     taps = firwin(2 * half + 1, CUTOFF * step / bin_size, window=("kaiser", BETA))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.tokens import Window
 from ndt.vocabulary import Vocabulary
@@ -17,7 +17,7 @@ class Sampler:
     """Random windows from chosen bins of sessions; each chosen bin is about equally likely to be in one.
 
     Arguments:
-        grids: Binned sessions.
+        binned_sessions: Binned sessions.
         chosen: Bins to draw from, (R,) for each grid. No window holds any other bin.
         vocabulary: Rows of the sessions' units and contexts.
         window_bins: Longest window.
@@ -30,7 +30,7 @@ class Sampler:
 
     def __init__(
         self,
-        grids: Sequence[Grid],
+        binned_sessions: Sequence[BinnedSession],
         chosen: Sequence[NDArray[np.bool_]],
         vocabulary: Vocabulary,
         *,
@@ -38,17 +38,19 @@ class Sampler:
         min_bins: int,
         seed: int,
     ) -> None:
-        if len(widths := sorted({g.bin_size for g in grids})) > 1:
+        if len(widths := sorted({g.bin_size for g in binned_sessions})) > 1:
             raise InputError("sampler", "bin width", "the same in all sessions", f"{widths} s")
-        self.grids, self.window_bins, self.seed = grids, window_bins, seed
-        self.rows = [vocabulary.rows(g.session) for g in grids]
-        self.means = [g.mean_counts(c) for g, c in zip(grids, chosen, strict=True)]
-        runs = [np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in enumerate(zip(grids, chosen, strict=True))]
+        self.binned_sessions, self.window_bins, self.seed = binned_sessions, window_bins, seed
+        self.rows = [vocabulary.rows(g.session) for g in binned_sessions]
+        self.means = [g.mean_counts(c) for g, c in zip(binned_sessions, chosen, strict=True)]
+        runs = [
+            np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in enumerate(zip(binned_sessions, chosen, strict=True))
+        ]
         self.runs = np.concatenate(runs)  # (M, 3): grid, first bin, last + 1
         self.runs = self.runs[self.runs[:, 2] - self.runs[:, 1] >= min_bins]
         if len(self.runs) == 0:
             expected = f"an unbroken run of {min_bins} bins"
-            raise InputError(grids[0].session.session_id, "training block", expected, "none")
+            raise InputError(binned_sessions[0].session.session_id, "training split", expected, "none")
         self.ends = np.cumsum(self.runs[:, 2] - self.runs[:, 1])
 
     def generator(self, step: int, place: int) -> np.random.Generator:
@@ -64,4 +66,4 @@ class Sampler:
         pivot = last - (int(self.ends[run]) - at)  # the window is laid at random around this bin
         begin = min(max(pivot - int(rng.integers(T)), first), last - T)
 
-        return g, self.grids[g].window(begin, begin + T, self.rows[g], self.means[g])
+        return g, self.binned_sessions[g].window(begin, begin + T, self.rows[g], self.means[g])

@@ -9,7 +9,7 @@ from ndt.config import IngestConfig
 from ndt.data.covariates import derivative, find_covariate
 from ndt.data.expressions import chosen_units
 from ndt.data.reading import by_unit, joined, named, observed_spikes, slope_of
-from ndt.data.splits import assign_blocks
+from ndt.data.splits import assign_splits
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
@@ -44,7 +44,7 @@ def prepare(session: Session, config: IngestConfig) -> Session:
     if config.cut_silence:
         session = cut_silence(session, config.cut_silence)
 
-    return assign_blocks(session, config.split) if config.splits(session.session_id) else session
+    return assign_splits(session, config.split) if config.splits(session.session_id) else session
 
 
 def _covariates(session: Session, config: IngestConfig, where: object) -> Session:
@@ -203,27 +203,27 @@ def group_duplicates(session: Session, drop: bool) -> Session:
 
 
 def cut_silence(session: Session, seconds: float) -> Session:
-    """Returns a session in which a stretch of more than so many seconds without any spike was not observed."""
+    """Returns a session in which a segment of more than so many seconds without any spike was not observed."""
     times, half = np.asarray(session.spikes.timestamps), session.count_bin / 2
-    pieces = session.observed.coalesce()
-    points = np.sort(np.concatenate([times, pieces.start, pieces.end]))
+    segments = session.observed.coalesce()
+    points = np.sort(np.concatenate([times, segments.start, segments.end]))
     a, b = points[:-1], points[1:]
     spiked = np.isin(a, times), np.isin(b, times)
     long = b - a > seconds
     after = np.where(
         spiked[0], np.nextafter(a + half, np.inf) if not half else a + half, a
     )  # the spike itself was seen
-    silent = Intervals(after[long], np.where(spiked[1], b - half, b)[long]) & pieces
+    silent = Intervals(after[long], np.where(spiked[1], b - half, b)[long]) & segments
     if len(silent) == 0:
         return session
     of_units = session.units.observed
     if of_units is not None:
         of_units = joined([own - silent for own in by_unit(of_units, session.num_units)])
-    said = f"observed time: {silent.duration:.1f} s in {len(silent)} stretches without a spike were cut (cut_silence)"
+    said = f"observed time: {silent.duration:.1f} s in {len(silent)} segments without a spike were cut (cut_silence)"
 
     return replace(
         session,
-        observed=pieces - silent,
+        observed=segments - silent,
         units=replace(session.units, observed=of_units),
         dropped=(*session.dropped, said),
     )

@@ -15,7 +15,7 @@ from pynwb.image import ImageSeries
 from pynwb.misc import AnnotationSeries, IntervalSeries
 
 from ndt.data.conventions import is_period
-from ndt.data.reading import Reading, named
+from ndt.data.reading import ReadContext, named
 from ndt.session import Covariate
 
 __all__ = ["NWB", "is_event_series", "read_covariates", "sample_times", "walk"]
@@ -54,7 +54,9 @@ def is_event_series(series: NWB) -> bool:
     return events or (boxed and isinstance(series, TimeSeries)) or str(series.name).lower() in MASKS
 
 
-def read_covariates(nwb: NWB, reading: Reading, wanted: tuple[str, ...] = (), counts: str = "") -> dict[str, Covariate]:
+def read_covariates(
+    nwb: NWB, reading: ReadContext, wanted: tuple[str, ...] = (), counts: str = ""
+) -> dict[str, Covariate]:
     """Returns the covariates by name; says of each other series why it is none.
 
     A covariate is a numeric series of 1 to 16 dimensions with at least two samples, at 1 to 2000 samples a second: more
@@ -89,7 +91,7 @@ def read_covariates(nwb: NWB, reading: Reading, wanted: tuple[str, ...] = (), co
     return {covariate.name: covariate for covariate in sorted(found, key=lambda c: c.name)}
 
 
-def _why_not(series: NWB, reading: Reading) -> str | None:
+def _why_not(series: NWB, reading: ReadContext) -> str | None:
     if not isinstance(series, TimeSeries):
         return f"{type(series).__name__} is not a time series"
     if isinstance(series, ElectricalSeries | ImageSeries):
@@ -113,7 +115,7 @@ def _why_not(series: NWB, reading: Reading) -> str | None:
     return None
 
 
-def sample_times(series: NWB, reading: Reading, path: str) -> NDArray[np.float64]:
+def sample_times(series: NWB, reading: ReadContext, path: str) -> NDArray[np.float64]:
     """Returns the timestamps of a series in seconds, (M,); NaN where the file has none for a sample."""
     if series.timestamps is None:
         steps, rate = np.arange(np.shape(series.data)[0]), float(series.rate)
@@ -145,7 +147,7 @@ def _why_not_times(times: NDArray[np.float64], wanted: bool) -> str | None:
     return None
 
 
-def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], reading: Reading) -> Covariate:
+def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], reading: ReadContext) -> Covariate:
     raw = reading.array(series.data, f"{path}/data")
     raw = raw[:, None] if raw.ndim == 1 else raw  # (M, C)
     good = np.isfinite(times)

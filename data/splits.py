@@ -1,8 +1,8 @@
-"""Train, validation and test blocks of a session.
+"""Train, validation and test splits of a session.
 
 Blocks are contiguous in time and the same for everyone who reads the session, pretraining included: nothing learned,
-chosen or normalised sees the validation or test block. Only guards depend on the model's window, and they are cut from
-the block before, so that the test block never moves.
+chosen or normalised sees the validation or test split. Only guards depend on the model's window, and they are cut from
+the block before, so that the test split never moves.
 """
 
 import re
@@ -17,10 +17,10 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
 
-__all__ = ["BLOCKS", "Split", "assign_blocks", "split"]
+__all__ = ["BLOCKS", "Split", "assign_splits", "split"]
 
 FRACTIONS = (0.7, 0.1, 0.2)
-CUT = 10  # from this many pieces on, blocks are made of whole pieces
+CUT = 10  # from this many segments on, blocks are made of whole segments
 SHORTEST = 1.0  # seconds that a block must have
 BLOCKS = "split"  # name of the table of intervals that says which block is where, in its column `block`
 NAMES = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
@@ -53,26 +53,26 @@ def _labelled(session: Session) -> Intervals:
     return session.observed & spans if len(spans) else session.observed.coalesce()
 
 
-def _time_at(pieces: Intervals, seconds: float) -> float:
-    """Returns when the clock that runs only within `pieces` has run for `seconds`."""
-    run = np.r_[0.0, np.cumsum(pieces.end - pieces.start)]
-    i = int(np.clip(np.searchsorted(run, seconds, side="right") - 1, 0, len(pieces) - 1))
+def _time_at(segments: Intervals, seconds: float) -> float:
+    """Returns when the clock that runs only within `segments` has run for `seconds`."""
+    run = np.r_[0.0, np.cumsum(segments.end - segments.start)]
+    i = int(np.clip(np.searchsorted(run, seconds, side="right") - 1, 0, len(segments) - 1))
 
-    return float(min(pieces.start[i] + seconds - run[i], pieces.end[i]))
+    return float(min(segments.start[i] + seconds - run[i], segments.end[i]))
 
 
-def _piece_start(pieces: Intervals, time: float) -> float:
-    """Returns the start of the piece that holds `time`, or of the last one before."""
-    return float(pieces.start[max(int(np.searchsorted(pieces.start, time, side="right")) - 1, 0)])
+def _segment_start(segments: Intervals, time: float) -> float:
+    """Returns the start of the segment that holds `time`, or of the last one before."""
+    return float(segments.start[max(int(np.searchsorted(segments.start, time, side="right")) - 1, 0)])
 
 
 def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS) -> Split:
     """Splits a session into blocks of labelled time: first train, then validation, then test.
 
-    A session whose blocks were assigned (`assign_blocks`) keeps those.
+    A session whose blocks were assigned (`assign_splits`) keeps those.
 
-    Observed time without labels belongs to train where it lies before the validation block or after the test block. A
-    recording cut into many pieces is split between pieces, and its guards are whole pieces, since the gaps that a file
+    Observed time without labels belongs to train where it lies before the validation split or after the test split. A
+    recording cut into many segments is split between segments, and its guards are whole segments, since the gaps that a file
     shows may be artificial.
 
     Arguments:
@@ -85,33 +85,33 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     """
     if BLOCKS in session.intervals:
         return _long_enough(session, _assigned(session, guard), guard)
-    pieces = _labelled(session)
-    total = pieces.duration
+    segments = _labelled(session)
+    total = segments.duration
     where = session.source.get("path", session.session_id)
     if not total:
         raise InputError(where, "observed time", "some that a covariate covers, to be split", "none")
-    longest = float(np.max(pieces.end - pieces.start))
-    cut = len(pieces) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no block inside one piece
-    snap = (lambda t: _piece_start(pieces, t)) if cut else (lambda t: t)
+    longest = float(np.max(segments.end - segments.start))
+    cut = len(segments) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no block inside one segment
+    snap = (lambda t: _segment_start(segments, t)) if cut else (lambda t: t)
     guard = min(guard, longest) if cut else guard
 
     def boundary(share: float) -> tuple[float, float]:
         """Where a block begins, and where its guard does."""
-        begin = snap(_time_at(pieces, share * total))
-        run = (pieces & Intervals([pieces.start[0]], [begin])).duration
+        begin = snap(_time_at(segments, share * total))
+        run = (segments & Intervals([segments.start[0]], [begin])).duration
 
-        return begin, snap(_time_at(pieces, max(run - guard, 0.0)))
+        return begin, snap(_time_at(segments, max(run - guard, 0.0)))
 
     valid_start, train_end = boundary(fractions[0] / sum(fractions))
     test_start, valid_end = boundary((fractions[0] + fractions[1]) / sum(fractions))
     observed = session.observed.coalesce()
     before = observed & Intervals([min(observed.start[0], train_end)], [train_end])
-    after_start = pieces.end[-1] + guard
+    after_start = segments.end[-1] + guard
     after = observed & Intervals([after_start], [max(observed.end[-1], after_start)])
     result = Split(
         before | after,
-        pieces & Intervals([valid_start], [max(valid_end, valid_start)]),
-        pieces & Intervals([test_start], [pieces.end[-1]]),
+        segments & Intervals([valid_start], [max(valid_end, valid_start)]),
+        segments & Intervals([test_start], [segments.end[-1]]),
     )
     return _long_enough(session, result, guard)
 
@@ -124,25 +124,25 @@ def _long_enough(session: Session, result: Split, guard: float) -> Split:
     raise InputError(
         session.source.get("path", session.session_id),
         "observed time",
-        f"train, validation and test blocks of at least {SHORTEST:g} s with guards of {guard:g} s",
+        f"train, validation and test splits of at least {SHORTEST:g} s with guards of {guard:g} s",
         f"blocks of {found} s out of {session.observed.duration:.1f} s",
     )
 
 
-def assign_blocks(session: Session, rule: str) -> Session:
+def assign_splits(session: Session, rule: str) -> Session:
     """Returns a session with a table of its blocks, which `split` then follows.
 
     Arguments:
         session: The session.
         rule: ``TABLE/COLUMN``: each row of a table of intervals is of the block that its column names (train, val or
-            valid, test; rows of other names belong to none). Without test rows the validation rows are the test block;
+            valid, test; rows of other names belong to none). Without test rows the validation rows are the test split;
             validation is then the last eighth of training rows. ``first:SECONDS``: so much observed time before the
-            test block, its last eighth for validation. ``fold:K/N``: the K-th of N equal shares of labelled time, from
-            1, is the test block, and the eighth of the rest that comes before it (behind the last share: at the end)
-            the validation block; with all N, each moment is tested once.
+            test split, its last eighth for validation. ``fold:K/N``: the K-th of N equal shares of labelled time, from
+            1, is the test split, and the eighth of the rest that comes before it (behind the last share: at the end)
+            the validation split; with all N, each moment is tested once.
 
     Raises:
-        InputError: if the rule is neither, or leaves no training or no test block.
+        InputError: if the rule is neither, or leaves no training or no test split.
     """
     if (first := re.fullmatch(r"first:(\d+(?:\.\d*)?)", rule)) is not None:
         table = _first(session, float(first[1]))
@@ -160,27 +160,27 @@ def assign_blocks(session: Session, rule: str) -> Session:
 
 
 def _first(session: Session, seconds: float) -> Intervals:
-    pieces = session.observed.coalesce()
-    marks = (0.0, (1 - VALID_SHARE) * seconds, seconds, pieces.duration)
+    segments = session.observed.coalesce()
+    marks = (0.0, (1 - VALID_SHARE) * seconds, seconds, segments.duration)
 
-    return _blocks(pieces, marks, ("train", "valid", "test"))
+    return _blocks(segments, marks, ("train", "valid", "test"))
 
 
 def _fold(session: Session, number: int, num_folds: int) -> Intervals:
-    pieces = _labelled(session)
-    total = pieces.duration
+    segments = _labelled(session)
+    total = segments.duration
     begin, end = ((number - i) / num_folds * total for i in (1, 0))
     valid_end = begin or total
     valid_begin = valid_end - VALID_SHARE * (total - (end - begin))
     marks = sorted({0.0, valid_begin, valid_end, begin, end, total})
     names = ("test" if begin <= m < end else "valid" if valid_begin <= m < valid_end else "train" for m in marks[:-1])
 
-    return _blocks(pieces, marks, tuple(names))
+    return _blocks(segments, marks, tuple(names))
 
 
-def _blocks(pieces: Intervals, marks: Sequence[float], names: Sequence[str]) -> Intervals:
-    """Returns a table of the blocks between marks, in seconds of the clock that runs only within `pieces`."""
-    start, end = (np.array([_time_at(pieces, mark) for mark in side]) for side in (marks[:-1], marks[1:]))
+def _blocks(segments: Intervals, marks: Sequence[float], names: Sequence[str]) -> Intervals:
+    """Returns a table of the blocks between marks, in seconds of the clock that runs only within `segments`."""
+    start, end = (np.array([_time_at(segments, mark) for mark in side]) for side in (marks[:-1], marks[1:]))
 
     return Intervals(start, end, {"block": np.array(names, np.str_)}).select(end > start)
 

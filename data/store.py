@@ -12,7 +12,7 @@ Arrays lie contiguous, uncompressed and 64-byte aligned, so that they are mapped
     ├── covariates/<name>             IrregularTimeSeries: timestamps, values (M, C)
     └── trials, epochs, …             Interval, one a table
 
-Reading takes the same layout from other writers: chunked arrays go through h5py, regular series get timestamps.
+ReadContext takes the same layout from other writers: chunked arrays go through h5py, regular series get timestamps.
 temporaldata 0.1 reads all of it, but slices a table whose rows overlap only where it was opened lazily, and lazily no
 series that spans more than ten million seconds, since that would take an index of as many rows.
 """
@@ -244,8 +244,8 @@ def _series(parent: h5py.Group, name: str, columns: dict[str, NDArray[Any]], dom
     group.attrs["timekeys"] = np.array(["timestamps"], "S")
     _intervals(group, "domain", domain)
     if not len(domain) or domain.end[-1] - domain.start[0] <= MAX_INDEXED:
-        grid = np.arange(domain.start[0], domain.end[-1] + 1.0, 1.0) if len(domain) else np.zeros(0)
-        _dataset(group, "timestamp_indices_1s", np.searchsorted(columns["timestamps"], grid))
+        binned = np.arange(domain.start[0], domain.end[-1] + 1.0, 1.0) if len(domain) else np.zeros(0)
+        _dataset(group, "timestamp_indices_1s", np.searchsorted(columns["timestamps"], binned))
     return group
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.data.windows import TRAIN, VALID, Grid
+from ndt.data.windows import TRAIN, VALID, BinnedSession
 from ndt.likelihood import poisson_nll
 from ndt.masking import draw_mask
 from ndt.metrics import bits_per_spike
@@ -36,7 +36,7 @@ class ValidWindow:
 
 
 def valid_windows(
-    grids: Sequence[Grid],
+    binned_sessions: Sequence[BinnedSession],
     vocabulary: Vocabulary,
     min_bins: int,
     window_bins: int,
@@ -49,35 +49,41 @@ def valid_windows(
     and window are asked the same.
 
     Arguments:
-        grids: Binned sessions.
+        binned_sessions: Binned sessions.
         vocabulary: Rows of their units and contexts.
         min_bins: Shorter windows are left out.
         window_bins: Longest window.
         labels: Standardised labels of each session at its bins, (R, C).
-        train: Bins of each session that its units' mean counts come from, (R,); by default its training block.
+        train: Bins of each session that its units' mean counts come from, (R,); by default its training split.
     """
     found = []
-    for i, grid in enumerate(grids):
-        rows = vocabulary.rows(grid.session)
-        rates = grid.mean_counts(grid.block == TRAIN if train is None else train[i])
-        for first, last in grid.runs(grid.block == VALID):
+    for i, binned in enumerate(binned_sessions):
+        rows = vocabulary.rows(binned.session)
+        rates = binned.mean_counts(binned.split == TRAIN if train is None else train[i])
+        for first, last in binned.runs(binned.split == VALID):
             for begin in range(first, last, window_bins):
                 if (end := min(begin + window_bins, last)) - begin >= min_bins:
                     target = None if labels is None else labels[i][begin:end]
-                    found.append((grid, begin, end, rows, rates, target))
+                    found.append((binned, begin, end, rows, rates, target))
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
 
     return [_asked(kind, *found[int(i)]) for kind in VALID_MASKS for i in keep]
 
 
 def _asked(
-    kind: str, grid: Grid, begin: int, end: int, rows: Rows, rates: NDArray[np.float64], target: Labels | None
+    kind: str,
+    binned: BinnedSession,
+    begin: int,
+    end: int,
+    rows: Rows,
+    rates: NDArray[np.float64],
+    target: Labels | None,
 ) -> ValidWindow:
-    name = f"{kind}/{grid.session.session_id}".encode()
+    name = f"{kind}/{binned.session.session_id}".encode()
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
     hidden = draw_mask(int(end - begin), rows.group, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
 
-    return ValidWindow(kind, replace(grid.window(begin, end, rows, rates), hidden=hidden, target=target))
+    return ValidWindow(kind, replace(binned.window(begin, end, rows, rates), hidden=hidden, target=target))
 
 
 @torch.no_grad()
@@ -85,7 +91,7 @@ def masked_likelihood(model: NDT, valid: Sequence[ValidWindow]) -> dict[str, flo
     """Returns NLL (nats per unit and bin), that of constant rates, and bits per spike over them.
 
     Over all stored masks at once, and for each kind under ``kind/…``. Likelihoods are Poisson's of the predicted means,
-    whatever the model was trained with; constant rates are each unit's mean on its training block. The ``score`` is the
+    whatever the model was trained with; constant rates are each unit's mean on its training split. The ``score`` is the
     mean of the kinds' bits per spike.
     """
     found: dict[str, float] = {}
@@ -104,9 +110,9 @@ def _sums(model: NDT, windows: Sequence[Window]) -> NDArray[np.float64]:
     for at in range(0, len(windows), 32):
         batch = pack(windows[at : at + 32], model.config.units_per_patch).to(device)
         log_rates = model(batch).log_rates
-        wanted = batch.wanted
-        counts, hidden = batch.counts[wanted], batch.hidden[wanted]
-        constant = _constant_log_rates(batch)[wanted]
+        predicted = batch.predicted
+        counts, hidden = batch.counts[predicted], batch.hidden[predicted]
+        constant = _constant_log_rates(batch)[predicted]
         nll, null = poisson_nll(log_rates, counts, hidden), poisson_nll(constant, counts, hidden)
         total += [float(nll), float(null), float(counts[hidden].sum()), float(hidden.sum())]
 

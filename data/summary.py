@@ -41,7 +41,7 @@ def summarise(session: Session) -> Entry:
         "count_bin": session.count_bin,
         "conventions": dict(source.get("conventions", {})),
         "observed_seconds": session.observed.duration,
-        "pieces": len(session.observed),
+        "segments": len(session.observed),
         "covariates": [_covariate(session.covariates[name], session.observed) for name in sorted(session.covariates)],
         "intervals": {name: len(table) for name, table in sorted(session.intervals.items())},
         "labels": {name: sorted(table.columns) for name, table in sorted(session.intervals.items()) if table.columns},

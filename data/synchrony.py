@@ -31,7 +31,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import gammainc
 
-from ndt.data.presence import SLIVER, firing, spikes_by_unit, unit_pieces
+from ndt.data.presence import SLIVER, firing, spikes_by_unit, unit_segments
 from ndt.intervals import Intervals
 from ndt.session import Session
 
@@ -301,7 +301,7 @@ def _rates(session: Session, spikes: Sequence[Array], cells: Intervals) -> tuple
         cuts = np.unique(np.r_[rows.start, rows.end])
         edges = np.unique(np.r_[edges, cuts[:: max(1, -(-len(cuts) // CUTS))]])
     inside = cells.contains(edges[:-1])
-    n, seconds = (values[inside] for values in firing(spikes, unit_pieces(session), edges))
+    n, seconds = (values[inside] for values in firing(spikes, unit_segments(session), edges))
     longest = seconds.max(axis=1, keepdims=True)
     there = seconds / np.where(longest > 0, longest, 1.0)
     meets = there * -np.expm1(-2 * WINDOW * n / np.where(seconds > 0, seconds, np.inf))

@@ -96,8 +96,8 @@ def _add_electrodes(nwb: NWBFile, recording: Recording) -> None:
 
 def _units(nwb: NWBFile, recording: Recording) -> Units:
     """Returns the units table made of whole columns, which is much faster than adding rows."""
-    N, num_pieces = len(recording.spike_times), len(recording.observed)
-    pieces = np.stack([recording.observed.start, recording.observed.end], 1)
+    N, num_segments = len(recording.spike_times), len(recording.observed)
+    segments = np.stack([recording.observed.start, recording.observed.end], 1)
 
     def ends(target: VectorData, end: NDArray[np.int64]) -> VectorIndex:
         return VectorIndex(name=f"{target.name}_index", data=end, target=target)
@@ -106,13 +106,13 @@ def _units(nwb: NWBFile, recording: Recording) -> Units:
         name="spike_times", description="spike times, s", data=np.concatenate([*recording.spike_times, np.zeros(0)])
     )
     observed = VectorData(
-        name="obs_intervals", description="when the unit was observed, s", data=np.tile(pieces, (N, 1))
+        name="obs_intervals", description="when the unit was observed, s", data=np.tile(segments, (N, 1))
     )
     columns: list[VectorData] = [
         times,
         ends(times, np.cumsum([len(t) for t in recording.spike_times])),
         observed,
-        ends(observed, num_pieces * np.arange(1, N + 1)),
+        ends(observed, num_segments * np.arange(1, N + 1)),
         VectorData(name="unit_name", description="true identity across sessions", data=list(recording.unit_names)),
     ]
     if recording.heldout is not None:

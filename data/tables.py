@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pynwb.epoch import TimeIntervals
 from pynwb.misc import IntervalSeries
 
-from ndt.data.reading import Reading
+from ndt.data.reading import ReadContext
 from ndt.data.series import NWB, is_event_series, sample_times, walk
 from ndt.intervals import Intervals
 
@@ -22,7 +22,7 @@ STAMPS = ("timestamp", "event_timestamps", "timestamps")  # names of a table of 
 LINKS = ("timeseries", "timeseries_index")  # columns that point to other objects
 
 
-def read_tables(nwb: NWB, reading: Reading) -> dict[str, Intervals]:
+def read_tables(nwb: NWB, reading: ReadContext) -> dict[str, Intervals]:
     """Returns all tables by name: trials, epochs, invalid_times, events, and those kept beside behaviour.
 
     Rows stay as they are, overlapping or unsorted. A name that occurs twice is the table's path.
@@ -44,7 +44,7 @@ def read_tables(nwb: NWB, reading: Reading) -> dict[str, Intervals]:
     return dict(sorted(found.items()))
 
 
-def _rows(path: str, table: NWB, reading: Reading) -> Intervals | None:
+def _rows(path: str, table: NWB, reading: ReadContext) -> Intervals | None:
     if not hasattr(table, "colnames"):
         return _of_series(path, table, reading)
     stamp = next((name for name in STAMPS if name in table.colnames), None)
@@ -68,7 +68,7 @@ def _table(
     start: NDArray[np.float64],
     end: NDArray[np.float64],
     skip: tuple[str, ...],
-    reading: Reading,
+    reading: ReadContext,
 ) -> Intervals:
     if start.shape != end.shape or start.ndim != 1:
         raise reading.error(path, "a start and a stop in each row", f"{start.shape} starts and {end.shape} stops")
@@ -88,7 +88,7 @@ def _table(
     return Intervals(start[good], end[good], columns)
 
 
-def _of_series(path: str, series: NWB, reading: Reading) -> Intervals | None:
+def _of_series(path: str, series: NWB, reading: ReadContext) -> Intervals | None:
     """Returns the table of a series of events, of marks that begin (> 0) and end (< 0) intervals, or of a mask."""
     times = sample_times(series, reading, path)
     values = reading.array(series.data, f"{path}/data")
@@ -117,7 +117,7 @@ def _of_mask(times: NDArray[np.float64], chosen: NDArray[np.bool_]) -> Intervals
     return Intervals(times[np.flatnonzero(edges == 1)] - half, times[np.flatnonzero(edges == -1) - 1] + half)
 
 
-def column_values(column: NWB, reading: Reading, path: str) -> NDArray[np.generic] | None:
+def column_values(column: NWB, reading: ReadContext, path: str) -> NDArray[np.generic] | None:
     """Returns a column as numbers or strings; ragged strings are joined by commas; None for any other kind."""
     if hasattr(column, "target"):  # a ragged column: its index holds the end of each row
         if getattr(getattr(column.target, "data", None), "dtype", np.dtype(object)).kind in "biufc":
@@ -133,7 +133,7 @@ def column_values(column: NWB, reading: Reading, path: str) -> NDArray[np.generi
     return _text(reading.array(column.data, path), reading, path)
 
 
-def _text(values: NDArray[Any], reading: Reading, path: str) -> NDArray[np.generic] | None:
+def _text(values: NDArray[Any], reading: ReadContext, path: str) -> NDArray[np.generic] | None:
     """Returns numbers as they are and bytes or objects as text; None for what is neither, or has three dimensions."""
     if values.dtype.kind in "SO":
         flat = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.ravel()]
@@ -147,7 +147,7 @@ def _text(values: NDArray[Any], reading: Reading, path: str) -> NDArray[np.gener
     return values if values.dtype.kind in "biufU" and values.ndim in (1, 2) else None
 
 
-def unit_columns(nwb: NWB, num_units: int, reading: Reading) -> Columns:
+def unit_columns(nwb: NWB, num_units: int, reading: ReadContext) -> Columns:
     """Returns the columns of N units, each (N,), by name.
 
     Beside the file's own: `electrode` (row of the unit's first electrode, -1 without one), `group` (its probe),
@@ -176,7 +176,7 @@ def unit_columns(nwb: NWB, num_units: int, reading: Reading) -> Columns:
     return dict(sorted(columns.items()))
 
 
-def _electrodes(nwb: NWB, N: int, reading: Reading) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+def _electrodes(nwb: NWB, N: int, reading: ReadContext) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
     """Returns for each unit the row of its first electrode (-1: none), its group's name and its region."""
     electrode, groups, location = np.full(N, -1), [None] * N, [""] * N
     units, table = (None, None) if nwb is None else (nwb.units, nwb.electrodes)
@@ -199,7 +199,7 @@ def _electrodes(nwb: NWB, N: int, reading: Reading) -> tuple[NDArray[np.int64], 
     return electrode, np.array(["" if g is None else g.name for g in groups], np.str_), np.array(location, np.str_)
 
 
-def _first_electrodes(units: NWB, table: NWB, N: int, reading: Reading) -> NDArray[np.int64]:
+def _first_electrodes(units: NWB, table: NWB, N: int, reading: ReadContext) -> NDArray[np.int64]:
     """Returns each unit's first row of the electrodes table; -1 for none."""
     electrode = np.full(N, -1)
     if "electrodes" in units.colnames:
@@ -227,7 +227,7 @@ def _first_electrodes(units: NWB, table: NWB, N: int, reading: Reading) -> NDArr
     return electrode
 
 
-def _places(nwb: NWB, electrode: NDArray[np.int64], reading: Reading) -> Columns:
+def _places(nwb: NWB, electrode: NDArray[np.int64], reading: ReadContext) -> Columns:
     """Returns where each unit's electrode lies, in micrometres, where the file says so and electrodes differ.
 
     `depth` is the last coordinate that does.

@@ -78,7 +78,7 @@ def build_targets(
     bin_size: float,
     *,
     lag: float = 0.0,
-    block: NDArray[np.integer] | None = None,
+    split: NDArray[np.integer] | None = None,
 ) -> Target:
     """Returns what is to be decoded, at bins.
 
@@ -93,13 +93,13 @@ def build_targets(
         bin_size: Their width in seconds.
         lag: Seconds by which what is decoded follows the spikes: a bin's label is that of its time + lag. Negative: the
             estimate comes late.
-        block: Block of each bin (`Grid.block`), (R,). A bin whose label was measured in another block, or even partly
-            in no bin, then has none: a lag carries no label of the test block into training.
+        split: Block of each bin (`BinnedSession.split`), (R,). A bin whose label was measured in another block, or even partly
+            in no bin, then has none: a lag carries no label of the test split into training.
 
     Raises:
         InputError: if a name fits nothing or several things, occurs twice, or cannot be taken for what it should.
     """
-    elsewhere = np.zeros(len(start), bool) if block is None else _carried(start, bin_size, lag, block)
+    elsewhere = np.zeros(len(start), bool) if split is None else _carried(start, bin_size, lag, split)
     found = []
     for source in find_sources(session, names):
         part, values, trial = source.labels(session, start + lag, bin_size)
@@ -188,19 +188,19 @@ def _nearest(series: Covariate, times: NDArray[np.float64], bin_size: float) -> 
     return np.where(between | (np.abs(stamps[nearest] - times) <= reach), nearest, -1)
 
 
-def _carried(start: NDArray[np.float64], bin_size: float, lag: float, block: NDArray[np.integer]) -> NDArray[np.bool_]:
+def _carried(start: NDArray[np.float64], bin_size: float, lag: float, split: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Returns which bins' labels were not wholly measured in bins of the same block, (R,)."""
 
     def block_at(times: NDArray[np.float64]) -> NDArray[np.integer]:
         row = np.maximum(np.searchsorted(start, times, side="right") - 1, 0)
         inside = (times >= start[row]) & (times < start[row] + bin_size)
 
-        return np.where(inside, block[row].astype(np.int64), -1)
+        return np.where(inside, split[row].astype(np.int64), -1)
 
     edge = 1e-6 * bin_size  # of rounding
     first, last = block_at(start + lag + edge), block_at(start + lag + bin_size - edge)
 
-    return np.asarray((first != block) | (last != block))
+    return np.asarray((first != split) | (last != split))
 
 
 def column_labels(session: Session, column: Column, kind: str, times: NDArray[np.float64]) -> Found:

@@ -18,12 +18,12 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALID",
-    "Grid",
+    "BinnedSession",
     "default_bin_size",
     "longest_window",
 ]
 
-TRAIN, VALID, TEST = 1, 2, 3  # values of Grid.block; 0 is guard
+TRAIN, VALID, TEST = 1, 2, 3  # values of BinnedSession.split; 0 is guard
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
 
 
@@ -64,10 +64,10 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
     return bins
 
 
-class Grid:
+class BinnedSession:
     """All R bins of a session's observed time at one bin width, with the block that each belongs to.
 
-    Bins are laid from the start of each observed piece; what is left over at its end is not used.
+    Bins are laid from the start of each observed segment; what is left over at its end is not used.
 
     Arguments:
         session: The session.
@@ -79,8 +79,8 @@ class Grid:
 
     Attributes:
         start: Start of each bin in seconds, (R,).
-        piece: Piece of each bin, ascending, (R,).
-        place: Index of each bin within its piece, (R,).
+        segment: Segment of each bin, ascending, (R,).
+        place: Index of each bin within its segment, (R,).
         block: 0 guard, `TRAIN`, `VALID` or `TEST`, (R,).
     """
 
@@ -90,24 +90,26 @@ class Grid:
         if counted and (round(bin_size / counted) < 1 or abs(bin_size / counted - round(bin_size / counted)) > 1e-3):
             expected = f"a multiple of {counted * 1e3:g} ms, in which spikes were counted"
             raise InputError(session.session_id, "bin_size", expected, f"{bin_size * 1e3:g} ms")
-        pieces = session.observed.coalesce()
-        lengths = np.array([num_bins(b - a, bin_size) for a, b in zip(pieces.start, pieces.end, strict=True)], np.int64)
-        self.piece = np.repeat(np.arange(len(pieces)), lengths)
-        self.place = np.arange(len(self.piece)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self.piece_start = pieces.start
-        self.start = pieces.start[self.piece] + self.place * bin_size
-        self.block = np.zeros(len(self.start), np.uint8)
-        self.split = split(session, guard)
-        for code, block in zip((TRAIN, VALID, TEST), self.split.blocks, strict=True):
-            self.block[within(self.start, self.start + bin_size, block, 1e-6 * bin_size)] = code
+        segments = session.observed.coalesce()
+        lengths = np.array(
+            [num_bins(b - a, bin_size) for a, b in zip(segments.start, segments.end, strict=True)], np.int64
+        )
+        self.segment = np.repeat(np.arange(len(segments)), lengths)
+        self.place = np.arange(len(self.segment)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self.segment_start = segments.start
+        self.start = segments.start[self.segment] + self.place * bin_size
+        self.split = np.zeros(len(self.start), np.uint8)
+        self.splits = split(session, guard)
+        for code, block in zip((TRAIN, VALID, TEST), self.splits.blocks, strict=True):
+            self.split[within(self.start, self.start + bin_size, block, 1e-6 * bin_size)] = code
 
     def __len__(self) -> int:
         return len(self.start)
 
     def counts(self, first: int, last: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Returns counts and whether each unit was observed, both (T, N), of bins ``first … last - 1`` of one piece."""
-        assert self.piece[first] == self.piece[last - 1], "a window may not cross a gap"
-        where = (float(self.piece_start[self.piece[first]]), self.bin_size, last - first, int(self.place[first]))
+        """Returns counts and whether each unit was observed, both (T, N), of bins ``first … last - 1`` of one segment."""
+        assert self.segment[first] == self.segment[last - 1], "a window may not cross a gap"
+        where = (float(self.segment_start[self.segment[first]]), self.bin_size, last - first, int(self.place[first]))
 
         return bin_spikes(self.session, *where), unit_valid(self.session, *where)
 
@@ -125,7 +127,7 @@ class Grid:
         rows = np.flatnonzero(chosen)
         if len(rows) == 0:
             return np.zeros((0, 2), np.int64)
-        new = (np.diff(rows) > 1) | (np.diff(self.piece[rows]) != 0)
+        new = (np.diff(rows) > 1) | (np.diff(self.segment[rows]) != 0)
 
         return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
 
@@ -156,8 +158,8 @@ class Grid:
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.
 
-        A window keeps at most its second half, so that a kept bin has half a window of history wherever its piece has;
-        history may lie outside the chosen bins, but never in another piece.
+        A window keeps at most its second half, so that a kept bin has half a window of history wherever its segment has;
+        history may lie outside the chosen bins, but never in another segment.
         """
         step = max(window_bins // 2, 1)
         for begin, end in self.runs(chosen):

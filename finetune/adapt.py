@@ -10,24 +10,24 @@ import torch
 from numpy.typing import NDArray
 
 from ndt.architectures import load_model, new_model
-from ndt.checkpoint import CovariateSpec, ModelSpec, save_config, write_json
+from ndt.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.config import FinetuneConfig, TrainConfig
-from ndt.convolution import ConvolutionalDecoder
+from ndt.convolution import TCNDecoder
 from ndt.data.leaks import check_base
-from ndt.data.splits import assign_blocks
+from ndt.data.splits import assign_splits
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets, find_sources
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size, longest_window
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.finetune.aligning import align
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.lags import choose_lag
 from ndt.finetune.objective import Decoding
 from ndt.finetune.probe import fit_probe
-from ndt.finetune.refining import Refining
+from ndt.finetune.refining import DecoderStage
 from ndt.finetune.scoring import score_nothing, score_session
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
-from ndt.finetune.ways import WAYS, choose_way
+from ndt.finetune.ways import STRATEGIES, choose_strategy
 from ndt.model import NDT
 from ndt.session import Covariate, Session
 from ndt.settings import as_config
@@ -67,9 +67,9 @@ def finetune(
     resume: bool = False,
     progress: bool = True,
 ) -> Decoder:
-    """Trains a decoder on a session's training block, chooses on validation, reports on test beside the baselines.
+    """Trains a decoder on a session's training split, chooses on validation, reports on test beside the baselines.
 
-    Writes a run directory: config.yaml, model.safetensors, model.json, delivered.json, delivered.safetensors,
+    Writes a run directory: config.yaml, model.safetensors, model.json, ensemble.json, ensemble.safetensors,
     metrics.json, predictions.npz, log.jsonl, tensorboard/, checkpoints/.
 
     Arguments:
@@ -90,40 +90,40 @@ def finetune(
     base, store = opened(base, store, out)
     recording = _recording(base, store, session, covariate, config)
     bin_size, window_bins = _bins(base, recording, covariate, config)
-    grid = Grid(recording, bin_size, window_bins * bin_size)
+    binned = BinnedSession(recording, bin_size, window_bins * bin_size)
     if base is not None:
         check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
     stores = _stores(base, store)
-    config = _decided(base, stores, grid, covariate, config)
-    target, chosen, lags = _labels(base, grid, covariate, config, window_bins * bin_size)
-    spec = _specification(base, grid, target, chosen, config, window_bins)
+    config = _decided(base, stores, binned, covariate, config)
+    target, chosen, lags = _labels(base, binned, covariate, config, window_bins * bin_size)
+    spec = _specification(base, binned, target, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
-    model.observe(recording, grid.mean_counts(chosen))
+    model.observe(recording, binned.mean_counts(chosen))
     new = _new_parts(base, spec)
     found: dict[str, Any] = {"lags": lags}
-    if base is not None and (WAYS[config.adapt].aligned or config.align_to):
-        found["alignment"] = align(model, base, stores, grid, chosen, config.align_to)
+    if base is not None and (STRATEGIES[config.strategy].aligned or config.align_to):
+        found["alignment"] = align(model, base, stores, binned, chosen, config.align_to)
     assert spec.covariate is not None, "something is decoded"
-    auxiliary = auxiliary_values(grid, spec.covariate.auxiliary, target, chosen)
+    auxiliary = auxiliary_values(binned, spec.covariate.auxiliary, target, chosen)
     alone = not spec.encodes and base is None
-    objective = (Refining if alone else Decoding)(grid, chosen, target.values, model, config, new, auxiliary)
+    objective = (DecoderStage if alone else Decoding)(binned, chosen, target.values, model, config, new, auxiliary)
     train = _of_decoder(config) if alone else config.train
-    if isinstance(objective, Refining):
+    if isinstance(objective, DecoderStage):
         objective.begin(model)
     trainer = Trainer(model, objective, train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
-    if WAYS[config.adapt].decoder:
-        fit_probe(model, grid, target.values, chosen)
-    decoder = isinstance(model.covariate, ConvolutionalDecoder) and WAYS[config.adapt].learns_decoder(new)
-    if not alone and decoder and config.decoder_steps and (new or config.trunk_rate):
+    if STRATEGIES[config.strategy].decoder:
+        fit_probe(model, binned, target.values, chosen)
+    decoder = isinstance(model.covariate, TCNDecoder) and STRATEGIES[config.strategy].learns_decoder(new)
+    if not alone and decoder and config.decoder_steps and (new or config.backbone_lr_scale):
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
     found |= {"train_seconds": counted["train_seconds"], "steps": 0 if alone else trainer.step}
     found["decoder_steps"] = trainer.step if alone else int(counted.get("decoder_steps", 0))
-    metrics = _write(model, grid, target, chosen, config, found, out, trainer.accelerator.is_main_process)
+    metrics = _write(model, binned, target, chosen, config, found, out, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)
 
@@ -143,7 +143,7 @@ def opened(base: NDT | str | Path | None, store: str | Path | Store | None, out:
 
 def _write(
     model: NDT,
-    grid: Grid,
+    binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
@@ -152,13 +152,13 @@ def _write(
     writes: bool,
 ) -> dict[str, Any]:
     """Scores what was trained, as far as there are labels, writes it and returns what metrics.json says."""
-    score = score_session if can_be_scored(grid, target) else score_nothing
-    scored = score(model, grid, target, chosen, config)
+    score = score_session if can_be_scored(binned, target) else score_nothing
+    scored = score(model, binned, target, chosen, config)
     metrics = scored.metrics | found | {"architecture": asdict(model.config)}
     if writes:
         model.save_pretrained(out)
-        if scored.delivered is not None:
-            scored.delivered.save(out)
+        if scored.ensemble is not None:
+            scored.ensemble.save(out)
             _save_predictions(out / "predictions.npz", scored.predictions)
         write_json(out / "metrics.json", metrics)
 
@@ -168,7 +168,9 @@ def _write(
 def _refine(model: NDT, whole: Decoding, before: Trainer, out: Path, resume: bool, progress: bool) -> dict[str, float]:
     """Trains the decoder on, and keeps that if it is better on validation; returns what was counted in all."""
     config, kept = whole.config, {k: v.clone() for k, v in model.state_dict().items()}
-    objective = Refining(whole.grid, whole.chosen, whole.true, model, config, whole.new, whole.auxiliary).begin(model)
+    objective = DecoderStage(whole.binned, whole.chosen, whole.true, model, config, whole.new, whole.auxiliary).begin(
+        model
+    )
     folder = out / "decoder"
     resume = resume and any((folder / "checkpoints").glob("step_*"))
     trainer = Trainer(
@@ -191,15 +193,15 @@ def _of_decoder(config: FinetuneConfig) -> TrainConfig:
 
 
 def _decided(
-    base: NDT | None, stores: list[Store], grid: Grid, covariate: str | None, config: FinetuneConfig
+    base: NDT | None, stores: list[Store], binned: BinnedSession, covariate: str | None, config: FinetuneConfig
 ) -> FinetuneConfig:
     """Settings as they are used: the way to adapt has a name, and nothing is warmed up that knows all or nothing."""
-    labels = seconds_of_labels(grid, covariate, config)
-    config = choose_way(config, base, stores, grid.session, labels)
-    if not WAYS[config.adapt].labelled:  # nor have labels a say in what is delivered
-        config = replace(config, blend=("network",))
-    if base is None or set(map(str, grid.session.units.id)) <= set(base.vocabulary.units):
-        config = replace(config, warm_steps=0)  # no unit to place, or nothing to place it in
+    labels = seconds_of_labels(binned, covariate, config)
+    config = choose_strategy(config, base, stores, binned.session, labels)
+    if not STRATEGIES[config.strategy].labelled:  # nor have labels a say in what is delivered
+        config = replace(config, ensemble=("network",))
+    if base is None or set(map(str, binned.session.units.id)) <= set(base.vocabulary.units):
+        config = replace(config, embedding_warmup_steps=0)  # no unit to place, or nothing to place it in
     if config.labels_reach == "auto":
         config = replace(config, labels_reach="decoder" if base is None else "encoder")
 
@@ -242,51 +244,51 @@ def _recording(base: NDT | None, store: Store, session: str, covariate: str | No
         raise InputError("settings", "split", "a model from scratch where blocks are a run's own", "a pretrained one")
     sources = [source.of for source in find_sources(recording, covariate)]
     series = {of.name: of for of in sources if isinstance(of, Covariate)}
-    blocks = assign_blocks(replace(recording, covariates=series or recording.covariates), config.split)
+    blocks = assign_splits(replace(recording, covariates=series or recording.covariates), config.split)
 
     return replace(recording, intervals=blocks.intervals)
 
 
 def _labels(
-    base: NDT | None, grid: Grid, covariate: str | None, config: FinetuneConfig, window: float
+    base: NDT | None, binned: BinnedSession, covariate: str | None, config: FinetuneConfig, window: float
 ) -> tuple[Target, NDArray[np.bool_], dict[str, float]]:
     """Returns what is decoded, the labelled training bins to use, (R,), and validation R² by lag where it was chosen.
 
     A base's decoder of the same keeps its columns: it may know more classes than the session has. A way that needs no
     labels keeps the base's decoder, and takes all training bins.
     """
-    if base is not None and base.spec.covariate is not None and not WAYS[config.adapt].labelled:
-        return kept_target(base.spec.covariate, grid, covariate), last_seconds(grid, config.calibration), {}
+    if base is not None and base.spec.covariate is not None and not STRATEGIES[config.strategy].labelled:
+        return kept_target(base.spec.covariate, binned, covariate), last_seconds(binned, config.label_seconds), {}
     lags: dict[float, float] = {}
     lag = config.lags[0]
     if len(config.lags) > 1:
-        everything = build_targets(grid.session, covariate, grid.start, grid.bin_size, block=grid.block)
-        lag, lags = choose_lag(grid, covariate, config.lags, _calibration(grid, everything, config, window), config)
-    target = build_targets(grid.session, covariate, grid.start, grid.bin_size, lag=lag, block=grid.block)
+        everything = build_targets(binned.session, covariate, binned.start, binned.bin_size, split=binned.split)
+        lag, lags = choose_lag(binned, covariate, config.lags, _calibration(binned, everything, config, window), config)
+    target = build_targets(binned.session, covariate, binned.start, binned.bin_size, lag=lag, split=binned.split)
     if base is not None and base.spec.covariate is not None:
         target = base.spec.covariate.adopt(target) or target
 
-    return target, _calibration(grid, target, config, window), {f"{k:g}": v for k, v in lags.items()}
+    return target, _calibration(binned, target, config, window), {f"{k:g}": v for k, v in lags.items()}
 
 
-def _calibration(grid: Grid, target: Target, config: FinetuneConfig, window: float) -> NDArray[np.bool_]:
+def _calibration(binned: BinnedSession, target: Target, config: FinetuneConfig, window: float) -> NDArray[np.bool_]:
     """Training bins to use, (R,): from the first to the last labelled one; or of the last so many seconds of labels.
 
     Bins without a label between them are history for the others, and train the masked loss.
     """
-    if 0 < config.calibration < window:
+    if 0 < config.label_seconds < window:
         expected = f"0 for all, or at least the context window of {window:g} s"
-        raise InputError("settings", "calibration", expected, f"{config.calibration:g} s")
+        raise InputError("settings", "label_seconds", expected, f"{config.label_seconds:g} s")
     each = [labelled(target, i) for i in range(len(target.parts))]
-    for name, block in (("training", TRAIN), ("validation", VALID), ("test", TEST)):
+    for name, split in (("training", TRAIN), ("validation", VALID), ("test", TEST)):
         for part, known in zip(target.parts, each, strict=True):
-            if (found := int((known & (grid.block == block)).sum())) < FEWEST:
+            if (found := int((known & (binned.split == split)).sum())) < FEWEST:
                 expected = f"at least {FEWEST} bins with a label of {part.name}"
-                raise InputError(grid.session.session_id, f"{name} block", expected, found)
-    rows = np.flatnonzero(np.any(each, 0) & (grid.block == TRAIN))
-    if config.calibration:
-        rows = rows[-max(round(config.calibration / grid.bin_size), 1) :]
-    chosen = grid.block == TRAIN
+                raise InputError(binned.session.session_id, f"{name} split", expected, found)
+    rows = np.flatnonzero(np.any(each, 0) & (binned.split == TRAIN))
+    if config.label_seconds:
+        rows = rows[-max(round(config.label_seconds / binned.bin_size), 1) :]
+    chosen = binned.split == TRAIN
     chosen[: rows[0]] = chosen[rows[-1] + 1 :] = False
 
     return chosen
@@ -294,30 +296,30 @@ def _calibration(grid: Grid, target: Target, config: FinetuneConfig, window: flo
 
 def _specification(
     base: NDT | None,
-    grid: Grid,
+    binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
     window_bins: int,
 ) -> ModelSpec:
-    session = grid.session
+    session = binned.session
     old = base.spec.covariate if base is not None else None
     model = base.config if base is not None else config.model
-    if decoder := WAYS[config.adapt].decoder:
+    if decoder := STRATEGIES[config.strategy].decoder:
         model = replace(model, covariates=decoder)
     if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
         covariate = old  # its decoder is kept, and with it what its numbers mean
     else:
-        covariate = CovariateSpec.fitted(target, chosen, session.session_id)
+        covariate = TargetSpec.fitted(target, chosen, session.session_id)
         if model.covariates in CONVOLVED and config.auxiliary_weight:
-            covariate = replace(covariate, auxiliary=auxiliary_parts(grid, config.auxiliary, target, chosen))
+            covariate = replace(covariate, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
 
     return ModelSpec(
         config=model,
         vocabulary=vocabulary,
-        bin_size=grid.bin_size,
+        bin_size=binned.bin_size,
         window_bins=window_bins,
         covariate=covariate,
         data=data,

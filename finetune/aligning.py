@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ndt.alignment import match_units
 from ndt.data.store import Store
-from ndt.data.windows import TRAIN, Grid
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pieces import Array
@@ -22,7 +22,7 @@ LASTING = ("depth", "rel_x", "rel_y", "rel_z", "x", "y", "z")  # columns of unit
 
 
 def align(
-    model: NDT, base: NDT, stores: Sequence[Store], grid: Grid, chosen: NDArray[np.bool_], align_to: str = ""
+    model: NDT, base: NDT, stores: Sequence[Store], binned: BinnedSession, chosen: NDArray[np.bool_], align_to: str = ""
 ) -> dict[str, Any]:
     """Gives units that the base model does not know the vectors of old units that they are matched to, in place.
 
@@ -33,7 +33,7 @@ def align(
         model: The model to be adapted; it knows the session's units.
         base: The model that it came from.
         stores: Where the old day may be.
-        grid: The new day's bins.
+        binned: The new day's bins.
         chosen: Bins of it that may be looked at, (R,).
         align_to: Session id of the old day; empty for the last of the subject that `base` was trained on.
 
@@ -43,17 +43,17 @@ def align(
     Raises:
         InputError: if there is no such day.
     """
-    new = grid.session
+    new = binned.session
     old = _old_day(base, stores, new, align_to)
     if not model.KNOWS_UNITS:
-        raise InputError("finetune", "adapt", "a base model whose units are vectors, to align them", "one of slots")
-    there = Grid(old, grid.bin_size, base.spec.window_bins * grid.bin_size)
-    known, first = set(base.vocabulary.units), _Units.of(old, there, there.block == TRAIN)
+        raise InputError("finetune", "strategy", "a base model whose units are vectors, to align them", "one of slots")
+    there = BinnedSession(old, binned.bin_size, base.spec.window_bins * binned.bin_size)
+    known, first = set(base.vocabulary.units), _Units.of(old, there, there.split == TRAIN)
     unknown = [str(u) for u in new.units.id if str(u) not in known]
-    second = _Units.of(new, grid, chosen, {*unknown, *first.names})
+    second = _Units.of(new, binned, chosen, {*unknown, *first.names})
     pairs = [(first.names.index(u), i) for i, u in enumerate(second.names) if u in first.names]
     columns = _shared(first.columns, second.columns)
-    matched = match_units(first.counts, second.counts, grid.bin_size, known=pairs, columns=columns)
+    matched = match_units(first.counts, second.counts, binned.bin_size, known=pairs, columns=columns)
     row = {u: i for i, u in enumerate(model.vocabulary.units)}
     found = {u: first.names[i] for u, i in zip(second.names, matched, strict=True) if i >= 0 and u not in known}
     _copy_units(model, [(row[first_name], row[u]) for u, first_name in found.items()])
@@ -62,23 +62,25 @@ def align(
 
 
 class _Units(NamedTuple):
-    """Units of a day in the order of their names: those, counts of each piece, and what the file says of them."""
+    """Units of a day in the order of their names: those, counts of each segment, and what the file says of them."""
 
     names: list[str]
     counts: list[Array]
     columns: dict[str, Array]
 
     @classmethod
-    def of(cls, session: Session, grid: Grid, chosen: NDArray[np.bool_], wanted: set[str] | None = None) -> "_Units":
+    def of(
+        cls, session: Session, binned: BinnedSession, chosen: NDArray[np.bool_], predicted: set[str] | None = None
+    ) -> "_Units":
         names = [str(u) for u in session.units.id]
-        order = [i for i in np.argsort(names, kind="stable") if wanted is None or names[i] in wanted]
-        counts = grid.all_counts()[:, order]
+        order = [i for i in np.argsort(names, kind="stable") if predicted is None or names[i] in predicted]
+        counts = binned.all_counts()[:, order]
         columns = {k: v for k, v in session.units.columns.items() if k in LASTING or k.startswith("waveform")}
         numbers = {k: np.asarray(v, np.float64) for k, v in columns.items() if np.issubdtype(v.dtype, np.number)}
 
         return cls(
             [names[i] for i in order],
-            [counts[a:b] for a, b in grid.runs(chosen)],
+            [counts[a:b] for a, b in binned.runs(chosen)],
             {k: v.reshape(len(v), -1)[order] for k, v in numbers.items()},
         )
 
@@ -99,7 +101,7 @@ def _old_day(base: NDT, stores: Sequence[Store], new: Session, align_to: str) ->
     if not days:
         where = " and ".join(str(store.root) for store in stores)
         expected = f"a session of {new.subject} that the model was trained on, in {where}, to align units to"
-        raise InputError("finetune", "adapt", expected, "none")
+        raise InputError("finetune", "strategy", expected, "none")
     if align_to and align_to not in days:
         raise InputError("settings", "align_to", f"one of: {', '.join(days)}", align_to)
 
@@ -130,4 +132,4 @@ def _copy_units(model: NDT, pairs: list[tuple[int, int]]) -> None:
 
 def _where(model: NDT, unit: int) -> Tensor:
     """What place and depth add to a unit's vector."""
-    return model.unit_place[model.place_of_unit[unit]].sum(0) + model.depth_of_unit[unit] * model.depth
+    return model.unit_site[model.site_of_unit[unit]].sum(0) + model.depth_of_unit[unit] * model.depth

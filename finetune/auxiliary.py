@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import CovariateSpec
+from ndt.checkpoint import TargetSpec
 from ndt.data.targets import build_targets, offers
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.unlabelled import FEWEST
 from ndt.target import Part, Target, labelled
@@ -15,11 +15,11 @@ __all__ = ["auxiliary_parts", "auxiliary_values"]
 # R = bins, A = columns of all auxiliary parts
 
 
-def auxiliary_parts(grid: Grid, names: str, target: Target, chosen: NDArray[np.bool_]) -> tuple[Part, ...]:
+def auxiliary_parts(binned: BinnedSession, names: str, target: Target, chosen: NDArray[np.bool_]) -> tuple[Part, ...]:
     """Returns what is learned beside a target.
 
     Arguments:
-        grid: The session's bins.
+        binned: The session's bins.
         names: Names as of `build_targets`; ``auto`` for all other series that have labels at training bins and vary
             there; empty for nothing.
         target: What is delivered.
@@ -28,15 +28,15 @@ def auxiliary_parts(grid: Grid, names: str, target: Target, chosen: NDArray[np.b
     Raises:
         InputError: if a name fits nothing or several things, is delivered already, or cannot be learned.
     """
-    delivered = {part.name for part in target.parts}
+    ensemble = {part.name for part in target.parts}
     if names == "auto":
-        each = [_built(grid, name, target) for name in grid.session.covariates if name not in delivered]
+        each = [_built(binned, name, target) for name in binned.session.covariates if name not in ensemble]
         return tuple(one.parts[0] for one in each if _rows(one, chosen).any())
     found: list[Part] = []
     for name in filter(None, map(str.strip, names.split(","))):
-        one = _built(grid, name, target)
-        part, where = one.parts[0], grid.session.session_id
-        if part.name in delivered | {p.name for p in found}:
+        one = _built(binned, name, target)
+        part, where = one.parts[0], binned.session.session_id
+        if part.name in ensemble | {p.name for p in found}:
             raise InputError(where, "auxiliary", f"each once, and others than {target.name}", part.name)
         if not _rows(one, chosen).any():
             expected = f"at least {FEWEST} training bins with a label of {part.name}, which vary"
@@ -46,23 +46,25 @@ def auxiliary_parts(grid: Grid, names: str, target: Target, chosen: NDArray[np.b
     return tuple(found)
 
 
-def auxiliary_values(grid: Grid, parts: tuple[Part, ...], target: Target, chosen: NDArray[np.bool_]) -> Target:
+def auxiliary_values(
+    binned: BinnedSession, parts: tuple[Part, ...], target: Target, chosen: NDArray[np.bool_]
+) -> Target:
     """Returns these parts at training bins, in standard deviations from their mean there; NaN elsewhere.
 
     A part that the session has not, or has otherwise, is NaN: a decoder that once learned it goes on without.
     """
-    found = Target.unlabelled(parts, len(grid), target.lag)
+    found = Target.unlabelled(parts, len(binned), target.lag)
     for i, part in enumerate(parts):
-        one = _built(grid, part.request, target) if offers(grid.session, part.request) else None
+        one = _built(binned, part.request, target) if offers(binned.session, part.request) else None
         if one is not None and one.parts == (part,) and (rows := _rows(one, chosen)).any():
-            spec = CovariateSpec.fitted(one, rows, grid.session.session_id)
+            spec = TargetSpec.fitted(one, rows, binned.session.session_id)
             found.values[rows, found.columns(i)] = spec.standardise(one.values[rows])
 
     return found
 
 
-def _built(grid: Grid, name: str, target: Target) -> Target:
-    return build_targets(grid.session, [name], grid.start, grid.bin_size, lag=target.lag, block=grid.block)
+def _built(binned: BinnedSession, name: str, target: Target) -> Target:
+    return build_targets(binned.session, [name], binned.start, binned.bin_size, lag=target.lag, split=binned.split)
 
 
 def _rows(one: Target, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:

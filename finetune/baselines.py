@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from ndt.baselines import Lagged
 from ndt.config import FinetuneConfig
-from ndt.controls import fit_gated, fit_time_only, shifted_targets, shuffled_targets
-from ndt.data.windows import Grid
+from ndt.controls import block_permuted_targets, circularly_shifted_targets, fit_time_gain, fit_time_only
+from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.kalman import Kalman, fit_kalman
 from ndt.naive_bayes import fit_naive_bayes
 from ndt.pieces import labelled
 
 if TYPE_CHECKING:
-    from ndt.recurrent import Recurrent
+    from ndt.recurrent import GRU
 
 __all__ = ["Baselines"]
 
@@ -27,12 +27,12 @@ Facts = dict[str, Any]
 
 CHOSEN = {  # what the facts say of each; naive Bayes says it itself
     "ridge": ("alpha", "num_lags"),
-    "shuffled": ("alpha", "num_lags"),
-    "shifted": ("alpha", "num_lags"),
+    "block_permuted": ("alpha", "num_lags"),
+    "circularly_shifted": ("alpha", "num_lags"),
     "wiener": ("num_lags",),
     "kalman": ("order", "lag_bins"),
-    "recurrent": ("steps",),
-    "ridge_gated": ("shrinkage",),
+    "gru": ("steps",),
+    "ridge_time_gain": ("shrinkage",),
     "time_only": ("width_bins",),
 }
 
@@ -44,10 +44,10 @@ class Baselines:
     - ``ridge``, ``wiener``: linear, on lagged counts; with a penalty, and with next to none.
     - ``kalman``: a linear model of how the target moves, and of counts given the target; not for classes.
     - ``naive_bayes``: Poisson counts given the target, over cells of its range.
-    - ``recurrent``: a small gated recurrent network.
-    - ``ridge_gated``: ridge times a gain for each bin since the piece began, which a clock could give.
-    - ``time_only``: from the time since the piece began, without spikes.
-    - ``shuffled``, ``shifted``: ridge fitted to labels in another order, or half a turn late: its R² must be near 0.
+    - ``gru``: a small gated recurrent network.
+    - ``ridge_time_gain``: ridge times a gain for each bin since the segment began, which a clock could give.
+    - ``time_only``: from the time since the segment began, without spikes.
+    - ``block_permuted``, ``circularly_shifted``: ridge fitted to labels in another order, or half a turn late: its R² must be near 0.
 
     Arguments:
         decoded: By name, (R, C).
@@ -64,7 +64,7 @@ class Baselines:
     @classmethod
     def fit(
         cls,
-        grid: Grid,
+        binned: BinnedSession,
         kind: str,
         targets: Rows,
         train: NDArray[np.bool_],
@@ -76,35 +76,35 @@ class Baselines:
         """Fits ridge, and what else ``config.baselines`` names, on the training bins; chooses on the validation bins.
 
         Arguments:
-            grid: The session's bins.
+            binned: The session's bins.
             kind: Of the part: ``continuous``, ``angle`` or ``class``.
             targets: The part's columns, NaN where unlabelled, (R, C).
             train: Bins to fit on, (R,).
             valid: Bins to choose on, (R,).
             config: Fine-tuning; uses `baselines`, `max_lag` and `seed`.
-            counts: What ``grid.all_counts()`` returns, where it is at hand.
+            counts: What ``binned.all_counts()`` returns, where it is at hand.
         """
-        counts = grid.all_counts() if counts is None else counts
-        edges = np.flatnonzero(np.diff(grid.piece)) + 1
-        x, y, place, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, grid.place, train, valid))
+        counts = binned.all_counts() if counts is None else counts
+        edges = np.flatnonzero(np.diff(binned.segment)) + 1
+        x, y, place, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, binned.place, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
         begin = time.perf_counter()
-        lagged = Lagged(x, *rows, bin_size=grid.bin_size, max_lag_s=config.max_lag)
+        lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
         # The controls share ridge's equations, and cost it next to nothing.
         labels: dict[str, list[Any]] = {"ridge": y}
-        if "shuffled" in config.baselines:
-            labels["shuffled"] = shuffled_targets(y, *rows, config.seed)
-        if "shifted" in config.baselines:
-            labels["shifted"] = shifted_targets(y, *rows)
+        if "block_permuted" in config.baselines:
+            labels["block_permuted"] = block_permuted_targets(y, *rows, config.seed)
+        if "circularly_shifted" in config.baselines:
+            labels["circularly_shifted"] = circularly_shifted_targets(y, *rows)
         models: dict[str, Any] = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
         facts: dict[str, Facts] = {"ridge": {"seconds": time.perf_counter() - begin}}
-        own: dict[str, Any] = {"bin_size": grid.bin_size, "kind": kind}
+        own: dict[str, Any] = {"bin_size": binned.bin_size, "kind": kind}
         fits: dict[str, Callable[[], Any]] = {
             "wiener": lambda: lagged.wiener(y),
             "kalman": lambda: _kalman(x, y, *rows, **own),
             "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
-            "recurrent": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
-            "ridge_gated": lambda: fit_gated(models["ridge"], x, y, rows[1], place),
+            "gru": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
+            "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], place),
             "time_only": lambda: fit_time_only(y, *rows, place),
         }
         for name in [name for name in fits if name in config.baselines]:
@@ -116,7 +116,7 @@ class Baselines:
                 facts[name] = {"left_out": str(error)}
         decoded = {}
         for name, model in models.items():
-            heard = {"time_only": (place,), "ridge_gated": (x, place)}.get(name, (x,))
+            heard = {"time_only": (place,), "ridge_time_gain": (x, place)}.get(name, (x,))
             decoded[name] = np.concatenate(model.predict(*heard))
             facts[name] = _chosen(name, model) | facts.get(name, {})
 
@@ -130,10 +130,10 @@ def _kalman(*rows: Any, bin_size: float, kind: str) -> Kalman:
     return fit_kalman(*rows, bin_size=bin_size)
 
 
-def _recurrent(*rows: Any, **settings: Any) -> "Recurrent":
-    from ndt.recurrent import fit_recurrent  # torch, which no other baseline needs
+def _recurrent(*rows: Any, **settings: Any) -> "GRU":
+    from ndt.recurrent import fit_gru  # torch, which no other baseline needs
 
-    return fit_recurrent(*rows, **settings)
+    return fit_gru(*rows, **settings)
 
 
 def _chosen(name: str, model: Any) -> Facts:

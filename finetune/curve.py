@@ -36,13 +36,13 @@ def label_curve(
     workers: int = 1,
     progress: bool = True,
 ) -> LabelCurve:
-    """Fits decoders to more and more of a session's labels, and scores all on its one test block.
+    """Fits decoders to more and more of a session's labels, and scores all on its one test split.
 
-    At each number of seconds, and at all that the training block has (or `config.calibration`, where that is less), a
+    At each number of seconds, and at all that the training split has (or `config.label_seconds`, where that is less), a
     decoder is fitted for each seed: by the base model and, as a control, by its architecture from scratch. Labels are
     the last before validation. Validation labels, which all choose by, do not count.
 
-    Numbers of seconds that the training block does not have are left out, and the curve says so. What all labels give
+    Numbers of seconds that the training split does not have are left out, and the curve says so. What all labels give
     is fitted first, since it says how many there are.
 
     Writes ``curve.json``, ``config.yaml`` and ``run.json`` into `out`, and runs into ``<out>/curve/``: what has ended
@@ -74,17 +74,17 @@ def label_curve(
     def fitted(amounts: Sequence[float]) -> dict[Place, dict[str, Any]]:
         places = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
         jobs = [_job(out / "curve", base, settings, place, (session, covariate, opened_store)) for place in places]
-        title = "all labels" if list(amounts) == [config.calibration] else "fewer labels"
+        title = "all labels" if list(amounts) == [config.label_seconds] else "fewer labels"
         return dict(zip(places, run_all(jobs, workers, title, progress=progress), strict=True))
 
-    metrics = fitted([config.calibration])
-    last = metrics[config.calibration, "network", config.seed]
-    has = float(last["calibration_seconds"])
+    metrics = fitted([config.label_seconds])
+    last = metrics[config.label_seconds, "network", config.seed]
+    has = float(last["label_seconds"])
     kept = [t for t in asked if t < has - last["bin_size"] / 2]
     metrics |= fitted(kept)
 
     grouped = [
-        [[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in (*kept, config.calibration)]
+        [[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in (*kept, config.label_seconds)]
         for kind in settings
     ]
     curve = LabelCurve(
@@ -94,7 +94,7 @@ def label_curve(
         lines=gather(*grouped),
         valid_seconds=split(recording, window).valid.duration,
         pretrained_on="" if spec is None else _pretrained_on(spec, session),
-        whole=not config.calibration,
+        whole=not config.label_seconds,
         left_out=_left_out([t for t in asked if t not in kept], has, config),
     )
     curve.save(out)
@@ -123,7 +123,7 @@ def _job(
 ) -> Callable[[], dict[str, Any]]:
     seconds, kind, seed = place
     folder = home / (f"{seconds:g}s" if seconds else "all") / kind / f"seed{seed}"
-    config = replace(settings[kind], calibration=seconds, seed=seed)
+    config = replace(settings[kind], label_seconds=seconds, seed=seed)
 
     return partial(finetuned, folder, None if kind == "scratch" else base, *data, config)
 
@@ -136,12 +136,12 @@ def _untrained(config: FinetuneConfig, spec: ModelSpec) -> FinetuneConfig:
 def _pretrained_on(spec: ModelSpec, session: str) -> str:
     number = f"{len(spec.data)} session{'s' * (len(spec.data) != 1)}"
 
-    return number + (", the training block of this one among them" if session in spec.data else ", not this one")
+    return number + (", the training split of this one among them" if session in spec.data else ", not this one")
 
 
 def _left_out(seconds: Sequence[float], has: float, config: FinetuneConfig) -> list[str]:
     if not seconds:
         return []
-    given = "calibration, the most that is used, is" if config.calibration else "the training block has"
+    given = "calibration, the most that is used, is" if config.label_seconds else "the training split has"
 
     return [f"Left out: {', '.join(f'{t:g}' for t in seconds)} s of labels; {given} {has:g} s, the last point."]

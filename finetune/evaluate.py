@@ -11,8 +11,8 @@ from ndt.architectures import load_model
 from ndt.checkpoint import read_json, write_json
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
-from ndt.delivered import Delivered
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
+from ndt.delivered import Ensemble
 from ndt.errors import InputError
 from ndt.finetune.objective import decode
 from ndt.finetune.scoring import certainty, scored_rows
@@ -33,7 +33,7 @@ def evaluate(
     session: str | None = None,
     *,
     store: str | Path | Store | None = None,
-    block: str | None = None,
+    split: str | None = None,
     mask: str = "",
     out: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def evaluate(
         run: Run directory of `ndt finetune`.
         session: Session to decode; by default the one that it was fitted for.
         store: Where the session is; by default the store that the run was trained on.
-        block: What is scored: ``train``, ``valid``, ``test`` or ``all``; by default the test block of a session that it
+        split: What is scored: ``train``, ``valid``, ``test`` or ``all``; by default the test split of a session that it
             was trained on, and all of any other.
         mask: Table of intervals within which bins are scored, such as FALCON's eval_mask; see
             `ndt.finetune.scoring.scored_rows`.
@@ -56,37 +56,37 @@ def evaluate(
         InputError: if the run is no fine-tuned decoder, or the session has no labels in what is to be scored.
     """
     folder = Path(run)
-    model, delivered = load_model(folder), Delivered.load(folder)
+    model, ensemble = load_model(folder), Ensemble.load(folder)
     if model.spec.covariate is None:
         raise InputError(folder, "covariate", "a decoder that `ndt finetune` wrote", "a model without one")
     session = session or read_json(folder / "metrics.json")["session"]
     recording = open_store(store or model.store, "evaluate").session(session)
     own = session in model.spec.data
-    block = block or ("test" if own else "all")
-    if block not in BLOCKS:
-        raise InputError("evaluate", "block", f"one of {', '.join(BLOCKS)}", repr(block))
+    split = split or ("test" if own else "all")
+    if split not in BLOCKS:
+        raise InputError("evaluate", "split", f"one of {', '.join(BLOCKS)}", repr(split))
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
-    grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
+    binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
     if spec != model.spec:
         model = model.extended(spec).eval()
-    rows = np.isin(grid.block, BLOCKS[block])
+    rows = np.isin(binned.split, BLOCKS[split])
     if not own:
-        model.observe(recording, grid.mean_counts(np.ones(len(grid), bool)))
-    target = _target(recording, model, grid)
+        model.observe(recording, binned.mean_counts(np.ones(len(binned), bool)))
+    target = _target(recording, model, binned)
     if mask:
-        rows &= scored_rows(grid, mask)
-    found = _scored(model, delivered, grid, target, rows) | {"run": str(folder), "session": session, "block": block}
+        rows &= scored_rows(binned, mask)
+    found = _scored(model, ensemble, binned, target, rows) | {"run": str(folder), "session": session, "split": split}
     if out is not None:
         write_json(Path(out), found)
 
     return found
 
 
-def _target(recording: Any, model: NDT, grid: Grid) -> Target:
+def _target(recording: Any, model: NDT, binned: BinnedSession) -> Target:
     """What the decoder decodes, in this session, with the decoder's own classes."""
     spec = model.spec.covariate
     assert spec is not None, "the model decodes"
-    found = build_targets(recording, [p.request for p in spec.parts], grid.start, grid.bin_size, lag=spec.lag)
+    found = build_targets(recording, [p.request for p in spec.parts], binned.start, binned.bin_size, lag=spec.lag)
     adopted = spec.adopt(found)
     if adopted is None:
         names = ", ".join(p.name for p in found.parts)
@@ -95,38 +95,40 @@ def _target(recording: Any, model: NDT, grid: Grid) -> Target:
     return adopted
 
 
-def _scored(model: NDT, delivered: Delivered, grid: Grid, target: Target, rows: NDArray[np.bool_]) -> dict[str, Any]:
-    counts = np.split(grid.all_counts(), np.flatnonzero(np.diff(grid.piece)) + 1)
-    counts = delivered.arranged(counts, [str(u) for u in grid.session.units.id])
-    network = decode(model, grid, rows)
-    decoded = delivered.predict(network, counts)
-    flags = delivered.input_range.check(counts).select(rows)
+def _scored(
+    model: NDT, ensemble: Ensemble, binned: BinnedSession, target: Target, rows: NDArray[np.bool_]
+) -> dict[str, Any]:
+    counts = np.split(binned.all_counts(), np.flatnonzero(np.diff(binned.segment)) + 1)
+    counts = ensemble.arranged(counts, [str(u) for u in binned.session.units.id])
+    network = decode(model, binned, rows)
+    decoded = ensemble.predict(network, counts)
+    flags = ensemble.input_drift.check(counts).select(rows)
     covariates = {}
-    for i, blend in enumerate(delivered.parts):
-        chosen, columns = rows & labelled(target, i), blend.columns
+    for i, part_ensemble in enumerate(ensemble.parts):
+        chosen, columns = rows & labelled(target, i), part_ensemble.columns
         if (n := int(chosen.sum())) < FEWEST:
-            expected = f"at least {FEWEST} labelled bins of {blend.part.name} in what is scored"
-            raise InputError(grid.session.session_id, "labels", expected, n)
-        y, piece = target.values[chosen, columns], grid.piece[chosen]
-        trial = target.trial[i][chosen] if blend.part.per else None
+            expected = f"at least {FEWEST} labelled bins of {part_ensemble.part.name} in what is scored"
+            raise InputError(binned.session.session_id, "labels", expected, n)
+        y, segment = target.values[chosen, columns], binned.segment[chosen]
+        trial = target.trial[i][chosen] if part_ensemble.part.per else None
         members = {"test": decoded[chosen, columns], "network": network[chosen, columns]}
-        for name, peer in blend.peers.items():
+        for name, peer in part_ensemble.members.items():
             members[name] = np.concatenate(peer.predict(counts))[chosen]
-        found = {name: score(y, x, blend.part.kind, trial=trial) for name, x in members.items()}
+        found = {name: score(y, x, part_ensemble.part.kind, trial=trial) for name, x in members.items()}
         # What was adapted without labels is the network alone.
-        found["test"] |= certainty(y, members["test"], members.get("ridge"), blend.conformal, piece)
-        found["test"]["out_of_range"] = float(flags.flagged.mean())
-        covariates[blend.part.name] = {
-            "covariate": blend.part.name,
-            "kind": blend.part.kind,
-            "unit": blend.part.unit,
+        found["test"] |= certainty(y, members["test"], members.get("ridge"), part_ensemble.conformal, segment)
+        found["test"]["out_of_distribution"] = float(flags.flagged.mean())
+        covariates[part_ensemble.part.name] = {
+            "covariate": part_ensemble.part.name,
+            "kind": part_ensemble.part.kind,
+            "unit": part_ensemble.part.unit,
             "test": found.pop("test"),
             "network": found.pop("network"),
-            "weights": blend.weights,
+            "weights": part_ensemble.weights,
             "baselines": found,
         }
-    ids = delivered.unit_ids
-    missing = [ids[n] for n in np.flatnonzero(delivered.order([str(u) for u in grid.session.units.id]) < 0)]
-    watch = {"lost_units": [ids[n] for n in flags.lost_units], "flagged": float(flags.flagged.mean())}
+    ids = ensemble.unit_ids
+    missing = [ids[n] for n in np.flatnonzero(ensemble.order([str(u) for u in binned.session.units.id]) < 0)]
+    watch = {"silent_units": [ids[n] for n in flags.silent_units], "flagged": float(flags.flagged.mean())}
 
-    return {**next(iter(covariates.values())), "input_range": watch, "missing_units": missing, "covariates": covariates}
+    return {**next(iter(covariates.values())), "input_drift": watch, "missing_units": missing, "covariates": covariates}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ndt.baselines import fit_ridge
 from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets
-from ndt.data.windows import VALID, Grid
+from ndt.data.windows import VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.metrics import r2
 from ndt.target import Target, labelled
@@ -20,7 +20,7 @@ LEAST = 10  # bins with a label at every lag, for training and for validation
 
 
 def choose_lag(
-    grid: Grid,
+    binned: BinnedSession,
     names: Sequence[str] | str | None,
     lags: Sequence[float],
     chosen: NDArray[np.bool_],
@@ -33,7 +33,7 @@ def choose_lag(
     variance-weighted and, of several parts, their mean.
 
     Arguments:
-        grid: The session's bins.
+        binned: The session's bins.
         names: What is decoded; see `build_targets`.
         lags: Lags to choose from, in seconds, at least one.
         chosen: Bins to train on, (R,).
@@ -42,28 +42,35 @@ def choose_lag(
     Raises:
         InputError: if too few bins have a label at every lag.
     """
-    targets = [build_targets(grid.session, names, grid.start, grid.bin_size, lag=x, block=grid.block) for x in lags]
-    counts = grid.all_counts()
-    each = [_scores(grid, counts, targets, part, chosen, config.max_lag) for part in range(len(targets[0].parts))]
+    targets = [
+        build_targets(binned.session, names, binned.start, binned.bin_size, lag=x, split=binned.split) for x in lags
+    ]
+    counts = binned.all_counts()
+    each = [_scores(binned, counts, targets, part, chosen, config.max_lag) for part in range(len(targets[0].parts))]
     scores = dict(zip(map(float, lags), np.mean(each, 0).tolist(), strict=True))
 
     return max(scores, key=lambda lag: (scores[lag], -abs(lag))), scores
 
 
 def _scores(
-    grid: Grid, counts: NDArray[np.float32], targets: list[Target], part: int, chosen: NDArray[np.bool_], max_lag: float
+    binned: BinnedSession,
+    counts: NDArray[np.float32],
+    targets: list[Target],
+    part: int,
+    chosen: NDArray[np.bool_],
+    max_lag: float,
 ) -> list[float]:
     """R² of one part at each lag."""
     everywhere = np.stack([labelled(target, part) for target in targets]).all(0)
-    train, valid = chosen & everywhere, (grid.block == VALID) & everywhere
+    train, valid = chosen & everywhere, (binned.split == VALID) & everywhere
     if (least := min(int(train.sum()), int(valid.sum()))) < LEAST:
         expected = f"at least {LEAST} training and validation bins with a label at every lag (try shorter lags)"
-        raise InputError(grid.session.session_id, f"lag of {targets[0].parts[part].name}", expected, least)
+        raise InputError(binned.session.session_id, f"lag of {targets[0].parts[part].name}", expected, least)
     side = np.concatenate([target.values[:, target.columns(part)] for target in targets], 1)
-    pieces = partial(np.split, indices_or_sections=np.flatnonzero(np.diff(grid.piece)) + 1)
-    x = pieces(counts)
-    fit = partial(fit_ridge, bin_size=grid.bin_size, max_lag_s=max_lag)
-    ridge = fit(x, pieces(side), pieces(train), pieces(valid))
+    segments = partial(np.split, indices_or_sections=np.flatnonzero(np.diff(binned.segment)) + 1)
+    x = segments(counts)
+    fit = partial(fit_ridge, bin_size=binned.bin_size, max_lag_s=max_lag)
+    ridge = fit(x, segments(side), segments(train), segments(valid))
     true, decoded = side[valid], np.concatenate(ridge.predict(x))[valid]
     each = (np.split(values, len(targets), 1) for values in (true, decoded))
 

@@ -11,7 +11,7 @@ from ndt.architectures import load_model
 from ndt.data.nlb_targets import Trials, as_population, nlb_targets, select_trials, unit_groups
 from ndt.data.splits import within
 from ndt.data.store import Store, open_store
-from ndt.data.windows import TRAIN, Grid
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.nlb import TASKS, NlbTask, find_task, group_name, score_submission, write_submission
@@ -98,7 +98,7 @@ def nlb_submission(
     """Returns the arrays of a submission: predicted spikes per bin, trials by bins by units in the benchmark's order.
 
     Held-out units are hidden in all trials, and all units in the bins after them. Units and contexts that the model
-    does not know start at the mean of those it knows. Mean counts of units are those of the training block.
+    does not know start at the mean of those it knows. Mean counts of units are those of the training split.
 
     Arguments:
         model: The model.
@@ -115,8 +115,8 @@ def nlb_submission(
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
     if spec != model.spec:
         model = model.extended(spec).eval()
-    grid = Grid(session, spec.bin_size, spec.window_bins * spec.bin_size)
-    means = grid.mean_counts(grid.block == TRAIN)
+    binned = BinnedSession(session, spec.bin_size, spec.window_bins * spec.bin_size)
+    means = binned.mean_counts(binned.split == TRAIN)
     out: dict[str, NDArray[np.float32]] = {}
     for part, of, trials in (("train", session, train), ("eval", other or session, evaluated)):
         forward = trials.forward if part == "eval" else 0
@@ -132,13 +132,13 @@ def nlb_submission(
 
 
 def _not_trained_on(model: NDT, session: Session, evaluated: Trials) -> None:
-    """Refuses trials of which more than half lies in the training block, where the model was trained on the session."""
+    """Refuses trials of which more than half lies in the training split, where the model was trained on the session."""
     if session.session_id not in model.spec.data:
         return
-    block = Grid(session, evaluated.bin_size, 0.0).split.train
+    split = BinnedSession(session, evaluated.bin_size, 0.0).splits.train
     starts = evaluated.start[:, None] + np.arange(evaluated.num_bins) * evaluated.bin_size
-    inside = within(starts.ravel(), starts.ravel() + evaluated.bin_size, block, 1e-6 * evaluated.bin_size)
+    inside = within(starts.ravel(), starts.ravel() + evaluated.bin_size, split, 1e-6 * evaluated.bin_size)
     seen = int(np.sum(inside.reshape(starts.shape).mean(1) > 0.5))
     if seen:
-        expected = "evaluated trials outside the training block (ingest with split=trials/split)"
+        expected = "evaluated trials outside the training split (ingest with split=trials/split)"
         raise InputError(session.session_id, "trials", expected, f"{seen} of {len(evaluated)} inside")

@@ -11,34 +11,34 @@ from torch import Tensor
 from ndt.config import FinetuneConfig
 from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import VALID, Grid
+from ndt.data.windows import VALID, BinnedSession
 from ndt.decoder import decoding_loss, num_labels
 from ndt.errors import InputError
-from ndt.finetune.ways import WAYS, part_of
+from ndt.finetune.ways import STRATEGIES, part_of
 from ndt.inference import per_bin
 from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.metrics import r2
 from ndt.model import NDT
-from ndt.target import Target, place_columns
+from ndt.target import Target, part_columns
 from ndt.tokens import Batch, pack
 
 __all__ = ["Decoding", "decode"]
 
-PREDICTS = ("mask_token", "rate_place.", "rate_decoder.", "rate_norm.", "rates.")  # rates, and only them
+PREDICTS = ("mask_token", "rate_position.", "rate_decoder.", "rate_norm.", "rates.")  # rates, and only them
 
 
 class Decoding:
     """Objective of fine-tuning: the loss of what is decoded (`decoding_loss`), and the likelihood of hidden patches.
 
-    For the first `warm_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
+    For the first `embedding_warmup_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
     units of a new session are before the trunk is touched, and need no label for it. What was pretrained stays still
-    for the first `still_steps`: with seconds of labels the best decoder is found before it moves, with minutes after.
+    for the first `freeze_steps`: with seconds of labels the best decoder is found before it moves, with minutes after.
     What learns at all is said by the way to adapt (`ndt.finetune.ways`), ``full`` where nobody chose one; a way whose
     steps are on the masked loss alone warms up to the end.
 
     Arguments:
-        grid: The session's bins.
+        binned: The session's bins.
         chosen: Bins to train on, (R,).
         targets: What is decoded in its unit, 1 or 0 for each class, NaN where unlabelled, (R, C).
         model: The model; its specification says how the covariate is standardised.
@@ -49,7 +49,7 @@ class Decoding:
 
     def __init__(
         self,
-        grid: Grid,
+        binned: BinnedSession,
         chosen: NDArray[np.bool_],
         targets: NDArray[np.float32],
         model: NDT,
@@ -59,24 +59,29 @@ class Decoding:
     ) -> None:
         spec = model.spec
         assert spec.covariate is not None, "fine-tuning trains a decoder"
-        self.grid, self.chosen, self.true, self.config, self.new = grid, chosen, targets, config, new
+        self.binned, self.chosen, self.true, self.config, self.new = binned, chosen, targets, config, new
         self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
         self.sampler = Sampler(
-            [grid], [chosen], spec.vocabulary, window_bins=spec.window_bins, min_bins=config.min_bins, seed=config.seed
+            [binned],
+            [chosen],
+            spec.vocabulary,
+            window_bins=spec.window_bins,
+            min_bins=config.min_bins,
+            seed=config.seed,
         )
-        self.way = WAYS.get(config.adapt, WAYS["full"])
-        self.warm_steps = config.train.steps if self.way.masked else config.warm_steps
+        self.strategy = STRATEGIES.get(config.strategy, STRATEGIES["full"])
+        self.embedding_warmup_steps = config.train.steps if self.strategy.masked else config.embedding_warmup_steps
         self.valid = []
-        if self.way.masked:
+        if self.strategy.masked:
             where = (config.min_bins, spec.window_bins)
-            self.valid = valid_windows([grid], spec.vocabulary, *where, train=[chosen])
+            self.valid = valid_windows([binned], spec.vocabulary, *where, train=[chosen])
             if not self.valid:
                 expected = f"an unbroken run of {config.min_bins} bins"
-                raise InputError(grid.session.session_id, "validation block", expected, "none")
+                raise InputError(binned.session.session_id, "validation split", expected, "none")
         self.covariate, self.standard = spec.covariate, spec.covariate.standardise(targets)
-        self.auxiliary = auxiliary or Target.unlabelled(spec.covariate.auxiliary, len(grid))
+        self.auxiliary = auxiliary or Target.unlabelled(spec.covariate.auxiliary, len(binned))
         self.standard = np.concatenate([self.standard, self.auxiliary.values], 1)
-        self.lag_bins = round(model.UNDECODED / grid.bin_size)
+        self.lag_bins = round(model.UNDECODED / binned.bin_size)
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks and labels."""
@@ -96,7 +101,7 @@ class Decoding:
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Returns the number of hidden, valid unit-bins, and that of labelled bins, summed over parts."""
-        warm, terms = step < self.warm_steps, {}
+        warm, terms = step < self.embedding_warmup_steps, {}
         if warm or self.config.masked_weight > 0:
             terms["nll"] = batch.hidden.sum()
         if not warm:
@@ -106,7 +111,7 @@ class Decoding:
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the loss over labelled bins and parts, and the likelihood of hidden, valid unit-bins."""
-        warm, weight = step < self.warm_steps, self.config.masked_weight
+        warm, weight = step < self.embedding_warmup_steps, self.config.masked_weight
         teach = self.config.labels_reach != "decoder"
         prediction = model(batch, rates=warm or weight > 0, teach=teach)
         terms = {}
@@ -143,19 +148,19 @@ class Decoding:
         While the run warms up, all but the tables rest; without a masked loss, so does what predicts rates.
         """
         config, part = self.config, part_of(name, self.new)
-        if part not in self.way.learns:
+        if part not in self.strategy.learns:
             return 0.0
         if part == "tables":
-            return config.table_rate
-        if step < self.warm_steps or (name.startswith(PREDICTS) and not config.masked_weight):
+            return config.embedding_lr_scale
+        if step < self.embedding_warmup_steps or (name.startswith(PREDICTS) and not config.masked_weight):
             return 0.0
         if part == "new":
             return 1.0
 
-        return config.trunk_rate if step >= config.still_steps else 0.0
+        return config.backbone_lr_scale if step >= config.freeze_steps else 0.0
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns R² (variance-weighted) on the validation block: the mean over parts, and that of each of several.
+        """Returns R² (variance-weighted) on the validation split: the mean over parts, and that of each of several.
 
         Where labels are not learned from, they choose nothing either: then it returns `masked_likelihood`.
 
@@ -168,26 +173,26 @@ class Decoding:
         if self.valid:
             model.eval()
             return masked_likelihood(model, self.valid)
-        rows = self.grid.block == VALID
-        true, decoded, parts = self.true[rows], decode(model, self.grid, rows)[rows], self.covariate.parts
+        rows = self.binned.split == VALID
+        true, decoded, parts = self.true[rows], decode(model, self.binned, rows)[rows], self.covariate.parts
         each = {}
-        for part, columns in zip(parts, place_columns(parts), strict=True):
+        for part, columns in zip(parts, part_columns(parts), strict=True):
             scored = model.validation_r2 if part.kind == "continuous" else r2
             each[part.name] = scored(true[:, columns], decoded[:, columns])
         found = [score for score in each.values() if not np.isnan(score)]
         if not found:
-            raise InputError(self.grid.session.session_id, "validation block", "labels that vary", "none")
+            raise InputError(self.binned.session.session_id, "validation split", "labels that vary", "none")
         named = {f"r2/{n}": score for n, score in each.items() if len(each) > 1 and not np.isnan(score)}
 
         return {"score": float(np.mean(found)), "r2": float(np.mean(found)), **named}
 
 
-def decode(model: NDT, grid: Grid, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+def decode(model: NDT, binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Returns what is decoded in its unit, classes as probabilities, at the chosen bins, NaN elsewhere, (R, C).
 
     Causal.
     """
     assert model.spec.covariate is not None, "the model decodes"
-    windows = grid.cover(chosen, model.spec.window_bins, model.vocabulary.rows(grid.session))
+    windows = binned.cover(chosen, model.spec.window_bins, model.vocabulary.rows(binned.session))
 
-    return model.spec.covariate.restore(per_bin(model, windows, model.decode, len(grid)))
+    return model.spec.covariate.restore(per_bin(model, windows, model.decode, len(binned)))

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ndt.baselines import ALPHAS, ridge_weights
-from ndt.data.windows import VALID, Grid
+from ndt.data.windows import VALID, BinnedSession
 from ndt.inference import per_window
 from ndt.linear import LinearDecoder
 from ndt.metrics import r2
 from ndt.model import NDT
 from ndt.pieces import Array, Scaler
-from ndt.target import place_columns
+from ndt.target import part_columns
 
 __all__ = ["fit_classes", "fit_probe", "fit_readout"]
 
@@ -28,7 +28,7 @@ Masks = NDArray[np.bool_]
 Readout = tuple[Array, Array]  # weights (F, C) and bias (C,)
 
 
-def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Masks) -> None:
+def fit_probe(model: NDT, binned: BinnedSession, targets: NDArray[np.float32], chosen: Masks) -> None:
     """Sets the readout of a model whose covariate decoder is linear, in place.
 
     Each part is read by ridge regression from the latents of as many bins, and with the penalty, that have the best
@@ -36,21 +36,21 @@ def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Mask
 
     Arguments:
         model: The model.
-        grid: The session's bins.
+        binned: The session's bins.
         targets: What is decoded in its unit, NaN where unlabelled, (R, C).
         chosen: Bins to fit on, (R,).
     """
     decoder, spec = model.covariate, model.spec.covariate
     assert isinstance(decoder, LinearDecoder), "a probe is a linear decoder"
     assert spec is not None, "it decodes something"
-    standard, valid = spec.standardise(targets), grid.block == VALID
+    standard, valid = spec.standardise(targets), binned.split == VALID
     weight, bias = np.zeros((decoder.readout.in_features, len(spec.dims))), np.zeros(len(spec.dims))
-    for part, columns in zip(spec.parts, place_columns(spec.parts), strict=True):
+    for part, columns in zip(spec.parts, part_columns(spec.parts), strict=True):
         y = standard[:, columns]
         known = np.asarray(~np.isnan(y).any(1))
-        asked = _read(model, grid, valid, valid & known)
+        asked = _read(model, binned, valid, valid & known)
         moments = np.zeros((1 + decoder.readout.in_features + y.shape[1],) * 2)
-        for place, x in _batches(model, grid, chosen):  # of an hour, what is read may not fit into memory at once
+        for place, x in _batches(model, binned, chosen):  # of an hour, what is read may not fit into memory at once
             some = np.column_stack([np.ones(len(x)), x, y[place]])[known[place]]
             moments += some.T @ some
         sizes = [n * model.config.width for n in LAGS if n <= decoder.bins]
@@ -58,8 +58,8 @@ def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Mask
         if part.kind == "class":
             rows = np.flatnonzero(chosen & known)
             rows = rows[:: -(-len(rows) // MOST_ROWS)]
-            taken = np.isin(np.arange(len(grid)), rows)
-            learned = _read(model, grid, chosen, taken)[:, : len(w)], y[taken]
+            taken = np.isin(np.arange(len(binned)), rows)
+            learned = _read(model, binned, chosen, taken)[:, : len(w)], y[taken]
             w, b = fit_classes(*learned, asked[:, : len(w)], y[valid & known])
         weight[: len(w), columns], bias[columns] = w, b
     with torch.no_grad():
@@ -67,18 +67,18 @@ def fit_probe(model: NDT, grid: Grid, targets: NDArray[np.float32], chosen: Mask
         decoder.readout.bias.copy_(torch.from_numpy(bias))
 
 
-def _batches(model: NDT, grid: Grid, chosen: Masks) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def _batches(model: NDT, binned: BinnedSession, chosen: Masks) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Yields where some of the chosen bins are in the grid, and what they are read from, (n, F)."""
-    decoder, rows = model.covariate, model.vocabulary.rows(grid.session)
+    decoder, rows = model.covariate, model.vocabulary.rows(binned.session)
     assert isinstance(decoder, LinearDecoder), "a probe is a linear decoder"
-    windows = grid.cover(chosen, model.spec.window_bins, rows)
+    windows = binned.cover(chosen, model.spec.window_bins, rows)
 
     return per_window(model, windows, lambda batch: decoder.read(batch, model.latents(batch)))
 
 
-def _read(model: NDT, grid: Grid, chosen: Masks, rows: Masks) -> NDArray[np.float32]:
+def _read(model: NDT, binned: BinnedSession, chosen: Masks, rows: Masks) -> NDArray[np.float32]:
     """Returns what some of the chosen bins are read from, in their order, (n, F)."""
-    return np.concatenate([x[rows[place]] for place, x in _batches(model, grid, chosen)])
+    return np.concatenate([x[rows[place]] for place, x in _batches(model, binned, chosen)])
 
 
 def fit_readout(moments: Array, num_columns: int, x: Array, y: Array, sizes: Sequence[int]) -> Readout:

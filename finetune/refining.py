@@ -7,34 +7,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.convolution import ConvolutionalDecoder
+from ndt.convolution import TCNDecoder
 from ndt.finetune.objective import Decoding
 from ndt.inference import per_bin
 from ndt.model import NDT
 from ndt.tokens import Batch, pack
 
-__all__ = ["Refining"]
+__all__ = ["DecoderStage"]
 
 
-class Refining(Decoding):
+class DecoderStage(Decoding):
     """Objective of refinement: the loss of what is decoded, on windows whose latents are known.
 
     Encoding is nine tenths of a step, and convolutions over bins need more steps than the encoder has use for. So the
-    encoder stops, each bin is encoded once with the past that it has in its piece, and the decoder goes on by itself,
+    encoder stops, each bin is encoded once with the past that it has in its segment, and the decoder goes on by itself,
     with what it reads of each unit. Nothing else learns. A decoder of counts alone needs nothing encoded, and no steps
     of the whole network before.
 
     Arguments as of `Decoding`; the model's encoder must not change afterwards.
     """
 
-    def begin(self, model: NDT) -> "Refining":
+    def begin(self, model: NDT) -> "DecoderStage":
         """Encodes all bins that are trained on, and returns itself."""
         decoder = model.covariate
-        assert isinstance(decoder, ConvolutionalDecoder)
+        assert isinstance(decoder, TCNDecoder)
         self.latents: NDArray[np.float32] | None = None
         if decoder.reads_latents:
-            windows = self.grid.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.grid.session))
-            self.latents = np.nan_to_num(per_bin(model, windows, model.latents, len(self.grid)))
+            windows = self.binned.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.binned.session))
+            self.latents = np.nan_to_num(per_bin(model, windows, model.latents, len(self.binned)))
 
         return self
 
@@ -60,6 +60,6 @@ class Refining(Decoding):
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of the decoder and of what it reads of units; all else rests."""
         if name == "reading":
-            return self.config.reading_rate
+            return self.config.readin_lr_scale
 
         return 1.0 if name.startswith("covariate.") else 0.0

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.blend import blend_weights, blended
+from ndt.blend import combined, ensemble_weights
 from ndt.bootstrap import block_bootstrap_r2
 from ndt.config import FinetuneConfig
 from ndt.conformal import Conformal
-from ndt.data.windows import TEST, VALID, Grid
-from ndt.delivered import Delivered, PartBlend
+from ndt.data.windows import TEST, VALID, BinnedSession
+from ndt.delivered import Ensemble, PartEnsemble
 from ndt.errors import InputError
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.objective import decode
-from ndt.input_range import Flags, InputRange
+from ndt.input_range import Flags, InputDrift
 from ndt.metrics import r2
 from ndt.model import NDT
 from ndt.scores import score
@@ -37,65 +37,69 @@ class Scored:
     Arguments:
         metrics: What metrics.json says.
         predictions: What predictions.npz holds.
-        delivered: What is delivered beside the network; None where there is too little to score.
+        ensemble: What is delivered beside the network; None where there is too little to score.
     """
 
     metrics: dict[str, Any]
     predictions: dict[str, NDArray[Any]]
-    delivered: Delivered | None
+    ensemble: Ensemble | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PartScored:
-    blend: PartBlend
+    part_ensemble: PartEnsemble
     metrics: dict[str, Any]
     decoded: dict[str, Rows]
 
 
-def score_nothing(model: NDT, grid: Grid, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> Scored:
+def score_nothing(
+    model: NDT, binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig
+) -> Scored:
     """Says what was done to a session without enough labels to be scored."""
-    return Scored(metrics=_about(grid, target, chosen, config), predictions={}, delivered=None)
+    return Scored(metrics=_about(binned, target, chosen, config), predictions={}, ensemble=None)
 
 
-def score_session(model: NDT, grid: Grid, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> Scored:
-    """Fits the baselines, blends them with the network on validation, and scores all on the test block's same bins.
+def score_session(
+    model: NDT, binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig
+) -> Scored:
+    """Fits the baselines, blends them with the network on validation, and scores all on the test split's same bins.
 
     Arguments:
         model: The fine-tuned network.
-        grid: The session's bins.
+        binned: The session's bins.
         target: What is decoded.
         chosen: Bins that were trained on, (R,).
         config: Fine-tuning.
     """
-    network = decode(model, grid, grid.block >= VALID)
-    counts = grid.all_counts()
-    pieces = np.split(counts, np.flatnonzero(np.diff(grid.piece)) + 1)
-    masks = np.split(chosen, np.flatnonzero(np.diff(grid.piece)) + 1)
+    network = decode(model, binned, binned.split >= VALID)
+    counts = binned.all_counts()
+    segments = np.split(counts, np.flatnonzero(np.diff(binned.segment)) + 1)
+    masks = np.split(chosen, np.flatnonzero(np.diff(binned.segment)) + 1)
     begin = time.perf_counter()
-    parts = [_score_part(i, network, counts, grid, target, chosen, config) for i in range(len(target.parts))]
+    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
     seconds = time.perf_counter() - begin
-    input_range = InputRange.fit(pieces, masks, grid.bin_size)
-    flags = input_range.check(pieces).select(grid.block == TEST)
-    shared = _about(grid, target, chosen, config) | {"baseline_seconds": seconds}
-    shared["input_range"] = _range_metrics(flags, grid)
+    input_drift = InputDrift.fit(segments, masks, binned.bin_size)
+    flags = input_drift.check(segments).select(binned.split == TEST)
+    shared = _about(binned, target, chosen, config) | {"baseline_seconds": seconds}
+    shared["input_drift"] = _range_metrics(flags, binned)
     for found in parts:
-        found.metrics["test"]["out_of_range"] = float(flags.flagged.mean())
-    delivered = Delivered(
-        parts=tuple(found.blend for found in parts),
-        unit_ids=tuple(map(str, grid.session.units.id)),
-        input_range=input_range,
+        found.metrics["test"]["out_of_distribution"] = float(flags.flagged.mean())
+    ensemble = Ensemble(
+        parts=tuple(found.part_ensemble for found in parts),
+        unit_ids=tuple(map(str, binned.session.units.id)),
+        input_drift=input_drift,
     )
     covariates = {p.name: found.metrics for p, found in zip(target.parts, parts, strict=True)}
     metrics = shared | parts[0].metrics | {"covariates": covariates}
 
-    return Scored(metrics=metrics, predictions=_predictions(grid, target, parts, flags), delivered=delivered)
+    return Scored(metrics=metrics, predictions=_predictions(binned, target, parts, flags), ensemble=ensemble)
 
 
-def scored_rows(grid: Grid, mask: str) -> NDArray[np.bool_]:
+def scored_rows(binned: BinnedSession, mask: str) -> NDArray[np.bool_]:
     """Returns which bins a table of intervals says to score, (R,).
 
     Arguments:
-        grid: The session's bins.
+        binned: The session's bins.
         mask: Name of the table, and where in its bin a sample of it stands: ``TABLE@start``, ``TABLE@centre`` (as
             ``TABLE`` alone) or ``TABLE@end``. FALCON's is ``eval_mask@end`` in H1 and M1, ``eval_mask@start`` in M2.
 
@@ -103,23 +107,23 @@ def scored_rows(grid: Grid, mask: str) -> NDArray[np.bool_]:
         InputError: if the session has no such table.
     """
     table, _, place = mask.partition("@")
-    tables, places = grid.session.intervals, {"start": 0.0, "": 0.5, "centre": 0.5, "end": 1.0}
+    tables, places = binned.session.intervals, {"start": 0.0, "": 0.5, "centre": 0.5, "end": 1.0}
     if table not in tables or place not in places:
         expected = f"one of {', '.join(tables) or 'no table'}, with @start, @centre or @end behind it or nothing"
-        raise InputError(grid.session.session_id, "mask", expected, repr(mask))
+        raise InputError(binned.session.session_id, "mask", expected, repr(mask))
 
-    return tables[table].contains(grid.start + places[place] * grid.bin_size)
+    return tables[table].contains(binned.start + places[place] * binned.bin_size)
 
 
-def _about(grid: Grid, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> dict[str, Any]:
+def _about(binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> dict[str, Any]:
     return {
-        "session": grid.session.session_id,
+        "session": binned.session.session_id,
         "covariate": target.name,
         "seed": config.seed,
-        "bin_size": grid.bin_size,
+        "bin_size": binned.bin_size,
         "lag": target.lag,
-        "adapt": config.adapt,
-        "calibration_seconds": float((chosen & labelled(target)).sum() * grid.bin_size),
+        "strategy": config.strategy,
+        "label_seconds": float((chosen & labelled(target)).sum() * binned.bin_size),
     }
 
 
@@ -127,91 +131,93 @@ def _score_part(
     i: int,
     network: Rows,
     counts: Rows,
-    grid: Grid,
+    binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
 ) -> _PartScored:
     part, columns, known = target.parts[i], target.columns(i), labelled(target, i)
     y = target.values[:, columns]
-    train, valid, test = chosen & known, known & (grid.block == VALID), known & (grid.block == TEST)
+    train, valid, test = chosen & known, known & (binned.split == VALID), known & (binned.split == TEST)
     if config.eval_mask:
-        test &= scored_rows(grid, config.eval_mask)
-    baselines = Baselines.fit(grid, part.kind, y, train, valid, config, counts=counts)
+        test &= scored_rows(binned, config.eval_mask)
+    baselines = Baselines.fit(binned, part.kind, y, train, valid, config, counts=counts)
     decoded = {**baselines.decoded, "network": network[:, columns]}
-    members = {name: decoded[name] for name in config.blend if name in decoded}
-    weights = blend_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
-    delivered = blended(members, weights)
-    conformal = Conformal.fit(y[valid], delivered[valid], part.kind, level=COVERAGE, piece=grid.piece[valid])
+    members = {name: decoded[name] for name in config.ensemble if name in decoded}
+    weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
+    ensemble = combined(members, weights)
+    conformal = Conformal.fit(y[valid], ensemble[valid], part.kind, level=COVERAGE, segment=binned.segment[valid])
 
     trial = target.trial[i][test] if part.per else None
     scores: Callable[[Rows], dict[str, Any]] = lambda rows: score(y[test], rows[test], part.kind, trial=trial)
 
-    sure = certainty(y[test], delivered[test], baselines.decoded["ridge"][test], conformal, grid.piece[test])
+    sure = certainty(y[test], ensemble[test], baselines.decoded["ridge"][test], conformal, binned.segment[test])
     scored = {}
     for name, rows in baselines.decoded.items():
-        over = block_bootstrap_r2(y[test], delivered[test], grid.piece[test], peer=rows[test])
-        behind = {"delivered_over": over.value, "delivered_over_error": over.error}
+        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], peer=rows[test])
+        behind = {"ensemble_over": over.value, "ensemble_over_error": over.error}
         scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
         "covariate": part.name,
         "kind": part.kind,
         "dims": list(part.columns),
         "unit": part.unit,
-        "test": scores(delivered) | sure,
+        "test": scores(ensemble) | sure,
         "network": scores(network[:, columns]),
-        "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "delivered": delivered}.items()},
+        "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "ensemble": ensemble}.items()},
         "weights": weights,
         "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
     }
-    peers = {name: baselines.fitted[name] for name in weights if name != "network"}
-    blend = PartBlend(part=part, columns=columns, weights=weights, peers=peers, conformal=conformal)
-    decoded = {"true": y, **members, "ridge": baselines.decoded["ridge"], "delivered": delivered}
-    decoded["half"] = conformal.half_width(delivered)
+    fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
+    part_ensemble = PartEnsemble(part=part, columns=columns, weights=weights, members=fitted, conformal=conformal)
+    decoded = {"true": y, **members, "ridge": baselines.decoded["ridge"], "ensemble": ensemble}
+    decoded["half"] = conformal.half_width(ensemble)
     decoded["adaptive"] = np.full_like(decoded["half"], np.nan)
-    decoded["adaptive"][grid.block == TEST] = conformal.adapt(y[grid.block == TEST], delivered[grid.block == TEST])
+    decoded["adaptive"][binned.split == TEST] = conformal.adapt(y[binned.split == TEST], ensemble[binned.split == TEST])
 
-    return _PartScored(blend=blend, metrics=metrics, decoded=decoded)
+    return _PartScored(part_ensemble=part_ensemble, metrics=metrics, decoded=decoded)
 
 
 def certainty(
-    true: Rows, delivered: Rows, ridge: Rows | None, conformal: Conformal, piece: NDArray[np.integer]
+    true: Rows, ensemble: Rows, ridge: Rows | None, conformal: Conformal, segment: NDArray[np.integer]
 ) -> dict[str, Any]:
     """Returns how sure the delivered decoder's score is, by how much it exceeds ridge's, and what its intervals hold.
 
     Arguments:
         true: Measured values of the rows that are scored, (R, C).
-        delivered: What was decoded, (R, C).
+        ensemble: What was decoded, (R, C).
         ridge: What ridge decoded, (R, C); None where it was not fitted.
         conformal: The intervals.
-        piece: Piece that each row lies in, (R,).
+        segment: Segment that each row lies in, (R,).
     """
-    bootstrap = block_bootstrap_r2(true, delivered, piece)
+    bootstrap = block_bootstrap_r2(true, ensemble, segment)
     found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if ridge is not None:
-        over = block_bootstrap_r2(true, delivered, piece, peer=ridge)
+        over = block_bootstrap_r2(true, ensemble, segment, peer=ridge)
         found |= {"over_ridge": over.value, "over_ridge_error": over.error}
 
-    return found | conformal.measure(true, delivered, piece)
+    return found | conformal.measure(true, ensemble, segment)
 
 
-def _range_metrics(flags: Flags, grid: Grid) -> dict[str, Any]:
-    """What the watch on the input says of the test block."""
-    ids = grid.session.units.id
+def _range_metrics(flags: Flags, binned: BinnedSession) -> dict[str, Any]:
+    """What the watch on the input says of the test split."""
+    ids = binned.session.units.id
     shift = flags.shift[np.argmax(np.abs(flags.shift))] if len(flags.shift) else float("nan")
 
     return {
-        "lost_units": [str(ids[n]) for n in flags.lost_units],
+        "silent_units": [str(ids[n]) for n in flags.silent_units],
         "rate_shift": float(shift),
         "flagged": float(flags.flagged.mean()) if len(flags.flagged) else float("nan"),
     }
 
 
-def _predictions(grid: Grid, target: Target, parts: list[_PartScored], flags: Flags) -> dict[str, NDArray[Any]]:
-    """What is true and what was decoded in the test block, (T, C) each; names of further parts begin with theirs."""
-    rows = grid.block == TEST
-    found: dict[str, NDArray[Any]] = {"time": grid.start[rows] + grid.bin_size / 2, "piece": grid.piece[rows]}
-    found["out_of_range"] = flags.flagged
+def _predictions(
+    binned: BinnedSession, target: Target, parts: list[_PartScored], flags: Flags
+) -> dict[str, NDArray[Any]]:
+    """What is true and what was decoded in the test split, (T, C) each; names of further parts begin with theirs."""
+    rows = binned.split == TEST
+    found: dict[str, NDArray[Any]] = {"time": binned.start[rows] + binned.bin_size / 2, "segment": binned.segment[rows]}
+    found["out_of_distribution"] = flags.flagged
     for i, (part, scored) in enumerate(zip(target.parts, parts, strict=True)):
         begin = f"{part.name}/" if i else ""
         for name, values in scored.decoded.items():

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import CovariateSpec
+from ndt.checkpoint import TargetSpec
 from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets, find_sources
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.target import Target, labelled
 
@@ -15,42 +15,42 @@ __all__ = ["FEWEST", "can_be_scored", "kept_target", "last_seconds", "seconds_of
 FEWEST = 10  # labelled bins of each block, where it is learned from or scored
 
 
-def seconds_of_labels(grid: Grid, covariate: str | None, config: FinetuneConfig) -> float:
+def seconds_of_labels(binned: BinnedSession, covariate: str | None, config: FinetuneConfig) -> float:
     """Returns the seconds of labels that a decoder may be trained on; 0 where the session has no such covariate."""
-    if not _offered(grid, covariate):
+    if not _offered(binned, covariate):
         return 0.0
-    target = build_targets(grid.session, covariate, grid.start, grid.bin_size, block=grid.block)
-    seconds = float((labelled(target) & (grid.block == TRAIN)).sum() * grid.bin_size)
+    target = build_targets(binned.session, covariate, binned.start, binned.bin_size, split=binned.split)
+    seconds = float((labelled(target) & (binned.split == TRAIN)).sum() * binned.bin_size)
 
-    return min(seconds, config.calibration) if config.calibration else seconds
+    return min(seconds, config.label_seconds) if config.label_seconds else seconds
 
 
-def _offered(grid: Grid, covariate: str | None) -> bool:
+def _offered(binned: BinnedSession, covariate: str | None) -> bool:
     try:
-        return bool(find_sources(grid.session, covariate))
+        return bool(find_sources(binned.session, covariate))
     except InputError:
         return False
 
 
-def kept_target(kept: CovariateSpec, grid: Grid, covariate: str | None) -> Target:
+def kept_target(kept: TargetSpec, binned: BinnedSession, covariate: str | None) -> Target:
     """Returns the labels of what a pretrained decoder decodes, for scores alone; NaN where the session has none.
 
     Arguments:
         kept: What it decodes.
-        grid: The session's bins.
+        binned: The session's bins.
         covariate: What was asked for; None for what it decodes.
 
     Raises:
         InputError: if something else was asked for, or the session has it in other dimensions or another unit.
     """
-    session, names = grid.session, [part.request for part in kept.parts]
-    if covariate is None and not all(_offered(grid, name) for name in names):
+    session, names = binned.session, [part.request for part in kept.parts]
+    if covariate is None and not all(_offered(binned, name) for name in names):
         covariate = kept.name
-    if covariate is not None and _means(covariate, kept) and not _offered(grid, covariate):
-        values = np.full((len(grid), len(kept.dims)), np.nan, np.float32)
-        none = np.full(len(grid), -1, np.int64)
+    if covariate is not None and _means(covariate, kept) and not _offered(binned, covariate):
+        values = np.full((len(binned), len(kept.dims)), np.nan, np.float32)
+        none = np.full(len(binned), -1, np.int64)
         return Target(parts=kept.parts, values=values, trial=(none,) * len(kept.parts), lag=kept.lag)
-    found = build_targets(session, covariate or names, grid.start, grid.bin_size, lag=kept.lag, block=grid.block)
+    found = build_targets(session, covariate or names, binned.start, binned.bin_size, lag=kept.lag, split=binned.split)
     target = kept.adopt(found)
     if target is None:
         expected = f"what the pretrained model decodes ({_said(kept.name, kept.dims, kept.unit)})"
@@ -64,7 +64,7 @@ def _said(name: str, dims: tuple[str, ...], unit: str) -> str:
     return f"{name}: {', '.join(dims[:6])}" + (f" in {unit}" if unit else "")
 
 
-def _means(covariate: str, kept: CovariateSpec) -> bool:
+def _means(covariate: str, kept: TargetSpec) -> bool:
     """Whether names mean the parts of a decoder, in their order."""
     names = [covariate] if covariate == kept.name else [name.strip() for name in covariate.split(",")]
     if names == [kept.name]:
@@ -76,19 +76,19 @@ def _means(covariate: str, kept: CovariateSpec) -> bool:
     )
 
 
-def last_seconds(grid: Grid, seconds: float) -> NDArray[np.bool_]:
+def last_seconds(binned: BinnedSession, seconds: float) -> NDArray[np.bool_]:
     """Returns the training bins, (R,): all, or the last so many seconds of them."""
-    rows = np.flatnonzero(grid.block == TRAIN)
+    rows = np.flatnonzero(binned.split == TRAIN)
     if seconds:
-        rows = rows[-max(round(seconds / grid.bin_size), 1) :]
-    chosen = np.zeros(len(grid), bool)
+        rows = rows[-max(round(seconds / binned.bin_size), 1) :]
+    chosen = np.zeros(len(binned), bool)
     chosen[rows] = True
 
     return chosen
 
 
-def can_be_scored(grid: Grid, target: Target) -> bool:
+def can_be_scored(binned: BinnedSession, target: Target) -> bool:
     """Whether each block has labels of each part, so that baselines can be fitted and all be scored."""
-    each = [labelled(target, i) & (grid.block == b) for i in range(len(target.parts)) for b in (TRAIN, VALID, TEST)]
+    each = [labelled(target, i) & (binned.split == b) for i in range(len(target.parts)) for b in (TRAIN, VALID, TEST)]
 
     return min(int(rows.sum()) for rows in each) >= FEWEST

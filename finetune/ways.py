@@ -10,17 +10,17 @@ from ndt.finetune.aligning import earlier_days
 from ndt.model import NDT, TABLES
 from ndt.session import Session
 
-__all__ = ["WAYS", "Way", "choose_way", "part_of"]
+__all__ = ["STRATEGIES", "Strategy", "choose_strategy", "part_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Strategy:
     """A way to adapt.
 
     Arguments:
         learns: Which parts of the model learn; see `part_of`.
         masked: Whether all steps are on the masked loss, which needs no labels; weights are then chosen by the
-            likelihood on the validation block, else by R² there.
+            likelihood on the validation split, else by R² there.
         decoder: What kind of covariate decoder the model is given (`ModelConfig.covariates`), and fitted when the steps
             are done; empty for the one that it has, or a new one of its kind.
         aligned: Whether new units start as those of an earlier day that they are matched to.
@@ -41,12 +41,12 @@ class Way:
         return not self.masked and (part_of("covariate.", new) in self.learns)
 
 
-WAYS = {
-    "full": Way(learns=("tables", "input", "trunk", "new")),
-    "contexts": Way(learns=("tables", "input", "new")),
-    "probe": Way(learns=("tables",), masked=True, decoder="linear"),
-    "unsupervised": Way(learns=("tables",), masked=True),
-    "align": Way(learns=("tables",), masked=True, aligned=True),
+STRATEGIES = {
+    "full": Strategy(learns=("tables", "input", "trunk", "new")),
+    "contexts": Strategy(learns=("tables", "input", "new")),
+    "probe": Strategy(learns=("tables",), masked=True, decoder="linear"),
+    "unsupervised": Strategy(learns=("tables",), masked=True),
+    "align": Strategy(learns=("tables",), masked=True, aligned=True),
 }
 
 
@@ -68,7 +68,7 @@ def part_of(name: str, new: tuple[str, ...] = ()) -> str:
     return "input" if name.startswith("embed.") else "trunk"
 
 
-def choose_way(
+def choose_strategy(
     config: FinetuneConfig, base: NDT | None, stores: Sequence[Store], session: Session, labels: float
 ) -> FinetuneConfig:
     """Returns settings that name the way: the one that is asked for, or by this rule where that is open (``auto``).
@@ -88,29 +88,29 @@ def choose_way(
     What it rests on: on a simulated day half of whose units changed (`ndt.benchmarks.ways`), ``full`` and ``contexts``
     decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded second day with a minute of them,
     months later, ``full`` is far above ``contexts``. Nothing is lost by it: most of its steps are those of
-    ``contexts`` (`still_steps`), and validation chooses among all. Without labels an adapted model is above an
+    ``contexts`` (`freeze_steps`), and validation chooses among all. Without labels an adapted model is above an
     unadapted one, and level with labels of a minute; under new names alignment alone finds the units.
 
     Arguments:
-        config: Fine-tuning; uses `adapt` and `align_to`.
+        config: Fine-tuning; uses `strategy` and `align_to`.
         base: The pretrained model; None for none.
         stores: Where earlier days may be.
         session: The session.
-        labels: Seconds of labels in the training block that are to be used.
+        labels: Seconds of labels in the training split that are to be used.
 
     Raises:
         InputError: if the way needs a pretrained model or a decoder, and there is none.
     """
     if base is None:
-        if config.adapt not in ("auto", "full") or config.align_to:
-            found = f"align_to {config.align_to}" if config.adapt in ("auto", "full") else config.adapt
-            raise InputError("settings", "adapt", "full, and no align_to, where there is no pretrained model", found)
-        return replace(config, adapt="full")
-    if config.adapt == "auto":
+        if config.strategy not in ("auto", "full") or config.align_to:
+            found = f"align_to {config.align_to}" if config.strategy in ("auto", "full") else config.strategy
+            raise InputError("settings", "strategy", "full, and no align_to, where there is no pretrained model", found)
+        return replace(config, strategy="full")
+    if config.strategy == "auto":
         config = _by_rule(config, base, stores, session, labels)
-    if not WAYS[config.adapt].labelled and base.spec.covariate is None:
-        expected = f"a base model that decodes (ndt pretrain with a covariate, or ndt finetune), for {config.adapt}"
-        raise InputError("finetune", "adapt", expected, "one without a decoder")
+    if not STRATEGIES[config.strategy].labelled and base.spec.covariate is None:
+        expected = f"a base model that decodes (ndt pretrain with a covariate, or ndt finetune), for {config.strategy}"
+        raise InputError("finetune", "strategy", expected, "one without a decoder")
 
     return config
 
@@ -121,10 +121,10 @@ def _by_rule(
     unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
     days = list(earlier_days(base, stores, session)) if unknown and base.KNOWS_UNITS else []
     if labels or base.spec.covariate is None:  # without a decoder only labels help, and their want is said
-        way = "full"
+        strategy = "full"
     else:
-        way = "align" if days else "unsupervised"
+        strategy = "align" if days else "unsupervised"
     if days and unknown > session.num_units / 2 and not config.align_to:
         config = replace(config, align_to=days[-1])
 
-    return replace(config, adapt=way)
+    return replace(config, strategy=strategy)

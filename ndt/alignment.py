@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 
-from ndt.pieces import Array, Pieces, Scaler
+from ndt.pieces import Array, Scaler, Segments
 
 __all__ = ["Likeness", "match_units"]
 
@@ -133,8 +133,8 @@ def _noise(measure: Callable[[Array], Array], counts: Array) -> Array:
 
 
 def match_units(
-    old: Pieces,
-    new: Pieces,
+    old: Segments,
+    new: Segments,
     bin_size: float,
     *,
     known: Sequence[tuple[int, int]] = (),
@@ -144,8 +144,8 @@ def match_units(
     """Returns which old unit each new one is, -1 where it seems to be none of them, (M,).
 
     Arguments:
-        old: Counts of the old day in bins, one (T, N) a piece; NaN where a unit was not observed.
-        new: Those of the new day, one (T, M) a piece.
+        old: Counts of the old day in bins, one (T, N) a segment; NaN where a unit was not observed.
+        new: Those of the new day, one (T, M) a segment.
         bin_size: Seconds.
         known: Old and new unit of each pair that is the same for sure.
         columns: What files say of each unit (depth, width of the waveform) and what stays: (N, K) and (M, K); columns
@@ -169,12 +169,12 @@ def match_units(
     return np.where(assigned.any(0), assigned.argmax(0), -1)
 
 
-def _coarse(pieces: Pieces, width: int) -> Array:
-    """Returns counts in bins so many times as wide, pieces below each other with bins between that nobody observed."""
-    apart, found = np.full((max(*PAIR_LAGS, *UNIT_LAGS), pieces[0].shape[1]), np.nan), []
-    for piece in pieces:
-        whole = len(piece) // width
-        found += [np.asarray(piece[: whole * width], np.float64).reshape(whole, width, -1).sum(1), apart]
+def _coarse(segments: Segments, width: int) -> Array:
+    """Returns counts in bins so many times as wide, segments below each other with bins between that nobody observed."""
+    apart, found = np.full((max(*PAIR_LAGS, *UNIT_LAGS), segments[0].shape[1]), np.nan), []
+    for segment in segments:
+        whole = len(segment) // width
+        found += [np.asarray(segment[: whole * width], np.float64).reshape(whole, width, -1).sum(1), apart]
 
     return np.concatenate(found)
 

@@ -37,7 +37,7 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     from ndt import __version__
     from ndt.architectures import load_model
     from ndt.data.store import open_store
-    from ndt.data.windows import TRAIN, Grid
+    from ndt.data.windows import TRAIN, BinnedSession
     from ndt.errors import InputError
     from ndt.inference import Embeddings, per_bin
     from ndt.model import NDT
@@ -48,19 +48,19 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
         raise InputError("embed", "model", expected, "a decoder of counts, whose encoder was never trained")
     recording = open_store(store or model.store, "embed").session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
-    grid = Grid(recording, spec.bin_size, spec.window_bins * spec.bin_size)
+    binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
     own = model.covariate is not None and next(reversed(spec.data), None) == session
     if spec != model.spec or not own:  # a decoder keeps the mean counts that it was calibrated with, on its own session
         model = model.extended(spec).eval()
-        model.observe(recording, grid.mean_counts(grid.block == TRAIN))
-    windows = grid.cover(np.ones(len(grid), bool), spec.window_bins, spec.vocabulary.rows(recording))
+        model.observe(recording, binned.mean_counts(binned.split == TRAIN))
+    windows = binned.cover(np.ones(len(binned), bool), spec.window_bins, spec.vocabulary.rows(recording))
     digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
     made = {"session": session, "model_sha256": digest.hexdigest(), "version": __version__}
 
     return Embeddings(
-        latents=per_bin(model, windows, model.latents, len(grid)),
-        time=grid.start + spec.bin_size / 2,
-        piece=grid.piece,
+        latents=per_bin(model, windows, model.latents, len(binned)),
+        time=binned.start + spec.bin_size / 2,
+        segment=binned.segment,
         options=made | {"bin_size": spec.bin_size, "window_bins": spec.window_bins},
         source=str(recording.source.get("path", "")),
     )

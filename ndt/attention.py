@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ndt.backends import BACKENDS, Backend
 from ndt.errors import InputError
-from ndt.routes import Route
+from ndt.routes import AttentionPattern
 
 __all__ = ["attention", "chosen_backend", "using_backend"]
 
@@ -37,7 +37,7 @@ def using_backend(name: str) -> Iterator[None]:
         BACKEND.reset(token)
 
 
-def chosen_backend(mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> Backend:
+def chosen_backend(mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> Backend:
     """Returns the backend that `attention` uses: the one asked for, else the first that can.
 
     Raises:
@@ -45,16 +45,16 @@ def chosen_backend(mask: str, reach: int, device: torch.device, dtype: torch.dty
     """
     name = BACKEND.get()
     if name != "auto":
-        reason = BACKENDS[name].refusal(mask, reach, device, dtype)
+        reason = BACKENDS[name].refusal(mask, attention_window, device, dtype)
         if reason:
             raise InputError("settings", f"attention backend {name}", "one that can", reason)
         return BACKENDS[name]
 
-    return next(b for b in BACKENDS.values() if not b.refusal(mask, reach, device, dtype))
+    return next(b for b in BACKENDS.values() if not b.refusal(mask, attention_window, device, dtype))
 
 
 def attention(
-    q: Float[Tensor, "L H E"], k: Float[Tensor, "M H E"], v: Float[Tensor, "M H E"], route: Route
+    q: Float[Tensor, "L H E"], k: Float[Tensor, "M H E"], v: Float[Tensor, "M H E"], pattern: AttentionPattern
 ) -> Float[Tensor, "L H E"]:
     """Returns scaled-dot-product attention of each query over the keys that its route lets it read.
 
@@ -64,11 +64,11 @@ def attention(
     Raises:
         InputError: if the backend that `using_backend` asked for cannot express the mask, or cannot run here.
     """
-    backend = chosen_backend(route.mask, route.reach, q.device, q.dtype)
-    q = route.queries.lay_out(q)
-    if route.keys is route.queries:
-        k, v = route.queries.lay_out(k), route.queries.lay_out(v)
-    elif route.keys.rows is not None:
-        k, v = k.index_select(0, route.keys.rows), v.index_select(0, route.keys.rows)
+    backend = chosen_backend(pattern.mask, pattern.attention_window, q.device, q.dtype)
+    q = pattern.queries.lay_out(q)
+    if pattern.keys is pattern.queries:
+        k, v = pattern.queries.lay_out(k), pattern.queries.lay_out(v)
+    elif pattern.keys.rows is not None:
+        k, v = k.index_select(0, pattern.keys.rows), v.index_select(0, pattern.keys.rows)
 
-    return route.queries.put_back(backend.attend(q, k, v, route))
+    return pattern.queries.put_back(backend.attend(q, k, v, pattern))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndt.routes import CONTEXT, Route
+from ndt.routes import CONTEXT, AttentionPattern
 
 __all__ = ["BACKENDS", "Backend", "Flex", "Sdpa", "Varlen", "Xformers"]
 
@@ -24,11 +24,11 @@ HALF = (torch.float16, torch.bfloat16)
 class Backend(Protocol):
     """A kernel for packed attention."""
 
-    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+    def refusal(self, mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> str:
         """Returns why it cannot do this, or nothing where it can."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
         """Returns (Q, H, E) for queries (Q, H, E), and keys and values (K, H, E), laid out as the route's sequences."""
         ...
 
@@ -36,42 +36,42 @@ class Backend(Protocol):
 class Xformers:
     """`xformers.ops.memory_efficient_attention` with block-diagonal biases."""
 
-    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+    def refusal(self, mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> str:
         if device.type != "cuda":
             return "xformers has kernels for CUDA only"
-        if mask == "time" or reach:
+        if mask == "time" or attention_window:
             return _token_causal("xformers' block-diagonal biases", mask)
 
         return "" if _xformers() is not None else "xformers is not installed, or does not import"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
         ops = _xformers()
-        bias = route.cache.get("xformers")
+        bias = pattern.cache.get("xformers")
         if bias is None:
-            bias = route.cache["xformers"] = xformers_bias(route)
+            bias = pattern.cache["xformers"] = xformers_bias(pattern)
 
         return cast("Tensor", ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0])
 
 
-def xformers_bias(route: Route) -> Any:
+def xformers_bias(pattern: AttentionPattern) -> Any:
     """Returns xformers' bias for the masks ``full`` and ``causal``."""
     from xformers.ops.fmha import attn_bias
 
-    sizes = (route.queries.lengths.tolist(), route.keys.lengths.tolist())
-    bias = attn_bias.BlockDiagonalMask.from_seqlens(*sizes, device=route.queries.time.device)
+    sizes = (pattern.queries.lengths.tolist(), pattern.keys.lengths.tolist())
+    bias = attn_bias.BlockDiagonalMask.from_seqlens(*sizes, device=pattern.queries.time.device)
 
-    return bias.make_causal_from_bottomright() if route.mask == "causal" else bias
+    return bias.make_causal_from_bottomright() if pattern.mask == "causal" else bias
 
 
 class Varlen:
     """`torch.nn.attention.varlen.varlen_attn`, FlashAttention over packed sequences."""
 
-    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+    def refusal(self, mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> str:
         if device.type != "cuda":
             return "varlen_attn has kernels for CUDA only"
         if dtype not in HALF:
             return f"varlen_attn takes float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
-        if mask == "time" or reach:
+        if mask == "time" or attention_window:
             return _token_causal("varlen_attn", mask)
         try:
             from torch.nn.attention import varlen  # noqa: F401
@@ -80,11 +80,11 @@ class Varlen:
 
         return ""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
-        queries, keys = route.queries, route.keys
-        window = (-1, 0) if route.mask == "causal" else (-1, -1)  # FlashAttention's causal mask ends at the last key
+        queries, keys = pattern.queries, pattern.keys
+        window = (-1, 0) if pattern.mask == "causal" else (-1, -1)  # FlashAttention's causal mask ends at the last key
         out = varlen_attn(q, k, v, queries.ends, keys.ends, queries.longest, keys.longest, window_size=window)
 
         return cast("Tensor", out)
@@ -93,36 +93,36 @@ class Varlen:
 class Flex:
     """`torch.nn.attention.flex_attention`: compiles a kernel for any mask; a minute at the first call."""
 
-    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+    def refusal(self, mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> str:
         return "" if device.type == "cuda" else "FlexAttention has a backward pass on CUDA only"
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
-        block_mask = route.cache.get("flex")
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+        block_mask = pattern.cache.get("flex")
         if block_mask is None:
-            block_mask = route.cache["flex"] = flex_mask(route)
+            block_mask = pattern.cache["flex"] = flex_mask(pattern)
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, length, E)
 
         return cast("Tensor", _flex()(q, k, v, block_mask=block_mask)[0].transpose(0, 1))
 
 
-def flex_mask(route: Route) -> Any:
+def flex_mask(pattern: AttentionPattern) -> Any:
     """Returns FlexAttention's block mask for a route."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    device = route.queries.time.device
-    numbers = torch.arange(len(route.queries.lengths), device=device)
-    owner, other = (numbers.repeat_interleave(s.lengths.to(device)) for s in (route.queries, route.keys))
-    at, since = route.queries.time, route.keys.time
-    end_q, end_k = route.queries.ends[1:].long(), route.keys.ends[1:].long()
+    device = pattern.queries.time.device
+    numbers = torch.arange(len(pattern.queries.lengths), device=device)
+    owner, other = (numbers.repeat_interleave(s.lengths.to(device)) for s in (pattern.queries, pattern.keys))
+    at, since = pattern.queries.time, pattern.keys.time
+    end_q, end_k = pattern.queries.ends[1:].long(), pattern.keys.ends[1:].long()
 
     def seen(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         found = owner[i] == other[j]
-        if route.mask == "causal":  # both counted from the end of their sequence
+        if pattern.mask == "causal":  # both counted from the end of their sequence
             found = found & (end_k[other[j]] - j >= end_q[owner[i]] - i)
-        elif route.mask == "time":
+        elif pattern.mask == "time":
             found = found & (since[j] <= at[i])
-        if route.reach:
-            found = found & ((since[j] == CONTEXT) | (since[j] > at[i] - route.reach))
+        if pattern.attention_window:
+            found = found & ((since[j] == CONTEXT) | (since[j] > at[i] - pattern.attention_window))
 
         return found
 
@@ -138,21 +138,21 @@ class Sdpa:
     float32 also where the matrix products around it are bfloat16: its backward pass is slow for short sequences there.
     """
 
-    def refusal(self, mask: str, reach: int, device: torch.device, dtype: torch.dtype) -> str:
+    def refusal(self, mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> str:
         return ""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
         dtype = q.dtype
         if q.device.type == "cpu" and dtype in HALF:
             with torch.autocast("cpu", enabled=False):
-                return self._attend(q.float(), k.float(), v.float(), route).to(dtype)
+                return self._attend(q.float(), k.float(), v.float(), pattern).to(dtype)
 
-        return self._attend(q, k, v, route)
+        return self._attend(q, k, v, pattern)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
-        runs, parts = route.runs, []
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+        runs, parts = pattern.runs, []
         sizes_q, sizes_k = [c * n for c, n, _ in runs], [c * m for c, _, m in runs]
-        short = _biases(route, q.dtype) if q.device.type == "cpu" else [None] * len(runs)
+        short = _biases(pattern, q.dtype) if q.device.type == "cpu" else [None] * len(runs)
         split = zip(q.split(sizes_q), k.split(sizes_k), v.split(sizes_k), runs, short, strict=True)
         for i, (q_i, k_i, v_i, (c, n, m), bias) in enumerate(split):
             if not c * n:
@@ -164,9 +164,9 @@ class Sdpa:
             if bias is not None:
                 parts.append(_short(a, b, d, bias).flatten(0, 1))
                 continue
-            mask = _sdpa_masks(route)[i]
+            mask = _sdpa_masks(pattern)[i]
             a, b, d = (x.transpose(1, 2) for x in (a, b, d))  # (c, H, n, E)
-            causal = route.mask == "causal" and mask is None and n > 1
+            causal = pattern.mask == "causal" and mask is None and n > 1
             out = F.scaled_dot_product_attention(a, b, d, attn_mask=mask, is_causal=causal)
             parts.append(out.transpose(1, 2).flatten(0, 1))
 
@@ -189,48 +189,48 @@ def _short(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return out.view(c, H, n, E).transpose(1, 2)
 
 
-def _biases(route: Route, dtype: torch.dtype) -> list[Tensor | None]:
+def _biases(pattern: AttentionPattern, dtype: torch.dtype) -> list[Tensor | None]:
     """What is added to the scores of each run that plain products attend faster; None of the others.
 
     A scalar where every query reads every key, else (1 or c, 1, n, m). Queries that read nothing stay with the kernel.
     """
     key = f"short {dtype}"
-    if key not in route.cache:
+    if key not in pattern.cache:
         found: list[Tensor | None] = []
-        for (c, n, m), mask in zip(route.runs, _sdpa_masks(route), strict=True):
+        for (c, n, m), mask in zip(pattern.runs, _sdpa_masks(pattern), strict=True):
             if not c * n * m or m > SHORT:
                 found.append(None)
                 continue
-            if mask is None and route.mask == "causal" and n > 1:
+            if mask is None and pattern.mask == "causal" and n > 1:
                 mask = torch.ones(1, 1, n, m, dtype=torch.bool).tril()
             bias = torch.zeros(() if mask is None else mask.shape, dtype=dtype)
             if mask is not None:
                 bias.masked_fill_(~mask, -torch.inf)
             found.append(bias if mask is None or bool(mask.any(-1).all()) else None)
-        route.cache[key] = found
+        pattern.cache[key] = found
 
-    return cast("list[Tensor | None]", route.cache[key])
+    return cast("list[Tensor | None]", pattern.cache[key])
 
 
-def _sdpa_masks(route: Route) -> list[Tensor | None]:
+def _sdpa_masks(pattern: AttentionPattern) -> list[Tensor | None]:
     """One mask a run, (1 or c, 1, n, m); None where the kernel needs none. Made once for all layers."""
-    if "sdpa" not in route.cache:
+    if "sdpa" not in pattern.cache:
         found: list[Tensor | None] = []
         times = (
-            route.queries.time.split([c * n for c, n, _ in route.runs]),
-            route.keys.time.split([c * m for c, _, m in route.runs]),
+            pattern.queries.time.split([c * n for c, n, _ in pattern.runs]),
+            pattern.keys.time.split([c * m for c, _, m in pattern.runs]),
         )
-        for at, since, (c, n, m) in zip(*times, route.runs, strict=True):
-            plain = not route.reach and (route.mask == "full" or (route.mask == "causal" and n == m))
+        for at, since, (c, n, m) in zip(*times, pattern.runs, strict=True):
+            plain = not pattern.attention_window and (pattern.mask == "full" or (pattern.mask == "causal" and n == m))
             if plain or not c * n * m:
                 found.append(None)
                 continue
-            if route.mask == "causal" and not route.reach:
+            if pattern.mask == "causal" and not pattern.attention_window:
                 at, since, c = at[:n], since[:m], 1  # the same in every sequence of the run
-            found.append(route.seen(at.view(c, n), since.view(c, m))[:, None])
-        route.cache["sdpa"] = found
+            found.append(pattern.seen(at.view(c, n), since.view(c, m))[:, None])
+        pattern.cache["sdpa"] = found
 
-    return cast("list[Tensor | None]", route.cache["sdpa"])
+    return cast("list[Tensor | None]", pattern.cache["sdpa"])
 
 
 def _token_causal(name: str, mask: str) -> str:

@@ -1,7 +1,7 @@
 """Linear decoders that any new method has to beat: ridge regression and the Wiener filter on lagged counts.
 
-All baselines work on *pieces*: lists of arrays, each an uninterrupted run of bins. Neither lags nor filters cross from
-one piece into the next; what lies before a piece counts as the training mean. All decoders are causal.
+All baselines work on *segments*: lists of arrays, each an uninterrupted run of bins. Neither lags nor filters cross from
+one segment into the next; what lies before a segment counts as the training mean. All decoders are causal.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, take
+from ndt.pieces import Array, Masks, Scaler, Segments, labelled, take
 
 __all__ = ["ALPHAS", "Lagged", "Ridge", "fit_ridge", "lagged", "ridge_weights"]
 
@@ -24,7 +24,7 @@ SOLVABLE = 1e-6  # penalty of the Wiener filter over rows: a millionth of the va
 def lagged(counts: NDArray[np.generic], num_lags: int) -> Array:
     """Returns (T, N * num_lags) of counts (T, N): columns ``lag * N + n`` hold unit n's counts `lag` bins ago.
 
-    Lag 0 is the bin itself; bins before the piece count 0.
+    Lag 0 is the bin itself; bins before the segment count 0.
 
     Example:
         >>> lagged(np.array([[1.0], [2.0], [3.0]]), 2)
@@ -63,8 +63,8 @@ class Ridge:
     alpha: float
     valid_r2: float
 
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment."""
         return [self.targets.invert(_filter(self.counts.apply(x), self.weights) + self.intercept) for x in counts]
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -85,8 +85,8 @@ class Ridge:
 
 
 def fit_ridge(
-    counts: Pieces,
-    targets: Pieces,
+    counts: Segments,
+    targets: Segments,
     train: Masks,
     valid: Masks,
     *,
@@ -99,10 +99,10 @@ def fit_ridge(
     .. math:: \min_{W, b} \|Y - X W - b\|^2 + \alpha \|W\|^2
 
     Arguments:
-        counts: Counts, one (T, N) a piece; NaN where a unit was not observed.
-        targets: Targets, one (T, C) a piece; rows with a NaN are unlabelled.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
+        counts: Counts, one (T, N) a segment; NaN where a unit was not observed.
+        targets: Targets, one (T, C) a segment; rows with a NaN are unlabelled.
+        train: Rows to fit on, one (T,) a segment.
+        valid: Rows to choose on, one (T,) a segment.
         bin_size: Seconds.
         max_lag_s: Longest history tried, in seconds.
         alphas: Penalties tried.
@@ -116,14 +116,16 @@ class Lagged:
     """Lagged z-scored counts and what regressions on them share, for all targets with labels at the same rows.
 
     Arguments:
-        counts: Counts, one (T, N) a piece; NaN where a unit was not observed.
-        train: Rows to fit on, all labelled, one (T,) a piece.
-        valid: Rows to choose on, all labelled, one (T,) a piece.
+        counts: Counts, one (T, N) a segment; NaN where a unit was not observed.
+        train: Rows to fit on, all labelled, one (T,) a segment.
+        valid: Rows to choose on, all labelled, one (T,) a segment.
         bin_size: Seconds.
         max_lag_s: Longest history tried, in seconds.
     """
 
-    def __init__(self, counts: Pieces, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 1.0) -> None:
+    def __init__(
+        self, counts: Segments, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 1.0
+    ) -> None:
         self.train, self.valid, self.scaler = train, valid, Scaler.fit(counts, train)
         self.x = [self.scaler.apply(k) for k in counts]
         self.longest = max(1, min(int(max_lag_s / bin_size + 1e-6), max(len(k) for k in counts)))
@@ -131,7 +133,7 @@ class Lagged:
         self.gram, self.total = _normal_matrix(self.x, train, self.longest)
         self.gram -= np.outer(self.total, self.total) / self.num_rows  # centred, the intercept goes unpenalised
 
-    def ridge(self, targets: Sequence[Pieces], alphas: Sequence[float] = ALPHAS) -> list[Ridge]:
+    def ridge(self, targets: Sequence[Segments], alphas: Sequence[float] = ALPHAS) -> list[Ridge]:
         """Returns ridge regression of each of several targets, lags and penalty of each chosen for itself."""
         scalers = [Scaler.fit(y, self.train) for y in targets]
         z = [[scale.apply(v) for v in y] for scale, y in zip(scalers, targets, strict=True)]
@@ -157,7 +159,7 @@ class Lagged:
         columns = np.split(cross, ends, 1)
         return [self._ridge(columns[i], means[i], scalers[i], best[i]) for i in range(len(targets))]
 
-    def wiener(self, targets: Pieces) -> Ridge:
+    def wiener(self, targets: Segments) -> Ridge:
         """Returns the Wiener filter: least squares on lagged counts, as many lags as validation likes best.
 
         Its penalty is `SOLVABLE` times the number of training rows: enough for equations that units that are silent,
@@ -209,7 +211,7 @@ def _normal_matrix(x: list[Array], train: Masks, num_lags: int) -> tuple[Array, 
     where the training mask changes. So one block row is computed in full, and the others follow from edge rows.
     """
     N, L = x[0].shape[1], num_lags
-    z = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in x])  # the pads keep pieces from mixing
+    z = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in x])  # the pads keep segments from mixing
     mask = np.concatenate([np.pad(m, (L, 0)) for m in train]).astype(np.float64)
     rows = np.flatnonzero(mask)
     total, first = np.empty((L, N)), np.empty((N, L, N))

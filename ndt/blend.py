@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-__all__ = ["blend_weights", "blended"]
+__all__ = ["ensemble_weights", "combined"]
 
 ZERO = 1e-3  # weights below are rounding
 
 Rows = NDArray[np.floating]
 
 
-def blend_weights(true: Rows, members: Mapping[str, Rows]) -> dict[str, float]:
+def ensemble_weights(true: Rows, members: Mapping[str, Rows]) -> dict[str, float]:
     r"""Returns the weights, at least 0 and of sum 1, with the least squared error over all rows and columns.
 
     .. math:: \min_w \sum_{tc} \big(y_{tc} - \sum_m w_m \hat y_{m, tc}\big)^2, \quad w \ge 0, \quad \sum_m w_m = 1
@@ -28,7 +28,7 @@ def blend_weights(true: Rows, members: Mapping[str, Rows]) -> dict[str, float]:
 
     Example:
         >>> y = np.array([[0.0], [1.0], [3.0]])
-        >>> blend_weights(y, {"twice": 2 * y, "nothing": 0 * y})
+        >>> ensemble_weights(y, {"twice": 2 * y, "nothing": 0 * y})
         {'twice': 0.5, 'nothing': 0.5}
     """
     y = np.asarray(true, np.float64)
@@ -47,6 +47,6 @@ def blend_weights(true: Rows, members: Mapping[str, Rows]) -> dict[str, float]:
     return dict(zip(members, map(float, weights), strict=True))
 
 
-def blended(members: Mapping[str, Rows], weights: Mapping[str, float]) -> Rows:
+def combined(members: Mapping[str, Rows], weights: Mapping[str, float]) -> Rows:
     """Returns the weighted mean of what members decoded, (R, C); a member of weight 0 need not be there."""
     return np.asarray(sum(w * np.asarray(members[name], np.float64) for name, w in weights.items() if w))

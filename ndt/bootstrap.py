@@ -4,9 +4,9 @@ Neighbouring bins err alike, so that R bins say less than R independent ones wou
 their place. Each score here is a ratio of sums over rows, :math:`\theta = \sum_t u_t / \sum_t v_t`; each draw of blocks
 has its own, and their spread is the error.
 
-A block begins at a row drawn at random. In a piece of at least 2 L rows it goes on for L rows, past the piece's end to
-its start; of shorter pieces it takes whole ones, in order of time, until it has L rows. So no block cuts a trial or
-joins the end of a long piece to another, and each row is about as likely as any other.
+A block begins at a row drawn at random. In a segment of at least 2 L rows it goes on for L rows, past the segment's end to
+its start; of shorter segments it takes whole ones, in order of time, until it has L rows. So no block cuts a trial or
+joins the end of a long segment to another, and each row is about as likely as any other.
 
 Both L and how much too narrow blocks of that length are follow from the autocovariance of :math:`u_t - \theta v_t`.
 
@@ -102,13 +102,13 @@ def _spectrum(x: Array) -> tuple[float, float]:
 
 
 def block_bootstrap_mean(
-    rows: ArrayLike, piece: ArrayLike | None = None, *, seed: int = 0, replicates: int = REPLICATES
+    rows: ArrayLike, segment: ArrayLike | None = None, *, seed: int = 0, replicates: int = REPLICATES
 ) -> tuple[float, float]:
     """Returns the mean of rows and its standard error.
 
     Arguments:
         rows: A value of each row, (R,), or several, (R, C), whose mean counts; rows with NaN are left out.
-        piece: Piece that each row lies in, ascending, (R,); by default all lie in one.
+        segment: Segment that each row lies in, ascending, (R,); by default all lie in one.
         seed: Seed of the draws.
         replicates: How many draws.
 
@@ -118,7 +118,7 @@ def block_bootstrap_mean(
     """
     x = np.asarray(rows, np.float64)
     x = x.mean(1) if x.ndim == 2 else x
-    found = _bootstrap(x, np.ones(len(x)), piece, seed, replicates)
+    found = _bootstrap(x, np.ones(len(x)), segment, seed, replicates)
 
     return found.value, found.error
 
@@ -126,7 +126,7 @@ def block_bootstrap_mean(
 def block_bootstrap_r2(
     true: ArrayLike,
     predicted: ArrayLike,
-    piece: ArrayLike | None = None,
+    segment: ArrayLike | None = None,
     *,
     peer: ArrayLike | None = None,
     seed: int = 0,
@@ -139,7 +139,7 @@ def block_bootstrap_r2(
     Arguments:
         true: Measured covariates, shape (R, C); rows with NaN are unlabelled and left out.
         predicted: Decoded covariates, shape (R, C).
-        piece: Piece that each row lies in, ascending, (R,); by default all lie in one.
+        segment: Segment that each row lies in, ascending, (R,); by default all lie in one.
         peer: What another decoded, shape (R, C); by default the mean, whose R² is 0.
         seed: Seed of the draws.
         replicates: How many draws.
@@ -150,14 +150,14 @@ def block_bootstrap_r2(
     total = np.sum((y - (y[known].mean(0) if known.any() else 0.0)) ** 2, 1)
     other = total if peer is None else np.sum((y - np.asarray(peer, np.float64)) ** 2, 1)
 
-    return _bootstrap(other - np.sum((y - np.asarray(predicted, np.float64)) ** 2, 1), total, piece, seed, replicates)
+    return _bootstrap(other - np.sum((y - np.asarray(predicted, np.float64)) ** 2, 1), total, segment, seed, replicates)
 
 
-def _bootstrap(u: Array, v: Array, piece: ArrayLike | None, seed: int, replicates: int) -> Bootstrap:
+def _bootstrap(u: Array, v: Array, segment: ArrayLike | None, seed: int, replicates: int) -> Bootstrap:
     r"""Resamples :math:`\theta = \sum u / \sum v`; rows with NaN in u are left out."""
     known = ~np.isnan(u)
-    pieces = np.zeros(len(u), np.int64) if piece is None else np.asarray(piece)
-    u, v, pieces = u[known], v[known], pieces[known]
+    segments = np.zeros(len(u), np.int64) if segment is None else np.asarray(segment)
+    u, v, segments = u[known], v[known], segments[known]
     if not v.sum() > 0:
         return Bootstrap(value=float("nan"), draws=np.zeros(0), block=1, num_blocks=0.0)
     value = float(u.sum() / v.sum())
@@ -167,7 +167,7 @@ def _bootstrap(u: Array, v: Array, piece: ArrayLike | None, seed: int, replicate
         return nothing
     G, level = _spectrum(influence)
     block = max(_length(len(u), G, level), -(-len(u) // MOST_BLOCKS))
-    sums = _block_sums(np.stack([np.ones(len(u)), u, v], 1), pieces, block)
+    sums = _block_sums(np.stack([np.ones(len(u)), u, v], 1), segments, block)
     mean_rows = sums[:, 0].mean()
     num_blocks = len(u) / mean_rows
     if num_blocks < FEWEST_BLOCKS:
@@ -184,15 +184,15 @@ def _bootstrap(u: Array, v: Array, piece: ArrayLike | None, seed: int, replicate
     )
 
 
-def _block_sums(x: Array, piece: NDArray[np.generic], block: int) -> Array:
+def _block_sums(x: Array, segment: NDArray[np.generic], block: int) -> Array:
     """Returns the sums of columns over the block that begins at each row, shape of `x`."""
     R, K = x.shape
-    first = np.flatnonzero(np.r_[True, piece[1:] != piece[:-1]])
+    first = np.flatnonzero(np.r_[True, segment[1:] != segment[:-1]])
     length = np.diff(np.r_[first, R])
     total = np.vstack([np.zeros((1, K)), np.cumsum(x, 0)])  # (R + 1, K)
     begin, rows = np.repeat(first, length), np.arange(R)
     end = begin + np.repeat(length, length)
-    over = np.maximum(rows + block - end, 0)  # rows of the block that come from the start of its piece
+    over = np.maximum(rows + block - end, 0)  # rows of the block that come from the start of its segment
     sums = total[np.minimum(rows + block, end)] - total[rows] + total[np.minimum(begin + over, end)] - total[begin]
 
     short = np.flatnonzero(length < 2 * block)
@@ -203,9 +203,9 @@ def _block_sums(x: Array, piece: NDArray[np.generic], block: int) -> Array:
         run = np.vstack([np.zeros((1, K)), np.cumsum(each, 0)])
         start = np.arange(len(short))
         stop = np.minimum(np.searchsorted(laps, laps[start] + block), start + len(short))
-        of_piece = np.zeros((len(first), K))
-        of_piece[short] = run[stop] - run[start]
+        of_segment = np.zeros((len(first), K))
+        of_segment[short] = run[stop] - run[start]
         inside = np.repeat(length < 2 * block, length)
-        sums[inside] = np.repeat(of_piece, length, 0)[inside]
+        sums[inside] = np.repeat(of_segment, length, 0)[inside]
 
     return sums

@@ -15,7 +15,7 @@ from ndt.bootstrap import block_bootstrap_mean
 __all__ = ["LEVELS", "at_levels", "confidence", "noise", "over_time"]
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-PARTS = 10  # of the test block
+PARTS = 10  # of the test split
 FEWEST = 10  # rows to take a share of
 REPLICATES = 200  # for error bars, which are drawn and not read off
 
@@ -52,7 +52,7 @@ def noise(error: float | None, calibration_error: float | None, parts: int) -> f
     r"""Returns the standard error of the share that one of `parts` holds, :math:`\sqrt{P e^2 + c^2}`; NaN if unknown.
 
     Arguments:
-        error: Standard error e of the share that the whole test block holds.
+        error: Standard error e of the share that the whole test split holds.
         calibration_error: Its standard error c for want of validation rows; none counts as 0.
         parts: Number of equal parts P.
 
@@ -67,19 +67,19 @@ def noise(error: float | None, calibration_error: float | None, parts: int) -> f
     return float(np.sqrt(parts * error**2 + c**2))
 
 
-def at_levels(misfit: ArrayLike, half_width: ArrayLike, piece: ArrayLike, *, level: float) -> tuple[Array, Array]:
+def at_levels(misfit: ArrayLike, half_width: ArrayLike, segment: ArrayLike, *, level: float) -> tuple[Array, Array]:
     """Returns the share that intervals of each of the `LEVELS` hold, (L,), and its standard error, (L,).
 
     Arguments:
         misfit: How far off each row is, NaN where unlabelled, shape (T, K).
         half_width: Half widths at `level`, shape (T, K).
-        piece: Piece of each row, ascending, shape (T,).
+        segment: Segment of each row, ascending, shape (T,).
         level: Share of rows that half widths are made for.
     """
     s, half = np.asarray(misfit, np.float64), np.asarray(half_width, np.float64)
     z = norm.ppf((1 + np.array(LEVELS)) / 2) / norm.ppf((1 + level) / 2)
     found = [
-        block_bootstrap_mean(np.where(np.isnan(s), np.nan, s <= half * scale), piece, replicates=REPLICATES)
+        block_bootstrap_mean(np.where(np.isnan(s), np.nan, s <= half * scale), segment, replicates=REPLICATES)
         for scale in z.tolist()
     ]
     share, error = np.array(found).T
@@ -87,7 +87,7 @@ def at_levels(misfit: ArrayLike, half_width: ArrayLike, piece: ArrayLike, *, lev
     return share, error
 
 
-def confidence(true: ArrayLike, predicted: ArrayLike, piece: ArrayLike) -> tuple[Array, Array, Array]:
+def confidence(true: ArrayLike, predicted: ArrayLike, segment: ArrayLike) -> tuple[Array, Array, Array]:
     """Returns how probable the likeliest class was said to be, how often it was right, and the error of that.
 
     Rows are taken together by the probability of their likeliest class, in steps of 0.1; of fewer than 10 rows nothing
@@ -96,16 +96,16 @@ def confidence(true: ArrayLike, predicted: ArrayLike, piece: ArrayLike) -> tuple
     Arguments:
         true: One-hot, NaN where unlabelled, shape (T, C).
         predicted: Probabilities, shape (T, C).
-        piece: Piece of each row, ascending, shape (T,).
+        segment: Segment of each row, ascending, shape (T,).
     """
-    y, x, pieces = np.asarray(true, np.float64), np.asarray(predicted, np.float64), np.asarray(piece)
+    y, x, segments = np.asarray(true, np.float64), np.asarray(predicted, np.float64), np.asarray(segment)
     known = ~np.isnan(y).any(1) & ~np.isnan(x).any(1)
-    y, x, pieces = y[known], np.clip(x[known], 0.0, 1.0), pieces[known]
+    y, x, segments = y[known], np.clip(x[known], 0.0, 1.0), segments[known]
     top, right = x.max(1, initial=0.0), (x.argmax(1) == y.argmax(1)) * 1.0
     group = np.minimum((10 * top + 1e-9).astype(np.int64), 9)  # 0.3 is a hair below 3 tenths
     rows = [np.flatnonzero(group == g) for g in range(10)]
     rows = [r for r in rows if len(r) >= FEWEST]
-    error = [block_bootstrap_mean(right[r], pieces[r], replicates=REPLICATES)[1] for r in rows]
+    error = [block_bootstrap_mean(right[r], segments[r], replicates=REPLICATES)[1] for r in rows]
     said, share = ([float(v[r].mean()) for r in rows] for v in (top, right))
 
     return np.array(said), np.array(share), np.array(error)

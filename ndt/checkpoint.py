@@ -18,11 +18,11 @@ from scipy.special import softmax
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
-from ndt.target import Part, Target, place_columns
+from ndt.target import Part, Target, part_columns
 from ndt.vocabulary import Vocabulary
 
 __all__ = [
-    "CovariateSpec",
+    "TargetSpec",
     "ModelSpec",
     "find_model",
     "load_arrays",
@@ -39,8 +39,8 @@ FORMAT = 4  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
-class CovariateSpec:
-    """What a decoder decodes, and how it was standardised on the training block.
+class TargetSpec:
+    """What a decoder decodes, and how it was standardised on the training split.
 
     Arguments:
         name: Name of the covariate; of several, with commas between.
@@ -66,7 +66,7 @@ class CovariateSpec:
         assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
 
     @classmethod
-    def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "CovariateSpec":
+    def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "TargetSpec":
         """Returns that of a target; of each part, those chosen rows count that have a label of it.
 
         Raises:
@@ -100,7 +100,7 @@ class CovariateSpec:
 
         return (len(self.dims), beside) if beside else (len(self.dims),)
 
-    def same(self, other: "CovariateSpec") -> bool:
+    def same(self, other: "TargetSpec") -> bool:
         """Whether both mean the same quantities at the same lag, however standardised."""
         own, others = ((c.name, c.dims, c.unit, c.parts, c.lag, c.auxiliary) for c in (self, other))
 
@@ -119,7 +119,7 @@ class CovariateSpec:
 
     def columns(self, i: int) -> slice:
         """Returns where the columns of part `i` are."""
-        return place_columns(self.parts)[i]
+        return part_columns(self.parts)[i]
 
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns (R, C) values in standard deviations from the mean; 1 and 0 of classes stay."""
@@ -131,7 +131,7 @@ class CovariateSpec:
         What a model decodes is either; what `standardise` returned has probabilities already, not logits.
         """
         found = values * np.array(self.std) + np.array(self.mean)
-        for part, columns in zip(self.parts, place_columns(self.parts), strict=True):
+        for part, columns in zip(self.parts, part_columns(self.parts), strict=True):
             if part.kind == "class":
                 found[:, columns] = softmax(found[:, columns], axis=1)
 
@@ -141,14 +141,14 @@ class CovariateSpec:
 def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
     """Refuses a part that cannot be learned from these labels, (R, C)."""
     if not len(values):
-        raise InputError(where, part.name, "a label on the training block", "none")
+        raise InputError(where, part.name, "a label on the training split", "none")
     if part.kind != "class":
         if not np.all((std := values.std(0)) > 0):
-            raise InputError(where, part.name, "a covariate that varies on the training block", f"std {std}")
+            raise InputError(where, part.name, "a covariate that varies on the training split", f"std {std}")
     elif part.num_columns < 2:
         raise InputError(where, part.name, "at least two classes", ", ".join(part.dims) or "none")
     elif missing := [name for name, times in zip(part.dims, values.sum(0), strict=True) if not times]:
-        expected = f"each of {part.num_columns} classes on the training block (or more seconds of it)"
+        expected = f"each of {part.num_columns} classes on the training split (or more seconds of it)"
         raise InputError(where, part.name, expected, f"none of {', '.join(missing[:5])}")
 
 
@@ -170,7 +170,7 @@ class ModelSpec:
     vocabulary: Vocabulary
     bin_size: float
     window_bins: int
-    covariate: CovariateSpec | None = None
+    covariate: TargetSpec | None = None
     data: dict[str, str] = field(default_factory=dict)
     encodes: bool = True
 
@@ -203,12 +203,12 @@ class ModelSpec:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
 
 
-def _covariate(found: dict[str, Any]) -> CovariateSpec:
+def _covariate(found: dict[str, Any]) -> TargetSpec:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     for name in ("parts", "auxiliary"):
         plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])
 
-    return CovariateSpec(**plain)
+    return TargetSpec(**plain)
 
 
 def _vocabulary(found: dict[str, Any]) -> Vocabulary:
@@ -216,7 +216,7 @@ def _vocabulary(found: dict[str, Any]) -> Vocabulary:
         units=tuple(found["units"]),
         contexts=tuple(found["contexts"]),
         places=tuple(found["places"]),
-        unit_places=tuple((int(a), int(b)) for a, b in found["unit_places"]),
+        unit_sites=tuple((int(a), int(b)) for a, b in found["unit_sites"]),
         unit_depths=tuple(map(float, found["unit_depths"])),
     )
 

@@ -109,16 +109,18 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
 
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
-    out, what = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.covariate)
+    out, what = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.target)
     options = dict[str, Any](
         out=out, store=args.store, config=configured(FinetuneConfig, args), progress=not args.quiet
     )
-    if not args.curve:
+    if args.curve is None:
         finetune(*what, resume=args.resume, **options)
         return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
     if args.resume:
         raise InputError("ndt finetune", "--resume", "a single run; --curve goes on by itself", "both")
-    label_curve(*what, seconds=tuple(args.curve_seconds), seeds=args.seeds, workers=args.workers, **options)
+    label_curve(
+        *what, seconds=tuple(args.curve or (15, 30, 60, 120, 300)), seeds=args.seeds, workers=args.workers, **options
+    )
     write_report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
@@ -128,7 +130,7 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
     if args.nlb is None:
         from ndt.finetune.evaluate import evaluate
 
-        return evaluate(args.run, args.session, store=args.store, block=args.block, mask=args.mask, out=args.out)
+        return evaluate(args.run, args.session, store=args.store, split=args.split, mask=args.mask, out=args.out)
     from ndt.finetune.nlb import evaluate_nlb
 
     if args.session is None:
@@ -171,7 +173,7 @@ def _report(args: "Namespace") -> dict[str, Any]:
 def _demo(args: "Namespace") -> dict[str, Any]:
     from ndt.demo import demo
 
-    return demo(args.data, Path(args.out), seed=args.seed, progress=not args.quiet, covariate=args.covariate)
+    return demo(args.data, Path(args.out), seed=args.seed, progress=not args.quiet, covariate=args.target)
 
 
 def _bench(args: "Namespace") -> dict[str, Any]:
@@ -238,16 +240,19 @@ VERBS = {
     "finetune": Verb(
         run=_finetune,
         summary="fit a decoder for one session and one covariate",
-        usage="BASE --session ID --covariate NAME --out RUN [--curve] [options]",
+        usage="BASE --session ID --target NAME --out RUN [--curve] [options]",
         options={
             "base": {"help": "run directory of `ndt pretrain`, or the word scratch"},
             "--session": SESSION,
-            "--covariate": {"help": COVARIATE},
+            "--target": {"help": COVARIATE},
             "--out": {"help": "run directory", "required": True},
             "--store": STORE,
             "--resume": RESUME,
-            "--curve": {"help": "R² against seconds of labels, beside the baselines", "action": "store_true"},
-            "--curve_seconds": {"help": "of --curve", "type": float, "nargs": "+", "default": [15, 30, 60, 120, 300]},
+            "--curve": {
+                "help": "R² against these seconds of labels, beside the baselines; by default 15 30 60 120 300",
+                "type": float,
+                "nargs": "*",
+            },
             "--seeds": {"help": "of --curve", "type": int, "default": 3},
             "--workers": {"help": "runs of --curve at a time", "type": int, "default": 1},
         },
@@ -261,7 +266,7 @@ VERBS = {
             "run": {"help": "run directory of `ndt finetune`; with --nlb of `ndt pretrain`"},
             "--session": {"help": "session; by default the one it was fitted for"},
             "--store": STORE,
-            "--block": {"help": "train, valid, test or all; by default test of RUN's own session, all of another"},
+            "--split": {"help": "train, valid, test or all; by default test of RUN's own session, all of another"},
             "--mask": {"help": "table of intervals to score within: FALCON's is eval_mask", "default": ""},
             "--nlb": {"help": "Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"},
             "--nlb_test": {"help": "session that holds the benchmark's test trials"},
@@ -310,7 +315,7 @@ VERBS = {
         usage="[--data FILE...] [options]",
         options={
             "--data": {"help": "NWB files or globs; else recordings are simulated", "nargs": "*", "default": []},
-            "--covariate": {"help": "what to decode; by default a velocity or heading"},
+            "--target": {"help": "what to decode; by default a velocity or heading"},
             "--out": {"help": "run directory", "default": "runs/demo"},
             "--seed": {"help": "seed of everything", "type": int, "default": 0},
         },

@@ -12,8 +12,8 @@ from ndt.settings import INF, choose, fill_config, load_config, require
 
 __all__ = [
     "BASELINES",
-    "PEERS",
-    "WAYS",
+    "MEMBERS",
+    "STRATEGIES",
     "ArraysConfig",
     "BenchConfig",
     "FinetuneConfig",
@@ -28,9 +28,9 @@ __all__ = [
     "load_config",
 ]
 
-PEERS = ("ridge", "recurrent", "naive_bayes")  # baselines that may have a share in what is delivered
-WAYS = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
-BASELINES = (*PEERS, "wiener", "kalman", "ridge_gated", "time_only", "shuffled", "shifted")
+MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may have a share in what is delivered
+STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
+BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class TrainConfig:
         sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
             state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
             is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.
-        explode: A term of the loss above so many times its running average ends the run; 0 for never.
+        divergence_factor: A term of the loss above so many times its running average ends the run; 0 for never.
     """
 
     steps: int = 1000
@@ -75,7 +75,7 @@ class TrainConfig:
     checkpoint_activations: bool = False
     compile: bool = False
     sharding: str = "none"
-    explode: float = 20.0
+    divergence_factor: float = 20.0
 
     def __post_init__(self) -> None:
         require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train.")
@@ -90,8 +90,10 @@ class TrainConfig:
         choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
         if self.sharding not in ("none", "fsdp"):
             raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
-        if self.explode != 0 and not self.explode >= 2:
-            raise InputError("settings", "train.explode", "at least 2, or 0 for never", self.explode)
+        if self.divergence_factor != 0 and not self.divergence_factor >= 2:
+            raise InputError(
+                "settings", "train.divergence_factor", "at least 2, or 0 for never", self.divergence_factor
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class MaskConfig:
 
     Arguments:
         ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
-        alone: For how many of the first steps `random`, where it has a weight, is drawn alone: others are too hard to
+        random_only_steps: For how many of the first steps `random`, where it has a weight, is drawn alone: others are too hard to
             begin with.
         random: Tokens (a patch in a bin) at random, as in NDT2.
         span: Runs of bins of each patch.
@@ -109,7 +111,7 @@ class MaskConfig:
     """
 
     ratio: float = 0.5
-    alone: int = 200
+    random_only_steps: int = 200
     random: float = 1.0
     span: float = 0.0
     unit: float = 0.0
@@ -117,14 +119,14 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         kinds = ("random", "span", "unit", "forward")
-        require(self, {"ratio": (0.01, 0.99), "alone": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
+        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
         if not any(getattr(self, kind) for kind in kinds):
             raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Masked pretraining over the training blocks of all sessions of a store.
+    """Masked pretraining over the training splits of all sessions of a store.
 
     Arguments:
         model: Architecture.
@@ -132,7 +134,7 @@ class PretrainConfig:
         mask: What is hidden from the encoder.
         covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
         decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
-        table_rate: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
+        embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
             windows that it is in, and has further to go.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
         window: Longest window in seconds.
@@ -150,7 +152,7 @@ class PretrainConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     covariate: str = ""
     decoding_weight: float = 0.2
-    table_rate: float = 10.0
+    embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
     min_bins: int = 3
@@ -161,7 +163,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        require(self, {"decoding_weight": (0, INF), "table_rate": (1e-3, 1e3)})
+        require(self, {"decoding_weight": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
         choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
 
 
@@ -170,7 +172,7 @@ class FinetuneConfig:
     """Fine-tuning of a decoder for one session and one covariate.
 
     Arguments:
-        adapt: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
+        strategy: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
             and units, and how it reads counts), ``probe`` (a linear readout of its latents),
             ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units starting as those
             of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.ways`.
@@ -180,22 +182,22 @@ class FinetuneConfig:
         decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where covariates are
             convolved; its weights are kept if they are better on validation. A decoder of counts from scratch has no
             others: nothing else would be read.
-        reading_rate: Learning rate, in these steps, of what a convolved decoder reads of each unit, over the run's.
+        readin_lr_scale: Learning rate, in these steps, of what a convolved decoder reads of each unit, over the run's.
         labels_reach: What labels teach where covariates are convolved: ``encoder`` and decoder, or the ``decoder``
             alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
             from scratch, whose encoder would learn a single session's labels by heart.
-        still_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
+        freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
             same covariate; best some three quarters of them.
-        trunk_rate: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
-        table_rate: Learning rate of the tables of units and contexts over the run's.
+        backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
+        embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
             does.
-        warm_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
+        embedding_warmup_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
             contexts learning, where the session has units that the model does not know.
         mask_ratio: Share of patches hidden from the encoder while training.
         masked_weight: Weight of the masked loss beside the decoding loss.
         unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.
-        calibration: Seconds of labelled training data to use, the last before validation; 0 for all.
+        label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
         bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
@@ -206,32 +208,32 @@ class FinetuneConfig:
         lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
             of ridge is taken. A negative lag is an estimate that comes so much later.
         split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
-            ``TABLE/COLUMN``; see `ndt.data.splits.assign_blocks`. For a model from scratch.
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. For a model from scratch.
         eval_mask: Table of intervals within which test bins are scored (FALCON's is ``eval_mask@end`` or
             ``eval_mask@start``: where in its bin a sample of the mask stands); empty for all.
         baselines: What is fitted beside the network; ridge always is.
-        blend: What may have a share in the delivered decoder; shares are chosen on validation.
+        ensemble: What may have a share in the delivered decoder; shares are chosen on validation.
         leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
             slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
         seed: Seed of new weights, windows and masks.
     """
 
-    adapt: str = "auto"
+    strategy: str = "auto"
     align_to: str = ""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
     model: ModelConfig = field(default_factory=ModelConfig)
     decoder_steps: int = 400
-    reading_rate: float = 50.0
+    readin_lr_scale: float = 50.0
     labels_reach: str = "auto"
-    still_steps: int = 75
-    trunk_rate: float = 0.1
-    table_rate: float = 10.0
+    freeze_steps: int = 75
+    backbone_lr_scale: float = 0.1
+    embedding_lr_scale: float = 10.0
     fresh_contexts: bool = False
-    warm_steps: int = 20
+    embedding_warmup_steps: int = 20
     mask_ratio: float = 0.2
     masked_weight: float = 0.5
     unit_dropout: float = 0.4
-    calibration: float = 0.0
+    label_seconds: float = 0.0
     bin_size: float = 0.0
     window: float = 3.0
     min_bins: int = 3
@@ -242,7 +244,7 @@ class FinetuneConfig:
     split: str = ""
     eval_mask: str = ""
     baselines: tuple[str, ...] = BASELINES
-    blend: tuple[str, ...] = ("network", "ridge", "recurrent", "naive_bayes")
+    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes")
     leaks: str = "refuse"
     seed: int = 0
 
@@ -250,15 +252,15 @@ class FinetuneConfig:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
         if not self.lags:
             raise InputError("settings", "lags", "at least one, in seconds", "none")
-        if "network" not in self.blend or set(self.blend) - {"network", *PEERS}:
-            raise InputError("settings", "blend", f"network, and some of {', '.join(PEERS)}", list(self.blend))
+        if "network" not in self.ensemble or set(self.ensemble) - {"network", *MEMBERS}:
+            raise InputError("settings", "ensemble", f"network, and some of {', '.join(MEMBERS)}", list(self.ensemble))
         if unknown := set(self.baselines) - set(BASELINES):
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
-        require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "warm_steps": (0, INF)})
-        require(self, {"trunk_rate": (0, 100), "still_steps": (0, INF), "table_rate": (1e-3, 1e3)})
-        require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "reading_rate": (1e-3, 1e3)})
-        require(self, {"masked_weight": (0, INF), "calibration": (0, INF), "max_lag": (0, INF)})
-        choose(self, "finetune", leaks=("refuse", "warn"), adapt=("auto", *WAYS))
+        require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "embedding_warmup_steps": (0, INF)})
+        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
+        require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "readin_lr_scale": (1e-3, 1e3)})
+        require(self, {"masked_weight": (0, INF), "label_seconds": (0, INF), "max_lag": (0, INF)})
+        choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,10 +273,10 @@ class StudyConfig:
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
         pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
-        finetune: Fine-tuning of `curve` and `ways`; its ``calibration`` is set from `label_seconds`.
+        finetune: Fine-tuning of `curve` and `ways`; its ``label_seconds`` is set from `label_seconds`.
         simulate: The simulated sessions.
         label_seconds: Seconds of labels of the new session that `curve`, `ways` and `recordings` try.
-        new_seconds: Length of that session in seconds; seven tenths of it are its training block.
+        new_seconds: Length of that session in seconds; seven tenths of it are its training split.
     """
 
     data: tuple[str, ...] = ("sim40", "m1", "s1")
@@ -282,7 +284,7 @@ class StudyConfig:
     workers: int = 1
     pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(train=TrainConfig(steps=800)))
     finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), still_steps=150)
+        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), freeze_steps=150)
     )
     simulate: SimulateConfig = field(
         default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, num_regions=2, seconds=120.0, seed=40)

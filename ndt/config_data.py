@@ -22,7 +22,7 @@ class ArraysConfig:
             timestamps.
         timestamps: Key of the timestamps of covariates in seconds; or as ``name=key`` for each that has its own.
         rate: Samples a second of covariates without timestamps; they begin at 0.
-        observed: Key of the start and end of each observed stretch, rows of two; or ``timestamps`` for the time that
+        observed: Key of the start and end of each observed segment, rows of two; or ``timestamps`` for the time that
             those of covariates span.
         columns: Columns of units as ``name=key``.
         unit: Physical unit of covariates as ``name=unit``.
@@ -65,10 +65,10 @@ class IngestConfig:
         counts: Series of spike counts to read in place of spike times, by name or end of path; empty takes one where a
             file has no spike times.
         counts_at: Where in its bin a timestamp of counts lies: ``start``, ``centre`` or ``end``.
-        cut_silence: A stretch of more seconds than this without a spike of any unit counts as not observed; 0 for none.
+        cut_silence: A segment of more seconds than this without a spike of any unit counts as not observed; 0 for none.
         split: Blocks of training, validation and test: empty for 70, 10 and 20 % of the time, ``TABLE/COLUMN`` for a
             column of a table of intervals (NLB's ``trials/split``), ``first:SECONDS`` for so many seconds of training
-            and validation before the test block. Where `evaluate` names sessions, of those alone.
+            and validation before the test split. Where `evaluate` names sessions, of those alone.
         evaluate: Sessions (patterns of their names) that pretraining leaves out.
         task: Task name; by default read from the file.
         arrays: Where ``.mat`` and ``.npz`` files have what.

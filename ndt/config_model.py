@@ -12,7 +12,7 @@ DECODERS = {
     "ndt2": ("cross", "linear"),
     "ndt2_quirks": ("cross", "linear"),
 }  # covariate decoders of each architecture
-PUBLISHED = {"norm": "post", "causal": True, "reach": 0}  # what NDT2 does not choose
+PUBLISHED = {"norm": "post", "causal": True, "attention_window": 0}  # what NDT2 does not choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class ModelConfig:
         units_per_patch: Units P in one patch.
         unit_width: Dimensions of a unit's vector.
         max_count: Spike counts above this are clipped.
-        recency: How strongly new heads favour what is near in time: from 0 in the first to this.
+        locality_bias: How strongly new heads favour what is near in time: from 0 in the first to this.
         causal: Whether a bin reads only its past and present.
-        reach: How many bins back a token reads in one layer, its own included; 0 for all of its window.
+        attention_window: How many bins back a token reads in one layer, its own included; 0 for all of its window.
         norm: ``post``, or ``pre``, which deep stacks need.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
@@ -40,7 +40,7 @@ class ModelConfig:
             (queries that attend to latents); see `ndt.convolution`, `ndt.linear`, `ndt.ndt2`.
         conv_width: Where covariates are convolved, width G of the convolutions.
         num_conv_layers: Their layers; n reach 2 (2^n - 1) bins back.
-        num_stacks: Stacks of them whose mean is what is decoded.
+        num_members: Stacks of them whose mean is what is decoded.
         count_dropout: Share of counts that they read as their mean while training.
         conv_dropout: Dropout probability within them.
     """
@@ -53,24 +53,26 @@ class ModelConfig:
     units_per_patch: int = 32
     unit_width: int = 32
     max_count: int = 20
-    recency: float = 2.0
+    locality_bias: float = 2.0
     causal: bool = True
-    reach: int = 0
+    attention_window: int = 0
     norm: str = "post"
     feedforward: int = 2
     dropout: float = 0.0
     covariates: str = "counts"
     conv_width: int = 128
     num_conv_layers: int = 4
-    num_stacks: int = 2
+    num_members: int = 2
     count_dropout: float = 0.3
     conv_dropout: float = 0.3
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        require(self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "recency": (0, 10)}, "model.")
-        require(self, {"width": (4, INF), "dropout": (0, 0.99), "reach": (0, INF)}, "model.")
-        require(self, {"conv_width": (1, INF), "num_conv_layers": (0, 12), "num_stacks": (1, 64)}, "model.")
+        require(
+            self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "locality_bias": (0, 10)}, "model."
+        )
+        require(self, {"width": (4, INF), "dropout": (0, 0.99), "attention_window": (0, INF)}, "model.")
+        require(self, {"conv_width": (1, INF), "num_conv_layers": (0, 12), "num_members": (1, 64)}, "model.")
         require(self, {"count_dropout": (0, 0.99), "conv_dropout": (0, 0.99)}, "model.")
         choose(self, "model", architecture=tuple(DECODERS), norm=("pre", "post"))
         choose(self, "model", covariates=DECODERS[self.architecture])

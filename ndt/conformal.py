@@ -30,7 +30,7 @@ from ndt.metrics import angular_error_deg
 
 __all__ = ["Conformal", "adaptive", "conformal_quantile", "misfit"]
 
-GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test blocks
+GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test splits
 ROWS_PER_KNOT, MOST_KNOTS = 100, 10  # of the scale: so few numbers of so many rows cost no coverage
 LEAST_SCALE = 0.05  # of the largest: an interval is not narrowed further on the strength of easy validation rows
 LEAST_CLASS = 1e-6  # a half width of 0 could not be widened
@@ -139,7 +139,7 @@ class Conformal:
 
     @classmethod
     def fit(
-        cls, true: ArrayLike, predicted: ArrayLike, kind: str, *, level: float = 0.9, piece: ArrayLike | None = None
+        cls, true: ArrayLike, predicted: ArrayLike, kind: str, *, level: float = 0.9, segment: ArrayLike | None = None
     ) -> "Conformal":
         """Learns from validation rows: rows that the predictor was not trained on.
 
@@ -148,7 +148,7 @@ class Conformal:
             predicted: Decoded values, shape (R, C).
             kind: ``continuous``, ``angle`` or ``class``.
             level: Share of rows to cover, between 0 and 1.
-            piece: Piece that each row lies in, ascending, (R,); see `ndt.bootstrap`.
+            segment: Segment that each row lies in, ascending, (R,); see `ndt.bootstrap`.
         """
         scores, x = misfit(true, predicted, kind), np.asarray(predicted, np.float64)
         labelled = ~np.isnan(scores).any(1)
@@ -161,7 +161,7 @@ class Conformal:
         if kind == "class":
             quantile = np.maximum(quantile, LEAST_CLASS)
         inside = (relative <= quantile).astype(np.float64)
-        _, error = block_bootstrap_mean(inside, None if piece is None else np.asarray(piece)[labelled])
+        _, error = block_bootstrap_mean(inside, None if segment is None else np.asarray(segment)[labelled])
 
         return cls(
             kind=kind,
@@ -202,7 +202,7 @@ class Conformal:
 
         return 1 - np.asarray(predicted, np.float64) <= np.asarray(half_width)
 
-    def measure(self, true: ArrayLike, predicted: ArrayLike, piece: ArrayLike | None = None) -> dict[str, Any]:
+    def measure(self, true: ArrayLike, predicted: ArrayLike, segment: ArrayLike | None = None) -> dict[str, Any]:
         """Returns coverage and width on test rows, with and without adaptation, as metrics.json says them.
 
         Errors are of the test rows alone; of coverage without adaptation, `interval_calibration_error` adds to them.
@@ -211,12 +211,12 @@ class Conformal:
         Arguments:
             true: Measured values, NaN where unlabelled, rows in order of time, shape (R, C).
             predicted: Decoded values, shape (R, C).
-            piece: Piece that each row lies in, ascending, (R,); see `ndt.bootstrap`.
+            segment: Segment that each row lies in, ascending, (R,); see `ndt.bootstrap`.
         """
         found: dict[str, Any] = {"interval_calibration_error": self.error}
         share = f"coverage_{100 * self.level:g}"
         for name, half in (("interval", self.half_width(predicted)), ("adaptive", self.adapt(true, predicted))):
-            mean, error = block_bootstrap_mean(self.covered(true, predicted, half), piece)
+            mean, error = block_bootstrap_mean(self.covered(true, predicted, half), segment)
             width = self.sets(predicted, half).sum(1, keepdims=True) if self.kind == "class" else half
             found |= {f"{name}_{share}": mean, f"{name}_{share}_error": error}
             found[f"{name}_half_width" if self.kind != "class" else f"{name}_set_size"] = width.mean(0).tolist()

@@ -8,9 +8,16 @@ from numpy.typing import NDArray
 
 from ndt.baselines import Ridge
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, labelled, take
+from ndt.pieces import Array, Masks, Segments, labelled, take
 
-__all__ = ["GatedRidge", "TimeOnly", "fit_gated", "fit_time_only", "shifted_targets", "shuffled_targets"]
+__all__ = [
+    "TimeGainRidge",
+    "TimeOnly",
+    "fit_time_gain",
+    "fit_time_only",
+    "circularly_shifted_targets",
+    "block_permuted_targets",
+]
 
 BLOCK_BINS = 40  # of shuffled labels; fewer where there would be less than four blocks
 SHRINKAGES = (30.0, 10.0, 3.0, 1.0, 0.0)  # numbers of rows tried, beside infinitely many
@@ -18,7 +25,7 @@ SHRINKAGES = (30.0, 10.0, 3.0, 1.0, 0.0)  # numbers of rows tried, beside infini
 
 @dataclass(frozen=True)
 class TimeOnly:
-    """Predicts from the time since a piece or trial began, without spikes: a smoothed mean over training rows.
+    """Predicts from the time since a segment or trial began, without spikes: a smoothed mean over training rows.
 
     Arguments:
         table: Prediction at each number of bins since the start, shape (M, C).
@@ -32,20 +39,20 @@ class TimeOnly:
     width_bins: float
     valid_r2: float
 
-    def predict(self, bins_since_start: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
+    def predict(self, bins_since_start: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment."""
         table = np.vstack([self.table, self.mean])
         return [table[np.minimum(np.asarray(b, np.int64), len(self.table))] for b in bins_since_start]
 
 
-def fit_time_only(targets: Pieces, train: Masks, valid: Masks, bins_since_start: Pieces) -> TimeOnly:
+def fit_time_only(targets: Segments, train: Masks, valid: Masks, bins_since_start: Segments) -> TimeOnly:
     """Fits `TimeOnly`; the width of its smoothing is the one with the best validation R².
 
     Arguments:
-        targets: Targets, one (T, C) a piece; rows with a NaN are unlabelled.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
-        bins_since_start: Bins since the piece or trial began, 0 in its first bin, one (T,) a piece.
+        targets: Targets, one (T, C) a segment; rows with a NaN are unlabelled.
+        train: Rows to fit on, one (T,) a segment.
+        valid: Rows to choose on, one (T,) a segment.
+        bins_since_start: Bins since the segment or trial began, 0 in its first bin, one (T,) a segment.
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     y, bins = take(targets, train), take(bins_since_start, train).astype(np.int64)
@@ -69,8 +76,8 @@ def fit_time_only(targets: Pieces, train: Masks, valid: Masks, bins_since_start:
 
 
 @dataclass(frozen=True)
-class GatedRidge:
-    r"""Ridge regression times a gain for each bin since a piece or trial began, and each dimension.
+class TimeGainRidge:
+    r"""Ridge regression times a gain for each bin since a segment or trial began, and each dimension.
 
     .. math:: \hat y_{tc} = g_{b(t) c} \, \hat y^\mathrm{ridge}_{tc}, \qquad
         g_{bc} = \frac{\sum_{t: b(t) = b} y_{tc} \hat y_{tc} + \tau s_c}{\sum_{t: b(t) = b} \hat y_{tc}^2 + \tau s_c}
@@ -90,44 +97,44 @@ class GatedRidge:
     shrinkage: float
     valid_r2: float
 
-    def predict(self, counts: Pieces, bins_since_start: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
+    def predict(self, counts: Segments, bins_since_start: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment."""
         gains = np.vstack([self.gains, np.ones(self.gains.shape[1])])
         place = [np.minimum(np.asarray(b, np.int64), len(self.gains)) for b in bins_since_start]
 
         return [v * gains[b] for v, b in zip(self.ridge.predict(counts), place, strict=True)]
 
 
-def fit_gated(
+def fit_time_gain(
     ridge: Ridge,
-    counts: Pieces,
-    targets: Pieces,
+    counts: Segments,
+    targets: Segments,
     valid: Masks,
-    bins_since_start: Pieces,
-) -> GatedRidge:
+    bins_since_start: Segments,
+) -> TimeGainRidge:
     """Fits the gains on validation rows, since what ridge makes of its training rows is closer than it will be again.
 
-    The shrinkage is the one with the best R² where each row is left out in turn; if in doubt the larger. A piece has
-    each number of bins once, so that with its row a whole piece is left out of a gain.
+    The shrinkage is the one with the best R² where each row is left out in turn; if in doubt the larger. A segment has
+    each number of bins once, so that with its row a whole segment is left out of a gain.
 
     Arguments:
         ridge: Ridge regression fitted on other rows.
-        counts: Counts, one (T, N) a piece; NaN where a unit was not observed.
-        targets: Targets, one (T, C) a piece; rows with a NaN are unlabelled.
-        valid: Rows to fit and to choose on, one (T,) a piece.
-        bins_since_start: Bins since the piece or trial began, 0 in its first bin, one (T,) a piece.
+        counts: Counts, one (T, N) a segment; NaN where a unit was not observed.
+        targets: Targets, one (T, C) a segment; rows with a NaN are unlabelled.
+        valid: Rows to fit and to choose on, one (T,) a segment.
+        bins_since_start: Bins since the segment or trial began, 0 in its first bin, one (T,) a segment.
     """
     valid = labelled(targets, valid, "valid")
     y, p = take(targets, valid), take(ridge.predict(counts), valid)
     bins = take(bins_since_start, valid).astype(np.int64)
     M, s = int(bins.max()) + 1, (p**2).mean(0)
     product, square = (np.stack([np.bincount(bins, c, M) for c in x.T], 1) for x in (y * p, p**2))
-    best = GatedRidge(ridge, np.ones((0, y.shape[1])), float("inf"), r2(y, p))
+    best = TimeGainRidge(ridge, np.ones((0, y.shape[1])), float("inf"), r2(y, p))
     for tau in SHRINKAGES:
         others = _ratio(product[bins] - y * p + tau * s, square[bins] - p**2 + tau * s)
         score = r2(y, others * p)
         if score > best.valid_r2 + 1e-12:  # a rounding is no gain
-            best = GatedRidge(ridge, _ratio(product + tau * s, square + tau * s), tau, score)
+            best = TimeGainRidge(ridge, _ratio(product + tau * s, square + tau * s), tau, score)
 
     return best
 
@@ -139,7 +146,7 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.where(known, above, 1.0) / np.where(known, below, 1.0)
 
 
-def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int) -> list[Array]:
+def block_permuted_targets(targets: Segments, train: Masks, valid: Masks, seed: int) -> list[Array]:
     """Returns targets whose training rows, and whose validation rows, have changed places in whole blocks.
 
     No block stays where it was, so that a decoder fitted on them has nothing to learn, while the targets keep their
@@ -147,9 +154,9 @@ def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int) -> 
     the rows away; rows in neither mask, and unlabelled ones, stay as they are.
 
     Arguments:
-        targets: Targets, one (T, C) a piece.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
+        targets: Targets, one (T, C) a segment.
+        train: Rows to fit on, one (T,) a segment.
+        valid: Rows to choose on, one (T,) a segment.
         seed: Seed of the order.
     """
     rng = np.random.default_rng(seed)
@@ -166,7 +173,7 @@ def shuffled_targets(targets: Pieces, train: Masks, valid: Masks, seed: int) -> 
     return _moved(targets, train, valid, source)
 
 
-def shifted_targets(targets: Pieces, train: Masks, valid: Masks) -> list[Array]:
+def circularly_shifted_targets(targets: Segments, train: Masks, valid: Masks) -> list[Array]:
     """Returns targets whose training rows, and whose validation rows, are half a turn late.
 
     Labelled rows are taken one after another and turned in a circle by half their number, the farthest that there is.
@@ -174,9 +181,9 @@ def shifted_targets(targets: Pieces, train: Masks, valid: Masks) -> list[Array]:
     spikes and targets share by chance, not from coding.
 
     Arguments:
-        targets: Targets, one (T, C) a piece.
-        train: Rows to fit on, one (T,) a piece.
-        valid: Rows to choose on, one (T,) a piece.
+        targets: Targets, one (T, C) a segment.
+        train: Rows to fit on, one (T,) a segment.
+        valid: Rows to choose on, one (T,) a segment.
     """
     return _moved(targets, train, valid, _turned)
 
@@ -185,7 +192,7 @@ def _turned(n: int) -> NDArray[np.int64]:
     return (np.arange(n) - n // 2) % n
 
 
-def _moved(targets: Pieces, train: Masks, valid: Masks, source: Callable[[int], NDArray[np.int64]]) -> list[Array]:
+def _moved(targets: Segments, train: Masks, valid: Masks, source: Callable[[int], NDArray[np.int64]]) -> list[Array]:
     """Returns targets whose labelled rows of a mask, n in number, are those that `source` of n says instead."""
     stacked = np.concatenate([np.asarray(v, np.float64) for v in targets])
     out = stacked.copy()

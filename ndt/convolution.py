@@ -12,7 +12,7 @@ from ndt.layers import Dropout
 from ndt.patches import Population
 from ndt.tokens import Batch
 
-__all__ = ["ConvolutionalDecoder", "PopulationReadIn", "places", "shifted"]
+__all__ = ["TCNDecoder", "PopulationReadIn", "places", "shifted"]
 
 # L = tokens, P = units of a patch, J = patches of the batch, R = bins of the batch, N = units of a window, D = width,
 # E = width of a unit's vector, G = width of the convolutions, C = covariate dimensions, A = those of what is learned
@@ -110,7 +110,7 @@ class _Convolutions(nn.Module):
         return self.readout(x)
 
 
-class ConvolutionalDecoder(nn.Module):
+class TCNDecoder(nn.Module):
     """The mean of a few stacks of convolutions over a window's bins, each of which reads counts, and latents if asked.
 
     A stack of n layers reaches 2 (2^n - 1) bins back, so that the state of a stream is bounded. Each stack learns by
@@ -121,7 +121,7 @@ class ConvolutionalDecoder(nn.Module):
 
     Arguments:
         config: Architecture; uses `covariates`, `conv_width`, `num_conv_layers`, `conv_dropout`, `count_dropout` and
-            `num_stacks`.
+            `num_members`.
         covariate_dims: Dimensions C.
         auxiliary_dims: Dimensions A of what is learned beside it.
     """
@@ -133,7 +133,7 @@ class ConvolutionalDecoder(nn.Module):
         self.reads_latents = not config.decodes_counts
         self.read_in = PopulationReadIn(config.count_dropout)
         self.stacks = nn.ModuleList(
-            _Convolutions(config, covariate_dims + auxiliary_dims) for _ in range(config.num_stacks)
+            _Convolutions(config, covariate_dims + auxiliary_dims) for _ in range(config.num_members)
         )
 
     def forward(
@@ -156,8 +156,8 @@ class ConvolutionalDecoder(nn.Module):
 
     def _read(self, batch: Batch, population: Population) -> Sequence[Float[Tensor, "R E"]]:
         """Returns what each stack reads of the counts; while training, without other counts each."""
-        num_stacks, vectors = len(self.stacks), population.vectors
+        num_members, vectors = len(self.stacks), population.vectors
         if not self.training:
-            return self.read_in(batch, population).chunk(num_stacks, 1)
+            return self.read_in(batch, population).chunk(num_members, 1)
 
-        return [self.read_in(batch, Population(v, population.mean_counts)) for v in vectors.chunk(num_stacks, 1)]
+        return [self.read_in(batch, Population(v, population.mean_counts)) for v in vectors.chunk(num_members, 1)]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndt.target import Part, place_columns
+from ndt.target import Part, part_columns
 
 __all__ = ["decoding_loss", "num_labels"]
 
@@ -33,7 +33,7 @@ def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], p
     copies = max(len(decoded) // max(len(target), 1), 1)
     target = target.repeat(copies, 1)
     total = torch.zeros((), device=decoded.device)
-    for part, columns in zip(parts, place_columns(parts), strict=True):
+    for part, columns in zip(parts, part_columns(parts), strict=True):
         x, y = decoded[:, columns].float(), target[:, columns]
         missing = y.isnan().any(1, keepdim=True)
         y = y.nan_to_num()
@@ -48,4 +48,4 @@ def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], p
 
 def num_labels(target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
     """Returns the number of labelled bins, summed over parts."""
-    return torch.stack([(~target[:, columns].isnan().any(1)).sum() for columns in place_columns(parts)]).sum()
+    return torch.stack([(~target[:, columns].isnan().any(1)).sum() for columns in part_columns(parts)]).sum()

@@ -21,11 +21,11 @@ CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
     PretrainConfig(train=TrainConfig(steps=600, batch_size=16), covariate="cursor_vel"),  # earlier days have labels too
-    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), still_steps=75, calibration=CALIBRATION),
+    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), freeze_steps=75, label_seconds=CALIBRATION),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), still_steps=0, trunk_rate=1.0),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), freeze_steps=0, backbone_lr_scale=1.0),
 )
 
 
@@ -43,7 +43,7 @@ def demo(
 
     Without data it simulates eight recordings, pretrains on seven with their labels, and decodes the eighth, a new day,
     from a minute of labels; a ninth, whose population rotates, goes to both dynamics heads. With data it pretrains on
-    the spikes of the training blocks of all files and decodes each from its whole training block.
+    the spikes of the training splits of all files and decodes each from its whole training split.
 
     Arguments:
         data: NWB files or globs; none simulates.
@@ -156,7 +156,7 @@ def _decode(
     found = dict(decoder.metrics)
     embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
     if scratch:
-        options["config"] = replace(config, bin_size=base.spec.bin_size, baselines=(), blend=("network",))
+        options["config"] = replace(config, bin_size=base.spec.bin_size, baselines=(), ensemble=("network",))
         control = finetune(None, name, covariate, out=out / "scratch" / name, **options)
         found["baselines"]["scratch"] = control.metrics["network"]
 
@@ -164,7 +164,7 @@ def _decode(
 
 
 def _oracle(simulated: Any, store: Any, name: str, spec: Any) -> float:
-    """R² on the test block of the decoder that knows the truth."""
+    """R² on the test split of the decoder that knows the truth."""
     from ndt.data.splits import split
 
     return float(simulated.oracle_r2(split(store.session(name), spec.bin_size * spec.window_bins).test))

@@ -76,24 +76,24 @@ class Embeddings:
     Arguments:
         latents: Latent of each bin, shape (R, D).
         time: Centre of each bin in seconds, in the file's own clock, shape (R,).
-        piece: Uninterrupted piece of each bin, shape (R,).
+        segment: Uninterrupted segment of each bin, shape (R,).
         options: What made them: session, model hash, bin width, window, version.
         source: The NWB file of the session, where known.
     """
 
     latents: NDArray[np.float32]
     time: NDArray[np.float64]
-    piece: NDArray[np.int64]
+    segment: NDArray[np.int64]
     options: dict[str, Any]
     source: str = ""
 
     def to_npz(self, path: str | Path) -> Path:
-        """Writes ``time``, ``latents``, ``piece`` and ``options`` (JSON) and returns the path."""
+        """Writes ``time``, ``latents``, ``segment`` and ``options`` (JSON) and returns the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
         options = np.array(json.dumps(self.options))
-        np.savez_compressed(temporary, time=self.time, latents=self.latents, piece=self.piece, options=options)
+        np.savez_compressed(temporary, time=self.time, latents=self.latents, segment=self.segment, options=options)
         os.replace(temporary, path)
 
         return path

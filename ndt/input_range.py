@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.pieces import Masks, Pieces, take
+from ndt.pieces import Masks, Segments, take
 
-__all__ = ["Flags", "InputRange"]
+__all__ = ["Flags", "InputDrift"]
 
 BLOCKS = 5  # of training time, held back in turn
 WINDOWS = 20  # that training time must hold at least; else they are shorter
 MOST = 5.0  # standard deviations that one unit may add to the distance
 TAIL = 0.05  # share of a unit's silences that make its tail
-CHANCE = 0.01  # of any unit being called lost in as much time as the training block, were all as they were
+CHANCE = 0.01  # of any unit being called lost in as much time as the training split, were all as they were
 
 MISSING = {"mean": math.nan, "spread": math.nan, "silence": math.inf}  # arrays, and what null means in them
 
@@ -60,7 +60,7 @@ class Flags:
     lost: NDArray[np.bool_]
 
     @property
-    def lost_units(self) -> NDArray[np.int64]:
+    def silent_units(self) -> NDArray[np.int64]:
         """Indices of units that are lost in the last bin."""
         return np.flatnonzero(self.lost[-1]) if len(self.lost) else np.zeros(0, np.int64)
 
@@ -70,7 +70,7 @@ class Flags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputRange:
+class InputDrift:
     """The range of the counts that a model was fitted on.
 
     Arguments:
@@ -93,13 +93,13 @@ class InputRange:
 
     @classmethod
     def fit(
-        cls, counts: Pieces, train: Masks, bin_size: float, *, window: float = 5.0, false_alarms: float = 0.01
-    ) -> "InputRange":
+        cls, counts: Segments, train: Masks, bin_size: float, *, window: float = 5.0, false_alarms: float = 0.01
+    ) -> "InputDrift":
         """Learns from training rows.
 
         Arguments:
-            counts: Counts in order of time, one (T, N) a piece; NaN where a unit was not observed.
-            train: Rows that the model was fitted on, one (T,) a piece.
+            counts: Counts in order of time, one (T, N) a segment; NaN where a unit was not observed.
+            train: Rows that the model was fitted on, one (T,) a segment.
             bin_size: Seconds.
             window: Trailing window in seconds; shorter where training rows are less than 20 of them.
             false_alarms: Share of bins like those of training that may be flagged.
@@ -123,11 +123,11 @@ class InputRange:
             silence=silence,
         )
 
-    def check(self, counts: Pieces) -> Flags:
-        """Looks at bins in order of time; causal. Windows and silences go on from one piece into the next.
+    def check(self, counts: Segments) -> Flags:
+        """Looks at bins in order of time; causal. Windows and silences go on from one segment into the next.
 
         Arguments:
-            counts: Counts, one (T, N) a piece, units as in training; NaN where a unit is not observed.
+            counts: Counts, one (T, N) a segment, units as in training; NaN where a unit is not observed.
         """
         x = np.concatenate([np.asarray(k, np.float64) for k in counts])
         if x.shape[1] != len(self.mean):
@@ -147,7 +147,7 @@ class InputRange:
         return vars(self) | lists
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "InputRange":
+    def from_json(cls, found: dict[str, Any]) -> "InputDrift":
         """Returns what `to_json` wrote."""
         arrays: dict[str, Any] = {k: np.array([v if x is None else x for x in found[k]]) for k, v in MISSING.items()}
 

@@ -1,7 +1,7 @@
 """Half-open intervals of time and their set algebra.
 
 An interval ``[start, end)`` contains its start and not its end, so that intervals that touch neither overlap nor leave
-a gap, and each spike of a cut recording lies in exactly one of its pieces.
+a gap, and each spike of a cut recording lies in exactly one of its segments.
 """
 
 from dataclasses import dataclass, field

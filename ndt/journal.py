@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Journal"]
+__all__ = ["RunLogger"]
 
 
-class Journal:
+class RunLogger:
     """Writes a run's measures and shows how far it is; a context manager.
 
     Arguments:

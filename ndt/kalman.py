@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt.errors import InputError
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, stretches, take
+from ndt.pieces import Array, Masks, Scaler, Segments, labelled, segments_of, take
 
 __all__ = ["Kalman", "fit_kalman"]
 
@@ -26,7 +26,7 @@ class Kalman:
     Arguments:
         transition: A, shape (K, K).
         transition_noise: Covariance of w, shape (K, K).
-        prior: Covariance of x at the start of a piece, shape (K, K).
+        prior: Covariance of x at the start of a segment, shape (K, K).
         information: H' Q^-1 H with Q the covariance of q, shape (K, K).
         readout: Q^-1 H, so that `counts @ readout` is H' Q^-1 y, shape (N, K).
         counts: Scaler of counts.
@@ -47,12 +47,12 @@ class Kalman:
     order: int
     valid_r2: float = float("nan")
 
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece."""
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment."""
         return self.decode([self.counts.apply(x) for x in counts])
 
     def decode(self, z: list[Array]) -> list[Array]:
-        """Returns targets, one (T, C) a piece, of counts that `counts` has scaled."""
+        """Returns targets, one (T, C) a segment, of counts that `counts` has scaled."""
         C, gains = len(self.targets.mean), self._gains(max((len(x) for x in z), default=0))
         return [self.targets.invert(self._states(x, gains)[:, :C]) for x in z]
 
@@ -74,7 +74,7 @@ class Kalman:
         return gains
 
     def _states(self, z: Array, gains: list[tuple[Array, Array]]) -> Array:
-        """Returns the filtered states of one piece; before the first counts, the mean of the prior."""
+        """Returns the filtered states of one segment; before the first counts, the mean of the prior."""
         states, state = np.zeros((len(z), len(self.transition))), np.zeros(len(self.transition))
         evidence = z @ self.readout
         for t in range(self.lag_bins, len(z)):
@@ -87,8 +87,8 @@ class Kalman:
 
 
 def fit_kalman(
-    counts: Pieces,
-    targets: Pieces,
+    counts: Segments,
+    targets: Segments,
     train: Masks,
     valid: Masks,
     *,
@@ -102,7 +102,7 @@ def fit_kalman(
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
-    (tried, chosen), true = stretches(x, valid, round(REMEMBERED_S / bin_size)), take(targets, valid)
+    (tried, chosen), true = segments_of(x, valid, round(REMEMBERED_S / bin_size)), take(targets, valid)
     longest = int(max_lag_s / bin_size + 1e-6)
     lags = sorted({round(v) for v in np.linspace(0, longest, min(longest, MOST_LAGS - 1) + 1)})
     best: Kalman | None = None

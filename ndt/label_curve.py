@@ -24,9 +24,9 @@ Scores = list[list[float]]  # by seconds of labels, then by seed
 
 FILE = "curve.json"
 FLOOR = -1.0  # the axis goes no lower: what is worse than this says no more, and would flatten all else
-MARKERS = {"delivered": "o", "network": "o", "scratch": "s", "ridge": "^"}  # of what the curve and its axis are about
-DASHES = {"wiener": (3, 2), "ridge_gated": (6, 1), "naive_bayes": (3, 2), "kalman": (6, 1), "recurrent": (6, 1)}
-UNDRAWN = ("shuffled", "shifted")  # controls at 0, which the table has
+MARKERS = {"ensemble": "o", "network": "o", "scratch": "s", "ridge": "^"}  # of what the curve and its axis are about
+DASHES = {"wiener": (3, 2), "ridge_time_gain": (6, 1), "naive_bayes": (3, 2), "kalman": (6, 1), "gru": (6, 1)}
+UNDRAWN = ("block_permuted", "shifted")  # controls at 0, which the table has
 NOISE = 2.0  # standard errors that are taken for chance
 
 
@@ -34,7 +34,7 @@ NOISE = 2.0  # standard errors that are taken for chance
 class LabelCurve:
     """Test R² (variance-weighted) of decoders of one session, by seconds of labels and by seed.
 
-    All are scored on the same test bins. Lines are named as predictors are: ``delivered``, ``network`` (alone),
+    All are scored on the same test bins. Lines are named as predictors are: ``ensemble``, ``network`` (alone),
     ``scratch`` (the network alone, without pretraining), ``ridge`` and other baselines. A score is NaN where a run has
     none.
 
@@ -42,10 +42,10 @@ class LabelCurve:
         session: Session that was decoded.
         covariate: What was decoded.
         seconds: Seconds of labelled training bins, ascending.
-        lines: Scores of each predictor; ``delivered`` and ``ridge`` are always there.
-        valid_seconds: Length of the validation block, whose labels all use for choices, in seconds.
+        lines: Scores of each predictor; ``ensemble`` and ``ridge`` are always there.
+        valid_seconds: Length of the validation split, whose labels all use for choices, in seconds.
         pretrained_on: What the network was pretrained on, in words; empty for a network from scratch.
-        whole: Whether the last of `seconds` are all that the training block has.
+        whole: Whether the last of `seconds` are all that the training split has.
         left_out: Sentences about seconds that were asked for and are not here.
         unit: Of `seconds`.
     """
@@ -61,7 +61,7 @@ class LabelCurve:
     unit: str = "s"
 
     def __post_init__(self) -> None:
-        if lacking := {"delivered", "ridge"} - set(self.lines):
+        if lacking := {"ensemble", "ridge"} - set(self.lines):
             raise ValueError(f"lines must have {' and '.join(sorted(lacking))}")
         numbers = {len(by_seed) for scores in self.lines.values() for by_seed in scores}
         if len(numbers) != 1 or 0 in numbers or {len(s) for s in self.lines.values()} != {len(self.seconds)}:
@@ -80,7 +80,7 @@ class LabelCurve:
         """Returns at how many seconds the delivered decoder is below ridge by more than 2 paired standard errors."""
         found = []
         for i, seconds in enumerate(self.seconds):
-            difference, error = self.difference("delivered", "ridge", i)
+            difference, error = self.difference("ensemble", "ridge", i)
             if error is not None and difference < -NOISE * error:
                 found.append(seconds)
 
@@ -115,7 +115,7 @@ def gather(runs: Sequence[Sequence[Any]], controls: Sequence[Sequence[Any]] = ()
         controls: The same of the same networks from scratch, where there are any.
     """
     lines = {
-        "delivered": [[_score(m["test"]["r2"]) for m in seeds] for seeds in runs],
+        "ensemble": [[_score(m["test"]["r2"]) for m in seeds] for seeds in runs],
         "network": [[_score(m["network"]["r2"]) for m in seeds] for seeds in runs],
     }
     if controls:
@@ -154,7 +154,7 @@ def table(curve: LabelCurve) -> tuple[list[str], list[list[str]]]:
     if curve.whole:
         amounts[-1] = f"all, {amounts[-1]}"
     rows = [[words, *(_number(float(np.median(s))) for s in curve.lines[n])] for n, words in _words(curve).items()]
-    for name, peer in (("delivered", "ridge"), ("network", "scratch")):
+    for name, peer in (("ensemble", "ridge"), ("network", "scratch")):
         if peer in curve.lines:
             pairs = [curve.difference(name, peer, i) for i in range(len(curve.seconds))]
             rows.append([f"{name} − {peer}", *(_number(d, "+.3f") for d, _ in pairs)])
@@ -230,7 +230,7 @@ def _line(ax: "Axes", curve: LabelCurve, name: str, words: str) -> None:
     x, scores = np.array(curve.seconds), np.array(curve.lines[name], np.float64)  # (seconds, seeds)
     middle = np.median(scores, 1)
     if name not in MARKERS:
-        colours = {"wiener": ORANGE, "ridge_gated": ORANGE, "kalman": GREEN, "naive_bayes": GREEN, "recurrent": INK}
+        colours = {"wiener": ORANGE, "ridge_time_gain": ORANGE, "kalman": GREEN, "naive_bayes": GREEN, "gru": INK}
         dash = (0, DASHES.get(name, (1, 2)))
         ax.plot(x, middle, ".", linestyle=dash, color=colours.get(name, QUIET), linewidth=1, markersize=4, label=words)
         return
@@ -261,6 +261,6 @@ def _caption(curve: LabelCurve) -> str:
     return (
         f"Decoding {curve.covariate} in {curve.session} from so many seconds of its labels, the last before "
         f"validation.{pretrained} Lines: {many if curve.num_seeds > 1 else 'one seed'}. Weights of networks and of the "
-        "blend, and ridge's penalty and lags, are chosen by the labels of the validation block "
+        "blend, and ridge's penalty and lags, are chosen by the labels of the validation split "
         f"({curve.valid_seconds:.0f} s), which the axis does not count."
     )

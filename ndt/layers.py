@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from ndt.attention import attention
 from ndt.config import ModelConfig
-from ndt.routes import Arrangement, Route
+from ndt.routes import AttentionPattern, PackedLayout
 
 __all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
 
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
 
-def rotate(x: Float[Tensor, "L H E"], rows: Arrangement, *, key: bool) -> Float[Tensor, "L H E"]:
+def rotate(x: Float[Tensor, "L H E"], rows: PackedLayout, *, key: bool) -> Float[Tensor, "L H E"]:
     r"""Turns the first half of each head's dimensions by angles proportional to time.
 
     The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time:
@@ -35,7 +35,7 @@ class Attention(nn.Module):
     """Multi-head attention of packed rows over themselves, or over a memory.
 
     Arguments:
-        config: Architecture; uses `width`, `num_heads`, `recency`.
+        config: Architecture; uses `width`, `num_heads`, `locality_bias`.
         rotary: Whether scores depend on differences in time.
     """
 
@@ -47,8 +47,8 @@ class Attention(nn.Module):
         self.query = nn.Linear(D, D)
         self.key_value = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, D)
-        if rotary and config.recency:
-            self._favour_the_near(config.recency)
+        if rotary and config.locality_bias:
+            self._favour_the_near(config.locality_bias)
 
     def _favour_the_near(self, most: float) -> None:
         r"""Starts heads with scores that fall with distance in time, as if all had learned to look at what is near.
@@ -67,10 +67,10 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "L D"],
-        rows: Arrangement,
-        route: Route,
+        rows: PackedLayout,
+        pattern: AttentionPattern,
         memory: Float[Tensor, "M D"] | None = None,
-        memory_rows: Arrangement | None = None,
+        memory_rows: PackedLayout | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
         """Returns what each row reads along the route, of the rows or of a memory's; for chosen rows, or for all."""
@@ -80,10 +80,10 @@ class Attention(nn.Module):
         else:
             q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
             k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
-        if self.rotary and route.timed:  # within a bin there is no time
+        if self.rotary and pattern.timed:  # within a bin there is no time
             q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
 
-        read = rearrange(attention(q, k, v, route), "l h e -> l (h e)")
+        read = rearrange(attention(q, k, v, pattern), "l h e -> l (h e)")
 
         return self.out(read if keep is None else read.index_select(0, keep))
 
@@ -176,12 +176,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "L D"],
-        rows: Arrangement,
-        route: Route,
+        rows: PackedLayout,
+        pattern: AttentionPattern,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
         """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads."""
-        inner = self.attention(self._before(self.norm, x), rows, route, keep=keep)
+        inner = self.attention(self._before(self.norm, x), rows, pattern, keep=keep)
         x = x if keep is None else x.index_select(0, keep)
         x = self._after(self.norm, x + self.dropout(inner))
         inner = self.feedforward(self._before(self.feedforward_norm, x))

@@ -21,5 +21,5 @@ def poisson_nll(
 
 
 def count_nll(log_rates: Float[Tensor, "W P"], batch: Batch) -> Tensor:
-    """Returns the sum over the batch's hidden entries, from predictions for its tokens `Batch.wanted`."""
-    return poisson_nll(log_rates, batch.counts[batch.wanted], batch.hidden[batch.wanted])
+    """Returns the sum over the batch's hidden entries, from predictions for its tokens `Batch.predicted`."""
+    return poisson_nll(log_rates, batch.counts[batch.predicted], batch.hidden[batch.predicted])

@@ -16,26 +16,26 @@ from torch import Tensor, nn
 
 from ndt.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.config import ModelConfig
-from ndt.convolution import ConvolutionalDecoder
+from ndt.convolution import TCNDecoder
 from ndt.errors import InputError
 from ndt.layers import Block, Dropout
 from ndt.linear import LinearDecoder
 from ndt.metrics import r2
 from ndt.patches import Population, VectorEmbedding, VectorReadout
-from ndt.routes import CONTEXT, Arrangement, arrange
+from ndt.routes import CONTEXT, PackedLayout, arrange
 from ndt.session import Session
 from ndt.tokens import Batch
 from ndt.vocabulary import KINDS, Vocabulary
 
-__all__ = ["NDT", "TABLES", "Encoded", "Place", "Prediction"]
+__all__ = ["NDT", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
-TABLES = ("unit", "unit_place", "context", "reading")  # parameters that have a row for each name in the vocabulary
+TABLES = ("unit", "unit_site", "context", "reading")  # parameters that have a row for each name in the vocabulary
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
 # of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
 
 
-class Place(nn.Module):
+class PositionalEmbedding(nn.Module):
     """Embeds a token's slot by sinusoids, which no table bounds; time is rotary.
 
     Arguments:
@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
     """What the model says of a batch; None where it was not asked, or cannot.
 
     Arguments:
-        log_rates: Of the units of the tokens to be predicted (`Batch.wanted`), in log spikes per bin, (W, P).
+        log_rates: Of the units of the tokens to be predicted (`Batch.predicted`), in log spikes per bin, (W, P).
         decoded: Standardised covariate at all bins, (R, C).
     """
 
@@ -77,14 +77,14 @@ class Encoded:
         tokens: Latents of the visible tokens, shape (V, D).
         visible: Which of the batch's tokens are visible, shape (L,).
         memory: Encoded context and tokens together, as `rows` says, shape (K + V, D).
-        rows: Arrangement of the memory.
+        rows: PackedLayout of the memory.
         population: The batch's units.
     """
 
     tokens: Float[Tensor, "V D"]
     visible: Bool[Tensor, " L"]
     memory: Float[Tensor, "M D"]
-    rows: Arrangement
+    rows: PackedLayout
     population: Population
 
 
@@ -96,7 +96,7 @@ class NDT(nn.Module):
     which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is hidden; (6) a
     covariate decoder, where there is one, reads counts or latents. Context tokens enter each stack anew.
 
-    Another architecture (`ndt.ndt2`) has other pieces in the same steps.
+    Another architecture (`ndt.ndt2`) has other segments in the same steps.
 
     Arguments:
         spec: Architecture, names of the rows of its tables, and what it decodes.
@@ -104,7 +104,7 @@ class NDT(nn.Module):
 
     ARCHITECTURE: ClassVar[str] = "ndt"  # as settings name it
     EMBEDDING: ClassVar[type[nn.Module]] = VectorEmbedding
-    PLACE: ClassVar[type[nn.Module]] = Place
+    PLACE: ClassVar[type[nn.Module]] = PositionalEmbedding
     BLOCK: ClassVar[type[Block]] = Block
     READOUT: ClassVar[type[nn.Module]] = VectorReadout
     ORDER: ClassVar[str] = "factorised"  # who reads whom, see `ndt.routes`
@@ -124,7 +124,7 @@ class NDT(nn.Module):
         self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.width))
         self.context_kind = nn.Parameter(0.02 * torch.randn(len(KINDS), c.width))
         self.embed = self.EMBEDDING(c)
-        self.place, self.rate_place = self.PLACE(c), self.PLACE(c)
+        self.place, self.rate_position = self.PLACE(c), self.PLACE(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
         self.dropout = Dropout(c.dropout)  # around stacks
         self.encoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_layers))
@@ -142,11 +142,11 @@ class NDT(nn.Module):
         """Adds what is known of units."""
         known, E = spec.vocabulary, spec.config.unit_width
         self.unit = nn.Parameter(torch.randn(len(known.units), E))
-        self.unit_place = nn.Parameter(torch.zeros(len(known.places), E))  # region and probe
+        self.unit_site = nn.Parameter(torch.zeros(len(known.places), E))  # region and probe
         self.depth = nn.Parameter(torch.zeros(E))  # per millimetre
-        self.place_of_unit: Tensor
-        places = torch.tensor(known.unit_places or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
-        self.register_buffer("place_of_unit", places, persistent=False)
+        self.site_of_unit: Tensor
+        places = torch.tensor(known.unit_sites or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
+        self.register_buffer("site_of_unit", places, persistent=False)
         self.depth_of_unit: Tensor
         depths = torch.tensor(known.unit_depths or [0.0] * len(known.units), dtype=torch.float32)
         self.register_buffer("depth_of_unit", depths, persistent=False)
@@ -158,9 +158,9 @@ class NDT(nn.Module):
         if c.covariates == "linear":
             return LinearDecoder(spec)
         # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
-        self.reading = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_stacks))
+        self.reading = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_members))
 
-        return ConvolutionalDecoder(c, *spec.covariate.outputs)
+        return TCNDecoder(c, *spec.covariate.outputs)
 
     @property
     def config(self) -> ModelConfig:
@@ -192,8 +192,8 @@ class NDT(nn.Module):
     def population(self, batch: Batch) -> Population:
         """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
         vectors = self.unit.index_select(0, batch.unit)
-        if len(self.unit_place):
-            vectors = vectors + self.unit_place[self.place_of_unit[batch.unit]].sum(1)
+        if len(self.unit_site):
+            vectors = vectors + self.unit_site[self.site_of_unit[batch.unit]].sum(1)
 
         return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, self._means(batch))
 
@@ -210,7 +210,7 @@ class NDT(nn.Module):
         x = torch.cat([context, self.dropout(tokens)])
         x = x.index_select(0, order)
         for i, block in enumerate(self.encoder):
-            x = block(x, rows, rows.route(i))
+            x = block(x, rows, rows.pattern(i))
         x = self.dropout(self.encoder_norm(x))
 
         tokens = x.index_select(0, rows.data)
@@ -220,13 +220,13 @@ class NDT(nn.Module):
     def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
         """Returns log rates in log spikes per bin of all units of the tokens to be predicted, or of every token."""
         x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
-        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_place(batch.time, batch.slot)
+        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_position(batch.time, batch.slot)
         order, rows = self._arrange(batch, torch.ones_like(encoded.visible))
         x = torch.cat([self.context[batch.context], self.dropout(x)]).index_select(0, order)
-        chosen = torch.ones_like(encoded.visible) if every else batch.wanted
+        chosen = torch.ones_like(encoded.visible) if every else batch.predicted
         last = len(self.rate_decoder) - 1
         for i, block in enumerate(self.rate_decoder):
-            x = block(x, rows, rows.route(i), keep=rows.data[chosen] if i == last else None)
+            x = block(x, rows, rows.pattern(i), keep=rows.data[chosen] if i == last else None)
         x = self.rate_norm(x)
 
         return self.rates(self.dropout(x), batch, chosen, encoded.population)
@@ -241,7 +241,7 @@ class NDT(nn.Module):
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
     def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, in units of its standard deviation on the training block.
+        """Returns the covariate at each bin, in units of its standard deviation on the training split.
 
         Arguments:
             batch: The batch; of one that brings its latents nothing is encoded.
@@ -250,13 +250,13 @@ class NDT(nn.Module):
         """
         if self.covariate is None:
             raise ValueError("this model was not fine-tuned for a covariate")
-        if isinstance(self.covariate, ConvolutionalDecoder):
+        if isinstance(self.covariate, TCNDecoder):
             return self._convolved(batch, encoded, teach)
 
         return self.covariate(batch, self.latents(batch, encoded))
 
     def _convolved(self, batch: Batch, encoded: Encoded | None, teach: bool) -> Float[Tensor, "Q C"]:
-        assert isinstance(self.covariate, ConvolutionalDecoder)
+        assert isinstance(self.covariate, TCNDecoder)
         assert self.reading is not None, "a convolved decoder reads units"
         latents = batch.latents
         if latents is None and self.covariate.reads_latents:
@@ -264,12 +264,12 @@ class NDT(nn.Module):
             latents = self.latents(batch, encoded)
             latents = latents if teach else latents.detach()
         population = encoded.population if encoded is not None else self.population(batch)
-        vectors = population.vectors.repeat(1, self.config.num_stacks)  # a stack reads them in its own way
+        vectors = population.vectors.repeat(1, self.config.num_members)  # a stack reads them in its own way
         read = vectors + self.reading.index_select(0, batch.unit)
 
         return self.covariate(batch, latents, Population(read, population.mean_counts))
 
-    def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], Arrangement]:
+    def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
         """Puts each window's context tokens before its chosen tokens.
 
         Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the arrangement of the result.
@@ -281,16 +281,16 @@ class NDT(nn.Module):
         order = torch.argsort(window, stable=True)
         x = (window[order], time[order], slot[order], batch.num_windows)
 
-        return order, arrange(*x, order=self.ORDER, causal=c.causal, reach=c.reach)
+        return order, arrange(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
 
     def validation_r2(self, true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
-        """Returns R² (variance-weighted) of what is decoded of the validation block, (R, C)."""
+        """Returns R² (variance-weighted) of what is decoded of the validation split, (R, C)."""
         return r2(true, decoded)
 
     def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
         """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
 
-        They come from the session's training block and need no labels.
+        They come from the session's training split and need no labels.
         """
         rows = self.vocabulary.rows(session)
         self.mean_counts[torch.from_numpy(rows.unit)] = torch.from_numpy(mean_counts[rows.order]).to(self.mean_counts)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ndt.cells import Cells, circle, classes, grid, spread
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, labelled, stretches, take
+from ndt.pieces import Array, Masks, Segments, labelled, segments_of, take
 
 __all__ = ["CellBayes", "NaiveBayes", "fit_naive_bayes"]
 
@@ -60,8 +60,8 @@ class CellBayes:
     step: float = float("inf")
     valid_r2: float = float("nan")
 
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece: the mean of what cells stand for."""
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment: the mean of what cells stand for."""
         decoded = []
         for x in counts:
             evidence = self.evidence(*_window_sums([x], self.window_bins))
@@ -74,7 +74,7 @@ class CellBayes:
         return spikes @ np.log(self.rates).T - bins @ self.rates.T
 
     def means(self, evidence: Array, powers: Sequence[float], steps: Sequence[float]) -> Array:
-        """Returns the posterior means of one piece, for all steps (S) and powers (B), (T, S, B, C)."""
+        """Returns the posterior means of one segment, for all steps (S) and powers (B), (T, S, B, C)."""
         T, S, B, C = len(evidence), len(steps), len(powers), self.cells.values.shape[1]
         out, beta = np.empty((T, S, B, C)), np.asarray(powers, np.float64)[:, None]
         if np.isinf(steps).all():
@@ -121,8 +121,8 @@ class NaiveBayes:
             "step": [p.step if np.isfinite(p.step) else None for p in self.parts],
         }
 
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece: posterior means; of classes, posterior probabilities. Causal."""
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment: posterior means; of classes, posterior probabilities. Causal."""
         return [np.concatenate(each, 1) for each in zip(*(p.predict(counts) for p in self.parts), strict=True)]
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -149,8 +149,8 @@ class NaiveBayes:
 
 
 def fit_naive_bayes(
-    counts: Pieces,
-    targets: Pieces,
+    counts: Segments,
+    targets: Segments,
     train: Masks,
     valid: Masks,
     *,
@@ -169,7 +169,7 @@ def fit_naive_bayes(
     y = np.concatenate([np.asarray(v, np.float64) for v in targets])
     fit_on, choose_on, C = np.flatnonzero(np.concatenate(train)), np.flatnonzero(np.concatenate(valid)), y.shape[1]
     row = np.split(np.arange(len(y)), np.cumsum([len(v) for v in targets])[:-1])
-    tried, _ = stretches(row, valid, round(REMEMBERED_S / bin_size))
+    tried, _ = segments_of(row, valid, round(REMEMBERED_S / bin_size))
     choice = _Choice(counts, fit_on, choose_on, tried)
     windows = sorted({1, *(max(1, round(s / bin_size)) for s in WINDOWS if s <= max_window_s + 1e-9)})
 
@@ -180,7 +180,7 @@ def fit_naive_bayes(
         parts.append(choice.best(_cells(kind, z[fit_on]), z, windows))
     score = parts[0].valid_r2
     if len(parts) > 1:
-        heard, rows = stretches(counts, valid, round(REMEMBERED_S / bin_size))
+        heard, rows = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
         joint = NaiveBayes(tuple(parts), kind, bin_size, score).predict(heard)
         score = r2(take(targets, valid), take(joint, rows))
 
@@ -197,8 +197,8 @@ def _cells(kind: str, y: Array) -> Cells:
     return grid([np.linspace(a, b, NUM_CELLS[y.shape[1]] + 1) for a, b in zip(low, high, strict=True)])
 
 
-def _window_sums(counts: Pieces, num_bins: int) -> tuple[Array, Array]:
-    """Returns spikes, and bins observed, in the last bins up to each row and within its piece, (R, N) each."""
+def _window_sums(counts: Segments, num_bins: int) -> tuple[Array, Array]:
+    """Returns spikes, and bins observed, in the last bins up to each row and within its segment, (R, N) each."""
     sums = []
     for x in counts:
         total = np.stack([np.nan_to_num(x), ~np.isnan(x)]).cumsum(1, dtype=np.float64)  # whole numbers: exact
@@ -214,13 +214,13 @@ class _Choice:
     """What is tried on which rows, one thing after another: all combinations would be hundreds.
 
     Arguments:
-        counts: Counts, one (T, N) a piece.
+        counts: Counts, one (T, N) a segment.
         train: Rows to fit on.
         valid: Rows to choose on.
         tried: Stretches of rows that hold these, and history before.
     """
 
-    counts: Pieces
+    counts: Segments
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     tried: list[NDArray[np.int64]]

@@ -3,21 +3,21 @@
 __all__ = ["CONTROLS", "DECODING", "PREDICTORS", "RECORDING", "SCORES", "STRATEGIES"]
 
 PREDICTORS = {  # key in metrics.json -> name, in the order in which they are shown
-    "delivered": "ensemble",
+    "ensemble": "ensemble",
     "network": "network alone",
     "scratch": "network trained from scratch",
     "ridge": "ridge regression",
     "wiener": "Wiener filter",
     "kalman": "Kalman filter",
     "naive_bayes": "Poisson naive Bayes",
-    "recurrent": "recurrent network (GRU)",
-    "ridge_gated": "ridge with time-varying gain",
+    "gru": "recurrent network (GRU)",
+    "ridge_time_gain": "ridge with time-varying gain",
     "oracle": "oracle (knows the simulator)",
     "time_only": "time-only (no spikes)",
-    "shuffled": "ridge, block-permuted targets",
-    "shifted": "ridge, circularly shifted targets",
+    "block_permuted": "ridge, block-permuted targets",
+    "circularly_shifted": "ridge, circularly shifted targets",
 }
-CONTROLS = ("shuffled", "shifted")  # predictors that should find nothing
+CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should find nothing
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
     "contexts": "embeddings of units and sessions, and the read-in",

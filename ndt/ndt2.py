@@ -1,4 +1,4 @@
-"""NDT2 as published, to compare with: its own pieces in the steps of `ndt.model.NDT`, whose layers it shares.
+"""NDT2 as published, to compare with: its own segments in the steps of `ndt.model.NDT`, whose layers it shares.
 
 A unit is its place in its patch, which is right for persistent channels only. Time and slot are learned tables, tokens
 of one bin read each other, feed-forward layers are plain, and a covariate decoder attends to all tokens.
@@ -22,7 +22,7 @@ from ndt.layers import Attention, Block, Dropout
 from ndt.metrics import r2
 from ndt.model import NDT, Encoded
 from ndt.patches import Population
-from ndt.routes import Arrangement, Route, Sequences, arrange
+from ndt.routes import AttentionPattern, PackedLayout, Sequences, arrange
 from ndt.tokens import Batch
 
 __all__ = ["NDT2", "CrossDecoder", "Quirks"]
@@ -117,11 +117,16 @@ class _CrossBlock(nn.Module):
         self.block = _Block(config)
 
     def forward(
-        self, x: Float[Tensor, "R D"], rows: Arrangement, memory: Float[Tensor, "M D"], across: Route, read: Arrangement
+        self,
+        x: Float[Tensor, "R D"],
+        rows: PackedLayout,
+        memory: Float[Tensor, "M D"],
+        across: AttentionPattern,
+        read: PackedLayout,
     ) -> Float[Tensor, "R D"]:
         x = self.norm(x + self.dropout(self.attention(x, rows, across, memory, read)))
 
-        return self.block(x, rows, rows.route(0))
+        return self.block(x, rows, rows.pattern(0))
 
 
 class CrossDecoder(nn.Module):
@@ -141,18 +146,18 @@ class CrossDecoder(nn.Module):
         self.blocks = nn.ModuleList(_CrossBlock(config) for _ in range(config.num_decoder_layers))
         self.readout = nn.Linear(config.width, covariate_dims)
 
-    def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_rows: Arrangement) -> Float[Tensor, "R C"]:
+    def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_rows: PackedLayout) -> Float[Tensor, "R C"]:
         """Returns the covariate at each bin, standardised.
 
         Arguments:
             batch: The batch.
             memory: Context tokens and encoded tokens, as `memory_rows` says.
-            memory_rows: Arrangement of the memory.
+            memory_rows: PackedLayout of the memory.
         """
         time = batch.bin_time
         rows = arrange(batch.bin_window, time, torch.zeros_like(time), batch.num_windows, order="joint")
         keys = Sequences(memory_rows.lengths, memory_rows.time)
-        across = Route(Sequences(rows.lengths, rows.time), keys, "time")
+        across = AttentionPattern(Sequences(rows.lengths, rows.time), keys, "time")
         x = _look_up(self.time, time, "bins")
         for block in self.blocks:
             x = block(x, rows, memory, across, memory_rows)
@@ -194,7 +199,7 @@ class NDT2(NDT):
         return Population(mean.new_zeros(len(mean), 0), mean)
 
     def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, in units of its standard deviation on the training block."""
+        """Returns the covariate at each bin, in units of its standard deviation on the training split."""
         if not isinstance(self.covariate, CrossDecoder):
             return super().decode(batch, encoded, teach=teach)
         encoded = encoded or self.encode(batch)

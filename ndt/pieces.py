@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["Array", "Masks", "Pieces", "Scaler", "labelled", "stretches", "take"]
+__all__ = ["Array", "Masks", "Segments", "Scaler", "labelled", "segments_of", "take"]
 
 Array = NDArray[np.floating]
-Pieces = Sequence[NDArray[np.generic]]
+Segments = Sequence[NDArray[np.generic]]
 Masks = Sequence[NDArray[np.bool_]]
 
 
@@ -29,9 +29,9 @@ class Scaler:
     std: Array
 
     @classmethod
-    def fit(cls, pieces: Pieces, rows: Masks) -> "Scaler":
-        """Learns from the chosen rows of all pieces; NaN are left out."""
-        x = take(pieces, rows)
+    def fit(cls, segments: Segments, rows: Masks) -> "Scaler":
+        """Learns from the chosen rows of all segments; NaN are left out."""
+        x = take(segments, rows)
         known = np.maximum((~np.isnan(x)).sum(0), 1)
         mean = np.nansum(x, 0) / known
         std = np.sqrt(np.nansum((x - mean) ** 2, 0) / known)
@@ -47,12 +47,12 @@ class Scaler:
         return z * self.std + self.mean
 
 
-def take(pieces: Pieces, rows: Masks) -> Array:
-    """Returns the chosen rows of all pieces, one after another, as float64."""
-    return np.concatenate([np.asarray(p, np.float64)[m] for p, m in zip(pieces, rows, strict=True)])
+def take(segments: Segments, rows: Masks) -> Array:
+    """Returns the chosen rows of all segments, one after another, as float64."""
+    return np.concatenate([np.asarray(p, np.float64)[m] for p, m in zip(segments, rows, strict=True)])
 
 
-def labelled(targets: Pieces, rows: Masks, name: str) -> list[NDArray[np.bool_]]:
+def labelled(targets: Segments, rows: Masks, name: str) -> list[NDArray[np.bool_]]:
     """Returns the chosen rows that have a label."""
     masks = [m & ~np.isnan(np.asarray(v, np.float64)).any(1) for v, m in zip(targets, rows, strict=True)]
     if (found := sum(int(m.sum()) for m in masks)) < 2:
@@ -61,16 +61,16 @@ def labelled(targets: Pieces, rows: Masks, name: str) -> list[NDArray[np.bool_]]
     return masks
 
 
-def stretches(pieces: Pieces, rows: Masks, history: int) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
-    """Returns pieces from `history` bins before their first chosen row to their last, and which rows those are.
+def segments_of(segments: Segments, rows: Masks, history: int) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
+    """Returns segments from `history` bins before their first chosen row to their last, and which rows those are.
 
-    Pieces without any are left out. What a causal decoder that forgets makes of the chosen rows is the same, sooner.
+    Segments without any are left out. What a causal decoder that forgets makes of the chosen rows is the same, sooner.
     """
     found = []
-    for piece, m in zip(pieces, rows, strict=True):
+    for segment, m in zip(segments, rows, strict=True):
         if m.any():
             first, last = np.flatnonzero(m)[[0, -1]]
             span = slice(max(first - history, 0), last + 1)
-            found.append((piece[span], m[span]))
+            found.append((segment[span], m[span]))
 
     return [p for p, _ in found], [m for _, m in found]

@@ -38,15 +38,15 @@ INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
 CRIMSON = "#b02a5b"
 BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
 COLOURS = {
-    "delivered": BLUE,
+    "ensemble": BLUE,
     "network": BLUE,
     "scratch": PURPLE,
     "ridge": ORANGE,
     "wiener": ORANGE,
     "kalman": GREEN,
     "naive_bayes": GREEN,
-    "recurrent": INK,
-    "ridge_gated": ORANGE,
+    "gru": INK,
+    "ridge_time_gain": ORANGE,
     "oracle": INK,
 }  # of controls: quiet
 STYLE: dict[Any, Any] = {

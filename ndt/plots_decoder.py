@@ -25,9 +25,9 @@ __all__ = ["broken", "circled", "first_seconds", "probabilities", "runs", "score
 # T = bins, K = panels: dimensions, or angles in degrees; C = classes
 
 FLOOR = -0.5  # the axis goes no lower: what is worse than this says no more, and would squeeze all else
-HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "recurrent", "ridge_gated")  # beside what is of their colour
+HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "gru", "ridge_time_gain")  # beside what is of their colour
 AMBER = "#fae7bf"  # input drift; light enough to read on, and to print
-STROKES = {"measured": (INK, 1.9, 3), "delivered": (BLUE, 1.4, 4)}  # colour, width, order of lines; others thin
+STROKES = {"measured": (INK, 1.9, 3), "ensemble": (BLUE, 1.4, 4)}  # colour, width, order of lines; others thin
 INKS = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#bdd7ec", "#5b9bd0", BLUE, "#083a63"])
 
 Array = NDArray[np.floating]
@@ -41,9 +41,9 @@ def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int =
     return shown
 
 
-def broken(time: NDArray[np.float64], values: NDArray[Any], piece: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def broken(time: NDArray[np.float64], values: NDArray[Any], segment: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns both with a NaN between segments, so that no line is drawn across time that was not observed."""
-    cuts = np.flatnonzero(np.diff(piece) != 0) + 1
+    cuts = np.flatnonzero(np.diff(segment) != 0) + 1
 
     return np.insert(time.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
 
@@ -68,11 +68,11 @@ def circled(degrees: NDArray[Any]) -> list[NDArray[np.float64]]:
     return [degrees + 360 * (turns + copy) for copy in copies.tolist()]
 
 
-def runs(values: NDArray[Any], piece: NDArray[Any]) -> list[tuple[int, int]]:
+def runs(values: NDArray[Any], segment: NDArray[Any]) -> list[tuple[int, int]]:
     """Returns the first row and the row after the last of each run of equal values within a segment."""
     if not len(values):
         return []
-    cuts = np.flatnonzero((np.diff(values) != 0) | (np.diff(piece) != 0)) + 1
+    cuts = np.flatnonzero((np.diff(values) != 0) | (np.diff(segment) != 0)) + 1
     edges = np.r_[0, cuts, len(values)].tolist()
 
     return list(pairwise(edges))
@@ -102,10 +102,10 @@ def scores(
     with page_figure(0.55 + 0.28 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
         for row, name in enumerate(names):
-            beside = interval[1] if interval is not None and name == "delivered" else 0.0
+            beside = interval[1] if interval is not None and name == "ensemble" else 0.0
             _score(ax, row, name, r2[name], low, max(r2[name], beside, 0.0))
-        if interval is not None and "delivered" in r2:
-            (first, last), row = np.clip(interval, low, 1), names.index("delivered")
+        if interval is not None and "ensemble" in r2:
+            (first, last), row = np.clip(interval, low, 1), names.index("ensemble")
             ax.add_patch(Rectangle((first, row - 0.32), last - first, 0.64, color=BLUE, alpha=0.3, linewidth=0))
         ax.axvline(0, color=QUIET, linewidth=0.8)
         words = [PREDICTORS.get(name, name) for name in names]
@@ -135,12 +135,12 @@ def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: floa
 
 
 def _bins(
-    time: NDArray[np.float64], piece: NDArray[Any], outside: NDArray[np.bool_] | None
+    time: NDArray[np.float64], segment: NDArray[Any], outside: NDArray[np.bool_] | None
 ) -> tuple[float, list[tuple[float, float]]]:
     """Returns half the width of a bin in seconds, and begin and end of each run of bins with input drift."""
-    steps = np.diff(time)[np.diff(piece) == 0]
+    steps = np.diff(time)[np.diff(segment) == 0]
     half = float(np.median(steps)) / 2 if len(steps) else 0.01
-    drift = [] if outside is None else [(a, b) for a, b in runs(outside, piece) if outside[a]]
+    drift = [] if outside is None else [(a, b) for a, b in runs(outside, segment) if outside[a]]
 
     return half, [(float(time[a]) - half, float(time[b - 1]) + half) for a, b in drift]
 
@@ -148,7 +148,7 @@ def _bins(
 def traces(
     time: NDArray[np.float64],
     lines: Mapping[str, Array],
-    piece: NDArray[Any],
+    segment: NDArray[Any],
     labels: Sequence[str],
     half_width: Array | None = None,
     outside: NDArray[np.bool_] | None = None,
@@ -160,31 +160,31 @@ def traces(
     Arguments:
         time: Bins in seconds, shape (T,).
         lines: ``measured`` and what was decoded by predictor, NaN where there is none, each (T, K).
-        piece: Segment of each bin, shape (T,).
+        segment: Segment of each bin, shape (T,).
         labels: Names of the K panels, with units.
         half_width: Half width of the ensemble's interval, not finite where it has none, (T, K).
         outside: Whether the input of a bin has drifted, (T,).
         circular: Whether values are directions in degrees, -180 to 180.
         caption: The drawing's caption.
     """
-    cut = len(np.unique(piece)) > 12  # short segments: a line alone would hardly show
-    half, spans = _bins(time, piece, outside)
+    cut = len(np.unique(segment)) > 12  # short segments: a line alone would hardly show
+    half, spans = _bins(time, segment, outside)
     copies = circled if circular else lambda values: [values]
     with page_figure(0.75 + (1.8 if circular else 1.45) * len(labels), len(labels), 1, sharex=True) as sheet:
         for k, label in enumerate(labels):
             ax: Axes = sheet.axes[k, 0]
             for first, last in spans:
                 ax.axvspan(first, last, color=AMBER, linewidth=0, zorder=0)
-            if half_width is not None and "delivered" in lines:
-                spread = broken(time, np.where(np.isfinite(half_width[:, k]), half_width[:, k], np.nan), piece)[1]
-                for centre in copies(lines["delivered"][:, k]):
-                    x, y = broken(time, centre, piece)
+            if half_width is not None and "ensemble" in lines:
+                spread = broken(time, np.where(np.isfinite(half_width[:, k]), half_width[:, k], np.nan), segment)[1]
+                for centre in copies(lines["ensemble"][:, k]):
+                    x, y = broken(time, centre, segment)
                     ax.fill_between(x, y - spread, y + spread, color=BLUE, alpha=0.16, linewidth=0)
             for name, values in lines.items():
                 colour, width, above = STROKES.get(name, (COLOURS.get(name, QUIET), 0.9, 2))
                 style: dict[str, Any] = {"color": colour, "linewidth": width, "zorder": above, "markersize": 3}
                 for centre in copies(values[:, k]):
-                    ax.plot(*broken(time, centre, piece), ".-" if cut and name != "measured" else "-", **style)
+                    ax.plot(*broken(time, centre, segment), ".-" if cut and name != "measured" else "-", **style)
             ax.set_ylabel(label)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
             if circular:
@@ -205,7 +205,7 @@ def probabilities(
     time: NDArray[np.float64],
     probability: Array,
     true: NDArray[np.integer],
-    piece: NDArray[Any],
+    segment: NDArray[Any],
     classes: Sequence[str],
     outside: NDArray[np.bool_] | None = None,
     caption: str = "",
@@ -216,21 +216,21 @@ def probabilities(
         time: Bins in seconds, shape (T,).
         probability: Of each class, shape (T, C).
         true: Index of the true class, -1 where there is no label, shape (T,).
-        piece: Segment of each bin, shape (T,).
+        segment: Segment of each bin, shape (T,).
         classes: Names of the C classes.
         outside: Whether the input of a bin has drifted, (T,).
         caption: The drawing's caption.
     """
-    half, spans = _bins(time, piece, outside)
+    half, spans = _bins(time, segment, outside)
     with page_figure(1.0 + float(np.clip(0.24 * len(classes), 0.7, 5.0))) as sheet:
         ax: Axes = sheet.axes[0, 0]
         ax.set_facecolor(GRID)  # where no bin is; a probability of 0 is white
-        for first, last in runs(np.zeros(len(time)), piece):
+        for first, last in runs(np.zeros(len(time)), segment):
             edges = np.r_[time[first:last] - half, time[last - 1] + half]
             rows = np.arange(len(classes) + 1) - 0.5
             strip = np.clip(probability[first:last].T, 0, 1)
             marks = ax.pcolormesh(edges, rows, strip, cmap=INKS, vmin=0, vmax=1, rasterized=True)
-        for begin, end in runs(true, piece):
+        for begin, end in runs(true, segment):
             if true[begin] >= 0:
                 width = time[end - 1] - time[begin] + 2 * half
                 frame = Rectangle((time[begin] - half, true[begin] - 0.5), width, 1)
@@ -250,4 +250,4 @@ def probabilities(
         handles += [Patch(color="#c98a1b", label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
 
-    return Drawing(sheet.svg, caption + (" Grey: no bins." if len(np.unique(piece)) > 1 else ""))
+    return Drawing(sheet.svg, caption + (" Grey: no bins." if len(np.unique(segment)) > 1 else ""))

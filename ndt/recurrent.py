@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ndt.metrics import r2
-from ndt.pieces import Array, Masks, Pieces, Scaler, labelled, stretches, take
+from ndt.pieces import Array, Masks, Scaler, Segments, labelled, segments_of, take
 
-__all__ = ["Network", "Recurrent", "fit_recurrent"]
+__all__ = ["Network", "GRU", "fit_gru"]
 
 KINDS = ("continuous", "angle", "class")
 WIDTH = 128  # of the recurrent layer
@@ -24,7 +24,7 @@ INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # share of counts set to their mean, and of a
 WINDOW_BINS, WARM_BINS = (
     64,
     8,
-)  # of a training window, and those of them that are not scored unless the piece begins there
+)  # of a training window, and those of them that are not scored unless the segment begins there
 BATCH_SIZE = 48  # windows
 STEPS, WARMUP = (
     180,
@@ -36,7 +36,7 @@ VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and those without im
 REMEMBERED_S = 20.0  # seconds of history with which validation rows are decoded while training
 CHUNK = 4096  # bins that are decoded at once; the state goes on to the next
 
-# B = windows in a batch, L = bins in the longest of them, R = rows of all pieces
+# B = windows in a batch, L = bins in the longest of them, R = rows of all segments
 
 
 class Network(nn.Module):
@@ -54,18 +54,18 @@ class Network(nn.Module):
         super().__init__()
 
         self.input_dropout, self.dropout = nn.Dropout(INPUT_DROPOUT), nn.Dropout(DROPOUT)
-        self.recurrent = nn.GRU(num_units, width, batch_first=True)
+        self.gru = nn.GRU(num_units, width, batch_first=True)
         self.readout = nn.Linear(width, num_outputs)
 
     def forward(self, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns outputs, (B, T, C), of z-scored counts, (B, T, N), and the state to go on from."""
-        hidden, after = self.recurrent(self.input_dropout(z), state)
+        hidden, after = self.gru(self.input_dropout(z), state)
 
         return self.readout(self.dropout(hidden)), after
 
 
 @dataclass(frozen=True)
-class Recurrent:
+class GRU:
     """A recurrent network from z-scored counts to z-scored targets, or to the logits of classes.
 
     Arguments:
@@ -84,8 +84,8 @@ class Recurrent:
     steps: int
     valid_r2: float
 
-    def predict(self, counts: Pieces) -> list[Array]:
-        """Returns targets, one (T, C) a piece; of classes, probabilities. Causal; each piece begins from nothing."""
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment; of classes, probabilities. Causal; each segment begins from nothing."""
         return [self._decoded(self.counts.apply(x)) for x in counts]
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Recurrent:
         return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()} | weights
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Recurrent":
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "GRU":
         """Returns the decoder that `arrays` came from."""
         weights = {
             name.removeprefix("network."): torch.from_numpy(np.array(v, np.float32))
@@ -116,7 +116,7 @@ class Recurrent:
         }
         C, D = weights["readout.weight"].shape
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = Network(weights["recurrent.weight_ih_l0"].shape[1], C, D).eval()
+            network = Network(weights["gru.weight_ih_l0"].shape[1], C, D).eval()
         network.load_state_dict(weights)
         found = {name: np.asarray(v, np.float64) for name, v in arrays.items() if not name.startswith("network.")}
         counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
@@ -124,16 +124,16 @@ class Recurrent:
         return cls(network, counts, targets, KINDS[int(found["kind"])], int(found["steps"]), float(found["valid_r2"]))
 
 
-def fit_recurrent(
-    counts: Pieces,
-    targets: Pieces,
+def fit_gru(
+    counts: Segments,
+    targets: Segments,
     train: Masks,
     valid: Masks,
     *,
     bin_size: float,
     kind: str,
     seed: int = 0,
-) -> Recurrent:
+) -> GRU:
     """Trains the network; how long is what has the best validation R².
 
     Squared error of z-scored targets is least, of classes cross-entropy. The same seed gives the same network on the
@@ -146,20 +146,20 @@ def fit_recurrent(
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
-    heard, chosen = stretches(counts, valid, round(REMEMBERED_S / bin_size))
+    heard, chosen = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
     true = take(targets, valid)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(x[0].shape[1], y[0].shape[1], WIDTH)
         average = copy.deepcopy(network).eval()
-        best: Recurrent | None = None
+        best: GRU | None = None
         for step in _trained(network, average, x, y, train, kind, seed):
             if step % VALID_EVERY and step != STEPS:
                 continue
-            model = Recurrent(average, scale_x, scale_y, kind, step, float("nan"))
+            model = GRU(average, scale_x, scale_y, kind, step, float("nan"))
             score = r2(true, take(model.predict(heard), chosen))
             if best is None or score > best.valid_r2:
-                best = Recurrent(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
+                best = GRU(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
             if step - best.steps >= PATIENCE * VALID_EVERY:
                 break
     assert best is not None, "at least one step is made"
@@ -168,7 +168,7 @@ def fit_recurrent(
 
 
 def _trained(
-    network: Network, average: Network, x: list[Array], y: Pieces, train: Masks, kind: str, seed: int
+    network: Network, average: Network, x: list[Array], y: Segments, train: Masks, kind: str, seed: int
 ) -> Iterator[int]:
     """Trains a network, and yields the number of each step when it and the average of its weights have been moved."""
     z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float() for a in (x, y))
@@ -199,7 +199,7 @@ Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
     """Yields windows without end: their rows, and which are scored.
 
-    Each pass over the pieces lays them anew, a window's first bins over the last of the one before, so that it scores
+    Each pass over the segments lays them anew, a window's first bins over the last of the one before, so that it scores
     each training row once and with bins before it.
     """
     step = WINDOW_BINS - WARM_BINS

@@ -132,9 +132,9 @@ def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tup
     """R² of the ensemble and of what to hold it against; of several targets only what matters most."""
     many = f", median of {len(members)} sessions" if len(members) > 1 else ""
     of = f" of {target}" if several else ""
-    names = ("delivered", "network", "ridge") if several else ("delivered", "network", "scratch", "ridge", "oracle")
+    names = ("ensemble", "network", "ridge") if several else ("ensemble", "network", "scratch", "ridge", "oracle")
     tiles = []
-    for name in (*names, *(() if several else ("shuffled",))):
+    for name in (*names, *(() if several else ("block_permuted",))):
         if values := [d.r2[name] for d in members if name in d.r2]:
             weight = members[0].weights.get(name) if len(members) == 1 else None
             beside = f", weight {weight:.2f}" if weight is not None else ""
@@ -184,7 +184,7 @@ def _recordings(
     rows = []
     for name, e in entries.items():
         covariates = ", ".join(c if isinstance(c, str) else str(c["name"]) for c in e["covariates"])
-        counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "pieces")]
+        counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "segments")]
         rows.append([name, str(e["subject"]), *counts, covariates])
     head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
     section = Section(title="Recordings", anchor="recordings", dropped=_dropped(entries))

@@ -43,7 +43,7 @@ def section(decoder: Decoder) -> Section:
 def unscored(run: Path) -> Section | None:
     """Returns the section of a fine-tuning run whose test split was not scored; None where there is no such run."""
     m = read_json(run / "metrics.json")
-    if "test" in m or "adapt" not in m:
+    if "test" in m or "strategy" not in m:
         return None
     r2 = (m.get("valid") or {}).get("network")
     told = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
@@ -71,11 +71,11 @@ def _fitting(m: Mapping[str, Any]) -> str:
     )
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
-    if m.get("adapt") in UNLABELLED:
+    if m.get("strategy") in UNLABELLED:
         told.append(f"fitted to the training split's spikes{spent}")
-    elif m.get("calibration_seconds"):
-        told.append(f"fitted on {m['calibration_seconds']:,.0f} s of labelled training bins{spent}")
-    if strategy := m.get("adapt"):
+    elif m.get("label_seconds"):
+        told.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
+    if strategy := m.get("strategy"):
         told.append(f"adaptation: {STRATEGIES.get(strategy, strategy)}")
     if matched := m.get("alignment"):
         told.append(f"{matched['matched']} of {matched['unknown']} unknown units matched to units of {matched['to']}")
@@ -90,8 +90,8 @@ def _fitting(m: Mapping[str, Any]) -> str:
 
 def _drift(m: Mapping[str, Any]) -> list[Graded]:
     """Warns of units that fell silent, and of spikes unlike those of training."""
-    watch, found = m.get("input_range") or {}, []
-    if silent := watch.get("lost_units"):
+    watch, found = m.get("input_drift") or {}, []
+    if silent := watch.get("silent_units"):
         more = f" and {len(silent) - LISTED} more" if len(silent) > LISTED else ""
         where = f"{len(silent)} silent unit{'s' * (len(silent) > 1)}:"
         message = f"no spike at the end of the test split, for longer than chance: {', '.join(silent[:LISTED])}{more}."
@@ -185,7 +185,7 @@ def _findings(m: Mapping[str, Any]) -> list[Graded]:
     """Warns where ridge is better and where intervals do not hold their level; names baselines without a score."""
     t, found = m["test"], []
     if _known(t.get("over_ridge")) < -NOISE * _known(t.get("over_ridge_error")):
-        had = " It used labels, which the ensemble did not." if m.get("adapt") in UNLABELLED else ""
+        had = " It used labels, which the ensemble did not." if m.get("strategy") in UNLABELLED else ""
         message = f"alone decodes better, beyond noise.{had}"
         found.append(Graded(grade="warning", where="Ridge regression", message=message))
     off, error = _known(t.get("interval_coverage_90")) - LEVEL, _known(t.get("interval_coverage_90_error"))

@@ -1,6 +1,6 @@
 """Who reads whom: sequences of rows of a packed tensor, and the orders in which tokens of windows read each other.
 
-Rows of a packed tensor are tokens of many sequences. A `Route` says which rows make up which sequence, and who reads
+Rows of a packed tensor are tokens of many sequences. A `AttentionPattern` says which rows make up which sequence, and who reads
 whom. Three masks suffice:
 
 - ``full``: a query reads all keys of its sequence.
@@ -9,7 +9,7 @@ whom. Three masks suffice:
 - ``time``: by bin. A query reads the keys whose bin is not later than its own; context tokens, whose bin is `CONTEXT`,
   are read by all and read only each other. NDT2's mask, which no fused kernel but FlexAttention knows.
 
-A query may also read no further back than `Route.reach` bins.
+A query may also read no further back than `AttentionPattern.attention_window` bins.
 
 `arrange` makes the routes of windows, in one of two orders:
 
@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["CONTEXT", "MASKS", "Arrangement", "Route", "Sequences", "arrange"]
+__all__ = ["CONTEXT", "MASKS", "PackedLayout", "AttentionPattern", "Sequences", "arrange"]
 
 CONTEXT = -1  # bin of context tokens, before every bin
 MASKS = ("full", "causal", "time")
@@ -105,7 +105,7 @@ class Sequences:
 
 
 @dataclass(eq=False)
-class Route:
+class AttentionPattern:
     """Which rows read which.
 
     Arguments:
@@ -113,14 +113,14 @@ class Route:
         keys: As many sequences of the rows that are read; a row may stand in several. The same object as `queries`
             where sequences read themselves.
         mask: One of `MASKS`.
-        reach: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
+        attention_window: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
         timed: Whether tokens of one sequence are of different bins.
     """
 
     queries: Sequences
     keys: Sequences
     mask: str = "time"
-    reach: int = 0
+    attention_window: int = 0
     timed: bool = True
     cache: dict[str, object] = field(default_factory=dict, repr=False)  # what a kernel makes once for all layers
 
@@ -145,25 +145,25 @@ class Route:
             seen = seen.tril(m - n)
         elif self.mask == "time":
             seen = since <= at
-        if self.reach:
-            seen = seen & ((since == CONTEXT) | (since > at - self.reach))
+        if self.attention_window:
+            seen = seen & ((since == CONTEXT) | (since > at - self.attention_window))
 
         return seen
 
 
 @dataclass(eq=False)
-class Arrangement:
+class PackedLayout:
     """Rows of a packed tensor: window after window, in each its context tokens, then its tokens by bin and slot.
 
     Arguments:
         time: Bin of each row, `CONTEXT` for context tokens, shape (L,).
         lengths: Rows of each window, on the CPU, shape (B,).
-        routes: Layer i reads along ``routes[i % len(routes)]``.
+        patterns: Layer i reads along ``routes[i % len(routes)]``.
     """
 
     time: Int[Tensor, " L"]
     lengths: Int[Tensor, " B"]
-    routes: list[Route]
+    patterns: list[AttentionPattern]
     _phases: dict[tuple[int, torch.dtype, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -171,9 +171,9 @@ class Arrangement:
         """Which rows are not context tokens."""
         return (self.time != CONTEXT).nonzero()[:, 0]
 
-    def route(self, layer: int) -> Route:
+    def pattern(self, layer: int) -> AttentionPattern:
         """Returns the route of a layer."""
-        return self.routes[layer % len(self.routes)]
+        return self.patterns[layer % len(self.patterns)]
 
     def phases(self, num: int, dtype: torch.dtype, *, key: bool) -> Complex[Tensor, "L 1 num"]:
         """Returns each row's turn at `num` frequencies, as complex numbers of length 1; of context keys, zeros.
@@ -199,9 +199,9 @@ def arrange(
     *,
     order: str,
     causal: bool = True,
-    reach: int = 0,
-) -> Arrangement:
-    """Returns how rows are read that lie as `Arrangement` says.
+    attention_window: int = 0,
+) -> PackedLayout:
+    """Returns how rows are read that lie as `PackedLayout` says.
 
     Arguments:
         window: Window of each row, ascending.
@@ -210,20 +210,22 @@ def arrange(
         num_windows: Windows B.
         order: ``factorised`` or ``joint``.
         causal: Whether data read only their past and present; ``joint`` is always causal.
-        reach: How many bins back a row reads, its own included; 0 for all.
+        attention_window: How many bins back a row reads, its own included; 0 for all.
     """
     lengths = torch.bincount(window, minlength=num_windows).cpu()
     if order == "factorised":
         mask = "causal" if causal else "full"
-        routes = [_along(window, time, slot, lengths, mask, reach), _within(window, time, lengths)]
+        patterns = [_along(window, time, slot, lengths, mask, attention_window), _within(window, time, lengths)]
     else:
         rows = Sequences(lengths, time)
-        routes = [Route(rows, rows, "time", reach)]
+        patterns = [AttentionPattern(rows, rows, "time", attention_window)]
 
-    return Arrangement(time, lengths, routes)
+    return PackedLayout(time, lengths, patterns)
 
 
-def _along(window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: str, reach: int) -> Route:
+def _along(
+    window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: str, attention_window: int
+) -> AttentionPattern:
     """Each slot of a window along time, its keys preceded by the window's context tokens."""
     data = (time != CONTEXT).nonzero()[:, 0]
     key = window[data] * (int(slot.max()) + 1 if len(slot) else 1) + slot[data]
@@ -232,10 +234,10 @@ def _along(window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: st
     rows = data[order]
     of = window[rows[number.cumsum(0) - number]]  # window of each sequence
 
-    return _route(rows, number, of, window, time, lengths, mask, reach, prefix=True)
+    return _route(rows, number, of, window, time, lengths, mask, attention_window, prefix=True)
 
 
-def _within(window: Tensor, time: Tensor, lengths: Tensor) -> Route:
+def _within(window: Tensor, time: Tensor, lengths: Tensor) -> AttentionPattern:
     """Each bin of a window."""
     rows = (time != CONTEXT).nonzero()[:, 0]
     key = window[rows] * (int(time.max()) + 1 if len(time) else 1) + time[rows]
@@ -253,10 +255,10 @@ def _route(
     time: Tensor,
     lengths: Tensor,
     mask: str,
-    reach: int,
+    attention_window: int,
     *,
     prefix: bool,
-) -> Route:
+) -> AttentionPattern:
     """Sequences of data rows, sorted by their length, and after them one of each window's context tokens.
 
     Arguments:
@@ -267,7 +269,7 @@ def _route(
         time: Bin of all rows.
         lengths: Rows of each window.
         mask: Of the route.
-        reach: Of the route.
+        attention_window: Of the route.
         prefix: Whether sequences of data read the context tokens of their window.
     """
     starts = (lengths.cumsum(0) - lengths).to(rows.device)  # where each window's context tokens begin
@@ -280,12 +282,12 @@ def _route(
     query_rows = pool[_ragged(own, size)]
     queries = Sequences(size.cpu(), time[query_rows], query_rows)
     if not prefix:
-        return Route(queries, queries, mask, reach, timed=False)
+        return AttentionPattern(queries, queries, mask, attention_window, timed=False)
     read = torch.stack([torch.cat([len(rows) + starts[of], own[len(of) :]]), own], 1).flatten()
     amount = torch.stack([torch.cat([contexts[of], torch.zeros_like(contexts)]), size], 1)
     key_rows = pool[_ragged(read, amount.flatten())]
 
-    return Route(queries, Sequences(amount.sum(1).cpu(), time[key_rows], key_rows), mask, reach)
+    return AttentionPattern(queries, Sequences(amount.sum(1).cpu(), time[key_rows], key_rows), mask, attention_window)
 
 
 def _ragged(start: Int[Tensor, " S"], length: Int[Tensor, " S"]) -> Int[Tensor, " L"]:

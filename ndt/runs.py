@@ -16,7 +16,7 @@ from ndt.page import fixed
 
 __all__ = ["Decoder", "digits_of", "read_decoders", "read_json", "read_log", "read_pretraining", "score_table"]
 
-SHARED = ("time", "piece", "out_of_range")  # arrays of all targets together
+SHARED = ("time", "segment", "out_of_distribution")  # arrays of all targets together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Decoder:
     @property
     def r2(self) -> dict[str, float]:
         """Test R² of each predictor that has one."""
-        found = {"delivered": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}
+        found = {"ensemble": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}
         found |= {name: part.get("r2") for name, part in self.metrics.get("baselines", {}).items()}
 
         return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
@@ -149,12 +149,12 @@ def score_table(m: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         m: Metrics of the target: ``test``, ``network``, ``baselines``, ``weights``, ``kind``, ``unit``.
     """
     test, weights = m["test"], m.get("weights") or {}
-    scored: dict[str, Mapping[str, Any]] = {"delivered": test, "network": m.get("network", {})} | m.get("baselines", {})
+    scored: dict[str, Mapping[str, Any]] = {"ensemble": test, "network": m.get("network", {})} | m.get("baselines", {})
     columns = [c for c in SCORES[m.get("kind", "continuous")] if test.get(c[0]) is not None]
     rows = []
     for name in (*PREDICTORS, *(n for n in scored if n not in PREDICTORS)):
         found = scored.get(name, {})
-        if found.get("r2") is not None or name in ("delivered", "network", *weights):
+        if found.get("r2") is not None or name in ("ensemble", "network", *weights):
             cells = [fixed(found.get(key), digits_of(test[key]) if d is None else d) for key, _, d in columns]
             weight = fixed(weights[name], 2) if name in weights else ""
             rows.append([PREDICTORS.get(name, name), weight, fixed(found.get("r2")), *cells])

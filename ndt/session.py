@@ -91,7 +91,7 @@ class Session:
         dropped: One sentence for each thing that was left out, and why.
         warnings: One sentence for each thing that was kept and should be doubted.
         count_bin: Width in seconds of the bins in which the source counted spikes: all spikes of a bin lie at its
-            centre, pieces begin on a bin's edge, and finer bins mean nothing. 0 where spike times are known.
+            centre, segments begin on a bin's edge, and finer bins mean nothing. 0 where spike times are known.
     """
 
     session_id: str

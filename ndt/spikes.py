@@ -62,10 +62,10 @@ def observed_bins(session: Session, start: float, bin_size: float, T: int) -> ND
         bin_size: Bin width in seconds.
         T: Number of bins.
     """
-    edges, slack, pieces = bin_edges(start, bin_size, T), 1e-6 * bin_size, session.observed.coalesce()
-    if len(pieces) == 0:
+    edges, slack, segments = bin_edges(start, bin_size, T), 1e-6 * bin_size, session.observed.coalesce()
+    if len(segments) == 0:
         return np.zeros((T, session.num_units), bool)
-    row = np.maximum(np.searchsorted(pieces.start, edges[:-1] + slack, side="right") - 1, 0)
-    inside = (edges[:-1] >= pieces.start[row] - slack) & (edges[1:] <= pieces.end[row] + slack)
+    row = np.maximum(np.searchsorted(segments.start, edges[:-1] + slack, side="right") - 1, 0)
+    inside = (edges[:-1] >= segments.start[row] - slack) & (edges[1:] <= segments.end[row] + slack)
 
     return unit_valid(session, start, bin_size, T) & inside[:, None]

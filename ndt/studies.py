@@ -1,6 +1,6 @@
 """Many runs: what has ended is not repeated, processes, and settings that depart from others.
 
-A run's folder says in ``asked.json`` what it was asked for: settings, sources of the data, and the same of the model
+A run's folder says in ``request.json`` what it was asked for: settings, sources of the data, and the same of the model
 that it started from. One that was asked for the same and has ended is read; one that has not is resumed from its last
 checkpoint; one that was asked for anything else is cleared and begun anew. The program's own code is not compared.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ndt.data.store import Store
     from ndt.model import NDT
 
-__all__ = ["ASKED", "departed", "finetuned", "finish", "pretrained", "run_all", "sources"]
+__all__ = ["ASKED", "overridden", "finetuned", "finish", "pretrained", "run_all", "sources"]
 
 T = TypeVar("T")
 
-ASKED = "asked.json"
+ASKED = "request.json"
 
 
 def sources(store: "Store", sessions: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def sources(store: "Store", sessions: Sequence[str] = ()) -> dict[str, Any]:
     return {s: {key: entries[s].get(key) for key in ("sha256", "options")} for s in sessions or store.session_ids}
 
 
-def departed(config: T, departures: Mapping[str, Any], where: str | Path, name: str) -> T:
+def overridden(config: T, departures: Mapping[str, Any], where: str | Path, name: str) -> T:
     """Returns settings that depart from others in those that are named by their dotted names.
 
     Arguments:

@@ -77,7 +77,7 @@ def show_inspect(result: dict[str, Any]) -> None:
 
 def _show_file(f: dict[str, Any]) -> None:
     _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
-    observed = f"{f['observed_seconds']:,.1f} s observed in {f['pieces']} segment{'s' * (f['pieces'] != 1)}"
+    observed = f"{f['observed_seconds']:,.1f} s observed in {f['segments']} segment{'s' * (f['segments'] != 1)}"
     counted = f", counted in bins of {1e3 * f['count_bin']:g} ms" if f.get("count_bin") else ""
     _print(f"  {f['units']} units, {f['spikes']:,} spikes{counted}, {observed}")
     if f.get("conventions"):
@@ -122,7 +122,7 @@ def show_ingest(result: dict[str, Any]) -> None:
     for name, s in sorted(result["sessions"].items()):
         covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"
         seconds = f"{s['observed_seconds']:,.0f} s"
-        table.add_row(name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["pieces"]), covariates)
+        table.add_row(name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates)
     _print(table)
     for name, s in sorted(result["sessions"].items()):
         if s["dropped"]:
@@ -145,7 +145,7 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
     found = []
     for s in sessions:
         r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
-        found.append(r2 | {"delivered": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
+        found.append(r2 | {"ensemble": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
     shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in found)]
     head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
     rows = [[PREDICTORS[name], *(_number(r.get(name)) for r in found)] for name in shown]
@@ -168,8 +168,8 @@ def show_evaluate(result: dict[str, Any]) -> None:
     for name, part in result["covariates"].items():
         title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
         _print(_filled(title, *score_table(part)), *_trust(part))
-    watch = result["input_range"]
-    if lost := watch["lost_units"]:
+    watch = result["input_drift"]
+    if lost := watch["silent_units"]:
         _print(f"silent units: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
     if missing := result.get("missing_units"):
         _print(f"{len(missing)} units of the decoder are not in this session")
@@ -209,8 +209,10 @@ def _trust(part: dict[str, Any]) -> list[str]:
         f"90 % intervals hold {_number(covered, 1)} % ± {_number(error, 1)}; "
         f"adaptive (online conformal) intervals {_number(adapted, 1)} %",
     ]
-    if t.get("out_of_range", 0) > 0:
-        lines.append(f"input drift: {100 * t['out_of_range']:.1f} % of bins are out of the distribution of training")
+    if t.get("out_of_distribution", 0) > 0:
+        lines.append(
+            f"input drift: {100 * t['out_of_distribution']:.1f} % of bins are out of the distribution of training"
+        )
 
     return lines
 
@@ -263,9 +265,9 @@ def show_demo(result: dict[str, Any]) -> None:
 def show_bench(result: dict[str, Any]) -> None:
     """Prints a benchmark's rows beside their peers, or the kernels of attention."""
     if "backends" in result:
-        table = _table("mask", "reach", "precision", "kernel")
+        table = _table("mask", "attention window", "precision", "kernel")
         for b in result["backends"]:
-            table.add_row(b["mask"], str(b["reach"] or "all"), b["precision"], b["chosen"])
+            table.add_row(b["mask"], str(b["attention_window"] or "all"), b["precision"], b["chosen"])
         reasons = dict.fromkeys(f"{k}: {v}" for b in result["backends"] for k, v in b["refusals"].items())
         _print(table, *reasons, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
         return

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["KINDS", "Part", "Target", "labelled", "natural", "place_columns", "side_by_side", "stacked", "united"]
+__all__ = ["KINDS", "Part", "Target", "labelled", "natural", "part_columns", "side_by_side", "stacked", "united"]
 
 KINDS = ("continuous", "angle", "class")
 
@@ -102,12 +102,12 @@ class Target:
 
     def columns(self, i: int) -> slice:
         """Returns where the columns of part `i` are."""
-        return place_columns(self.parts)[i]
+        return part_columns(self.parts)[i]
 
     def expanded(self, parts: Sequence[Part]) -> "Target":
         """Returns the same with the classes of `parts`, in their order; they must hold its own, as `united` ones do."""
         values = np.full((len(self), sum(part.num_columns for part in parts)), np.nan, np.float32)
-        for i, (own, part, columns) in enumerate(zip(self.parts, parts, place_columns(parts), strict=True)):
+        for i, (own, part, columns) in enumerate(zip(self.parts, parts, part_columns(parts), strict=True)):
             known = self.values[:, self.columns(i)]
             wide = np.zeros((len(self), part.num_columns), np.float32)
             wide[:, [part.columns.index(c) for c in own.columns]] = known
@@ -117,7 +117,7 @@ class Target:
         return replace(self, parts=tuple(parts), values=values)
 
 
-def place_columns(parts: Sequence[Part]) -> list[slice]:
+def part_columns(parts: Sequence[Part]) -> list[slice]:
     """Returns where the columns of each part are."""
     ends = np.cumsum([0, *(part.num_columns for part in parts)]).tolist()
 

@@ -114,7 +114,7 @@ class Batch:
         return self.seen.any(-1)
 
     @property
-    def wanted(self) -> Bool[Tensor, " L"]:
+    def predicted(self) -> Bool[Tensor, " L"]:
         """Tokens of which something is to be predicted."""
         return self.hidden.any(-1)
 

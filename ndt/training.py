@@ -24,20 +24,20 @@ from torch import Tensor
 from ndt.attention import using_backend
 from ndt.config import TrainConfig
 from ndt.errors import InputError
-from ndt.journal import Journal
+from ndt.journal import RunLogger
 from ndt.memory import keep_freed_memory
 from ndt.model import NDT, TABLES
 from ndt.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.resume import Checkpoints, drop_later, part
 from ndt.tokens import Batch
-from ndt.watch import Watch
+from ndt.watch import DivergenceGuard
 
 __all__ = ["Objective", "Trainer"]
 
 ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up, not multiplied by
 STALE = (
     *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
-    *("delivered.json", "delivered.safetensors"),
+    *("ensemble.json", "ensemble.safetensors"),
 )
 STALE_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last holds a decoder's own steps, after the network's
 
@@ -103,7 +103,10 @@ class Trainer:
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
         self.step = self.tokens = self.waited = 0
         self.seconds, self.best_score = 0.0, -math.inf
-        self.watch, self.checkpoints = Watch(config.explode), Checkpoints(out, self.accelerator, config.sharding)
+        self.guard, self.checkpoints = (
+            DivergenceGuard(config.divergence_factor),
+            Checkpoints(out, self.accelerator, config.sharding),
+        )
         out.mkdir(parents=True, exist_ok=True)
 
         self.model = model
@@ -120,7 +123,7 @@ class Trainer:
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in STALE:
                 (out / name).unlink(missing_ok=True)
-        self.journal = Journal(
+        self.logger = RunLogger(
             out, self.step, steps=config.steps, bar=progress, quiet=not self.accelerator.is_main_process
         )
 
@@ -161,19 +164,17 @@ class Trainer:
 
     def _run(self) -> dict[str, float]:
         self.network.train()
-        with self.journal:
+        with self.logger:
             while self.step < self.config.steps and not self._exhausted():
                 begin, rate = time.perf_counter(), self._rate()
                 terms = self._take_step()
                 self.seconds += time.perf_counter() - begin
                 if self.step % 10 == 0:
-                    self.journal.write(
-                        "train", self.step, self.seconds, terms, lr=rate, tokens_per_second=self._speed()
-                    )
+                    self.logger.write("train", self.step, self.seconds, terms, lr=rate, tokens_per_second=self._speed())
                 if self.step % self.config.valid_every == 0 or self.step == self.config.steps:
                     self._validate()
                     self._checkpoint()
-                self.journal.show(self.step, self._speed(), self.best_score)
+                self.logger.show(self.step, self._speed(), self.best_score)
         release_blocks(self.model)
         self.model.requires_grad_(True)
         self.model.to(self.accelerator.device).load_state_dict(whole(self.best))
@@ -255,14 +256,14 @@ class Trainer:
         values: list[dict[str, Tensor]],
     ) -> None:
         """Stops all processes before a step that would spoil the weights; else takes the terms as usual ones."""
-        wrong = self.watch.wrong(terms)
+        wrong = self.guard.wrong(terms)
         if not wrong and math.isfinite(float(norm)):
-            return self.watch.take(terms)
+            return self.guard.take(terms)
         blamed, present = set(), set()
         for batch, number, value in zip(batches, numbers, values, strict=True):
             mean = {k: float(value[k] / number[k]) for k in number if number[k]}
             present |= (sessions := set(batch.sessions))
-            if self.watch.wrong(mean):
+            if self.guard.wrong(mean):
                 blamed |= sessions
         found = gather_object([(blamed, present)])
         sessions = set().union(*(f[0] for f in found)) or set().union(*(f[1] for f in found))
@@ -272,7 +273,11 @@ class Trainer:
         last = self.checkpoints.last()
         saved = f"last good checkpoint: {last.relative_to(self.out) if last else 'none yet'}"
         batch = f"; sessions in the batch: {', '.join(sorted(sessions))}" if sessions else ""
-        most = f", at most {self.config.explode:g} (train.explode) times its average" if self.config.explode else ""
+        most = (
+            f", at most {self.config.divergence_factor:g} (train.divergence_factor) times its average"
+            if self.config.divergence_factor
+            else ""
+        )
         expected = f"a finite number{most}; lower train.learning_rate"
         raise InputError(
             self.out, f"{what} at step {self.step}", expected, f"{', '.join(wrong.values())}{batch}; {saved}"
@@ -306,7 +311,7 @@ class Trainer:
         else:
             self.model.to("cpu")
         self.network.train()
-        self.journal.write("valid", self.step, self.seconds, {k: v for k, v in found.items() if k != "score"})
+        self.logger.write("valid", self.step, self.seconds, {k: v for k, v in found.items() if k != "score"})
         if found["score"] > self.best_score:
             self.best_score, self.waited = found["score"], 0
             self.best = {k: v.clone() for k, v in self.average.items()}
@@ -323,7 +328,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         counters = {k: getattr(self, k) for k in ("step", "tokens", "waited", "seconds", "best_score")}
-        counters |= {"usual": self.watch.usual, "identity": self._identity()}
+        counters |= {"usual": self.guard.usual, "identity": self._identity()}
         self.checkpoints.write(self.step, self._tensors(), counters)
 
     def _resume(self) -> None:
@@ -332,7 +337,7 @@ class Trainer:
             moments = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
             like |= {f"optimizer/{name}/{k}": v for k, v in ({"step": torch.zeros(())} | moments).items()}
         tensors, counters = self.checkpoints.read(self._identity(), like)
-        self.watch.usual = counters.pop("usual", {})
+        self.guard.usual = counters.pop("usual", {})
         for name, value in counters.items():
             setattr(self, name, -math.inf if value is None else value)  # JSON has no infinity: no score yet
         self.network.load_state_dict(part(tensors, "model/"))

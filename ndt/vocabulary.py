@@ -73,14 +73,14 @@ class Vocabulary:
         units: Unit identities, one a row.
         contexts: Context names, one a row: ``session:…``, ``subject:…``, ``task:…``.
         places: Names of regions and probes, one a row: ``region:…``, ``probe:…``.
-        unit_places: Rows of the region and of the probe of each unit.
+        unit_sites: Rows of the region and of the probe of each unit.
         unit_depths: Depth of each unit in millimetres; 0 where the file has none.
     """
 
     units: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
-    unit_places: tuple[tuple[int, int], ...] = ()
+    unit_sites: tuple[tuple[int, int], ...] = ()
     unit_depths: tuple[float, ...] = ()
 
     @staticmethod
@@ -97,7 +97,7 @@ class Vocabulary:
         """
         units = {u: i for i, u in enumerate(self.units)}
         contexts, places = dict.fromkeys(self.contexts), {p: i for i, p in enumerate(self.places)}
-        unit_places, unit_depths = list(self.unit_places), list(self.unit_depths)
+        unit_sites, unit_depths = list(self.unit_sites), list(self.unit_depths)
         for session in sessions:
             contexts |= dict.fromkeys(self.context_names(session))
             regions, probes, depths = _column(session, "location"), _column(session, "group"), _depths(session)
@@ -106,10 +106,10 @@ class Vocabulary:
                     units[u] = len(units)
                     names = (f"region:{regions[n]}", f"probe:{probes[n]}")
                     first, second = (places.setdefault(name, len(places)) for name in names)
-                    unit_places.append((first, second))
+                    unit_sites.append((first, second))
                     unit_depths.append(float(depths[n]))
 
-        return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_places), tuple(unit_depths))
+        return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_sites), tuple(unit_depths))
 
     def rows(self, session: Session) -> Rows:
         """Returns the table rows of a session.

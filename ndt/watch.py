@@ -2,13 +2,13 @@
 
 import math
 
-__all__ = ["Watch"]
+__all__ = ["DivergenceGuard"]
 
 YOUNG = 10  # steps before a term of the loss is judged: its average is not yet one
 MEMORY = 100  # steps that the average is about
 
 
-class Watch:
+class DivergenceGuard:
     r"""Compares each term of the loss with the running average of its magnitude.
 
     .. math:: x > f \, m, \qquad m \leftarrow m + (|x| - m) / \min(n, 100)

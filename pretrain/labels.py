@@ -3,17 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import CovariateSpec
+from ndt.checkpoint import TargetSpec
 from ndt.data.targets import build_targets, offers
-from ndt.data.windows import TRAIN, Grid
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.target import Target, side_by_side, stacked, united
 
 __all__ = ["shared_labels"]
 
 
-def shared_labels(grids: list[Grid], names: str) -> tuple[CovariateSpec | None, list[NDArray[np.float32]] | None]:
-    """Returns what is decoded, as all training blocks together standardise it, and each session's standardised labels.
+def shared_labels(
+    binned_sessions: list[BinnedSession], names: str
+) -> tuple[TargetSpec | None, list[NDArray[np.float32]] | None]:
+    """Returns what is decoded, as all training splits together standardise it, and each session's standardised labels.
 
     Sessions that lack a covariate get NaN for it. Classes are those of any session.
 
@@ -23,23 +25,28 @@ def shared_labels(grids: list[Grid], names: str) -> tuple[CovariateSpec | None, 
     """
     if not names:
         return None, None
-    shared = [_shared(grids, name.strip()) for name in names.split(",")]
+    shared = [_shared(binned_sessions, name.strip()) for name in names.split(",")]
     targets = [side_by_side(of_session) for of_session in zip(*shared, strict=True)]
     found = [part.name for part in targets[0].parts]
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise InputError("pretrain", "covariate", "each once", f"{twice[0]} twice")
-    spec = CovariateSpec.fitted(stacked(targets), np.concatenate([g.block == TRAIN for g in grids]), "pretrain")
+    spec = TargetSpec.fitted(stacked(targets), np.concatenate([g.split == TRAIN for g in binned_sessions]), "pretrain")
 
     return spec, [spec.standardise(target.values) for target in targets]
 
 
-def _shared(grids: list[Grid], name: str) -> list[Target]:
+def _shared(binned_sessions: list[BinnedSession], name: str) -> list[Target]:
     """Returns one covariate as a target of each session, all with the same columns."""
     found = {
-        i: build_targets(g.session, [name], g.start, g.bin_size) for i, g in enumerate(grids) if offers(g.session, name)
+        i: build_targets(g.session, [name], g.start, g.bin_size)
+        for i, g in enumerate(binned_sessions)
+        if offers(g.session, name)
     }
     if not found:
         raise InputError("pretrain", "covariate", f"{name} in one of the sessions", "none has it")
-    part = united([(grids[i].session.session_id, target.parts[0]) for i, target in found.items()])
+    part = united([(binned_sessions[i].session.session_id, target.parts[0]) for i, target in found.items()])
 
-    return [found[i].expanded([part]) if i in found else Target.unlabelled([part], len(g)) for i, g in enumerate(grids)]
+    return [
+        found[i].expanded([part]) if i in found else Target.unlabelled([part], len(g))
+        for i, g in enumerate(binned_sessions)
+    ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import TRAIN, Grid
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.decoder import decoding_loss, num_labels
 from ndt.errors import InputError
 from ndt.likelihood import count_nll
@@ -19,7 +19,7 @@ from ndt.masking import KINDS, draw_mask
 from ndt.metrics import r2
 from ndt.model import NDT, TABLES
 from ndt.session import Session
-from ndt.target import Part, place_columns
+from ndt.target import Part, part_columns
 from ndt.tokens import Batch, Window, pack
 from ndt.vocabulary import Vocabulary
 
@@ -32,7 +32,7 @@ class MaskedModelling:
     """Objective of pretraining: the likelihood of hidden entries, and decoding where there is something to decode.
 
     Arguments:
-        grids: Binned sessions, all with one bin width.
+        binned_sessions: Binned sessions, all with one bin width.
         vocabulary: Rows of their units and contexts.
         config: Pretraining.
         window_bins: Longest window.
@@ -44,7 +44,7 @@ class MaskedModelling:
 
     def __init__(
         self,
-        grids: Sequence[Grid],
+        binned_sessions: Sequence[BinnedSession],
         vocabulary: Vocabulary,
         config: PretrainConfig,
         window_bins: int,
@@ -55,15 +55,15 @@ class MaskedModelling:
         self.config, self.patch = config, config.model.units_per_patch
         self.labels, self.parts, self.shared_mask = labels, parts, shared_mask
         self.weights = {kind: getattr(config.mask, kind) for kind in KINDS}
-        train = [g.block == TRAIN for g in grids]
+        train = [g.split == TRAIN for g in binned_sessions]
         self.sampler = Sampler(
-            grids, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
+            binned_sessions, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
         )
-        self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in grids]
-        self.valid = valid_windows(grids, vocabulary, config.min_bins, window_bins, labels)
+        self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in binned_sessions]
+        self.valid = valid_windows(binned_sessions, vocabulary, config.min_bins, window_bins, labels)
         if not self.valid:
             expected = f"an unbroken run of {config.min_bins} bins"
-            raise InputError(grids[0].session.session_id, "validation block", expected, "none")
+            raise InputError(binned_sessions[0].session.session_id, "validation split", expected, "none")
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks."""
@@ -80,7 +80,7 @@ class MaskedModelling:
             keep = rng.permutation(keep)
         if self.shared_mask:
             rng = np.random.default_rng([config.seed, step])
-        first = step < config.mask.alone and self.weights["random"] > 0
+        first = step < config.mask.random_only_steps and self.weights["random"] > 0
         weights = {"random": 1.0} if first else self.weights
         hidden = draw_mask(T, rows.group[keep], weights, config.mask.ratio, self.patch, rng)
         assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
@@ -115,7 +115,7 @@ class MaskedModelling:
 
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of tables, and 1 for all else."""
-        return self.config.table_rate if name in TABLES else 1.0
+        return self.config.embedding_lr_scale if name in TABLES else 1.0
 
     @torch.no_grad()
     def validate(self, model: NDT) -> dict[str, float]:
@@ -133,7 +133,7 @@ class MaskedModelling:
         batch = pack(some, self.patch).to(next(model.parameters()).device)
         true, decoded = batch.target.cpu().numpy(), model.decode(batch, model.encode(batch)).float().cpu()
         found = []
-        for part, columns in zip(self.parts, place_columns(self.parts), strict=True):
+        for part, columns in zip(self.parts, part_columns(self.parts), strict=True):
             mine = decoded[:, columns].softmax(1) if part.kind == "class" else decoded[:, columns]
             found.append(r2(true[:, columns], mine.numpy()))
 

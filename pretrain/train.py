@@ -11,7 +11,7 @@ from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
-from ndt.data.windows import TRAIN, Grid, default_bin_size, longest_window
+from ndt.data.windows import TRAIN, BinnedSession, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.labels import shared_labels
@@ -31,7 +31,7 @@ def pretrain(
     resume: bool = False,
     progress: bool = True,
 ) -> NDT:
-    """Pretrains by masked modelling on the training blocks of a store's sessions and returns the model.
+    """Pretrains by masked modelling on the training splits of a store's sessions and returns the model.
 
     Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, log.jsonl, tensorboard/,
     checkpoints/.
@@ -53,9 +53,9 @@ def pretrain(
         raise InputError(store.root, "sessions", "at least one that is not kept for evaluation", "none")
     bin_size = config.bin_size or default_bin_size(sessions)
     window_bins = longest_window(config, bin_size, out)
-    grids = [Grid(s, bin_size, window_bins * bin_size) for s in sessions]
+    binned_sessions = [BinnedSession(s, bin_size, window_bins * bin_size) for s in sessions]
     check_store(store, {s.session_id for s in sessions}, window_bins * bin_size, config.leaks)
-    covariate, labels = shared_labels(grids, config.covariate)
+    covariate, labels = shared_labels(binned_sessions, config.covariate)
     spec = ModelSpec(
         config=config.model,
         covariate=covariate,
@@ -66,10 +66,10 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec)
-    for grid in grids:  # a unit of several sessions keeps the mean of the last: closest to the days to come
-        model.observe(grid.session, grid.mean_counts(grid.block == TRAIN))
+    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to the days to come
+        model.observe(binned.session, binned.mean_counts(binned.split == TRAIN))
     parts = covariate.parts if covariate is not None else ()
-    objective = MaskedModelling(grids, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
+    objective = MaskedModelling(binned_sessions, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()

@@ -18,13 +18,17 @@ PARTS = {  # name -> kind, columns, unit
     "heading": ("angle", ("cos(yaw)", "sin(yaw)"), ""),
     "trials/target": ("class", CLASSES, ""),
 }
-CONTROLS = {"time_only": 0.02, "shuffled": -0.03, "shifted": -3.2}  # the last is far below what an axis can show
+CONTROLS = {
+    "time_only": 0.02,
+    "block_permuted": -0.03,
+    "circularly_shifted": -3.2,
+}  # the last is far below what an axis can show
 WEIGHTS = {"network": 0.7, "ridge": 0.3}
 
 
-def _smooth(rng: np.random.Generator, num_bins: int, columns: int, reach: int = 30) -> np.ndarray:
-    noise = rng.normal(size=(num_bins + reach - 1, columns))
-    window = np.hanning(reach + 2)[1:-1]
+def _smooth(rng: np.random.Generator, num_bins: int, columns: int, attention_window: int = 30) -> np.ndarray:
+    noise = rng.normal(size=(num_bins + attention_window - 1, columns))
+    window = np.hanning(attention_window + 2)[1:-1]
 
     return np.stack([np.convolve(c, window / np.linalg.norm(window), "valid") for c in noise.T], 1)
 
@@ -58,34 +62,34 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
     """
     kind, columns, unit = PARTS[name]
     p = _decoded(kind, 2 * num_bins, np.random.default_rng(seed))
-    p["delivered"] = WEIGHTS["network"] * p["network"] + WEIGHTS["ridge"] * p["ridge"]
+    p["ensemble"] = WEIGHTS["network"] * p["network"] + WEIGHTS["ridge"] * p["ridge"]
     valid, p = ({n: v[half] for n, v in p.items()} for half in (slice(num_bins), slice(num_bins, None)))
-    conformal = Conformal.fit(valid["true"], valid["delivered"], kind)
+    conformal = Conformal.fit(valid["true"], valid["ensemble"], kind)
     p["true"][num_bins // 2 : num_bins // 2 + 20] = np.nan  # a second without labels
     trial = np.arange(num_bins) // 25 if kind == "class" else None
     p["half_width"], p["adaptive_half_width"] = (f(*a) for f, a in (
-        (conformal.half_width, (p["delivered"],)), (conformal.adapt, (p["true"], p["delivered"])),
+        (conformal.half_width, (p["ensemble"],)), (conformal.adapt, (p["true"], p["ensemble"])),
     ))  # fmt: skip
-    piece = _pieces(num_bins)[1]
+    segment = _pieces(num_bins)[1]
     known = np.isfinite(p["true"]).all(1)
-    true, delivered = p["true"][known], p["delivered"][known]
+    true, ensemble = p["true"][known], p["ensemble"][known]
 
     def scores(member: str) -> dict:
         return score(p["true"], p[member], kind, trial=trial)
 
-    bootstrap = block_bootstrap_r2(true, delivered, piece[known])
-    over = block_bootstrap_r2(true, delivered, piece[known], peer=p["ridge"][known])
-    test = scores("delivered") | conformal.measure(true, delivered, piece[known])
-    test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_range": 0.05}
+    bootstrap = block_bootstrap_r2(true, ensemble, segment[known])
+    over = block_bootstrap_r2(true, ensemble, segment[known], peer=p["ridge"][known])
+    test = scores("ensemble") | conformal.measure(true, ensemble, segment[known])
+    test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_distribution": 0.05}
     test |= {"over_ridge": over.value, "over_ridge_error": over.error}
     baselines = {n: {"r2": r2} for n, r2 in CONTROLS.items()}
     baselines |= {"ridge": scores("ridge") | {"alpha": 1.0, "num_lags": 5}}
-    for n, spoiled in (("wiener", 0.5), ("kalman", 0.7), ("recurrent", 0.9), ("ridge_gated", 0.95)):
+    for n, spoiled in (("wiener", 0.5), ("kalman", 0.7), ("gru", 0.9), ("ridge_time_gain", 0.95)):
         baselines[n] = score(p["true"], spoiled * p["ridge"], kind, trial=trial)
     baselines["naive_bayes"] = {"left_out": "too few bins with spikes"}
     metrics = {
         "covariate": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
-        "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "delivered": 0.82},
+        "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "ensemble": 0.82},
         "weights": dict(WEIGHTS), "baselines": baselines,
     }  # fmt: skip
 
@@ -93,27 +97,27 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
 
 
 def _pieces(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Time of each bin and its piece: after a third there is a gap of four seconds."""
-    piece = (np.arange(num_bins) >= num_bins // 3).astype(np.int64)
+    """Time of each bin and its segment: after a third there is a gap of four seconds."""
+    segment = (np.arange(num_bins) >= num_bins // 3).astype(np.int64)
 
-    return 300.0 + BIN * np.arange(num_bins) + 4.0 * piece + BIN / 2, piece
+    return 300.0 + BIN * np.arange(num_bins) + 4.0 * segment + BIN / 2, segment
 
 
 def fake_decoder(run: Path, *names: str, num_bins: int = 1200, seed: int = 0) -> dict:
     """Writes the run of a decoder of these covariates and returns its metrics."""
     run.mkdir(parents=True, exist_ok=True)
-    time, piece = _pieces(num_bins)
+    time, segment = _pieces(num_bins)
     outside = (np.arange(num_bins) // 40 % 20) == 3
-    arrays: dict[str, np.ndarray] = {"time": time, "piece": piece, "out_of_range": outside}
+    arrays: dict[str, np.ndarray] = {"time": time, "segment": segment, "out_of_distribution": outside}
     covariates = {}
     for i, name in enumerate(names):
         covariates[name], found = part_of(name, num_bins, seed + i)
         arrays |= {f"{name}/{key}" if i else key: value for key, value in found.items()}
     metrics = {
-        "session": "sub-b_ses-2", "seed": 3, "bin_size": BIN, "lag": 0.1, "adapt": "full",
-        "lags": {"0": 0.61, "0.1": 0.66, "0.2": 0.58}, "calibration_seconds": 60.0, "train_seconds": 21.0, "steps": 400,
+        "session": "sub-b_ses-2", "seed": 3, "bin_size": BIN, "lag": 0.1, "strategy": "full",
+        "lags": {"0": 0.61, "0.1": 0.66, "0.2": 0.58}, "label_seconds": 60.0, "train_seconds": 21.0, "steps": 400,
         "decoder_steps": 900,
-        "input_range": {"lost_units": ["b/array/00007/0"], "rate_shift": -4.2, "flagged": float(outside.mean())},
+        "input_drift": {"silent_units": ["b/array/00007/0"], "rate_shift": -4.2, "flagged": float(outside.mean())},
         **covariates[names[0]], "covariates": covariates,
     }  # fmt: skip
     np.savez(run / "predictions.npz", **arrays)

@@ -54,14 +54,14 @@ class FakeFinetune:
             "session": session,
             "covariate": covariate or "vel",
             "bin_size": BIN,
-            "calibration_seconds": min(config.calibration or HAS, HAS),
+            "label_seconds": min(config.label_seconds or HAS, HAS),
             "valid": {"network": network},
             "train_seconds": 2.0,
         }
-        ridge = found["calibration_seconds"] / 100
+        ridge = found["label_seconds"] / 100
         found["network"] = {"r2": network - 0.05}
         found["test"] = {"r2": max(network - 0.05, ridge)}
-        found["baselines"] = {"ridge": {"r2": ridge}, "shuffled": {"r2": 0.0}}
+        found["baselines"] = {"ridge": {"r2": ridge}, "block_permuted": {"r2": 0.0}}
         write_json(out / "metrics.json", found)
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> "FakeFinetune":
@@ -78,7 +78,7 @@ def small_store(root: Path) -> Store:
     write_session(session, root / f"{session.session_id}.h5")
     entry = {
         "source": "a.nwb", "sha256": "0" * 64, "options": {}, "dropped": [], "subject": "a", "units": 5, "spikes": 3000,
-        "observed_seconds": 60.0, "pieces": 1, "covariates": ["vel"],
+        "observed_seconds": 60.0, "segments": 1, "covariates": ["vel"],
     }  # fmt: skip
     write_manifest(root, {"version": STORE_VERSION, "sessions": {session.session_id: entry}})
 

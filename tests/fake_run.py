@@ -18,12 +18,12 @@ CURVE = LabelCurve(
     covariate="cursor_vel",
     seconds=[15.0, 30.0, 60.0, 120.0],
     lines={
-        "delivered": [[0.52, 0.48, 0.52], [0.6, 0.61, 0.62], [0.67, 0.66, 0.7], [0.72, 0.73, 0.75]],
+        "ensemble": [[0.52, 0.48, 0.52], [0.6, 0.61, 0.62], [0.67, 0.66, 0.7], [0.72, 0.73, 0.75]],
         "network": [[0.51, 0.47, 0.52], [0.58, 0.6, 0.61], [0.66, 0.65, 0.69], [0.71, 0.72, 0.74]],
         "scratch": [[0.12, 0.21, 0.18], [0.35, 0.33, 0.41], [0.55, 0.58, 0.6], [0.67, 0.69, 0.7]],
         "ridge": [[-0.04] * 3, [0.4] * 3, [0.58] * 3, [0.66] * 3],
         "wiener": [[-1.6] * 3, [0.1] * 3, [0.5] * 3, [0.63] * 3],
-        "shuffled": [[-0.02, -0.01, 0.0]] * 4,
+        "block_permuted": [[-0.02, -0.01, 0.0]] * 4,
     },
     pretrained_on="the spikes of 40 simulated sessions (4 subjects, 120 s a session, 64 units) for 800 steps",
     valid_seconds=28.0,
@@ -70,15 +70,15 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
     test = (time >= 90) & ~((time >= 100) & (time < 105))
     true = velocity[test]
     decoded = {name: true + sd * rng.normal(size=true.shape) for name, sd in (("network", 1.2), ("ridge", 2.0))}
-    decoded["delivered"] = 0.8 * decoded["network"] + 0.2 * decoded["ridge"]
+    decoded["ensemble"] = 0.8 * decoded["network"] + 0.2 * decoded["ridge"]
     r2 = {n: float(1 - np.sum((true - x) ** 2) / np.sum((true - true.mean(0)) ** 2)) for n, x in decoded.items()}
-    per_dim = 1 - np.sum((true - decoded["delivered"]) ** 2, 0) / np.sum((true - true.mean(0)) ** 2, 0)
+    per_dim = 1 - np.sum((true - decoded["ensemble"]) ** 2, 0) / np.sum((true - true.mean(0)) ** 2, 0)
     metrics = {
         "session": session_id,
         "covariate": "cursor_vel",
         "seed": 0,
         "test": {
-            "r2": r2["delivered"],
+            "r2": r2["ensemble"],
             "r2_uniform": float(per_dim.mean()),
             "r2_per_dim": per_dim.tolist(),
             "num_bins": int(test.sum()),
@@ -89,13 +89,13 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
         "weights": {"network": 0.8, "ridge": 0.2},
         "baselines": {
             "ridge": {"r2": r2["ridge"]},
-            "shuffled": {"r2": -0.02},
+            "block_permuted": {"r2": -0.02},
             "time_only": {"r2": 0.01},
             "scratch": {"r2": 0.7},
             "oracle": {"r2": 0.95},
         },
         "train_seconds": 1.0,
-        "calibration_seconds": 60.0,
+        "label_seconds": 60.0,
     }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -109,7 +109,7 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
         half_width=np.full(true.shape, 1.6),
         dims=np.array(["x", "y"]),
         unit=np.array("cm/s"),
-        piece=(time[test] >= 102).astype(np.int64),
+        segment=(time[test] >= 102).astype(np.int64),
     )
 
     return metrics
@@ -135,7 +135,7 @@ def fake_run(run: Path) -> Path:
         write_session(session, run / "store" / f"{name}.h5")
         entries[name] = {
             "source": f"{name}.nwb", "sha256": "0" * 64, "size": 1, "subject": "a", "task": "", "units": 24,
-            "spikes": len(session.spikes.timestamps), "observed_seconds": 115.0, "pieces": 2,
+            "spikes": len(session.spikes.timestamps), "observed_seconds": 115.0, "segments": 2,
             "covariates": ["cursor_vel"], "options": {}, "tool_version": "0", "dropped": list(session.dropped),
         }  # fmt: skip
         if name == SESSION:
@@ -144,8 +144,8 @@ def fake_run(run: Path) -> Path:
             mixing = rng.normal(size=(2, 8))
             latents = np.tanh(0.3 * velocity @ mixing) + 0.1 * rng.normal(size=(len(time), 8))
             (run / "embed").mkdir()
-            piece = (time >= 102).astype(np.int64)
-            np.savez(run / "embed" / f"{name}.npz", time=time + BIN / 2, latents=latents, piece=piece, options="{}")
+            segment = (time >= 102).astype(np.int64)
+            np.savez(run / "embed" / f"{name}.npz", time=time + BIN / 2, latents=latents, segment=segment, options="{}")
     write_manifest(run / "store", {"version": STORE_VERSION, "sessions": entries})
 
     pretraining = {

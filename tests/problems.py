@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ndt.architectures import new_model
-from ndt.checkpoint import CovariateSpec, ModelSpec
+from ndt.checkpoint import ModelSpec, TargetSpec
 from ndt.config import ModelConfig
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
 from ndt.model import NDT
-from ndt.routes import CONTEXT, Route
+from ndt.routes import CONTEXT, AttentionPattern
 from ndt.session import Covariate, Session, Spikes, Units
 from ndt.target import Part
 from ndt.tokens import Window
@@ -33,34 +33,36 @@ TINY = ModelConfig(
 NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", covariates="cross")
 
 
-def reads(route: Route) -> Tensor:
+def reads(pattern: AttentionPattern) -> Tensor:
     """Which of a route's queries read which of its keys, both as its sequences lay them out: (Q, K), pair by pair.
 
     ``full``: all keys of its sequence. ``causal``: as many keys fewer as there are queries after it. ``time``: context
     tokens; and data, if it is data itself and they are not later. Within reach, all.
     """
-    found = torch.zeros(len(route.queries.time), len(route.keys.time), dtype=torch.bool)
+    found = torch.zeros(len(pattern.queries.time), len(pattern.keys.time), dtype=torch.bool)
     at = begin = 0
-    for n, m in zip(route.queries.lengths.tolist(), route.keys.lengths.tolist(), strict=True):
+    for n, m in zip(pattern.queries.lengths.tolist(), pattern.keys.lengths.tolist(), strict=True):
         for i in range(n):
-            t = int(route.queries.time[at + i])
+            t = int(pattern.queries.time[at + i])
             for j in range(m):
-                s = int(route.keys.time[begin + j])
+                s = int(pattern.keys.time[begin + j])
                 by_time = s == CONTEXT or (t != CONTEXT and s <= t)
-                may = {"full": True, "causal": m - j >= n - i, "time": by_time}[route.mask]
-                found[at + i, begin + j] = may and (not route.reach or s == CONTEXT or s > t - route.reach)
+                may = {"full": True, "causal": m - j >= n - i, "time": by_time}[pattern.mask]
+                found[at + i, begin + j] = may and (
+                    not pattern.attention_window or s == CONTEXT or s > t - pattern.attention_window
+                )
         at, begin = at + n, begin + m
 
     return found
 
 
-def slow_attention(q: Tensor, k: Tensor, v: Tensor, route: Route) -> Tensor:
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
     """Attention by the definition, one query after another, in float64."""
     rows_q, rows_k = (
-        torch.arange(len(x)) if s.rows is None else s.rows for s, x in ((route.queries, q), (route.keys, k))
+        torch.arange(len(x)) if s.rows is None else s.rows for s, x in ((pattern.queries, q), (pattern.keys, k))
     )
     out: list[Tensor] = [torch.zeros_like(q[0], dtype=torch.float64)] * len(q) if len(q) else []
-    for row, seen in zip(rows_q.tolist(), reads(route), strict=True):
+    for row, seen in zip(rows_q.tolist(), reads(pattern), strict=True):
         keys = rows_k[seen]
         score = torch.einsum("he,mhe->hm", q[row].double(), k[keys].double()) * q.shape[-1] ** -0.5
         out[row] = torch.einsum("hm,mhe->he", score.softmax(-1), v[keys].double())
@@ -84,11 +86,11 @@ def recording(
     time unless told otherwise; an empty span leaves them out.
     """
     rng = np.random.default_rng(seed)
-    pieces = Intervals(*np.array(observed, float).reshape(-1, 2).T)
-    end = float(pieces.end.max()) if len(pieces) else 0.0
+    segments = Intervals(*np.array(observed, float).reshape(-1, 2).T)
+    end = float(segments.end.max()) if len(segments) else 0.0
     times = np.sort(rng.uniform(0, end, rng.poisson(rate_hz * num_units * end)))
-    times = times[pieces.contains(times)]
-    a, b = labels or (float(pieces.start.min()), end)
+    times = times[segments.contains(times)]
+    a, b = labels or (float(segments.start.min()), end)
     stamps = np.arange(a, b, 0.05) + 0.025
     values = np.stack([np.sin(stamps), np.cos(0.7 * stamps)], 1)
     series = Covariate(
@@ -100,7 +102,7 @@ def recording(
         subject="a",
         spikes=Spikes(timestamps=times, unit_index=rng.integers(num_units, size=len(times))),
         units=Units(id=np.array([f"a/{n}" for n in rng.permutation(num_units)]), observed=unit_observed),
-        observed=pieces,
+        observed=segments,
         covariates={"vel": series} if len(stamps) > 1 else {},
     )
 
@@ -134,9 +136,7 @@ def specification(
     if dims:
         names = ("x", "y", "z")[:dims]
         parts = (Part(name="vel", kind="continuous", dims=names, unit="m/s"),)
-        covariate = CovariateSpec(
-            name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts
-        )
+        covariate = TargetSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts)
 
     return ModelSpec(
         config=config,
@@ -183,6 +183,6 @@ def random_window(
     )
 
 
-def grid_of(session: Session, bin_size: float = 0.05, guard: float = 1.0) -> Grid:
+def grid_of(session: Session, bin_size: float = 0.05, guard: float = 1.0) -> BinnedSession:
     """The bins of a session."""
-    return Grid(session, bin_size, guard)
+    return BinnedSession(session, bin_size, guard)

@@ -139,10 +139,10 @@ def write_nlb(path: Path, split: Sequence[str] = ("train",) * 7 + ("val",) * 3, 
     """
     length, gap = 2.0, 0.0 if rtt else 0.25
     start = np.arange(len(split)) * (length + gap)
-    pieces = np.stack([start, start + length], 1)
-    seconds = float(pieces[-1, 1])
-    spikes = [t[((t[:, None] >= pieces[:, 0]) & (t[:, None] < pieces[:, 1])).any(1)] for t in trains(8, seconds)]
-    observed = [[0.0, seconds]] if rtt else pieces
+    segments = np.stack([start, start + length], 1)
+    seconds = float(segments[-1, 1])
+    spikes = [t[((t[:, None] >= segments[:, 0]) & (t[:, None] < segments[:, 1])).any(1)] for t in trains(8, seconds)]
+    observed = [[0.0, seconds]] if rtt else segments
 
     def fill(nwb: NWBFile) -> None:
         device = nwb.create_device("electrode_array")
@@ -157,7 +157,7 @@ def write_nlb(path: Path, split: Sequence[str] = ("train",) * 7 + ("val",) * 3, 
                 id=number, spike_times=times, obs_intervals=observed, electrodes=[electrode], heldout=n % 4 == 3
             )
         nwb.add_trial_column("split", "train, val, test or none")
-        for (a, b), block in zip(pieces, split, strict=True):
+        for (a, b), block in zip(segments, split, strict=True):
             nwb.add_trial(start_time=a, stop_time=b, split=block)
 
     position = 100 * path_of(seconds, 1000.0)
@@ -276,15 +276,15 @@ def write_falcon_m2(path: Path, split: str = "held_in_calib") -> Path:
 def write_churchland(path: Path) -> Path:
     """Churchland and others' mazes (DANDI 000070): positions only, in a container; one obs_interval a trial."""
     start = 2.25 * np.arange(9)
-    pieces = np.stack([start, start + 2.0], 1)
+    segments = np.stack([start, start + 2.0], 1)
 
     def fill(nwb: NWBFile) -> None:
         device = nwb.create_device("Utah Array(M1)")
         group = nwb.create_electrode_group("2", "array in M1", location="M1", device=device)
         for n, times in enumerate(trains(6, 20.0)):
             nwb.add_electrode(group=group, location="M1")
-            inside = ((times[:, None] >= pieces[:, 0]) & (times[:, None] < pieces[:, 1])).any(1)
-            nwb.add_unit(spike_times=times[inside], electrodes=[n], obs_intervals=pieces)
+            inside = ((times[:, None] >= segments[:, 0]) & (times[:, None] < segments[:, 1])).any(1)
+            nwb.add_unit(spike_times=times[inside], electrodes=[n], obs_intervals=segments)
         times = np.concatenate([a + np.arange(2000) / 1000 for a in start])
         xy = np.stack([np.sin(times), np.cos(times)], 1)
         frame = {"reference_frame": "screen", "timestamps": times, "unit": "mm"}
@@ -292,7 +292,7 @@ def write_churchland(path: Path) -> Path:
         module.add(Position([SpatialSeries(name=name, data=xy, **frame) for name in ("Cursor", "Eye", "Hand")]))
         for name in ("discard_trial", "task_success"):
             nwb.add_trial_column(name, name)
-        for a, b in pieces:
+        for a, b in segments:
             nwb.add_trial(start_time=a, stop_time=b, discard_trial=0, task_success=1)
 
     return write_nwb(path, fill, subject="Jenkins")

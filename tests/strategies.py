@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from problems import random_window, recording
 
-from ndt.routes import CONTEXT, MASKS, Route, Sequences
+from ndt.routes import CONTEXT, MASKS, AttentionPattern, Sequences
 from ndt.session import Session
 from ndt.tokens import Window
 
@@ -26,7 +26,7 @@ def ragged(draw: st.DrawFn) -> dict[str, object]:
         "queries": draw(some),
         "keys": draw(some),
         "mask": draw(st.sampled_from(MASKS)),
-        "reach": draw(st.sampled_from([0, 0, 1, 3])),
+        "attention_window": draw(st.sampled_from([0, 0, 1, 3])),
         "permuted": draw(st.booleans()),
         "seed": draw(seeds),
     }
@@ -41,24 +41,24 @@ def sequences(some: list[list[int]], rows: torch.Tensor | None = None) -> Sequen
     )
 
 
-def route(
+def pattern(
     queries: list[list[int]],
     keys: list[list[int]] | None = None,
     mask: str = "time",
-    reach: int = 0,
+    attention_window: int = 0,
     permuted: bool = False,
     seed: int = 0,
-) -> Route:
+) -> AttentionPattern:
     """The route of sequences given by the bins of tokens; `permuted`, rows lie anyhow, some in several sequences."""
     generator = torch.Generator().manual_seed(seed)
     Q, K = (sum(map(len, some)) for some in (queries, keys or []))
     rows_q = torch.randperm(Q, generator=generator) if permuted else None
     if keys is None:  # sequences read themselves
         own = sequences(queries, rows_q)
-        return Route(own, own, mask, reach)
+        return AttentionPattern(own, own, mask, attention_window)
     rows_k = torch.randint(max(K, 1), (K,), generator=generator) if permuted else None
 
-    return Route(sequences(queries, rows_q), sequences(keys, rows_k), mask, reach)
+    return AttentionPattern(sequences(queries, rows_q), sequences(keys, rows_k), mask, attention_window)
 
 
 @st.composite
@@ -72,13 +72,13 @@ def windows(draw: st.DrawFn, num_units: int | None = None, least: int = 1) -> Wi
 
 @st.composite
 def recordings(draw: st.DrawFn) -> Session:
-    """A recording in 1 to 14 pieces, whose labels may begin late and end early."""
+    """A recording in 1 to 14 segments, whose labels may begin late and end early."""
     number = draw(st.integers(1, 14))
     lengths = draw(st.lists(st.floats(0.2, 12.0), min_size=number, max_size=number))
     gaps = draw(st.lists(st.floats(0.06, 3.0), min_size=number, max_size=number))
     ends = np.cumsum(np.array(lengths) + gaps)
-    pieces = [(float(b - length), float(b)) for b, length in zip(ends, lengths, strict=True)]
-    last = pieces[-1][1]
+    segments = [(float(b - length), float(b)) for b, length in zip(ends, lengths, strict=True)]
+    last = segments[-1][1]
     labels = (draw(st.floats(0.0, 0.3)) * last, draw(st.floats(0.6, 1.0)) * last) if draw(st.booleans()) else None
 
-    return recording(pieces, labels=labels, num_units=draw(st.integers(1, 4)), seed=draw(seeds))
+    return recording(segments, labels=labels, num_units=draw(st.integers(1, 4)), seed=draw(seeds))

@@ -109,7 +109,7 @@ def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_b
 
 
 def test_a_permutation_is_recovered_exactly_whatever_the_rates(loadings) -> None:
-    """In two pieces of the new day, of which one unit is not observed in the second, and one never fires."""
+    """In two segments of the new day, of which one unit is not observed in the second, and one never fires."""
     order = np.random.default_rng(3).permutation(N)
     old, new = day(loadings[:N], 1), day(loadings[:N], 2, rate=0.3)[:, order]
     new[3500:, 4] = np.nan
@@ -152,12 +152,12 @@ def test_of_seconds_and_of_two_units_nothing_is_guessed(loadings) -> None:
 
 
 def test_recordings_in_short_pieces_are_matched_too(loadings) -> None:
-    """No product spans a gap: pieces in another order say the same."""
+    """No product spans a gap: segments in another order say the same."""
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
-    pieces = np.split(new, range(20, len(new), 20))
-    found = match_units([old], pieces, 0.05)
+    segments = np.split(new, range(20, len(new), 20))
+    found = match_units([old], segments, 0.05)
     assert (found == np.arange(N)).sum() >= N - 2
-    np.testing.assert_array_equal(match_units([old], [*pieces[:150:-1], *pieces[:151]], 0.05), found)
+    np.testing.assert_array_equal(match_units([old], [*segments[:150:-1], *segments[:151]], 0.05), found)
 
 
 def test_what_files_say_of_units_is_weighed_as_two_gaussians_that_correlate() -> None:

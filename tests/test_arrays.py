@@ -24,7 +24,7 @@ def test_spikes_come_out_ascending_with_units_in_order_at_equal_times():
 
 def test_observed_time_is_half_open_and_spikes_outside_are_listed():
     session = from_arrays([[0.0, 1.0, 2.5], [2.0]], session_id="s", observed=[[2, 3], [0, 1]])
-    np.testing.assert_array_equal(session.spikes.timestamps, [0.0, 2.0, 2.5])  # 1.0 is the end of a piece
+    np.testing.assert_array_equal(session.spikes.timestamps, [0.0, 2.0, 2.5])  # 1.0 is the end of a segment
     assert session.dropped == ("spikes: 1 of 4 spikes lie outside observed time",)
 
 

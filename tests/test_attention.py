@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from problems import slow_attention
-from strategies import ragged, route, sequences
+from strategies import pattern, ragged, sequences
 
 from ndt.attention import attention, chosen_backend, using_backend
 from ndt.backends import BACKENDS, SHORT
 from ndt.errors import InputError
-from ndt.routes import CONTEXT, MASKS, Route
+from ndt.routes import CONTEXT, MASKS, AttentionPattern
 
 CPU = torch.device("cpu")
 
@@ -20,13 +20,13 @@ def kernel(request, monkeypatch) -> None:
     monkeypatch.setattr("ndt.backends.SHORT", {"plain": 10**6, "fused": 0}[request.param])
 
 
-def operands(path: Route, dtype: torch.dtype, seed: int = 0, H: int = 2, E: int = 8) -> list[torch.Tensor]:
+def operands(path: AttentionPattern, dtype: torch.dtype, seed: int = 0, H: int = 2, E: int = 8) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     lengths = (len(path.queries.time), len(path.keys.time), len(path.keys.time))
     return [torch.randn((n, H, E), generator=generator).to(dtype).requires_grad_() for n in lengths]
 
 
-def both(path: Route, dtype: torch.dtype, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def both(path: AttentionPattern, dtype: torch.dtype, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Outputs and gradients of packed attention, and of a slow loop in float64 on the same numbers."""
     every = []
     for attend, to in ((attention, dtype), (slow_attention, torch.float64)):
@@ -44,17 +44,17 @@ def both(path: Route, dtype: torch.dtype, seed: int = 0) -> tuple[list[torch.Ten
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some=ragged())
 def test_packed_attention_is_a_slow_loop_with_its_gradients(kernel, dtype, atol, some) -> None:
-    for found, expected in zip(*both(route(**some), dtype, some["seed"]), strict=True):
+    for found, expected in zip(*both(pattern(**some), dtype, some["seed"]), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("reach", [0, 5])
-def test_many_long_sequences_in_any_order_are_a_slow_loop(kernel, mask, reach) -> None:
+@pytest.mark.parametrize("attention_window", [0, 5])
+def test_many_long_sequences_in_any_order_are_a_slow_loop(kernel, mask, attention_window) -> None:
     """Runs of sequences of equal size, of which each is computed at once, with more keys than queries."""
     keys = [[CONTEXT] * 2 + list(range(n)) for n in (9, 9, 9, 4, 4, 20)]
-    path = route([k[3:] for k in keys], keys, mask, reach, permuted=True, seed=3)
+    path = pattern([k[3:] for k in keys], keys, mask, attention_window, permuted=True, seed=3)
     for found, expected in zip(*both(path, torch.float32), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_many_long_sequences_in_any_order_are_a_slow_loop(kernel, mask, reach) -
 @pytest.mark.parametrize("mask", MASKS)
 def test_sequences_that_read_themselves_are_a_slow_loop_on_both_sides_of_the_limit_of_plain_products(mask) -> None:
     """Two of each length, so that runs have more than one; rows lie anyhow, each once."""
-    path = route([list(range(n)) for n in (SHORT - 1, SHORT + 1, 40) for _ in range(2)], mask=mask, permuted=True)
+    path = pattern([list(range(n)) for n in (SHORT - 1, SHORT + 1, 40) for _ in range(2)], mask=mask, permuted=True)
     assert path.keys is path.queries
     for found, expected in zip(*both(path, torch.float32), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_sequences_that_read_themselves_are_a_slow_loop_on_both_sides_of_the_lim
 @given(some=ragged())
 def test_half_precision_on_a_cpu_is_float32_rounded_once(some) -> None:
     """Eight bits of mantissa; gradients of keys that several queries read are added up in as few."""
-    found, expected = both(route(**some), torch.bfloat16, some["seed"])
+    found, expected = both(pattern(**some), torch.bfloat16, some["seed"])
     torch.testing.assert_close(found[0].double(), expected[0], rtol=2**-8, atol=1e-5)
     for a, b in zip(found[1:], expected[1:], strict=True):
         least = 1e-6  # of a lone key the weight is one whatever the query, whose gradient is zero but for rounding
@@ -84,11 +84,14 @@ def test_who_reads_whom_by_hand() -> None:
     """Two context tokens and two bins; the last two queries of three keys, as cached decoding has them."""
     times = [[CONTEXT, CONTEXT, 0, 1]]
     for path, expected in (
-        (route(times), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
-        (route(times, mask="causal"), [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
-        (route([[5, 6]], [[CONTEXT, 5, 6]], "causal"), [[1, 1, 0], [1, 1, 1]]),
-        (route(times, mask="full"), [[1, 1, 1, 1]] * 4),
-        (route([[0, 1, 2]], [[CONTEXT, 0, 1, 2]], "full", reach=2), [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1]]),
+        (pattern(times), [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        (pattern(times, mask="causal"), [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        (pattern([[5, 6]], [[CONTEXT, 5, 6]], "causal"), [[1, 1, 0], [1, 1, 1]]),
+        (pattern(times, mask="full"), [[1, 1, 1, 1]] * 4),
+        (
+            pattern([[0, 1, 2]], [[CONTEXT, 0, 1, 2]], "full", attention_window=2),
+            [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1]],
+        ),
     ):
         q, k, v = operands(path, torch.float64)
         heard = torch.autograd.functional.jacobian(
@@ -100,9 +103,9 @@ def test_who_reads_whom_by_hand() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        route([[0, 5], [3]], [[4], []]),
-        route([[0, 5], [3]], [[4], []], "causal"),
-        route([[9, 4], [3]], [[4], []], "full", reach=1),
+        pattern([[0, 5], [3]], [[4], []]),
+        pattern([[0, 5], [3]], [[4], []], "causal"),
+        pattern([[9, 4], [3]], [[4], []], "full", attention_window=1),
     ],
 )
 def test_a_query_that_reads_nothing_gets_zeros_and_no_gradient(path) -> None:
@@ -118,13 +121,13 @@ def test_a_query_that_reads_nothing_gets_zeros_and_no_gradient(path) -> None:
 @settings(max_examples=30)
 @given(some=ragged())
 def test_sequences_do_not_see_each_other(some) -> None:
-    path = route(**{**some, "permuted": False})
+    path = pattern(**{**some, "permuted": False})
     q, k, v = operands(path, torch.float32, some["seed"])
     together = attention(q, k, v, path).split(path.queries.lengths.tolist())
     a = b = 0
     for found, one, other in zip(together, some["queries"], some["keys"], strict=True):
         n, m = len(one), len(other)
-        alone = route([one], [other], path.mask, path.reach)
+        alone = pattern([one], [other], path.mask, path.attention_window)
         expected = attention(q[a : a + n], k[b : b + m], v[b : b + m], alone)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # in batches of another size
         a, b = a + n, b + m
@@ -132,9 +135,9 @@ def test_sequences_do_not_see_each_other(some) -> None:
 
 @pytest.mark.parametrize("kernel", ["plain", "fused"], indirect=True)
 @pytest.mark.parametrize("mask", ["time", "causal"])
-@pytest.mark.parametrize("reach", [0, 6])
-def test_what_the_future_holds_changes_no_bit_of_the_past(kernel, mask, reach) -> None:
-    path = route([list(range(40)), list(range(30)), list(range(30))], mask=mask, reach=reach)
+@pytest.mark.parametrize("attention_window", [0, 6])
+def test_what_the_future_holds_changes_no_bit_of_the_past(kernel, mask, attention_window) -> None:
+    path = pattern([list(range(40)), list(range(30)), list(range(30))], mask=mask, attention_window=attention_window)
     q, k, v = operands(path, torch.float32)
     before, late = attention(q, k, v, path), path.queries.time >= 17
     after = attention(q, *(torch.where(late[:, None, None], 100 * x + 3, x) for x in (k, v)), path)
@@ -148,7 +151,7 @@ def test_what_is_kept_for_the_backward_pass_is_linear_in_tokens(kernel, mask) ->
     """At one longest sequence, twice the sequences hold twice the bytes, in ragged sequences as in equal ones."""
 
     def saved(copies: int) -> int:
-        path = route([list(range(n)) for n in (32, 30, 17, 9)] * copies, mask=mask)
+        path = pattern([list(range(n)) for n in (32, 30, 17, 9)] * copies, mask=mask)
         x, kept = operands(path, torch.float32), {}
 
         def keep(t: torch.Tensor) -> torch.Tensor:
@@ -170,7 +173,7 @@ def test_the_backend_is_chosen_and_refused() -> None:
     with pytest.raises(InputError, match="attention backend: expected auto or one of xformers, varlen, flex, sdpa"):
         with using_backend("flash"):
             pass
-    path = route([[0, 1]])
+    path = pattern([[0, 1]])
     x = operands(path, torch.float32)
     for name in ("xformers", "varlen", "flex"):
         with using_backend(name), pytest.raises(InputError, match=f"attention backend {name}: .*CUDA only"):

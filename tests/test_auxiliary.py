@@ -8,10 +8,10 @@ import torch
 from problems import TINY, grid_of, recording, specification
 from torch.nn.functional import mse_loss
 
-from ndt.checkpoint import CovariateSpec, ModelSpec
+from ndt.checkpoint import ModelSpec, TargetSpec
 from ndt.config import FinetuneConfig, TrainConfig
 from ndt.data.targets import build_targets
-from ndt.data.windows import TEST, TRAIN, Grid
+from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.objective import Decoding
@@ -21,7 +21,7 @@ from ndt.target import Part, Target
 
 POSITION = Part(name="pos", kind="continuous", dims=("x", "y", "z"), unit="m")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
-MODEL = replace(TINY, covariates="counts", conv_width=6, num_conv_layers=2, num_stacks=1)
+MODEL = replace(TINY, covariates="counts", conv_width=6, num_conv_layers=2, num_members=1)
 
 
 def moving(**options) -> Session:
@@ -43,22 +43,22 @@ def moving(**options) -> Session:
 
 
 @pytest.fixture(scope="module")
-def grid() -> Grid:
+def binned() -> BinnedSession:
     return grid_of(moving())
 
 
 @pytest.fixture(scope="module")
-def target(grid) -> Target:
-    return build_targets(grid.session, "vel", grid.start, grid.bin_size, block=grid.block)
+def target(binned) -> Target:
+    return build_targets(binned.session, "vel", binned.start, binned.bin_size, split=binned.split)
 
 
-def test_auto_takes_all_other_series_that_have_labels_and_vary(grid, target) -> None:
-    train = grid.block == TRAIN
-    assert auxiliary_parts(grid, "auto", target, train) == (POSITION, HEAD)
-    assert auxiliary_parts(grid, "", target, train) == ()
-    assert auxiliary_parts(grid, " head", target, train) == (HEAD,)
-    other = build_targets(grid.session, "pos", grid.start, grid.bin_size)
-    assert [p.name for p in auxiliary_parts(grid, "auto", other, train)] == ["vel", "head"]
+def test_auto_takes_all_other_series_that_have_labels_and_vary(binned, target) -> None:
+    train = binned.split == TRAIN
+    assert auxiliary_parts(binned, "auto", target, train) == (POSITION, HEAD)
+    assert auxiliary_parts(binned, "", target, train) == ()
+    assert auxiliary_parts(binned, " head", target, train) == (HEAD,)
+    other = build_targets(binned.session, "pos", binned.start, binned.bin_size)
+    assert [p.name for p in auxiliary_parts(binned, "auto", other, train)] == ["vel", "head"]
 
 
 @pytest.mark.parametrize(
@@ -71,41 +71,41 @@ def test_auto_takes_all_other_series_that_have_labels_and_vary(grid, target) -> 
         ("few", "auxiliary: expected at least 10 training bins with a label of few, which vary, found 9"),
     ],
 )
-def test_a_name_that_cannot_be_learned_is_refused(grid, target, names, told) -> None:
+def test_a_name_that_cannot_be_learned_is_refused(binned, target, names, told) -> None:
     with pytest.raises(InputError, match=f"sub-a_ses-1: {told}"):
-        auxiliary_parts(grid, names, target, grid.block == TRAIN)
+        auxiliary_parts(binned, names, target, binned.split == TRAIN)
 
 
-def test_values_are_standardised_on_training_bins_and_known_nowhere_else(grid, target) -> None:
-    train = grid.block == TRAIN
-    found = auxiliary_values(grid, (POSITION, HEAD), target, train)
-    true = build_targets(grid.session, "pos,head", grid.start, grid.bin_size).values[train].astype(float)
+def test_values_are_standardised_on_training_bins_and_known_nowhere_else(binned, target) -> None:
+    train = binned.split == TRAIN
+    found = auxiliary_values(binned, (POSITION, HEAD), target, train)
+    true = build_targets(binned.session, "pos,head", binned.start, binned.bin_size).values[train].astype(float)
     np.testing.assert_allclose(found.values[train], (true - true.mean(0)) / true.std(0), atol=1e-5)
     assert np.isnan(found.values[~train]).all()
 
 
-def test_a_part_that_the_session_has_not_or_otherwise_goes_without_labels(grid, target) -> None:
-    train = grid.block == TRAIN
+def test_a_part_that_the_session_has_not_or_otherwise_goes_without_labels(binned, target) -> None:
+    train = binned.split == TRAIN
     flat, strange = replace(POSITION, dims=("x", "y")), replace(HEAD, name="gone")
-    found = auxiliary_values(grid, (flat, strange, HEAD), target, train)
+    found = auxiliary_values(binned, (flat, strange, HEAD), target, train)
     assert found.parts == (flat, strange, HEAD)
     assert np.isnan(found.values[:, :4]).all()
     assert np.isfinite(found.values[train, 4:]).all()
-    assert auxiliary_values(grid, (), target, train).values.shape == (len(grid), 0)
+    assert auxiliary_values(binned, (), target, train).values.shape == (len(binned), 0)
 
 
-def objective(grid: Grid, target: Target, **options) -> tuple[NDT, Decoding]:
-    train = grid.block == TRAIN
-    covariate = replace(CovariateSpec.fitted(target, train, "here"), auxiliary=(POSITION, HEAD))
+def objective(binned: BinnedSession, target: Target, **options) -> tuple[NDT, Decoding]:
+    train = binned.split == TRAIN
+    covariate = replace(TargetSpec.fitted(target, train, "here"), auxiliary=(POSITION, HEAD))
     torch.manual_seed(0)
-    model = NDT(replace(specification([grid.session], config=MODEL), covariate=covariate)).train()
-    values = auxiliary_values(grid, covariate.auxiliary, target, train)
+    model = NDT(replace(specification([binned.session], config=MODEL), covariate=covariate)).train()
+    values = auxiliary_values(binned, covariate.auxiliary, target, train)
 
-    return model, Decoding(grid, train, target.values, model, FinetuneConfig(**options), (), values)
+    return model, Decoding(binned, train, target.values, model, FinetuneConfig(**options), (), values)
 
 
-def test_its_loss_stands_beside_with_its_weight(grid, target) -> None:
-    model, decoding = objective(grid, target, auxiliary_weight=0.25, masked_weight=0.0)
+def test_its_loss_stands_beside_with_its_weight(binned, target) -> None:
+    model, decoding = objective(binned, target, auxiliary_weight=0.25, masked_weight=0.0)
     batch = decoding.batch(0, range(4))
     assert batch.target.shape[1] == 2 + 3 + 2
     losses, numbers = decoding.losses(model, batch, 99), decoding.targets(batch, 99)
@@ -123,8 +123,8 @@ def test_its_loss_stands_beside_with_its_weight(grid, target) -> None:
         assert int(numbers[name]) == len(columns) * len(decoded)
 
 
-def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(grid, target, tmp_path) -> None:
-    model, decoding = objective(grid, target)
+def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(binned, target, tmp_path) -> None:
+    model, decoding = objective(binned, target)
     batch = decoding.batch(0, range(2))
     assert model.eval()(batch, rates=False).decoded.shape == (len(batch.bin_time), 2)
     model.save_pretrained(tmp_path)
@@ -141,7 +141,7 @@ def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(grid, targ
 @pytest.mark.slow
 def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
     """Counts tell of one hidden thing; few labels of it are delivered, many stand beside."""
-    from ndt.finetune.refining import Refining
+    from ndt.finetune.refining import DecoderStage
     from ndt.training import Trainer
 
     rng, found = np.random.default_rng(0), {}
@@ -158,25 +158,25 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
     of = {"timestamps": stamps, "unit": "m", "dims": ("x", "y")}
     series = {"vel": Covariate(name="vel", path="vel", values=scarce, **of)}
     series["pos"] = Covariate(name="pos", path="pos", values=hidden @ np.array([[1.0, 0.5], [-0.5, 1.0]]), **of)
-    grid = Grid(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
-    target, train = build_targets(grid.session, "vel", grid.start, 0.05, block=grid.block), grid.block == TRAIN
+    binned = BinnedSession(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
+    target, train = build_targets(binned.session, "vel", binned.start, 0.05, split=binned.split), binned.split == TRAIN
     for names in ("", "pos"):
-        spec: ModelSpec = specification([grid.session], config=replace(MODEL, conv_width=16))
-        covariate = CovariateSpec.fitted(target, train, "here")
-        covariate = replace(covariate, auxiliary=auxiliary_parts(grid, names, target, train))
+        spec: ModelSpec = specification([binned.session], config=replace(MODEL, conv_width=16))
+        covariate = TargetSpec.fitted(target, train, "here")
+        covariate = replace(covariate, auxiliary=auxiliary_parts(binned, names, target, train))
         torch.manual_seed(0)
         model = NDT(replace(spec, covariate=covariate))
-        model.observe(grid.session, grid.mean_counts(train))
-        values = auxiliary_values(grid, covariate.auxiliary, target, train)
-        config = FinetuneConfig(auxiliary_weight=1.0, reading_rate=10.0)
+        model.observe(binned.session, binned.mean_counts(train))
+        values = auxiliary_values(binned, covariate.auxiliary, target, train)
+        config = FinetuneConfig(auxiliary_weight=1.0, readin_lr_scale=10.0)
         for seed in range(3):  # one start differs from another by as much as the help
             torch.manual_seed(seed)
             model = NDT(replace(spec, covariate=covariate))
-            model.observe(np.arange(40), grid.mean_counts(train)[spec.vocabulary.rows(grid.session).order])
-            refining = Refining(grid, train, target.values, model, config, ("",), values).begin(model)
+            model.observe(np.arange(40), binned.mean_counts(train)[spec.vocabulary.rows(binned.session).order])
+            refining = DecoderStage(binned, train, target.values, model, config, ("",), values).begin(model)
             loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
             where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}
             Trainer(model, refining, loop, **where).run()
             found.setdefault(names, []).append(refining.validate(model)["r2"])
-    assert (grid.block == TEST).any()
+    assert (binned.split == TEST).any()
     assert np.mean(found["pos"]) > np.mean(found[""]) + 0.005, found

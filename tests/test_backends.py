@@ -6,25 +6,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from problems import reads, slow_attention
-from strategies import ragged, route
+from strategies import pattern, ragged
 
 from ndt.attention import attention, chosen_backend, using_backend
 from ndt.backends import BACKENDS, Backend, Varlen, flex_mask, xformers_bias
 from ndt.errors import InputError
-from ndt.routes import CONTEXT, MASKS, Route
+from ndt.routes import CONTEXT, MASKS, AttentionPattern
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 HALF, FULL = torch.bfloat16, torch.float32
 TIMES = [[CONTEXT, CONTEXT, *range(n)] for n in (6, 6, 3, 11)]
 
 
-def cached(mask: str, reach: int = 0) -> Route:
+def cached(mask: str, attention_window: int = 0) -> AttentionPattern:
     """Sequences with fewer queries than keys, one of them without any query."""
-    return route([TIMES[0][2:], TIMES[1][5:], [], TIMES[3][9:]], TIMES, mask, reach)
+    return pattern([TIMES[0][2:], TIMES[1][5:], [], TIMES[3][9:]], TIMES, mask, attention_window)
 
 
 @pytest.mark.parametrize(
-    ("name", "mask", "reach", "device", "dtype", "reason"),
+    ("name", "mask", "attention_window", "device", "dtype", "reason"),
     [
         ("xformers", "full", 0, CPU, HALF, "CUDA only"),
         ("xformers", "time", 0, CUDA, HALF, "masks by place in the sequence, not the mask by time"),
@@ -37,23 +37,25 @@ def cached(mask: str, reach: int = 0) -> Route:
         ("flex", "time", 2, CPU, FULL, "backward pass on CUDA only"),
     ],
 )
-def test_what_a_kernel_cannot_do_it_says(name, mask, reach, device, dtype, reason) -> None:
-    assert reason in BACKENDS[name].refusal(mask, reach, device, dtype)
+def test_what_a_kernel_cannot_do_it_says(name, mask, attention_window, device, dtype, reason) -> None:
+    assert reason in BACKENDS[name].refusal(mask, attention_window, device, dtype)
     with using_backend(name), pytest.raises(InputError, match=f"settings: attention backend {name}: .*{reason}"):
-        chosen_backend(mask, reach, device, dtype)
+        chosen_backend(mask, attention_window, device, dtype)
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("reach", [0, 3])
-def test_what_it_can_do_it_does_not_refuse(mask, reach, monkeypatch) -> None:
+@pytest.mark.parametrize("attention_window", [0, 3])
+def test_what_it_can_do_it_does_not_refuse(mask, attention_window, monkeypatch) -> None:
     monkeypatch.setattr("ndt.backends._xformers", object)  # as if it were installed and imported
-    plain = mask != "time" and not reach
-    able = lambda device, dtype: [n for n, b in BACKENDS.items() if not b.refusal(mask, reach, device, dtype)]
+    plain = mask != "time" and not attention_window
+    able = lambda device, dtype: [
+        n for n, b in BACKENDS.items() if not b.refusal(mask, attention_window, device, dtype)
+    ]
     assert able(CPU, FULL) == able(CPU, HALF) == ["sdpa"]
     assert able(CUDA, HALF) == (["xformers", "varlen", "flex", "sdpa"] if plain else ["flex", "sdpa"])
     assert able(CUDA, FULL) == (["xformers", "flex", "sdpa"] if plain else ["flex", "sdpa"])
-    assert chosen_backend(mask, reach, CUDA, HALF) is BACKENDS[able(CUDA, HALF)[0]]
-    assert chosen_backend(mask, reach, CPU, HALF) is BACKENDS["sdpa"]
+    assert chosen_backend(mask, attention_window, CUDA, HALF) is BACKENDS[able(CUDA, HALF)[0]]
+    assert chosen_backend(mask, attention_window, CPU, HALF) is BACKENDS["sdpa"]
     assert all(isinstance(b, Backend) for b in BACKENDS.values())
 
 
@@ -71,7 +73,7 @@ def test_xformers_bias_is_the_mask(mask) -> None:
             import xformers.ops.fmha.attn_bias  # noqa: F401
     except Exception as error:
         pytest.skip(f"xformers does not import: {error}")
-    for path in (cached(mask), route(TIMES, mask=mask)):
+    for path in (cached(mask), pattern(TIMES, mask=mask)):
         bias = xformers_bias(path).materialize(reads(path).shape)
         torch.testing.assert_close(bias == 0, reads(path))
         assert bias[~reads(path)].isneginf().all()
@@ -80,7 +82,7 @@ def test_xformers_bias_is_the_mask(mask) -> None:
 @settings(max_examples=40)
 @given(some=ragged())
 def test_flex_mask_is_the_mask(some) -> None:
-    path = route(**{**some, "permuted": False})
+    path = pattern(**{**some, "permuted": False})
     expected = reads(path)
     if not expected.numel():
         return
@@ -90,12 +92,16 @@ def test_flex_mask_is_the_mask(some) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("mask", "reach"), [("time", 0), ("time", 3), ("causal", 0), ("causal", 3), ("full", 0)])
-def test_flex_attention_computes_it(mask, reach) -> None:
+@pytest.mark.parametrize(
+    ("mask", "attention_window"), [("time", 0), ("time", 3), ("causal", 0), ("causal", 3), ("full", 0)]
+)
+def test_flex_attention_computes_it(mask, attention_window) -> None:
     """Uncompiled, the kernel runs on a CPU too; its blocks of 128 hold several sequences."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    path = route([list(range(n)) for n in (90, 100, 7)], [[CONTEXT, *range(n)] for n in (90, 100, 7)], mask, reach)
+    path = pattern(
+        [list(range(n)) for n in (90, 100, 7)], [[CONTEXT, *range(n)] for n in (90, 100, 7)], mask, attention_window
+    )
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(n, 2, 8, generator=generator) for n in (197, 200, 200))
     with warnings.catch_warnings():
@@ -134,15 +140,15 @@ def test_varlen_is_told_where_sequences_end_and_what_is_causal(mask, monkeypatch
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(HALF, 1e-2), (FULL, 1e-4)])
-@pytest.mark.parametrize("reach", [0, 3])
+@pytest.mark.parametrize("attention_window", [0, 3])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", BACKENDS)
-def test_on_a_gpu_every_kernel_is_the_reference(name, mask, reach, dtype, tolerance) -> None:
+def test_on_a_gpu_every_kernel_is_the_reference(name, mask, attention_window, dtype, tolerance) -> None:
     """Outputs and gradients, relative to the largest; what a kernel refuses is skipped, with its reason."""
-    if reason := BACKENDS[name].refusal(mask, reach, CUDA, dtype):
+    if reason := BACKENDS[name].refusal(mask, attention_window, CUDA, dtype):
         pytest.skip(reason)
-    path = route([t[2:] for t in TIMES], TIMES, mask, reach, permuted=True)
-    here = route([t[2:] for t in TIMES], TIMES, mask, reach, permuted=True)
+    path = pattern([t[2:] for t in TIMES], TIMES, mask, attention_window, permuted=True)
+    here = pattern([t[2:] for t in TIMES], TIMES, mask, attention_window, permuted=True)
     for some in (path.queries, path.keys):
         some.time, some.rows = some.time.cuda(), some.rows.cuda()
     generator, every = torch.Generator().manual_seed(0), []

@@ -1,4 +1,4 @@
-"""Baselines against slow references, and what makes them fair: causal, within pieces, chosen on validation only."""
+"""Baselines against slow references, and what makes them fair: causal, within segments, chosen on validation only."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from ndt.baselines import SOLVABLE, Lagged, Ridge, fit_ridge, lagged
 from ndt.errors import InputError
 from ndt.kalman import fit_kalman
 from ndt.metrics import r2
-from ndt.pieces import stretches
+from ndt.pieces import segments_of
 
 BIN = 0.05
 
 
-def pieces(seed: int = 0, lengths: tuple[int, ...] = (300, 5, 120, 64), N: int = 7, C: int = 2):
-    """Counts, targets that depend on four lags, and masks scattered over rows and pieces."""
+def segments(seed: int = 0, lengths: tuple[int, ...] = (300, 5, 120, 64), N: int = 7, C: int = 2):
+    """Counts, targets that depend on four lags, and masks scattered over rows and segments."""
     rng = np.random.default_rng(seed)
     counts = [rng.poisson(2.0, (T, N)).astype(float) for T in lengths]
     weights = rng.standard_normal((4 * N, C)) * [1.0, 5.0]
@@ -32,21 +32,21 @@ def test_lagged_by_hand() -> None:
     x = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
     expected = [[1, 10, 0, 0, 0, 0], [2, 20, 1, 10, 0, 0], [3, 30, 2, 20, 1, 10]]
     np.testing.assert_array_equal(lagged(x, 3), expected)
-    np.testing.assert_array_equal(lagged(x[:1], 3), [[1, 10, 0, 0, 0, 0]])  # a piece shorter than its history
+    np.testing.assert_array_equal(lagged(x[:1], 3), [[1, 10, 0, 0, 0, 0]])  # a segment shorter than its history
 
 
 def test_stretches_by_hand() -> None:
     x = [np.arange(6), np.arange(6, 9), np.arange(9, 15)]
     rows = [np.isin(x[0], [3, 4]), np.zeros(3, bool), np.isin(x[2], [9, 12])]
-    pieces, masks = stretches(x, rows, history=2)
-    for found, wanted in zip(pieces, ([1, 2, 3, 4], [9, 10, 11, 12]), strict=True):
+    segments, masks = segments_of(x, rows, history=2)
+    for found, wanted in zip(segments, ([1, 2, 3, 4], [9, 10, 11, 12]), strict=True):
         np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(join(pieces, masks), [3, 4, 9, 12])
+    np.testing.assert_array_equal(join(segments, masks), [3, 4, 9, 12])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ridge_is_sklearns_on_the_same_design(seed: int) -> None:
-    counts, targets, train, valid = pieces(seed)
+    counts, targets, train, valid = segments(seed)
     model = fit_ridge(counts, targets, train, valid, bin_size=BIN, max_lag_s=0.4, alphas=(3.0, 30.0))
     design = [lagged(model.counts.apply(k), model.num_lags) for k in counts]
     train = [m & ~np.isnan(v).any(1) for m, v in zip(train, targets, strict=True)]
@@ -60,7 +60,7 @@ def test_ridge_is_sklearns_on_the_same_design(seed: int) -> None:
 
 
 def test_ridge_scores_choices_in_the_targets_units() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     model = fit_ridge(counts, targets, train, valid, bin_size=BIN, alphas=(10.0,), max_lag_s=BIN)
     assert model.num_lags == 1
     np.testing.assert_allclose(model.valid_r2, r2(join(targets, valid), join(model.predict(counts), valid)), atol=1e-5)
@@ -68,7 +68,7 @@ def test_ridge_scores_choices_in_the_targets_units() -> None:
 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_kalman])
 def test_pieces_do_not_mix_and_the_future_does_not_leak(fit) -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     model = fit(counts, targets, train, valid, bin_size=BIN)
     before = model.predict(counts)
     changed = [k.copy() for k in counts]
@@ -79,11 +79,11 @@ def test_pieces_do_not_mix_and_the_future_does_not_leak(fit) -> None:
     assert np.abs(after[0][150 + lag_bins] - before[0][150 + lag_bins]).max() > 0
     for i in range(1, 4):
         np.testing.assert_array_equal(after[i], before[i])
-    np.testing.assert_array_equal(model.predict(counts[2:3])[0], before[2])  # nothing comes from the piece before it
+    np.testing.assert_array_equal(model.predict(counts[2:3])[0], before[2])  # nothing comes from the segment before it
 
 
 def test_ridge_sees_nothing_outside_its_masks() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     valid = [m & (np.arange(len(m)) % 2 == 0) for m in valid]
     one = fit_ridge(counts, targets, train, valid, bin_size=BIN)
     spoilt = [np.where((t | v)[:, None], y, 1e6) for y, t, v in zip(targets, train, valid, strict=True)]
@@ -92,7 +92,7 @@ def test_ridge_sees_nothing_outside_its_masks() -> None:
 
 
 def test_unobserved_counts_stand_for_the_training_mean() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     model = fit_ridge(counts, targets, train, valid, bin_size=BIN)
     missing, mean = counts[2].copy(), counts[2].copy()
     missing[40:60, 3], mean[40:60, 3] = np.nan, model.counts.mean[3]
@@ -148,7 +148,7 @@ def test_kalman_prior_stands_until_the_first_counts() -> None:
 
 
 def test_the_wiener_filter_is_least_squares_with_the_lags_that_validation_likes() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     model = fit_wiener(counts, targets, train, valid, bin_size=BIN, max_lag_s=0.4)
     rows = [m & ~np.isnan(v).any(1) for m, v in zip(train, targets, strict=True)]
     design = [np.c_[lagged(model.counts.apply(k), model.num_lags), np.ones(len(k))] for k in counts]
@@ -160,7 +160,7 @@ def test_the_wiener_filter_is_least_squares_with_the_lags_that_validation_likes(
 
 
 def test_the_wiener_filter_can_be_solved_where_units_repeat_or_outnumber_rows() -> None:
-    counts, targets, train, valid = pieces(lengths=(40,), N=60)
+    counts, targets, train, valid = segments(lengths=(40,), N=60)
     counts = [np.c_[k, k[:, :1], 0 * k[:, :1]] for k in counts]  # a copy, and a silent unit
     model = fit_wiener(counts, targets, train, valid, bin_size=BIN)
     assert np.isfinite(model.predict(counts)[0]).all()
@@ -168,7 +168,7 @@ def test_the_wiener_filter_can_be_solved_where_units_repeat_or_outnumber_rows() 
 
 
 def test_targets_fitted_together_are_as_fitted_alone() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     other = [v[:, ::-1] ** 2 for v in targets]
     rows = [[m & ~np.isnan(v).any(1) for m, v in zip(masks, targets, strict=True)] for masks in (train, valid)]
     together = Lagged(counts, *rows, bin_size=BIN).ridge([targets, other])
@@ -180,7 +180,7 @@ def test_targets_fitted_together_are_as_fitted_alone() -> None:
 
 
 def test_ridge_comes_back_from_its_arrays() -> None:
-    counts, targets, train, valid = pieces()
+    counts, targets, train, valid = segments()
     model = fit_ridge(counts, targets, train, valid, bin_size=BIN)
     arrays = model.arrays()
     assert {a.dtype for a in arrays.values()} == {np.dtype(np.float64)}
@@ -191,7 +191,7 @@ def test_ridge_comes_back_from_its_arrays() -> None:
 
 
 def test_no_labels_is_the_users_to_know() -> None:
-    counts, targets, train, _ = pieces()
+    counts, targets, train, _ = segments()
     nothing = [np.zeros_like(m) for m in train]
     for fit in (fit_ridge, fit_kalman):
         with pytest.raises(InputError, match="valid: expected at least 2 labelled bins, found 0"):

@@ -95,8 +95,8 @@ def test_the_padded_peer_sees_the_same_tokens(config, sequences) -> None:
     torch.testing.assert_close(there.sum(1), torch.bincount(batch.window))
     torch.testing.assert_close(whole["time"][there], batch.time)
     torch.testing.assert_close(whole["counts"][there], torch.where(batch.valid, batch.counts, 0).long())
-    torch.testing.assert_close(whole["wanted"][there], batch.hidden)
-    assert not whole["wanted"][~there].any()
+    torch.testing.assert_close(whole["predicted"][there], batch.hidden)
+    assert not whole["predicted"][~there].any()
     assert int(whole["time"][~there].min()) > int(batch.time.max())
 
 
@@ -195,15 +195,15 @@ def test_every_name_resolves_and_decoding_rows_keep_their_shape(monkeypatch) -> 
     scores = {
         "test": {"r2": 0.7},
         "network": {"r2": 0.6},
-        "baselines": {"ridge": {"r2": 0.5}, "shuffled": {"r2": -0.1}},
+        "baselines": {"ridge": {"r2": 0.5}, "block_permuted": {"r2": -0.1}},
     }
     monkeypatch.setattr("ndt.demo.demo", lambda **_: {"sessions": {"s": scores}})
     rows = demo(BenchConfig(seeds=2))
     check([r for r in rows if r["peer"] == "ridge"])
     assert [(r["name"], r["peer"], r["ratio"]) for r in rows] == [
         ("demo.network", "ridge", 1.2),
-        ("demo.network", "shuffled", None),
-        ("demo.delivered", "ridge", 1.4),
+        ("demo.network", "block_permuted", None),
+        ("demo.ensemble", "ridge", 1.4),
     ]
 
 

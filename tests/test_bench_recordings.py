@@ -20,7 +20,7 @@ def metrics(seed: int, fold: int, seconds: float) -> dict:
     return {
         "test": test,
         "network": {"r2": r2 - 0.05, "median_error_deg": 9.0},
-        "baselines": {"ridge": ridge, "ridge_gated": gated},
+        "baselines": {"ridge": ridge, "ridge_time_gain": gated},
     }
 
 
@@ -32,7 +32,7 @@ def asked(monkeypatch):
     def decode(folder, base, session, covariate, store, config: FinetuneConfig) -> dict:
         found.append((base, folder, config))
         fold = int(config.split[5]) if config.split else 0
-        return metrics(config.seed, fold, config.calibration)
+        return metrics(config.seed, fold, config.label_seconds)
 
     monkeypatch.setattr(bench, "finetuned", decode)
     monkeypatch.setattr(bench, "recorded", lambda name, out: SimpleNamespace(root=out / name, session_ids=[name]))
@@ -47,21 +47,21 @@ def asked(monkeypatch):
 def test_runs_are_folds_seeds_and_seconds_that_there_are(asked, tmp_path) -> None:
     study = StudyConfig(data=("A2929",), label_seconds=(30.0, 60.0, 120.0))
     bench.recordings(tmp_path, 2, study)
-    settings = [(c.split, c.calibration, c.seed) for _, _, c in asked]
+    settings = [(c.split, c.label_seconds, c.seed) for _, _, c in asked]
     folds = [(f"fold:{k}/5", 0.0, seed) for k in range(1, 6) for seed in (0, 1)]
     assert settings == [*folds, *(("", t, seed) for t in (30.0, 60.0) for seed in (0, 1))]
     assert len({folder for _, folder, _ in asked}) == len(asked)
-    assert {c.baselines for _, _, c in asked if not c.calibration} == {BASELINES}
-    assert {c.baselines for _, _, c in asked if c.calibration} == {bench.FEWER}
+    assert {c.baselines for _, _, c in asked if not c.label_seconds} == {BASELINES}
+    assert {c.baselines for _, _, c in asked if c.label_seconds} == {bench.FEWER}
 
 
 def test_rows_are_paired_with_their_peers(asked, tmp_path) -> None:
     rows = {r["name"]: r for r in bench.recordings(tmp_path, 3, StudyConfig(data=("m1",), label_seconds=(30.0,)))}
-    whole = rows["m1.r2.delivered"]
+    whole = rows["m1.r2.ensemble"]
     np.testing.assert_allclose(whole["values"], [0.5, 0.51, 0.52])
-    gated = [r for r in bench.recordings(tmp_path, 3, StudyConfig(data=("m1",))) if r["peer"] == "ridge_gated"]
+    gated = [r for r in bench.recordings(tmp_path, 3, StudyConfig(data=("m1",))) if r["peer"] == "ridge_time_gain"]
     np.testing.assert_allclose([r["difference"] for r in gated], [0.1, 0.05])
-    np.testing.assert_allclose(rows["m1.30s.r2.delivered"]["difference"], 0.2)
+    np.testing.assert_allclose(rows["m1.30s.r2.ensemble"]["difference"], 0.2)
     assert "m1.30s.r2.network" in rows
     np.testing.assert_allclose(rows["m1.coverage"]["worst_z"], 2.0)
     assert rows["m1.coverage"]["static"] == [0.8] * 3

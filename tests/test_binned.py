@@ -9,7 +9,7 @@ from strategies import seeds
 
 from ndt.config import IngestConfig
 from ndt.data.nwb import _laid_out, read_nwb
-from ndt.data.windows import Grid, default_bin_size
+from ndt.data.windows import BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session, Units
@@ -29,16 +29,16 @@ def laid_out(counts, start, width=0.02, cut=()):
 
 def rebinned(session, width=None):
     """Counts and validity of all bins, as training sees them."""
-    grid = Grid.__new__(Grid)  # blocks of training and test do not matter here
-    pieces = session.observed.coalesce()
+    binned = BinnedSession.__new__(BinnedSession)  # blocks of training and test do not matter here
+    segments = session.observed.coalesce()
     width = width or session.count_bin
     from ndt.spikes import bin_spikes, num_bins, unit_valid
 
     found = []
-    for a, b in zip(pieces.start, pieces.end, strict=True):
+    for a, b in zip(segments.start, segments.end, strict=True):
         T = num_bins(b - a, width)
         found.append((bin_spikes(session, a, width, T), unit_valid(session, a, width, T)))
-    del grid
+    del binned
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_two_bins_together_are_their_sum() -> None:
 
 
 def test_bins_that_touch_invalid_times_are_left_out_whole() -> None:
-    """Pieces still begin on edges of bins, so that all other counts stay what they were."""
+    """Segments still begin on edges of bins, so that all other counts stay what they were."""
     counts = np.arange(20).reshape(10, 2)
     session = laid_out(counts, np.arange(10) * 0.1, 0.1, cut=[(0.25, 0.31)])
     np.testing.assert_allclose(session.observed.start, [0.0, 0.4])
@@ -90,10 +90,10 @@ def test_what_is_no_count_is_refused(counts) -> None:
 def test_finer_bins_than_those_counted_in_are_refused_and_the_default_is_a_multiple() -> None:
     session = laid_out(np.ones((2000, 2), int), np.arange(2000) * 0.03, 0.03)
     assert default_bin_size([session]) == pytest.approx(0.03)
-    Grid(session, 0.09, 0.5)
+    BinnedSession(session, 0.09, 0.5)
     for width in (0.02, 0.01, 0.045):
         with pytest.raises(InputError, match=r"bin_size: expected a multiple of 30 ms, in which spikes were counted"):
-            Grid(session, width, 0.5)
+            BinnedSession(session, width, 0.5)
 
 
 def falcon(nwb, at="rate"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from ndt.blend import blend_weights, blended
+from ndt.blend import combined, ensemble_weights
 from ndt.metrics import r2
 
 
@@ -15,10 +15,10 @@ def test_no_member_decodes_these_rows_better_and_weights_are_shares(seed, num_me
     rng = np.random.default_rng(seed)
     y = rng.normal(size=(50, 2))
     members = {f"m{i}": rng.uniform(0, 2) * y + rng.normal(size=y.shape) for i in range(num_members)}
-    weights = blend_weights(y, members)
+    weights = ensemble_weights(y, members)
     assert min(weights.values()) >= 0
     np.testing.assert_allclose(sum(weights.values()), 1.0, atol=1e-5)
-    assert r2(y, blended(members, weights)) >= max(r2(y, m) for m in members.values()) - 1e-4
+    assert r2(y, combined(members, weights)) >= max(r2(y, m) for m in members.values()) - 1e-4
 
 
 def test_it_is_the_minimum_that_a_general_solver_finds() -> None:
@@ -33,7 +33,7 @@ def test_it_is_the_minimum_that_a_general_solver_finds() -> None:
         bounds=[(0, 1)] * 3,
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
     )
-    np.testing.assert_allclose(list(blend_weights(y, members).values()), found.x, atol=2e-3)
+    np.testing.assert_allclose(list(ensemble_weights(y, members).values()), found.x, atol=2e-3)
 
 
 def test_weights_follow_inverse_variances_of_independent_errors() -> None:
@@ -41,15 +41,15 @@ def test_weights_follow_inverse_variances_of_independent_errors() -> None:
     y, spread = rng.normal(size=(40_000, 1)), np.array([1.0, 2.0, 0.5])
     members = {str(s): y + s * rng.normal(size=y.shape) for s in spread}
     expected = spread**-2.0 / np.sum(spread**-2.0)
-    np.testing.assert_allclose(list(blend_weights(y, members).values()), expected, atol=0.02)
+    np.testing.assert_allclose(list(ensemble_weights(y, members).values()), expected, atol=0.02)
 
 
 def test_unlabelled_rows_do_not_count_and_a_member_that_is_right_has_all_the_weight() -> None:
     y = np.array([[0.0], [1.0], [3.0], [np.nan]])
-    assert blend_weights(y, {"right": np.nan_to_num(y), "wrong": -np.nan_to_num(y)}) == {"right": 1.0, "wrong": 0.0}
+    assert ensemble_weights(y, {"right": np.nan_to_num(y), "wrong": -np.nan_to_num(y)}) == {"right": 1.0, "wrong": 0.0}
 
 
 def test_members_without_weight_need_not_be_there() -> None:
-    np.testing.assert_allclose(blended({"a": np.ones((2, 1))}, {"a": 1.0, "b": 0.0}), np.ones((2, 1)))
+    np.testing.assert_allclose(combined({"a": np.ones((2, 1))}, {"a": 1.0, "b": 0.0}), np.ones((2, 1)))
     with pytest.raises(KeyError):
-        blended({"a": np.ones((2, 1))}, {"a": 0.5, "b": 0.5})
+        combined({"a": np.ones((2, 1))}, {"a": 0.5, "b": 0.5})

@@ -21,8 +21,8 @@ def block_length(x) -> int:
     return _length(len(x), *_spectrum(np.asarray(x, float)))
 
 
-def paired_r2_difference(y, x, peer, piece=None, **options) -> tuple[float, float]:
-    found = block_bootstrap_r2(y, x, piece, peer=peer, **options)
+def paired_r2_difference(y, x, peer, segment=None, **options) -> tuple[float, float]:
+    found = block_bootstrap_r2(y, x, segment, peer=peer, **options)
     return found.value, found.error
 
 
@@ -31,12 +31,12 @@ def ar1(phi: float, R: int, rng: np.random.Generator) -> np.ndarray:
     return lfilter([1.0], [1.0, -phi], rng.standard_normal(R + 300))[300:]
 
 
-def slow_block_sums(x: np.ndarray, piece: np.ndarray, block: int) -> np.ndarray:
+def slow_block_sums(x: np.ndarray, segment: np.ndarray, block: int) -> np.ndarray:
     """The same by the definition, one block after another."""
-    pieces = [np.flatnonzero(piece == p) for p in dict.fromkeys(piece.tolist())]
-    short = [rows for rows in pieces if len(rows) < 2 * block]
+    segments = [np.flatnonzero(segment == p) for p in dict.fromkeys(segment.tolist())]
+    short = [rows for rows in segments if len(rows) < 2 * block]
     out = np.empty_like(x)
-    for rows in pieces:
+    for rows in segments:
         for i, row in enumerate(rows):
             if len(rows) >= 2 * block:
                 members = np.roll(rows, -i)[:block]
@@ -54,20 +54,20 @@ def slow_block_sums(x: np.ndarray, piece: np.ndarray, block: int) -> np.ndarray:
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), block=st.integers(1, 7), seed=st.integers(0, 99))
 def test_blocks_are_those_of_the_definition(lengths: list[int], block: int, seed: int) -> None:
     x = np.random.default_rng(seed).integers(0, 1000, (sum(lengths), 2)).astype(float)
-    piece = np.repeat(np.arange(len(lengths)) * 3 + 1, lengths)
-    np.testing.assert_allclose(_block_sums(x, piece, block), slow_block_sums(x, piece, block), rtol=1e-12)
+    segment = np.repeat(np.arange(len(lengths)) * 3 + 1, lengths)
+    np.testing.assert_allclose(_block_sums(x, segment, block), slow_block_sums(x, segment, block), rtol=1e-12)
 
 
 def test_blocks_by_hand() -> None:
-    x, piece = np.array([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0], [64.0]]), np.array([0, 0, 0, 0, 1, 2, 2])
-    # of two rows: round the end of the piece of four; the piece of one takes the next, the last has enough
-    np.testing.assert_array_equal(_block_sums(x, piece, 2)[:, 0], [3, 6, 12, 9, 112, 96, 96])
+    x, segment = np.array([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0], [64.0]]), np.array([0, 0, 0, 0, 1, 2, 2])
+    # of two rows: round the end of the segment of four; the segment of one takes the next, the last has enough
+    np.testing.assert_array_equal(_block_sums(x, segment, 2)[:, 0], [3, 6, 12, 9, 112, 96, 96])
 
 
 def test_what_recurs_in_every_trial_is_no_error() -> None:
     # a reach is fast in its middle, each time: the sum over whole reaches does not vary, that over cut ones does
-    x, piece = np.tile([0.0, 1.0, 5.0, 5.0, 1.0, 0.0], 30)[:, None], np.repeat(np.arange(30), 6)
-    np.testing.assert_allclose(_block_sums(x, piece, 4), 12.0, rtol=1e-12)
+    x, segment = np.tile([0.0, 1.0, 5.0, 5.0, 1.0, 0.0], 30)[:, None], np.repeat(np.arange(30), 6)
+    np.testing.assert_allclose(_block_sums(x, segment, 4), 12.0, rtol=1e-12)
     assert np.ptp(_block_sums(x, np.zeros(180), 4)) > 4
 
 
@@ -179,13 +179,13 @@ def test_too_little_tells_no_error() -> None:
 
 def test_unlabelled_rows_are_left_out() -> None:
     rng = np.random.default_rng(6)
-    y, x, piece = rng.standard_normal((120, 2)), rng.standard_normal((120, 2)), np.repeat(np.arange(12), 10)
+    y, x, segment = rng.standard_normal((120, 2)), rng.standard_normal((120, 2)), np.repeat(np.arange(12), 10)
     keep = rng.random(120) < 0.8
     holes = np.where(keep[:, None] | [False, True], y, np.nan)  # one missing dimension makes a row unlabelled
-    one, two = block_bootstrap_r2(holes, x, piece), block_bootstrap_r2(y[keep], x[keep], piece[keep])
+    one, two = block_bootstrap_r2(holes, x, segment), block_bootstrap_r2(y[keep], x[keep], segment[keep])
     np.testing.assert_array_equal(one.draws, two.draws)
     assert one.value == two.value
-    assert paired_r2_difference(holes, x, y, piece) == paired_r2_difference(y[keep], x[keep], y[keep], piece[keep])
+    assert paired_r2_difference(holes, x, y, segment) == paired_r2_difference(y[keep], x[keep], y[keep], segment[keep])
 
 
 def test_a_seed_gives_the_same_draws_and_another_gives_others() -> None:

@@ -38,12 +38,12 @@ def test_levels_of_normal_errors_hold_what_they_say_and_others_do_not():
     sd = np.array([1.0, 3.0])
     errors = np.abs(np.random.default_rng(0).normal(size=(20_000, 2)) * sd)
     half = np.tile(norm.ppf(0.95) * sd, (len(errors), 1))
-    piece = np.zeros(len(errors))
-    share, error = at_levels(errors, half, piece, level=0.9)
+    segment = np.zeros(len(errors))
+    share, error = at_levels(errors, half, segment, level=0.9)
     np.testing.assert_allclose(share, LEVELS, atol=0.01)
     assert (error < 0.01).all()
 
-    share, _ = at_levels(np.ones((50, 1)), np.full((50, 1), 1.001), piece[:50], level=0.9)
+    share, _ = at_levels(np.ones((50, 1)), np.full((50, 1), 1.001), segment[:50], level=0.9)
     np.testing.assert_array_equal(share, np.array(LEVELS) >= 0.9)
 
 

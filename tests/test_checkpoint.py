@@ -11,7 +11,7 @@ import yaml
 from problems import TINY, busy_model, random_window, recording, specification, with_means
 from safetensors.torch import load_file, save_file
 
-from ndt.checkpoint import CovariateSpec, ModelSpec, read_json, save_config, sha256, write_json
+from ndt.checkpoint import ModelSpec, TargetSpec, read_json, save_config, sha256, write_json
 from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
 from ndt.model import NDT
@@ -95,7 +95,7 @@ def test_missing_and_broken_files_are_refused(saved, name, content) -> None:
 GO = Part(name="trials/go", kind="class", dims=("left", "mid", "right"), per="trials")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
 VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
-SEVERAL = CovariateSpec(
+SEVERAL = TargetSpec(
     name="vel,trials/go,head",
     dims=("x", "y", "left", "mid", "right", "cos(yaw)", "sin(yaw)"),
     unit="m/s",
@@ -107,7 +107,7 @@ SEVERAL = CovariateSpec(
 
 
 def test_a_covariate_is_standardised_and_restored() -> None:
-    spec = CovariateSpec(name="vel", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5), parts=(VEL,))
+    spec = TargetSpec(name="vel", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5), parts=(VEL,))
     values = np.array([[1.0, -2.0], [3.0, -1.0], [np.nan, 0.0]], np.float32)
     np.testing.assert_allclose(spec.standardise(values), [[0, 0], [1, 2], [np.nan, 4]])
     np.testing.assert_allclose(spec.restore(spec.standardise(values)), values)
@@ -141,13 +141,13 @@ def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_cho
         [5, 3, 0, 0, 1, -1, 0],
         [99, 99, 0, 1, 0, 0, -1],
     ]
-    spec = CovariateSpec.fitted(target((VEL, GO, HEAD), values, lag=-0.05), rows, "here")
+    spec = TargetSpec.fitted(target((VEL, GO, HEAD), values, lag=-0.05), rows, "here")
     np.testing.assert_allclose(spec.mean, [3, 2.5, 0, 0, 0, 0, 1 / 3])
     np.testing.assert_allclose(spec.std, np.array([8 / 3, 1 / 6, 1, 1, 1, 2 / 3, 2 / 9]) ** 0.5, rtol=1e-6)
     assert (spec.name, spec.dims, spec.unit, spec.parts, spec.lag) == (
         "vel,trials/go,head", SEVERAL.dims, "m/s", (VEL, GO, HEAD), -0.05
     )  # fmt: skip
-    other = CovariateSpec.fitted(target((VEL,), np.array(values)[:, :2]), rows, "here")
+    other = TargetSpec.fitted(target((VEL,), np.array(values)[:, :2]), rows, "here")
     assert (other.name, other.unit, other.lag) == ("vel", "m/s", 0.0)
 
 
@@ -156,13 +156,13 @@ def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_cho
     [
         ((VEL,), [[1, 2], [1, 3], [5, 4]], r"here: vel: expected a covariate that varies .* found std \[0"),
         ((GO,), [[1, 0, 0], [0, 0, 1], [0, 1, 0]], r"trials/go: expected each of 3 classes .* found none of mid"),
-        ((GO,), [[np.nan] * 3] * 2 + [[1, 0, 0]], "trials/go: expected a label on the training block, found none"),
+        ((GO,), [[np.nan] * 3] * 2 + [[1, 0, 0]], "trials/go: expected a label on the training split, found none"),
         ((Part(name="go", kind="class", dims=("a",)),), [[1]] * 3, "go: expected at least two classes, found a"),
     ],
 )
 def test_labels_that_nothing_can_be_learned_from_are_refused(parts, values, told) -> None:
     with pytest.raises(InputError, match=told):
-        CovariateSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
+        TargetSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
 
 
 def test_what_is_decoded_is_the_same_only_if_its_parts_and_its_lag_are() -> None:

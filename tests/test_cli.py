@@ -258,7 +258,7 @@ def test_finetune_fits_or_draws_the_curve(called, tmp_path, capsys) -> None:
     assert called["fit"][1].unit_dropout == 0.5
     assert json.loads(capsys.readouterr().out) == {"run": out, "fit": 1}
     called.clear()
-    assert main([*words, "--curve", "--curve_seconds", "20", "40", "--seeds", "2"]) == 0
+    assert main([*words, "--curve", "20", "40", "--seeds", "2"]) == 0
     assert called.keys() == {"curve", "report"}
     assert (called["curve"][2]["seconds"], called["curve"][2]["seeds"]) == ((20.0, 40.0), 2)
     assert json.loads(capsys.readouterr().out) == {"run": out, "curve": {"curve": 1}}

@@ -229,9 +229,9 @@ def test_the_unit_does_not_matter() -> None:
 def test_measured_by_hand() -> None:
     rng = np.random.default_rng(9)
     found = Conformal.fit(*noisy(500, rng), "continuous")
-    (y, x), piece = noisy(400, rng, 2.0), np.repeat(np.arange(40), 10)
+    (y, x), segment = noisy(400, rng, 2.0), np.repeat(np.arange(40), 10)
     y[30:50] = np.nan
-    measured = found.measure(y, x, piece)
+    measured = found.measure(y, x, segment)
     inside = (np.abs(y) <= found.quantile)[~np.isnan(y).any(1)]
     np.testing.assert_allclose(measured["interval_coverage_90"], inside.mean(), rtol=1e-12)
     np.testing.assert_allclose(measured["interval_half_width"], found.quantile, rtol=1e-12)

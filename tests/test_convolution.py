@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import TINY, random_window, recording, specification
 
-from ndt.convolution import ConvolutionalDecoder, PopulationReadIn, shifted
+from ndt.convolution import PopulationReadIn, TCNDecoder, shifted
 from ndt.decoder import decoding_loss
 from ndt.model import NDT
 from ndt.patches import Population
@@ -15,7 +15,7 @@ from ndt.target import Part
 from ndt.tokens import pack
 
 CONFIG = replace(
-    TINY, covariates="convolved", conv_width=5, num_conv_layers=2, num_stacks=2, conv_dropout=0.0, count_dropout=0.0
+    TINY, covariates="convolved", conv_width=5, num_conv_layers=2, num_members=2, conv_dropout=0.0, count_dropout=0.0
 )
 PART = (Part(name="vel", kind="continuous", dims=("x", "y")),)
 
@@ -85,7 +85,7 @@ def slow_stack(stack, population, latents, causal: bool):
 @pytest.mark.parametrize(("causal", "reads"), [(True, "convolved"), (False, "convolved"), (True, "counts")])
 def test_it_is_the_mean_of_stacks_of_dilated_convolutions(causal, reads) -> None:
     torch.manual_seed(0)
-    decoder = ConvolutionalDecoder(replace(CONFIG, causal=causal, covariates=reads), 2).eval()
+    decoder = TCNDecoder(replace(CONFIG, causal=causal, covariates=reads), 2).eval()
     batch = batch_of(9, 4)
     population = Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(13, 16)
@@ -99,7 +99,7 @@ def test_it_is_the_mean_of_stacks_of_dilated_convolutions(causal, reads) -> None
 
 def test_while_training_each_stack_answers_for_itself() -> None:
     torch.manual_seed(0)
-    decoder = ConvolutionalDecoder(CONFIG, 2).train()
+    decoder = TCNDecoder(CONFIG, 2).train()
     batch, latents = batch_of(6), torch.randn(6, 16)
     population = Population(torch.randn(7, 16), torch.full((7,), 1.5))
     both = decoder(batch, latents, population)
@@ -112,7 +112,7 @@ def test_while_training_each_stack_answers_for_itself() -> None:
 
 def test_a_stack_reaches_as_far_back_as_it_says_and_no_further() -> None:
     torch.manual_seed(0)
-    decoder = ConvolutionalDecoder(replace(CONFIG, num_conv_layers=3), 2).eval()
+    decoder = TCNDecoder(replace(CONFIG, num_conv_layers=3), 2).eval()
     batch, population = batch_of(40), Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(40, 16)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 from ndt.decoder import decoding_loss, num_labels
-from ndt.target import Part, place_columns
+from ndt.target import Part, part_columns
 
 VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
 SPEED = Part(name="speed", kind="continuous", dims=("v",), unit="m/s")
@@ -39,7 +39,7 @@ def slow_loss(decoded, target, parts) -> tuple[float, int]:
     """The definition, bin by bin, and the number of labels."""
     total, number = 0.0, 0
     for x, y in zip(decoded.double().numpy(), target.double().numpy(), strict=True):
-        for part, columns in zip(parts, place_columns(parts), strict=True):
+        for part, columns in zip(parts, part_columns(parts), strict=True):
             if np.isnan(y[columns]).any():
                 continue
             number += 1

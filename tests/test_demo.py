@@ -19,7 +19,7 @@ MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, uni
 TRAIN = TrainConfig(steps=6, batch_size=4, valid_every=3, warmup_steps=2)
 LESS = (
     PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
-    FinetuneConfig(train=TRAIN, warm_steps=2, max_lag=0.2, calibration=15.0, decoder_steps=4),
+    FinetuneConfig(train=TRAIN, embedding_warmup_steps=2, max_lag=0.2, label_seconds=15.0, decoder_steps=4),
 )
 SESSION = {"session", "covariate", "seed", "test", "network", "weights", "baselines", "train_seconds"}
 
@@ -37,7 +37,7 @@ def less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ndt.demo, "SIMULATED", LESS)
     monkeypatch.setattr(ndt.demo_rotation, "PRETRAIN", LESS[0])
     monkeypatch.setattr(ndt.demo_rotation, "FIRST", replace(ndt.demo_rotation.FIRST, steps=3))
-    monkeypatch.setattr(ndt.demo, "RECORDED", (LESS[0], replace(LESS[1], calibration=0.0)))
+    monkeypatch.setattr(ndt.demo, "RECORDED", (LESS[0], replace(LESS[1], label_seconds=0.0)))
 
 
 def complete(found: dict, out: Path) -> None:
@@ -49,12 +49,12 @@ def complete(found: dict, out: Path) -> None:
     for name, session in found["sessions"].items():
         assert SESSION <= session.keys()
         assert session["session"] == name
-        assert {"ridge", "shuffled", "time_only", "scratch"} <= session["baselines"].keys()
+        assert {"ridge", "block_permuted", "time_only", "scratch"} <= session["baselines"].keys()
         assert all(np.isfinite(part["r2"]) for part in session["baselines"].values() if "left_out" not in part)
         assert (out / "finetune" / name / "predictions.npz").exists()
         assert (out / "scratch" / name / "metrics.json").exists()
         with np.load(out / "embed" / f"{name}.npz") as file:
-            assert len(file["time"]) == len(file["latents"]) == len(file["piece"])
+            assert len(file["time"]) == len(file["latents"]) == len(file["segment"])
     page = Path(found["report"])
     assert page == out / "report.html"
     assert all(name in page.read_text() for name in found["sessions"])
@@ -70,7 +70,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     assert name == "sub-simA_ses-04"
     assert name not in spec["data"]
     assert len(spec["data"]) == 3
-    np.testing.assert_allclose(session["calibration_seconds"], 15.0)
+    np.testing.assert_allclose(session["label_seconds"], 15.0)
     assert session["seed"] == 1
     assert session["baselines"]["oracle"]["r2"] > session["baselines"]["ridge"]["r2"]
     scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
@@ -95,7 +95,7 @@ def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_tru
     assert list(found["sessions"]) == [s.session_id for s in sim_truth]
     for session in found["sessions"].values():
         assert session["covariate"] == "cursor_vel"
-        np.testing.assert_allclose(session["calibration_seconds"], 69.0, atol=0.1)  # 70 of 100 s, less a guard of 1 s
+        np.testing.assert_allclose(session["label_seconds"], 69.0, atol=0.1)  # 70 of 100 s, less a guard of 1 s
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_real_recordings_go_the_whole_way(pattern, covariate, dims, tmp_path) ->
     ((_, session),) = found["sessions"].items()
     assert session["covariate"] == covariate
     assert len(session["test"]["r2_per_dim"]) == dims
-    assert session["baselines"]["shuffled"]["r2"] < 0.15  # below 0 where the test block has another mean (A2929)
+    assert session["baselines"]["block_permuted"]["r2"] < 0.15  # below 0 where the test split has another mean (A2929)
     assert session["baselines"]["ridge"]["r2"] > 0.2
 
 

@@ -21,7 +21,7 @@ TIMES = 1000.0 + np.arange(40) / 20
 def embeddings(**changes) -> Embeddings:
     latents = np.arange(120, dtype=np.float32).reshape(40, 3)
     found = Embeddings(
-        latents=latents, time=TIMES, piece=np.repeat([0, 1], 20), options={"session": "a", "bin_size": 0.05}
+        latents=latents, time=TIMES, segment=np.repeat([0, 1], 20), options={"session": "a", "bin_size": 0.05}
     )
     return replace(found, **changes)
 
@@ -38,7 +38,7 @@ def test_npz_holds_all_and_no_pickle(tmp_path) -> None:
     found = embeddings()
     path = found.to_npz(tmp_path / "new" / "a.npz")
     with np.load(path, allow_pickle=False) as file:
-        for name in ("latents", "time", "piece"):
+        for name in ("latents", "time", "segment"):
             np.testing.assert_array_equal(file[name], getattr(found, name))
         assert json.loads(str(file["options"])) == found.options
     assert [p.name for p in path.parent.iterdir()] == ["a.npz"]

@@ -9,7 +9,7 @@ import pytest
 from ndt.cli import main
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
 from ndt.data.store import Store
-from ndt.data.windows import TEST, Grid
+from ndt.data.windows import TEST, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.evaluate import evaluate
@@ -53,23 +53,23 @@ def test_another_day_is_scored_whole_and_says_which_units_it_lacks(run, sim_stor
     found = evaluate(run.run, sim_truth[1].session_id)
     session = sim_store.session(sim_truth[1].session_id)
     spec = run.model.spec
-    assert found["block"] == "all"
-    assert found["test"]["num_bins"] == len(Grid(session, spec.bin_size, spec.bin_size * spec.window_bins))
+    assert found["split"] == "all"
+    assert found["test"]["num_bins"] == len(BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins))
     own = set(map(str, sim_store.session(sim_truth[0].session_id).units.id))
     assert set(found["missing_units"]) == own - set(map(str, session.units.id))
 
 
 def test_a_mask_chooses_bins_by_where_a_sample_stands(run, sim_store, sim_truth, monkeypatch) -> None:
     session = sim_store.session(sim_truth[0].session_id)
-    grid = Grid(session, run.model.spec.bin_size, 1.0)
-    inside = grid.start[grid.block == TEST][10:31:20]
+    binned = BinnedSession(session, run.model.spec.bin_size, 1.0)
+    inside = binned.start[binned.split == TEST][10:31:20]
     table = Intervals([inside[0]], [inside[1]])
     masked = replace(session, intervals={**session.intervals, "eval_mask": table})
     monkeypatch.setattr(Store, "session", lambda *_: masked)
     assert evaluate(run.run, mask="eval_mask@start")["test"]["num_bins"] == 20
-    grid = Grid(masked, run.model.spec.bin_size, 1.0)
-    by_place = [np.flatnonzero(scored_rows(grid, f"eval_mask{at}")) for at in ("@start", "", "@end")]
-    first = int(np.flatnonzero(grid.start == inside[0])[0])
+    binned = BinnedSession(masked, run.model.spec.bin_size, 1.0)
+    by_place = [np.flatnonzero(scored_rows(binned, f"eval_mask{at}")) for at in ("@start", "", "@end")]
+    first = int(np.flatnonzero(binned.start == inside[0])[0])
     assert [int(rows[0]) for rows in by_place] == [first, first, first - 1]
     assert len({len(rows) for rows in by_place}) == 1
     with pytest.raises(InputError, match=r"mask: expected one of .*eval_mask.*, found 'other'"):
@@ -77,10 +77,10 @@ def test_a_mask_chooses_bins_by_where_a_sample_stands(run, sim_store, sim_truth,
 
 
 def test_what_is_no_decoder_and_blocks_that_do_not_exist_are_said(run, sim_base, sim_truth, capsys) -> None:
-    assert main(["evaluate", str(run.run), "--block", "future"]) == 2
-    assert "block: expected one of train, valid, test, all, found 'future'" in capsys.readouterr().err
+    assert main(["evaluate", str(run.run), "--split", "future"]) == 2
+    assert "split: expected one of train, valid, test, all, found 'future'" in capsys.readouterr().err
     assert main(["evaluate", str(sim_base), "--session", sim_truth[0].session_id]) == 2
-    assert "delivered.json" in capsys.readouterr().err
+    assert "ensemble.json" in capsys.readouterr().err
     assert main(["evaluate", str(run.run), "--nlb", "mc_maze"]) == 2
     assert "--session" in capsys.readouterr().err
 
@@ -101,12 +101,12 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
     shown = capsys.readouterr().out
     assert "network alone" in shown
     assert "90 % intervals hold" in shown
-    assert json.loads(out.read_text())["block"] == "test"
+    assert json.loads(out.read_text())["split"] == "test"
 
 
 def test_a_decoder_that_is_the_network_alone_is_scored_too(run, sim_store, sim_truth, tmp_path) -> None:
     """As one that was adapted without labels: no ridge lies beside it."""
-    config = replace(CONFIG, blend=("network",), decoder_steps=4)
+    config = replace(CONFIG, ensemble=("network",), decoder_steps=4)
     name = sim_truth[0].session_id
     found = finetune(None, name, "cursor_vel", out=tmp_path / "run", config=config, store=sim_store, progress=False)
     again = evaluate(found.run)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from problems import TINY, busy_model, recording, specification, with_means
 
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.session import Session, Units
 from ndt.tokens import pack
 
@@ -24,7 +24,7 @@ def test_an_extended_model_says_the_same_of_what_it_knew() -> None:
     model = with_means(busy_model(specification([old])), np.arange(4) + 0.5)
     spec = specification([old, new])
     other = model.extended(spec).eval()
-    window = Grid(old, 0.05, 1.0).window(0, 20, spec.vocabulary.rows(old))
+    window = BinnedSession(old, 0.05, 1.0).window(0, 20, spec.vocabulary.rows(old))
     with torch.no_grad():
         found, expected = other(pack([window], P)), model(pack([window], P))
     torch.testing.assert_close(found.decoded, expected.decoded, rtol=0, atol=1e-5)
@@ -53,10 +53,10 @@ def test_new_units_start_at_the_mean_of_the_known_and_where_their_region_and_dep
     other = model.extended(spec).eval()
     row = spec.vocabulary.units.index("a/5")
     rows = spec.vocabulary.rows(new)
-    window = Grid(new, 0.05, 1.0).window(0, 5, rows)
+    window = BinnedSession(new, 0.05, 1.0).window(0, 5, rows)
     batch = pack([replace(window, context=window.context[1:])], P)
     found = other.population(batch).vectors[batch.unit == row][0]
-    place = model.unit_place[[model.vocabulary.places.index(name) for name in ("region:PMd", "probe:")]].sum(0)
+    place = model.unit_site[[model.vocabulary.places.index(name) for name in ("region:PMd", "probe:")]].sum(0)
     torch.testing.assert_close(found, model.unit.mean(0) + place + 0.5 * model.depth)  # millimetres
 
 

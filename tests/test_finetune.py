@@ -11,7 +11,7 @@ from problems import busy_model, permuted, recording, specification
 from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
 from ndt.data.resample import resample
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.objective import Decoding, decode
@@ -20,16 +20,20 @@ from ndt.model import NDT, TABLES
 from ndt.session import Spikes
 
 CONFIG = FinetuneConfig(
-    adapt="full",
+    strategy="full",
     train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10),
-    warm_steps=10,
+    embedding_warmup_steps=10,
     decoder_steps=40,
     max_lag=0.5,
     unit_dropout=0.0,
-    baselines=("ridge", "shuffled", "time_only"),
+    baselines=("ridge", "block_permuted", "time_only"),
 )
 SHORT = replace(
-    CONFIG, train=TrainConfig(steps=4, batch_size=4, valid_every=2), warm_steps=1, still_steps=3, decoder_steps=2
+    CONFIG,
+    train=TrainConfig(steps=4, batch_size=4, valid_every=2),
+    embedding_warmup_steps=1,
+    freeze_steps=3,
+    decoder_steps=2,
 )
 SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
 
@@ -42,44 +46,44 @@ def decoder(sim_base, sim_truth, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def grid(decoder, sim_store, sim_truth) -> Grid:
+def binned(decoder, sim_store, sim_truth) -> BinnedSession:
     """Its bins."""
     spec = decoder.model.spec
-    return Grid(sim_store.session(sim_truth[1].session_id), spec.bin_size, spec.bin_size * spec.window_bins)
+    return BinnedSession(sim_store.session(sim_truth[1].session_id), spec.bin_size, spec.bin_size * spec.window_bins)
 
 
 def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder, sim_truth) -> None:
     found = json.loads((decoder.run / "metrics.json").read_text())
     assert found == decoder.metrics
     assert {"session", "covariate", "seed", "test", "network", "weights", "baselines"} <= found.keys()
-    assert {"train_seconds", "calibration_seconds"} <= found.keys()
+    assert {"train_seconds", "label_seconds"} <= found.keys()
     assert {"r2", "r2_uniform", "r2_per_dim", "num_bins", "interval_coverage_90"} <= found["test"].keys()
-    assert {"ridge", "shuffled", "time_only"} <= found["baselines"].keys()
+    assert {"ridge", "block_permuted", "time_only"} <= found["baselines"].keys()
     assert (found["session"], found["covariate"], found["seed"]) == (sim_truth[1].session_id, "cursor_vel", 0)
     assert len(found["test"]["r2_per_dim"]) == 2
     np.testing.assert_allclose(found["test"]["r2_uniform"], np.mean(found["test"]["r2_per_dim"]))
 
 
-def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, grid) -> None:
+def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, binned) -> None:
     with np.load(decoder.run / "predictions.npz") as file:
         saved = dict(file)
-    for name, score in (("network", decoder.metrics["network"]), ("delivered", decoder.metrics["test"])):
+    for name, score in (("network", decoder.metrics["network"]), ("ensemble", decoder.metrics["test"])):
         np.testing.assert_allclose(r2(saved["true"], saved[name]), score["r2"], atol=1e-6)
     np.testing.assert_allclose(
         r2(saved["true"], saved["ridge"]), decoder.metrics["baselines"]["ridge"]["r2"], atol=1e-6
     )
-    rows = grid.block == TEST
-    np.testing.assert_allclose(saved["time"], grid.start[rows] + grid.bin_size / 2)
+    rows = binned.split == TEST
+    np.testing.assert_allclose(saved["time"], binned.start[rows] + binned.bin_size / 2)
     assert decoder.metrics["test"]["num_bins"] == rows.sum()  # every bin of the simulation has a label
     weights = decoder.metrics["weights"]
-    np.testing.assert_allclose(saved["delivered"], sum(w * saved[name] for name, w in weights.items()), atol=1e-4)
-    np.testing.assert_allclose(saved["network"], decode(decoder.model, grid, rows)[rows], atol=1e-4)
+    np.testing.assert_allclose(saved["ensemble"], sum(w * saved[name] for name, w in weights.items()), atol=1e-4)
+    np.testing.assert_allclose(saved["network"], decode(decoder.model, binned, rows)[rows], atol=1e-4)
 
 
-def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, grid, sim_truth) -> None:
-    names, known = [str(u) for u in grid.session.units.id], decoder.model.vocabulary.units
+def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, binned, sim_truth) -> None:
+    names, known = [str(u) for u in binned.session.units.id], decoder.model.vocabulary.units
     assert names != sorted(names)
-    means = sim_truth[1].counts[grid.block == TRAIN].mean(0)
+    means = sim_truth[1].counts[binned.split == TRAIN].mean(0)
     found = decoder.model.mean_counts.numpy()[[known.index(u) for u in names]]
     np.testing.assert_allclose(found, means, rtol=1e-5)
 
@@ -87,44 +91,44 @@ def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, grid, s
 def test_it_decodes_and_the_shuffled_control_does_not(decoder) -> None:
     assert decoder.metrics["network"]["r2"] > 0.4
     assert decoder.metrics["baselines"]["ridge"]["r2"] > 0.4
-    assert abs(decoder.metrics["baselines"]["shuffled"]["r2"]) < 0.1
+    assert abs(decoder.metrics["baselines"]["block_permuted"]["r2"]) < 0.1
     assert decoder.metrics["baselines"]["time_only"]["r2"] < 0.1
     assert 0.75 < decoder.metrics["test"]["interval_coverage_90"] <= 1.0
     assert decoder.metrics["test"]["r2"] >= decoder.metrics["network"]["r2"] - 0.02
 
 
-def test_the_saved_decoder_is_the_one_that_was_returned(decoder, grid) -> None:
+def test_the_saved_decoder_is_the_one_that_was_returned(decoder, binned) -> None:
     other = NDT.from_pretrained(decoder.run)
     torch.testing.assert_close(other.state_dict(), decoder.model.state_dict(), rtol=0, atol=0)
-    rows = grid.block == TEST
-    np.testing.assert_array_equal(decode(other, grid, rows), decode(decoder.model, grid, rows))
+    rows = binned.split == TEST
+    np.testing.assert_array_equal(decode(other, binned, rows), decode(decoder.model, binned, rows))
 
 
-def test_spikes_at_a_time_change_no_bit_of_what_was_decoded_before(decoder, grid) -> None:
-    spikes, at = grid.session.spikes, 1750
-    rng, late = np.random.default_rng(0), spikes.timestamps >= grid.start[at]
-    times = np.concatenate([spikes.timestamps[~late], np.sort(rng.uniform(grid.start[at], 100.0, 9000))])
+def test_spikes_at_a_time_change_no_bit_of_what_was_decoded_before(decoder, binned) -> None:
+    spikes, at = binned.session.spikes, 1750
+    rng, late = np.random.default_rng(0), spikes.timestamps >= binned.start[at]
+    times = np.concatenate([spikes.timestamps[~late], np.sort(rng.uniform(binned.start[at], 100.0, 9000))])
     units = np.concatenate([spikes.unit_index[~late], rng.integers(32, size=9000)])
-    other = replace(grid.session, spikes=Spikes(timestamps=times, unit_index=units))
-    changed = Grid(other, grid.bin_size, 1.0)
-    rows = np.arange(len(grid)) >= 1600
-    before, after = decode(decoder.model, grid, rows), decode(decoder.model, changed, rows)
+    other = replace(binned.session, spikes=Spikes(timestamps=times, unit_index=units))
+    changed = BinnedSession(other, binned.bin_size, 1.0)
+    rows = np.arange(len(binned)) >= 1600
+    before, after = decode(decoder.model, binned, rows), decode(decoder.model, changed, rows)
     assert np.isfinite(before[1600:]).all()
     np.testing.assert_array_equal(before[:at], after[:at])
     assert (before[at] != after[at]).all()
 
 
-def test_the_order_of_units_in_the_file_changes_no_bit_of_what_is_decoded(decoder, grid) -> None:
-    other = Grid(permuted(grid.session, np.random.default_rng(0).permutation(32)), grid.bin_size, 1.0)
-    rows = grid.block == TEST
-    np.testing.assert_array_equal(decode(decoder.model, other, rows), decode(decoder.model, grid, rows))
+def test_the_order_of_units_in_the_file_changes_no_bit_of_what_is_decoded(decoder, binned) -> None:
+    other = BinnedSession(permuted(binned.session, np.random.default_rng(0).permutation(32)), binned.bin_size, 1.0)
+    rows = binned.split == TEST
+    np.testing.assert_array_equal(decode(decoder.model, other, rows), decode(decoder.model, binned, rows))
 
 
 def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tmp_path) -> None:
     """Other spikes and other labels there leave every weight and every choice as it was."""
     name, models, rng = sim_truth[1].session_id, [], np.random.default_rng(0)
     session = sim_store.session(name)
-    start = Grid(session, 0.05, 1.0).split.test.start[0]
+    start = BinnedSession(session, 0.05, 1.0).splits.test.start[0]
     spikes, covariates = session.spikes, {}
     for key, series in session.covariates.items():  # what is learned beside, too
         late = series.timestamps[:, None] >= start
@@ -174,30 +178,30 @@ def test_calibration_limits_the_labels_to_the_last_before_validation(
 ) -> None:
     seen, inner = [], Decoding.__init__
 
-    def spy(self, grid, chosen, *rest) -> None:
-        seen.append((grid, chosen))
-        inner(self, grid, chosen, *rest)
+    def spy(self, binned, chosen, *rest) -> None:
+        seen.append((binned, chosen))
+        inner(self, binned, chosen, *rest)
 
     monkeypatch.setattr(Decoding, "__init__", spy)
-    config = replace(SHORT, calibration=10.0)
+    config = replace(SHORT, label_seconds=10.0)
     found = finetune(sim_base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False)
-    np.testing.assert_allclose(found.metrics["calibration_seconds"], 10.0)
-    (grid, chosen), *others = seen  # the decoder alone learns from the same
+    np.testing.assert_allclose(found.metrics["label_seconds"], 10.0)
+    (binned, chosen), *others = seen  # the decoder alone learns from the same
     np.testing.assert_array_equal([rows for _, rows in others], [chosen] * len(others))
     rows = np.flatnonzero(chosen)
-    np.testing.assert_array_equal(rows, np.flatnonzero(grid.block == TRAIN)[-200:])
-    assert rows[-1] < np.flatnonzero(grid.block == VALID)[0]
+    np.testing.assert_array_equal(rows, np.flatnonzero(binned.split == TRAIN)[-200:])
+    assert rows[-1] < np.flatnonzero(binned.split == VALID)[0]
 
 
-def test_the_covariate_is_standardised_on_the_labels_it_may_see(decoder, grid) -> None:
+def test_the_covariate_is_standardised_on_the_labels_it_may_see(decoder, binned) -> None:
     spec = decoder.model.spec.covariate
-    targets = resample(grid.session.covariates["cursor_vel"], grid.start, grid.bin_size)[grid.block == TRAIN]
+    targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)[binned.split == TRAIN]
     np.testing.assert_allclose(spec.mean, targets.mean(0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(spec.std, targets.std(0), rtol=1e-4)
 
 
 def test_warming_up_moves_the_tables_alone(sim_base, sim_truth, tmp_path) -> None:
-    config = replace(CONFIG, train=TrainConfig(steps=3, batch_size=4, valid_every=3, ema=0.0), warm_steps=3)
+    config = replace(CONFIG, train=TrainConfig(steps=3, batch_size=4, valid_every=3, ema=0.0), embedding_warmup_steps=3)
     base = NDT.from_pretrained(sim_base)
     found = finetune(base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False).model
     own, moved = dict(base.named_parameters()), set()
@@ -231,7 +235,7 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
 
 def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, sim_truth, tmp_path) -> None:
     name = sim_truth[1].session_id
-    model = replace(SMALL, covariates="counts", conv_width=16, num_stacks=2)
+    model = replace(SMALL, covariates="counts", conv_width=16, num_members=2)
     config = replace(SHORT, model=model, window=1.0, decoder_steps=20)
     options = {"config": config, "store": sim_store, "progress": False}
     whole = finetune(None, name, out=tmp_path / "whole", **options)
@@ -252,14 +256,14 @@ def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, 
     assert not (tmp_path / "none").exists()
 
 
-def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, grid) -> None:
+def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, binned) -> None:
     """In pairs: the difference of the two R², with its error."""
     metrics = decoder.metrics
     for name, found in metrics["baselines"].items():
         if "r2" in found:
-            np.testing.assert_allclose(found["delivered_over"], metrics["test"]["r2"] - found["r2"], atol=1e-6)
-            assert found["delivered_over_error"] > 0, name
-    assert metrics["baselines"]["ridge"]["delivered_over"] == metrics["test"]["over_ridge"]
+            np.testing.assert_allclose(found["ensemble_over"], metrics["test"]["r2"] - found["r2"], atol=1e-6)
+            assert found["ensemble_over_error"] > 0, name
+    assert metrics["baselines"]["ridge"]["ensemble_over"] == metrics["test"]["over_ridge"]
 
 
 def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
@@ -275,7 +279,7 @@ def test_a_covariate_that_never_varies_cannot_be_decoded(sim_store, sim_truth, t
     flat = replace(session, covariates={"cursor_vel": replace(series, values=np.ones_like(series.values))})
     monkeypatch.setattr(type(sim_store), "session", lambda self, _: flat)
     config = replace(SHORT, model=SMALL, window=1.0)
-    with pytest.raises(InputError, match="varies on the training block"):
+    with pytest.raises(InputError, match="varies on the training split"):
         finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
 
@@ -287,15 +291,15 @@ def test_too_few_labels_are_said(sim_store, sim_truth, tmp_path, monkeypatch) ->
     monkeypatch.setattr(type(sim_store), "session", lambda self, _: some)
     config = replace(SHORT, model=SMALL, window=1.0)
     with pytest.raises(
-        InputError, match="validation block: expected at least 10 bins with a label of cursor_vel, found 0"
+        InputError, match="validation split: expected at least 10 bins with a label of cursor_vel, found 0"
     ):
         finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
 
-def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
-    targets = resample(grid.session.covariates["cursor_vel"], grid.start, grid.bin_size)
+def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, binned) -> None:
+    targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)
     config, shares = replace(CONFIG, unit_dropout=0.8), []
-    objective = Decoding(grid, grid.block == TRAIN, targets, decoder.model, config)
+    objective = Decoding(binned, binned.split == TRAIN, targets, decoder.model, config)
     for step in range(30):
         batch = objective.batch(step, range(1))
         there = torch.zeros(32, dtype=torch.bool)
@@ -310,13 +314,15 @@ def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, grid) -> None:
 def objective(**options: object) -> tuple[NDT, Decoding]:
     """Decoding of a recording made in memory, by a small model."""
     session = recording(num_units=8)
-    spec, grid = specification([session]), Grid(session, 0.05, 1.0)
-    model, targets = busy_model(spec), resample(session.covariates["vel"], grid.start, 0.05)
-    return model, Decoding(grid, grid.block == TRAIN, targets, model, replace(CONFIG, **options))
+    spec, binned = specification([session]), BinnedSession(session, 0.05, 1.0)
+    model, targets = busy_model(spec), resample(session.covariates["vel"], binned.start, 0.05)
+    return model, Decoding(binned, binned.split == TRAIN, targets, model, replace(CONFIG, **options))
 
 
 def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -> None:
-    model, decoding = objective(warm_steps=3, still_steps=5, table_rate=7.0, trunk_rate=0.25)
+    model, decoding = objective(
+        embedding_warmup_steps=3, freeze_steps=5, embedding_lr_scale=7.0, backbone_lr_scale=0.25
+    )
     named = [name for name, _ in model.named_parameters()]
     for new, decoder, trunk in (
         ((), (0, 0, 0.25), (0, 0, 0.25)),
@@ -328,7 +334,7 @@ def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -
         assert rates["context"] == rates["unit"] == (7.0, 7.0, 7.0)
         assert rates["covariate.readout.weight"] == decoder
         assert rates["encoder.0.attention.out.weight"] == trunk
-    unmasked = objective(warm_steps=3, still_steps=0, trunk_rate=0.25, masked_weight=0.0)[1]
+    unmasked = objective(embedding_warmup_steps=3, freeze_steps=0, backbone_lr_scale=0.25, masked_weight=0.0)[1]
     idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "covariate"}
     loss = unmasked.losses(model, unmasked.batch(3, range(2)), 3)["mse"][0]
     loss.backward()
@@ -336,7 +342,7 @@ def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -
 
 
 def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
-    config = replace(SHORT, trunk_rate=0.0, warm_steps=0)
+    config = replace(SHORT, backbone_lr_scale=0.0, embedding_warmup_steps=0)
     found = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=tmp_path, config=config, progress=False)
     old, new = NDT.from_pretrained(sim_base), found.model
     spec = new.spec
@@ -364,7 +370,7 @@ def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, t
 
 def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
     base, session = decoder.model, sim_truth[0].session_id
-    config = replace(SHORT, trunk_rate=0.0)
+    config = replace(SHORT, backbone_lr_scale=0.0)
     found = finetune(base, session, "cursor_vel", out=tmp_path, config=config, store=base.store, progress=False).model
     assert found.spec.covariate == base.spec.covariate
     kept = {name: value for name, value in base.covariate.state_dict().items()}

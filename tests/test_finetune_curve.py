@@ -22,7 +22,7 @@ CONFIG = FinetuneConfig(train=TrainConfig(steps=7), seed=4)
 
 def score(scratch: bool, config: FinetuneConfig) -> float:
     """0.01 a second, 0.2 more if pretrained, 0.001 a seed."""
-    return 0.01 * (config.calibration or HAS) + 0.2 * (not scratch) + 0.001 * config.seed
+    return 0.01 * (config.label_seconds or HAS) + 0.2 * (not scratch) + 0.001 * config.seed
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_each_volume_has_each_seed_pretrained_and_from_scratch(base, store, tmp_
         expected = [[0.01 * t + above + 0.001 * seed for seed in (4, 5)] for t in (5, 10, HAS)]
         np.testing.assert_allclose(curve.lines[name], expected, rtol=1e-12)
     np.testing.assert_allclose(curve.lines["ridge"], [[0.05] * 2, [0.1] * 2, [0.41] * 2])
-    np.testing.assert_allclose(curve.lines["delivered"], curve.lines["network"])  # always above ridge here
-    assert set(curve.lines) == {"delivered", "network", "scratch", "ridge", "shuffled"}
+    np.testing.assert_allclose(curve.lines["ensemble"], curve.lines["network"])  # always above ridge here
+    assert set(curve.lines) == {"ensemble", "network", "scratch", "ridge", "block_permuted"}
 
     folders = {str(call.folder.relative_to(tmp_path)) for call in fake.calls}
     assert folders == {
@@ -144,18 +144,18 @@ def test_volumes_that_are_not_there_are_left_out_and_it_is_said(store, tmp_path,
     FakeFinetune(score).use(monkeypatch)
     curve = made(None, store, tmp_path / "a", seconds=(5.0, 40.9, 40.99, 300.0))
     assert curve.seconds == [5.0, 40.9, HAS]  # 40.99 s are as many bins as all
-    assert curve.left_out == ["Left out: 40.99, 300 s of labels; the training block has 41 s, the last point."]
+    assert curve.left_out == ["Left out: 40.99, 300 s of labels; the training split has 41 s, the last point."]
     assert made(None, store, tmp_path / "b", seconds=(300.0,)).seconds == [HAS]
 
 
 def test_calibration_is_the_most_that_is_used(store, tmp_path, monkeypatch) -> None:
     fake = FakeFinetune(score).use(monkeypatch)
-    curve = made(None, store, tmp_path, seconds=(5.0, 20.0, 30.0), config=replace(CONFIG, calibration=20.0))
+    curve = made(None, store, tmp_path, seconds=(5.0, 20.0, 30.0), config=replace(CONFIG, label_seconds=20.0))
     assert (curve.seconds, curve.whole) == ([5.0, 20.0], False)
     assert curve.left_out == [
         "Left out: 20, 30 s of labels; calibration, the most that is used, is 20 s, the last point."
     ]
-    assert {call.config.calibration for call in fake.calls} == {5.0, 20.0}
+    assert {call.config.label_seconds for call in fake.calls} == {5.0, 20.0}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_report_of_the_run_shows_the_curve(base, store, tmp_path, monkeypatch) -
     made(base, store, tmp_path, seconds=(5.0, 300.0))
     text = write_report(tmp_path).read_text()
     assert "all, 41 s" in text
-    assert "the training block has 41 s" in text
+    assert "the training split has 41 s" in text
     assert "Pretrained on 0 sessions, not this one" in text
 
 
@@ -200,8 +200,8 @@ def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
 ) -> None:
     config = FinetuneConfig(
         train=TrainConfig(steps=6, batch_size=4, valid_every=3),
-        warm_steps=1,
-        still_steps=3,
+        embedding_warmup_steps=1,
+        freeze_steps=3,
         max_lag=0.2,
         decoder_steps=4,
         baselines=("ridge",),
@@ -219,5 +219,5 @@ def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
     found = [json.loads(path.read_text()) for path in (tmp_path / "1" / "curve").rglob("metrics.json")]
     assert len(found) == 4
     assert len({m["test"]["num_bins"] for m in found}) == 1
-    assert {round(m["calibration_seconds"], 6) for m in found} == {20.0, round(curves[0].seconds[-1], 6)}
+    assert {round(m["label_seconds"], 6) for m in found} == {20.0, round(curves[0].seconds[-1], 6)}
     assert "Pretrained on 1 session, not this one" in write_report(tmp_path / "1").read_text()

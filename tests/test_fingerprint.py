@@ -146,8 +146,8 @@ def test_a_slice_has_every_hash_of_its_time(start, length, seed) -> None:
 
 
 def test_spike_times_and_counts_of_any_width_have_nothing_in_common() -> None:
-    grid = [np.unique(np.floor(t * 50)) / 50 + 0.01 for t in poisson(5, 300.0, 5.0, 5)]
-    found = [set(fingerprint(session(grid, width)).hash.tolist()) for width in (0.0, 0.02, 0.01, 0.04)]
+    binned = [np.unique(np.floor(t * 50)) / 50 + 0.01 for t in poisson(5, 300.0, 5.0, 5)]
+    found = [set(fingerprint(session(binned, width)).hash.tolist()) for width in (0.0, 0.02, 0.01, 0.04)]
     assert all(len(f) > 50 for f in found)
     assert len(set.union(*found)) == sum(map(len, found))
 

@@ -11,7 +11,7 @@ from ndt.benchmarks.gaps import in_gap, simulate
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.nwb import read_nwb
 from ndt.data.sampler import Sampler
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
 from ndt.vocabulary import Vocabulary
 from tests.recordings import units, write_nwb
@@ -85,15 +85,15 @@ def test_units_that_come_and_go_are_each_counted_in_their_own_time(tmp_path):
         spikes.append(times[(times < a) | (times >= a + 40)])
     path = write_nwb(tmp_path / "sub-x_ses-1.nwb", units(spikes, obs=observed))
     session = read_nwb(path, IngestConfig(probe_seconds=0.0))
-    grid = Grid(session, 0.02, 0.0)
-    chosen = np.ones(len(grid), bool)
-    z = (grid.mean_counts(chosen) / 0.02 - rates) / np.sqrt(rates / 160)
+    binned = BinnedSession(session, 0.02, 0.0)
+    chosen = np.ones(len(binned), bool)
+    z = (binned.mean_counts(chosen) / 0.02 - rates) / np.sqrt(rates / 160)
     assert np.abs(z).max() < 4
     vocabulary = Vocabulary().extend([session])
-    sampler = Sampler([grid], [chosen], vocabulary, window_bins=50, min_bins=50, seed=0)
+    sampler = Sampler([binned], [chosen], vocabulary, window_bins=50, min_bins=50, seed=0)
     for i in range(100):
         window = sampler.draw(sampler.generator(0, i))[1]
-        start = grid.start[np.arange(*window.index)]
+        start = binned.start[np.arange(*window.index)]
         for column, n in zip(window.valid.T, vocabulary.rows(session).order, strict=True):
             (_, a), (b, _) = observed[n]
             np.testing.assert_array_equal(column, (start + 0.02 <= a + 1e-9) | (start >= b - 1e-9))
@@ -103,7 +103,7 @@ def test_units_that_come_and_go_are_each_counted_in_their_own_time(tmp_path):
 def test_peers_read_the_file_as_they_do(truth, path, peer):
     """If this fails, a peer has begun to use `obs_intervals`, and what we say of it must change."""
     pytest.importorskip(peer)
-    found = gaps.PEERS[peer](path, 0)
+    found = gaps.MEMBERS[peer](path, 0)
     np.testing.assert_allclose(np.mean(found.rates / truth.rates), 0.8, atol=0.02)
     assert found.windows.shape == (2000, 2)
     assert in_gap(found.windows, truth.observed).mean() > 0.15
@@ -118,7 +118,7 @@ def small(monkeypatch):
 
 def test_rows_name_what_is_measured_beside_peers_that_are_installed(small, monkeypatch):
     pytest.importorskip("temporaldata")
-    monkeypatch.setattr(gaps, "PEERS", {"temporaldata": gaps.PEERS["temporaldata"], "absent": None})
+    monkeypatch.setattr(gaps, "MEMBERS", {"temporaldata": gaps.MEMBERS["temporaldata"], "absent": None})
     rows = bench("gaps", BenchConfig(seeds=2))["rows"]
     json.dumps(rows, allow_nan=False)
     assert [(r["name"], r["unit"], r["peer"]) for r in rows] == [
@@ -131,6 +131,6 @@ def test_rows_name_what_is_measured_beside_peers_that_are_installed(small, monke
 
 
 def test_without_any_peer_there_are_rows_of_ours(small, monkeypatch):
-    monkeypatch.setattr(gaps, "PEERS", {})
+    monkeypatch.setattr(gaps, "MEMBERS", {})
     rows = gaps.gaps(BenchConfig(seeds=1))
     assert [(r["name"], r["peer"], r["ratio"]) for r in rows] == [(f"gaps.{key}", None, None) for key in gaps.UNITS]

@@ -57,7 +57,7 @@ def test_the_manifest_names_what_each_session_is(recordings, tmp_path):
     manifest = json.loads((store.root / "manifest.json").read_text())
     assert manifest == store.manifest
     entry = manifest["sessions"]["sub-x_ses-1"]
-    assert {"source", "sha256", "size", "subject", "task", "units", "spikes", "observed_seconds", "pieces"} <= set(
+    assert {"source", "sha256", "size", "subject", "task", "units", "spikes", "observed_seconds", "segments"} <= set(
         entry
     )
     assert {"covariates", "options", "tool_version", "dropped"} <= set(entry)

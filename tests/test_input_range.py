@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from ndt.input_range import InputRange, _silence
+from ndt.input_range import InputDrift, _silence
 
 BIN = 0.05
 
@@ -20,8 +20,8 @@ def population(R: int, seed: int, N: int = 30) -> np.ndarray:
     return rng.poisson(base * BIN * np.exp(drive @ weights)).astype(float)
 
 
-def fitted(R: int = 4000, seed: int = 0, **options) -> InputRange:
-    return InputRange.fit([population(R, seed)], [np.ones(R, bool)], bin_size=BIN, **options)
+def fitted(R: int = 4000, seed: int = 0, **options) -> InputDrift:
+    return InputDrift.fit([population(R, seed)], [np.ones(R, bool)], bin_size=BIN, **options)
 
 
 def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
@@ -36,7 +36,7 @@ def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
 def test_limits_are_as_often_exceeded_in_blocks_held_back() -> None:
     # in training itself less often: its own mean and spread fit it
     x, rate = population(6000, 3), 0.05
-    found = InputRange.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
+    found = InputDrift.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
     assert found.check([x]).flagged.mean() <= rate
     exceeded = 0
     for rows in np.array_split(np.arange(6000), 5):  # the same, by the definition
@@ -59,7 +59,7 @@ def test_a_silent_unit_is_found_by_its_index_as_soon_as_stated() -> None:
     last_spike = int(np.flatnonzero(x[:, unit])[-1])
     np.testing.assert_array_equal(np.flatnonzero(flags.lost[:, unit])[0], last_spike + found.silence[unit])
     assert found.silence[unit] * BIN < 5
-    np.testing.assert_array_equal(flags.lost_units, [unit])
+    np.testing.assert_array_equal(flags.silent_units, [unit])
     assert flags.flagged[last_spike + int(found.silence[unit]) :].all()
     assert not flags.lost[:at].any()
     x[1500, unit] = 1  # it fires again
@@ -88,18 +88,18 @@ def test_silences_by_hand() -> None:
 
 
 def test_a_unit_that_fires_in_every_bin_is_soon_missed() -> None:
-    found = InputRange.fit([np.ones((2000, 3))], [np.ones(2000, bool)], bin_size=BIN)
+    found = InputDrift.fit([np.ones((2000, 3))], [np.ones(2000, bool)], bin_size=BIN)
     assert np.all(found.silence < 20)
     quiet = np.ones((100, 3))
     quiet[50:, 1] = 0
-    np.testing.assert_array_equal(found.check([quiet]).lost_units, [1])
+    np.testing.assert_array_equal(found.check([quiet]).silent_units, [1])
 
 
 def test_a_rarely_firing_unit_is_never_called_lost() -> None:
     x = population(4000, 0)
     x[:, 4] = 0
     x[[100, 900, 1300, 3500], 4] = 1
-    found = InputRange.fit([x], [np.ones(4000, bool)], bin_size=BIN)
+    found = InputDrift.fit([x], [np.ones(4000, bool)], bin_size=BIN)
     assert found.silence[4] > 4000
 
 
@@ -157,7 +157,7 @@ def test_what_is_not_observed_is_neither_silent_nor_shifted() -> None:
 def test_a_unit_never_observed_in_training_says_nothing() -> None:
     x = population(3000, 0)
     x[:, 5] = np.nan
-    found = InputRange.fit([x], [np.ones(3000, bool)], bin_size=BIN)
+    found = InputDrift.fit([x], [np.ones(3000, bool)], bin_size=BIN)
     loud = population(1000, 12)
     loud[:, 5] = 50
     flags = found.check([loud])
@@ -168,8 +168,8 @@ def test_a_unit_never_observed_in_training_says_nothing() -> None:
 def test_a_unit_half_observed_has_the_spread_of_its_observed_windows() -> None:
     x = population(8000, 0)
     x[4000:, 2] = np.nan
-    half = InputRange.fit([x], [np.ones(8000, bool)], bin_size=BIN)
-    whole = InputRange.fit([x[:4000]], [np.ones(4000, bool)], bin_size=BIN)
+    half = InputDrift.fit([x], [np.ones(8000, bool)], bin_size=BIN)
+    whole = InputDrift.fit([x[:4000]], [np.ones(4000, bool)], bin_size=BIN)
     np.testing.assert_allclose(half.spread[2], whole.spread[2], rtol=1e-9)
     np.testing.assert_allclose(half.mean[2], whole.mean[2], rtol=1e-12)
 
@@ -198,7 +198,7 @@ def test_before_the_first_bin_the_training_mean_stands() -> None:
 def test_only_training_rows_teach() -> None:
     x, mask = population(4000, 0), np.arange(4000) < 3000
     spoilt = np.where(mask[:, None], x, 200.0)
-    one, two = (InputRange.fit([k], [mask], bin_size=BIN) for k in (x, spoilt))
+    one, two = (InputDrift.fit([k], [mask], bin_size=BIN) for k in (x, spoilt))
     assert one.to_json() == two.to_json()
 
 
@@ -214,8 +214,8 @@ def test_short_training_has_shorter_windows() -> None:
 def test_saved_and_read_it_is_the_same() -> None:
     x = population(3000, 0)
     x[:, 5], x[:, 6] = np.nan, 0
-    found = InputRange.fit([x], [np.ones(3000, bool)], bin_size=BIN)
-    again = InputRange.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    found = InputDrift.fit([x], [np.ones(3000, bool)], bin_size=BIN)
+    again = InputDrift.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
     new = population(500, 15) + 1
     for name, values in vars(found.check([new])).items():
         np.testing.assert_array_equal(values, vars(again.check([new]))[name])

@@ -71,7 +71,7 @@ def test_a_summary_says_what_is_kept_and_why_the_rest_is_not(tmp_path):
         "regions": ["M1", "PMd"],
         "spikes": 4,
         "count_bin": 0.0,
-        "pieces": 2,
+        "segments": 2,
         "intervals": {"invalid_times": 1, "trials": 3},
         "labels": {"trials": ["cue", "target", "words"]},
     }
@@ -187,7 +187,7 @@ def test_blocks_are_those_of_the_split_with_a_guard_of_two_seconds():
 def test_where_there_are_no_blocks_it_says_why():
     found = examine(recording([(0.0, 4.0)]))["split"]
     assert set(found) == {"error"}
-    assert found["error"].startswith("observed time: expected train, validation and test blocks of at least 1 s")
+    assert found["error"].startswith("observed time: expected train, validation and test splits of at least 1 s")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def written(truth, tmp_path_factory):
 def test_a_simulated_recording_is_described_as_it_was_made(truth, written):
     _, (_, found) = written
     assert found["observed_seconds"] == pytest.approx(truth.observed.duration)
-    assert found["pieces"] == len(truth.observed)
+    assert found["segments"] == len(truth.observed)
     gaps = Intervals(truth.observed.end[:-1], truth.observed.start[1:])
     np.testing.assert_allclose(found["quality"]["gaps"]["intervals"], np.stack([gaps.start, gaps.end], 1))
     assert found["quality"]["gaps"]["seconds"] == pytest.approx(gaps.duration)

@@ -217,7 +217,7 @@ def test_covariates_sampled_alike_share_a_lane():
 
 
 def test_what_is_shown_closely_has_spikes_and_covariates():
-    """Of pieces [0, 30) and [40, 100), the middle of labels in [45, 75); of short ones, several in the middle."""
+    """Of segments [0, 30) and [40, 100), the middle of labels in [45, 75); of short ones, several in the middle."""
     made = recording([(0.0, 30.0), (40.0, 100.0)], labels=(45.0, 75.0))
     np.testing.assert_allclose(view(made).window, (50, 70), atol=0.1)
     short = recording([(float(a), a + 2.0) for a in range(0, 60, 3)])

@@ -13,16 +13,16 @@ from ndt.label_curve import LabelCurve, gather, read_curve, sentences
 from ndt.tables import show_curve
 
 LINES = {  # two numbers of seconds, three seeds
-    "delivered": [[0.10, 0.20, 0.40], [0.50, 0.60, 0.70]],
+    "ensemble": [[0.10, 0.20, 0.40], [0.50, 0.60, 0.70]],
     "network": [[-2.0, 0.0, 0.1], [0.4, 0.5, 0.6]],
     "ridge": [[0.20, 0.25, 0.30], [0.50, 0.50, 0.50]],
 }
 SMALL = LabelCurve(session="a", covariate="vel", seconds=[15.0, 41.5], lines=LINES, valid_seconds=6.0, whole=True)
 
 
-def metrics(delivered, network, **baselines):
+def metrics(ensemble, network, **baselines):
     return {
-        "test": {"r2": delivered},
+        "test": {"r2": ensemble},
         "network": {"r2": network},
         "baselines": {name: {"r2": value} for name, value in baselines.items()},
     }
@@ -43,7 +43,7 @@ def test_table_by_hand() -> None:
         "ensemble": ["0.200", "0.600"],
         "network alone": ["0.000", "0.500"],
         "ridge regression": ["0.250", "0.500"],
-        "delivered − ridge": ["−0.017", "+0.100"],
+        "ensemble − ridge": ["−0.017", "+0.100"],
     }
     error = np.sqrt(((-0.1 + 1 / 60) ** 2 + (-0.05 + 1 / 60) ** 2 + (0.1 + 1 / 60) ** 2) / 6)
     assert rows[4] == ["± standard error", f"{error:.3f}", "0.058"]
@@ -61,7 +61,7 @@ def test_networks_are_compared_where_there_is_one_from_scratch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delivered", "below"),
+    ("ensemble", "below"),
     [
         ([0.40, 0.40, 0.40], [10.0]),  # always 0.1 below: no doubt about it
         ([0.50, 0.50, 0.50], []),  # ridge itself: no difference and no error
@@ -72,8 +72,8 @@ def test_networks_are_compared_where_there_is_one_from_scratch() -> None:
         ([0.60, 0.70, 0.80], []),
     ],
 )
-def test_below_ridge_is_more_than_two_paired_standard_errors(delivered, below) -> None:
-    curve = replace(SMALL, seconds=[10.0], lines={"delivered": [delivered], "ridge": [[0.5] * 3]})
+def test_below_ridge_is_more_than_two_paired_standard_errors(ensemble, below) -> None:
+    curve = replace(SMALL, seconds=[10.0], lines={"ensemble": [ensemble], "ridge": [[0.5] * 3]})
     assert curve.below_ridge() == below
     told = sentences(curve)[0]
     assert told.startswith("At 10 s of labels the delivered decoder is below ridge" if below else "At no point is")
@@ -81,7 +81,7 @@ def test_below_ridge_is_more_than_two_paired_standard_errors(delivered, below) -
 
 
 def test_one_seed_has_no_verdict_and_what_was_left_out_is_said() -> None:
-    lines = {"delivered": [[0.1]], "ridge": [[0.5]]}
+    lines = {"ensemble": [[0.1]], "ridge": [[0.5]]}
     curve = replace(SMALL, seconds=[10.0], lines=lines, left_out=["Left out: 300 s."])
     assert curve.below_ridge() == []
     assert sentences(curve) == ["One seed: differences have no standard error.", "Left out: 300 s."]
@@ -95,8 +95,8 @@ def test_lines_are_gathered_from_metrics() -> None:
     ]
     controls = [[metrics(9.0, 0.01, ridge=9.0), metrics(9.0, 0.02)], [metrics(9.0, 0.03), metrics(9.0, 0.04)]]
     found = gather(runs, controls)
-    assert list(found) == ["delivered", "network", "scratch", "ridge", "kalman"]
-    np.testing.assert_array_equal(found["delivered"], [[0.1, 0.5], [0.8, 1.0]])
+    assert list(found) == ["ensemble", "network", "scratch", "ridge", "kalman"]
+    np.testing.assert_array_equal(found["ensemble"], [[0.1, 0.5], [0.8, 1.0]])
     np.testing.assert_array_equal(found["network"], [[0.2, 0.6], [np.nan, 0.0]])
     np.testing.assert_array_equal(found["scratch"], [[0.01, 0.02], [0.03, 0.04]])
     np.testing.assert_array_equal(found["ridge"], [[0.3, 0.7], [0.9, 0.1]])
@@ -141,18 +141,18 @@ def test_figure_has_a_logarithmic_axis_with_a_tick_at_each_number_of_seconds() -
     assert steps[0] > 50
     for words in ("network alone, pretrained", "network trained from scratch", "ridge regression", "R² of cursor_vel"):
         assert words in svg
-    assert "shuffled" not in svg
+    assert "block_permuted" not in svg
 
 
 def test_axis_reaches_as_low_as_what_it_is_about_and_the_caption_says_what_is_lower() -> None:
-    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not stretch it at all."""
+    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not segment it at all."""
     drawing = label_curve.draw(SMALL)
     places = ticks(drawing.svg)
     assert {"−1.00", "0.00", "1.00"} <= set(places)
     assert "−1.25" not in places
     assert "Below the axis" not in drawing.caption  # its median is 0
 
-    lines = {"delivered": [[0.1]], "network": [[-1.5]], "ridge": [[0.2]], "wiener": [[-40.0]]}
+    lines = {"ensemble": [[0.1]], "network": [[-1.5]], "ridge": [[0.2]], "wiener": [[-40.0]]}
     drawing = label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines))
     assert drawing.caption.endswith("Below the axis: network alone at 15 s (−1.50), Wiener filter at 15 s (−40.00).")
     places = ticks(label_curve.draw(replace(SMALL, seconds=[15.0], lines=lines | {"network": [[0.1]]})).svg)

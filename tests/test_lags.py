@@ -8,7 +8,7 @@ from problems import recording
 
 from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.lags import choose_lag
 from ndt.intervals import Intervals
@@ -40,8 +40,8 @@ def lagged_recording(lag, observed=((0.0, 60.0),), seed=0):
 
 @pytest.mark.parametrize("lag", [-0.05, 0.0, 0.1])
 def test_the_lag_that_was_put_in_is_found(lag) -> None:
-    grid = Grid(lagged_recording(lag), 0.05, 1.0)
-    found, scores = choose_lag(grid, "vel", LAGS, grid.block == TRAIN, CONFIG)
+    binned = BinnedSession(lagged_recording(lag), 0.05, 1.0)
+    found, scores = choose_lag(binned, "vel", LAGS, binned.split == TRAIN, CONFIG)
     assert found == lag
     assert list(scores) == list(LAGS)
     assert scores[lag] > 0.5
@@ -53,48 +53,48 @@ def test_all_parts_have_a_say() -> None:
     vel = session.covariates["vel"]
     dims = [replace(vel, name=f"v{i}", path=f"v{i}", values=vel.values * i) for i in (1, 2)]
     noise = replace(vel, name="noise", values=np.random.default_rng(1).standard_normal(vel.values.shape))
-    grid = Grid(replace(session, covariates={c.name: c for c in (*dims, noise)}), 0.05, 1.0)
-    _, alone = choose_lag(grid, "v1", LAGS, grid.block == TRAIN, CONFIG)
-    _, noisy = choose_lag(grid, ["noise"], LAGS, grid.block == TRAIN, CONFIG)
-    _, both = choose_lag(grid, "v1,v2,noise", LAGS, grid.block == TRAIN, CONFIG)
+    binned = BinnedSession(replace(session, covariates={c.name: c for c in (*dims, noise)}), 0.05, 1.0)
+    _, alone = choose_lag(binned, "v1", LAGS, binned.split == TRAIN, CONFIG)
+    _, noisy = choose_lag(binned, ["noise"], LAGS, binned.split == TRAIN, CONFIG)
+    _, both = choose_lag(binned, "v1,v2,noise", LAGS, binned.split == TRAIN, CONFIG)
     for lag in LAGS:
         np.testing.assert_allclose(both[lag], (2 * alone[lag] + noisy[lag]) / 3, atol=1e-6)
 
 
 def test_the_test_block_has_no_say() -> None:
     session = lagged_recording(0.05)
-    grid = Grid(session, 0.05, 1.0)
+    binned = BinnedSession(session, 0.05, 1.0)
     series = session.covariates["vel"]
-    late = series.timestamps >= grid.split.test.start[0]
+    late = series.timestamps >= binned.splits.test.start[0]
     values = np.where(late[:, None], 100.0, series.values)
-    other = Grid(replace(session, covariates={"vel": replace(series, values=values)}), 0.05, 1.0)
-    assert (grid.block == TEST).any()
-    assert choose_lag(other, "vel", LAGS, grid.block == TRAIN, CONFIG) == choose_lag(
-        grid, "vel", LAGS, grid.block == TRAIN, CONFIG
+    other = BinnedSession(replace(session, covariates={"vel": replace(series, values=values)}), 0.05, 1.0)
+    assert (binned.split == TEST).any()
+    assert choose_lag(other, "vel", LAGS, binned.split == TRAIN, CONFIG) == choose_lag(
+        binned, "vel", LAGS, binned.split == TRAIN, CONFIG
     )
 
 
 def test_all_lags_are_scored_on_the_bins_that_have_a_label_at_every_lag() -> None:
-    """Validation has two pieces, one shorter than the lags reach: it counts for none of them."""
+    """Validation has two segments, one shorter than the lags reach: it counts for none of them."""
     observed = ((0.0, 40.0), (40.5, 47.0), (47.5, 47.7), (48.2, 60.0))
     session = lagged_recording(0.05, observed)
     blocks = Intervals([0.0, 40.5, 48.2], [40.0, 47.9, 60.0], {"block": np.array(["train", "valid", "test"])})
-    grid = Grid(replace(session, intervals={"split": blocks}), 0.05, 0.0)
-    short = (grid.start >= 47.5) & (grid.start < 47.7)
+    binned = BinnedSession(replace(session, intervals={"split": blocks}), 0.05, 0.0)
+    short = (binned.start >= 47.5) & (binned.start < 47.7)
     assert short.sum() == 4
-    assert set(grid.block[short]) == {VALID}
-    _, scores = choose_lag(grid, "vel", LAGS, grid.block == TRAIN, CONFIG)
+    assert set(binned.split[short]) == {VALID}
+    _, scores = choose_lag(binned, "vel", LAGS, binned.split == TRAIN, CONFIG)
     series = session.covariates["vel"]
     wild = np.where(((series.timestamps > 47.4) & (series.timestamps < 47.8))[:, None], 1e3, series.values)
-    other = replace(grid.session, covariates={"vel": replace(series, values=wild)})
-    again = choose_lag(Grid(other, 0.05, 0.0), "vel", LAGS, grid.block == TRAIN, CONFIG)[1]
+    other = replace(binned.session, covariates={"vel": replace(series, values=wild)})
+    again = choose_lag(BinnedSession(other, 0.05, 0.0), "vel", LAGS, binned.split == TRAIN, CONFIG)[1]
     assert again == scores
-    labels = build_targets(other, "vel", grid.start, 0.05, block=grid.block).values
+    labels = build_targets(other, "vel", binned.start, 0.05, split=binned.split).values
     assert labels[short].max() == 1e3
 
 
 def test_lags_longer_than_pieces_are_refused() -> None:
     observed = [(float(a), a + 0.2) for a in range(60)]
-    grid = Grid(lagged_recording(0.0, observed), 0.05, 0.2)
+    binned = BinnedSession(lagged_recording(0.0, observed), 0.05, 0.2)
     with pytest.raises(InputError, match=r"lag of vel: expected at least 10 .* \(try shorter lags\), found 0"):
-        choose_lag(grid, "vel", LAGS, grid.block == TRAIN, CONFIG)
+        choose_lag(binned, "vel", LAGS, binned.split == TRAIN, CONFIG)

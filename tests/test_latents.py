@@ -87,7 +87,7 @@ def exported(tmp_path_factory):
     (made,) = simulate(out, config)
     found = Embeddings(
         latents=made.latents.astype(np.float32), time=made.time + made.bin_size / 2,
-        piece=np.zeros(len(made.time), np.int64), options={"session": made.session_id},
+        segment=np.zeros(len(made.time), np.int64), options={"session": made.session_id},
     )  # fmt: skip
     return found.to_npz(out / "latents.npz"), made.path
 

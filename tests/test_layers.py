@@ -8,12 +8,12 @@ import torch
 
 from ndt.config import ModelConfig
 from ndt.layers import Attention, Block, Dropout, FeedForward, rotate
-from ndt.routes import CONTEXT, Arrangement, arrange
+from ndt.routes import CONTEXT, PackedLayout, arrange
 
 CONFIG = ModelConfig(width=32, num_heads=2, norm="pre")
 
 
-def packed(shift: int = 0, order: str = "joint", **options: int) -> Arrangement:
+def packed(shift: int = 0, order: str = "joint", **options: int) -> PackedLayout:
     """Two windows of two context tokens and some bins each."""
     time = [CONTEXT, CONTEXT, *(t + shift for t in range(7)), CONTEXT, CONTEXT, *(t + shift for t in range(0, 9, 2))]
     window = torch.tensor([0] * 9 + [1] * 7)
@@ -22,7 +22,7 @@ def packed(shift: int = 0, order: str = "joint", **options: int) -> Arrangement:
 
 def test_rotation_by_hand() -> None:
     x = torch.tensor([[[1.0, 0.0, 5.0, 6.0]], [[1.0, 2.0, 3.0, 4.0]], [[1.0, 2.0, 3.0, 4.0]]])
-    rows = Arrangement(torch.tensor([2, 0, CONTEXT]), torch.tensor([3]), [])
+    rows = PackedLayout(torch.tensor([2, 0, CONTEXT]), torch.tensor([3]), [])
     turned = [[[math.cos(2), math.sin(2), 5, 6]], [[1, 2, 3, 4]]]
     torch.testing.assert_close(rotate(x, rows, key=True), torch.tensor([*turned, [[0.0, 0, 3, 4]]]))
     query = [[math.cos(1) + 2 * math.sin(1), 2 * math.cos(1) - math.sin(1), 3, 4]]  # of a context, as if one bin before
@@ -32,7 +32,7 @@ def test_rotation_by_hand() -> None:
 def test_a_dimension_and_the_next_turn_together_and_precisely_in_float64() -> None:
     """Two frequencies, 1 and 1 / sqrt(1000), on four of eight dimensions, a million bins away."""
     t, x = 10**6, torch.tensor([[[1.0, 2, 3, 4, 5, 6, 7, 8]]], dtype=torch.float64)
-    rows = Arrangement(torch.tensor([t]), torch.tensor([1]), [])
+    rows = PackedLayout(torch.tensor([t]), torch.tensor([1]), [])
     expected = []
     for a, b, frequency in ((1, 2, 1.0), (3, 4, 1000**-0.5)):
         turned = complex(a, b) * complex(math.cos(frequency * t), math.sin(frequency * t))
@@ -40,15 +40,15 @@ def test_a_dimension_and_the_next_turn_together_and_precisely_in_float64() -> No
     torch.testing.assert_close(
         rotate(x, rows, key=True)[0, 0].tolist(), [*expected, 5.0, 6.0, 7.0, 8.0], rtol=0, atol=1e-9
     )
-    half = rotate(x.bfloat16(), Arrangement(torch.tensor([t]), torch.tensor([1]), []), key=True)
+    half = rotate(x.bfloat16(), PackedLayout(torch.tensor([t]), torch.tensor([1]), []), key=True)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.double(), rotate(x, rows, key=True), rtol=0, atol=0.05)
 
 
 def test_new_heads_favour_the_near_as_the_formula_says() -> None:
     """Of zero weights: b² times the sum of cosines of the distance at each frequency, nothing in the first head."""
-    layer = Attention(replace(CONFIG, recency=2.0))
-    rows, biases = Arrangement(torch.arange(12), torch.tensor([12]), []), []
+    layer = Attention(replace(CONFIG, locality_bias=2.0))
+    rows, biases = PackedLayout(torch.arange(12), torch.tensor([12]), []), []
     for bias in (layer.query.bias, layer.key_value.bias[:32]):
         head = bias.detach().view(2, 16).clone()
         assert head[:, :8:2].tolist() == [[0.0] * 4, [2.0] * 4]
@@ -69,7 +69,7 @@ def test_shifting_all_time_changes_nothing(order, shift) -> None:
     torch.manual_seed(0)
     layer, x = Attention(CONFIG), torch.randn(16, 32)
     early, late = packed(order=order), packed(shift, order)
-    torch.testing.assert_close(layer(x, late, late.route(0)), layer(x, early, early.route(0)), rtol=0, atol=2e-6)
+    torch.testing.assert_close(layer(x, late, late.pattern(0)), layer(x, early, early.pattern(0)), rtol=0, atol=2e-6)
 
 
 def test_time_between_two_bins_matters() -> None:
@@ -77,7 +77,7 @@ def test_time_between_two_bins_matters() -> None:
     layer, x = Attention(CONFIG), torch.randn(16, 32)
     plain, stretched = packed(), packed()
     stretched.time[:9] *= torch.where(stretched.time[:9] == CONTEXT, 1, 3)
-    assert (layer(x, stretched, plain.route(0)) - layer(x, plain, plain.route(0))).abs().max() > 1e-3
+    assert (layer(x, stretched, plain.pattern(0)) - layer(x, plain, plain.pattern(0))).abs().max() > 1e-3
 
 
 def test_within_a_bin_and_where_it_is_not_rotary_attention_has_no_time() -> None:
@@ -85,7 +85,7 @@ def test_within_a_bin_and_where_it_is_not_rotary_attention_has_no_time() -> None
     x = torch.randn(16, 32)
     for rotary, layer in ((False, 0), (True, 1)):
         attend, early, late = Attention(CONFIG, rotary=rotary), packed(order="factorised"), packed(5, "factorised")
-        found, expected = (attend(x, rows, rows.route(layer)) for rows in (late, early))
+        found, expected = (attend(x, rows, rows.pattern(layer)) for rows in (late, early))
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -123,7 +123,7 @@ def test_chosen_rows_of_a_block_are_those_of_all(norm) -> None:
     torch.manual_seed(0)
     block, x, rows = Block(replace(CONFIG, norm=norm)), torch.randn(16, 32), packed()
     keep = torch.tensor([9, 3, 3, 15])
-    found, every = block(x, rows, rows.route(0), keep=keep), block(x, rows, rows.route(0))
+    found, every = block(x, rows, rows.pattern(0), keep=keep), block(x, rows, rows.pattern(0))
     torch.testing.assert_close(found, every[keep], rtol=0, atol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_norms_come_before_or_after() -> None:
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
         expected = x if norm == "pre" else torch.nn.functional.layer_norm(x, (32,))
-        torch.testing.assert_close(block(x, rows, rows.route(0)), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(block(x, rows, rows.pattern(0)), expected, rtol=0, atol=1e-4)
 
 
 def test_swiglu_by_hand_and_of_as_many_parameters_as_two_plain_layers() -> None:
@@ -162,17 +162,17 @@ def test_reach_is_a_horizon_of_one_layer(order) -> None:
         torch.zeros(2 + len(bins), dtype=torch.int64),
         1,
         order=order,
-        reach=W,
+        attention_window=W,
     )
     rows = laid(range(3 * W))
     for t in (0, 3, 7, 3 * W - 1):
         first = max(t - W + 1, 0)
-        out = block(x, rows, rows.route(0))[2 + t]
+        out = block(x, rows, rows.pattern(0))[2 + t]
         (gradient,) = torch.autograd.grad(out.square().sum(), x)
         heard = [b == CONTEXT or first <= b <= t for b in rows.time.tolist()]
         torch.testing.assert_close(gradient.abs().sum(1) > 0, torch.tensor(heard))
         cropped = laid(range(first, t + 1))
-        alone = block(x[torch.tensor(heard)], cropped, cropped.route(0))[-1]
+        alone = block(x[torch.tensor(heard)], cropped, cropped.pattern(0))[-1]
         torch.testing.assert_close(out, alone, rtol=0, atol=1e-6)
 
 
@@ -180,7 +180,7 @@ def test_reach_is_a_horizon_of_one_layer(order) -> None:
 def test_every_parameter_of_a_block_gets_a_gradient(norm) -> None:
     torch.manual_seed(0)
     block, rows = Block(replace(CONFIG, norm=norm)), packed()
-    out = block(torch.randn(16, 32), rows, rows.route(0))
+    out = block(torch.randn(16, 32), rows, rows.pattern(0))
     (out * torch.randn(16, 32)).sum().backward()
     silent = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []

@@ -26,7 +26,9 @@ TRAIN = TrainConfig(steps=2, batch_size=2, valid_every=2)
 PRETRAIN = PretrainConfig(
     model=ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8), train=TRAIN, window=1.0
 )
-FINETUNE = FinetuneConfig(train=TRAIN, warm_steps=0, still_steps=0, max_lag=0.2, decoder_steps=4, baselines=("ridge",))
+FINETUNE = FinetuneConfig(
+    train=TRAIN, embedding_warmup_steps=0, freeze_steps=0, max_lag=0.2, decoder_steps=4, baselines=("ridge",)
+)
 
 
 def population(num_units: int = 24, seconds: float = 400.0, rate_hz: float = 8.0, seed: int = 0, **changes) -> Session:
@@ -138,11 +140,11 @@ def test_parts_that_overlap_are_found_with_the_time_that_they_share() -> None:
 
 def test_pieces_with_clocks_of_their_own_are_found_each_at_its_offset() -> None:
     one = population()
-    pieces = [shifted(cut(one, a, a + 100.0), b) for a, b in ((0.0, 0.0), (300.0, 100.0))]
-    times, unit = (np.concatenate([getattr(p.spikes, n) for p in pieces]) for n in ("timestamps", "unit_index"))
+    segments = [shifted(cut(one, a, a + 100.0), b) for a, b in ((0.0, 0.0), (300.0, 100.0))]
+    times, unit = (np.concatenate([getattr(p.spikes, n) for p in segments]) for n in ("timestamps", "unit_index"))
     found = overlaps(one, replace(one, spikes=Spikes(timestamps=times, unit_index=unit)))
     np.testing.assert_allclose([o.offset for o in found], [-200, 0], rtol=0, atol=1e-6)
-    # where one piece ends and the next begins the clock alone does not tell: to within a few sampled hashes
+    # where one segment ends and the next begins the clock alone does not tell: to within a few sampled hashes
     np.testing.assert_allclose([o.first_time for o in found], [(300, 400), (0, 100)], rtol=0, atol=2.0)
 
 
@@ -285,7 +287,7 @@ def test_a_copy_split_alike_is_trained_on_twice_and_leaks_nothing(tmp_path) -> N
 
 
 def test_a_slice_leaks_where_one_trains_on_what_the_other_holds_out(tmp_path) -> None:
-    """Of 100 s the last 20 are the test block; a slice that begins at 60 s trains on 28 s of 40, 18 of them held out.
+    """Of 100 s the last 20 are the test split; a slice that begins at 60 s trains on 28 s of 40, 18 of them held out.
 
     Validation lies at 70 to 80 s, and of training the last second is guard.
     """

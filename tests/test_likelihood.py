@@ -47,8 +47,8 @@ def test_what_does_not_count_has_no_gradient_even_where_it_is_not_a_number() -> 
 
 def test_only_hidden_entries_count() -> None:
     batch = pack([random_window(6, 8, np.random.default_rng(0))], TINY.units_per_patch)
-    z = torch.randn((int(batch.wanted.sum()), 3), generator=torch.Generator().manual_seed(0)).requires_grad_()
-    hidden, y = batch.hidden[batch.wanted], batch.counts[batch.wanted]
+    z = torch.randn((int(batch.predicted.sum()), 3), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    hidden, y = batch.hidden[batch.predicted], batch.counts[batch.predicted]
     expected = (z.exp() - y * z)[hidden].sum()
     torch.testing.assert_close(count_nll(z, batch), expected)
     (gradient,) = torch.autograd.grad(count_nll(z, batch), z)

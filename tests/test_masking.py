@@ -126,15 +126,15 @@ def test_bad_weights_are_said() -> None:
     for name, value in (("ratio", 1.0), ("ratio", 0.0), ("span", -1.0)):
         with pytest.raises(InputError, match=rf"settings: mask\.{name}: expected"):
             MaskConfig(**{name: value})
-    assert set(KINDS) | {"ratio", "alone"} == set(vars(MaskConfig()))
+    assert set(KINDS) | {"ratio", "random_only_steps"} == set(vars(MaskConfig()))
 
 
 @given(**some)
 def test_without_groups_units_are_drawn_as_they_always_were(T, N, ratio, seed) -> None:
     """The rule before there were groups: a refactor changes no mask, or every figure would move."""
     rng = np.random.default_rng(seed)
-    wanted = int(np.clip(round(ratio * rng.random() * N), 1, N - 1))
-    expected = np.broadcast_to(np.isin(np.arange(N), rng.permutation(np.arange(N))[:wanted]), (T, N))
+    predicted = int(np.clip(round(ratio * rng.random() * N), 1, N - 1))
+    expected = np.broadcast_to(np.isin(np.arange(N), rng.permutation(np.arange(N))[:predicted]), (T, N))
 
     own = np.random.default_rng(seed).permutation(N)  # numbers of their own, whichever
     for group in (np.arange(N), own):

@@ -11,7 +11,7 @@ from problems import NDT2, TINY, busy_model, permuted, random_window, recording,
 from strategies import windows
 
 from ndt.config import ModelConfig
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.likelihood import count_nll
 from ndt.masking import random_mask
 from ndt.model import NDT
@@ -21,8 +21,8 @@ P = TINY.units_per_patch
 CONFIGS = {
     "linear": TINY,
     "post": replace(TINY, norm="post"),
-    "reach": replace(TINY, reach=3),
-    "convolved": replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=3, num_stacks=2),
+    "attention_window": replace(TINY, attention_window=3),
+    "convolved": replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=3, num_members=2),
     "ndt2": NDT2,
     "ndt2_quirks": replace(NDT2, architecture="ndt2_quirks"),
 }
@@ -125,7 +125,7 @@ def test_hidden_counts_are_targets_only(name) -> None:
     model, window = model_of(CONFIGS[name]), random_window(6, 8, np.random.default_rng(1))
     other = replace(window, counts=np.where(window.hidden, window.counts + 1, window.counts).astype(np.uint8))
     a, b = pack([window], P), pack([other], P)
-    assert (a.visible & a.wanted).any()  # tokens of which a part is hidden are among them
+    assert (a.visible & a.predicted).any()  # tokens of which a part is hidden are among them
     assert not torch.equal(a.counts, b.counts)
     with torch.no_grad():
         for found, expected in zip(model(a), model(b), strict=True):
@@ -155,7 +155,7 @@ def test_counts_at_a_bin_change_no_bit_before_it(name, loud) -> None:
         for keep, read in (
             (past[a.visible], lambda x, encoded: encoded.tokens),
             (bins, lambda x, encoded: model.latents(x, encoded)),
-            (past[a.wanted], lambda x, encoded: model.log_rates(x, encoded)),
+            (past[a.predicted], lambda x, encoded: model.log_rates(x, encoded)),
             (past, lambda x, encoded: model.log_rates(x, encoded, every=True)),
             (bins, lambda x, encoded: model.decode(x, encoded)),
         ):
@@ -179,7 +179,7 @@ def test_rates_of_wanted_tokens_are_those_among_the_rates_of_all() -> None:
         model, batch = model_of(config), pack([random_window(7, 8, np.random.default_rng(0)) for _ in range(3)], P)
         encoded = model.encode(batch)
         every = model.log_rates(batch, encoded, every=True)
-        torch.testing.assert_close(model.log_rates(batch, encoded), every[batch.wanted], rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.log_rates(batch, encoded), every[batch.predicted], rtol=0, atol=1e-5)
         assert not model(batch, rates=False).decoded.isnan().any()
         assert model(batch, rates=False).log_rates is None
 
@@ -230,7 +230,7 @@ class Shifted(Batch):
         return super().bin_index()
 
 
-@pytest.mark.parametrize("name", ["linear", "reach", "convolved"])
+@pytest.mark.parametrize("name", ["linear", "attention_window", "convolved"])
 def test_a_million_bins_later_the_model_says_the_same(name) -> None:
     model = model_of(CONFIGS[name])
     batch, shift = pack([random_window(9, 8, np.random.default_rng(s)) for s in (0, 1)], P), 10**6
@@ -279,7 +279,7 @@ def test_the_order_of_units_in_the_file_changes_no_bit(name) -> None:
     spec = specification([session], config=CONFIGS[name])
     model, found = busy_model(spec), []
     for s in (session, permuted(session, np.random.default_rng(1).permutation(8))):
-        window = Grid(s, 0.05, 1.0).window(10, 30, spec.vocabulary.rows(s))
+        window = BinnedSession(s, 0.05, 1.0).window(10, 30, spec.vocabulary.rows(s))
         hidden = random_mask((20, 8), 0.3, np.random.default_rng(0))
         with torch.no_grad():
             found.append(model(pack([replace(window, hidden=hidden)], P)))

@@ -231,7 +231,7 @@ def test_probabilities_of_classes_are_what_they_say() -> None:
 
 @pytest.fixture(scope="module")
 def cut():
-    """A fitted decoder of short pieces, some rows of them unlabelled."""
+    """A fitted decoder of short segments, some rows of them unlabelled."""
     y, _, counts = heading(1800)
     counts[500:600, 3] = np.nan
     y[40:60] = np.nan

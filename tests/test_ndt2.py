@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from problems import NDT2, busy_model, random_window, reads, recording, specification
+from problems import NDT2, busy_model, random_window, reads, recording, specification, with_means
 from strategies import windows
 
 import ndt.ndt2
@@ -18,7 +18,7 @@ from ndt.architectures import ARCHITECTURES, load_model, new_model
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.config_model import DECODERS
 from ndt.data.resample import resample
-from ndt.data.windows import TRAIN, VALID, Grid
+from ndt.data.windows import TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.evaluate import evaluate
@@ -67,10 +67,10 @@ def test_slots_know_no_units() -> None:
     model = busy_model(specification([recording(num_units=8)], config=NDT2))
     with torch.no_grad():
         first = model(pack([window], P))
-        model.observe(np.arange(8), np.linspace(0, 3, 8))
+        with_means(model, np.linspace(0, 3, 8))
         second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
     torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
-    assert not {"unit", "unit_place", "depth", "reading"} & set(dict(model.named_parameters()))
+    assert not {"unit", "unit_site", "depth", "reading"} & set(dict(model.named_parameters()))
 
 
 def test_feed_forward_layers_are_plain() -> None:
@@ -102,14 +102,14 @@ def test_tables_say_what_they_cannot_hold(monkeypatch) -> None:
 @given(a=windows(num_units=8), b=windows(num_units=8))
 def test_a_query_reads_contexts_and_the_tokens_of_its_past_and_present(a, b) -> None:
     model = busy_model(specification([recording(num_units=8)], config=NDT2))
-    batch, routes = pack([a, b], P), []
+    batch, patterns = pack([a, b], P), []
     encoded = model.encode(batch)
     attention = model.covariate.blocks[0].attention
-    attention.register_forward_pre_hook(lambda _, given: routes.append(given[2]))
+    attention.register_forward_pre_hook(lambda _, given: patterns.append(given[2]))
     model.decode(batch, encoded)
     time, window = encoded.rows.time, torch.arange(2).repeat_interleave(encoded.rows.lengths)
     expected = (batch.bin_window[:, None] == window) & ((time == CONTEXT) | (time <= batch.bin_time[:, None]))
-    torch.testing.assert_close(reads(routes[0]), expected)
+    torch.testing.assert_close(reads(patterns[0]), expected)
 
 
 def test_every_parameter_of_its_decoder_gets_a_gradient_and_time_alone_asks() -> None:
@@ -147,8 +147,8 @@ def test_five_spikes_are_nothing_and_stay_it_where_the_released_code_is_followed
 def test_one_mask_for_all_windows_of_a_batch_where_the_released_code_is_followed(shared, number) -> None:
     session = recording(num_units=7)
     config = PretrainConfig(model=NDT2, train=TrainConfig(batch_size=8), window=1.0)
-    grids, vocabulary = [Grid(session, 0.05, 1.0)], Vocabulary().extend([session])
-    objective = MaskedModelling(grids, vocabulary, config, 20, shared_mask=shared)
+    binned_sessions, vocabulary = [BinnedSession(session, 0.05, 1.0)], Vocabulary().extend([session])
+    objective = MaskedModelling(binned_sessions, vocabulary, config, 20, shared_mask=shared)
     for step in range(3):
         batch = objective.batch(step, range(8))
         assert len({batch.hidden[batch.window == b].numpy().tobytes() for b in range(8)}) == number
@@ -158,10 +158,10 @@ def test_one_mask_for_all_windows_of_a_batch_where_the_released_code_is_followed
 def decoding(config: ModelConfig) -> tuple[NDT, Decoding]:
     """Decoding of a recording made in memory, by a small model."""
     session = recording(num_units=8)
-    spec, grid = specification([session], config=config), Grid(session, 0.05, 1.0)
-    model, targets = busy_model(spec), resample(session.covariates["vel"], grid.start, 0.05)
-    options = FinetuneConfig(warm_steps=0, still_steps=0, masked_weight=0.0)
-    return model, Decoding(grid, grid.block == TRAIN, targets, model, options)
+    spec, binned = specification([session], config=config), BinnedSession(session, 0.05, 1.0)
+    model, targets = busy_model(spec), resample(session.covariates["vel"], binned.start, 0.05)
+    options = FinetuneConfig(embedding_warmup_steps=0, freeze_steps=0, masked_weight=0.0)
+    return model, Decoding(binned, binned.split == TRAIN, targets, model, options)
 
 
 @pytest.mark.parametrize(("config", "silent"), [(NDT2, 0), (QUIRKS, 2)])
@@ -174,8 +174,8 @@ def test_released_validation_averages_batches_and_ours_does_not(monkeypatch) -> 
     monkeypatch.setattr(Quirks, "SCORED", 20)
     for config in (NDT2, QUIRKS):
         model, objective = decoding(config)
-        rows = objective.grid.block == VALID
-        true, decoded = objective.true[rows], decode(model, objective.grid, rows)[rows]
+        rows = objective.binned.split == VALID
+        true, decoded = objective.true[rows], decode(model, objective.binned, rows)[rows]
         expected = r2(true, decoded)
         if config is QUIRKS:
             each = np.array([r2(true[p], decoded[p]) for p in np.array_split(np.arange(len(true)), len(true) // 20)])
@@ -194,10 +194,10 @@ def test_it_is_pretrained_fine_tuned_embedded_and_evaluated_as_any_model(sim_sto
     name = sim_truth[1].session_id
     assert embed(tmp_path / "base", name).latents.shape[1] == 32
     for way in ("full", "probe", "contexts"):
-        settings = FinetuneConfig(adapt=way, train=steps, baselines=(), blend=("network",))
+        settings = FinetuneConfig(strategy=way, train=steps, baselines=(), ensemble=("network",))
         decoder = finetune(tmp_path / "base", name, "cursor_vel", out=tmp_path / way, config=settings, progress=False)
         assert np.isfinite(decoder.metrics["network"]["r2"])
     assert np.isfinite(evaluate(tmp_path / "full")["network"]["r2"])
-    settings = FinetuneConfig(adapt="align", train=steps, blend=("network",))
+    settings = FinetuneConfig(strategy="align", train=steps, ensemble=("network",))
     with pytest.raises(InputError, match="a base model whose units are vectors"):
         finetune(tmp_path / "full", name, "cursor_vel", out=tmp_path / "align", config=settings, progress=False)

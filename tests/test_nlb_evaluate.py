@@ -20,7 +20,7 @@ from tests.problems import TINY, busy_model, specification
 
 MAZE = find_task("mc_maze")
 SIZE = ModelConfig(
-    width=16, num_layers=1, num_decoder_layers=1, num_heads=1, units_per_patch=4, unit_width=8, recency=0.0
+    width=16, num_layers=1, num_decoder_layers=1, num_heads=1, units_per_patch=4, unit_width=8, locality_bias=0.0
 )
 
 
@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_rates_and_the_targets(untrained, store, tmp_pat
 
 
 def test_units_lie_in_the_order_of_their_ids_in_the_file(untrained, store):
-    """A new model says each unit's mean count in the training block, and nothing else."""
+    """A new model says each unit's mean count in the training split, and nothing else."""
     recording = store.session("sub-n_ses-1")
     train, evaluated = (select_trials(recording, MAZE, (part,), 0.02) for part in ("train", "val"))
     arrays = nlb_submission(NDT(untrained.spec).eval(), recording, train, evaluated)

@@ -120,7 +120,7 @@ def test_without_the_benchmarks_split_the_sessions_blocks_say_which_trials_are_e
     blind = replace(recording, intervals={"trials": Intervals(table.start, table.end, columns)})
     task = NlbTask(name="any", window=(0.0, 1.0))
     train, evaluated = (select_trials(blind, task, (part,), 0.02) for part in ("train", "val"))
-    # 16 s: training ends at 11.2 s of observed time, the test block begins at 14.4
+    # 16 s: training ends at 11.2 s of observed time, the test split begins at 14.4
     np.testing.assert_allclose(train.event, 2.1 * np.arange(5), rtol=0, atol=1e-9)
     np.testing.assert_allclose(evaluated.event, [14.7], rtol=0, atol=1e-9)
 
@@ -260,7 +260,7 @@ def test_what_cannot_be_scored_is_said():
 
 
 def reference_psths(recording, task, bin_size):
-    """By the benchmark's steps: smooth each piece at 1 ms, sum in bins, average a condition by time from onset.
+    """By the benchmark's steps: smooth each segment at 1 ms, sum in bins, average a condition by time from onset.
 
     Returns trials of both parts by condition, and its PSTH with units in the order of ids.
     """
@@ -274,8 +274,8 @@ def reference_psths(recording, task, bin_size):
         times = recording.spikes.timestamps[recording.spikes.unit_index == n]
         counts = np.histogram(times, np.arange(length + 1) * fine)[0].astype(float)
         for a, b in zip(recording.observed.start, recording.observed.end, strict=True):
-            piece = slice(round(a / fine), round(b / fine))
-            smoothed[piece, n] = convolve(counts[piece], window, "same", method="direct")
+            segment = slice(round(a / fine), round(b / fine))
+            smoothed[segment, n] = convolve(counts[segment], window, "same", method="direct")
     step = round(bin_size / fine)
     binned = smoothed[: length // step * step].reshape(-1, step, 5).sum(1)
     chosen = [i for i in range(8) if SPLIT[i] in ("train", "val") and np.isfinite(ONSET[i])]

@@ -238,7 +238,7 @@ def test_reading_says_nothing_on_the_way(tmp_path):
     assert [str(warning.message) for warning in caught] == []
 
 
-REAL = {  # units, spikes, pieces, observed seconds (PROVENANCE.md)
+REAL = {  # units, spikes, segments, observed seconds (PROVENANCE.md)
     "sub-m1/*.nwb": (171, 2352815, 1, 776.8),
     "sub-s1/*.nwb": (52, 842910, 391, 1756.45),
     "sub-chewie/*20131003*.nwb": (174, 45021, 159, 86.55),
@@ -250,12 +250,16 @@ REAL = {  # units, spikes, pieces, observed seconds (PROVENANCE.md)
 @pytest.mark.real
 @pytest.mark.parametrize("pattern", REAL)
 def test_real_recordings(pattern):
-    num_units, num_spikes, pieces, seconds = REAL[pattern]
+    num_units, num_spikes, segments, seconds = REAL[pattern]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         session = read_nwb(real_file(pattern), QUICK)
 
-    assert (session.num_units, len(session.spikes.timestamps), len(session.observed)) == (num_units, num_spikes, pieces)
+    assert (session.num_units, len(session.spikes.timestamps), len(session.observed)) == (
+        num_units,
+        num_spikes,
+        segments,
+    )
     np.testing.assert_allclose(session.observed.duration, seconds, rtol=1e-7)
     assert session.dropped == ()
     for covariate in session.covariates.values():  # no sample lies in a gap; A2929's outlast its last spike
@@ -270,9 +274,9 @@ def test_spikes_of_a_real_recording_lie_inside_the_bins_of_its_behaviour(pattern
     times = session.covariates["hand_vel"].timestamps - bin_size / 2
     total = 0
     for start, end in zip(session.observed.start, session.observed.end, strict=True):
-        piece = times[(times >= start - 1e-6) & (times < end - 1e-6)]
-        np.testing.assert_allclose(piece[0], start, rtol=0, atol=1e-9)
-        total += bin_spikes(session, piece[0], bin_size, len(piece)).sum(dtype=np.int64)
+        segment = times[(times >= start - 1e-6) & (times < end - 1e-6)]
+        np.testing.assert_allclose(segment[0], start, rtol=0, atol=1e-9)
+        total += bin_spikes(session, segment[0], bin_size, len(segment)).sum(dtype=np.int64)
 
     assert total == len(session.spikes.timestamps)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
 
-from ndt.checkpoint import CovariateSpec, ModelSpec
+from ndt.checkpoint import ModelSpec, TargetSpec
 from ndt.config import FinetuneConfig, TrainConfig
 from ndt.data.targets import build_targets
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.objective import Decoding, decode
 from ndt.intervals import Intervals
@@ -20,7 +20,7 @@ from ndt.session import Covariate, Session, Spikes, Units
 from ndt.target import Target
 from ndt.training import Trainer
 
-CONFIG = FinetuneConfig(warm_steps=0, still_steps=0, masked_weight=0.0, mask_ratio=0.0, unit_dropout=0.0)
+CONFIG = FinetuneConfig(embedding_warmup_steps=0, freeze_steps=0, masked_weight=0.0, mask_ratio=0.0, unit_dropout=0.0)
 CUES = np.array(["down", "up", "left", "right"])
 
 
@@ -71,37 +71,37 @@ def tuned_recording(seconds=60.0, seed=0) -> Session:
     )
 
 
-def set_up(session: Session, names: str, **options) -> tuple[ModelSpec, Grid, Target]:
+def set_up(session: Session, names: str, **options) -> tuple[ModelSpec, BinnedSession, Target]:
     """A specification that decodes these, the session's bins, and the targets."""
-    grid = Grid(session, 0.05, 1.0)
-    target = build_targets(session, names, grid.start, 0.05, block=grid.block)
-    covariate = CovariateSpec.fitted(target, grid.block == TRAIN, "here")
+    binned = BinnedSession(session, 0.05, 1.0)
+    target = build_targets(session, names, binned.start, 0.05, split=binned.split)
+    covariate = TargetSpec.fitted(target, binned.split == TRAIN, "here")
     config = replace(TINY, units_per_patch=12, **options)
 
-    return replace(specification([session], config=config), covariate=covariate), grid, target
+    return replace(specification([session], config=config), covariate=covariate), binned, target
 
 
-def trained(session: Session, names: str, out, steps: int) -> tuple[NDT, Grid, Target]:
+def trained(session: Session, names: str, out, steps: int) -> tuple[NDT, BinnedSession, Target]:
     """A decoder trained from scratch."""
-    spec, grid, target = set_up(session, names, width=32)
+    spec, binned, target = set_up(session, names, width=32)
     torch.manual_seed(0)
     model = NDT(spec)
-    model.observe(session, grid.mean_counts(grid.block == TRAIN))
-    decoding = Decoding(grid, grid.block == TRAIN, target.values, model, CONFIG, ("",))
+    model.observe(session, binned.mean_counts(binned.split == TRAIN))
+    decoding = Decoding(binned, binned.split == TRAIN, target.values, model, CONFIG, ("",))
     train = TrainConfig(steps=steps, batch_size=16, valid_every=steps // 2, warmup_steps=10, learning_rate=5e-3)
     Trainer(model, decoding, train, out=out, seed=0, resume=False, progress=False).run()
 
-    return model, grid, target
+    return model, binned, target
 
 
 def test_loss_and_count_are_sums_whatever_the_batch_is_cut_into() -> None:
     """Then any number of processes and micro-batches takes the same step."""
     session = tuned_recording(30.0)
-    spec, grid, target = set_up(session, "class:stage,cue,head,speed")
+    spec, binned, target = set_up(session, "class:stage,cue,head,speed")
     values = target.values.copy()
     values[::3, target.columns(3)] = np.nan
     model = busy_model(spec)
-    decoding = Decoding(grid, grid.block == TRAIN, values, model, CONFIG)
+    decoding = Decoding(binned, binned.split == TRAIN, values, model, CONFIG)
     found = []
     for parts in ([range(6)], [range(1), range(1, 3), range(3, 6)]):
         batches = [decoding.batch(0, rows) for rows in parts]
@@ -119,13 +119,13 @@ def test_loss_and_count_are_sums_whatever_the_batch_is_cut_into() -> None:
 
 def test_validation_is_the_mean_of_the_parts_that_can_be_scored() -> None:
     session = tuned_recording(40.0)
-    spec, grid, target = set_up(session, "speed,class:stage,head")
-    model, rows = busy_model(spec), grid.block == VALID
+    spec, binned, target = set_up(session, "speed,class:stage,head")
+    model, rows = busy_model(spec), binned.split == VALID
     values = target.values.copy()
     values[np.flatnonzero(rows)[10:], target.columns(1)] = np.nan
     values[rows, target.columns(2)] = np.nan
-    found = Decoding(grid, grid.block == TRAIN, values, model, CONFIG).validate(model)
-    decoded = decode(model, grid, rows)[rows]
+    found = Decoding(binned, binned.split == TRAIN, values, model, CONFIG).validate(model)
+    decoded = decode(model, binned, rows)[rows]
     speed, stage = (r2(values[rows, c], decoded[:, c]) for c in (target.columns(0), target.columns(1)))
     assert found.keys() == {"score", "r2", "r2/speed", "r2/stage"}
     np.testing.assert_allclose(
@@ -134,24 +134,24 @@ def test_validation_is_the_mean_of_the_parts_that_can_be_scored() -> None:
     )
     np.testing.assert_allclose(decoded[:, target.columns(1)].sum(1), 1.0, rtol=1e-5)
     values[rows] = np.nan
-    with pytest.raises(InputError, match="sub-a_ses-1: validation block: expected labels that vary, found none"):
-        Decoding(grid, grid.block == TRAIN, values, model, CONFIG).validate(model)
+    with pytest.raises(InputError, match="sub-a_ses-1: validation split: expected labels that vary, found none"):
+        Decoding(binned, binned.split == TRAIN, values, model, CONFIG).validate(model)
 
 
 def test_one_thing_alone_is_scored_as_it_always_was() -> None:
     session = recording(num_units=8)
-    spec, grid = specification([session]), Grid(session, 0.05, 1.0)
-    model, target = busy_model(spec), build_targets(session, "vel", grid.start, 0.05)
-    rows = grid.block == VALID
-    found = Decoding(grid, grid.block == TRAIN, target.values, model, CONFIG).validate(model)
-    assert found == dict.fromkeys(("score", "r2"), r2(target.values[rows], decode(model, grid, rows)[rows]))
+    spec, binned = specification([session]), BinnedSession(session, 0.05, 1.0)
+    model, target = busy_model(spec), build_targets(session, "vel", binned.start, 0.05)
+    rows = binned.split == VALID
+    found = Decoding(binned, binned.split == TRAIN, target.values, model, CONFIG).validate(model)
+    assert found == dict.fromkeys(("score", "r2"), r2(target.values[rows], decode(model, binned, rows)[rows]))
 
 
 @pytest.mark.slow
 def test_a_class_per_bin_and_a_class_per_trial_are_learned(tmp_path) -> None:
-    model, grid, target = trained(tuned_recording(), "class:stage,trials/cue", tmp_path, steps=60)
-    rows = grid.block == TEST
-    decoded, true = decode(model, grid, rows)[rows], target.values[rows]
+    model, binned, target = trained(tuned_recording(), "class:stage,trials/cue", tmp_path, steps=60)
+    rows = binned.split == TEST
+    decoded, true = decode(model, binned, rows)[rows], target.values[rows]
     for i, least in ((0, 0.85), (1, 0.75)):
         y, x = true[:, target.columns(i)], decoded[:, target.columns(i)]
         known = ~np.isnan(y).any(1)
@@ -165,9 +165,9 @@ def test_a_class_per_bin_and_a_class_per_trial_are_learned(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_an_angle_and_a_speed_are_learned_by_one_decoder(tmp_path) -> None:
-    model, grid, target = trained(tuned_recording(), "head,speed", tmp_path, steps=120)
-    rows = grid.block == TEST
-    decoded, true = decode(model, grid, rows)[rows], target.values[rows]
+    model, binned, target = trained(tuned_recording(), "head,speed", tmp_path, steps=120)
+    rows = binned.split == TEST
+    decoded, true = decode(model, binned, rows)[rows], target.values[rows]
     assert r2(true[:, 2:], decoded[:, 2:]) > 0.6
     error = np.angle(np.exp(1j * (np.arctan2(*decoded[:, 1::-1].T) - np.arctan2(*true[:, 1::-1].T))))
     assert np.median(np.abs(error)) < np.radians(25)

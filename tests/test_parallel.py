@@ -150,7 +150,7 @@ def test_averages_and_moments_resume_to_the_bit(tmp_path) -> None:
     whole._checkpoint()
     resumed = trainer(tmp_path, resume=True)
     torch.testing.assert_close(resumed._tensors(), whole._tensors(), rtol=0, atol=0)
-    assert resumed.watch.usual == whole.watch.usual
+    assert resumed.guard.usual == whole.guard.usual
     for run in (whole, resumed):
         for _ in range(5):
             run._take_step()

@@ -57,12 +57,12 @@ def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> No
 def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
     batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
     layer, units = filled(VectorReadout(TINY)), population(batch)
-    W = int(batch.wanted.sum())
+    W = int(batch.predicted.sum())
     z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ndt.patches.GATHERED", gathered)
-        found = layer(z, batch, batch.wanted, units)
-    for i, token in enumerate(batch.wanted.nonzero()[:, 0].tolist()):
+        found = layer(z, batch, batch.predicted, units)
+    for i, token in enumerate(batch.predicted.nonzero()[:, 0].tolist()):
         for place in batch.hidden[token].nonzero()[:, 0].tolist():
             n = int(batch.members[batch.patch[token], place])
             u = units.vectors[n]

@@ -38,7 +38,7 @@ def test_copies_of_a_line_cover_the_circle_at_each_bin(degrees):
         assert (np.abs(found - degrees - turn) < 1e-6).any(0).all()
 
 
-def test_runs_are_stretches_of_equal_values_within_a_piece():
+def test_runs_are_stretches_of_equal_values_within_a_segment():
     assert runs(np.array([1, 1, 2, 2, 2]), np.array([0, 0, 0, 1, 1])) == [(0, 2), (2, 3), (3, 5)]
     assert runs(np.array([]), np.array([])) == []
 
@@ -49,7 +49,7 @@ def test_first_seconds_take_enough_bins_of_cut_recordings():
 
 
 def test_same_scores_give_the_same_figure():
-    r2 = {"delivered": 0.9, "ridge": 0.7}
+    r2 = {"ensemble": 0.9, "ridge": 0.7}
     assert scores(r2).svg == scores(r2).svg
 
 
@@ -66,7 +66,7 @@ def test_axis_of_scores_reaches_below_zero_and_up_to_one_and_is_not_squeezed(low
 
 
 def test_weights_stand_beside_names_and_unknown_predictors_behind_known_ones():
-    svg = scores({"my_own": 0.1, "delivered": 0.5, "network": 0.4}, (0.45, 0.52), {"network": 0.25}).svg
+    svg = scores({"my_own": 0.1, "ensemble": 0.5, "network": 0.4}, (0.45, 0.52), {"network": 0.25}).svg
     names = re.findall(r"<text[^>]*>([a-z][^<]*)</text>", svg)
     assert names[:3] == ["ensemble", "network alone, weight 0.25", "my_own"]
 
@@ -85,7 +85,7 @@ def test_confusion_is_a_share_of_each_row_with_its_count():
 
 
 def test_errors_of_directions_are_summed_up_by_their_median():
-    svg = plots_errors.angle_errors({"delivered": np.array([5.0, 10.0, 90.0]), "ridge": np.array([])}).svg
+    svg = plots_errors.angle_errors({"ensemble": np.array([5.0, 10.0, 90.0]), "ridge": np.array([])}).svg
     assert "ensemble, median 10.0°" in svg
     assert ">ridge regression<" in svg
 
@@ -98,21 +98,21 @@ def span(svg: str, colour: str) -> list[float]:
 
 def test_bins_out_of_range_are_shaded_over_their_own_width():
     """Of 40 bins over the whole axis, ten and five; the third shade is the legend's."""
-    time, piece = 0.05 * np.arange(40.0), np.zeros(40)
+    time, segment = 0.05 * np.arange(40.0), np.zeros(40)
     outside = np.zeros(40, bool)
     outside[5:15] = outside[20:25] = True
-    values = {"measured": np.sin(time)[:, None], "delivered": np.cos(time)[:, None]}
-    svg = traces(time, values, piece, ["x"], outside=outside).svg
+    values = {"measured": np.sin(time)[:, None], "ensemble": np.cos(time)[:, None]}
+    svg = traces(time, values, segment, ["x"], outside=outside).svg
     first, second, _ = span(svg, plots_decoder.AMBER)
     np.testing.assert_allclose(first / second, 2, rtol=1e-4)
     assert "input drift" in svg
-    assert "input drift" not in traces(time, values, piece, ["x"], outside=np.zeros(40, bool)).svg
+    assert "input drift" not in traces(time, values, segment, ["x"], outside=np.zeros(40, bool)).svg
 
 
 def test_band_round_the_circle_is_on_both_sides_of_the_edge():
     """A constant 175° ± 20°: the band has to be at 155 to 180 and at -180 to -165, which takes a second copy."""
     time = np.arange(10.0)
-    line = {"delivered": np.full((10, 1), 175.0)}
+    line = {"ensemble": np.full((10, 1), 175.0)}
     half = np.full((10, 1), 20.0)
     plain = traces(time, line, np.zeros(10), ["x"], half_width=half).svg
     round_it = traces(time, line, np.zeros(10), ["x"], half_width=half, circular=True).svg
@@ -122,19 +122,19 @@ def test_band_round_the_circle_is_on_both_sides_of_the_edge():
 
 
 def test_each_stretch_of_a_true_class_is_framed():
-    time, piece = np.arange(6.0), np.array([0, 0, 0, 1, 1, 1])
-    true = np.array([0, 0, 1, 1, -1, 0])  # 0, 1, 1 in the next piece, none, 0
-    svg = plots_decoder.probabilities(time, np.full((6, 2), 0.5), true, piece, ["a", "b"]).svg
+    time, segment = np.arange(6.0), np.array([0, 0, 0, 1, 1, 1])
+    true = np.array([0, 0, 1, 1, -1, 0])  # 0, 1, 1 in the next segment, none, 0
+    svg = plots_decoder.probabilities(time, np.full((6, 2), 0.5), true, segment, ["a", "b"]).svg
     frames = re.findall(r"fill: none; stroke: #d1660c", svg)
     assert len(frames) == 4 + 1  # and the legend's
 
 
 def test_figures_stand_values_that_are_not_there():
     nothing = np.full((30, 2), np.nan)
-    time, piece = np.arange(30.0), np.zeros(30)
-    lines = {"measured": nothing, "delivered": nothing}
+    time, segment = np.arange(30.0), np.zeros(30)
+    lines = {"measured": nothing, "ensemble": nothing}
     for circular in (False, True):
-        assert traces(time, lines, piece, ["x", "y"], half_width=nothing + np.inf, circular=circular).svg
+        assert traces(time, lines, segment, ["x", "y"], half_width=nothing + np.inf, circular=circular).svg
     assert plots_errors.scatter(nothing, nothing, ["x", "y"], "", [None, None]).svg
     assert plots_errors.calibration(np.zeros(0), {"a": np.zeros(0)}, 0.9, np.nan, (np.zeros(0),) * 3, ("", ""), "").svg
     assert plots_errors.confusion(np.zeros((2, 2), int), ["a", "b"]).svg

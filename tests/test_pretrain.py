@@ -25,7 +25,7 @@ from ndt.data.resample import resample
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
 from ndt.data.synthetic import Simulated, simulate
-from ndt.data.windows import TEST, TRAIN, VALID, Grid
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.metrics import r2
 from ndt.model import NDT, Prediction
@@ -44,12 +44,12 @@ SHORT = replace(CONFIG, train=replace(CONFIG.train, steps=6, valid_every=3))
 
 
 def recovered(model: NDT, truth: Simulated, store: Store) -> float:
-    """R² of the true latents, linear in the embeddings: fitted on the training block, scored on the test block."""
+    """R² of the true latents, linear in the embeddings: fitted on the training split, scored on the test split."""
     found = embed(model, truth.session_id, store=store)
-    grid = Grid(store.session(truth.session_id), truth.bin_size, model.spec.window_bins * truth.bin_size)
+    binned = BinnedSession(store.session(truth.session_id), truth.bin_size, model.spec.window_bins * truth.bin_size)
     np.testing.assert_allclose(found.time, truth.time + truth.bin_size / 2)
-    train, test = grid.block == TRAIN, grid.block == TEST
-    x = np.concatenate([Scaler.fit([found.latents], [train]).apply(found.latents), np.ones((len(grid), 1))], 1)
+    train, test = binned.split == TRAIN, binned.split == TEST
+    x = np.concatenate([Scaler.fit([found.latents], [train]).apply(found.latents), np.ones((len(binned), 1))], 1)
     gram = x[train].T @ x[train] + 10 * np.eye(x.shape[1])  # embeddings are collinear: a little ridge
     weights = np.linalg.solve(gram, x[train].T @ truth.latents[train])
     return r2(truth.latents[test], x[test] @ weights)
@@ -97,8 +97,8 @@ def test_each_unit_has_the_mean_count_of_its_own_training_block(sim_base, sim_st
     model, session, truth = NDT.from_pretrained(sim_base), sim_store.session(sim_truth[0].session_id), sim_truth[0]
     names = [str(u) for u in session.units.id]
     assert names != sorted(names)
-    grid = Grid(session, truth.bin_size, model.spec.window_bins * truth.bin_size)
-    means = dict(zip(names, truth.counts[grid.block == TRAIN].mean(0), strict=True))
+    binned = BinnedSession(session, truth.bin_size, model.spec.window_bins * truth.bin_size)
+    means = dict(zip(names, truth.counts[binned.split == TRAIN].mean(0), strict=True))
     np.testing.assert_allclose(model.mean_counts.numpy(), [means[u] for u in model.vocabulary.units], rtol=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_the_test_block_is_never_learned_from(sim_store, tmp_path, monkeypatch) 
     """Other spikes there leave every weight, every mean rate and every measure as it was."""
     name, models = sim_store.session_ids[0], []
     session = sim_store.session(name)
-    late = session.spikes.timestamps >= Grid(session, 0.05, 1.0).split.test.start[0]
+    late = session.spikes.timestamps >= BinnedSession(session, 0.05, 1.0).splits.test.start[0]
     units = np.where(late, np.random.default_rng(0).integers(32, size=len(late)), session.spikes.unit_index)
     other = replace(session, spikes=Spikes(timestamps=np.array(session.spikes.timestamps), unit_index=units))
     for folder, found in (("a", session), ("b", other)):
@@ -185,7 +185,7 @@ def masked(
     own: bool = False,
     model: ModelConfig | None = None,
     **options: object,
-) -> tuple[NDT, MaskedModelling, list[Grid]]:
+) -> tuple[NDT, MaskedModelling, list[BinnedSession]]:
     """A new model of sessions of so many units, and what it is trained on; units may be of their own session."""
     found = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in sessions]
     if own:
@@ -195,8 +195,8 @@ def masked(
     config = replace(CONFIG, model=model or replace(MODEL, units_per_patch=patch), seed=seed, **options)
     sessions = found
     spec = specification(sessions, dims=0, config=config.model)
-    grids = [Grid(s, 0.05, 1.0) for s in sessions]
-    return NDT(spec), MaskedModelling(grids, spec.vocabulary, config, 20), grids
+    binned_sessions = [BinnedSession(s, 0.05, 1.0) for s in sessions]
+    return NDT(spec), MaskedModelling(binned_sessions, spec.vocabulary, config, 20), binned_sessions
 
 
 def test_a_new_model_is_as_good_as_constant_rates() -> None:
@@ -210,13 +210,13 @@ def test_a_new_model_is_as_good_as_constant_rates() -> None:
 
 
 def test_null_likelihood_is_that_of_each_sessions_own_mean_rates() -> None:
-    model, objective, grids = masked()
+    model, objective, binned_sessions = masked()
     sums = {kind: np.zeros(2) for kind in VALID_MASKS}
     for asked in objective.valid:
         window = asked.window
-        grid = next(g for g in grids if g.session.num_units == len(window.unit))
-        rows = model.vocabulary.rows(grid.session)
-        rates = np.maximum(grid.mean_counts(grid.block == TRAIN)[rows.order], 1e-4)
+        binned = next(g for g in binned_sessions if g.session.num_units == len(window.unit))
+        rows = model.vocabulary.rows(binned.session)
+        rates = np.maximum(binned.mean_counts(binned.split == TRAIN)[rows.order], 1e-4)
         wanted = window.hidden & window.valid
         sums[asked.kind] += ((rates - window.counts * np.log(rates)) * wanted).sum(), wanted.sum()
     found = objective.validate(model)
@@ -240,19 +240,19 @@ def test_the_score_is_the_mean_of_the_kinds_bits_per_spike() -> None:
 
 def test_validation_is_on_the_validation_block_with_the_same_masks_for_every_model() -> None:
     """The same whatever the seed, the patches, and which other sessions there are."""
-    (_, one, grids), (_, other, _) = masked(seed=3), masked(seed=4, patch=2)
+    (_, one, binned_sessions), (_, other, _) = masked(seed=3), masked(seed=4, patch=2)
     key = lambda asked: (asked.kind, len(asked.window.unit), asked.window.index)
     stored = {key(v): v.window.hidden for v in one.valid}
     assert len(stored) == len(one.valid)
     for asked in other.valid:
         np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
-        grid = next(g for g in grids if g.session.num_units == len(asked.window.unit))
+        binned = next(g for g in binned_sessions if g.session.num_units == len(asked.window.unit))
         first, last = asked.window.index
-        assert (grid.block[first:last] == VALID).all()
+        assert (binned.split[first:last] == VALID).all()
     assert {v.kind for v in one.valid} == VALID_MASKS.keys()
-    for grid in grids:
-        vocabulary = Vocabulary().extend([grid.session])
-        for asked in valid_windows([grid], vocabulary, 3, 20):
+    for binned in binned_sessions:
+        vocabulary = Vocabulary().extend([binned.session])
+        for asked in valid_windows([binned], vocabulary, 3, 20):
             np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
 
 
@@ -267,10 +267,10 @@ def test_training_windows_are_a_function_of_seed_step_and_place() -> None:
 def test_only_hidden_entries_are_in_the_loss() -> None:
     _, objective, _ = masked()
     batch = objective.batch(0, range(4))
-    log_rates = torch.full((int(batch.wanted.sum()), 3), -1.0, requires_grad=True)
+    log_rates = torch.full((int(batch.predicted.sum()), 3), -1.0, requires_grad=True)
     value, weight = objective.losses(lambda batch: Prediction(log_rates, None), batch, 0)["nll"]
     value.backward()
-    torch.testing.assert_close(log_rates.grad != 0, batch.hidden[batch.wanted])
+    torch.testing.assert_close(log_rates.grad != 0, batch.hidden[batch.predicted])
     assert objective.targets(batch, 0)["nll"] == batch.hidden.sum()
     assert weight == 1.0
     assert 0.45 < float(batch.hidden.sum() / batch.valid.sum()) < 0.55
@@ -282,10 +282,10 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
     group = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
     columns = {"duplicate_group": group}
     grouped = replace(session, units=replace(session.units, columns=columns))
-    mask = MaskConfig(alone=0, random=0.0, unit=1.0)
+    mask = MaskConfig(random_only_steps=0, random=0.0, unit=1.0)
     config = replace(CONFIG, mask=mask, shuffle_units="always")
     vocabulary = Vocabulary().extend([session])
-    objectives = [MaskedModelling([Grid(s, 0.05, 1.0)], vocabulary, config, 20) for s in (session, grouped)]
+    objectives = [MaskedModelling([BinnedSession(s, 0.05, 1.0)], vocabulary, config, 20) for s in (session, grouped)]
     rows = vocabulary.rows(session)
     of_row = dict(zip(rows.unit.tolist(), group[rows.order], strict=True))
 
@@ -300,8 +300,8 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
                 betrayed[-1] += len(set(window.hidden[0, groups == g].tolist())) == 2
     assert betrayed[0] > 10
     assert betrayed[1] == 0
-    alone = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
-    other = MaskedModelling([Grid(alone, 0.05, 1.0)], vocabulary, config, 20)
+    random_only_steps = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
+    other = MaskedModelling([BinnedSession(random_only_steps, 0.05, 1.0)], vocabulary, config, 20)
     for step in range(10):
         a, b = (o.batch(step, range(4)) for o in (objectives[0], other))
         torch.testing.assert_close(a.hidden, b.hidden)
@@ -311,7 +311,7 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
 @pytest.mark.parametrize(("random", "begins"), [(1.0, 3), (0.0, 0)])
 def test_harder_masks_join_tokens_at_random_after_the_first_steps(random, begins) -> None:
     """Windows that hide whole units and nothing else of them, by step; without random masks, from the first."""
-    mask = MaskConfig(alone=3, random=random, unit=1.0)
+    mask = MaskConfig(random_only_steps=3, random=random, unit=1.0)
     whole = []
     for batch in batches(12, sessions=(7,), mask=mask):
         hides = [[batch.hidden[(batch.window == b) & (batch.patch == p)] for p in range(2)] for b in range(8)]
@@ -414,8 +414,8 @@ def test_a_covariate_is_decoded_beside_the_masked_loss_where_a_session_has_it(tm
     sessions = [recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", labels=(0.0, 0.0), seed=1)]
     config = replace(SHORT, covariate="vel", decoding_weight=2.0)
     model = pretrain(stored(sessions, tmp_path), tmp_path / "run", config, progress=False)
-    grid = Grid(sessions[0], 0.05, 1.0)
-    values = resample(sessions[0].covariates["vel"], grid.start, 0.05)[grid.block == TRAIN]
+    binned = BinnedSession(sessions[0], 0.05, 1.0)
+    values = resample(sessions[0].covariates["vel"], binned.start, 0.05)[binned.split == TRAIN]
     assert model.spec.covariate.name == "vel"
     np.testing.assert_allclose(model.spec.covariate.mean, values.mean(0), atol=1e-6)
     np.testing.assert_allclose(model.spec.covariate.std, values.std(0), atol=1e-6)

@@ -10,7 +10,7 @@ from problems import TINY, recording
 from ndt.config import PretrainConfig, TrainConfig
 from ndt.data.store import STORE_VERSION, write_manifest, write_session
 from ndt.data.targets import build_targets
-from ndt.data.windows import TRAIN, Grid
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.model import NDT
@@ -35,20 +35,22 @@ def three_sessions():
 
 def test_classes_are_those_of_any_session_and_what_a_session_lacks_is_missing() -> None:
     sessions = three_sessions()
-    grids = [Grid(s, 0.05, 1.0) for s in sessions]
-    spec, labels = shared_labels(grids, "vel, trials/cue")
+    binned_sessions = [BinnedSession(s, 0.05, 1.0) for s in sessions]
+    spec, labels = shared_labels(binned_sessions, "vel, trials/cue")
     assert spec.dims == ("x", "y", "left", "right", "up")
     assert [p.name for p in spec.parts] == ["vel", "trials/cue"]
-    own = [build_targets(s, "vel", g.start, 0.05).values for s, g in zip(sessions[:2], grids[:2], strict=True)]
-    train = np.concatenate([v[g.block == TRAIN] for v, g in zip(own, grids[:2], strict=True)])
+    own = [
+        build_targets(s, "vel", g.start, 0.05).values for s, g in zip(sessions[:2], binned_sessions[:2], strict=True)
+    ]
+    train = np.concatenate([v[g.split == TRAIN] for v, g in zip(own, binned_sessions[:2], strict=True)])
     np.testing.assert_allclose(spec.mean, [*train.mean(0), 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(spec.std, [*train.std(0), 1, 1, 1], atol=1e-6)
     for values, move in zip(labels[:2], own, strict=True):
         np.testing.assert_allclose(values[:, :2], (move - train.mean(0)) / train.std(0), atol=1e-5)
     assert np.isnan(labels[1][:, 2:]).all()
     assert np.isnan(labels[2][:, :2]).all()
-    inside = (grids[0].start + 0.025) % 1.0 < 0.5
-    second = grids[0].start.astype(int)
+    inside = (binned_sessions[0].start + 0.025) % 1.0 < 0.5
+    second = binned_sessions[0].start.astype(int)
     for values, odd in ((labels[0], [0, 1, 0]), (labels[2], [1, 0, 0])):
         even = {(0, 1, 0): [1, 0, 0], (1, 0, 0): [0, 0, 1]}[tuple(odd)]
         expected = np.where((second % 2 == 0)[:, None], even, odd).astype(float)
@@ -65,14 +67,14 @@ def test_classes_are_those_of_any_session_and_what_a_session_lacks_is_missing() 
 )
 def test_names_that_no_session_has_or_that_occur_twice_are_refused(names, told) -> None:
     with pytest.raises(InputError, match=told):
-        shared_labels([Grid(s, 0.05, 1.0) for s in three_sessions()], names)
+        shared_labels([BinnedSession(s, 0.05, 1.0) for s in three_sessions()], names)
 
 
 def test_a_class_that_occurs_only_where_nothing_is_learned_is_refused() -> None:
     cues = np.array(["left", "right"] * 14 + ["up", "up"])
-    grid = Grid(with_cues(recording(), cues), 0.05, 1.0)
-    with pytest.raises(InputError, match=r"trials/cue: expected each of 3 classes on the training block .* none of up"):
-        shared_labels([grid], "cue")
+    binned = BinnedSession(with_cues(recording(), cues), 0.05, 1.0)
+    with pytest.raises(InputError, match=r"trials/cue: expected each of 3 classes on the training split .* none of up"):
+        shared_labels([binned], "cue")
 
 
 def test_a_base_decodes_several_things_of_sessions_that_lack_some(tmp_path) -> None:

@@ -80,7 +80,7 @@ def noted(path, found):
     write(path, found)
 adapt.write_json = noted
 train = TrainConfig(steps=12, batch_size=5, valid_every=4, warmup_steps=3, learning_rate=3e-4, precision="fp32")
-config = FinetuneConfig(train=train, warm_steps=3, still_steps=6, masked_weight=masked_weight, max_lag=0.2,
+config = FinetuneConfig(train=train, embedding_warmup_steps=3, freeze_steps=6, masked_weight=masked_weight, max_lag=0.2,
     decoder_steps=4, baselines=("ridge",))
 finetune(base, session, "cursor_vel", out=out, config=config, progress=False)
 """

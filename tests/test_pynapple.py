@@ -78,12 +78,12 @@ def rich() -> Session:
         columns=columns,
         covariates=covariates,
         intervals={"trials": touching},
-        task="reach",
+        task="attention_window",
     )
 
 
 def test_a_session_comes_back_equal(rich):
-    assert_same(back(to_pynapple(rich), task="reach"), rich)
+    assert_same(back(to_pynapple(rich), task="attention_window"), rich)
 
 
 @pytest.mark.filterwarnings("ignore:Metadata name")  # pynapple warns of "count" and "shank id" whenever it copies
@@ -164,12 +164,12 @@ def test_any_session_comes_back_equal(data):
 def of_units(session: Session, N: int) -> Intervals:
     """Returns each unit's observed time, coalesced, unit after unit."""
     if session.units.observed is None:
-        pieces = [session.observed] * N
+        segments = [session.observed] * N
     else:
-        pieces = [session.units.observed.select(session.units.observed.columns["unit_index"] == n) for n in range(N)]
-    pieces = [p.coalesce() for p in pieces]
+        segments = [session.units.observed.select(session.units.observed.columns["unit_index"] == n) for n in range(N)]
+    segments = [p.coalesce() for p in segments]
 
-    return Intervals(np.concatenate([p.start for p in pieces]), np.concatenate([p.end for p in pieces]))
+    return Intervals(np.concatenate([p.start for p in segments]), np.concatenate([p.end for p in segments]))
 
 
 def test_each_unit_keeps_its_own_observed_time_and_the_rate_over_it():

@@ -127,23 +127,23 @@ def test_there_are_10_to_120_blocks(seconds, blocks):
 @given(made=recordings())
 def test_measures_agree_with_a_loop_over_spikes(made):
     found, times, unit = unit_measures(made), made.spikes.timestamps, made.spikes.unit_index
-    pieces = made.observed.coalesce()
+    segments = made.observed.coalesce()
     for n in range(made.num_units):
         train, short, intervals = times[unit == n], 0, 0
         for a, b in pairwise(train):
-            together = any(s <= a < e and s <= b < e for s, e in zip(pieces.start, pieces.end, strict=True))
+            together = any(s <= a < e and s <= b < e for s, e in zip(segments.start, segments.end, strict=True))
             intervals += together
             short += together and b - a < 0.002 - 1e-6  # a microsecond is forgiven to rounding
         np.testing.assert_allclose(found["isi_under_2ms"][n], short / intervals if intervals else np.nan)
-        np.testing.assert_allclose(found["rate_hz"][n], len(train) / sum(pieces.end - pieces.start))
+        np.testing.assert_allclose(found["rate_hz"][n], len(train) / sum(segments.end - segments.start))
 
 
 @given(made=recordings(), times=st.lists(st.floats(-5.0, 60.0), max_size=5))
 def test_seconds_before_are_the_length_of_what_lies_before(made, times):
-    pieces = made.observed.coalesce()
-    slow = [(pieces & Intervals([min(t, pieces.start[0])], [t])).duration for t in times]
+    segments = made.observed.coalesce()
+    slow = [(segments & Intervals([min(t, segments.start[0])], [t])).duration for t in times]
 
-    np.testing.assert_allclose(seconds_before(pieces, np.array(times)), slow, atol=1e-9)
+    np.testing.assert_allclose(seconds_before(segments, np.array(times)), slow, atol=1e-9)
 
 
 @given(made=recordings(), seed=st.integers(0, 1000))

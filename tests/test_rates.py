@@ -92,7 +92,7 @@ def test_rates_are_the_models_own_of_one_window(model, session):
             if (n := 3 * int(batch.slot[i]) + p) < 7:
                 expected[int(batch.time[i]), rows.order[n]] = float(log_rates[i, p].exp())
     np.testing.assert_allclose(rates(model, session)[1], expected, rtol=1e-4)
-    torch.testing.assert_close(log_rates[batch.wanted], hidden)
+    torch.testing.assert_close(log_rates[batch.predicted], hidden)
 
 
 def test_batches_do_not_matter(model, session):

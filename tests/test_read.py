@@ -30,9 +30,9 @@ def test_a_session_file_is_a_recording_too(recording, tmp_path):
     """Our stores have the layout of brainsets, and so has what others write in it."""
     original = read(recording, QUICK)
     write_session(original, tmp_path / "theirs.h5")
-    found = read(tmp_path / "theirs.h5", IngestConfig(select="num_spikes > 0", task="reach"))
+    found = read(tmp_path / "theirs.h5", IngestConfig(select="num_spikes > 0", task="attention_window"))
     same_spikes(read(recording, IngestConfig(probe_seconds=0.0, select="num_spikes > 0")), found)
-    assert (found.session_id, found.task, found.num_units) == ("sub-x_ses-1", "reach", 2)
+    assert (found.session_id, found.task, found.num_units) == ("sub-x_ses-1", "attention_window", 2)
     assert found.source["sha256"] != original.source["sha256"]  # that of the file which was read
 
     store = ndt.ingest(tmp_path / "theirs.h5", tmp_path / "store", IngestConfig(workers=1), progress=False)

@@ -1,4 +1,4 @@
-"""The recurrent network: causal, within pieces, the same for the same seed, and it learns what ridge cannot."""
+"""The recurrent network: causal, within segments, the same for the same seed, and it learns what ridge cannot."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from ndt.baselines import fit_ridge
 from ndt.errors import InputError
 from ndt.metrics import r2
-from ndt.recurrent import Recurrent, _batch, _windows, fit_recurrent
+from ndt.recurrent import GRU, _batch, _windows, fit_gru
 
 BIN = 0.05
 SMALL = {
@@ -51,7 +51,7 @@ def population(T: int, N: int = 16, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def cut():
-    """Pieces of which one is shorter than a window, with masks scattered over them, and a network fitted to them."""
+    """Segments of which one is shorter than a window, with masks scattered over them, and a network fitted to them."""
     counts, y = population(900)
     counts[:, 3] = np.where(np.arange(900) % 7 == 0, np.nan, counts[:, 3])
     y[40:60, 1] = np.nan
@@ -59,21 +59,21 @@ def cut():
     x, v = np.split(counts, edges), np.split(y, edges)
     train = [rng.random(len(k)) < 0.7 for k in x]
     valid = [~m for m in train]
-    return x, v, train, valid, fit_recurrent(x, v, train, valid, bin_size=BIN, kind="continuous")
+    return x, v, train, valid, fit_gru(x, v, train, valid, bin_size=BIN, kind="continuous")
 
 
 def test_each_labelled_training_row_is_scored_once_a_pass_and_with_bins_before_it() -> None:
     lengths, rng = [100, 5, 24, 25, 61], np.random.default_rng(0)
     first = np.cumsum(lengths) - lengths
-    piece, train = np.repeat(np.arange(5), lengths), rng.random(sum(lengths)) < 0.8
+    segment, train = np.repeat(np.arange(5), lengths), rng.random(sum(lengths)) < 0.8
     windows, seen, count = _windows(lengths, train, rng), np.zeros(sum(lengths), int), 0
     while count < 7 * train.sum():
         rows, scored = next(windows)
         assert len(rows) <= SMALL["WINDOW_BINS"]
         np.testing.assert_array_equal(np.diff(rows), 1)
-        assert len(set(piece[rows])) == 1
+        assert len(set(segment[rows])) == 1
         before = np.arange(len(rows))
-        assert ((before >= SMALL["WARM_BINS"]) | (rows[0] == first[piece[rows[0]]]))[scored].all()
+        assert ((before >= SMALL["WARM_BINS"]) | (rows[0] == first[segment[rows[0]]]))[scored].all()
         seen[rows] += scored
         count += scored.sum()
     np.testing.assert_array_equal(seen, 7 * train)
@@ -106,8 +106,8 @@ def test_estimates_are_those_of_the_gated_unit_step_by_step(cut) -> None:
     h, out = np.zeros(SMALL["WIDTH"]), []
     for k in x[2]:
         z = np.nan_to_num((k - model.counts.mean) / model.counts.std)
-        given = w["recurrent.weight_ih_l0"] @ z + w["recurrent.bias_ih_l0"]
-        own = w["recurrent.weight_hh_l0"] @ h + w["recurrent.bias_hh_l0"]
+        given = w["gru.weight_ih_l0"] @ z + w["gru.bias_ih_l0"]
+        own = w["gru.weight_hh_l0"] @ h + w["gru.bias_hh_l0"]
         (reset, update, new), (reset_h, update_h, new_h) = np.split(given, 3), np.split(own, 3)
         keep = sigmoid(update + update_h)
         h = (1 - keep) * np.tanh(new + sigmoid(reset + reset_h) * new_h) + keep * h
@@ -130,14 +130,14 @@ def test_it_scores_what_it_predicts_and_learns_from_its_masks_alone(cut, short) 
     np.testing.assert_allclose(model.valid_r2, r2(join(y, rows), join(model.predict(x), rows)), atol=1e-5)
     fewer = [m & (np.arange(len(m)) % 2 == 0) for m in valid]
     spoilt = [np.where((t | v)[:, None], k, 1e6) for k, t, v in zip(y, train, fewer, strict=True)]
-    one, two = (fit_recurrent(x, k, train, fewer, bin_size=BIN, kind="continuous") for k in (y, spoilt))
+    one, two = (fit_gru(x, k, train, fewer, bin_size=BIN, kind="continuous") for k in (y, spoilt))
     torch.testing.assert_close(one.network.state_dict(), two.network.state_dict(), rtol=0, atol=0)
 
 
 def test_a_seed_says_all_and_torchs_own_generator_is_left_alone(cut, short) -> None:
     x, y, train, valid, _ = cut
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    fit = lambda seed: fit_recurrent(x, y, train, valid, bin_size=BIN, kind="continuous", seed=seed)
+    fit = lambda seed: fit_gru(x, y, train, valid, bin_size=BIN, kind="continuous", seed=seed)
     one = fit(3)
     np.testing.assert_array_equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
@@ -149,7 +149,7 @@ def test_a_seed_says_all_and_torchs_own_generator_is_left_alone(cut, short) -> N
 def test_it_comes_back_from_its_arrays(cut) -> None:
     x, _, _, _, model = cut
     state = torch.random.get_rng_state()
-    again = Recurrent.from_arrays(model.arrays())
+    again = GRU.from_arrays(model.arrays())
     np.testing.assert_array_equal(torch.random.get_rng_state(), state)
     assert (again.kind, again.steps, again.valid_r2) == (model.kind, model.steps, model.valid_r2)
     for found, wanted in zip(again.predict(x), model.predict(x), strict=True):
@@ -162,7 +162,7 @@ def test_it_learns_what_no_linear_decoder_can(monkeypatch) -> None:
     train, valid, test = [rows < 2100], [(rows >= 2100) & (rows < 2400)], rows >= 2400
     monkeypatch.setattr("ndt.recurrent.STEPS", 120)
     ridge = fit_ridge([counts], [y], train, valid, bin_size=BIN)
-    model = fit_recurrent([counts], [y], train, valid, bin_size=BIN, kind="continuous")
+    model = fit_gru([counts], [y], train, valid, bin_size=BIN, kind="continuous")
     linear, found = (r2(y[test], m.predict([counts])[0][test]) for m in (ridge, model))
     assert found > 0.8
     assert found > linear + 0.05
@@ -175,7 +175,7 @@ def test_classes_are_probabilities() -> None:
     train, valid, test = [rows < 1000], [(rows >= 1000) & (rows < 1200)], rows >= 1200
     one_hot = np.eye(4)[label]
     one_hot[:50] = np.nan
-    model = fit_recurrent([counts], [one_hot], train, valid, bin_size=BIN, kind="class")
+    model = fit_gru([counts], [one_hot], train, valid, bin_size=BIN, kind="class")
     p = model.predict([counts])[0]
     np.testing.assert_allclose(p.sum(1), 1.0)
     assert (p >= 0).all()
@@ -186,4 +186,4 @@ def test_classes_are_probabilities() -> None:
 def test_no_labels_is_the_users_to_know(cut) -> None:
     x, y, train, _, _ = cut
     with pytest.raises(InputError, match="valid: expected at least 2 labelled bins, found 0"):
-        fit_recurrent(x, y, train, [np.zeros_like(m) for m in train], bin_size=BIN, kind="continuous")
+        fit_gru(x, y, train, [np.zeros_like(m) for m in train], bin_size=BIN, kind="continuous")

@@ -12,7 +12,7 @@ from ndt.data.targets import build_targets
 from ndt.data.windows import TRAIN
 from ndt.finetune import adapt
 from ndt.finetune.adapt import finetune
-from ndt.finetune.refining import Refining
+from ndt.finetune.refining import DecoderStage
 from ndt.model import NDT
 
 MODEL = replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=2)
@@ -23,13 +23,13 @@ CONFIG = FinetuneConfig(
 
 
 @pytest.fixture(scope="module")
-def objective() -> Refining:
+def objective() -> DecoderStage:
     session = recording(num_units=7)
     torch.manual_seed(0)
     model = NDT(specification([session], config=MODEL)).eval()
-    grid = grid_of(session)
-    target = build_targets(session, None, grid.start, grid.bin_size, block=grid.block)
-    return Refining(grid, grid.block == TRAIN, target.values, model, CONFIG).begin(model)
+    binned = grid_of(session)
+    target = build_targets(session, None, binned.start, binned.bin_size, block=binned.split)
+    return DecoderStage(binned, binned.split == TRAIN, target.values, model, CONFIG).begin(model)
 
 
 def test_windows_bring_the_latents_of_their_bins_and_hide_nothing(objective) -> None:
@@ -64,7 +64,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     assert moved
     assert (before.metrics["decoder_steps"], after.metrics["decoder_steps"]) == (0, 20)
     assert all(key == "reading" or key.startswith("covariate.") for key in moved)
-    monkeypatch.setattr(adapt.Refining, "validate", lambda *_: {"score": -1.0, "r2": -1.0})
+    monkeypatch.setattr(adapt.DecoderStage, "validate", lambda *_: {"score": -1.0, "r2": -1.0})
     in_vain = finetune(None, name, out=tmp_path / "c", config=replace(CONFIG, decoder_steps=20), **options)
     torch.testing.assert_close(in_vain.model.state_dict(), before.model.state_dict(), rtol=0, atol=0)
 
@@ -76,7 +76,7 @@ def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
     name, config = sim_truth[0].session_id, replace(CONFIG, decoder_steps=20)
     options = {"store": sim_store, "progress": False, "test": False, "config": config}
     whole = finetune(None, name, out=tmp_path / "whole", **options)
-    inner = Refining.batch
+    inner = DecoderStage.batch
 
     def broken(self, step, rows):
         if step == 7:
@@ -84,7 +84,7 @@ def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
         return inner(self, step, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Refining, "batch", broken)
+        patch.setattr(DecoderStage, "batch", broken)
         with pytest.raises(KeyboardInterrupt):
             finetune(None, name, out=tmp_path / "broken", **options)
     resumed = finetune(None, name, out=tmp_path / "broken", resume=True, **options)
@@ -98,7 +98,7 @@ def test_what_an_earlier_run_refined_is_gone_when_another_begins(sim_store, sim_
     finetune(None, name, config=config, **options)
     assert (tmp_path / "decoder" / "checkpoints").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Refining, "begin", lambda *_: 1 / 0)
+        patch.setattr(DecoderStage, "begin", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(None, name, config=config, **options)
     assert not (tmp_path / "decoder").exists()

@@ -29,9 +29,9 @@ def two(tmp_path_factory):
 
 
 def decoder(name: str, num_bins: int = 400, **test: object) -> Decoder:
-    """A decoder of one covariate; `test` replaces scores of its test block."""
+    """A decoder of one covariate; `test` replaces scores of its test split."""
     metrics, predictions = part_of(name, num_bins)
-    predictions |= {"time": 0.05 * np.arange(num_bins), "piece": np.zeros(num_bins, int)}
+    predictions |= {"time": 0.05 * np.arange(num_bins), "segment": np.zeros(num_bins, int)}
     metrics |= {"session": "s", "seed": 0}
     metrics["test"] |= test
 
@@ -106,12 +106,12 @@ def test_a_covariate_finds_its_own_arrays(tmp_path):
     ]
     for i, (one, name) in enumerate(zip(each, (VELOCITY, TARGET, HEADING), strict=True)):
         expected, arrays = part_of(name, 100, i)
-        assert set(one.predictions) == {*arrays, "time", "piece", "out_of_range"}
-        for key in ("true", "delivered", "half_width"):
+        assert set(one.predictions) == {*arrays, "time", "segment", "out_of_distribution"}
+        for key in ("true", "ensemble", "half_width"):
             np.testing.assert_array_equal(one.predictions[key], arrays[key])
         np.testing.assert_allclose(one.metrics["test"]["r2"], expected["test"]["r2"])
-        assert one.metrics["calibration_seconds"] == 60.0
-        assert one.r2["delivered"] == one.metrics["test"]["r2"]
+        assert one.metrics["label_seconds"] == 60.0
+        assert one.r2["ensemble"] == one.metrics["test"]["r2"]
 
 
 def test_controls_that_a_demo_adds_are_shown_too():
@@ -158,17 +158,17 @@ def test_input_out_of_range_is_a_warning_beyond_what_false_alarms_make():
     for share, grade in ((0.0, None), (0.01, "note"), (0.04, "warning")):
         one = decoder(VELOCITY, 40)
         one.predictions.clear()
-        one.metrics["input_range"] = {"lost_units": [], "rate_shift": 1.0, "flagged": share}
+        one.metrics["input_drift"] = {"silent_units": [], "rate_shift": 1.0, "flagged": share}
         assert [f.grade for f in section(one).findings] == ([grade] if grade else [])
 
 
 def test_coverage_that_is_drawn_is_that_of_the_metrics():
-    """Half widths and errors of the test block give the share that metrics.json says, bin by bin."""
+    """Half widths and errors of the test split give the share that metrics.json says, bin by bin."""
     for name in PARTS:
         metrics, p = part_of(name, 400)
         one = decoder(name)
         known = np.isfinite(p["true"]).all(1)
-        held = misfit(p["true"], p["delivered"], one.kind)[known] <= p["half_width"][known]
+        held = misfit(p["true"], p["ensemble"], one.kind)[known] <= p["half_width"][known]
         np.testing.assert_allclose(held.mean(), metrics["test"]["interval_coverage_90"])
 
 
@@ -179,9 +179,9 @@ def test_confusion_counts_labelled_bins():
     one = decoder(TARGET, 40)
     arrays = {
         "true": true,
-        "delivered": said,
+        "ensemble": said,
         "time": np.arange(5.0),
-        "piece": np.zeros(5),
+        "segment": np.zeros(5),
         "dims": np.array(["a", "b"]),
     }
     one = replace(one, predictions=arrays)
@@ -204,7 +204,7 @@ def test_numbers_that_are_not_there_are_dashes(name):
     kept = {k: one.metrics[k] for k in ("covariate", "kind", "dims", "unit", "session")}
     metrics = gone(one.metrics) | kept | {"weights": {"network": 1.0}}
     arrays = dict(one.predictions)
-    for key in ("delivered", "network", "ridge", "half_width", "adaptive_half_width"):
+    for key in ("ensemble", "network", "ridge", "half_width", "adaptive_half_width"):
         arrays[key] = np.full_like(arrays[key], np.nan)
     part = section(replace(one, metrics=metrics, predictions=arrays)).parts[0]
     assert part.tables[0].rows[0][:3] == ["ensemble", "", "–"]
@@ -214,7 +214,7 @@ def test_numbers_that_are_not_there_are_dashes(name):
 
 
 def test_run_without_a_score_says_what_was_done(tmp_path):
-    metrics = {"session": "s", "covariate": "vel", "adapt": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
+    metrics = {"session": "s", "covariate": "vel", "strategy": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
     metrics["alignment"] = {"to": "s-1", "unknown": 12, "matched": 9}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     rows = [{"step": s, "split": "train", "nll": 0.5} for s in (10, 20)]

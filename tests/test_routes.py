@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import reads
 from strategies import seeds
 
-from ndt.routes import CONTEXT, Arrangement, Route, arrange
+from ndt.routes import CONTEXT, AttentionPattern, PackedLayout, arrange
 
 ORDERS = ("joint", "factorised")
 
@@ -35,22 +35,22 @@ def laid(draw: st.DrawFn) -> Rows:
     return Rows(rows, number)
 
 
-def arranged(some: Rows, order: str, causal: bool, reach: int) -> Arrangement:
+def arranged(some: Rows, order: str, causal: bool, attention_window: int) -> PackedLayout:
     columns = torch.tensor(some.rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
-    return arrange(*columns, some.number, order=order, causal=causal, reach=reach)
+    return arrange(*columns, some.number, order=order, causal=causal, attention_window=attention_window)
 
 
-def pairs(route: Route, L: int, M: int) -> torch.Tensor:
+def pairs(pattern: AttentionPattern, L: int, M: int) -> torch.Tensor:
     """Which row reads which, (L, M), from what the route's sequences read; a pair must not be read twice."""
-    rows = [torch.arange(n) if s.rows is None else s.rows for s, n in ((route.queries, L), (route.keys, M))]
+    rows = [torch.arange(n) if s.rows is None else s.rows for s, n in ((pattern.queries, L), (pattern.keys, M))]
     torch.testing.assert_close(rows[0].sort().values, torch.arange(L))  # each row asks once
-    q, k = reads(route).nonzero().unbind(1)
+    q, k = reads(pattern).nonzero().unbind(1)
     found = torch.zeros(L, M, dtype=torch.int64).index_put((rows[0][q], rows[1][k]), torch.tensor(1), accumulate=True)
     assert (found <= 1).all()
     return found.bool()
 
 
-def expected(some: Rows, order: str, layer: int, causal: bool, reach: int) -> torch.Tensor:
+def expected(some: Rows, order: str, layer: int, causal: bool, attention_window: int) -> torch.Tensor:
     """Who reads whom by the words of the docstring."""
     found = torch.zeros(len(some.rows), len(some.rows), dtype=torch.bool)
     for i, (window, t, slot) in enumerate(some.rows):
@@ -67,7 +67,7 @@ def expected(some: Rows, order: str, layer: int, causal: bool, reach: int) -> to
                 reads_it = u == t
             else:
                 same = place == slot or order != "factorised"
-                reads_it = same and (u <= t or not causal) and (not reach or u > t - reach)
+                reads_it = same and (u <= t or not causal) and (not attention_window or u > t - attention_window)
             found[i, j] = reads_it
     return found
 
@@ -77,16 +77,16 @@ def expected(some: Rows, order: str, layer: int, causal: bool, reach: int) -> to
     [("joint", True), ("factorised", True), ("factorised", False)],
 )
 @settings(max_examples=30)
-@given(some=laid(), reach=st.sampled_from([0, 1, 2]))
-def test_who_reads_whom(order, causal, some, reach) -> None:
-    rows, L = arranged(some, order, causal, reach), len(some.rows)
-    assert len(rows.routes) == (2 if order == "factorised" else 1)
+@given(some=laid(), attention_window=st.sampled_from([0, 1, 2]))
+def test_who_reads_whom(order, causal, some, attention_window) -> None:
+    rows, L = arranged(some, order, causal, attention_window), len(some.rows)
+    assert len(rows.patterns) == (2 if order == "factorised" else 1)
     for layer in range(3):
-        path = rows.route(layer)
+        path = rows.pattern(layer)
         for laid_rows in (path.queries, path.keys):
             at = rows.time if laid_rows.rows is None else rows.time[laid_rows.rows]
             torch.testing.assert_close(laid_rows.time, at, rtol=0, atol=0)
-        torch.testing.assert_close(pairs(path, L, L), expected(some, order, layer % 2, causal, reach))
+        torch.testing.assert_close(pairs(path, L, L), expected(some, order, layer % 2, causal, attention_window))
     torch.testing.assert_close(rows.data, torch.tensor([i for i, r in enumerate(some.rows) if r[1] != CONTEXT]).long())
 
 
@@ -94,10 +94,10 @@ def test_who_reads_whom(order, causal, some, reach) -> None:
 @settings(max_examples=20)
 @given(some=laid())
 def test_through_any_number_of_layers_no_data_hears_the_future_and_no_context_hears_data(order, some) -> None:
-    rows, L = arranged(some, order, causal=True, reach=0), len(some.rows)
+    rows, L = arranged(some, order, causal=True, attention_window=0), len(some.rows)
     heard = torch.eye(L, dtype=torch.bool)
     for layer in range(4):
-        step = pairs(rows.route(layer), L, L) | torch.eye(L, dtype=torch.bool)  # what a row was, it hears of
+        step = pairs(rows.pattern(layer), L, L) | torch.eye(L, dtype=torch.bool)  # what a row was, it hears of
         heard = (step.float() @ heard.float()) > 0
     window, time, _ = torch.tensor(some.rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
     same = window[:, None] == window
@@ -109,8 +109,8 @@ def test_through_any_number_of_layers_no_data_hears_the_future_and_no_context_he
 
 def test_factorised_layers_together_hear_all_of_the_past() -> None:
     some = Rows([(0, t, s) for t in range(4) for s in range(3)], 1)
-    rows = arranged(some, "factorised", causal=True, reach=0)
-    along, within = (pairs(rows.route(i), 12, 12).float() for i in (0, 1))
+    rows = arranged(some, "factorised", causal=True, attention_window=0)
+    along, within = (pairs(rows.pattern(i), 12, 12).float() for i in (0, 1))
     time = torch.arange(12) // 3
     torch.testing.assert_close((within @ along) > 0, time <= time[:, None])
 
@@ -118,5 +118,5 @@ def test_factorised_layers_together_hear_all_of_the_past() -> None:
 def test_sequences_of_factorised_routes_are_sorted_so_that_equal_ones_are_one_call() -> None:
     sizes = [3, 1, 3, 2, 1] * 40
     some = Rows([(b, t, 0) for b, n in enumerate(sizes) for t in range(n)], len(sizes))
-    runs = arranged(some, "factorised", causal=True, reach=0).route(0).runs
+    runs = arranged(some, "factorised", causal=True, attention_window=0).pattern(0).runs
     assert [r for r in runs if r[1]] == [(80, 1, 1), (40, 2, 2), (80, 3, 3)]

@@ -166,7 +166,7 @@ def test_long_silences_are_cut_between_the_spikes_around_them() -> None:
     # spikes of all: 0.25 0.5 1 1 1.5 2 2.25 2.5 3 3.5; nothing at all from 10 to 12
     np.testing.assert_array_equal(session.observed.start, [0.0])
     np.testing.assert_array_equal(session.observed.end, [4.0])
-    assert session.dropped[-1].startswith("observed time: 2.0 s in 1 stretches without a spike")
+    assert session.dropped[-1].startswith("observed time: 2.0 s in 1 segments without a spike")
     session = cut_silence(recording(), 0.45)
     assert len(session.spikes.timestamps) == 10
     assert session.observed.contains(session.spikes.timestamps).all()  # a spike beside a silence was seen

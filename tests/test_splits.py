@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import recording
 from strategies import recordings
 
-from ndt.data.splits import CUT, FRACTIONS, SHORTEST, Split, assign_blocks, split, within
+from ndt.data.splits import CUT, FRACTIONS, SHORTEST, Split, assign_splits, split, within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Session
@@ -50,13 +50,13 @@ def test_guards_are_as_long_as_asked_in_observed_time(session, guard) -> None:
     found = tried(session, guard)
     if found is None:
         return
-    pieces = labelled(session)
-    cut = len(pieces) >= CUT
-    if cut:  # whole pieces; one is enough where the window is longer than any
-        guard = min(guard, float(np.max(pieces.end - pieces.start)))
+    segments = labelled(session)
+    cut = len(segments) >= CUT
+    if cut:  # whole segments; one is enough where the window is longer than any
+        guard = min(guard, float(np.max(segments.end - segments.start)))
     before = found.train & Intervals([0.0], [found.valid.start[0]])
     for a, b in ((before, found.valid), (found.valid, found.test)):
-        between = pieces & Intervals([min(a.end[-1], b.start[0])], [b.start[0]])  # they may touch to rounding
+        between = segments & Intervals([min(a.end[-1], b.start[0])], [b.start[0]])  # they may touch to rounding
         assert between.duration >= guard - TOLERANCE
         if not cut:
             assert between.duration <= guard + TOLERANCE  # and no longer: it costs data
@@ -75,15 +75,15 @@ def test_no_window_length_moves_the_test_block(session, guards) -> None:
 
 
 @given(session=recordings(), guard=st.floats(0.0, 3.0))
-def test_recordings_that_were_cut_are_split_between_pieces(session, guard) -> None:
-    pieces, found = labelled(session), tried(session, guard)
-    if found is None or len(pieces) < CUT or np.max(pieces.end - pieces.start) > 0.05 * pieces.duration:
-        return  # a piece longer than half the smallest block may be cut itself
-    for start, end in zip(pieces.start, pieces.end, strict=True):
-        piece = Intervals([start], [end])
-        shares = [(block & piece).duration for block in found.blocks]
+def test_recordings_that_were_cut_are_split_between_segments(session, guard) -> None:
+    segments, found = labelled(session), tried(session, guard)
+    if found is None or len(segments) < CUT or np.max(segments.end - segments.start) > 0.05 * segments.duration:
+        return  # a segment longer than half the smallest block may be cut itself
+    for start, end in zip(segments.start, segments.end, strict=True):
+        segment = Intervals([start], [end])
+        shares = [(block & segment).duration for block in found.blocks]
         assert sum(share > TOLERANCE for share in shares) <= 1
-        assert min(abs(sum(shares)), abs(sum(shares) - piece.duration)) < TOLERANCE
+        assert min(abs(sum(shares)), abs(sum(shares) - segment.duration)) < TOLERANCE
 
 
 def test_short_dropouts_do_not_take_the_blocks_of_a_long_recording() -> None:
@@ -100,7 +100,7 @@ def test_by_hand() -> None:
 
 
 def test_a_guard_counts_observed_time_only() -> None:
-    found = split(recording([(0.0, 69.0), (500.0, 531.0)]), 2.0)  # validation begins one second into the second piece
+    found = split(recording([(0.0, 69.0), (500.0, 531.0)]), 2.0)  # validation begins one second into the second segment
     np.testing.assert_allclose(found.train.end[-1], 68.0)
     np.testing.assert_allclose(found.valid.start[0], 501.0)
 
@@ -125,7 +125,7 @@ def test_too_short_is_said_with_how_short(seconds) -> None:
 
 
 def test_labels_outside_observed_time_are_no_split() -> None:
-    """All three blocks were all observed time where no label fell into it: the test block was trained on."""
+    """All three blocks were all observed time where no label fell into it: the test split was trained on."""
     with pytest.raises(InputError):
         split(recording([(0.0, 100.0)], labels=(200.0, 300.0)), 1.0)
 
@@ -149,7 +149,7 @@ def spans(block) -> list[tuple[float, float]]:
 def test_blocks_of_a_column_are_its_rows() -> None:
     """Rows of other names belong to none, and alternate rows keep all of their time: windows end with them."""
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "test", "train", "val", "none", "train"]))
-    found = split(assign_blocks(session, "trials/split"), 2.0)
+    found = split(assign_splits(session, "trials/split"), 2.0)
     assert spans(found.train) == [(0.0, 8.0), (20.0, 28.0), (50.0, 58.0)]
     assert spans(found.valid) == [(30.0, 38.0)]
     assert spans(found.test) == [(10.0, 18.0)]
@@ -157,7 +157,7 @@ def test_blocks_of_a_column_are_its_rows() -> None:
 
 def test_without_test_rows_those_of_validation_are_tested_and_the_last_of_training_validate() -> None:
     session = replace(recording([(0.0, 200.0)]), intervals=trials_of(["val", "train"] * 8 + ["val", "none"]))
-    found = split(assign_blocks(session, "split"), 2.0)
+    found = split(assign_splits(session, "split"), 2.0)
     assert spans(found.valid) == [(150.0, 158.0)]
     assert [a for a, _ in spans(found.test)] == [20.0 * k for k in range(9)]
     assert len(found.train) == 7
@@ -166,7 +166,7 @@ def test_without_test_rows_those_of_validation_are_tested_and_the_last_of_traini
 def test_overlapping_rows_are_never_seen_before_the_test() -> None:
     table = Intervals([0.0, 5.0, 18.0], [10.0, 20.0, 30.0], {"split": np.array(["train", "test", "val"])})
     session = replace(recording([(0.0, 60.0)]), intervals={"trials": table})
-    found = split(assign_blocks(session, "trials/split"), 1.0)
+    found = split(assign_splits(session, "trials/split"), 1.0)
     assert spans(found.test) == [(5.0, 20.0)]
     assert spans(found.train) == [(0.0, 4.0)]  # a second of guard
     assert spans(found.valid) == [(21.0, 30.0)]
@@ -174,7 +174,7 @@ def test_overlapping_rows_are_never_seen_before_the_test() -> None:
 
 def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> None:
     session = recording([(0.0, 50.0), (100.0, 200.0)])  # 60 s of observed time end at 110
-    found = split(assign_blocks(session, "first:60"), 2.0)
+    found = split(assign_splits(session, "first:60"), 2.0)
     assert spans(found.train) == [(0.0, 50.0), (100.0, 100.5)]  # 52.5 s less a guard
     assert spans(found.valid) == [(102.5, 108.0)]
     assert spans(found.test) == [(110.0, 200.0)]
@@ -191,25 +191,25 @@ def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> Non
 def test_rules_that_leave_no_blocks_are_refused(rule, message) -> None:
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "val"]))
     with pytest.raises(InputError, match=message):
-        assign_blocks(session, rule)
+        assign_splits(session, rule)
 
 
 def test_a_table_of_one_kind_of_row_is_no_split() -> None:
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["none", "none"]))
     with pytest.raises(InputError, match="training and test time by 'trials/split', found blocks: none"):
-        assign_blocks(session, "trials/split")
+        assign_splits(session, "trials/split")
 
 
 def test_assigned_blocks_that_are_too_short_are_said() -> None:
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["train", "val", "test"]))
     with pytest.raises(InputError, match="at least 1 s with guards of 20 s"):
-        split(assign_blocks(session, "trials/split"), 20.0)
+        split(assign_splits(session, "trials/split"), 20.0)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_folds_test_each_moment_once_and_validate_on_what_comes_before(number) -> None:
     session = recording([(0.0, 100.0)])
-    found = split(assign_blocks(session, f"fold:{number}/5"), 1.0)
+    found = split(assign_splits(session, f"fold:{number}/5"), 1.0)
     begin, end = 20.0 * (number - 1), 20.0 * number
     valid = (begin - 10.0, begin - 1.0) if number > 1 else (90.0, 100.0)
     train = {
@@ -226,4 +226,4 @@ def test_folds_test_each_moment_once_and_validate_on_what_comes_before(number) -
 @pytest.mark.parametrize("rule", ["fold:0/5", "fold:6/5", "fold:1/1", "fold:a/b"])
 def test_folds_that_do_not_exist_are_refused(rule) -> None:
     with pytest.raises(InputError, match="first:SECONDS, fold:K/N"):
-        assign_blocks(recording([(0.0, 100.0)]), rule)
+        assign_splits(recording([(0.0, 100.0)]), rule)

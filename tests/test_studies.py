@@ -31,7 +31,7 @@ from ndt.config import (
 from ndt.errors import InputError
 from ndt.label_curve import read_curve
 from ndt.metrics import paired_difference
-from ndt.studies import departed, finish, run_all
+from ndt.studies import finish, overridden, run_all
 from ndt.tables import show_bench
 from ndt.training import Trainer
 
@@ -55,7 +55,7 @@ TINY = StudyConfig(
     label_seconds=(4.0, 8.0),
     new_seconds=40.0,
 )
-VARIANTS = "default: {}\nalike: {model.recency: 0.0}\n"
+VARIANTS = "default: {}\nalike: {model.locality_bias: 0.0}\n"
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +185,11 @@ def test_folder_that_is_not_a_run_of_a_study_is_left_alone(tmp_path):
 
 def test_settings_depart_by_dotted_name_and_leave_all_others():
     base = PretrainConfig(seed=3, sessions=("a", "b"))
-    found = departed(base, {"model.width": 128, "model.num_heads": 8, "min_bins": 4}, "here", "x")
+    found = overridden(base, {"model.width": 128, "model.num_heads": 8, "min_bins": 4}, "here", "x")
     assert found == replace(base, model=ModelConfig(width=128, num_heads=8), min_bins=4)
-    assert departed(base, {}, "here", "x") == base
+    assert overridden(base, {}, "here", "x") == base
     with pytest.raises(InputError, match=r"here: x\.model\.width: expected a multiple of 16, found 100"):
-        departed(base, {"model.width": 100}, "here", "x")
+        overridden(base, {"model.width": 100}, "here", "x")
 
 
 def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
@@ -211,7 +211,7 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ),
         (
             "a: {mask.ration: 0.1}",
-            r"a\.mask\.ration: expected one of: ratio, alone, random, .*, found an unknown setting",
+            r"a\.mask\.ration: expected one of: ratio, random_only_steps, random, .*, found an unknown setting",
         ),
         ("a: {models.width: 64}", r"a\.models: expected one of"),
         ("a: {min_bins.x: 1}", r"a\.min_bins\.x: expected a setting; min_bins has none below it"),
@@ -314,7 +314,7 @@ def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home
     """Bits per spike here: 10 a variant, 1 a mask kind, 0.1 a seed, and 0.1 more for the variant's second seed."""
 
     def pretrained(store, folder, config):
-        v = config.model.recency == 0
+        v = config.model.locality_bias == 0
         masks = {k: {"bits_per_spike": 10 * v + i + 0.1 * config.seed * (1 + v)} for i, k in enumerate(MASKS, 1)}
         return {"valid": {"masks": masks}, "train_seconds": 1.0}
 
@@ -349,13 +349,13 @@ def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
     assert found.lines["network"] == [r["values"] for r in rows]
     assert found.lines["scratch"] == [r["peer_values"] for r in rows]
     assert found.lines["ridge"] == [r["ridge_values"] for r in rows]
-    assert np.shape(found.lines["delivered"]) == (2, 2)
+    assert np.shape(found.lines["ensemble"]) == (2, 2)
     text = (folder / "report.html").read_text()
     assert "labelled training data of the session (s, log axis)" in text
 
     for kind in ("pretrained", "scratch"):
         made = json.loads((folder / "curve" / "4s" / kind / "seed1" / "metrics.json").read_text())
-        np.testing.assert_allclose(made["calibration_seconds"], 4.0, atol=made["bin_size"])
+        np.testing.assert_allclose(made["label_seconds"], 4.0, atol=made["bin_size"])
         assert made["steps"] == {"pretrained": 4, "scratch": 0}[kind]  # from scratch a decoder of counts alone learns
     spec = [json.loads((folder / "curve/4s" / k / "seed0/model.json").read_text()) for k in ("pretrained", "scratch")]
     assert spec[0]["bin_size"] == spec[1]["bin_size"]
@@ -367,7 +367,7 @@ def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
 
 
 def test_curve_of_more_labels_than_there_are_is_refused(study, home):
-    with pytest.raises(InputError, match=r"label_seconds: expected at most the 27\.?\d* s of its training block"):
+    with pytest.raises(InputError, match=r"label_seconds: expected at most the 27\.?\d* s of its training split"):
         curve(home(), 1, replace(study, label_seconds=(60.0,)))
 
 

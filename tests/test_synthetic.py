@@ -226,9 +226,9 @@ def test_gaps_hold_no_spikes_and_the_oracle_leaves_them_out(tmp_path: Path) -> N
     with NWBHDF5IO(truth.path, "r") as io:
         nwb = io.read()
         times = np.concatenate([nwb.units["spike_times"][n] for n in range(12)])
-        pieces = nwb.units["obs_intervals"][5]
+        segments = nwb.units["obs_intervals"][5]
         samples = nwb.processing["behavior"]["cursor_vel"].timestamps[:]
-    np.testing.assert_array_equal(pieces, np.stack([truth.observed.start, truth.observed.end], 1))
+    np.testing.assert_array_equal(segments, np.stack([truth.observed.start, truth.observed.end], 1))
     assert len(times) > 0
     assert not gaps.contains(times).any()
     missing = [not gaps.select(np.array([i])).contains(samples).any() for i in range(len(gaps))]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ndt.errors import InputError
-from ndt.target import Part, Target, labelled, natural, place_columns, side_by_side, stacked, united
+from ndt.target import Part, Target, labelled, natural, part_columns, side_by_side, stacked, united
 
 VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
 HEAD = Part(name="head", kind="angle", dims=("yaw", "pitch"))
@@ -28,7 +28,7 @@ def test_each_kind_has_its_columns() -> None:
     assert HEAD.columns == ("cos(yaw)", "sin(yaw)", "cos(pitch)", "sin(pitch)")
     assert GO.columns == ("left", "right")
     assert [p.num_columns for p in (VEL, HEAD, GO)] == [2, 4, 2]
-    assert place_columns([VEL, HEAD, GO]) == [slice(0, 2), slice(2, 6), slice(6, 8)]
+    assert part_columns([VEL, HEAD, GO]) == [slice(0, 2), slice(2, 6), slice(6, 8)]
     assert GO.request == "class:trials/go"
 
 

@@ -10,9 +10,9 @@ from problems import recording
 from strategies import seeds
 
 from ndt.data.covariates import Column
-from ndt.data.splits import assign_blocks
+from ndt.data.splits import assign_splits
 from ndt.data.targets import build_targets, find_sources, offers, rows_at
-from ndt.data.windows import TRAIN, Grid, default_bin_size
+from ndt.data.windows import TRAIN, BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate
@@ -224,10 +224,10 @@ def test_names_that_fit_nothing_or_two_things_or_occur_twice_are_refused() -> No
 
 
 def test_the_blocks_of_a_split_are_nothing_to_decode() -> None:
-    session = assign_blocks(recording(), "first:20")
-    assert not offers(session, "split/block")
-    with pytest.raises(InputError, match="one of: vel, found 'block'"):
-        find_sources(session, "block")
+    session = assign_splits(recording(), "first:20")
+    assert not offers(session, "split/split")
+    with pytest.raises(InputError, match="one of: vel, found 'split'"):
+        find_sources(session, "split")
 
 
 def test_bins_are_those_of_the_coarsest_series_and_a_table_sets_none() -> None:
@@ -263,10 +263,10 @@ def test_a_lag_is_how_much_later_the_label_was_measured() -> None:
 )
 def test_no_label_is_carried_into_another_block_or_out_of_observed_time(lag, kept) -> None:
     start = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 8.0])  # bins of half a second, then a gap
-    block = np.array([1, 1, 1, 0, 2, 2, 2, 1, 1, 1], np.uint8)
+    split = np.array([1, 1, 1, 0, 2, 2, 2, 1, 1, 1], np.uint8)
     times = np.arange(40) / 4 + 0.25
     session = with_table([0.0], [9.0], cue=["a"], session=with_series(times, times, "clock"))
-    found = build_targets(session, "clock,cue", start, 0.5, lag=lag, block=block)
+    found = build_targets(session, "clock,cue", start, 0.5, lag=lag, split=split)
     np.testing.assert_array_equal(~np.isnan(found.values), np.array(kept, bool)[:, None].repeat(2, 1))
     np.testing.assert_array_equal(found.trial[1] >= 0, np.array(kept, bool))
 
@@ -274,14 +274,14 @@ def test_no_label_is_carried_into_another_block_or_out_of_observed_time(lag, kep
 @given(st.floats(-0.6, 0.6), seeds, st.sampled_from([((0.0, 30.0),), ((0.0, 9.0), (9.2, 21.0), (21.5, 30.0))]))
 def test_no_training_label_depends_on_what_was_measured_outside_training(lag, seed, observed) -> None:
     session = recording(observed)
-    grid = Grid(session, 0.05, 0.5)
+    binned = BinnedSession(session, 0.05, 0.5)
     series, rng = session.covariates["vel"], np.random.default_rng(seed)
-    train = grid.split.train.contains(series.timestamps)
+    train = binned.splits.train.contains(series.timestamps)
     values = np.where(train[:, None], series.values, rng.standard_normal(series.values.shape))
     other = replace(session, covariates={"vel": replace(series, values=values)})
-    rows = grid.block == TRAIN
+    rows = binned.split == TRAIN
     before, after = (
-        build_targets(s, "vel", grid.start, 0.05, lag=lag, block=grid.block).values[rows] for s in (session, other)
+        build_targets(s, "vel", binned.start, 0.05, lag=lag, split=binned.split).values[rows] for s in (session, other)
     )
     np.testing.assert_allclose(before, after, atol=1e-6)  # the filter sums by Fourier transforms, in another order
     assert np.isfinite(before).mean() > 0.8

@@ -41,7 +41,7 @@ def test_each_valid_count_is_packed_once(some) -> None:
         batch.seen.int() + batch.hidden.int() + (~batch.valid).int(), torch.ones_like(batch.counts).int()
     )
     torch.testing.assert_close(batch.visible, batch.seen.any(1))
-    torch.testing.assert_close(batch.wanted, batch.hidden.any(1))
+    torch.testing.assert_close(batch.predicted, batch.hidden.any(1))
     assert (batch.window.diff() >= 0).all()
 
 
@@ -76,7 +76,7 @@ def test_by_hand() -> None:
     np.testing.assert_array_equal(batch.window, [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(batch.hidden[:4], [[0, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]])
     np.testing.assert_array_equal(batch.visible, [True, False, False, True] + [True] * 4)
-    np.testing.assert_array_equal(batch.wanted, [True, True, True, False] + [False] * 4)
+    np.testing.assert_array_equal(batch.predicted, [True, True, True, False] + [False] * 4)
     assert batch.target.shape == (6, 0)
     assert batch.num_windows == 2
 

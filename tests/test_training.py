@@ -11,7 +11,7 @@ import torch
 from problems import TINY, recording, specification
 
 from ndt.config import PretrainConfig, TrainConfig
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.model import NDT
 from ndt.pretrain.objective import MaskedModelling
@@ -27,7 +27,7 @@ def problem(**changes) -> tuple[NDT, MaskedModelling]:
     spec = specification(sessions, dims=0, config=replace(TINY, **changes))
     config = PretrainConfig(model=spec.config, window=1.0, seed=3)
     torch.manual_seed(0)
-    return NDT(spec), MaskedModelling([Grid(s, 0.05, 1.0) for s in sessions], spec.vocabulary, config, 20)
+    return NDT(spec), MaskedModelling([BinnedSession(s, 0.05, 1.0) for s in sessions], spec.vocabulary, config, 20)
 
 
 def trainer(out: Path, config: TrainConfig = TRAIN, *, resume: bool = False, objective=None, **changes) -> Trainer:
@@ -179,9 +179,11 @@ def test_the_learning_rate_warms_up_and_falls_to_a_twentieth(tmp_path) -> None:
 
 def test_rows_of_tables_learn_at_their_own_rate(tmp_path) -> None:
     run = trainer(tmp_path)
-    tables = {id(run.model.unit), id(run.model.unit_place), id(run.model.context)}
+    tables = {id(run.model.unit), id(run.model.unit_site), id(run.model.context)}
     for group in run.optimizer.param_groups:
-        assert group["rate"] == (run.objective.config.table_rate if {id(p) for p in group["params"]} & tables else 1.0)
+        assert group["rate"] == (
+            run.objective.config.embedding_lr_scale if {id(p) for p in group["params"]} & tables else 1.0
+        )
     assert tables <= {id(p) for g in run.optimizer.param_groups if g["rate"] > 1 for p in g["params"]}
 
 
@@ -192,7 +194,7 @@ def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     for group in run.optimizer.param_groups:
         (decayed if group["weight_decay"] else free).update(names[id(p)] for p in group["params"])
     assert decayed | free == set(names.values())
-    tables = {"unit", "unit_place", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
+    tables = {"unit", "unit_site", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
     assert tables <= free
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
     assert {"place.wave.weight", "embed.gain.weight"} <= decayed

@@ -11,7 +11,7 @@ TRAIN = TrainConfig(steps=3, batch_size=4, valid_every=3)
 STUDY = StudyConfig(
     pretrain=PretrainConfig(model=SMALL, train=TRAIN, window=1.0),
     finetune=FinetuneConfig(
-        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), blend=("network", "ridge"), window=1.0
+        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), ensemble=("network", "ridge"), window=1.0
     ),
     label_seconds=(8.0,),
 )
@@ -24,7 +24,7 @@ def test_each_way_has_a_row_and_what_ended_is_not_done_again(tmp_path, monkeypat
     )
     monkeypatch.setattr(module, "CHANGED", tiny)
     rows = module.ways(tmp_path, 1, STUDY)
-    plain = {f"ways.{way}.8s" for way in (*module.LABELLED, *module.UNLABELLED)}
+    plain = {f"ways.{strategy}.8s" for strategy in (*module.LABELLED, *module.UNLABELLED)}
     assert {row["name"] for row in rows} == plain | {f"ways.{w}.8s.renamed" for w in ("full", *module.UNLABELLED)}
     assert all(row["peer"] == "ridge" and np.isfinite(row["value"]) for row in rows)
     by_name = {row["name"]: row for row in rows}

@@ -10,7 +10,7 @@ from problems import permuted, recording
 from strategies import recordings, seeds
 
 from ndt.data.covariates import default_covariate, find_covariate
-from ndt.data.windows import TEST, TRAIN, VALID, Grid, default_bin_size
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
@@ -19,9 +19,9 @@ from ndt.vocabulary import Vocabulary
 BIN = 0.1
 
 
-def tried(session: Session, guard: float = 0.5) -> Grid | None:
+def tried(session: Session, guard: float = 0.5) -> BinnedSession | None:
     try:
-        return Grid(session, BIN, guard)
+        return BinnedSession(session, BIN, guard)
     except InputError:  # too short to be split
         return None
 
@@ -45,35 +45,35 @@ def with_covariates(*found: Covariate) -> Session:
 
 @given(session=recordings())
 def test_bins_lie_in_their_piece_and_block(session) -> None:
-    grid = tried(session)
-    if grid is None:
+    binned = tried(session)
+    if binned is None:
         return
-    pieces = session.observed
-    end = grid.start + BIN
-    assert (grid.start >= pieces.start[grid.piece] - 1e-9).all()
-    assert (end <= pieces.end[grid.piece] + 1e-6).all()
-    left = pieces.end - pieces.start - np.bincount(grid.piece, minlength=len(pieces)) * BIN
+    segments = session.observed
+    end = binned.start + BIN
+    assert (binned.start >= segments.start[binned.segment] - 1e-9).all()
+    assert (end <= segments.end[binned.segment] + 1e-6).all()
+    left = segments.end - segments.start - np.bincount(binned.segment, minlength=len(segments)) * BIN
     assert (left < BIN).all()  # no bin that fits is missing
-    for code, block in zip((TRAIN, VALID, TEST), grid.split.blocks, strict=True):
-        rows = np.flatnonzero(grid.block == code)
-        inside = [(block & Intervals([grid.start[i]], [end[i]])).duration for i in rows]
+    for code, split in zip((TRAIN, VALID, TEST), binned.splits.blocks, strict=True):
+        rows = np.flatnonzero(binned.split == code)
+        inside = [(split & Intervals([binned.start[i]], [end[i]])).duration for i in rows]
         np.testing.assert_allclose(inside, BIN, atol=1e-6)
 
 
 @given(session=recordings(), window_bins=st.integers(1, 30), seed=seeds)
 def test_windows_cover_each_chosen_bin_once_and_cross_no_gap(session, window_bins, seed) -> None:
-    grid = tried(session)
-    if grid is None:
+    binned = tried(session)
+    if binned is None:
         return
     rng = np.random.default_rng(seed)
-    chosen = np.repeat(rng.random(len(grid) // 7 + 1) < 0.6, 7)[: len(grid)]
-    times, rows = np.zeros(len(grid), int), Vocabulary().extend([session]).rows(session)
-    for window, keep in grid.cover(chosen, window_bins, rows):
+    chosen = np.repeat(rng.random(len(binned) // 7 + 1) < 0.6, 7)[: len(binned)]
+    times, rows = np.zeros(len(binned), int), Vocabulary().extend([session]).rows(session)
+    for window, keep in binned.cover(chosen, window_bins, rows):
         first, last = window.index
         assert first <= keep < last <= first + window_bins
-        assert grid.piece[first] == grid.piece[last - 1]
+        assert binned.segment[first] == binned.segment[last - 1]
         assert keep - first >= min(
-            window_bins // 2, grid.place[keep]
+            window_bins // 2, binned.place[keep]
         )  # half a window of history, where there is so much
         assert len(window.counts) == last - first
         times[keep:last] += 1
@@ -82,28 +82,28 @@ def test_windows_cover_each_chosen_bin_once_and_cross_no_gap(session, window_bin
 
 @given(session=recordings(), seed=seeds)
 def test_runs_are_unbroken_and_complete(session, seed) -> None:
-    grid = tried(session)
-    if grid is None:
+    binned = tried(session)
+    if binned is None:
         return
-    chosen = np.random.default_rng(seed).random(len(grid)) < 0.8
-    runs = grid.runs(chosen)
+    chosen = np.random.default_rng(seed).random(len(binned)) < 0.8
+    runs = binned.runs(chosen)
     kept = np.concatenate([np.arange(a, b) for a, b in runs] or [np.zeros(0, int)])
     np.testing.assert_array_equal(kept, np.flatnonzero(chosen))
     for a, b in runs:
-        assert grid.piece[a] == grid.piece[b - 1]
-        assert b == len(grid) or not chosen[b] or grid.piece[b] != grid.piece[b - 1]
+        assert binned.segment[a] == binned.segment[b - 1]
+        assert b == len(binned) or not chosen[b] or binned.segment[b] != binned.segment[b - 1]
 
 
 def test_a_window_across_a_gap_is_refused() -> None:
-    grid = Grid(recording([(0.0, 10.0), (11.0, 40.0)]), BIN, 0.5)
+    binned = BinnedSession(recording([(0.0, 10.0), (11.0, 40.0)]), BIN, 0.5)
     with pytest.raises(AssertionError, match="gap"):
-        grid.counts(95, 105)
+        binned.counts(95, 105)
 
 
 def test_windows_hold_the_counts_of_their_bins() -> None:
     session = recording([(0.0, 10.0), (11.03, 40.0)], num_units=3)
-    grid, rows = Grid(session, BIN, 0.5), Vocabulary().extend([session]).rows(session)
-    window = grid.window(120, 150, rows)
+    binned, rows = BinnedSession(session, BIN, 0.5), Vocabulary().extend([session]).rows(session)
+    window = binned.window(120, 150, rows)
     for place, unit in enumerate(rows.order):
         times = session.spikes.timestamps[session.spikes.unit_index == unit]
         for t in range(30):
@@ -114,13 +114,13 @@ def test_windows_hold_the_counts_of_their_bins() -> None:
 def test_units_are_valid_where_they_were_observed_and_their_mean_is_over_that() -> None:
     rows = Intervals([0.0, 5.0, 0.0], [5.0, 40.0, 8.03], {"unit_index": np.array([0, 0, 1])})
     session = recording([(0.0, 40.0)], num_units=2, unit_observed=rows, rate_hz=20.0)
-    grid = Grid(session, BIN, 0.5)
-    _, valid = grid.counts(0, 400)
+    binned = BinnedSession(session, BIN, 0.5)
+    _, valid = binned.counts(0, 400)
     np.testing.assert_array_equal(valid.sum(0), [400, 80])  # the bin that 8.03 s cuts is not valid
-    counts, _ = grid.counts(0, 400)
+    counts, _ = binned.counts(0, 400)
     chosen = np.arange(400) < 100
     expected = [counts[:100, 0].mean(), counts[:80, 1].mean()]
-    np.testing.assert_allclose(grid.mean_counts(chosen), expected)
+    np.testing.assert_allclose(binned.mean_counts(chosen), expected)
 
 
 def test_the_order_of_units_in_the_file_is_of_no_account() -> None:
@@ -128,7 +128,7 @@ def test_the_order_of_units_in_the_file_is_of_no_account() -> None:
     other = permuted(session, np.random.default_rng(1).permutation(6))
     vocabulary = Vocabulary().extend([session])
     assert not (other.units.id == session.units.id).all()
-    a, b = (Grid(s, BIN, 0.5).window(3, 40, vocabulary.rows(s)) for s in (session, other))
+    a, b = (BinnedSession(s, BIN, 0.5).window(3, 40, vocabulary.rows(s)) for s in (session, other))
     for name in ("counts", "valid", "unit", "context"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert a.counts.std(0).min() > 0

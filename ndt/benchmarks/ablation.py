@@ -10,7 +10,7 @@ from typing import Any
 from ndt.benchmarks.studies import data_set, paired_row
 from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError
-from ndt.studies import departed, pretrained, run_all
+from ndt.studies import overridden, pretrained, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
 
@@ -41,7 +41,7 @@ def load_variants(path: Path, base: PretrainConfig) -> dict[str, PretrainConfig]
 
     Example of a file:
         default: {}
-        alike: {model.recency: 0.0}
+        alike: {model.locality_bias: 0.0}
     """
     import yaml
 
@@ -66,7 +66,7 @@ def _variant(path: Path, name: str, stated: Any, base: PretrainConfig) -> Pretra
     for dotted in departures:
         if dotted in FIXED:
             raise InputError(path, f"{name}.{dotted}", "a setting of variants", "one of the whole study")
-    config = departed(start, departures, path, name)
+    config = overridden(start, departures, path, name)
 
     return replace(
         config,

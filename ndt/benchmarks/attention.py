@@ -16,7 +16,7 @@ from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
 from ndt.memory import keep_freed_memory
-from ndt.routes import Arrangement, arrange
+from ndt.routes import PackedLayout, arrange
 
 __all__ = ["attention", "list_backends"]
 
@@ -35,7 +35,7 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
     rows = {x: arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
     calls = {order: _packed(rows[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
-    layers = {order: len(rows[order].routes) for order in ORDERS}  # a call takes each route, a layer one of them
+    layers = {order: len(rows[order].patterns) for order in ORDERS}  # a call takes each route, a layer one of them
     rates = {x: [batch.num_tokens * layers.get(x, 1) / s for s in taken] for x, taken in seconds.items()}
 
     names = {x: f"attention.{x}.{_backend(rows[x], dtype)}.{config.precision}" for x in ORDERS}
@@ -46,22 +46,28 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
 def list_backends() -> list[dict[str, Any]]:
     """Returns for each mask and precision which backend is chosen here, and why the others are not."""
     found, where = [], device()
-    for mask, reach in (("full", 0), ("causal", 0), ("causal", 100), ("time", 0)):
+    for mask, attention_window in (("full", 0), ("causal", 0), ("causal", 100), ("time", 0)):
         for dtype in (torch.float32, torch.bfloat16):
-            refusals = {name: b.refusal(mask, reach, where, dtype) for name, b in BACKENDS.items()}
-            chosen = chosen_backend(mask, reach, where, dtype)
+            refusals = {name: b.refusal(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
+            chosen = chosen_backend(mask, attention_window, where, dtype)
             name = next(name for name, b in BACKENDS.items() if b is chosen)
             precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             found.append(
-                {"mask": mask, "reach": reach, "precision": precision, "device": where.type, "chosen": name}
+                {
+                    "mask": mask,
+                    "attention_window": attention_window,
+                    "precision": precision,
+                    "device": where.type,
+                    "chosen": name,
+                }
                 | {"refusals": {k: v for k, v in refusals.items() if v}}
             )
 
     return found
 
 
-def _backend(rows: Arrangement, dtype: torch.dtype) -> str:
-    used = {chosen_backend(r.mask, r.reach, device(), dtype) for r in rows.routes}
+def _backend(rows: PackedLayout, dtype: torch.dtype) -> str:
+    used = {chosen_backend(r.mask, r.attention_window, device(), dtype) for r in rows.patterns}
 
     return "+".join(name for name, b in BACKENDS.items() if b in used)
 
@@ -72,12 +78,12 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor,
     return q, k, v
 
 
-def _packed(rows: Arrangement, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
+def _packed(rows: PackedLayout, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
     inputs = _inputs((len(rows.time), *heads), dtype)
 
     def call() -> None:
-        for route in rows.routes:
-            torch.autograd.grad(packed_attention(*inputs, route).sum(), inputs)
+        for pattern in rows.patterns:
+            torch.autograd.grad(packed_attention(*inputs, pattern).sum(), inputs)
 
     return call
 

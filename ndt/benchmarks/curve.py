@@ -21,13 +21,13 @@ KINDS = ("pretrained", "scratch")
 def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
     """A new simulated day decoded from seconds of its labels, by a network pretrained on other days and from scratch.
 
-    Pretraining sees the spikes of the training blocks of the simulated sessions, their labels where
+    Pretraining sees the spikes of the training splits of the simulated sessions, their labels where
     `study.pretrain.covariate` says so, and nothing of the day after the first subject's last, which is decoded; its
-    weights are chosen on the same sessions' validation blocks. Both networks then see the last so many seconds of the
-    new day's training block, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
+    weights are chosen on the same sessions' validation splits. Both networks then see the last so many seconds of the
+    new day's training split, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
     those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps.
-    Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation block, which the
-    seconds do not count. All are scored on its test block; rows have the networks alone.
+    Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation split, which the
+    seconds do not count. All are scored on its test split; rows have the networks alone.
 
     Writes ``config.yaml``, ``curve.json`` and ``report.html`` into `out`, runs into ``<out>/curve/``. Seeds are those
     of training; the sessions are the same.
@@ -51,7 +51,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     new = simulated(out / "data" / "new", longer, study.workers, [(0, day)])
     (session,), longest = new.session_ids, max(study.label_seconds)
     if longest > (has := labelled_seconds(new, study.finetune)):
-        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training block", longest)
+        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training split", longest)
     save_config(out, study, store.root)
     home = out / "curve"
     bases = pretrained_seeds(store.root, home / "pretrain", study.pretrain, seeds, study.workers)
@@ -60,7 +60,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     jobs = [
         partial(
             finetuned, home / f"{t:g}s" / kind / f"seed{s}", None if kind == "scratch" else bases[s], session, None,
-            new.root, replace(config, calibration=t, seed=s),
+            new.root, replace(config, label_seconds=t, seed=s),
         )
         for t, kind, s in places
     ]  # fmt: skip

@@ -16,7 +16,7 @@ def demo(config: BenchConfig) -> list[dict[str, Any]]:
         runs = [demo(out=out / f"seed{s}", seed=s, progress=False) for s in range(config.seeds)]
     sessions = [next(iter(r["sessions"].values())) for r in runs]
     scores = {peer: [s["baselines"][peer]["r2"] for s in sessions] for peer in sessions[0]["baselines"]}
-    network, delivered = ([s[part]["r2"] for s in sessions] for part in ("network", "test"))
+    network, ensemble = ([s[part]["r2"] for s in sessions] for part in ("network", "test"))
     rows = [row("demo.network", network, "R2", peer, theirs) for peer, theirs in scores.items()]
 
-    return [*rows, row("demo.delivered", delivered, "R2", "ridge", scores["ridge"])]
+    return [*rows, row("demo.ensemble", ensemble, "R2", "ridge", scores["ridge"])]

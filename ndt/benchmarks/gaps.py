@@ -25,7 +25,7 @@ from ndt.vocabulary import Vocabulary
 __all__ = ["Truth", "gaps", "in_gap", "ours", "simulate", "write"]
 
 SECONDS, UNOBSERVED, NUM_GAPS, NUM_UNITS = 600.0, 0.2, 12, 48
-SHORTEST = 2.0  # seconds of a gap or of a piece at least
+SHORTEST = 2.0  # seconds of a gap or of a segment at least
 RATES_HZ = (1.0, 50.0)
 BIN_SIZE, WINDOW_BINS, NUM_WINDOWS = 0.02, 50, 2000
 
@@ -46,7 +46,7 @@ class Truth(NamedTuple):
     spikes: list[Array]
 
 
-class Reading(NamedTuple):
+class ReadContext(NamedTuple):
     """What a tool makes of the file.
 
     Arguments:
@@ -65,10 +65,10 @@ def simulate(seed: int) -> Truth:
     rates = np.exp(rng.uniform(np.log(low), np.log(high), NUM_UNITS))
     lost, kept = UNOBSERVED * SECONDS, (1 - UNOBSERVED) * SECONDS
     gap = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS)) * (lost - SHORTEST * NUM_GAPS)
-    piece = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS + 1)) * (kept - SHORTEST * (NUM_GAPS + 1))
-    start = np.cumsum(np.r_[0.0, piece[:-1] + gap])
-    observed = Intervals(start, start + piece)
-    run = np.r_[0.0, np.cumsum(piece)]
+    segment = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS + 1)) * (kept - SHORTEST * (NUM_GAPS + 1))
+    start = np.cumsum(np.r_[0.0, segment[:-1] + gap])
+    observed = Intervals(start, start + segment)
+    run = np.r_[0.0, np.cumsum(segment)]
 
     def spikes(rate: float) -> Array:
         at = np.sort(rng.uniform(0, kept, rng.poisson(rate * kept)))  # on a clock that stands still in gaps
@@ -91,24 +91,24 @@ def write(truth: Truth, path: Path) -> None:
     write_recording(recording, path)
 
 
-def ours(path: Path, seed: int) -> Reading:
+def ours(path: Path, seed: int) -> ReadContext:
     """Reads the file, and draws windows as pretraining does."""
     from ndt.data.nwb import read_nwb
     from ndt.data.sampler import Sampler
-    from ndt.data.windows import Grid
+    from ndt.data.windows import BinnedSession
 
     session: Session = read_nwb(path, IngestConfig(probe_seconds=0.0))
-    grid = Grid(session, BIN_SIZE, 0.0)
-    chosen = np.ones(len(grid), bool)
+    binned = BinnedSession(session, BIN_SIZE, 0.0)
+    chosen = np.ones(len(binned), bool)
     vocabulary = Vocabulary().extend([session])
-    sampler = Sampler([grid], [chosen], vocabulary, window_bins=WINDOW_BINS, min_bins=WINDOW_BINS, seed=seed)
+    sampler = Sampler([binned], [chosen], vocabulary, window_bins=WINDOW_BINS, min_bins=WINDOW_BINS, seed=seed)
     drawn = [sampler.draw(sampler.generator(0, i))[1].index for i in range(NUM_WINDOWS)]
-    windows = [(grid.start[first], grid.start[last - 1] + BIN_SIZE) for first, last in drawn]
+    windows = [(binned.start[first], binned.start[last - 1] + BIN_SIZE) for first, last in drawn]
 
-    return Reading(grid.mean_counts(chosen) / BIN_SIZE, np.array(windows))
+    return ReadContext(binned.mean_counts(chosen) / BIN_SIZE, np.array(windows))
 
 
-def _pynapple(path: Path, seed: int) -> Reading:
+def _pynapple(path: Path, seed: int) -> ReadContext:
     nap = importlib.import_module("pynapple")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -117,10 +117,10 @@ def _pynapple(path: Path, seed: int) -> Reading:
         support = units.time_support
         file.close()
 
-    return Reading(np.asarray(units.rate, np.float64), _uniform(support.start, support.end, seed))
+    return ReadContext(np.asarray(units.rate, np.float64), _uniform(support.start, support.end, seed))
 
 
-def _temporaldata(path: Path, seed: int) -> Reading:
+def _temporaldata(path: Path, seed: int) -> ReadContext:
     temporaldata = importlib.import_module("temporaldata")
     pynwb = importlib.import_module("pynwb")
     with pynwb.NWBHDF5IO(str(path), "r") as io:
@@ -131,10 +131,10 @@ def _temporaldata(path: Path, seed: int) -> Reading:
     start, end = spikes.domain.start, spikes.domain.end
     rates = np.bincount(spikes.unit_index, minlength=len(trains)) / float(np.sum(end - start))
 
-    return Reading(rates, _uniform(start, end, seed))
+    return ReadContext(rates, _uniform(start, end, seed))
 
 
-PEERS: dict[str, Callable[[Path, int], Reading]] = {"pynapple": _pynapple, "temporaldata": _temporaldata}
+MEMBERS: dict[str, Callable[[Path, int], ReadContext]] = {"pynapple": _pynapple, "temporaldata": _temporaldata}
 
 
 def _uniform(start: Array, end: Array, seed: int) -> Array:
@@ -149,15 +149,15 @@ def _uniform(start: Array, end: Array, seed: int) -> Array:
 
 def in_gap(windows: Array, observed: Intervals) -> NDArray[np.bool_]:
     """Returns which windows (M, 2) hold more than a microsecond that was not observed."""
-    pieces = observed.coalesce()
-    edges = np.stack([pieces.start, pieces.end], 1).ravel()
-    seen = np.cumsum(np.r_[0.0, np.stack([pieces.end - pieces.start, np.zeros(len(pieces))], 1).ravel()[:-1]])
+    segments = observed.coalesce()
+    edges = np.stack([segments.start, segments.end], 1).ravel()
+    seen = np.cumsum(np.r_[0.0, np.stack([segments.end - segments.start, np.zeros(len(segments))], 1).ravel()[:-1]])
     inside = np.diff(np.interp(windows, edges, seen), axis=1)[:, 0]  # of a clock that stands still in gaps
 
     return inside < windows[:, 1] - windows[:, 0] - 1e-6
 
 
-def _measures(found: Reading, truth: Truth) -> dict[str, float]:
+def _measures(found: ReadContext, truth: Truth) -> dict[str, float]:
     error = found.rates - truth.rates
 
     return {
@@ -176,7 +176,7 @@ def gaps(config: BenchConfig) -> list[dict[str, Any]]:
     Three rows a peer: mean error of rates; the same as root mean square of standard errors, which is 1 where sampling
     alone is to blame; share of windows in which something was not observed. Peers that are not installed have no rows.
     """
-    readers = {"ours": ours} | {name: read for name, read in PEERS.items() if find_spec(name)}
+    readers = {"ours": ours} | {name: read for name, read in MEMBERS.items() if find_spec(name)}
     found: dict[str, dict[str, list[float]]] = {name: {key: [] for key in UNITS} for name in readers}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(config.seeds):

@@ -15,7 +15,7 @@ from ndt.checkpoint import ModelSpec
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.ingest import ingest
 from ndt.data.store import Store
-from ndt.data.windows import Grid
+from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
 from ndt.memory import keep_freed_memory
 from ndt.pretrain.objective import MaskedModelling
@@ -52,8 +52,8 @@ def loader(config: BenchConfig) -> list[dict[str, Any]]:
         store = write_store(Path(folder), config.sessions)
         sessions = [store.session(s) for s in store.session_ids]
         vocabulary, window_bins = Vocabulary().extend(sessions), round(settings.window / BIN_SIZE)
-        grids = [Grid(s, BIN_SIZE, window_bins * BIN_SIZE) for s in sessions]
-        objective = MaskedModelling(grids, vocabulary, settings, window_bins)
+        binned_sessions = [BinnedSession(s, BIN_SIZE, window_bins * BIN_SIZE) for s in sessions]
+        objective = MaskedModelling(binned_sessions, vocabulary, settings, window_bins)
         draws = iter(range(10**9))  # no batch is drawn twice
         made: list[Batch] = []
         spec = ModelSpec(

@@ -22,14 +22,14 @@ class Padded:
 
     Arguments:
         counts: Spikes of each unit of each token, shape (B, L, P).
-        wanted: Which of them the model must predict, shape (B, L, P).
+        predicted: Which of them the model must predict, shape (B, L, P).
         hidden: Whether any of the token must be predicted, shape (B, L).
         padding: Whether there is no token, shape (B, L).
         time: Bin of each token; of padding, later than all, shape (B, L).
     """
 
     counts: Int[Tensor, "B L P"]
-    wanted: Bool[Tensor, "B L P"]
+    predicted: Bool[Tensor, "B L P"]
     hidden: Bool[Tensor, "B L"]
     padding: Bool[Tensor, "B L"]
     time: Int[Tensor, "B L"]
@@ -40,14 +40,14 @@ def padded(batch: Batch, sequences: int) -> list[Padded]:
     lengths = torch.bincount(batch.window, minlength=batch.num_windows)
     B, L = batch.num_windows, int(lengths.max())
     place = torch.arange(len(batch.window), device=batch.window.device) - (lengths.cumsum(0) - lengths)[batch.window]
-    wanted = batch.hidden
+    predicted = batch.hidden
     kept = torch.where(batch.valid, batch.counts.long(), 0)
     late = int(batch.time.max()) + 1
-    columns = {"counts": kept, "wanted": wanted, "hidden": wanted.any(-1), "padding": None, "time": batch.time}
+    columns = {"counts": kept, "predicted": predicted, "hidden": predicted.any(-1), "padding": None, "time": batch.time}
     whole = {}
     for name, x in columns.items():
         fill = {"padding": True, "time": late}.get(name, 0)
-        x = torch.zeros_like(wanted[:, 0]) if x is None else x
+        x = torch.zeros_like(predicted[:, 0]) if x is None else x
         whole[name] = x.new_full((B, L, *x.shape[1:]), fill)
         whole[name][batch.window, place] = x
 
@@ -105,4 +105,4 @@ class PaddedTransformer(nn.Module):
 
 def padded_loss(model: nn.Module, x: Padded) -> Float[Tensor, ""]:
     """Returns the Poisson likelihood of what is hidden, summed."""
-    return poisson_nll(model(x), x.counts, x.wanted)
+    return poisson_nll(model(x), x.counts, x.predicted)

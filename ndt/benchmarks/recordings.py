@@ -20,7 +20,7 @@ __all__ = ["recordings"]
 
 FOLDS = {"A2929": 5}  # blocked folds, each its own run; the others have the session's own blocks
 ANGLES = ("A2929",)  # whose median error in degrees is reported beside R²
-FEWER = ("ridge", "recurrent", "naive_bayes")  # what may have a share in the blend, and no more
+FEWER = ("ridge", "gru", "naive_bayes")  # what may have a share in the blend, and no more
 
 
 def recordings(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def _jobs(name: str, store: "Store", out: Path, seeds: int, study: StudyConfig) 
             for seed in range(seeds):
                 split = f"fold:{fold}/{folds}" if folds > 1 and fold else ""
                 baselines = FEWER if t else BASELINES
-                config = replace(study.finetune, calibration=t, split=split, seed=seed, baselines=baselines)
+                config = replace(study.finetune, label_seconds=t, split=split, seed=seed, baselines=baselines)
                 folder = out / name / f"{f'{t:g}s' if t else 'all'}{f'.fold{fold}' if split else ''}.seed{seed}"
                 jobs[name, t, fold, seed] = partial(finetuned, folder, None, session, None, store, config)
 
@@ -98,9 +98,9 @@ def _rows(name: str, found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[
             own = {part: [m[part][score] for m in runs] for part in ("test", "network")}
             named = {peer: [m["baselines"].get(peer, {}).get(score) for m in runs] for peer in runs[0]["baselines"]}
             label = f"{name}.{f'{t:g}s.' if t else ''}{score}"
-            for peer in ("ridge", "ridge_gated", "recurrent") if not t else ("ridge",):
+            for peer in ("ridge", "ridge_time_gain", "gru") if not t else ("ridge",):
                 if _all(named.get(peer)):
-                    row = paired_row(f"{label}.delivered", own["test"], unit, peer, named[peer], budget)
+                    row = paired_row(f"{label}.ensemble", own["test"], unit, peer, named[peer], budget)
                     rows.append(row | ({"errors_above": _errors_above(runs, peer)} if score == "r2" else {}))
                     rows.append(paired_row(f"{label}.network", own["network"], unit, peer, named[peer], budget))
             if not t:
@@ -118,7 +118,7 @@ def _errors_above(runs: list[dict[str, Any]], peer: str) -> list[float | None]:
     """By how many of its standard errors, by block bootstrap, what each run delivers is above a baseline."""
     found = [m["baselines"][peer] for m in runs]
 
-    return [b["delivered_over"] / b["delivered_over_error"] if b.get("delivered_over_error") else None for b in found]
+    return [b["ensemble_over"] / b["ensemble_over_error"] if b.get("ensemble_over_error") else None for b in found]
 
 
 def _all(values: Sequence[float | None] | None) -> bool:
@@ -142,7 +142,7 @@ def _coverage(name: str, t: float, runs: list[dict[str, Any]], budget: str) -> d
 def _transferred(found: dict[tuple[Any, ...], dict[str, Any]]) -> list[dict[str, Any]]:
     pairs = [(m, found["chewie2", 0.0, 1, key[3]]) for key, m in found.items() if key[0] == "transfer"]
     rows = []
-    for label, part in (("network", "network"), ("delivered", "test")) if pairs else ():
+    for label, part in (("network", "network"), ("ensemble", "test")) if pairs else ():
         own, other = ([m[part]["r2"] for m in side] for side in zip(*pairs, strict=True))
         rows.append(paired_row(f"chewie2.pretrained.{label}", own, "R2", "scratch", other, "all training time"))
 

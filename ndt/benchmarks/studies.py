@@ -102,14 +102,14 @@ def pretrained_seeds(store: Path, folder: Path, config: PretrainConfig, seeds: i
 
 
 def labelled_seconds(store: "Store", config: FinetuneConfig) -> float:
-    """Returns the seconds of labels in the training block of a store's only session."""
-    from ndt.data.windows import Grid, default_bin_size
+    """Returns the seconds of labels in the training split of a store's only session."""
+    from ndt.data.windows import BinnedSession, default_bin_size
     from ndt.finetune.unlabelled import seconds_of_labels
 
     (session,) = (store.session(s) for s in store.session_ids)
-    grid = Grid(session, config.bin_size or default_bin_size([session]), config.window)
+    binned = BinnedSession(session, config.bin_size or default_bin_size([session]), config.window)
 
-    return seconds_of_labels(grid, None, config)
+    return seconds_of_labels(binned, None, config)
 
 
 def paired_row(

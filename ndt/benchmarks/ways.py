@@ -26,7 +26,7 @@ UNLABELLED = ("unadapted", "unsupervised", "align")
 class _Run(NamedTuple):
     """One run: what is done, with how many seconds, whether units go by new names, and its seed."""
 
-    way: str
+    strategy: str
     seconds: float
     renamed: bool
     seed: int
@@ -34,17 +34,17 @@ class _Run(NamedTuple):
     @property
     def name(self) -> str:
         """Of its row."""
-        return f"ways.{self.way}.{self.seconds:g}s{'.renamed' if self.renamed else ''}"
+        return f"ways.{self.strategy}.{self.seconds:g}s{'.renamed' if self.renamed else ''}"
 
 
 def ways(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """A new simulated day is adapted to, each way from the last so many seconds of its training block.
+    """A new simulated day is adapted to, each way from the last so many seconds of its training split.
 
     Eight sessions of two subjects (`CHANGED`); seven are pretrained on with their labels. Of the eighth's units half
     were there the day before. Ways that need labels have as many seconds of them; those that do not have the spikes of
     those seconds alone, and ``unadapted`` the mean rates. ``renamed`` is the same day with all its units under new
-    names, as after sorting anew. Rows have the R² of the network alone on the test block, beside ridge's from as many
-    seconds of labels; the labels of the validation block choose weights where labels are learned from, and penalties.
+    names, as after sorting anew. Rows have the R² of the network alone on the test split, beside ridge's from as many
+    seconds of labels; the labels of the validation split choose weights where labels are learned from, and penalties.
 
     Arguments:
         out: Folder of the study; what has ended there is not done again.
@@ -74,8 +74,8 @@ def ways(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[s
 def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
     for t in seconds:
         for s in range(seeds):
-            yield from (_Run(way, t, False, s) for way in (*LABELLED, *UNLABELLED))
-            yield from (_Run(way, t, True, s) for way in ("full", *UNLABELLED))
+            yield from (_Run(strategy, t, False, s) for strategy in (*LABELLED, *UNLABELLED))
+            yield from (_Run(strategy, t, True, s) for strategy in ("full", *UNLABELLED))
 
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
     from ndt.data.store import Store
     from ndt.runs import read_json
 
-    adapt = {"scratch": "full", "unadapted": "unsupervised"}.get(run.way, run.way)
+    strategy = {"scratch": "full", "unadapted": "unsupervised"}.get(run.strategy, run.strategy)
     model = load_model(base)
-    config = replace(config, calibration=run.seconds, seed=run.seed, adapt=adapt, bin_size=model.spec.bin_size)
-    if run.way != "unadapted":
-        return finetuned(folder, None if run.way == "scratch" else base, DAY, COVARIATE, store, config)
+    config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=model.spec.bin_size)
+    if run.strategy != "unadapted":
+        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, COVARIATE, store, config)
     asked = {"settings": asdict(config), "data": sources(Store(store), [DAY]), "base": read_json(base / ASKED)}
 
     return finish(folder, asked, partial(_leave, model, store, config))
@@ -98,18 +98,18 @@ def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume
     """Writes the scores of a model that learns only the mean rates of the session's units."""
     from ndt.checkpoint import write_json
     from ndt.data.store import Store
-    from ndt.data.windows import Grid
+    from ndt.data.windows import BinnedSession
     from ndt.finetune.scoring import score_session
     from ndt.finetune.unlabelled import kept_target, last_seconds
 
     del resume  # there is nothing to go on from
     session = Store(store).session(DAY)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
-    grid = Grid(session, spec.bin_size, spec.bin_size * spec.window_bins)
-    chosen = last_seconds(grid, config.calibration)
-    model = model.extended(spec).eval().observe(session, grid.mean_counts(chosen))
-    target = kept_target(spec.covariate, grid, COVARIATE)
-    write_json(out / "metrics.json", score_session(model, grid, target, chosen, config).metrics)
+    binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)
+    chosen = last_seconds(binned, config.label_seconds)
+    model = model.extended(spec).eval().observe(session, binned.mean_counts(chosen))
+    target = kept_target(spec.covariate, binned, COVARIATE)
+    write_json(out / "metrics.json", score_session(model, binned, target, chosen, config).metrics)
 
 
 def _rows(metrics: dict[_Run, dict[str, Any]], seeds: int, budget: str) -> list[dict[str, Any]]:
