@@ -1,15 +1,15 @@
 """Recordings: files in, a store of sessions out. Importing this reads neither pynwb nor h5py.
 
-`ndt.data.ingest.ingest`, `ndt.data.inspect.inspect` and `ndt.data.read.read` are offered by `ndt` and not here, where
+`ndt.data.ingest.ingest`, `ndt.data.inspection.inspect.inspect` and `ndt.data.read.files.read` are offered by `ndt` and not here, where
 they would hide their own modules.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ndt.data.arrays import from_arrays
-    from ndt.data.probe import find_files
-    from ndt.data.pynapple import from_pynapple, to_pynapple
+    from ndt.data.read.arrays import from_arrays
+    from ndt.data.read.file_probe import find_files
+    from ndt.data.read.pynapple import from_pynapple, to_pynapple
     from ndt.data.store import Store, read_session, write_session
 
 __all__ = [
@@ -24,11 +24,11 @@ __all__ = [
 
 _HOMES = {
     "Store": "store",
-    "find_files": "probe",
-    "from_arrays": "arrays",
-    "from_pynapple": "pynapple",
+    "find_files": "read.file_probe",
+    "from_arrays": "read.arrays",
+    "from_pynapple": "read.pynapple",
     "read_session": "store",
-    "to_pynapple": "pynapple",
+    "to_pynapple": "read.pynapple",
     "write_session": "store",
 }
 

@@ -21,7 +21,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndt.config import IngestConfig
-from ndt.data.probe import file_source, find_files, session_id_of
+from ndt.config.reader import as_config
+from ndt.data.inspection.summary import summarise
+from ndt.data.read.file_probe import file_source, find_files, session_id_of
 from ndt.data.store import (
     STORE_VERSION,
     Store,
@@ -31,14 +33,12 @@ from ndt.data.store import (
     write_manifest,
     write_session,
 )
-from ndt.data.summary import summarise
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session
-from ndt.settings import as_config
 
 if TYPE_CHECKING:
-    from ndt.data.remote import RemoteFile
+    from ndt.data.read.remote import RemoteFile
 
     Source = Path | RemoteFile | Session
 
@@ -63,7 +63,7 @@ def ingest(
     succeeds, and raises `InputError` at the end.
 
     Arguments:
-        files: Files, patterns for them, ``dandi:…`` addresses, or sessions (`ndt.data.arrays.from_arrays`), which are
+        files: Files, patterns for them, ``dandi:…`` addresses, or sessions (`ndt.data.read.arrays.from_arrays`), which are
             written anew each time.
         out: Directory of the store; made where missing, added to where not.
         config: How files become sessions. The workers of a `cluster` see files and store under the same paths, as on a
@@ -222,7 +222,7 @@ def _read(source: "Source", config: IngestConfig) -> Session:
         from ndt.data.selection import prepare
 
         return prepare(source, config)
-    from ndt.data.read import read  # its readers take a second to import: only where a file is read
+    from ndt.data.read.files import read  # its readers take a second to import: only where a file is read
 
     return read(source, config)
 

@@ -13,8 +13,8 @@ from ndt.data.covariates import matching_covariates
 from ndt.data.resample import resample
 from ndt.data.splits import split, within
 from ndt.errors import InputError
+from ndt.evaluation.nlb import NlbTask
 from ndt.intervals import Intervals
-from ndt.nlb import NlbTask
 from ndt.session import Session, Spikes, Units
 from ndt.spikes import bin_spikes, num_bins, observed_bins
 
@@ -205,7 +205,7 @@ def nlb_targets(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns what rates of evaluated trials are scored against, and one sentence for each score that cannot be had.
 
-    Arrays have the benchmark's names; see `ndt.nlb.score_submission`.
+    Arrays have the benchmark's names; see `ndt.evaluation.nlb.score_submission`.
 
     Velocity is read at the start of each bin, `lag` later, behind a low-pass filter that is not the benchmark's own to
     the last digit. Trials of dmfc_rsg are not moved at random (jitter), as the benchmark's validation trials are, nor

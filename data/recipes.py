@@ -1,6 +1,6 @@
 """Recipes of public data sets: YAML of what to read of them and how, under which licence, and whether that was tried.
 
-A recipe holds no code. Its part `ingest` is settings like any other (`ndt.config_data.IngestConfig`), so a key that is
+A recipe holds no code. Its part `ingest` is settings like any other (`ndt.config.data.IngestConfig`), so a key that is
 none fails, and can be overridden. ``tried: false`` says that nobody has run it on the real files yet, and `reason` why.
 """
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ndt.config_data import IngestConfig
+from ndt.config.data import IngestConfig
+from ndt.config.reader import fill_config
 from ndt.errors import InputError
-from ndt.settings import fill_config
 
 __all__ = ["Recipe", "load_recipe", "recipe_names", "recipes_table"]
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
-from ndt.tokens import Window
-from ndt.vocabulary import Vocabulary
+from ndt.model.tokens import Window
+from ndt.model.vocabulary import Vocabulary
 
 __all__ = ["Sampler"]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ndt.config import IngestConfig
 from ndt.data.covariates import derivative, find_covariate
 from ndt.data.expressions import chosen_units
-from ndt.data.reading import by_unit, joined, named, observed_spikes, slope_of
+from ndt.data.read.context import by_unit, joined, named, observed_spikes, slope_of
 from ndt.data.splits import assign_splits
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -28,7 +28,7 @@ def prepare(session: Session, config: IngestConfig) -> Session:
     where = session.source.get("path", session.session_id)
     session = _covariates(session, config, where)
     if config.select:
-        from ndt.data.quality import unit_measures
+        from ndt.data.inspection.quality import unit_measures
 
         columns = {**unit_measures(session), **session.units.columns}
         keep = np.flatnonzero(chosen_units(config.select, columns, where))
@@ -184,7 +184,7 @@ def group_duplicates(session: Session, drop: bool) -> Session:
 
     Of duplicates the one with most spikes stays.
     """
-    from ndt.data.synchrony import groups, measure_synchrony
+    from ndt.data.inspection.synchrony import groups, measure_synchrony
 
     pairs = measure_synchrony(session).pairs  # what is cross-talk alone is grouped, but not dropped
     group = groups([p for p in pairs if p.kind == "duplicate"] if drop else pairs, session.num_units)

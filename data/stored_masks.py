@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.data.windows import TRAIN, VALID, BinnedSession
-from ndt.likelihood import poisson_nll
-from ndt.masking import draw_mask
-from ndt.metrics import bits_per_spike
-from ndt.model import NDT
-from ndt.tokens import Batch, Window, pack
-from ndt.vocabulary import Rows, Vocabulary
+from ndt.evaluation.metrics import bits_per_spike
+from ndt.model.likelihood import poisson_nll
+from ndt.model.masking import draw_mask
+from ndt.model.tokens import Batch, Window, pack
+from ndt.model.transformer import NDT
+from ndt.model.vocabulary import Rows, Vocabulary
 
 __all__ = ["VALID_MASKS", "ValidWindow", "masked_likelihood", "valid_windows"]
 
@@ -24,7 +24,7 @@ Labels = NDArray[np.float32]
 VALID_WINDOWS = 192  # at most so many validation windows: validation is a minor share of training
 VALID_SEED = 977
 VALID_PATCH = 32  # of the random mask, whatever the model's patches: all models are asked the same
-VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # kinds, and the ratio of each; see `ndt.masking`
+VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # kinds, and the ratio of each; see `ndt.model.masking`
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from ndt.config import FinetuneConfig, PretrainConfig
 from ndt.data.splits import split, within
 from ndt.data.targets import find_sources
 from ndt.errors import InputError
+from ndt.model.tokens import Window
+from ndt.model.vocabulary import Rows
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
-from ndt.tokens import Window
-from ndt.vocabulary import Rows
 
 __all__ = [
     "TEST",

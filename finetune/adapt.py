@@ -9,31 +9,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ndt.architectures import load_model, new_model
-from ndt.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.config import FinetuneConfig, TrainConfig
-from ndt.convolution import TCNDecoder
+from ndt.config.reader import as_config
 from ndt.data.leaks import check_base
 from ndt.data.splits import assign_splits
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession, default_bin_size, longest_window
 from ndt.errors import InputError
-from ndt.finetune.aligning import align
+from ndt.finetune.alignment import align
 from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
+from ndt.finetune.decoder_stage import DecoderStage
+from ndt.finetune.decoding import Decoding
 from ndt.finetune.lags import choose_lag
-from ndt.finetune.objective import Decoding
 from ndt.finetune.probe import fit_probe
-from ndt.finetune.refining import DecoderStage
 from ndt.finetune.scoring import score_nothing, score_session
+from ndt.finetune.strategies import STRATEGIES, choose_strategy
 from ndt.finetune.unlabelled import FEWEST, can_be_scored, kept_target, last_seconds, seconds_of_labels
-from ndt.finetune.ways import STRATEGIES, choose_strategy
-from ndt.model import NDT
+from ndt.model.architectures import load_model, new_model
+from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
+from ndt.model.tcn import TCNDecoder
+from ndt.model.transformer import NDT
+from ndt.model.vocabulary import Vocabulary
 from ndt.session import Covariate, Session
-from ndt.settings import as_config
 from ndt.target import Target, labelled
-from ndt.training import Trainer
-from ndt.vocabulary import Vocabulary
+from ndt.train.loop import Trainer
 
 __all__ = ["Decoder", "finetune", "opened"]
 

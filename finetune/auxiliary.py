@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import TargetSpec
 from ndt.data.targets import build_targets, offers
 from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.unlabelled import FEWEST
+from ndt.model.checkpoint import TargetSpec
 from ndt.target import Part, Target, labelled
 
 __all__ = ["auxiliary_parts", "auxiliary_values"]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.baselines import Lagged
 from ndt.config import FinetuneConfig
-from ndt.controls import block_permuted_targets, circularly_shifted_targets, fit_time_gain, fit_time_only
 from ndt.data.windows import BinnedSession
+from ndt.decoders.controls import block_permuted_targets, circularly_shifted_targets, fit_time_gain, fit_time_only
+from ndt.decoders.kalman import Kalman, fit_kalman
+from ndt.decoders.naive_bayes import fit_naive_bayes
+from ndt.decoders.ridge import Lagged
 from ndt.errors import InputError
-from ndt.kalman import Kalman, fit_kalman
-from ndt.naive_bayes import fit_naive_bayes
-from ndt.pieces import labelled
+from ndt.segments import labelled
 
 if TYPE_CHECKING:
-    from ndt.recurrent import GRU
+    from ndt.decoders.gru import GRU
 
 __all__ = ["Baselines"]
 
@@ -131,7 +131,7 @@ def _kalman(*rows: Any, bin_size: float, kind: str) -> Kalman:
 
 
 def _recurrent(*rows: Any, **settings: Any) -> "GRU":
-    from ndt.recurrent import fit_gru  # torch, which no other baseline needs
+    from ndt.decoders.gru import fit_gru  # torch, which no other baseline needs
 
     return fit_gru(*rows, **settings)
 

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ndt.checkpoint import ModelSpec, save_config
 from ndt.config import FinetuneConfig
 from ndt.data.splits import split
 from ndt.data.store import Store
 from ndt.errors import InputError
 from ndt.finetune.adapt import opened
-from ndt.label_curve import LabelCurve, gather
-from ndt.model import NDT
-from ndt.studies import finetuned, run_all
+from ndt.model.checkpoint import ModelSpec, save_config
+from ndt.model.transformer import NDT
+from ndt.reports.label_curve import LabelCurve, gather
+from ndt.train.studies import finetuned, run_all
 
 __all__ = ["SECONDS", "label_curve"]
 

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.architectures import load_model
-from ndt.checkpoint import read_json, write_json
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
-from ndt.delivered import Ensemble
+from ndt.decoders.ensemble import Ensemble
 from ndt.errors import InputError
-from ndt.finetune.objective import decode
+from ndt.evaluation.scores import score
+from ndt.finetune.decoding import decode
 from ndt.finetune.scoring import certainty, scored_rows
-from ndt.model import NDT
-from ndt.scores import score
+from ndt.model.architectures import load_model
+from ndt.model.checkpoint import read_json, write_json
+from ndt.model.transformer import NDT
 from ndt.target import Target, labelled
 
 __all__ = ["BLOCKS", "evaluate"]

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.baselines import fit_ridge
 from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import VALID, BinnedSession
+from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
-from ndt.metrics import r2
+from ndt.evaluation.metrics import r2
 from ndt.target import Target, labelled
 
 __all__ = ["choose_lag"]

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ndt.baselines import ALPHAS, ridge_weights
 from ndt.data.windows import VALID, BinnedSession
-from ndt.inference import per_window
-from ndt.linear import LinearDecoder
-from ndt.metrics import r2
-from ndt.model import NDT
-from ndt.pieces import Array, Scaler
+from ndt.decoders.ridge import ALPHAS, ridge_weights
+from ndt.evaluation.metrics import r2
+from ndt.model.inference import per_window
+from ndt.model.linear import LinearDecoder
+from ndt.model.transformer import NDT
+from ndt.segments import Array, Scaler
 from ndt.target import part_columns
 
 __all__ = ["fit_classes", "fit_probe", "fit_readout"]

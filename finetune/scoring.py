@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.blend import combined, ensemble_weights
-from ndt.bootstrap import block_bootstrap_r2
 from ndt.config import FinetuneConfig
-from ndt.conformal import Conformal
 from ndt.data.windows import TEST, VALID, BinnedSession
-from ndt.delivered import Ensemble, PartEnsemble
+from ndt.decoders.blend import combined, ensemble_weights
+from ndt.decoders.drift import Flags, InputDrift
+from ndt.decoders.ensemble import Ensemble, PartEnsemble
 from ndt.errors import InputError
+from ndt.evaluation.bootstrap import block_bootstrap_r2
+from ndt.evaluation.conformal import Conformal
+from ndt.evaluation.metrics import r2
+from ndt.evaluation.scores import score
 from ndt.finetune.baselines import Baselines
-from ndt.finetune.objective import decode
-from ndt.input_range import Flags, InputDrift
-from ndt.metrics import r2
-from ndt.model import NDT
-from ndt.scores import score
+from ndt.finetune.decoding import decode
+from ndt.model.transformer import NDT
 from ndt.target import Target, labelled
 
 __all__ = ["Scored", "certainty", "score_nothing", "score_session"]

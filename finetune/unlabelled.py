@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import TargetSpec
 from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets, find_sources
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
+from ndt.model.checkpoint import TargetSpec
 from ndt.target import Target, labelled
 
 __all__ = ["FEWEST", "can_be_scored", "kept_target", "last_seconds", "seconds_of_labels"]

@@ -7,30 +7,31 @@ if TYPE_CHECKING:
     from ndt.api import embed as embed
     from ndt.api import recipe as recipe
     from ndt.api import report as report
-    from ndt.architectures import load_model as load_model
     from ndt.data.ingest import ingest as ingest
-    from ndt.data.inspect import inspect as inspect
-    from ndt.data.read import read as read
+    from ndt.data.inspection.inspect import inspect as inspect
+    from ndt.data.read.files import read as read
+    from ndt.data.simulate.recordings import simulate as simulate
     from ndt.data.store import Store as Store
-    from ndt.data.synthetic import simulate as simulate
     from ndt.finetune.evaluate import evaluate as evaluate
-    from ndt.inference import Embeddings as Embeddings
-    from ndt.model import NDT as NDT
+    from ndt.model.architectures import load_model as load_model
+    from ndt.model.inference import Embeddings as Embeddings
+    from ndt.model.transformer import NDT as NDT
 
 _HOMES = {
-    "NDT": "model",
-    "Embeddings": "inference",
+    "NDT": "model.transformer",
+    "Embeddings": "model.inference",
     "Store": "data.store",
     "embed": "api",
     "evaluate": "finetune.evaluate",
     "ingest": "data.ingest",
-    "inspect": "data.inspect",
-    "load_model": "architectures",
-    "read": "data.read",
+    "inspect": "data.inspection.inspect",
+    "load_model": "model.architectures",
+    "read": "data.read.files",
     "recipe": "api",
-    "simulate": "data.synthetic",
+    "report": "api",
+    "simulate": "data.simulate.recordings",
 }
-_MODULES = ("data", "finetune", "pretrain", "report")  # all but the first are called, too
+_MODULES = ("data", "finetune", "pretrain")  # the last two are called, too
 
 __version__ = "0.1.0"
 __all__ = [

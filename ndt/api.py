@@ -9,8 +9,8 @@ from ndt.config import IngestConfig
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
-    from ndt.inference import Embeddings
-    from ndt.model import NDT
+    from ndt.model.inference import Embeddings
+    from ndt.model.transformer import NDT
 
 __all__ = ["embed", "recipe", "report"]
 
@@ -35,12 +35,12 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     import numpy as np
 
     from ndt import __version__
-    from ndt.architectures import load_model
     from ndt.data.store import open_store
     from ndt.data.windows import TRAIN, BinnedSession
     from ndt.errors import InputError
-    from ndt.inference import Embeddings, per_bin
-    from ndt.model import NDT
+    from ndt.model.architectures import load_model
+    from ndt.model.inference import Embeddings, per_bin
+    from ndt.model.transformer import NDT
 
     model = base if isinstance(base, NDT) else load_model(base)
     if not model.spec.encodes:
@@ -67,7 +67,7 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
 
 
 def report(run: str | Path, store: str | Path | None = None) -> Path:
-    """Writes the page of a run; see `ndt.report.write_report`."""
-    from ndt.report import write_report
+    """Writes the page of a run; see `ndt.reports.run.write_report`."""
+    from ndt.reports.run import write_report
 
     return write_report(Path(run), Path(store) if store else None)

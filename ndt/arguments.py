@@ -24,7 +24,7 @@ class Verb:
         summary: One line for the overview.
         usage: What follows the verb in its usage line.
         options: The verb's own arguments by name, with what argparse takes; text unless a type or an action is given.
-        run: Does the work and returns a result that JSON can hold; ``show_VERB`` of `ndt.tables` prints it.
+        run: Does the work and returns a result that JSON can hold; ``show_VERB`` of `ndt.reports.console` prints it.
         config: Settings that ``--config`` and dotted options fill; None where there are none.
         prepare: Sets defaults of a parser by what is on the command line, before that is parsed.
     """

@@ -18,14 +18,14 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when th
     "ablation": "ablation.ablation",
     "presets": "ablation.presets",
     "curve": "curve.curve",
-    "ways": "ways.ways",
+    "adaptation": "adaptation.adaptation",
     "dynamics": "dynamics.dynamics",
     "ocean": "ocean.ocean",
     "mechanics": "mechanics.mechanics",
     "dynamics_cost": "dynamics_cost.dynamics_cost",
 }
 DYNAMICS = ("dynamics", "ocean", "mechanics")
-STUDIES = ("ablation", "presets", "curve", "recordings", "ways", *DYNAMICS)  # many runs each
+STUDIES = ("ablation", "presets", "curve", "recordings", "adaptation", *DYNAMICS)  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ndt.arguments import Verb, configured, flattened, parse
 from ndt.bench import BENCHMARKS
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
-from ndt.config_dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["VERBS", "main"]
 
 
 def _simulate(args: "Namespace") -> dict[str, Any]:
-    from ndt.data.synthetic import simulate
+    from ndt.data.simulate.recordings import simulate
 
     made = simulate(Path(args.out), configured(SimulateConfig, args))
 
@@ -71,7 +71,7 @@ def _inspect(args: "Namespace") -> dict[str, Any]:
         from ndt.data.store import Store
 
         return {"store": files[0], "overlaps": report_leaks(Store(files[0]))}
-    from ndt.data.inspect import inspect
+    from ndt.data.inspection.inspect import inspect
 
     config = configured(IngestConfig, args)
     entries = inspect(files, config, args.out, nwb_check=args.nwb_check, progress=not args.quiet and len(files) > 1)
@@ -105,7 +105,7 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 def _finetune(args: "Namespace") -> dict[str, Any]:
     from ndt.finetune.adapt import finetune
     from ndt.finetune.curve import label_curve
-    from ndt.report import write_report
+    from ndt.reports.run import write_report
 
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
@@ -131,7 +131,7 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
         from ndt.finetune.evaluate import evaluate
 
         return evaluate(args.run, args.session, store=args.store, split=args.split, mask=args.mask, out=args.out)
-    from ndt.finetune.nlb import evaluate_nlb
+    from ndt.finetune.nlb_evaluation import evaluate_nlb
 
     if args.session is None:
         raise InputError("ndt evaluate", "--session", "the session of the benchmark's training trials", "nothing")
@@ -157,7 +157,7 @@ def _embed(args: "Namespace") -> dict[str, Any]:
 
 
 def _dynamics(args: "Namespace") -> dict[str, Any]:
-    from ndt.dynamics.run import run_action
+    from ndt.fit_dynamics import run_action
 
     given = {name: getattr(args, name) for name in ("out", "data", "times", "mu", "seed")}
 
@@ -165,7 +165,7 @@ def _dynamics(args: "Namespace") -> dict[str, Any]:
 
 
 def _report(args: "Namespace") -> dict[str, Any]:
-    from ndt.report import write_report
+    from ndt.reports.run import write_report
 
     return {"report": str(write_report(Path(args.run), args.store and Path(args.store)))}
 
@@ -354,7 +354,7 @@ def _call(name: str, argv: Sequence[str]) -> int:
     if args.json and len(failed) < len(result.get("files", [""])):
         print(json.dumps(result, default=str))
     elif not args.json:
-        from ndt import tables
+        from ndt.reports import console as tables
 
         getattr(tables, f"show_{name}")(result)
     for line in failed:

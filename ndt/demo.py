@@ -54,10 +54,10 @@ def demo(
         scratch: Whether to train a decoder from scratch too, as a control.
         rotation: Whether to run the example of dynamics, too, without data.
     """
-    from ndt.checkpoint import read_json, write_json
     from ndt.data.ingest import ingest
+    from ndt.model.checkpoint import read_json, write_json
     from ndt.pretrain.train import pretrain
-    from ndt.report import write_report
+    from ndt.reports.run import write_report
 
     _clear(out, data)
     seconds: dict[str, float] = {}
@@ -92,7 +92,7 @@ def demo(
 
 def _clear(out: Path, data: Sequence[str]) -> None:
     """Removes what an earlier demo derived in this folder; its store too, if that holds other sessions."""
-    from ndt.data.probe import find_files, session_id_of
+    from ndt.data.read.file_probe import find_files, session_id_of
 
     mine = {session_id_of(path) for path in find_files(list(data))} if data else set()
     made = [name for name in (*PARTS, "store") if (out / name).exists()]
@@ -123,14 +123,14 @@ def _timer(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]
 
 
 def _simulate(folder: Path, seed: int) -> dict[str, Any]:
-    from ndt.data.synthetic import simulate
+    from ndt.data.simulate.recordings import simulate
 
     return {s.session_id: s for s in simulate(folder, SimulateConfig(seed=seed))}
 
 
 def _named(store: Any, files: Sequence[str]) -> list[str]:
     """Ids of the sessions that these files became; the store may hold others from before."""
-    from ndt.data.probe import find_files, session_id_of
+    from ndt.data.read.file_probe import find_files, session_id_of
 
     mine = {session_id_of(path) for path in find_files(files)}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ndt.config import PretrainConfig, SimulateConfig, TrainConfig
-from ndt.config_dynamics import FunctionalConfig, HOAMConfig, TrialsConfig, WLMConfig
+from ndt.config.dynamics import FunctionalConfig, HOAMConfig, TrialsConfig, WLMConfig
 
 __all__ = ["FIRST", "PRETRAIN", "RECORDING", "SECOND", "TRIALS", "rotations"]
 
@@ -34,12 +34,12 @@ def rotations(out: Path, seed: int = 0, *, progress: bool = True) -> dict[str, A
         progress: Whether to show progress.
     """
     from ndt.api import embed
-    from ndt.checkpoint import write_json
     from ndt.data.ingest import ingest
-    from ndt.data.population import ROTATION_HZ
-    from ndt.data.synthetic import simulate
+    from ndt.data.simulate.population import ROTATION_HZ
+    from ndt.data.simulate.recordings import simulate
     from ndt.dynamics.latents import read_trials, rotation
     from ndt.dynamics.methods import METHODS
+    from ndt.model.checkpoint import write_json
     from ndt.pretrain.train import pretrain
 
     recording = simulate(out / "recordings", replace(RECORDING, seed=seed))[0]

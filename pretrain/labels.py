@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.checkpoint import TargetSpec
 from ndt.data.targets import build_targets, offers
 from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
+from ndt.model.checkpoint import TargetSpec
 from ndt.target import Target, side_by_side, stacked, united
 
 __all__ = ["shared_labels"]

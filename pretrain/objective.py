@@ -12,16 +12,16 @@ from ndt.config import PretrainConfig
 from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
 from ndt.data.windows import TRAIN, BinnedSession
-from ndt.decoder import decoding_loss, num_labels
 from ndt.errors import InputError
-from ndt.likelihood import count_nll
-from ndt.masking import KINDS, draw_mask
-from ndt.metrics import r2
-from ndt.model import NDT, TABLES
+from ndt.evaluation.metrics import r2
+from ndt.model.decoding_loss import decoding_loss, num_labels
+from ndt.model.likelihood import count_nll
+from ndt.model.masking import KINDS, draw_mask
+from ndt.model.tokens import Batch, Window, pack
+from ndt.model.transformer import NDT, TABLES
+from ndt.model.vocabulary import Vocabulary
 from ndt.session import Session
 from ndt.target import Part, part_columns
-from ndt.tokens import Batch, Window, pack
-from ndt.vocabulary import Vocabulary
 
 __all__ = ["MaskedModelling"]
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-from ndt.architectures import new_model
-from ndt.checkpoint import ModelSpec, save_config, write_json
 from ndt.config import PretrainConfig
+from ndt.config.reader import as_config
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
 from ndt.data.windows import TRAIN, BinnedSession, default_bin_size, longest_window
 from ndt.errors import InputError
-from ndt.model import NDT
+from ndt.model.architectures import new_model
+from ndt.model.checkpoint import ModelSpec, save_config, write_json
+from ndt.model.transformer import NDT
+from ndt.model.vocabulary import Vocabulary
 from ndt.pretrain.labels import shared_labels
 from ndt.pretrain.objective import MaskedModelling
-from ndt.settings import as_config
-from ndt.training import Trainer
-from ndt.vocabulary import Vocabulary
+from ndt.train.loop import Trainer
 
 __all__ = ["pretrain"]
 

@@ -50,7 +50,7 @@ def real_data() -> Path:
 def sim_truth(tmp_path_factory):
     """Two simulated recordings of one subject, 100 s each, and what is true of them."""
     from ndt.config import SimulateConfig
-    from ndt.data.synthetic import simulate
+    from ndt.data.simulate.recordings import simulate
 
     config = SimulateConfig(
         num_subjects=1, num_sessions=2, num_units=32, num_electrodes=40, seconds=100.0, mean_rate_hz=15.0, workers=1

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt.bootstrap import block_bootstrap_r2
-from ndt.checkpoint import write_json
-from ndt.conformal import Conformal
-from ndt.scores import score
+from ndt.evaluation.bootstrap import block_bootstrap_r2
+from ndt.evaluation.conformal import Conformal
+from ndt.evaluation.scores import score
+from ndt.model.checkpoint import write_json
 
 __all__ = ["CLASSES", "PARTS", "fake_decoder", "part_of"]
 

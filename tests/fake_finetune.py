@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from problems import recording
 
-from ndt.checkpoint import write_json
 from ndt.config import FinetuneConfig
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
+from ndt.model.checkpoint import write_json
 
 __all__ = ["BIN", "HAS", "Call", "FakeFinetune", "small_store"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ndt.data.store import STORE_VERSION, write_manifest, write_session
 from ndt.intervals import Intervals
-from ndt.label_curve import LabelCurve
+from ndt.reports.label_curve import LabelCurve
 from ndt.session import Covariate, Session, Spikes, Units
 
 __all__ = ["CURVE", "SESSION", "fake_run"]

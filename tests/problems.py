@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndt.architectures import new_model
-from ndt.checkpoint import ModelSpec, TargetSpec
 from ndt.config import ModelConfig
 from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
-from ndt.model import NDT
-from ndt.routes import CONTEXT, AttentionPattern
+from ndt.model.architectures import new_model
+from ndt.model.checkpoint import ModelSpec, TargetSpec
+from ndt.model.layout import CONTEXT, AttentionPattern
+from ndt.model.tokens import Window
+from ndt.model.transformer import NDT
+from ndt.model.vocabulary import Vocabulary
 from ndt.session import Covariate, Session, Spikes, Units
 from ndt.target import Part
-from ndt.tokens import Window
-from ndt.vocabulary import Vocabulary
 
 TINY = ModelConfig(
     width=16,

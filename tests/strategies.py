@@ -5,9 +5,9 @@ import torch
 from hypothesis import strategies as st
 from problems import random_window, recording
 
-from ndt.routes import CONTEXT, MASKS, AttentionPattern, Sequences
+from ndt.model.layout import CONTEXT, MASKS, AttentionPattern, Sequences
+from ndt.model.tokens import Window
 from ndt.session import Session
-from ndt.tokens import Window
 
 seeds = st.integers(0, 2**31)
 times = st.lists(st.integers(CONTEXT, 4), max_size=6)

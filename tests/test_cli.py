@@ -149,7 +149,7 @@ def test_stopping_by_hand_is_130(capsys, monkeypatch):
 
 
 def test_scores_are_shown_beside_their_baselines(tmp_path, capsys):
-    from ndt import tables
+    from ndt.reports import console as tables
 
     metrics = json.loads((fake_run(tmp_path / "demo") / "metrics.json").read_text())
     tables.show_demo(metrics | {"report": "runs/demo/report.html"})
@@ -163,7 +163,7 @@ def test_scores_are_shown_beside_their_baselines(tmp_path, capsys):
 @pytest.fixture
 def recorded(tmp_path):
     """Two recordings of half a minute, with held-out units."""
-    from ndt.data.synthetic import simulate
+    from ndt.data.simulate.recordings import simulate
 
     config = SimulateConfig(num_subjects=1, num_sessions=2, num_units=8, num_electrodes=8, seconds=30.0, workers=1)
     return [str(s.path) for s in simulate(tmp_path / "recordings", config)]
@@ -245,7 +245,7 @@ def called(monkeypatch, tmp_path):
 
     monkeypatch.setattr("ndt.finetune.adapt.finetune", stands_in("fit", "metrics.json"))
     monkeypatch.setattr("ndt.finetune.curve.label_curve", stands_in("curve", "curve.json"))
-    monkeypatch.setattr("ndt.report.write_report", lambda run: found.setdefault("report", run))
+    monkeypatch.setattr("ndt.reports.run.write_report", lambda run: found.setdefault("report", run))
     return found
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from realdata import real_file
 
-import ndt.data.synthetic
+import ndt.data.simulate.recordings
 import ndt.demo
 import ndt.demo_rotation
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig
-from ndt.data.population import ROTATION_HZ
+from ndt.data.simulate.population import ROTATION_HZ
 from ndt.errors import InputError
 
 MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
@@ -27,10 +27,10 @@ SESSION = {"session", "covariate", "seed", "test", "network", "weights", "baseli
 @pytest.fixture
 def less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models, few steps, and four short recordings instead of eight."""
-    inner = ndt.data.synthetic.simulate
+    inner = ndt.data.simulate.recordings.simulate
     few = SimulateConfig(num_subjects=1, num_sessions=4, num_units=12, num_electrodes=16, seconds=50.0, workers=1)
     monkeypatch.setattr(
-        ndt.data.synthetic,
+        ndt.data.simulate.recordings,
         "simulate",
         lambda out, config: inner(out, replace(few, seed=config.seed, dynamics=config.dynamics)),
     )

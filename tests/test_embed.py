@@ -10,10 +10,10 @@ import torch
 from pynwb import NWBHDF5IO
 
 from ndt.api import embed
-from ndt.checkpoint import sha256
 from ndt.errors import InputError
-from ndt.inference import Embeddings
-from ndt.model import NDT
+from ndt.model.checkpoint import sha256
+from ndt.model.inference import Embeddings
+from ndt.model.transformer import NDT
 
 TIMES = 1000.0 + np.arange(40) / 20
 

@@ -140,7 +140,7 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.slow
 def test_training_needs_no_pynwb():
     """A compute node needs only the store."""
-    loaded = loaded_by("import ndt.pretrain.train, ndt.finetune.adapt, ndt.data.store, ndt.report")
+    loaded = loaded_by("import ndt.pretrain.train, ndt.finetune.adapt, ndt.data.store, ndt.reports.run")
     assert "torch" in loaded
     assert not loaded & {"pynwb", "hdmf", "xformers"}
 
@@ -152,5 +152,5 @@ def test_import_ndt_costs_no_torch():
 def test_verbs_can_be_called_whatever_was_imported():
     """``ndt.report`` was the function at first, and the module after whatever had imported that."""
     code = "import ndt; verbs = 'ingest inspect pretrain finetune embed report simulate'.split(); "
-    code += "first = [callable(getattr(ndt, v)) for v in verbs]; import ndt.report, ndt.data.inspect; "
+    code += "first = [callable(getattr(ndt, v)) for v in verbs]; import ndt.reports.run, ndt.data.inspection.inspect; "
     loaded_by(code + "assert all(first) and all(callable(getattr(ndt, v)) for v in verbs)")

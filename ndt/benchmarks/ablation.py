@@ -10,7 +10,7 @@ from typing import Any
 from ndt.benchmarks.studies import data_set, paired_row
 from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError
-from ndt.studies import overridden, pretrained, run_all
+from ndt.train.studies import overridden, pretrained, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
 

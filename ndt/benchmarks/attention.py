@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndt.attention import attention as packed_attention
-from ndt.attention import chosen_backend
-from ndt.backends import BACKENDS
 from ndt.benchmarks.padded import Padded, padded
 from ndt.benchmarks.ragged import preset, ragged
 from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
-from ndt.memory import keep_freed_memory
-from ndt.routes import PackedLayout, arrange
+from ndt.model.attention import attention as packed_attention
+from ndt.model.attention import chosen_backend
+from ndt.model.kernels import BACKENDS
+from ndt.model.layout import PackedLayout, arrange
+from ndt.train.memory import keep_freed_memory
 
 __all__ = ["attention", "list_backends"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ndt.benchmarks.studies import data_set, labelled_seconds, paired_row, pretrained_seeds, simulated
 from ndt.config import StudyConfig
 from ndt.errors import InputError
-from ndt.studies import finetuned, run_all
+from ndt.train.studies import finetuned, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -40,9 +40,9 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     Raises:
         InputError: if the new day has not so many seconds of labels.
     """
-    from ndt.architectures import load_model
-    from ndt.checkpoint import save_config
-    from ndt.report import write_report
+    from ndt.model.architectures import load_model
+    from ndt.model.checkpoint import save_config
+    from ndt.reports.run import write_report
 
     study = study or StudyConfig()
     simulation, day = study.simulate, study.simulate.num_sessions  # the first subject's next day, alone
@@ -74,7 +74,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
 def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", study: StudyConfig, seeds: int) -> None:
     """Writes the curve for the report."""
     from ndt.data.splits import split
-    from ndt.label_curve import LabelCurve, gather
+    from ndt.reports.label_curve import LabelCurve, gather
 
     simulation, (session,) = study.simulate, new.session_ids
     seconds = sorted(study.label_seconds)

@@ -8,10 +8,10 @@ from typing import Any
 
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig
+from ndt.config.reader import load_config
 from ndt.dynamics.systems.named import SYSTEMS
-from ndt.settings import load_config
-from ndt.studies import finish, run_all
+from ndt.train.studies import finish, run_all
 
 __all__ = ["CONFIGS", "SETTINGS", "dynamics"]
 
@@ -95,7 +95,7 @@ def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
-    from ndt.dynamics.run import fit_run
+    from ndt.fit_dynamics import fit_run
 
     del resume  # fits are short and start over
     fit_run(name, out, config, progress=False)

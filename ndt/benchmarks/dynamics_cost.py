@@ -10,7 +10,7 @@ import torch
 
 from ndt.benchmarks.timing import interleaved, row
 from ndt.config import BenchConfig
-from ndt.config_dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
+from ndt.config.dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
 from ndt.dynamics.batches import Batch
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.interpolants import interpolants
@@ -18,7 +18,7 @@ from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of
 from ndt.dynamics.potentials import Potential, scales_of
 from ndt.dynamics.snapshots import Snapshots
-from ndt.studies import run_all
+from ndt.train.studies import run_all
 
 __all__ = ["dynamics_cost"]
 

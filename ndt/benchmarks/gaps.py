@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ndt.benchmarks.timing import row
 from ndt.config import BenchConfig, IngestConfig
 from ndt.intervals import Intervals
+from ndt.model.vocabulary import Vocabulary
 from ndt.session import Session
-from ndt.vocabulary import Vocabulary
 
 __all__ = ["Truth", "gaps", "in_gap", "ours", "simulate", "write"]
 
@@ -80,7 +80,7 @@ def simulate(seed: int) -> Truth:
 
 def write(truth: Truth, path: Path) -> None:
     """Writes a recording as an NWB file."""
-    from ndt.data.synthetic_nwb import Recording, write_recording
+    from ndt.data.simulate.writer import Recording, write_recording
 
     N = len(truth.rates)
     recording = Recording(
@@ -93,7 +93,7 @@ def write(truth: Truth, path: Path) -> None:
 
 def ours(path: Path, seed: int) -> ReadContext:
     """Reads the file, and draws windows as pretraining does."""
-    from ndt.data.nwb import read_nwb
+    from ndt.data.read.nwb import read_nwb
     from ndt.data.sampler import Sampler
     from ndt.data.windows import BinnedSession
 

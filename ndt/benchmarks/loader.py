@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from ndt.architectures import new_model
 from ndt.benchmarks.ragged import RATE_HZ, masked_loss, preset
 from ndt.benchmarks.timing import device, interleaved, row
 from ndt.benchmarks.train import Step
-from ndt.checkpoint import ModelSpec
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.ingest import ingest
 from ndt.data.store import Store
 from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
-from ndt.memory import keep_freed_memory
+from ndt.model.architectures import new_model
+from ndt.model.checkpoint import ModelSpec
+from ndt.model.tokens import Batch
+from ndt.model.vocabulary import Vocabulary
 from ndt.pretrain.objective import MaskedModelling
 from ndt.session import Session, Spikes, Units
-from ndt.tokens import Batch
-from ndt.vocabulary import Vocabulary
+from ndt.train.memory import keep_freed_memory
 
 __all__ = ["loader", "write_store"]
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from ndt.benchmarks.dynamics import CONFIGS
 from ndt.benchmarks.studies import paired_row
-from ndt.checkpoint import write_json
 from ndt.config import StudyConfig
-from ndt.config_dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig
+from ndt.config.reader import load_config
 from ndt.dynamics.systems.diffusion import POTENTIALS
-from ndt.settings import load_config
-from ndt.studies import finish, run_all
+from ndt.model.checkpoint import write_json
+from ndt.train.studies import finish, run_all
 
 __all__ = ["MECHANICS", "REFERENCES", "mechanics"]
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from ndt.benchmarks.dynamics import CONFIGS
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
-from ndt.config_dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig
+from ndt.config.reader import load_config
 from ndt.dynamics.distances import wasserstein
 from ndt.dynamics.methods import make_model
 from ndt.dynamics.references import INTERPOLATIONS
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.published import drifters
 from ndt.errors import InputError
-from ndt.settings import load_config
-from ndt.studies import run_all
+from ndt.train.studies import run_all
 
 __all__ = ["HELD", "MODELS", "ocean", "vortex"]
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
-from ndt.likelihood import poisson_nll
-from ndt.tokens import Batch
+from ndt.model.likelihood import poisson_nll
+from ndt.model.tokens import Batch
 
 __all__ = ["Padded", "PaddedTransformer", "padded", "padded_loss"]
 

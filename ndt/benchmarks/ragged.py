@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndt.architectures import new_model
-from ndt.checkpoint import ModelSpec
 from ndt.config import PretrainConfig, load_config
 from ndt.errors import InputError
-from ndt.likelihood import count_nll
-from ndt.model import NDT
-from ndt.tokens import Batch, Window, pack
-from ndt.vocabulary import Vocabulary
+from ndt.model.architectures import new_model
+from ndt.model.checkpoint import ModelSpec
+from ndt.model.likelihood import count_nll
+from ndt.model.tokens import Batch, Window, pack
+from ndt.model.transformer import NDT
+from ndt.model.vocabulary import Vocabulary
 
 __all__ = ["Ragged", "masked_loss", "preset", "ragged"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from ndt.benchmarks.studies import RECORDED, labelled_seconds, paired_row, pretrained_seeds, recorded
 from ndt.config import BASELINES, PretrainConfig, StudyConfig
 from ndt.errors import InputError
-from ndt.studies import finetuned, run_all
+from ndt.train.studies import finetuned, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store

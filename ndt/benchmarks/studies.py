@@ -1,6 +1,6 @@
 """What benchmarks of many runs share: data sets, pretraining of each seed, and rows of paired differences.
 
-That no run is repeated, and that many run at a time, is `ndt.studies`.
+That no run is repeated, and that many run at a time, is `ndt.train.studies`.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ndt.benchmarks.timing import row
 from ndt.config import FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig, StudyConfig
 from ndt.errors import InputError
-from ndt.metrics import paired_difference
-from ndt.runs import read_json
-from ndt.studies import ASKED, pretrained, run_all
+from ndt.evaluation.metrics import paired_difference
+from ndt.reports.runs import read_json
+from ndt.train.studies import ASKED, pretrained, run_all
 
 if TYPE_CHECKING:
     from ndt.data.store import Store
@@ -75,10 +75,10 @@ def simulated(
     Raises:
         InputError: if the folder holds the sessions of another simulation.
     """
-    from ndt.checkpoint import write_json
     from ndt.data.ingest import ingest
+    from ndt.data.simulate.recordings import simulate
     from ndt.data.store import Store
-    from ndt.data.synthetic import simulate
+    from ndt.model.checkpoint import write_json
 
     asked = json.loads(json.dumps({"simulate": asdict(replace(config, workers=0)), "only": only}))
     found = read_json(folder / ASKED)

@@ -11,7 +11,7 @@ from ndt.benchmarks.padded import PaddedTransformer, padded, padded_loss
 from ndt.benchmarks.ragged import masked_loss, preset, ragged
 from ndt.benchmarks.timing import device, interleaved, row
 from ndt.config import BenchConfig
-from ndt.memory import keep_freed_memory
+from ndt.train.memory import keep_freed_memory
 
 __all__ = ["Step", "train"]
 

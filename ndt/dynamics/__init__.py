@@ -1,6 +1,6 @@
 """Dynamics of populations from snapshots: how a density moves, learned from samples of it at several times."""
 
-from ndt.config_dynamics import HOAMConfig, WLMConfig
+from ndt.config.dynamics import HOAMConfig, WLMConfig
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.wlm import WLM

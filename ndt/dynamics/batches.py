@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.config_dynamics import HOAMConfig
+from ndt.config.dynamics import HOAMConfig
 from ndt.dynamics.interpolants import Interpolant
 from ndt.dynamics.quadrature import Rule, draw, simpson_on
 

@@ -28,7 +28,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ndt.config_dynamics import FunctionalConfig
+from ndt.config.dynamics import FunctionalConfig
 from ndt.dynamics.features import Fourier
 from ndt.dynamics.potentials import Potential, Scales
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ndt.config_dynamics import GenerativeConfig
+from ndt.config.dynamics import GenerativeConfig
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head
 from ndt.dynamics.periodic import wrap

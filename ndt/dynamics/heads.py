@@ -10,14 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ndt.checkpoint import load_weights, read_json, save_weights, write_json
+from ndt.config.reader import fill_config
 from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.interpolants import transport_pairs
 from ndt.dynamics.periodic import nearest, wrap
 from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
-from ndt.settings import fill_config
+from ndt.model.checkpoint import load_weights, read_json, save_weights, write_json
 
 __all__ = ["Head", "read_shape", "read_weights", "save_model"]
 

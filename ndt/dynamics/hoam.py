@@ -38,7 +38,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ndt.config_dynamics import HOAMConfig
+from ndt.config.dynamics import HOAMConfig
 from ndt.dynamics.batches import Batch
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head, read_shape, read_weights, save_model

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ndt.config_dynamics import WLMConfig
+from ndt.config.dynamics import WLMConfig
 from ndt.dynamics.functionals import Functional
 from ndt.dynamics.potentials import Scales
 from ndt.errors import InputError

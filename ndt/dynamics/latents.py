@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import savgol_filter
 
-from ndt.config_dynamics import TrialsConfig
+from ndt.config.dynamics import TrialsConfig
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
@@ -121,7 +121,7 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     Raises:
         InputError: if the files are of different sessions, or there are no trials.
     """
-    from ndt.data.read import read
+    from ndt.data.read.files import read
 
     if not config.nwb:
         raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")

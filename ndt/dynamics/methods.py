@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from ndt.config_dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig
 from ndt.dynamics.first_order import FlowMatching, GradientFlow
 from ndt.dynamics.generative import GenerativeModel
 from ndt.dynamics.hoam import HOAM

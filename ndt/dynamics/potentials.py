@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ndt.config_dynamics import PotentialConfig
+from ndt.config.dynamics import PotentialConfig
 from ndt.dynamics.snapshots import Snapshots
 
 __all__ = ["Potential", "Scales", "scales_of"]

@@ -33,7 +33,7 @@ from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
 if TYPE_CHECKING:
-    from ndt.config_dynamics import WLMConfig
+    from ndt.config.dynamics import WLMConfig
 
 __all__ = ["WeakForm", "fit_weak_form", "nodes_of"]
 

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ndt.config_dynamics import WLMConfig
+from ndt.config.dynamics import WLMConfig
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head, read_shape, read_weights, save_model
 from ndt.dynamics.hoam import HOAM

@@ -10,8 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ndt.config import IngestConfig, SimulateConfig
-from ndt.data.inspect import inspect
-from ndt.data.synthetic import simulate
+from ndt.data.inspection.inspect import inspect
+from ndt.data.simulate.recordings import simulate
 
 pytestmark = pytest.mark.browser
 

@@ -1,0 +1,151 @@
+"""How good a recording is: numbers about its units and its time, and what should be doubted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.data.inspection.findings import Finding, find
+from ndt.data.inspection.presence import (
+    SLIVER,
+    block_edges,
+    borders,
+    firing,
+    seconds_before,
+    spikes_by_unit,
+    unit_segments,
+)
+from ndt.data.inspection.synchrony import Pair, groups, measure_synchrony, time_grid
+from ndt.intervals import Intervals
+from ndt.session import Session
+
+__all__ = ["Finding", "Quality", "assess", "unit_measures"]
+
+SHORT = 0.002  # seconds
+COARSE = 0.001 + SLIVER  # seconds: a grid on which intervals under 2 ms are not seen
+SILENCE = 1.0  # seconds
+FALSE_ALARMS = 1e-6  # silences that chance gives a recording, on average
+QUIET = 10  # percentile of blocks
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What `assess` returns, for N units and M blocks of time.
+
+    Arguments:
+        units: Columns of `unit_measures`, and `duplicate_group`: a number for units that share spikes, directly or
+            through others, by duplicates or cross-talk; -1 for the rest. Each of shape (N,).
+        presence_edges: Edges of M blocks in seconds, shape (M + 1,); 10 to 120 of a minute where that fits.
+        presence_hz: Rate in each block over the time the unit was observed there, shape (M, N); NaN where it was not.
+        pairs: Duplicates and cross-talk.
+        gaps: Between segments of observed time.
+        silences: Observed time without a spike of any unit, too long to be chance.
+        findings: Errors first.
+    """
+
+    units: dict[str, NDArray[Any]]
+    presence_edges: Array
+    presence_hz: Array
+    pairs: tuple[Pair, ...]
+    gaps: Intervals
+    silences: Intervals
+    findings: tuple[Finding, ...]
+
+
+def unit_measures(session: Session) -> dict[str, NDArray[Any]]:
+    """Returns columns about N units, each of shape (N,).
+
+    Returns:
+        ``num_spikes``; ``observed_seconds``; ``rate_hz``, spikes over observed seconds, NaN without any;
+        ``isi_under_2ms``, the share of intervals between spikes that last less than 2 ms, of those that lie in one
+        segment of the unit's observed time, NaN where there are none, or times are known to no better than 1 ms;
+        ``presence``, the share of blocks in which the unit fired, of those in which it was observed, NaN where there
+        are none.
+    """
+    return _measure(session)[0]
+
+
+def assess(session: Session) -> Quality:
+    """Returns numbers about a session and what should be doubted in it; takes a second or two for 5 million spikes."""
+    units, edges, seconds, hz = _measure(session)
+    observed = session.observed.coalesce()
+    gaps = Intervals(observed.end[:-1], observed.start[1:])
+    silences = _silences(session, edges, units["rate_hz"])
+    together = measure_synchrony(session)
+    even = _ratio(-np.expm1(-np.nan_to_num(units["rate_hz"]) * seconds).sum(axis=0), np.sum(seconds > 0, axis=0))
+
+    return Quality(
+        units=units | {"duplicate_group": groups(together.pairs, session.num_units)},
+        presence_edges=edges,
+        presence_hz=hz,
+        pairs=together.pairs,
+        gaps=gaps,
+        silences=silences,
+        findings=tuple(find(session, units | {"even_presence": even}, gaps, silences, together)),
+    )
+
+
+def _measure(session: Session) -> tuple[dict[str, NDArray[Any]], Array, Array, Array]:
+    """Returns columns about units, edges of M blocks, and observed seconds and rate of each unit in each, (M, N)."""
+    N, edges, segments = session.num_units, block_edges(session.observed), unit_segments(session)
+    spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, N)
+    counts, seconds = firing(spikes, segments, edges)
+    num_spikes = np.array([len(s) for s in spikes], np.int64)
+    observed = np.array([p.duration for p in segments], np.float64)
+    exact = session.count_bin == 0 and time_grid(session) <= COARSE
+    isi = [_short_intervals(s, p) if exact else np.nan for s, p in zip(spikes, segments, strict=True)]
+    units: dict[str, NDArray[Any]] = {
+        "num_spikes": num_spikes,
+        "observed_seconds": observed,
+        "rate_hz": _ratio(num_spikes, observed),
+        "isi_under_2ms": np.array(isi, np.float64),
+        "presence": _ratio(np.sum((counts > 0) & (seconds > 0), axis=0), np.sum(seconds > 0, axis=0)),
+    }
+
+    return units, edges, seconds, _ratio(counts, seconds)
+
+
+def _ratio(a: NDArray[Any], b: NDArray[Any]) -> Array:
+    """Returns a / b, NaN where b is 0."""
+    return np.where(b > 0, a / np.where(b > 0, b, 1), np.nan)
+
+
+def _short_intervals(spikes: Array, segments: Intervals) -> float:
+    """Returns which share of the intervals between spikes within one segment lasts less than 2 ms."""
+    isi = np.diff(spikes)
+    after = np.searchsorted(spikes, segments.start)  # the first spike of each segment ends no interval
+    isi[after[(after > 0) & (after < len(spikes))] - 1] = np.nan
+    known = int(np.sum(~np.isnan(isi)))
+
+    return float(np.sum(isi < SHORT - SLIVER)) / known if known else np.nan
+
+
+def _silences(session: Session, edges: Array, rate_hz: Array) -> Intervals:
+    r"""Returns segments of observed time without any spike that chance does not explain.
+
+    A Poisson population of rate R, observed for T seconds, makes on average :math:`R T e^{-R L}` segments longer than
+    L without a spike: one in a million such recordings has one longer than :math:`L = \log(10^6 R T) / R`. Populations
+    are no Poisson processes: in sleep and between bursts they fall quiet together. So R is the rate in the quietest
+    tenth of the blocks that hold a spike, and L at least one second, and two bins where spikes were counted. Where only
+    some units were observed in a segment, R is what those contribute.
+    """
+    times, observed = np.asarray(session.spikes.timestamps), session.observed.coalesce()
+    seconds = np.diff(seconds_before(observed, edges))
+    rates = np.diff(np.searchsorted(times, edges)) / np.where(seconds > SLIVER, seconds, np.inf)
+    if not np.any(rates > 0):
+        return Intervals.empty()
+    points = np.insert(times, np.searchsorted(times, edges := borders(observed)), edges)
+    long = np.flatnonzero(np.diff(points) >= max(SILENCE, 2 * session.count_bin))
+    long = long[observed.contains(points[long])]
+    start, end = points[long], points[long + 1]
+
+    quiet = float(np.percentile(rates[rates > 0], QUIET)) * observed.duration / len(times)  # over the mean rate
+    expected = np.zeros(len(start))
+    for segments, rate in zip(unit_segments(session), np.nan_to_num(rate_hz), strict=True):
+        expected += quiet * rate * (seconds_before(segments, end) - seconds_before(segments, start))
+    silent = expected >= np.log(len(times) / FALSE_ALARMS)
+
+    return Intervals(start[silent], end[silent])

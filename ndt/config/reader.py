@@ -1,0 +1,101 @@
+"""How settings are read from YAML and checked; the settings themselves are in `ndt.config` and `ndt.config.data`."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ndt.errors import InputError
+
+__all__ = ["INF", "as_config", "choose", "fill_config", "load_config", "require"]
+
+Config = TypeVar("Config")
+INF = float("inf")
+
+
+def require(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
+    """Raises where a setting lies outside its range, ends included."""
+    for name, (low, high) in ranges.items():
+        if not low <= (value := getattr(config, name)) <= high:
+            expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
+            raise InputError("settings", section + name, expected, value)
+
+
+def choose(config: object, section: str, **choices: tuple[str, ...]) -> None:
+    """Raises where a setting is none of its choices."""
+    for name, known in choices.items():
+        if (value := getattr(config, name)) not in known:
+            raise InputError("settings", f"{section}.{name}".lstrip("."), " or ".join(known), value)
+
+
+def load_config(kind: type[Config], path: str | Path) -> Config:
+    """Reads settings from a YAML file that states only departures from the defaults.
+
+    Raises:
+        InputError: if the file is missing or not YAML, or has a setting that `kind` lacks or of another type.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, "settings", "a YAML file", error) from error
+
+    return _filled(kind, found, path, "settings")
+
+
+def as_config(kind: type[Config], config: "Config | str | Path | None") -> Config:
+    """Returns settings that are given, read from a YAML file, or the defaults."""
+    return load_config(kind, config) if isinstance(config, str | Path) else config or kind()
+
+
+def fill_config(kind: type[Config], found: Any, where: str | Path, name: str = "settings") -> Config:
+    """Returns settings from nested mappings that state departures from the defaults.
+
+    Arguments:
+        kind: Class of the settings.
+        found: The mappings, as YAML gives them.
+        where: What an error names as its place.
+        name: What an error puts before a setting.
+
+    Raises:
+        InputError: if there is a setting that `kind` lacks, or of another type or out of range.
+    """
+    try:
+        return _filled(kind, found, where, name)
+    except InputError as error:
+        if error.where == "settings":  # a range: whoever checks it does not know the file
+            raise InputError(where, f"{name}.{error.field}", error.expected, error.found) from error
+        raise
+
+
+def _filled(kind: Any, found: Any, where: str | Path, name: str) -> Any:
+    hints = get_type_hints(kind)
+    if not isinstance(found, Mapping):
+        raise InputError(where, name, f"settings: {', '.join(hints)}", repr(found))
+    values = {}
+    for key, value in found.items():
+        if key not in hints:
+            known = ", ".join(f.name for f in fields(kind))
+            raise InputError(where, f"{name}.{key}", f"one of: {known}", "an unknown setting")
+        if is_dataclass(hints[key]):
+            values[key] = _filled(hints[key], value, where, f"{name}.{key}")
+        elif get_origin(hints[key]) is tuple:
+            values[key] = _listed(get_args(hints[key])[0], value, where, f"{name}.{key}")
+        elif hints[key] is float and isinstance(value, int | float) and not isinstance(value, bool):
+            values[key] = float(value)
+        elif isinstance(value, hints[key]) and not (hints[key] is int and isinstance(value, bool)):
+            values[key] = value
+        else:
+            raise InputError(where, f"{name}.{key}", hints[key].__name__, repr(value))
+
+    return kind(**values)
+
+
+def _listed(kind: type, value: Any, where: str | Path, name: str) -> tuple[Any, ...]:
+    """Returns a list of words or of numbers as a tuple."""
+    fits = str if kind is str else (int, float)
+    if not isinstance(value, list) or not all(isinstance(v, fits) and not isinstance(v, bool) for v in value):
+        raise InputError(where, name, f"a list of {'words' if kind is str else 'numbers'}", repr(value))
+
+    return tuple(map(kind, value))

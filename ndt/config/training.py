@@ -1,0 +1,319 @@
+"""Settings of pretraining, fine-tuning, studies and benchmarks."""
+
+from dataclasses import dataclass, field
+
+from ndt.config.data import SimulateConfig
+from ndt.config.model import ModelConfig
+from ndt.config.reader import INF, choose, require
+from ndt.errors import InputError
+
+__all__ = [
+    "BASELINES",
+    "MEMBERS",
+    "STRATEGIES",
+    "BenchConfig",
+    "FinetuneConfig",
+    "MaskConfig",
+    "PretrainConfig",
+    "StudyConfig",
+    "TrainConfig",
+]
+
+MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may have a share in what is delivered
+STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
+BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop, whatever its objective.
+
+    Arguments:
+        steps: Optimisation steps.
+        batch_size: Windows a step, over all processes and micro-batches.
+        micro_batches: Parts that each process takes its windows in, one after another; the step is that of the whole.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Of matrices; vectors, tables and biases have none.
+        warmup_steps: Steps of linear warm-up; a cosine to a twentieth follows.
+        clip: Largest gradient norm.
+        ema: Decay of the average of weights that is validated and saved; 0 for none.
+        valid_every: Steps between validations; each also writes a checkpoint.
+        patience: Validations without improvement before stopping; 0 for never.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere. No precision scales the loss.
+        attention: Kernel of attention: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
+            --list` says what each can do.
+        checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
+        compile: Whether the feed-forward parts of blocks go through torch.compile. Not for CPUs, where it takes minutes
+            and wins nothing: it is done there, and warned of.
+        sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
+            state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
+            is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.
+        divergence_factor: A term of the loss above so many times its running average ends the run; 0 for never.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    micro_batches: int = 1
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    clip: float = 1.0
+    ema: float = 0.98
+    valid_every: int = 100
+    patience: int = 0
+    precision: str = "auto"
+    attention: str = "auto"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    sharding: str = "none"
+    divergence_factor: float = 20.0
+
+    def __post_init__(self) -> None:
+        require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train.")
+        require(self, {"micro_batches": (1, self.batch_size)}, "train.")
+        require(
+            self,
+            {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)},
+            "train.",
+        )
+        require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
+        choose(self, "train", precision=("auto", "fp32", "bf16"))
+        choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
+        if self.sharding not in ("none", "fsdp"):
+            raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
+        if self.divergence_factor != 0 and not self.divergence_factor >= 2:
+            raise InputError(
+                "settings", "train.divergence_factor", "at least 2, or 0 for never", self.divergence_factor
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """What pretraining hides of a window; see `ndt.model.masking`. All but two are weights: how often each kind is drawn.
+
+    Arguments:
+        ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
+        random_only_steps: For how many of the first steps `random`, where it has a weight, is drawn alone: others are too hard to
+            begin with.
+        random: Tokens (a patch in a bin) at random, as in NDT2.
+        span: Runs of bins of each patch.
+        unit: Whole units, throughout (co-smoothing).
+        forward: The last bins (prediction).
+    """
+
+    ratio: float = 0.5
+    random_only_steps: int = 200
+    random: float = 1.0
+    span: float = 0.0
+    unit: float = 0.0
+    forward: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = ("random", "span", "unit", "forward")
+        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
+        if not any(getattr(self, kind) for kind in kinds):
+            raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Masked pretraining over the training splits of all sessions of a store.
+
+    Arguments:
+        model: Architecture.
+        train: Training loop.
+        mask: What is hidden from the encoder.
+        covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
+        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
+        embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
+            windows that it is in, and has further to go.
+        bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
+        window: Longest window in seconds.
+        min_bins: Shorter windows are left out.
+        shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
+            known there only (sorted anew each session), ``always``, ``never``.
+        sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
+        leaks: Where another session of the store holds out what a session trains on (the same recording twice, a slice
+            of it, some of its units): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        seed: Seed of initial weights, windows and masks.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    covariate: str = ""
+    decoding_weight: float = 0.2
+    embedding_lr_scale: float = 10.0
+    bin_size: float = 0.0
+    window: float = 2.0
+    min_bins: int = 3
+    shuffle_units: str = "auto"
+    sessions: tuple[str, ...] = ()
+    leaks: str = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        require(self, {"decoding_weight": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
+        choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tuning of a decoder for one session and one covariate.
+
+    Arguments:
+        strategy: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
+            and units, and how it reads counts), ``probe`` (a linear readout of its latents),
+            ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units starting as those
+            of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.strategies`.
+        align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
+        train: Training loop.
+        model: Architecture of a model from scratch; a pretrained one brings its own.
+        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where covariates are
+            convolved; its weights are kept if they are better on validation. A decoder of counts from scratch has no
+            others: nothing else would be read.
+        readin_lr_scale: Learning rate, in these steps, of what a convolved decoder reads of each unit, over the run's.
+        labels_reach: What labels teach where covariates are convolved: ``encoder`` and decoder, or the ``decoder``
+            alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
+            from scratch, whose encoder would learn a single session's labels by heart.
+        freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
+            same covariate; best some three quarters of them.
+        backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
+        embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
+        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
+            does.
+        embedding_warmup_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
+            contexts learning, where the session has units that the model does not know.
+        mask_ratio: Share of patches hidden from the encoder while training.
+        masked_weight: Weight of the masked loss beside the decoding loss.
+        unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.
+        label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
+        bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
+        window: Longest window in seconds of a model from scratch.
+        min_bins: Shorter windows are left out.
+        max_lag: Longest history of the ridge baseline in seconds.
+        auxiliary: What a convolved decoder learns beside what it delivers, names with commas between: where the hand
+            is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
+        auxiliary_weight: Weight of its loss beside the decoding loss.
+        lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
+            of ridge is taken. A negative lag is an estimate that comes so much later.
+        split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. For a model from scratch.
+        eval_mask: Table of intervals within which test bins are scored (FALCON's is ``eval_mask@end`` or
+            ``eval_mask@start``: where in its bin a sample of the mask stands); empty for all.
+        baselines: What is fitted beside the network; ridge always is.
+        ensemble: What may have a share in the delivered decoder; shares are chosen on validation.
+        leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
+            slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        seed: Seed of new weights, windows and masks.
+    """
+
+    strategy: str = "auto"
+    align_to: str = ""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
+    model: ModelConfig = field(default_factory=ModelConfig)
+    decoder_steps: int = 400
+    readin_lr_scale: float = 50.0
+    labels_reach: str = "auto"
+    freeze_steps: int = 75
+    backbone_lr_scale: float = 0.1
+    embedding_lr_scale: float = 10.0
+    fresh_contexts: bool = False
+    embedding_warmup_steps: int = 20
+    mask_ratio: float = 0.2
+    masked_weight: float = 0.5
+    unit_dropout: float = 0.4
+    label_seconds: float = 0.0
+    bin_size: float = 0.0
+    window: float = 3.0
+    min_bins: int = 3
+    max_lag: float = 1.0
+    auxiliary: str = "auto"
+    auxiliary_weight: float = 0.3
+    lags: tuple[float, ...] = (0.0,)
+    split: str = ""
+    eval_mask: str = ""
+    baselines: tuple[str, ...] = BASELINES
+    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes")
+    leaks: str = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        if not self.lags:
+            raise InputError("settings", "lags", "at least one, in seconds", "none")
+        if "network" not in self.ensemble or set(self.ensemble) - {"network", *MEMBERS}:
+            raise InputError("settings", "ensemble", f"network, and some of {', '.join(MEMBERS)}", list(self.ensemble))
+        if unknown := set(self.baselines) - set(BASELINES):
+            raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
+        require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "embedding_warmup_steps": (0, INF)})
+        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
+        require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "readin_lr_scale": (1e-3, 1e3)})
+        require(self, {"masked_weight": (0, INF), "label_seconds": (0, INF), "max_lag": (0, INF)})
+        choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve``, ``adaptation`` and ``recordings``.
+
+    Arguments:
+        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes) and recordings; of
+            `recordings` some of ``m1``, ``s1``, ``chewie1``, ``chewie2``, ``A2929``.
+        variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
+        workers: Runs at a time, each in a process with one thread.
+        pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
+        finetune: Fine-tuning of `curve` and `adaptation`; its ``label_seconds`` is set from `label_seconds`.
+        simulate: The simulated sessions.
+        label_seconds: Seconds of labels of the new session that `curve`, `adaptation` and `recordings` try.
+        new_seconds: Length of that session in seconds; seven tenths of it are its training split.
+    """
+
+    data: tuple[str, ...] = ("sim40", "m1", "s1")
+    variants: str = ""
+    workers: int = 1
+    pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(train=TrainConfig(steps=800)))
+    finetune: FinetuneConfig = field(
+        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), freeze_steps=150)
+    )
+    simulate: SimulateConfig = field(
+        default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, num_regions=2, seconds=120.0, seed=40)
+    )
+    label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
+    new_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        require(self, {"workers": (1, INF), "new_seconds": (10, INF)})
+        if not self.label_seconds or min(self.label_seconds) <= 0:
+            raise InputError("settings", "label_seconds", "some seconds above 0", list(self.label_seconds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """How a benchmark is run. Each uses some of the settings.
+
+    Arguments:
+        repeats: Rounds that are timed, after one that is not (attention, train, loader).
+        preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
+        precision: ``fp32`` or ``bf16`` (attention, train, loader).
+        sequences: Sequences in a batch (attention, train).
+        sessions: Sessions of the store (loader).
+        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, adaptation, dynamics).
+        out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
+        study: Settings of the studies (ablation, presets, curve, adaptation, recordings, dynamics).
+    """
+
+    repeats: int = 3
+    preset: str = "small"
+    precision: str = "fp32"
+    sequences: int = 30
+    sessions: int = 50
+    seeds: int = 3
+    out: str = ""
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError("settings", "precision", "fp32 or bf16", self.precision)

@@ -1,0 +1,226 @@
+"""A small recurrent network as a decoder: what a laboratory trains when ridge is not enough."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ndt.evaluation.metrics import r2
+from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, take
+
+__all__ = ["Network", "GRU", "fit_gru"]
+
+KINDS = ("continuous", "angle", "class")
+WIDTH = 128  # of the recurrent layer
+INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # share of counts set to their mean, and of activations dropped, while training
+WINDOW_BINS, WARM_BINS = (
+    64,
+    8,
+)  # of a training window, and those of them that are not scored unless the segment begins there
+BATCH_SIZE = 48  # windows
+STEPS, WARMUP = (
+    180,
+    20,
+)  # of optimisation at most, over which the learning rate falls to 0 as a cosine; in which it rises
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # of AdamW, its peak, and the largest gradient norm
+EMA = 0.97  # decay of the average of weights that is validated and kept
+VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and those without improvement before stopping
+REMEMBERED_S = 20.0  # seconds of history with which validation rows are decoded while training
+CHUNK = 4096  # bins that are decoded at once; the state goes on to the next
+
+# B = windows in a batch, L = bins in the longest of them, R = rows of all segments
+
+
+class Network(nn.Module):
+    """Gated recurrent units and a linear readout.
+
+    Reference: Cho et al. (2014), https://arxiv.org/abs/1406.1078
+
+    Arguments:
+        num_units: Number of units N.
+        num_outputs: Columns C of the target.
+        width: Width D.
+    """
+
+    def __init__(self, num_units: int, num_outputs: int, width: int) -> None:
+        super().__init__()
+
+        self.input_dropout, self.dropout = nn.Dropout(INPUT_DROPOUT), nn.Dropout(DROPOUT)
+        self.gru = nn.GRU(num_units, width, batch_first=True)
+        self.readout = nn.Linear(width, num_outputs)
+
+    def forward(self, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns outputs, (B, T, C), of z-scored counts, (B, T, N), and the state to go on from."""
+        hidden, after = self.gru(self.input_dropout(z), state)
+
+        return self.readout(self.dropout(hidden)), after
+
+
+@dataclass(frozen=True)
+class GRU:
+    """A recurrent network from z-scored counts to z-scored targets, or to the logits of classes.
+
+    Arguments:
+        network: The network, as it is to be used.
+        counts: Scaler of counts.
+        targets: Scaler of targets; of classes, unused.
+        kind: ``continuous``, ``angle`` or ``class``.
+        steps: Optimisation steps after which validation liked it best.
+        valid_r2: R² on validation rows.
+    """
+
+    network: Network
+    counts: Scaler
+    targets: Scaler
+    kind: str
+    steps: int
+    valid_r2: float
+
+    def predict(self, counts: Segments) -> list[Array]:
+        """Returns targets, one (T, C) a segment; of classes, probabilities. Causal; each segment begins from nothing."""
+        return [self._decoded(self.counts.apply(x)) for x in counts]
+
+    @torch.no_grad()
+    def _decoded(self, z: Array) -> Array:
+        state, out = None, [torch.zeros(0, self.network.readout.out_features)]
+        for part in torch.from_numpy(z.astype(np.float32)).split(CHUNK) if len(z) else ():
+            found, state = self.network(part[None], state)
+            out.append(found[0])
+        logits = torch.cat(out).double()
+
+        return logits.softmax(1).numpy() if self.kind == "class" else self.targets.invert(logits.numpy())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all of it as arrays by name, float32 the weights and float64 the rest, to be written to a file."""
+        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
+        numbers = {"kind": KINDS.index(self.kind), "steps": self.steps, "valid_r2": self.valid_r2}
+        weights = {f"network.{name}": v.numpy().copy() for name, v in self.network.state_dict().items()}
+
+        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()} | weights
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "GRU":
+        """Returns the decoder that `arrays` came from."""
+        weights = {
+            name.removeprefix("network."): torch.from_numpy(np.array(v, np.float32))
+            for name, v in arrays.items()
+            if name.startswith("network.")
+        }
+        C, D = weights["readout.weight"].shape
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+            network = Network(weights["gru.weight_ih_l0"].shape[1], C, D).eval()
+        network.load_state_dict(weights)
+        found = {name: np.asarray(v, np.float64) for name, v in arrays.items() if not name.startswith("network.")}
+        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
+
+        return cls(network, counts, targets, KINDS[int(found["kind"])], int(found["steps"]), float(found["valid_r2"]))
+
+
+def fit_gru(
+    counts: Segments,
+    targets: Segments,
+    train: Masks,
+    valid: Masks,
+    *,
+    bin_size: float,
+    kind: str,
+    seed: int = 0,
+) -> GRU:
+    """Trains the network; how long is what has the best validation R².
+
+    Squared error of z-scored targets is least, of classes cross-entropy. The same seed gives the same network on the
+    same machine; torch's own generator is left as it was.
+
+    Arguments as of `ndt.decoders.ridge.fit_ridge`; besides:
+        kind: What columns are: ``continuous``, ``angle`` or ``class`` (one column a class, 1 for the true one).
+        seed: Seed of weights, windows and dropout.
+    """
+    train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
+    scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
+    x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
+    heard, chosen = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
+    true = take(targets, valid)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(x[0].shape[1], y[0].shape[1], WIDTH)
+        average = copy.deepcopy(network).eval()
+        best: GRU | None = None
+        for step in _trained(network, average, x, y, train, kind, seed):
+            if step % VALID_EVERY and step != STEPS:
+                continue
+            model = GRU(average, scale_x, scale_y, kind, step, float("nan"))
+            score = r2(true, take(model.predict(heard), chosen))
+            if best is None or score > best.valid_r2:
+                best = GRU(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
+            if step - best.steps >= PATIENCE * VALID_EVERY:
+                break
+    assert best is not None, "at least one step is made"
+
+    return best
+
+
+def _trained(
+    network: Network, average: Network, x: list[Array], y: Segments, train: Masks, kind: str, seed: int
+) -> Iterator[int]:
+    """Trains a network, and yields the number of each step when it and the average of its weights have been moved."""
+    z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float() for a in (x, y))
+    label.nan_to_num_()  # the last row of both is for what a shorter window lacks
+    windows = _windows([len(m) for m in train], np.concatenate(list(train)), np.random.default_rng(seed))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    for step in range(1, STEPS + 1):
+        rows, scored = _batch(list(islice(windows, BATCH_SIZE)), len(z) - 1)
+        cosine = (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * cosine * min(step / WARMUP, 1.0)
+        network.train()
+        out = network(z[rows])[0][scored]
+        loss = F.cross_entropy(out, label[rows[scored]]) if kind == "class" else F.mse_loss(out, label[rows[scored]])
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimiser.step()
+        kept = min(EMA, step / (step + 9))  # an average over all steps until there are enough
+        with torch.no_grad():
+            for a, w in zip(average.parameters(), network.parameters(), strict=True):
+                a.lerp_(w, 1 - kept)
+        yield step
+
+
+Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
+
+
+def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
+    """Yields windows without end: their rows, and which are scored.
+
+    Each pass over the segments lays them anew, a window's first bins over the last of the one before, so that it scores
+    each training row once and with bins before it.
+    """
+    step = WINDOW_BINS - WARM_BINS
+    first = np.cumsum(lengths) - lengths
+    while True:
+        windows = []
+        for begin, length in zip(first, lengths, strict=True):
+            for start in range(-int(rng.integers(step)) if length > WINDOW_BINS else 0, length, step):
+                rows = begin + np.arange(max(start, 0), min(start + WINDOW_BINS, length))
+                scored = train[rows] & ((np.arange(len(rows)) >= WARM_BINS) | (start <= 0))
+                if scored.any():
+                    windows.append((rows, scored))
+        for i in rng.permutation(len(windows)):
+            yield windows[i]
+
+
+def _batch(windows: list[Window], empty: int) -> tuple[Tensor, Tensor]:
+    """Returns rows and which are scored, (B, L) each; a row `empty`, unscored, where a window is shorter."""
+    longest = max(len(rows) for rows, _ in windows)
+    batch, known = np.full((len(windows), longest), empty), np.zeros((len(windows), longest), bool)
+    for i, (rows, scored) in enumerate(windows):
+        batch[i, : len(rows)], known[i, : len(rows)] = rows, scored
+
+    return torch.from_numpy(batch), torch.from_numpy(known)

@@ -1,0 +1,78 @@
+"""A target's range cut into cells: around a circle, over a grid, or one cell a class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import expm
+
+from ndt.segments import Array
+
+__all__ = ["Cells", "circle", "classes", "grid", "spread"]
+
+
+@dataclass(frozen=True)
+class Cells:
+    r"""M cells along one axis or more, and how a quantity that lies in cells spreads to those beside them.
+
+    It spreads like heat, for which the graph of neighbours (a cycle, a path, or all of each other) is all that matters:
+
+    .. math:: K(\sigma) = \exp(-\tfrac{\sigma^2}{2} L), \quad L = \mathrm{diag}(A 1) - A
+
+    with A the neighbours of each cell. So :math:`\sigma` is the standard deviation of the spread in cells, however
+    small; nothing is lost at a border, and spreading twice is spreading once by the root of the sum of squares.
+
+    Arguments:
+        values: What each cell stands for, (M, C): the cosine and sine of a direction, a centre, or one class.
+        neighbours: Whether two cells lie beside each other, one (m, m) matrix an axis, of zeros and ones.
+        edges: For a grid, the edges of its cells along each axis, ascending, (m + 1,).
+    """
+
+    values: Array
+    neighbours: tuple[Array, ...]
+    edges: tuple[Array, ...] = ()
+
+    def kernel(self, width: float) -> list[Array]:
+        """Returns K for a width in cells, one matrix an axis; its rows and columns sum to 1."""
+        return [np.maximum(expm(-(width**2) / 2 * (np.diag(a.sum(1)) - a)), 0.0) for a in self.neighbours]  # rounding
+
+    def of(self, y: Array) -> NDArray[np.int64]:
+        """Returns the cell that each row of (T, C) lies in, the nearest one where it is beyond the border."""
+        if self.edges:
+            along = [np.searchsorted(e[1:-1], y[:, c], side="right") for c, e in enumerate(self.edges)]
+            return np.ravel_multi_index(tuple(along), tuple(len(e) - 1 for e in self.edges)).astype(np.int64)
+
+        return np.argmax(y @ self.values.T, 1).astype(np.int64)  # of unit vectors, the nearest
+
+
+def circle(num_cells: int) -> Cells:
+    """Returns cells of one width around a circle; a value is a cosine and a sine."""
+    angle = 2 * np.pi * np.arange(num_cells) / num_cells
+    step = np.roll(np.eye(num_cells), 1, 1)
+
+    return Cells(np.stack([np.cos(angle), np.sin(angle)], 1), (np.maximum(step, step.T),))
+
+
+def grid(edges: Sequence[Array]) -> Cells:
+    """Returns the cells between these edges along each of one axis or two, (m + 1,); a value is a centre."""
+    centres = np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij")
+    paths = [np.eye(len(e) - 1, k=1) + np.eye(len(e) - 1, k=-1) for e in edges]
+
+    return Cells(np.stack([c.ravel() for c in centres], 1), tuple(paths), tuple(edges))
+
+
+def classes(num_classes: int) -> Cells:
+    """Returns one cell a class; all are neighbours."""
+    return Cells(np.eye(num_classes), (1 - np.eye(num_classes),))
+
+
+def spread(x: Array, kernel: Sequence[Array]) -> Array:
+    """Returns (…, M) spread over the cells by a kernel, or by one of several: (…, m, m) an axis."""
+    shape = x.shape
+    if len(kernel) == 1:
+        return x @ kernel[0]
+    first, second = kernel
+    y = x.reshape(*shape[:-1], first.shape[-1], second.shape[-1])
+
+    return (np.swapaxes(first, -1, -2) @ y @ second).reshape(shape)

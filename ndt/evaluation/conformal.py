@@ -1,0 +1,270 @@
+r"""Predictive intervals: how wide they must be to hold the truth as often as they say.
+
+*Split conformal*: scores :math:`s_t` (how far off a prediction is) of n validation rows are sorted, and q is the
+:math:`\lceil (n + 1)(1 - \alpha) \rceil`-th. A new row's score is at most q with probability :math:`1 - \alpha` or
+slightly more if all rows are exchangeable. Rows of a recording are not: neighbours err alike, and errors grow as units
+drift. Hence `Conformal.error` says how uncertain coverage is for want of validation rows, and *adaptive* widths follow
+the truth where it arrives, by steps that balance at a share :math:`\alpha` of misses:
+
+.. math:: h_t = h^0_t e^{\theta_t}, \quad \theta_{t + 1} = \theta_t + \gamma (\mathrm{miss}_t - \alpha).
+
+The share of misses among T rows is :math:`\alpha + (\theta_{T + 1} - \theta_1) / \gamma T` exactly: it comes to
+:math:`\alpha` as 1 / T whatever the recording does, as long as errors are bounded. This is the quantile tracking of
+Angelopoulos et al. on a logarithmic scale, so that no unit enters and no width is infinite.
+
+Reference: Lei et al. (2018), Distribution-free predictive inference for regression, https://arxiv.org/abs/1604.04173;
+Gibbs & Candès (2021), Adaptive conformal inference under distribution shift, https://arxiv.org/abs/2106.00263;
+Angelopoulos, Candès & Tibshirani (2023), Conformal PID control for time series prediction,
+https://arxiv.org/abs/2307.16895; Sadinle, Lei & Wasserman (2019), for classes, https://arxiv.org/abs/1609.00451
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ndt.evaluation.bootstrap import block_bootstrap_mean
+from ndt.evaluation.metrics import angular_error_deg
+
+__all__ = ["Conformal", "adaptive", "conformal_quantile", "misfit"]
+
+GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test splits
+ROWS_PER_KNOT, MOST_KNOTS = 100, 10  # of the scale: so few numbers of so many rows cost no coverage
+LEAST_SCALE = 0.05  # of the largest: an interval is not narrowed further on the strength of easy validation rows
+LEAST_CLASS = 1e-6  # a half width of 0 could not be widened
+LARGEST = {"continuous": np.inf, "angle": 180.0, "class": 1.0}  # a wider interval holds no more
+
+Array = NDArray[np.float64]
+
+
+def misfit(true: ArrayLike, predicted: ArrayLike, kind: str) -> Array:
+    """Returns how far off each row is, at least 0, (R, K); NaN where it is unlabelled.
+
+    *continuous*: absolute error of each dimension, K = C. *angle*: absolute error of each direction in degrees,
+    K = C / 2. *class*: 1 less the probability of the true class, K = 1.
+
+    Arguments:
+        true: Measured values, shape (R, C).
+        predicted: Decoded values, shape (R, C).
+        kind: ``continuous``, ``angle`` or ``class``.
+    """
+    y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    if y.shape != x.shape or y.ndim != 2:
+        raise ValueError(f"true and predicted must both be (R, C), got {y.shape} and {x.shape}")
+    if kind == "continuous":
+        found = np.abs(y - x)
+    elif kind == "angle":
+        found = angular_error_deg(y, x)
+    elif kind == "class":
+        found = np.maximum(1 - np.sum(x * y, 1, keepdims=True), 0.0)  # ridge knows probabilities over 1
+    else:
+        raise ValueError(f"kind must be continuous, angle or class, got {kind!r}")
+
+    return np.where(np.isnan(y).any(1, keepdims=True), np.nan, found)
+
+
+def conformal_quantile(scores: ArrayLike, level: float) -> Array:
+    r"""Returns the :math:`\lceil (n + 1) \cdot level \rceil`-th smallest of n scores; infinity where n is too small.
+
+    Arguments:
+        scores: Scores, shape (n, K), each column by itself.
+        level: Share that must not be larger, between 0 and 1.
+
+    Example:
+        >>> conformal_quantile([[3.0], [1.0], [2.0], [4.0]], 0.6)
+        array([3.])
+    """
+    s = np.sort(np.asarray(scores, np.float64), 0)
+    rank = math.ceil((len(s) + 1) * level - 1e-9)  # 100 * 0.55 is 55.00000000000001
+
+    return s[rank - 1] if rank <= len(s) else np.full(s.shape[1], np.inf)
+
+
+def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: float = GAMMA) -> Array:
+    """Returns half widths that follow the labels of the rows before, (R, K).
+
+    A row without a label leaves the width as it was.
+
+    Arguments:
+        scores: What `misfit` returns, rows in order of time, shape (R, K).
+        half_width: Half widths to start from, shape (R, K).
+        level: Share to cover, between 0 and 1.
+        gamma: Step: the width's logarithm grows by ``gamma * level`` at a miss, and falls by ``gamma * (1 - level)``
+            at a hit.
+    """
+    s, half = np.asarray(scores, np.float64), np.asarray(half_width, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(s / half)
+    shift = np.zeros(ratio.shape)
+    for k, column in enumerate(ratio.T.tolist()):  # plain numbers: ten times as fast as rows of an array
+        theta = 0.0
+        for row, known in enumerate(column):
+            shift[row, k] = theta
+            if not math.isnan(known):
+                theta += gamma * ((known > theta) - (1 - level))
+
+    return np.asarray(half * np.exp(shift))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformal:
+    """Intervals around predictions, prediction ± half width; of classes, sets of them.
+
+    With 200 validation rows or more, the half width is a quantile times a scale that grows with how hard a row looks:
+    with the prediction's distance from its mean, for continuous targets; with the shortness of the predicted vector,
+    for angles. The scale is the mean misfit of validation rows that look alike, made monotone. With fewer rows, and
+    for classes, it is 1.
+
+    A set of classes holds all whose probability is 1 - half width or more; it may be empty.
+
+    Arguments:
+        kind: ``continuous``, ``angle`` or ``class``.
+        level: Share of rows to cover, between 0 and 1.
+        quantile: Of misfits over scale, one a dimension, (K,); infinite where validation rows are too few.
+        centre: Mean prediction on validation rows, (C,).
+        knots: How hard rows look where the scale is known, ascending, one tuple a dimension; linear between.
+        scales: The scale there.
+        error: Standard error of coverage for want of validation rows; NaN where unknown.
+    """
+
+    kind: str
+    level: float
+    quantile: tuple[float, ...]
+    centre: tuple[float, ...]
+    knots: tuple[tuple[float, ...], ...]
+    scales: tuple[tuple[float, ...], ...]
+    error: float
+
+    @classmethod
+    def fit(
+        cls, true: ArrayLike, predicted: ArrayLike, kind: str, *, level: float = 0.9, segment: ArrayLike | None = None
+    ) -> "Conformal":
+        """Learns from validation rows: rows that the predictor was not trained on.
+
+        Arguments:
+            true: Measured values, shape (R, C); rows with a NaN are unlabelled and left out.
+            predicted: Decoded values, shape (R, C).
+            kind: ``continuous``, ``angle`` or ``class``.
+            level: Share of rows to cover, between 0 and 1.
+            segment: Segment that each row lies in, ascending, (R,); see `ndt.evaluation.bootstrap`.
+        """
+        scores, x = misfit(true, predicted, kind), np.asarray(predicted, np.float64)
+        labelled = ~np.isnan(scores).any(1)
+        scores, x = scores[labelled], x[labelled]
+        centre = x.mean(0) if len(x) else np.zeros(x.shape[1])
+        tables = [_scale(h, s) for h, s in zip(_hardness(x, centre, kind).T, scores.T, strict=True)]
+        knots, scales = zip(*tables, strict=True)
+        relative = scores / _interpolated(_hardness(x, centre, kind), knots, scales)
+        quantile = conformal_quantile(relative, level)
+        if kind == "class":
+            quantile = np.maximum(quantile, LEAST_CLASS)
+        inside = (relative <= quantile).astype(np.float64)
+        _, error = block_bootstrap_mean(inside, None if segment is None else np.asarray(segment)[labelled])
+
+        return cls(
+            kind=kind,
+            level=level,
+            quantile=tuple(quantile.tolist()),
+            centre=tuple(centre.tolist()),
+            knots=knots,
+            scales=scales,
+            error=error,
+        )
+
+    def half_width(self, predicted: ArrayLike) -> Array:
+        """Returns half widths, (R, K), of predictions, (R, C): in the unit, in degrees, or a probability."""
+        hard = _hardness(np.asarray(predicted, np.float64), np.array(self.centre), self.kind)
+
+        return np.minimum(_interpolated(hard, self.knots, self.scales) * self.quantile, LARGEST[self.kind])
+
+    def adapt(self, true: ArrayLike, predicted: ArrayLike) -> Array:
+        """Returns half widths that follow the labels of rows before, (R, K); see `adaptive`.
+
+        Arguments:
+            true: Measured values, NaN where no label arrives, rows in order of time, shape (R, C).
+            predicted: Decoded values, shape (R, C).
+        """
+        found = adaptive(misfit(true, predicted, self.kind), self.half_width(predicted), level=self.level)
+
+        return np.minimum(found, LARGEST[self.kind])
+
+    def covered(self, true: ArrayLike, predicted: ArrayLike, half_width: ArrayLike) -> Array:
+        """Returns 1 where the truth, (R, C), lies within half widths, (R, K), 0 where not, NaN where it is unknown."""
+        scores = misfit(true, predicted, self.kind)
+
+        return np.where(np.isnan(scores), np.nan, scores <= np.asarray(half_width))
+
+    def sets(self, predicted: ArrayLike, half_width: ArrayLike) -> NDArray[np.bool_]:
+        """Returns which classes are in each row's set, (R, C), of probabilities, (R, C), and half widths, (R, 1)."""
+        assert self.kind == "class", "only classes have sets"
+
+        return 1 - np.asarray(predicted, np.float64) <= np.asarray(half_width)
+
+    def measure(self, true: ArrayLike, predicted: ArrayLike, segment: ArrayLike | None = None) -> dict[str, Any]:
+        """Returns coverage and width on test rows, with and without adaptation, as metrics.json says them.
+
+        Errors are of the test rows alone; of coverage without adaptation, `interval_calibration_error` adds to them.
+        Widths are the mean half width of each dimension; of classes, the mean number in a set.
+
+        Arguments:
+            true: Measured values, NaN where unlabelled, rows in order of time, shape (R, C).
+            predicted: Decoded values, shape (R, C).
+            segment: Segment that each row lies in, ascending, (R,); see `ndt.evaluation.bootstrap`.
+        """
+        found: dict[str, Any] = {"interval_calibration_error": self.error}
+        share = f"coverage_{100 * self.level:g}"
+        for name, half in (("interval", self.half_width(predicted)), ("adaptive", self.adapt(true, predicted))):
+            mean, error = block_bootstrap_mean(self.covered(true, predicted, half), segment)
+            width = self.sets(predicted, half).sum(1, keepdims=True) if self.kind == "class" else half
+            found |= {f"{name}_{share}": mean, f"{name}_{share}_error": error}
+            found[f"{name}_half_width" if self.kind != "class" else f"{name}_set_size"] = width.mean(0).tolist()
+
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it as JSON; what is not finite becomes null."""
+        quantile = [q if math.isfinite(q) else None for q in self.quantile]
+
+        return asdict(self) | {"quantile": quantile, "error": self.error if math.isfinite(self.error) else None}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Conformal":
+        """Returns what `to_json` wrote."""
+        tables = {name: tuple(map(tuple, found[name])) for name in ("knots", "scales")}
+        quantile = tuple(math.inf if q is None else q for q in found["quantile"])
+        error = math.nan if found["error"] is None else found["error"]
+
+        return cls(**found | tables | {"quantile": quantile, "centre": tuple(found["centre"]), "error": error})
+
+
+def _hardness(predicted: Array, centre: Array, kind: str) -> Array:
+    """Returns how hard each row looks, larger for harder, (R, K)."""
+    if kind == "continuous":
+        return np.abs(predicted - centre)
+    if kind == "angle":
+        return -np.hypot(predicted[:, ::2], predicted[:, 1::2])
+
+    return np.zeros((len(predicted), 1))
+
+
+def _scale(hard: Array, scores: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns knots and the mean score at each, never falling from one to the next; of few rows, one knot and 1."""
+    from sklearn.isotonic import isotonic_regression
+
+    num_knots = min(len(hard) // ROWS_PER_KNOT, MOST_KNOTS)
+    if num_knots < 2 or np.ptp(hard) == 0 or not scores.any():
+        return (0.0,), (1.0,)
+    parts = np.array_split(np.argsort(hard, kind="stable"), num_knots)
+    knots = np.array([hard[p].mean() for p in parts])
+    rising = isotonic_regression([scores[p].mean() for p in parts])
+    scales = np.maximum(rising, LEAST_SCALE * rising[-1])
+    new = np.r_[True, np.diff(knots) > 0]
+
+    return tuple(knots[new].tolist()), tuple(scales[new].tolist())
+
+
+def _interpolated(hard: Array, knots: tuple[tuple[float, ...], ...], scales: tuple[tuple[float, ...], ...]) -> Array:
+    """Returns the scale of each row, (R, K)."""
+    return np.stack([np.interp(h, k, s) for h, k, s in zip(hard.T, knots, scales, strict=True)], 1)

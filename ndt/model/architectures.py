@@ -1,0 +1,28 @@
+"""The architectures of the transformer, by the name that settings give them."""
+
+from pathlib import Path
+
+from ndt.model.checkpoint import ModelSpec, find_model, read_json
+from ndt.model.ndt2 import NDT2, Quirks
+from ndt.model.transformer import NDT
+
+__all__ = ["ARCHITECTURES", "load_model", "new_model"]
+
+ARCHITECTURES: dict[str, type[NDT]] = {"ndt": NDT, "ndt2": NDT2, "ndt2_quirks": Quirks}
+
+
+def new_model(spec: ModelSpec) -> NDT:
+    """Returns a new model of the architecture that its specification names."""
+    return ARCHITECTURES[spec.config.architecture](spec)
+
+
+def load_model(name: str | Path, revision: str | None = None) -> NDT:
+    """Loads a model of any architecture from a folder, else from the Hugging Face Hub.
+
+    Raises:
+        InputError: if there is no model, or its architecture differs from what its weights or this version expect.
+    """
+    folder = find_model(name, revision)
+    spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
+
+    return ARCHITECTURES[spec.config.architecture].from_pretrained(folder)

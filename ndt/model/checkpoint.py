@@ -1,0 +1,327 @@
+"""Models on disk: weights in safetensors, everything else in JSON. Loading runs no code from a file."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.special import softmax
+
+from ndt.config import ModelConfig
+from ndt.errors import InputError
+from ndt.model.vocabulary import Vocabulary
+from ndt.target import Part, Target, part_columns
+
+__all__ = [
+    "TargetSpec",
+    "ModelSpec",
+    "find_model",
+    "load_arrays",
+    "load_weights",
+    "read_json",
+    "save_arrays",
+    "save_config",
+    "save_weights",
+    "sha256",
+    "write_json",
+]
+
+FORMAT = 4  # of model.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSpec:
+    """What a decoder decodes, and how it was standardised on the training split.
+
+    Arguments:
+        name: Name of the covariate; of several, with commas between.
+        dims: Names of the C columns of all parts; of an angle, its cosine and sine; of classes, the classes.
+        unit: Physical unit; of several, with commas between.
+        mean: Mean of each column; of a class 0.
+        std: Standard deviation of each column, positive; of a class 1.
+        parts: What the columns are.
+        lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
+        auxiliary: What the decoder learned beside, and does not deliver.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    unit: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    parts: tuple[Part, ...]
+    lag: float = 0.0
+    auxiliary: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
+
+    @classmethod
+    def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "TargetSpec":
+        """Returns that of a target; of each part, those chosen rows count that have a label of it.
+
+        Raises:
+            InputError: if a part has no label in these rows, one of its dimensions does not vary, or it lacks a class.
+        """
+        mean, std = np.zeros((2, target.values.shape[1]))
+        for i, part in enumerate(target.parts):
+            columns = target.columns(i)
+            values = target.values[rows, columns]
+            values = values[~np.isnan(values).any(1)]
+            _check_labels(part, values, where)
+            if part.kind == "class":
+                std[columns] = 1.0
+            else:
+                mean[columns], std[columns] = values.mean(0), values.std(0)
+
+        return cls(
+            name=target.name,
+            dims=tuple(c for part in target.parts for c in part.columns),
+            unit=",".join(part.unit for part in target.parts).strip(","),
+            mean=tuple(map(float, mean)),
+            std=tuple(map(float, std)),
+            parts=target.parts,
+            lag=target.lag,
+        )
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Columns that the network learns: what is decoded, and what is learned beside it, if anything."""
+        beside = sum(part.num_columns for part in self.auxiliary)
+
+        return (len(self.dims), beside) if beside else (len(self.dims),)
+
+    def same(self, other: "TargetSpec") -> bool:
+        """Whether both mean the same quantities at the same lag, however standardised."""
+        own, others = ((c.name, c.dims, c.unit, c.parts, c.lag, c.auxiliary) for c in (self, other))
+
+        return own == others
+
+    def adopt(self, target: Target) -> Target | None:
+        """Returns a target with the columns of this decoder, which may know more classes; None if it is another."""
+        if self.lag != target.lag or len(self.parts) != len(target.parts):
+            return None
+        for own, part in zip(self.parts, target.parts, strict=True):
+            same = part.kind == "class" and replace(own, dims=part.dims) == part and set(part.dims) <= set(own.dims)
+            if own != part and not same:
+                return None
+
+        return target.expanded(self.parts)
+
+    def columns(self, i: int) -> slice:
+        """Returns where the columns of part `i` are."""
+        return part_columns(self.parts)[i]
+
+    def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns (R, C) values in standard deviations from the mean; 1 and 0 of classes stay."""
+        return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+
+    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns decoded (R, C) values in their unit: standardised ones put back, logits of classes as probabilities.
+
+        What a model decodes is either; what `standardise` returned has probabilities already, not logits.
+        """
+        found = values * np.array(self.std) + np.array(self.mean)
+        for part, columns in zip(self.parts, part_columns(self.parts), strict=True):
+            if part.kind == "class":
+                found[:, columns] = softmax(found[:, columns], axis=1)
+
+        return found.astype(np.float32)
+
+
+def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
+    """Refuses a part that cannot be learned from these labels, (R, C)."""
+    if not len(values):
+        raise InputError(where, part.name, "a label on the training split", "none")
+    if part.kind != "class":
+        if not np.all((std := values.std(0)) > 0):
+            raise InputError(where, part.name, "a covariate that varies on the training split", f"std {std}")
+    elif part.num_columns < 2:
+        raise InputError(where, part.name, "at least two classes", ", ".join(part.dims) or "none")
+    elif missing := [name for name, times in zip(part.dims, values.sum(0), strict=True) if not times]:
+        expected = f"each of {part.num_columns} classes on the training split (or more seconds of it)"
+        raise InputError(where, part.name, expected, f"none of {', '.join(missing[:5])}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything about a model but its weights.
+
+    Arguments:
+        config: Architecture.
+        vocabulary: Names of the rows of its tables.
+        bin_size: Bin width in seconds.
+        window_bins: Longest window that it was trained on, in bins.
+        covariate: What it decodes; None before fine-tuning.
+        data: Sessions that it was trained on, by id: SHA-256 of the source.
+        encodes: Whether its encoder was trained; a decoder of counts from scratch has no use for one.
+    """
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+    bin_size: float
+    window_bins: int
+    covariate: TargetSpec | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    encodes: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the specification as JSON."""
+        from ndt import __version__
+
+        return {"format": FORMAT, "versions": {"ndt": __version__, "torch": torch.__version__}, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, where: Path, found: dict[str, Any]) -> "ModelSpec":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: if the format is another, or the architecture has other fields than this version's.
+        """
+        if found.get("format") != FORMAT:
+            raise InputError(where, "format", f"model format {FORMAT}", found.get("format", "none"))
+        try:
+            return cls(
+                config=ModelConfig(**found["config"]),
+                vocabulary=_vocabulary(found["vocabulary"]),
+                bin_size=float(found["bin_size"]),
+                window_bins=int(found["window_bins"]),
+                covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
+                data=dict(found["data"]),
+                encodes=bool(found["encodes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(where, "architecture", "the fields that this version knows", error) from error
+
+
+def _covariate(found: dict[str, Any]) -> TargetSpec:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    for name in ("parts", "auxiliary"):
+        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])
+
+    return TargetSpec(**plain)
+
+
+def _vocabulary(found: dict[str, Any]) -> Vocabulary:
+    return Vocabulary(
+        units=tuple(found["units"]),
+        contexts=tuple(found["contexts"]),
+        places=tuple(found["places"]),
+        unit_sites=tuple((int(a), int(b)) for a, b in found["unit_sites"]),
+        unit_depths=tuple(map(float, found["unit_depths"])),
+    )
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """Returns the folder of a model: the one of that name, else a copy from the Hugging Face Hub.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        allowed = ["model.json", "model.safetensors"]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=allowed))
+    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
+        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Loads weights into a model.
+
+    Raises:
+        InputError: if the file is missing or not safetensors, or names or shapes differ from the model's.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(path, "weights", "a safetensors file", error) from error
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    stored = {k: tuple(v.shape) for k, v in weights.items()}
+    if own != stored:
+        name = sorted(k for k in own.keys() | stored.keys() if own.get(k) != stored.get(k))[0]
+        expected = f"shape {own.get(name, 'absent')} of this architecture"
+        raise InputError(path, name, expected, stored.get(name, "absent"))
+    model.load_state_dict(weights)
+
+
+def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes tensors beside their place and renames, so that a crash leaves no half file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def save_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Writes arrays as safetensors, beside their place and renamed."""
+    save_weights({k: torch.from_numpy(np.array(v, order="C")) for k, v in arrays.items()}, path)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads arrays from safetensors.
+
+    Raises:
+        InputError: if the file is missing or not safetensors.
+    """
+    try:
+        return {k: v.numpy() for k, v in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(path, "content", "a safetensors file", error) from error
+
+
+def save_config(run: Path, config: Any, store: Path) -> None:
+    """Writes a run's resolved configuration, and where its store is."""
+    plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    write_json(run / "run.json", {"store": str(store.resolve())})
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, found: Any) -> None:
+    """Writes JSON beside its place and renames. NaN becomes null: it is not JSON."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}", delete=False) as file:
+        json.dump(_finite(found), file, indent=1)
+        file.write("\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        InputError: if the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(path, "content", "a JSON file", error) from error
+
+
+def _finite(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {k: _finite(v) for k, v in found.items()}
+    if isinstance(found, list | tuple):
+        return [_finite(v) for v in found]
+    if isinstance(found, np.generic):
+        found = found.item()
+
+    return None if isinstance(found, float) and not np.isfinite(found) else found

@@ -1,0 +1,195 @@
+"""Transformer blocks over packed sequences."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ndt.config import ModelConfig
+from ndt.model.attention import attention
+from ndt.model.layout import AttentionPattern, PackedLayout
+
+__all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
+
+# L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
+
+
+def rotate(x: Float[Tensor, "L H E"], rows: PackedLayout, *, key: bool) -> Float[Tensor, "L H E"]:
+    r"""Turns the first half of each head's dimensions by angles proportional to time.
+
+    The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time:
+    their turned half is set to zero, or their score would depend on the query's absolute time.
+
+    Reference: Su et al. (2021), eq. 34, https://arxiv.org/abs/2104.09864; half of the dimensions only.
+    """
+    phases = rows.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
+    pairs = 2 * phases.shape[-1]  # one dimension and the next are a complex number: half the time of cosines and sines
+    a, rest = x.split([pairs, x.shape[-1] - pairs], dim=-1)
+    turned = torch.view_as_complex(rearrange(a, "l h (f two) -> l h f two", two=2).to(phases.real.dtype)) * phases
+
+    return torch.cat([torch.view_as_real(turned).flatten(-2).to(x.dtype), rest], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of packed rows over themselves, or over a memory.
+
+    Arguments:
+        config: Architecture; uses `width`, `num_heads`, `locality_bias`.
+        rotary: Whether scores depend on differences in time.
+    """
+
+    def __init__(self, config: ModelConfig, *, rotary: bool = True) -> None:
+        super().__init__()
+
+        D = config.width
+        self.num_heads, self.rotary = config.num_heads, rotary
+        self.query = nn.Linear(D, D)
+        self.key_value = nn.Linear(D, 2 * D)
+        self.out = nn.Linear(D, D)
+        if rotary and config.locality_bias:
+            self._favour_the_near(config.locality_bias)
+
+    def _favour_the_near(self, most: float) -> None:
+        r"""Starts heads with scores that fall with distance in time, as if all had learned to look at what is near.
+
+        Biases :math:`b_h` of the dimensions that time turns add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores,
+        which is largest at no distance. They rise from 0 in the first head, which reads all alike, to `most` in the
+        last.
+        """
+        D, H = self.query.in_features, self.num_heads
+        strength = torch.linspace(0, most, H)[:, None]
+        quarter = D // H // 4
+        with torch.no_grad():
+            for bias in (self.query.bias, self.key_value.bias[:D]):
+                bias.view(H, -1)[:, : 2 * quarter : 2] = strength
+
+    def forward(
+        self,
+        x: Float[Tensor, "L D"],
+        rows: PackedLayout,
+        pattern: AttentionPattern,
+        memory: Float[Tensor, "M D"] | None = None,
+        memory_rows: PackedLayout | None = None,
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns what each row reads along the route, of the rows or of a memory's; for chosen rows, or for all."""
+        if memory is None or memory_rows is None:
+            memory, memory_rows = x, rows
+            q, k, v = rearrange(self._project(x), "l (three h e) -> three l h e", three=3, h=self.num_heads)
+        else:
+            q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
+            k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
+        if self.rotary and pattern.timed:  # within a bin there is no time
+            q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
+
+        read = rearrange(attention(q, k, v, pattern), "l h e -> l (h e)")
+
+        return self.out(read if keep is None else read.index_select(0, keep))
+
+    def _project(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L three_D"]:
+        """Returns queries, keys and values beside each other."""
+        weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
+        bias = torch.cat([self.query.bias, self.key_value.bias])
+
+        return F.linear(x, weight, bias)
+
+
+class Dropout(nn.Module):
+    """Zeroes each number with a probability, and scales up the others, while training.
+
+    torch draws the mask of a CPU tensor number by number on one thread: a seventh of a training step on two. Here four
+    come from each 64 bits, so that the probability is rounded to 1 / 65536.
+
+    Arguments:
+        p: The probability.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the tensor, thinned out."""
+        if not self.training or not self.p:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = round(self.p * 2**16)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = bits[: x.numel()].view(x.shape) >= dropped - 2**15
+
+        scale = 2**16 / (2**16 - dropped)
+
+        return x * keep.to(x.dtype).mul_(scale)  # a product by bools takes longer
+
+
+class FeedForward(nn.Module):
+    """SwiGLU of as many parameters as two layers with a GELU between: its hidden width is two thirds of theirs.
+
+    Reference: Shazeer (2020), https://arxiv.org/abs/2002.05202.
+
+    Arguments:
+        config: Architecture; uses `width`, `feedforward`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        D = config.width
+        hidden = -(-2 * config.feedforward * D // 24) * 8  # two thirds, up to a multiple of 8
+        self.inner = nn.Linear(D, 2 * hidden)
+        self.outer = nn.Linear(hidden, D)
+
+    def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
+        """Returns the transformed rows, each by itself."""
+        # Halves of the weights, and not of what comes out: the gradients of halves would be joined by a copy.
+        parts = zip(self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True)
+        gate, x = (F.linear(x, weight, bias) for weight, bias in parts)
+
+        return self.outer(F.silu(gate) * x)
+
+
+class Block(nn.Module):
+    """Transformer block: attention, then feed-forward.
+
+    Norms come first within each residual branch (``pre``), or after its sum (``post``).
+
+    Arguments:
+        config: Architecture.
+        rotary: Whether scores depend on differences in time.
+        feedforward: Kind of feed-forward layers.
+    """
+
+    def __init__(self, config: ModelConfig, *, rotary: bool = True, feedforward: type[nn.Module] = FeedForward) -> None:
+        super().__init__()
+
+        D = config.width
+        self.pre = config.norm == "pre"
+        self.norm = nn.LayerNorm(D)
+        self.attention = Attention(config, rotary=rotary)
+        self.feedforward_norm = nn.LayerNorm(D)
+        self.feedforward = feedforward(config)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "L D"],
+        rows: PackedLayout,
+        pattern: AttentionPattern,
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads."""
+        inner = self.attention(self._before(self.norm, x), rows, pattern, keep=keep)
+        x = x if keep is None else x.index_select(0, keep)
+        x = self._after(self.norm, x + self.dropout(inner))
+        inner = self.feedforward(self._before(self.feedforward_norm, x))
+
+        return self._after(self.feedforward_norm, x + self.dropout(inner))
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.pre else x
+
+    def _after(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return x if self.pre else norm(x)

@@ -1,0 +1,44 @@
+"""Decodes covariates linearly: an affine map of the latents of the last few bins."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ndt.model.checkpoint import ModelSpec
+from ndt.model.tcn import places, shifted
+from ndt.model.tokens import Batch
+
+__all__ = ["LinearDecoder"]
+
+REACH, MOST_BINS = 0.25, 10  # seconds of latents that are read, and their number; more won nothing
+
+# R = bins of the batch, D = width, C = covariate dimensions
+
+
+class LinearDecoder(nn.Module):
+    r"""Reads the covariate off the latents of a bin and of those before it.
+
+    .. math:: y_t = b + \sum_{l < L} W_l z_{t - l}
+
+    where latents of bins before the window are zero. Causal.
+
+    Arguments:
+        spec: Specification of a model that decodes.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+
+        assert spec.covariate is not None, "it decodes something"
+        self.bins = max(1, min(round(REACH / spec.bin_size), MOST_BINS, spec.window_bins // 2))
+        self.readout = nn.Linear(self.bins * spec.config.width, len(spec.covariate.dims))
+
+    def forward(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R C"]:
+        """Returns the covariate at each bin, standardised."""
+        return self.readout(self.read(batch, latents))
+
+    def read(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R LD"]:
+        """Returns what each bin is read from: its latent, that of the bin before, and so on."""
+        place = places(batch)
+
+        return torch.cat([shifted(latents, place, lag) for lag in range(self.bins)], 1)

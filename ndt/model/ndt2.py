@@ -1,0 +1,235 @@
+"""NDT2 as published, to compare with: its own segments in the steps of `ndt.model.transformer.NDT`, whose layers it shares.
+
+A unit is its place in its patch, which is right for persistent channels only. Time and slot are learned tables, tokens
+of one bin read each other, feed-forward layers are plain, and a covariate decoder attends to all tokens.
+`configs/pretrain/ndt2.yaml` is its preset.
+
+Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ndt.config import ModelConfig
+from ndt.errors import InputError
+from ndt.evaluation.metrics import r2
+from ndt.model.checkpoint import ModelSpec
+from ndt.model.layers import Attention, Block, Dropout
+from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, arrange
+from ndt.model.patches import Population
+from ndt.model.tokens import Batch
+from ndt.model.transformer import NDT, Encoded
+
+__all__ = ["NDT2", "CrossDecoder", "Quirks"]
+
+MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and of slots: 5 s of 20 ms, 288 channels in patches of 32
+
+# L = tokens, W = chosen tokens, M = rows of the memory, P = units of a patch, R = bins of the batch, D = width,
+# C = covariate dimensions
+
+
+def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[Tensor, "L D"]:
+    """Returns rows of a learned table of bins or slots.
+
+    Raises:
+        InputError: if an index is beyond the table.
+    """
+    if len(index) and int(index.max()) >= table.num_embeddings:
+        expected = f"at most {table.num_embeddings}, the rows of NDT2's table"
+        raise InputError("model", f"{what} of a window", expected, int(index.max()) + 1)
+
+    return table(index)
+
+
+class _LearnedPlace(nn.Module):
+    """Embeds a token's bin and slot by tables."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        self.slot = nn.Embedding(MAX_SLOTS, config.width)
+        self.time = nn.Embedding(MAX_BINS, config.width)
+
+    def forward(self, time: Int[Tensor, " L"], slot: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
+        return _look_up(self.time, time, "bins") + _look_up(self.slot, slot, "patches")
+
+
+class _SlotEmbedding(nn.Module):
+    """Concatenates embeddings of the counts of a patch's places (sec. 3.1), D / P dimensions each.
+
+    What is not seen counts zero. The embedding of a count that is `frozen` is zero and stays so.
+    """
+
+    def __init__(self, config: ModelConfig, frozen: int | None = None) -> None:
+        super().__init__()
+
+        self.count = nn.Embedding(config.max_count + 1, config.width // config.units_per_patch, padding_idx=frozen)
+
+    def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
+        counts = torch.where(batch.seen, batch.counts, 0)[chosen]
+
+        return self.count(counts.clamp(max=self.count.num_embeddings - 1)).flatten(1)
+
+
+class _SlotReadout(nn.Module):
+    """Reads log rates of a patch's places by one linear map (sec. 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        self.place = nn.Linear(config.width, config.units_per_patch)
+
+    def forward(
+        self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
+    ) -> Float[Tensor, "W P"]:
+        return self.place(z)
+
+
+class _FeedForward(nn.Sequential):
+    """Two layers with a GELU between."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        D, hidden = config.width, config.feedforward * config.width
+        super().__init__(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
+
+
+class _Block(Block):
+    """A block whose attention knows no time but what tokens say of it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, rotary=False, feedforward=_FeedForward)
+
+
+class _CrossBlock(nn.Module):
+    """Attention to a memory, then a block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+        self.norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config, rotary=False)
+        self.dropout = Dropout(config.dropout)
+        self.block = _Block(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "R D"],
+        rows: PackedLayout,
+        memory: Float[Tensor, "M D"],
+        across: AttentionPattern,
+        read: PackedLayout,
+    ) -> Float[Tensor, "R D"]:
+        x = self.norm(x + self.dropout(self.attention(x, rows, across, memory, read)))
+
+        return self.block(x, rows, rows.pattern(0))
+
+
+class CrossDecoder(nn.Module):
+    """Asks once per bin what the covariate is.
+
+    A query is its bin's time alone; it reads all tokens of its past and present, then the queries of its past.
+
+    Arguments:
+        config: Architecture.
+        covariate_dims: Dimensions C.
+    """
+
+    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+        super().__init__()
+
+        self.time = nn.Embedding(MAX_BINS, config.width)
+        self.blocks = nn.ModuleList(_CrossBlock(config) for _ in range(config.num_decoder_layers))
+        self.readout = nn.Linear(config.width, covariate_dims)
+
+    def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_rows: PackedLayout) -> Float[Tensor, "R C"]:
+        """Returns the covariate at each bin, standardised.
+
+        Arguments:
+            batch: The batch.
+            memory: Context tokens and encoded tokens, as `memory_rows` says.
+            memory_rows: PackedLayout of the memory.
+        """
+        time = batch.bin_time
+        rows = arrange(batch.bin_window, time, torch.zeros_like(time), batch.num_windows, order="joint")
+        keys = Sequences(memory_rows.lengths, memory_rows.time)
+        across = AttentionPattern(Sequences(rows.lengths, rows.time), keys, "time")
+        x = _look_up(self.time, time, "bins")
+        for block in self.blocks:
+            x = block(x, rows, memory, across, memory_rows)
+
+        return self.readout(x)
+
+
+class NDT2(NDT):
+    """Neural Data Transformer 2; its windows have at most as many bins as its table of time."""
+
+    ARCHITECTURE: ClassVar[str] = "ndt2"
+    EMBEDDING: ClassVar[type[nn.Module]] = _SlotEmbedding
+    PLACE: ClassVar[type[nn.Module]] = _LearnedPlace
+    BLOCK: ClassVar[type[Block]] = _Block
+    READOUT: ClassVar[type[nn.Module]] = _SlotReadout
+    ORDER: ClassVar[str] = "joint"
+    KNOWS_UNITS: ClassVar[bool] = False
+
+    def __init__(self, spec: ModelSpec) -> None:
+        if spec.window_bins > MAX_BINS:
+            seconds = f"{spec.window_bins} ({spec.window_bins * spec.bin_size:g} s)"
+            raise InputError("model", "window", f"at most {MAX_BINS} bins, the rows of NDT2's table", seconds)
+        super().__init__(spec)
+
+    def _add_units(self, spec: ModelSpec) -> None:
+        """Adds nothing: a unit is its place."""
+
+    def _decoder(self, spec: ModelSpec) -> nn.Module:
+        assert spec.covariate is not None, "something is decoded"
+        if spec.config.covariates == "cross":
+            return CrossDecoder(spec.config, len(spec.covariate.dims))
+
+        return super()._decoder(spec)
+
+    def population(self, batch: Batch) -> Population:
+        """Returns the batch's units: mean counts, and vectors of no dimension."""
+        mean = self._means(batch)
+
+        return Population(mean.new_zeros(len(mean), 0), mean)
+
+    def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
+        """Returns the covariate at each bin, in units of its standard deviation on the training split."""
+        if not isinstance(self.covariate, CrossDecoder):
+            return super().decode(batch, encoded, teach=teach)
+        encoded = encoded or self.encode(batch)
+
+        return self.covariate(batch, encoded.memory, encoded.rows)
+
+
+class _FiveFrozen(_SlotEmbedding):
+    """Five spikes are a frozen zero: the released code pads batches with fives."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, frozen=5)
+
+
+class Quirks(NDT2):
+    """NDT2 with what its released code does beside what the paper says.
+
+    One mask is drawn for all windows of a batch, five spikes are a frozen zero, the first 120 ms of each window are not
+    decoded, and validation R² is averaged over batches.
+    """
+
+    ARCHITECTURE: ClassVar[str] = "ndt2_quirks"
+    EMBEDDING: ClassVar[type[nn.Module]] = _FiveFrozen
+    SHARED_MASK: ClassVar[bool] = True
+    UNDECODED: ClassVar[float] = 0.12
+    SCORED: ClassVar[int] = 64 * 50  # bins of a batch over which one R² is taken
+
+    def validation_r2(self, true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
+        """Returns R² averaged over batches, a bad one counting zero."""
+        batches = np.array_split(np.arange(len(true)), max(len(true) // self.SCORED, 1))
+        each = np.array([r2(true[rows], decoded[rows]) for rows in batches])
+
+        return float(np.where(each < -10, 0.0, each).mean())

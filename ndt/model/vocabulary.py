@@ -1,0 +1,153 @@
+"""Which row of the model's tables belongs to which unit, place, session, subject and task."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.model.tokens import Window
+from ndt.session import Session
+
+__all__ = ["KINDS", "Rows", "Vocabulary"]
+
+KINDS = ("session", "subject", "task")  # of contexts
+DEPTH = ("depth", "rel_z", "z")  # columns of the units table that say how deep a unit lies, in micrometres
+
+
+class Rows(NamedTuple):
+    """Where a session's units and contexts are in a model's tables.
+
+    Arguments:
+        order: The session's units in the order of their identities, so that a file that lists the same units in another
+            order gives the same patches, shape (N,).
+        unit: Table row of each unit in that order, shape (N,).
+        context: Table row of each context: session, subject, task; shape (3,).
+        group: Group of each unit in that order as a number, shape (N,): units that repeat each other's spikes share
+            one, as their column `duplicate_group` says; all others have their own.
+    """
+
+    order: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    context: NDArray[np.int64]
+    group: NDArray[np.int64]
+
+    def window(
+        self,
+        counts: NDArray[np.uint8],
+        valid: NDArray[np.bool_],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        mean_counts: NDArray[np.float64] | None = None,
+        index: tuple[int, int] = (0, 0),
+        session: str = "",
+    ) -> Window:
+        """Returns a window, its units in the order of their identities, of arrays in the order of the session.
+
+        Arguments:
+            counts: Spikes per bin, shape (T, N).
+            valid: Whether the unit was observed in the bin, shape (T, N).
+            hidden: Entries that the model must predict, shape (T, N).
+            mean_counts: Spikes per bin of each unit, shape (N,).
+            index: First bin of the window in the session's grid, and the bin after its last.
+            session: Whose window it is.
+        """
+        return Window(
+            counts=counts.take(self.order, 1),  # bin by bin, faster than an index
+            valid=valid.take(self.order, 1),
+            hidden=None if hidden is None else hidden.take(self.order, 1),
+            mean_counts=None if mean_counts is None else mean_counts[self.order],
+            unit=self.unit,
+            context=self.context,
+            index=index,
+            session=session,
+        )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names of the rows of the unit table, of the context table and of the table of places.
+
+    Arguments:
+        units: Unit identities, one a row.
+        contexts: Context names, one a row: ``session:…``, ``subject:…``, ``task:…``.
+        places: Names of regions and probes, one a row: ``region:…``, ``probe:…``.
+        unit_sites: Rows of the region and of the probe of each unit.
+        unit_depths: Depth of each unit in millimetres; 0 where the file has none.
+    """
+
+    units: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    unit_sites: tuple[tuple[int, int], ...] = ()
+    unit_depths: tuple[float, ...] = ()
+
+    @staticmethod
+    def context_names(session: Session) -> tuple[str, ...]:
+        """Returns the names of a session's contexts: session, subject, task."""
+        return tuple(
+            f"{k}:{v}" for k, v in zip(KINDS, (session.session_id, session.subject, session.task), strict=True)
+        )
+
+    def extend(self, sessions: Iterable[Session]) -> "Vocabulary":
+        """Returns a vocabulary that also knows these sessions; old rows stay where they are.
+
+        A session's new units come in the order of their identities, so that the order of its file is of no account.
+        """
+        units = {u: i for i, u in enumerate(self.units)}
+        contexts, places = dict.fromkeys(self.contexts), {p: i for i, p in enumerate(self.places)}
+        unit_sites, unit_depths = list(self.unit_sites), list(self.unit_depths)
+        for session in sessions:
+            contexts |= dict.fromkeys(self.context_names(session))
+            regions, probes, depths = _column(session, "location"), _column(session, "group"), _depths(session)
+            for n in np.argsort(session.units.id, kind="stable"):
+                if (u := str(session.units.id[n])) not in units:
+                    units[u] = len(units)
+                    names = (f"region:{regions[n]}", f"probe:{probes[n]}")
+                    first, second = (places.setdefault(name, len(places)) for name in names)
+                    unit_sites.append((first, second))
+                    unit_depths.append(float(depths[n]))
+
+        return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_sites), tuple(unit_depths))
+
+    def rows(self, session: Session) -> Rows:
+        """Returns the table rows of a session.
+
+        Raises:
+            KeyError: if the vocabulary lacks a unit or a context of the session; `extend` it first.
+        """
+        unit_row = {u: i for i, u in enumerate(self.units)}
+        context_row = {c: i for i, c in enumerate(self.contexts)}
+        order = np.argsort(session.units.id, kind="stable")
+        units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
+        context = np.array([context_row[c] for c in self.context_names(session)], np.int64)
+
+        return Rows(order, units, context, _groups(session)[order])
+
+
+def _column(session: Session, name: str) -> NDArray[np.str_]:
+    column = session.units.columns.get(name)
+
+    return np.full(len(session.units), "", np.str_) if column is None else np.asarray(column).astype(np.str_)
+
+
+def _groups(session: Session) -> NDArray[np.int64]:
+    """Number of each unit's group: the column's own, and numbers after those where it has -1."""
+    alone = np.arange(len(session.units))
+    column = session.units.columns.get("duplicate_group")
+    if column is None:
+        return alone
+    group = np.asarray(column).astype(np.int64)
+
+    return np.where(group >= 0, group, group.max(initial=0) + 1 + alone)
+
+
+def _depths(session: Session) -> NDArray[np.float64]:
+    """Depth of each unit in millimetres, 0 where unknown."""
+    for name in DEPTH:
+        column = session.units.columns.get(name)
+        if column is not None and np.issubdtype(column.dtype, np.number) and column.ndim == 1:
+            return np.nan_to_num(np.asarray(column, np.float64)) / 1e3
+
+    return np.zeros(len(session.units))

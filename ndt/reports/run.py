@@ -1,0 +1,307 @@
+"""A run as one self-contained HTML page: nothing is fetched, nothing is executed, and it prints.
+
+The module is also the verb ``ndt.report(run)``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.errors import InputError
+from ndt.reports import decoder as report_decoder
+from ndt.reports import label_curve, plots, plots_decoder
+from ndt.reports import rotation as report_rotation
+from ndt.reports.decoder import series
+from ndt.reports.names import DECODING, PREDICTORS
+from ndt.reports.page import Drawing, Section, Table, fixed, render, versions, write_text
+from ndt.reports.plots_recording import plain_text
+from ndt.reports.runs import Decoder, read_decoders, read_json, read_pretraining
+from ndt.session import Covariate, Session
+
+__all__ = ["write_report"]
+
+PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
+LABELS = {  # of the axis of scores, by kind of target
+    "continuous": "R² on test bins (variance-weighted)",
+    "angle": "R² of cosine and sine on test bins (variance-weighted)",
+    "class": "R² of the classes' probabilities on test bins (Brier skill score)",
+}
+
+
+def write_report(run: Path, store: Path | None = None) -> Path:
+    """Writes ``report.html`` into a run directory and returns its path.
+
+    Arguments:
+        run: Directory of `ndt demo`, `pretrain`, `finetune` or a curve; whatever of it is there is shown.
+        store: Store of the sessions, for rasters and embeddings; by default the run's own.
+
+    Raises:
+        InputError: if there is nothing to show, or a file is not what it should be.
+    """
+    run = Path(run)
+    decoders, pretraining = list(read_decoders(run)), read_pretraining(run)
+    curve = label_curve.read_curve(run)
+    adapted = report_decoder.unscored(run)
+    if not decoders and all(part is None for part in (pretraining, curve, adapted)):
+        raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
+    entries, sessions = _open_store(store or _own_store(run))
+
+    with plain_text():
+        sections = [
+            _scores(decoders),
+            None if curve is None else label_curve.section(curve),
+            _recordings(entries, sessions, decoders),
+            _pretrain_section(pretraining),
+            *(report_decoder.section(d) for d in decoders),
+            adapted,
+            *_embeddings(run, sessions, decoders),
+            *report_rotation.section(run),
+            _configuration(run),
+            Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
+        ]
+    shown = [section for section in sections if section is not None]
+    title = _title(run, decoders, curve) if adapted is None else adapted.title
+    # the run's name and not its path: pages are passed on
+    subtitle = f"Run {run.resolve().name}, page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
+    page = render(title, subtitle, shown, _tiles(decoders, pretraining))
+    path = run / "report.html"
+    write_text(path, page)
+
+    return path
+
+
+def _own_store(run: Path) -> Path | None:
+    """Returns the store inside a demo's run, or the one that a run was trained on; None where it is gone."""
+    named = read_json(run / "run.json").get("store")
+
+    return next((path for path in (run / "store", *([Path(named)] if named else [])) if path.exists()), None)
+
+
+def _open_store(path: Path | None) -> tuple[dict[str, Any], Callable[[str], Session | None]]:
+    """Returns the manifest's entries and a function from session id to session."""
+    if path is None:
+        return {}, lambda session_id: None
+    from ndt.data.store import Store
+
+    store = Store(path)
+    entries = dict(sorted(store.manifest["sessions"].items()))
+
+    return entries, lambda session_id: store.session(session_id) if session_id in entries else None
+
+
+def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
+    if not decoders and curve is not None:
+        return f"Decoding {curve.covariate} in {curve.session} from few labels"
+    if not decoders:
+        return f"Pretraining: {run.name}"
+    where = decoders[0].session if len(decoders) == 1 else f"{len(decoders)} sessions"
+
+    return f"Decoding {' and '.join(sorted(_targets(decoders)))} in {where}"
+
+
+def _targets(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
+    """Returns the decoders of each target, each of that one alone."""
+    found: dict[str, list[Decoder]] = {}
+    for decoder in decoders:
+        for one in decoder.by_target():
+            found.setdefault(str(one.metrics["covariate"]), []).append(one)
+
+    return found
+
+
+def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | None) -> list[tuple[str, str]]:
+    targets = _targets(decoders)
+    if decoders or pretraining is None:
+        return [tile for name, members in targets.items() for tile in _score_tiles(name, members, len(targets) > 1)]
+    metrics = pretraining[0]
+
+    return [
+        (fixed(metrics["valid"].get("bits_per_spike")), "bits per spike, validation"),
+        (fixed(metrics["valid"].get("nll"), 4), "Poisson NLL, validation"),
+        (fixed(metrics.get("num_parameters"), 0), "parameters"),
+        (fixed(metrics.get("tokens_per_second"), 0), "tokens per second"),
+    ]
+
+
+def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
+    """R² of the ensemble and of what to hold it against; of several targets only what matters most."""
+    many = f", median of {len(members)} sessions" if len(members) > 1 else ""
+    of = f" of {target}" if several else ""
+    names = ("ensemble", "network", "ridge") if several else ("ensemble", "network", "scratch", "ridge", "oracle")
+    tiles = []
+    for name in (*names, *(() if several else ("block_permuted",))):
+        if values := [d.r2[name] for d in members if name in d.r2]:
+            weight = members[0].weights.get(name) if len(members) == 1 else None
+            beside = f", weight {weight:.2f}" if weight is not None else ""
+            tiles.append((fixed(float(np.median(values))), f"R²{of}, {PREDICTORS[name]}{beside}{many}"))
+    if len(members) == 1 and (found := report_decoder.error(members[0])) is not None:
+        tiles.insert(1, (found[0], f"{found[1]}{of}, ensemble"))
+
+    return tiles
+
+
+def _scores(decoders: list[Decoder]) -> Section | None:
+    if not decoders:
+        return None
+    section, targets = Section(title="Scores", anchor="scores"), _targets(decoders)
+    for target, members in targets.items():
+        first, name = members[0], f"{target}. " if len(targets) > 1 else ""
+        if len(members) > 1:
+            _many_scores(section, target, members)
+        elif first.r2:
+            low, high = first.metrics["test"].get("r2_interval_95") or (None, None)
+            interval = None if low is None or high is None else (low, high)
+            drawn = plots_decoder.scores(first.r2, interval, first.weights, LABELS[first.kind])
+            section.drawings.append(Drawing(drawn.svg, f"{name}{drawn.caption}"))
+
+    return section
+
+
+def _many_scores(section: Section, target: str, members: list[Decoder]) -> None:
+    """Adds medians over sessions as a figure, and a table of each."""
+    names = [name for name in PREDICTORS if any(name in d.r2 for d in members)]
+    medians = {name: float(np.median([d.r2[name] for d in members if name in d.r2])) for name in names}
+    if not medians:
+        return
+    section.text.append(f"The figure shows medians over {len(members)} sessions; the table has each.")
+    section.drawings.append(plots_decoder.scores(medians, label=LABELS[members[0].kind]))
+    rows = [[d.session, fixed(d.weights.get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
+    head = ["session", "weight of the network", *(PREDICTORS[name] for name in names)]
+    caption = f"R² of {target} on test bins, and the network's ensemble weight"
+    section.tables.append(Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption))
+
+
+def _recordings(
+    entries: Mapping[str, Any], sessions: Callable[[str], Session | None], decoders: list[Decoder], most: int = 16
+) -> Section | None:
+    if not entries:
+        return None
+    rows = []
+    for name, e in entries.items():
+        covariates = ", ".join(c if isinstance(c, str) else str(c["name"]) for c in e["covariates"])
+        counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "segments")]
+        rows.append([name, str(e["subject"]), *counts, covariates])
+    head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
+    section = Section(title="Recordings", anchor="recordings", dropped=_dropped(entries))
+    section.tables.append(Table(head=head, rows=rows, numeric=range(2, 6)))
+    session = sessions(decoders[0].session if decoders else next(iter(entries)))
+    if session is not None:
+        section.drawings.append(_raster(session, decoders))
+        rates = {}
+        for name in list(entries)[:most]:
+            if (each := sessions(name)) is not None:
+                spikes = np.bincount(each.spikes.unit_index, minlength=each.num_units)
+                rates[name] = spikes / max(each.observed.duration, 1e-9)  # nothing observed, nothing counted
+        section.drawings.append(plots.rates(rates))
+
+    return section
+
+
+def _dropped(entries: Mapping[str, Any], most: int = 12) -> dict[str, list[str]]:
+    """Returns what was left out by session; sessions that lost the same things share an entry."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, entry in entries.items():
+        if entry.get("dropped"):
+            together.setdefault(tuple(map(str, entry["dropped"])), []).append(name)
+
+    return {
+        ", ".join(names) if len(names) < len(entries) or len(names) == 1 else "all sessions": (
+            [*lost[:most], f"and {len(lost) - most} more; the store's manifest.json has them all"]
+            if len(lost) > most
+            else list(lost)
+        )
+        for lost, names in together.items()
+    }
+
+
+def _raster(session: Session, decoders: list[Decoder], seconds: float = 20.0) -> Drawing:
+    """Draws the seconds in which the decoder's traces are shown, else some from the middle."""
+    observed = session.observed
+    middle = observed.start[len(observed) // 2] if len(observed) > 1 else (observed.start[0] + observed.end[0]) / 2
+    times = decoders[0].predictions.get("time", np.zeros(0)) if decoders else np.zeros(0)
+    start = float(times[0] if len(times) else middle)
+    drawing = plots.raster(session, (start, min(start + seconds, float(observed.end[-1]))))
+
+    return Drawing(drawing.svg, f"{session.session_id}. {drawing.caption}")
+
+
+def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] | None) -> Section | None:
+    if pretraining is None:
+        return None
+    metrics, log = pretraining
+    valid = metrics["valid"]
+    section = Section(title="Pretraining", anchor="pretraining")
+    section.text.append(
+        "The model predicts masked patches of spikes from the visible ones. On the validation split it reaches "
+        f"{fixed(valid.get('bits_per_spike'))} bits per spike over mean rates, after "
+        f"{fixed(metrics.get('tokens_seen'), 0)} tokens in {fixed(metrics.get('train_seconds'), 0)} s "
+        f"({fixed(metrics.get('tokens_per_second'), 0)} tokens/s), with {fixed(metrics.get('num_parameters'), 0)} "
+        "parameters."
+    )
+    if valid.get("r2") is not None:
+        section.text.append(
+            "An auxiliary target was decoded from the labels of the training split: "
+            f"R² {fixed(valid['r2'])} on validation bins, with part of the population masked."
+        )
+    panels = {
+        "NLL (nats per bin and unit)": {
+            "training": series(log, "train", "nll"),
+            "validation": series(log, "valid", "nll"),
+        },
+        "bits per spike": {"validation": series(log, "valid", "bits_per_spike")},
+    }
+    null = {"mean rates": float(valid["null_nll"])} if valid.get("null_nll") is not None else {}
+    section.drawings = plots.curves(panels, null, "Masked prediction over pretraining, on masked patches.")
+
+    return section
+
+
+def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: list[Decoder]) -> Iterator[Section]:
+    covariates = {d.session: str(d.metrics["covariate"]) for d in decoders}
+    section = Section(title="Embeddings", anchor="embeddings")
+    for path in sorted((run / "embed").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            time, latents = file["time"], file["latents"].astype(np.float64)
+        session, name = sessions(path.stem), covariates.get(path.stem)
+        covariate = session.covariates.get(name) if session is not None and name is not None else None
+        colour, label, cyclic = _colour(time, covariate)
+        drawing = plots.embedding(latents, colour, label, cyclic=cyclic)
+        section.drawings.append(Drawing(drawing.svg, f"{path.stem}. {drawing.caption}"))
+    if section.drawings:
+        yield section
+
+
+def _colour(time: NDArray[np.float64], covariate: Covariate | None) -> tuple[NDArray[np.float64], str, bool]:
+    """Returns each bin's colour, its label, and whether that is cyclic: the covariate's direction or value, or time."""
+    if covariate is None or covariate.values.shape[1] > 2 or len(covariate.timestamps) < 2:
+        return time.astype(np.float64), "time in the recording (s)", False
+    near = np.searchsorted(covariate.timestamps, time).clip(1, len(covariate.timestamps) - 1)
+    near -= time - covariate.timestamps[near - 1] < covariate.timestamps[near] - time
+    values = covariate.values[near].astype(np.float64)
+    values[np.abs(covariate.timestamps[near] - time) > 2 * covariate.interval] = np.nan
+    if values.shape[1] == 1:
+        if covariate.angular:
+            return (np.degrees(values[:, 0]) + 180) % 360 - 180, f"{covariate.name} (°)", True
+        return values[:, 0], f"{covariate.name} ({covariate.unit})", False
+    size = np.linalg.norm(values, axis=1)
+    angle = np.degrees(np.arctan2(values[:, 1], values[:, 0]))
+    still = size < 0.5 * np.nanmedian(size) if np.isfinite(size).any() else np.ones(len(size), bool)
+
+    return np.where(still, np.nan, angle), f"direction of {covariate.name} (°)", True
+
+
+def _configuration(run: Path) -> Section:
+    section = Section(title="Settings and versions", anchor="settings")
+    for path in (run / "config.yaml", run / "pretrain/config.yaml", *sorted((run / "finetune").glob("*/config.yaml"))):
+        if path.exists():
+            section.sources[path.relative_to(run).as_posix()] = path.read_text().strip()
+    section.tables.append(versions(PACKAGES))
+    if seconds := read_json(run / "metrics.json").get("seconds"):
+        spent = [[name, fixed(value, 1)] for name, value in seconds.items()]
+        section.tables.append(Table(head=["step", "seconds"], rows=spent, numeric={1}))
+
+    return section

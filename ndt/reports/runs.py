@@ -1,0 +1,166 @@
+"""What a run directory holds, read back: metrics, logs and predictions, and the table of its scores."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt.errors import InputError
+from ndt.reports.names import PREDICTORS, SCORES
+from ndt.reports.page import fixed
+
+__all__ = ["Decoder", "digits_of", "read_decoders", "read_json", "read_log", "read_pretraining", "score_table"]
+
+SHARED = ("time", "segment", "out_of_distribution")  # arrays of all targets together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """What a fine-tuning run left behind: of all its targets, or of one.
+
+    Arguments:
+        metrics: Fine-tuning form of metrics.json.
+        log: Lines of its log.jsonl.
+        scratch_log: The same of the network without pretraining, where a demo ran it.
+        predictions: Arrays of predictions.npz by name; empty where there are none.
+    """
+
+    metrics: dict[str, Any]
+    log: list[dict[str, Any]]
+    scratch_log: list[dict[str, Any]]
+    predictions: dict[str, NDArray[Any]]
+
+    @property
+    def session(self) -> str:
+        """Session that was decoded."""
+        return str(self.metrics["session"])
+
+    @property
+    def kind(self) -> str:
+        """Kind of target: ``continuous``, ``angle`` or ``class``."""
+        return str(self.metrics.get("kind", "continuous"))
+
+    @property
+    def unit(self) -> str:
+        """Unit of half widths and of what is drawn; empty for classes."""
+        given = str(self.predictions.get("unit", self.metrics.get("unit", "")))
+
+        return {"continuous": given, "angle": "°"}.get(self.kind, "")
+
+    @property
+    def dims(self) -> list[str]:
+        """Names of dimensions, of angles or of classes."""
+        dims = [str(d) for d in self.predictions.get("dims", self.metrics.get("dims") or ())]
+        if self.kind != "angle":
+            return dims
+
+        return [d[4:-1] if d.startswith("cos(") else d for d in dims[::2]]  # columns are cosine and sine of each
+
+    def by_target(self) -> list["Decoder"]:
+        """Returns a decoder for each target: metrics and predictions of that one under plain names."""
+        m, p = self.metrics, self.predictions
+        shared = {name: p[name] for name in SHARED if name in p}
+        found = []
+        for i, (name, own) in enumerate((m.get("covariates") or {str(m["covariate"]): {}}).items()):
+            begin = f"{name}/" if i else ""
+            arrays = {key[len(begin) :]: p[key] for key in p if key.startswith(begin) and "/" not in key[len(begin) :]}
+            metrics = {**m, **own} if i else {**own, **m}  # a demo adds its controls to the first, at the top level
+            found.append(replace(self, metrics=metrics, predictions=shared | arrays))
+
+        return found
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Ensemble weight of each member."""
+        return dict(self.metrics.get("weights") or {})
+
+    @property
+    def r2(self) -> dict[str, float]:
+        """Test R² of each predictor that has one."""
+        found = {"ensemble": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}
+        found |= {name: part.get("r2") for name, part in self.metrics.get("baselines", {}).items()}
+
+        return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object, or nothing where there is no such file."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(path, "content", "a JSON object", error) from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a log; a last line that a crash cut short is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    out = []
+    for line in lines:
+        try:
+            out.append(dict(json.loads(line)))
+        except ValueError:
+            break
+
+    return out
+
+
+def read_decoders(run: Path) -> Iterator[Decoder]:
+    """Yields the fine-tuning run in a directory, or those of a demo."""
+    together = read_json(run / "metrics.json").get("sessions", {})
+    for folder in (run, *sorted((run / "finetune").glob("*"))):
+        metrics = read_json(folder / "metrics.json")
+        metrics = together.get(metrics.get("session"), metrics)  # a demo knows controls that a single run does not
+        if "test" in metrics:
+            saved, arrays = folder / "predictions.npz", {}
+            if saved.exists():
+                with np.load(saved, allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+            scratch = read_log(run / "scratch" / folder.name / "log.jsonl")
+            log = read_log(folder / "log.jsonl")
+            yield Decoder(metrics=metrics, log=log, scratch_log=scratch, predictions=arrays)
+
+
+def read_pretraining(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Returns metrics and log of the pretraining run in a directory or of a demo; None where there is none."""
+    for folder in (run / "pretrain", run):
+        metrics = read_json(folder / "metrics.json")
+        if "nll" in metrics.get("valid", {}):
+            return metrics, read_log(folder / "log.jsonl")
+
+    return None
+
+
+def digits_of(value: float | None) -> int:
+    """Returns how many decimals make three digits."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 2
+
+
+def score_table(m: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a table of one target's predictors: ensemble weight, R², and errors by kind.
+
+    Arguments:
+        m: Metrics of the target: ``test``, ``network``, ``baselines``, ``weights``, ``kind``, ``unit``.
+    """
+    test, weights = m["test"], m.get("weights") or {}
+    scored: dict[str, Mapping[str, Any]] = {"ensemble": test, "network": m.get("network", {})} | m.get("baselines", {})
+    columns = [c for c in SCORES[m.get("kind", "continuous")] if test.get(c[0]) is not None]
+    rows = []
+    for name in (*PREDICTORS, *(n for n in scored if n not in PREDICTORS)):
+        found = scored.get(name, {})
+        if found.get("r2") is not None or name in ("ensemble", "network", *weights):
+            cells = [fixed(found.get(key), digits_of(test[key]) if d is None else d) for key, _, d in columns]
+            weight = fixed(weights[name], 2) if name in weights else ""
+            rows.append([PREDICTORS.get(name, name), weight, fixed(found.get("r2")), *cells])
+    if test.get("chance") is not None:
+        always = [fixed(test["chance"]) if key == "accuracy" else "" for key, _, _ in columns]
+        rows.append(["always the most frequent class", "", "", *always])
+    heads = [heading.format(unit=m.get("unit") or "own unit") for _, heading, _ in columns]
+
+    return ["predictor", "weight", "R²", *heads], rows

@@ -1,0 +1,145 @@
+"""Checkpoints of a run: written whole or not at all, and read back to the bit.
+
+Tensors are safetensors, which cannot run code. Those of several processes that share a model are the exception: each
+writes its share through torch.distributed.checkpoint, which any number of processes reads again, and whose index is a
+pickle. Only a run that is itself to be sharded reads them.
+"""
+
+import json
+import math
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ndt.errors import InputError
+from ndt.model.checkpoint import read_json, save_weights, write_json
+
+__all__ = ["Checkpoints", "drop_later", "part"]
+
+KEPT = 2  # checkpoints
+WHOLE = "state.safetensors"
+
+
+class Checkpoints:
+    """The last two checkpoints of a run.
+
+    Arguments:
+        run: Run directory.
+        accelerator: The processes.
+        sharding: ``none`` or ``fsdp``, as the run was told; a single process has nothing to share.
+    """
+
+    def __init__(self, run: Path, accelerator: Accelerator, sharding: str) -> None:
+        self.run, self.folder, self.accelerator, self.sharding = run, run / "checkpoints", accelerator, sharding
+        self.sharded = sharding == "fsdp" and accelerator.num_processes > 1
+
+    def last(self) -> Path | None:
+        """Returns the newest checkpoint, if there is one."""
+        return max(self.folder.glob("step_*"), default=None)
+
+    def write(self, step: int, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """Writes a checkpoint beside its place and renames: a kill leaves no half one. All processes must call it."""
+        main = self.accelerator.is_main_process
+        folder = self.folder / f"step_{step:08d}"
+        temporary = folder.with_name(f".{folder.name}")
+        if main:
+            for stale in self.folder.glob(".step_*"):  # of a run that was killed while it wrote
+                shutil.rmtree(stale)
+            temporary.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        if self.sharded:
+            _write_shares(tensors, temporary)
+        if not main:
+            return
+        if not self.sharded:
+            save_weights(tensors, temporary / WHOLE)
+        write_json(temporary / "state.json", counters)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+        for old in sorted(self.folder.glob("step_*"))[:-KEPT]:
+            shutil.rmtree(old)
+
+    def read(self, identity: str, like: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns the tensors and counters of the newest checkpoint.
+
+        Arguments:
+            identity: What the checkpoint must have been written with.
+            like: Tensors of the names, shapes and shares that the run has; what the checkpoint lacks of the optimiser's
+                state it never had.
+
+        Raises:
+            InputError: if there is no checkpoint, or it is of another run.
+        """
+        folder = self.last()
+        if folder is None:
+            raise InputError(self.run, "checkpoints", "a checkpoint to resume from", "none")
+        counters = read_json(folder / "state.json")
+        if counters.pop("identity", None) != identity:
+            raise InputError(folder, "architecture, data and seed", "the checkpoint's own", "others; start a new run")
+        if (folder / WHOLE).exists():
+            tensors = _read_whole(like, folder)
+        elif self.sharding == "fsdp":
+            tensors = _read_shares(like, folder)
+        else:
+            raise InputError(folder, "train.sharding", "fsdp, as the checkpoint", self.sharding)
+        if {k: v.shape for k, v in _model(tensors).items()} != {k: v.shape for k, v in _model(like).items()}:
+            raise InputError(folder, "architecture", "the checkpoint's own", "another; start a new run")
+
+        return tensors, counters
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def drop_later(log: Path, step: int) -> None:
+    """Drops the lines of a log after a step, and one cut short by a kill."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.write_text("".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def _model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return part(tensors, "model/")
+
+
+def _read_whole(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    found = load_file(folder / WHOLE)
+    for name, own in like.items():
+        if isinstance(own, DTensor) and name in found:
+            found[name] = distribute_tensor(found[name].to(own.device), own.device_mesh, own.placements)
+
+    return found
+
+
+def _write_shares(tensors: dict[str, Tensor], folder: Path) -> None:
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save(tensors, checkpoint_id=folder)
+
+
+def _read_shares(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+    found = {k: v.detach().clone() for k, v in like.items() if k in stored}
+    with warnings.catch_warnings():  # torch warns that a single process reads, which is what it is to do
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        load(found, checkpoint_id=folder)
+
+    return found

@@ -1,0 +1,34 @@
+"""The benchmark of adaptation strategies, on little: a row for each, and nothing done twice."""
+
+import numpy as np
+import pytest
+
+from ndt.benchmarks import adaptation as module
+from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, StudyConfig, TrainConfig
+
+SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, conv_width=8)
+TRAIN = TrainConfig(steps=3, batch_size=4, valid_every=3)
+STUDY = StudyConfig(
+    pretrain=PretrainConfig(model=SMALL, train=TRAIN, window=1.0),
+    finetune=FinetuneConfig(
+        train=TRAIN, decoder_steps=2, max_lag=0.1, baselines=(), ensemble=("network", "ridge"), window=1.0
+    ),
+    label_seconds=(8.0,),
+)
+
+
+@pytest.mark.slow
+def test_each_way_has_a_row_and_what_ended_is_not_done_again(tmp_path, monkeypatch) -> None:
+    tiny = SimulateConfig(
+        num_subjects=1, num_units=12, num_electrodes=60, seconds=40.0, mean_rate_hz=15.0, persistence=0.5
+    )
+    monkeypatch.setattr(module, "CHANGED", tiny)
+    rows = module.adaptation(tmp_path, 1, STUDY)
+    plain = {f"adaptation.{strategy}.8s" for strategy in (*module.LABELLED, *module.UNLABELLED)}
+    assert {row["name"] for row in rows} == plain | {f"adaptation.{w}.8s.renamed" for w in ("full", *module.UNLABELLED)}
+    assert all(row["peer"] == "ridge" and np.isfinite(row["value"]) for row in rows)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["adaptation.unadapted.8s"]["train_seconds"] == [0.0]
+    assert by_name["adaptation.align.8s.renamed"]["matched"] != by_name["adaptation.full.8s"].get("matched")
+    monkeypatch.setattr("ndt.finetune.adapt.finetune", lambda *_, **__: pytest.fail("it is done again"))
+    assert module.adaptation(tmp_path, 1, STUDY) == rows

@@ -1,0 +1,227 @@
+"""Input out of range: what is found, where, how soon, and how often for no reason."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from ndt.decoders.drift import InputDrift, _silence
+
+BIN = 0.05
+
+
+def population(R: int, seed: int, N: int = 30) -> np.ndarray:
+    """Counts of units of 1 to 30 Hz that wax and wane together in three ways, over about a second; (R, N)."""
+    rng, units = np.random.default_rng(seed), np.random.default_rng(1000)
+    base, weights = units.uniform(1, 30, N), 0.4 * units.standard_normal((3, N))
+    drive = lfilter([0.1], [1, -0.95], rng.standard_normal((R, 3)), axis=0)
+
+    return rng.poisson(base * BIN * np.exp(drive @ weights)).astype(float)
+
+
+def fitted(R: int = 4000, seed: int = 0, **options) -> InputDrift:
+    return InputDrift.fit([population(R, seed)], [np.ones(R, bool)], bin_size=BIN, **options)
+
+
+def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
+    for rate, low, high in ((0.01, 0.002, 0.03), (0.1, 0.05, 0.18)):
+        shares = [
+            fitted(4000, seed, false_alarms=rate).check([population(4000, 500 + seed)]).flagged.mean()
+            for seed in range(5)
+        ]
+        assert low < np.mean(shares) < high
+
+
+def test_limits_are_as_often_exceeded_in_blocks_held_back() -> None:
+    # in training itself less often: its own mean and spread fit it
+    x, rate = population(6000, 3), 0.05
+    found = InputDrift.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
+    assert found.check([x]).flagged.mean() <= rate
+    exceeded = 0
+    for rows in np.array_split(np.arange(6000), 5):  # the same, by the definition
+        rest = np.sqrt(np.delete(x, rows, 0))
+        deviation = np.sqrt(x) - rest.mean(0)
+        windows = np.lib.stride_tricks.sliding_window_view(rest - rest.mean(0), 100, 0).mean(2)
+        held = np.lib.stride_tricks.sliding_window_view(deviation[rows], 100, 0).mean(2)
+        z = held / np.sqrt(np.mean(windows**2, 0))
+        shift = held.mean(1) / windows.mean(1).std()
+        distance = np.sqrt(np.mean(np.minimum(z**2, 25), 1))
+        exceeded += np.sum((np.abs(shift) > found.limit_shift) | (distance > found.limit_distance))
+    np.testing.assert_allclose(exceeded / (6000 - 5 * 99), rate, atol=0.001)
+
+
+def test_a_silent_unit_is_found_by_its_index_as_soon_as_stated() -> None:
+    found, x, at = fitted(), population(2000, 7), 600
+    unit = int(np.argsort(found.silence)[3])
+    x[at:, unit] = 0
+    flags = found.check([x])
+    last_spike = int(np.flatnonzero(x[:, unit])[-1])
+    np.testing.assert_array_equal(np.flatnonzero(flags.lost[:, unit])[0], last_spike + found.silence[unit])
+    assert found.silence[unit] * BIN < 5
+    np.testing.assert_array_equal(flags.silent_units, [unit])
+    assert flags.flagged[last_spike + int(found.silence[unit]) :].all()
+    assert not flags.lost[:at].any()
+    x[1500, unit] = 1  # it fires again
+    assert not found.check([x]).lost[1500, unit]
+
+
+def test_silences_of_a_poisson_unit_by_its_law() -> None:
+    # one of n bins or more has probability e^-rate n, so the longest twentieth exceeds log(20) / rate by 1 / rate in
+    # the mean; M of those expect 0.01 / N that exceed it by log(100 M N) / rate
+    rng, N = np.random.default_rng(0), 50
+    for rate in (0.02, 0.1):  # spikes a bin, few, so that silences are long against a bin
+        counts = rng.poisson(rate, int(1e4 / rate))
+        M = 0.05 * np.sum(counts > 0)
+        np.testing.assert_allclose(_silence(counts, N), np.log(20 * 100 * M * N) / rate, rtol=0.1)
+
+
+def test_silences_by_hand() -> None:
+    # 40 silences: 37 of 0 bins, then 1, 4 and 7; the longest two (a twentieth) exceed the third by 3 and 6, 4.5 in the
+    # mean; another exceeds it by more than y with (1 + y / 9)^-2, which is 0.01 / (2 N) at y = 9 (sqrt(200 N) - 1)
+    gaps = np.r_[np.zeros(37, int), 1, 4, 7]
+    counts = np.zeros(60)
+    counts[np.r_[0, np.cumsum(gaps + 1)]] = 2
+    assert _silence(counts, num_units=2) == 1 + 9 * (20 - 1)
+    assert _silence(np.array([0, 1, 0, 1]), 2) == np.inf  # one silence has no tail
+    assert _silence(np.zeros(100), 2) == np.inf
+
+
+def test_a_unit_that_fires_in_every_bin_is_soon_missed() -> None:
+    found = InputDrift.fit([np.ones((2000, 3))], [np.ones(2000, bool)], bin_size=BIN)
+    assert np.all(found.silence < 20)
+    quiet = np.ones((100, 3))
+    quiet[50:, 1] = 0
+    np.testing.assert_array_equal(found.check([quiet]).silent_units, [1])
+
+
+def test_a_rarely_firing_unit_is_never_called_lost() -> None:
+    x = population(4000, 0)
+    x[:, 4] = 0
+    x[[100, 900, 1300, 3500], 4] = 1
+    found = InputDrift.fit([x], [np.ones(4000, bool)], bin_size=BIN)
+    assert found.silence[4] > 4000
+
+
+def test_higher_rates_are_flagged_and_say_which_way() -> None:
+    found, rng = fitted(), np.random.default_rng(1)
+    x = population(3000, 8)
+    more, fewer = x + rng.binomial(x.astype(int), 0.5), rng.binomial(x.astype(int), 0.6)  # rates times 1.5 and 0.6
+    up, down, same = (found.check([k]).select(np.arange(3000) >= 100) for k in (more, fewer, x))
+    assert up.flagged.mean() > 0.8
+    assert down.flagged.mean() > 0.8
+    assert same.flagged.mean() < 0.05
+    assert up.shift.mean() > 3
+    assert down.shift.mean() < -3
+    assert abs(same.shift.mean()) < 1
+
+
+def test_units_in_another_order_are_flagged_though_the_population_fires_as_before() -> None:
+    found, x = fitted(), population(3000, 9)
+    mixed = found.check([x[:, np.random.default_rng(2).permutation(30)]]).select(np.arange(3000) >= 100)
+    assert mixed.flagged.mean() > 0.99
+    np.testing.assert_allclose(mixed.shift, found.check([x]).shift[100:], atol=1e-9)  # it cannot see an order
+    assert np.median(mixed.distance) > 1.5 * found.limit_distance
+    two = x.copy()
+    two[:, [3, 17]] = 4 * x[:, [3, 17]]
+    moved = np.abs(found.check([two]).unit_shift[100:]).mean(0)
+    assert set(np.argsort(moved)[-2:].tolist()) == {3, 17}
+
+
+def test_one_unit_however_loud_is_no_other_population() -> None:
+    found, x = fitted(), population(1000, 16)
+    x[500:, 3] = 250
+    flags, before = found.check([x]), found.check([population(1000, 16)])
+    assert flags.unit_shift[-1, 3] > 50
+    extra = flags.distance[600:] ** 2 - before.distance[600:] ** 2
+    np.testing.assert_array_less(extra, 25 / 30 + 1e-9)  # five standard deviations of one unit in thirty
+
+
+def test_what_is_not_observed_is_neither_silent_nor_shifted() -> None:
+    found, x = fitted(), population(2000, 10)
+    x[500:, :10] = np.nan
+    flags = found.check([x])
+    assert not flags.lost[:, :10].any()
+    np.testing.assert_allclose(flags.unit_shift[700:, :10], 0, atol=1e-6)
+    assert flags.flagged.mean() < 0.05
+    # a silence goes on where it was: bins that were not observed do not add to it
+    unit = int(np.argmin(found.silence))
+    need = int(found.silence[unit])
+    y = population(2000, 11)
+    y[500:, unit] = 0
+    y[500, unit] = 1
+    y[502:902, unit] = np.nan
+    np.testing.assert_array_equal(np.flatnonzero(found.check([y]).lost[500:, unit])[0], need + 400)
+
+
+def test_a_unit_never_observed_in_training_says_nothing() -> None:
+    x = population(3000, 0)
+    x[:, 5] = np.nan
+    found = InputDrift.fit([x], [np.ones(3000, bool)], bin_size=BIN)
+    loud = population(1000, 12)
+    loud[:, 5] = 50
+    flags = found.check([loud])
+    np.testing.assert_array_equal(flags.unit_shift[:, 5], 0)
+    assert not flags.lost[:, 5].any()
+
+
+def test_a_unit_half_observed_has_the_spread_of_its_observed_windows() -> None:
+    x = population(8000, 0)
+    x[4000:, 2] = np.nan
+    half = InputDrift.fit([x], [np.ones(8000, bool)], bin_size=BIN)
+    whole = InputDrift.fit([x[:4000]], [np.ones(4000, bool)], bin_size=BIN)
+    np.testing.assert_allclose(half.spread[2], whole.spread[2], rtol=1e-9)
+    np.testing.assert_allclose(half.mean[2], whole.mean[2], rtol=1e-12)
+
+
+def test_it_is_causal_and_pieces_are_one_after_another() -> None:
+    found, x = fitted(), population(1000, 13)
+    changed = x.copy()
+    changed[600:] += 3
+    one, two = found.check([x]), found.check([changed])
+    for name, values in vars(one).items():
+        np.testing.assert_array_equal(values[:600], vars(two)[name][:600])
+    assert two.shift[600] > one.shift[600]
+    cut = found.check(np.split(x, [7, 300, 301]))
+    for name, values in vars(one).items():
+        np.testing.assert_array_equal(values, vars(cut)[name])
+
+
+def test_before_the_first_bin_the_training_mean_stands() -> None:
+    found, x = fitted(), population(300, 14)
+    shift = found.check([x]).shift
+    deviation = (np.sqrt(x) - found.mean).mean(1)
+    expected = [deviation[max(0, t - 99) : t + 1].sum() / 100 / found.population for t in range(300)]
+    np.testing.assert_allclose(shift, expected, atol=1e-9)
+
+
+def test_only_training_rows_teach() -> None:
+    x, mask = population(4000, 0), np.arange(4000) < 3000
+    spoilt = np.where(mask[:, None], x, 200.0)
+    one, two = (InputDrift.fit([k], [mask], bin_size=BIN) for k in (x, spoilt))
+    assert one.to_json() == two.to_json()
+
+
+def test_short_training_has_shorter_windows() -> None:
+    assert fitted(4000).window == 100
+    assert fitted(4000, window=2.0).window == 40
+    assert fitted(400).window == 20  # a twentieth
+    assert fitted(10).window == 1
+    with pytest.raises(ValueError, match="at least 10 rows, got 9"):
+        fitted(9)
+
+
+def test_saved_and_read_it_is_the_same() -> None:
+    x = population(3000, 0)
+    x[:, 5], x[:, 6] = np.nan, 0
+    found = InputDrift.fit([x], [np.ones(3000, bool)], bin_size=BIN)
+    again = InputDrift.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    new = population(500, 15) + 1
+    for name, values in vars(found.check([new])).items():
+        np.testing.assert_array_equal(values, vars(again.check([new]))[name])
+    np.testing.assert_array_equal(again.silence[[5, 6]], np.inf)
+
+
+def test_other_units_are_refused() -> None:
+    with pytest.raises(ValueError, match="N=30\\), got 29 units"):
+        fitted().check([np.zeros((5, 29))])

@@ -1,0 +1,173 @@
+"""Fine-tuning towards targets of every kind: what it counts, how it is judged, and that it learns them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from problems import TINY, busy_model, recording, specification
+
+from ndt.config import FinetuneConfig, TrainConfig
+from ndt.data.targets import build_targets
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
+from ndt.errors import InputError
+from ndt.evaluation.metrics import r2
+from ndt.finetune.decoding import Decoding, decode
+from ndt.intervals import Intervals
+from ndt.model.checkpoint import ModelSpec, TargetSpec
+from ndt.model.transformer import NDT
+from ndt.session import Covariate, Session, Spikes, Units
+from ndt.target import Target
+from ndt.train.loop import Trainer
+
+CONFIG = FinetuneConfig(embedding_warmup_steps=0, freeze_steps=0, masked_weight=0.0, mask_ratio=0.0, unit_dropout=0.0)
+CUES = np.array(["down", "up", "left", "right"])
+
+
+def tuned_recording(seconds=60.0, seed=0) -> Session:
+    """Twenty-four units, six of each tuned to one thing.
+
+    ``stage`` is one of three for a second or so; each trial of 0.8 s has one of four cues, with 0.2 s between; ``head``
+    turns; ``speed`` changes smoothly.
+    """
+    rng, times = np.random.default_rng(seed), np.arange(round(seconds / 0.05)) * 0.05 + 0.025
+    stage = np.repeat(rng.integers(3, size=len(times)), rng.integers(10, 30, size=len(times)))[: len(times)]
+    cue, trial = rng.permutation(np.arange(int(seconds)) % 4), (times % 1.0 < 0.8)
+    kernel = np.hanning(23) / np.linalg.norm(np.hanning(23))
+    noise = rng.standard_normal((2, len(times) + len(kernel) - 1))
+    smooth = np.stack([np.convolve(n, kernel, "valid") for n in noise], 1)
+    angle = np.cumsum(smooth[:, 0]) * 0.1
+    preferred = np.arange(6) * np.pi / 3
+    tuning = [
+        rng.permutation(np.repeat(np.eye(3), 2, 0))[:, stage].T * 3,
+        rng.permutation(np.concatenate([np.eye(4), np.eye(4)[:2]]))[:, cue[times.astype(int)]].T * 3 * trial[:, None],
+        2.5 * np.cos(angle[:, None] - preferred),
+        1.5 * smooth[:, 1:] * np.array([1, -1, 1, -1, 1, -1]),
+    ]
+    counts = rng.poisson(np.minimum(np.exp(np.concatenate(tuning, 1) - 1.0), 15))
+    bins, units = np.nonzero(counts)
+    number = counts[bins, units]
+    series = {"stage": stage, "head": np.angle(np.exp(1j * angle)), "speed": smooth[:, 1]}
+
+    return Session(
+        session_id="sub-a_ses-1",
+        subject="a",
+        spikes=Spikes(timestamps=np.repeat(times[bins], number), unit_index=np.repeat(units, number)),
+        units=Units(id=np.array([f"a/{n}" for n in range(24)])),
+        observed=Intervals([0.0], [seconds]),
+        covariates={
+            name: Covariate(
+                name=name,
+                path=name,
+                timestamps=times,
+                values=np.asarray(values, float)[:, None],
+                dims=(name,),
+                unit="",
+                angular=name == "head",
+            )
+            for name, values in series.items()
+        },
+        intervals={"trials": Intervals(np.arange(int(seconds)), np.arange(int(seconds)) + 0.8, {"cue": CUES[cue]})},
+    )
+
+
+def set_up(session: Session, names: str, **options) -> tuple[ModelSpec, BinnedSession, Target]:
+    """A specification that decodes these, the session's bins, and the targets."""
+    binned = BinnedSession(session, 0.05, 1.0)
+    target = build_targets(session, names, binned.start, 0.05, split=binned.split)
+    covariate = TargetSpec.fitted(target, binned.split == TRAIN, "here")
+    config = replace(TINY, units_per_patch=12, **options)
+
+    return replace(specification([session], config=config), covariate=covariate), binned, target
+
+
+def trained(session: Session, names: str, out, steps: int) -> tuple[NDT, BinnedSession, Target]:
+    """A decoder trained from scratch."""
+    spec, binned, target = set_up(session, names, width=32)
+    torch.manual_seed(0)
+    model = NDT(spec)
+    model.observe(session, binned.mean_counts(binned.split == TRAIN))
+    decoding = Decoding(binned, binned.split == TRAIN, target.values, model, CONFIG, ("",))
+    train = TrainConfig(steps=steps, batch_size=16, valid_every=steps // 2, warmup_steps=10, learning_rate=5e-3)
+    Trainer(model, decoding, train, out=out, seed=0, resume=False, progress=False).run()
+
+    return model, binned, target
+
+
+def test_loss_and_count_are_sums_whatever_the_batch_is_cut_into() -> None:
+    """Then any number of processes and micro-batches takes the same step."""
+    session = tuned_recording(30.0)
+    spec, binned, target = set_up(session, "class:stage,cue,head,speed")
+    values = target.values.copy()
+    values[::3, target.columns(3)] = np.nan
+    model = busy_model(spec)
+    decoding = Decoding(binned, binned.split == TRAIN, values, model, CONFIG)
+    found = []
+    for parts in ([range(6)], [range(1), range(1, 3), range(3, 6)]):
+        batches = [decoding.batch(0, rows) for rows in parts]
+        number = sum(int(decoding.targets(b, 0)["mse"]) for b in batches)
+        loss = sum(float(decoding.losses(model, b, 0)["mse"][0].detach()) for b in batches)
+        found.append((number, loss))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    batch = decoding.batch(0, range(6))
+    known = ~batch.target.isnan()
+    each = [int(known[:, target.columns(i)].all(1).sum()) for i in range(4)]
+    assert found[0][0] == sum(each)
+    assert 0 < each[1] < each[0]
+    assert 0 < each[3] < each[0]
+
+
+def test_validation_is_the_mean_of_the_parts_that_can_be_scored() -> None:
+    session = tuned_recording(40.0)
+    spec, binned, target = set_up(session, "speed,class:stage,head")
+    model, rows = busy_model(spec), binned.split == VALID
+    values = target.values.copy()
+    values[np.flatnonzero(rows)[10:], target.columns(1)] = np.nan
+    values[rows, target.columns(2)] = np.nan
+    found = Decoding(binned, binned.split == TRAIN, values, model, CONFIG).validate(model)
+    decoded = decode(model, binned, rows)[rows]
+    speed, stage = (r2(values[rows, c], decoded[:, c]) for c in (target.columns(0), target.columns(1)))
+    assert found.keys() == {"score", "r2", "r2/speed", "r2/stage"}
+    np.testing.assert_allclose(
+        [found["score"], found["r2"], found["r2/speed"], found["r2/stage"]],
+        [(speed + stage) / 2, (speed + stage) / 2, speed, stage],
+    )
+    np.testing.assert_allclose(decoded[:, target.columns(1)].sum(1), 1.0, rtol=1e-5)
+    values[rows] = np.nan
+    with pytest.raises(InputError, match="sub-a_ses-1: validation split: expected labels that vary, found none"):
+        Decoding(binned, binned.split == TRAIN, values, model, CONFIG).validate(model)
+
+
+def test_one_thing_alone_is_scored_as_it_always_was() -> None:
+    session = recording(num_units=8)
+    spec, binned = specification([session]), BinnedSession(session, 0.05, 1.0)
+    model, target = busy_model(spec), build_targets(session, "vel", binned.start, 0.05)
+    rows = binned.split == VALID
+    found = Decoding(binned, binned.split == TRAIN, target.values, model, CONFIG).validate(model)
+    assert found == dict.fromkeys(("score", "r2"), r2(target.values[rows], decode(model, binned, rows)[rows]))
+
+
+@pytest.mark.slow
+def test_a_class_per_bin_and_a_class_per_trial_are_learned(tmp_path) -> None:
+    model, binned, target = trained(tuned_recording(), "class:stage,trials/cue", tmp_path, steps=60)
+    rows = binned.split == TEST
+    decoded, true = decode(model, binned, rows)[rows], target.values[rows]
+    for i, least in ((0, 0.85), (1, 0.75)):
+        y, x = true[:, target.columns(i)], decoded[:, target.columns(i)]
+        known = ~np.isnan(y).any(1)
+        assert np.mean(y[known].argmax(1) == x[known].argmax(1)) > least
+        assert r2(y, x) > least - 0.25
+    trial = target.trial[1][rows]
+    by_trial = [decoded[trial == t, target.columns(1)].mean(0).argmax() for t in np.unique(trial[trial >= 0])]
+    truth = [true[trial == t, target.columns(1)][0].argmax() for t in np.unique(trial[trial >= 0])]
+    assert np.mean(np.array(by_trial) == truth) > 0.9
+
+
+@pytest.mark.slow
+def test_an_angle_and_a_speed_are_learned_by_one_decoder(tmp_path) -> None:
+    model, binned, target = trained(tuned_recording(), "head,speed", tmp_path, steps=120)
+    rows = binned.split == TEST
+    decoded, true = decode(model, binned, rows)[rows], target.values[rows]
+    assert r2(true[:, 2:], decoded[:, 2:]) > 0.6
+    error = np.angle(np.exp(1j * (np.arctan2(*decoded[:, 1::-1].T) - np.arctan2(*true[:, 1::-1].T))))
+    assert np.median(np.abs(error)) < np.radians(25)

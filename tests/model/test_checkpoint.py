@@ -1,0 +1,214 @@
+"""Models on disk: what was saved comes back, and what does not fit is refused in one line."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from problems import TINY, busy_model, random_window, recording, specification, with_means
+from safetensors.torch import load_file, save_file
+
+from ndt.config import PretrainConfig, TrainConfig, load_config
+from ndt.errors import InputError
+from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, sha256, write_json
+from ndt.model.tokens import pack
+from ndt.model.transformer import NDT
+from ndt.target import Part, Target
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model and the folder that it was saved in."""
+    model = with_means(busy_model(specification([recording(num_units=8)])), np.arange(8) / 2)
+    return model, model.save_pretrained(tmp_path / "model")
+
+
+def edit(path, change) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("dims", [0, 2])
+def test_a_saved_model_comes_back_as_it_was(tmp_path, dims) -> None:
+    spec = replace(specification([recording(num_units=8)], dims=dims), data={"sub-a_ses-1": "ab12"})
+    model = with_means(busy_model(spec), np.arange(8) / 2)
+    other = NDT.from_pretrained(model.save_pretrained(tmp_path / "new" / "folder"))
+    assert other.spec == model.spec
+    assert not other.training
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    batch = pack([random_window(9, 8, np.random.default_rng(0))], TINY.units_per_patch)
+    with torch.no_grad():
+        found, expected = other(batch), model(batch)
+    torch.testing.assert_close(found.log_rates, expected.log_rates, rtol=0, atol=0)
+    assert (found.decoded is None) == (dims == 0)
+    if dims:
+        torch.testing.assert_close(found.decoded, expected.decoded, rtol=0, atol=0)
+
+
+def test_the_folder_holds_no_pickle(saved) -> None:
+    assert sorted(p.name for p in saved[1].iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_weights_of_another_architecture_are_refused(saved) -> None:
+    edit(saved[1] / "model.json", lambda x: x["config"].update(width=32))
+    with pytest.raises(InputError, match=r"model\.safetensors: .*: expected shape .* of this architecture, found"):
+        NDT.from_pretrained(saved[1])
+
+
+def test_weights_with_a_name_too_many_are_refused(saved) -> None:
+    path = saved[1] / "model.safetensors"
+    save_file(load_file(path) | {"stranger": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="stranger: expected shape absent"):
+        NDT.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x.update(format=99), "format: expected model format 4, found 99"),
+        (lambda x: x.update(format=2), "format: expected model format 4, found 2"),  # of before heads turned otherwise
+        (lambda x: x.pop("format"), "found none"),
+        (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
+        (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
+    ],
+)
+def test_a_specification_that_this_version_does_not_know_is_refused(saved, change, told) -> None:
+    edit(saved[1] / "model.json", change)
+    with pytest.raises(InputError, match=told):
+        NDT.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"\x80\x04 not what it says"])
+def test_missing_and_broken_files_are_refused(saved, name, content) -> None:
+    (saved[1] / name).unlink()
+    if content is not None:
+        (saved[1] / name).write_bytes(content)
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        NDT.from_pretrained(saved[1])
+
+
+GO = Part(name="trials/go", kind="class", dims=("left", "mid", "right"), per="trials")
+HEAD = Part(name="head", kind="angle", dims=("yaw",))
+VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
+SEVERAL = TargetSpec(
+    name="vel,trials/go,head",
+    dims=("x", "y", "left", "mid", "right", "cos(yaw)", "sin(yaw)"),
+    unit="m/s",
+    mean=(1.0, -2.0, 0.0, 0.0, 0.0, 0.5, 0.0),
+    std=(2.0, 0.5, 1.0, 1.0, 1.0, 0.1, 1.0),
+    parts=(VEL, GO, HEAD),
+    lag=0.1,
+)
+
+
+def test_a_covariate_is_standardised_and_restored() -> None:
+    spec = TargetSpec(name="vel", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5), parts=(VEL,))
+    values = np.array([[1.0, -2.0], [3.0, -1.0], [np.nan, 0.0]], np.float32)
+    np.testing.assert_allclose(spec.standardise(values), [[0, 0], [1, 2], [np.nan, 4]])
+    np.testing.assert_allclose(spec.restore(spec.standardise(values)), values)
+
+
+def target(parts, values, lag=0.0) -> Target:
+    values = np.array(values, np.float32)
+
+    return Target(parts=parts, values=values, trial=(np.full(len(values), -1),) * len(parts), lag=lag)
+
+
+def test_classes_are_not_standardised_and_come_back_as_probabilities() -> None:
+    values = np.array([[3.0, -2.5, 0, 1, 0, 0.6, -1.0], [np.nan, np.nan, 0, 0, 1, np.nan, np.nan]], np.float32)
+    expected = [[1.0, -1.0, 0, 1, 0, 1.0, -1.0], [np.nan, np.nan, 0, 0, 1, np.nan, np.nan]]
+    np.testing.assert_allclose(SEVERAL.standardise(values), expected, atol=1e-6)
+    logits = np.log(np.array([[1.0, 2.0, 5.0], [np.nan, np.nan, np.nan]]))
+    decoded = np.array([[1.0, -1.0, 0, 0, 0, 1.0, -1.0]] * 2, np.float32)
+    decoded[:, 2:5] = logits + 7.0  # what all logits have in common says nothing
+    found = SEVERAL.restore(decoded)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(1)], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(0)], [[3.0, -2.5]] * 2)
+    np.testing.assert_allclose(found[:, SEVERAL.columns(2)], [[0.6, -1.0]] * 2)
+
+
+def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_chosen_rows() -> None:
+    nan, rows = np.nan, np.array([True, True, True, True, False])
+    values = [
+        [1, 2, nan, nan, nan, 1, 0],
+        [3, 2.5, 1, 0, 0, 0, 1],
+        [nan, nan, 0, 1, 0, nan, nan],
+        [5, 3, 0, 0, 1, -1, 0],
+        [99, 99, 0, 1, 0, 0, -1],
+    ]
+    spec = TargetSpec.fitted(target((VEL, GO, HEAD), values, lag=-0.05), rows, "here")
+    np.testing.assert_allclose(spec.mean, [3, 2.5, 0, 0, 0, 0, 1 / 3])
+    np.testing.assert_allclose(spec.std, np.array([8 / 3, 1 / 6, 1, 1, 1, 2 / 3, 2 / 9]) ** 0.5, rtol=1e-6)
+    assert (spec.name, spec.dims, spec.unit, spec.parts, spec.lag) == (
+        "vel,trials/go,head", SEVERAL.dims, "m/s", (VEL, GO, HEAD), -0.05
+    )  # fmt: skip
+    other = TargetSpec.fitted(target((VEL,), np.array(values)[:, :2]), rows, "here")
+    assert (other.name, other.unit, other.lag) == ("vel", "m/s", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "values", "told"),
+    [
+        ((VEL,), [[1, 2], [1, 3], [5, 4]], r"here: vel: expected a covariate that varies .* found std \[0"),
+        ((GO,), [[1, 0, 0], [0, 0, 1], [0, 1, 0]], r"trials/go: expected each of 3 classes .* found none of mid"),
+        ((GO,), [[np.nan] * 3] * 2 + [[1, 0, 0]], "trials/go: expected a label on the training split, found none"),
+        ((Part(name="go", kind="class", dims=("a",)),), [[1]] * 3, "go: expected at least two classes, found a"),
+    ],
+)
+def test_labels_that_nothing_can_be_learned_from_are_refused(parts, values, told) -> None:
+    with pytest.raises(InputError, match=told):
+        TargetSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
+
+
+def test_what_is_decoded_is_the_same_only_if_its_parts_and_its_lag_are() -> None:
+    assert SEVERAL.same(replace(SEVERAL, mean=(0.0,) * 7))
+    assert not SEVERAL.same(replace(SEVERAL, lag=0.0))
+    assert not SEVERAL.same(replace(SEVERAL, parts=(VEL, replace(GO, per=""), HEAD)))
+    assert not SEVERAL.same(replace(SEVERAL, name="vel"))
+
+
+def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_else() -> None:
+    fewer = replace(GO, dims=("mid", "left"))
+    found = SEVERAL.adopt(target((VEL, fewer, HEAD), [[5, 6, 0, 1, 7, 8], [1, 2, np.nan, np.nan, 3, 4]], lag=0.1))
+    np.testing.assert_array_equal(found.values, [[5, 6, 1, 0, 0, 7, 8], [1, 2, np.nan, np.nan, np.nan, 3, 4]])
+    assert found.parts == SEVERAL.parts
+    for parts, lag in (
+        ((VEL, fewer, HEAD), 0.0),
+        ((VEL, fewer), 0.1),
+        ((VEL, replace(GO, dims=("left", "up")), HEAD), 0.1),
+        ((VEL, replace(GO, name="go"), HEAD), 0.1),
+        ((replace(VEL, unit="mm/s"), GO, HEAD), 0.1),
+        ((replace(VEL, dims=("x",)), GO, HEAD), 0.1),
+    ):
+        assert SEVERAL.adopt(Target.unlabelled(parts, 2, lag)) is None
+
+
+def test_a_specification_is_plain_json() -> None:
+    for spec in (specification([recording()]), replace(specification([recording()]), covariate=SEVERAL)):
+        found = json.loads(json.dumps(spec.to_json()))
+        assert ModelSpec.from_json("model.json", found) == spec
+
+
+def test_json_is_written_whole_and_without_nan(tmp_path) -> None:
+    found = {"a": math.nan, "b": [np.float32(1.5), -math.inf], "c": np.int64(3), "d": {"e": (True, "x")}}
+    write_json(tmp_path / "x.json", found)
+    assert read_json(tmp_path / "x.json") == {"a": None, "b": [1.5, None], "c": 3, "d": {"e": [True, "x"]}}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_resolved_configuration_can_be_read_again(tmp_path) -> None:
+    config = PretrainConfig(train=TrainConfig(steps=7), sessions=("a", "b"), bin_size=0.05)
+    save_config(tmp_path / "run", config, tmp_path / "store")
+    assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sessions"] == ["a", "b"]
+    assert read_json(tmp_path / "run" / "run.json")["store"] == str(tmp_path / "store")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
