@@ -172,7 +172,7 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
         for seed in range(3):  # one start differs from another by as much as the help
             torch.manual_seed(seed)
             model = NDT(replace(spec, target=spec_of_target))
-            model.observe(np.arange(40), binned.mean_counts(train)[spec.vocabulary.rows(binned.session).order])
+            model.observe(binned.session, binned.mean_counts(train))
             refining = DecoderStage(binned, train, target.values, model, config, ("",), values).begin(model)
             loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
             where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}

@@ -54,7 +54,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
     """From the same network: refined, and refined in vain."""
-    name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False, "test": False}
+    name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False}
     before = finetune(None, name, out=tmp_path / "a", config=replace(CONFIG, decoder_steps=0), **options)
     after = finetune(None, name, out=tmp_path / "b", config=replace(CONFIG, decoder_steps=20), **options)
     assert after.metrics["valid"]["network"] > before.metrics["valid"]["network"]
