@@ -18,7 +18,7 @@ __all__ = ["CHANGED", "adaptation"]
 # So many electrodes that no new unit inherits a name; a seed on which nothing was ever chosen.
 CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # which pretraining never sees
-COVARIATE = "cursor_vel"
+TARGET = "cursor_vel"
 LABELLED = ("scratch", "full", "contexts", "probe")
 UNLABELLED = ("unadapted", "unsupervised", "align")
 
@@ -59,7 +59,7 @@ def adaptation(out: Path, seeds: int, study: StudyConfig | None = None) -> list[
     renamed = IngestConfig(workers=1, unit_identity="session")
     stores = {False: store.root, True: ingest([source], out / "data" / "renamed", renamed, progress=False).root}
     home = out / "adaptation"
-    first = replace(study.pretrain, covariate=COVARIATE, sessions=tuple(s for s in store.session_ids if s != DAY))
+    first = replace(study.pretrain, target=TARGET, sessions=tuple(s for s in store.session_ids if s != DAY))
     bases = pretrained_seeds(store.root, home / "pretrain", first, seeds, study.workers)
     runs = list(_runs(sorted(study.label_seconds), seeds))
     jobs = [
@@ -88,7 +88,7 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
     model = load_model(base)
     config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=model.spec.bin_size)
     if run.strategy != "unadapted":
-        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, COVARIATE, store, config)
+        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
     asked = {"settings": asdict(config), "data": sources(Store(store), [DAY]), "base": read_json(base / ASKED)}
 
     return finish(folder, asked, partial(_leave, model, store, config))
@@ -108,7 +108,7 @@ def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume
     binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)
     chosen = last_seconds(binned, config.label_seconds)
     model = model.extended(spec).eval().observe(session, binned.mean_counts(chosen))
-    target = kept_target(spec.covariate, binned, COVARIATE)
+    target = kept_target(spec.target, binned, TARGET)
     write_json(out / "metrics.json", score_session(model, binned, target, chosen, config).metrics)
 
 

@@ -22,7 +22,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     """A new simulated day decoded from seconds of its labels, by a network pretrained on other days and from scratch.
 
     Pretraining sees the spikes of the training splits of the simulated sessions, their labels where
-    `study.pretrain.covariate` says so, and nothing of the day after the first subject's last, which is decoded; its
+    `study.pretrain.target` says so, and nothing of the day after the first subject's last, which is decoded; its
     weights are chosen on the same sessions' validation splits. Both networks then see the last so many seconds of the
     new day's training split, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
     those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps.
@@ -81,11 +81,11 @@ def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", stud
     runs, controls = ([[metrics[t, k, s] for s in range(seeds)] for t in seconds] for k in KINDS)
     LabelCurve(
         session=session,
-        covariate=runs[0][0]["covariate"],
+        target=runs[0][0]["target"],
         seconds=seconds,
         lines=gather(runs, controls),
         pretrained_on=(
-            f"the spikes{' and labels' if study.pretrain.covariate else ''} of {len(store.session_ids)} simulated "
+            f"the spikes{' and labels' if study.pretrain.target else ''} of {len(store.session_ids)} simulated "
             f"sessions ({simulation.num_subjects} subjects, {simulation.seconds:g} s a session, {simulation.num_units} "
             f"units) for {study.pretrain.train.steps} steps, this one not among them; fine-tuned for "
             f"{study.finetune.train.steps} steps"

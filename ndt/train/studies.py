@@ -113,7 +113,7 @@ def finetuned(
     folder: Path,
     base: "NDT | str | Path | None",
     session: str,
-    covariate: str | None,
+    target: str | None,
     store: "str | Path | Store",
     config: "FinetuneConfig",
 ) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def finetuned(
         folder: Of the run.
         base: A pretrained model, or its run directory; None for a network from scratch.
         session: Session id.
-        covariate: Name of the covariate; None for a velocity or heading.
+        target: Name of the target; None for a velocity or heading.
         store: The store of the session.
         config: Settings.
     """
@@ -136,14 +136,12 @@ def finetuned(
     weights = b"" if model is None else b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())
     asked = {
         "settings": asdict(config),
-        "covariate": covariate,
+        "target": target,
         "data": sources(opened, [session]),
         "base": hashlib.sha256(weights).hexdigest() if weights else None,
     }
 
-    return finish(
-        folder, asked, partial(finetune, model, session, covariate, config=config, store=opened, progress=False)
-    )
+    return finish(folder, asked, partial(finetune, model, session, target, config=config, store=opened, progress=False))
 
 
 def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progress: bool = True) -> list[T]:

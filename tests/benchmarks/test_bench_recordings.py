@@ -29,7 +29,7 @@ def asked(monkeypatch):
     """Every run that is asked for, as (base, folder, settings); none is made."""
     found = []
 
-    def decode(folder, base, session, covariate, store, config: FinetuneConfig) -> dict:
+    def decode(folder, base, session, target, store, config: FinetuneConfig) -> dict:
         found.append((base, folder, config))
         fold = int(config.split[5]) if config.split else 0
         return metrics(config.seed, fold, config.label_seconds)

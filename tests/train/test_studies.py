@@ -292,7 +292,7 @@ def test_table_has_the_difference_with_its_error_and_the_budget(capsys, monkeypa
 
 
 def test_settings_of_a_study_are_refused_where_they_would_do_nothing():
-    with pytest.raises(InputError, match=r"expected no settings but of ablation, .*, ways, dynamics, .*, found"):
+    with pytest.raises(InputError, match=r"expected no settings but of ablation, .*, adaptation, dynamics, .*, found"):
         bench("demo", BenchConfig(study=TINY))
 
 
