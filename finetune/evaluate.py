@@ -105,7 +105,7 @@ def _scored(
     flags = ensemble.input_drift.check(counts).select(rows)
     covariates = {}
     for i, part_ensemble in enumerate(ensemble.parts):
-        chosen, columns = rows & labelled(target, i), part_ensemble.columns
+        chosen, columns = rows & labelled(target, i), target.columns(i)
         if (n := int(chosen.sum())) < FEWEST:
             expected = f"at least {FEWEST} labelled bins of {part_ensemble.part.name} in what is scored"
             raise InputError(binned.session.session_id, "labels", expected, n)

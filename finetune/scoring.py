@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
 from ndt.data.windows import TEST, VALID, BinnedSession
-from ndt.decoders.blend import combined, ensemble_weights
 from ndt.decoders.drift import Flags, InputDrift
-from ndt.decoders.ensemble import Ensemble, PartEnsemble
+from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weighted_mean
 from ndt.errors import InputError
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
@@ -145,7 +144,7 @@ def _score_part(
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
-    ensemble = combined(members, weights)
+    ensemble = weighted_mean(members, weights)
     conformal = Conformal.fit(y[valid], ensemble[valid], part.kind, level=COVERAGE, segment=binned.segment[valid])
 
     trial = target.trial[i][test] if part.per else None
@@ -169,7 +168,7 @@ def _score_part(
         "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
     }
     fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
-    part_ensemble = PartEnsemble(part=part, columns=columns, weights=weights, members=fitted, conformal=conformal)
+    part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
     decoded = {"true": y, **members, "ridge": baselines.decoded["ridge"], "ensemble": ensemble}
     decoded["half"] = conformal.half_width(ensemble)
     decoded["adaptive"] = np.full_like(decoded["half"], np.nan)

@@ -21,7 +21,6 @@ exponential, would reach in 1 of 100 such recordings in any unit. How long that 
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,6 @@ WINDOWS = 20  # that training time must hold at least; else they are shorter
 MOST = 5.0  # standard deviations that one unit may add to the distance
 TAIL = 0.05  # share of a unit's silences that make its tail
 CHANCE = 0.01  # of any unit being called lost in as much time as the training split, were all as they were
-
-MISSING = {"mean": math.nan, "spread": math.nan, "silence": math.inf}  # arrays, and what null means in them
 
 Array = NDArray[np.float64]
 
@@ -139,19 +136,6 @@ class InputDrift:
         flagged, unit_shift = outside | lost.any(1), units.astype(np.float32)
 
         return Flags(flagged=flagged, shift=shift, distance=distance, unit_shift=unit_shift, lost=lost)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all of it as JSON; what is not finite becomes null."""
-        lists = {k: [v if math.isfinite(v) else None for v in getattr(self, k).tolist()] for k in MISSING}
-
-        return vars(self) | lists
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "InputDrift":
-        """Returns what `to_json` wrote."""
-        arrays: dict[str, Any] = {k: np.array([v if x is None else x for x in found[k]]) for k, v in MISSING.items()}
-
-        return cls(**found | arrays)
 
 
 def _trailing(deviation: Array, window: int) -> Array:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, 
 
 __all__ = ["Network", "GRU", "fit_gru"]
 
-KINDS = ("continuous", "angle", "class")
 WIDTH = 128  # of the recurrent layer
 INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # share of counts set to their mean, and of activations dropped, while training
 WINDOW_BINS, WARM_BINS = (
@@ -63,6 +61,16 @@ class Network(nn.Module):
 
         return self.readout(self.dropout(hidden)), after
 
+    @classmethod
+    def of(cls, weights: Mapping[str, NDArray[np.float32]]) -> "Network":
+        """Returns the network of a state dictionary, from whose shapes its sizes follow, ready to predict."""
+        (C, D), N = weights["readout.weight"].shape, weights["gru.weight_ih_l0"].shape[1]
+        with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights, which are then replaced
+            network = cls(N, C, D).eval()
+        network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+
+        return network
+
 
 @dataclass(frozen=True)
 class GRU:
@@ -97,31 +105,6 @@ class GRU:
         logits = torch.cat(out).double()
 
         return logits.softmax(1).numpy() if self.kind == "class" else self.targets.invert(logits.numpy())
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns all of it as arrays by name, float32 the weights and float64 the rest, to be written to a file."""
-        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
-        numbers = {"kind": KINDS.index(self.kind), "steps": self.steps, "valid_r2": self.valid_r2}
-        weights = {f"network.{name}": v.numpy().copy() for name, v in self.network.state_dict().items()}
-
-        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()} | weights
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "GRU":
-        """Returns the decoder that `arrays` came from."""
-        weights = {
-            name.removeprefix("network."): torch.from_numpy(np.array(v, np.float32))
-            for name, v in arrays.items()
-            if name.startswith("network.")
-        }
-        C, D = weights["readout.weight"].shape
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = Network(weights["gru.weight_ih_l0"].shape[1], C, D).eval()
-        network.load_state_dict(weights)
-        found = {name: np.asarray(v, np.float64) for name, v in arrays.items() if not name.startswith("network.")}
-        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
-
-        return cls(network, counts, targets, KINDS[int(found["kind"])], int(found["steps"]), float(found["valid_r2"]))
 
 
 def fit_gru(

@@ -1,7 +1,7 @@
 """Poisson naive Bayes over cells: which place, heading or class makes the counts of the last bins likely."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from ndt.segments import Array, Masks, Segments, labelled, segments_of, take
 
 __all__ = ["CellBayes", "NaiveBayes", "fit_naive_bayes"]
 
-KINDS = ("continuous", "angle", "class")
 WINDOWS = (0.1, 0.15, 0.2, 0.26, 0.33, 0.4, 0.6, 0.8, 1.0)  # seconds of counts; one bin is always tried
 SMOOTHINGS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # of tuning curves, in cells
 POWERS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -124,28 +123,6 @@ class NaiveBayes:
     def predict(self, counts: Segments) -> list[Array]:
         """Returns targets, one (T, C) a segment: posterior means; of classes, posterior probabilities. Causal."""
         return [np.concatenate(each, 1) for each in zip(*(p.predict(counts) for p in self.parts), strict=True)]
-
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Returns all of it as float64 arrays by name, to be written to a file."""
-        found: dict[str, Any] = {"kind": KINDS.index(self.kind), "bin_size": self.bin_size, "valid_r2": self.valid_r2}
-        for i, part in enumerate(self.parts):
-            found |= {f"{i}.{name}": value for name, value in vars(part).items() if name != "cells"}
-            found |= {f"{i}.edges.{axis}": edges for axis, edges in enumerate(part.cells.edges)}
-
-        return {name: np.array(value, np.float64) for name, value in found.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "NaiveBayes":
-        """Returns the decoder that `arrays` came from."""
-        found = {name: np.asarray(value, np.float64) for name, value in arrays.items()}
-        kind, parts = KINDS[int(found["kind"])], []
-        for i in range(sum(name.endswith(".rates") for name in found)):
-            rates, edges = found[f"{i}.rates"], [found[k] for k in sorted(found) if k.startswith(f"{i}.edges.")]
-            cells = {"angle": circle, "class": classes}[kind](len(rates)) if not edges else grid(edges)
-            numbers = {name: float(found[f"{i}.{name}"]) for name in ("smoothing", "power", "step", "valid_r2")}
-            parts.append(CellBayes(cells, rates, found[f"{i}.prior"], int(found[f"{i}.window_bins"]), **numbers))
-
-        return cls(tuple(parts), kind, float(found["bin_size"]), float(found["valid_r2"]))
 
 
 def fit_naive_bayes(

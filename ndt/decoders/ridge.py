@@ -5,7 +5,7 @@ one segment into the next; what lies before a segment counts as the training mea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +66,6 @@ class Ridge:
     def predict(self, counts: Segments) -> list[Array]:
         """Returns targets, one (T, C) a segment."""
         return [self.targets.invert(_filter(self.counts.apply(x), self.weights) + self.intercept) for x in counts]
-
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Returns all of it as float64 arrays by name, to be written to a file."""
-        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
-        numbers = {name: getattr(self, name) for name in ("weights", "intercept", "num_lags", "alpha", "valid_r2")}
-
-        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Ridge":
-        """Returns the ridge regression that `arrays` came from."""
-        found = {name: np.asarray(v, np.float64) for name, v in arrays.items()}
-        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
-        alpha, score = float(found["alpha"]), float(found["valid_r2"])
-
-        return cls(found["weights"], found["intercept"], counts, targets, int(found["num_lags"]), alpha, score)
 
 
 def fit_ridge(

@@ -19,7 +19,7 @@ https://arxiv.org/abs/2307.16895; Sadinle, Lei & Wasserman (2019), for classes, 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -222,21 +222,6 @@ class Conformal:
             found[f"{name}_half_width" if self.kind != "class" else f"{name}_set_size"] = width.mean(0).tolist()
 
         return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all of it as JSON; what is not finite becomes null."""
-        quantile = [q if math.isfinite(q) else None for q in self.quantile]
-
-        return asdict(self) | {"quantile": quantile, "error": self.error if math.isfinite(self.error) else None}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "Conformal":
-        """Returns what `to_json` wrote."""
-        tables = {name: tuple(map(tuple, found[name])) for name in ("knots", "scales")}
-        quantile = tuple(math.inf if q is None else q for q in found["quantile"])
-        error = math.nan if found["error"] is None else found["error"]
-
-        return cls(**found | tables | {"quantile": quantile, "centre": tuple(found["centre"]), "error": error})
 
 
 def _hardness(predicted: Array, centre: Array, kind: str) -> Array:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
+from ndt.decoders.ensemble import flatten, unflatten
 from ndt.decoders.naive_bayes import LOST, CellBayes, NaiveBayes, fit_naive_bayes
 from ndt.decoders.target_cells import circle, classes, grid, spread
 from ndt.errors import InputError
@@ -271,10 +272,11 @@ def test_it_sees_nothing_outside_its_masks_and_scores_what_it_predicts(cut) -> N
 @pytest.mark.parametrize(
     ("kind", "cells"), [("angle", [circle(6), circle(6)]), ("class", [classes(3)]), ("continuous", [grid(EDGES)])]
 )
-def test_it_comes_back_from_its_arrays(kind: str, cells) -> None:
+def test_a_stored_naive_bayes_predicts_the_same(kind: str, cells) -> None:
     parts = [model(c, window_bins=3, step=0.5, power=0.4, valid_r2=0.7) for c in cells]
     whole = NaiveBayes((*parts, model(cells[0], window_bins=2)), kind, BIN, 0.75)  # the last without continuity
-    again = NaiveBayes.from_arrays(whole.arrays())
+    arrays: dict = {}
+    again = unflatten(flatten(whole, arrays), arrays)
     assert again.chosen == whole.chosen
     assert whole.chosen["step"][-2:] == [0.5, None]
     assert (again.kind, again.bin_size, again.valid_r2, again.parts[0].valid_r2) == (kind, BIN, 0.75, 0.7)
