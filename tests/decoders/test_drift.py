@@ -56,13 +56,13 @@ def test_a_silent_unit_is_found_by_its_index_as_soon_as_stated() -> None:
     x[at:, unit] = 0
     flags = found.check([x])
     last_spike = int(np.flatnonzero(x[:, unit])[-1])
-    np.testing.assert_array_equal(np.flatnonzero(flags.lost[:, unit])[0], last_spike + found.silence[unit])
+    np.testing.assert_array_equal(np.flatnonzero(flags.silent[:, unit])[0], last_spike + found.silence[unit])
     assert found.silence[unit] * BIN < 5
     np.testing.assert_array_equal(flags.silent_units, [unit])
     assert flags.flagged[last_spike + int(found.silence[unit]) :].all()
-    assert not flags.lost[:at].any()
+    assert not flags.silent[:at].any()
     x[1500, unit] = 1  # it fires again
-    assert not found.check([x]).lost[1500, unit]
+    assert not found.check([x]).silent[1500, unit]
 
 
 def test_silences_of_a_poisson_unit_by_its_law() -> None:
@@ -140,7 +140,7 @@ def test_what_is_not_observed_is_neither_silent_nor_shifted() -> None:
     found, x = fitted(), population(2000, 10)
     x[500:, :10] = np.nan
     flags = found.check([x])
-    assert not flags.lost[:, :10].any()
+    assert not flags.silent[:, :10].any()
     np.testing.assert_allclose(flags.unit_shift[700:, :10], 0, atol=1e-6)
     assert flags.flagged.mean() < 0.05
     # a silence goes on where it was: bins that were not observed do not add to it
@@ -150,7 +150,7 @@ def test_what_is_not_observed_is_neither_silent_nor_shifted() -> None:
     y[500:, unit] = 0
     y[500, unit] = 1
     y[502:902, unit] = np.nan
-    np.testing.assert_array_equal(np.flatnonzero(found.check([y]).lost[500:, unit])[0], need + 400)
+    np.testing.assert_array_equal(np.flatnonzero(found.check([y]).silent[500:, unit])[0], need + 400)
 
 
 def test_a_unit_never_observed_in_training_says_nothing() -> None:
@@ -161,7 +161,7 @@ def test_a_unit_never_observed_in_training_says_nothing() -> None:
     loud[:, 5] = 50
     flags = found.check([loud])
     np.testing.assert_array_equal(flags.unit_shift[:, 5], 0)
-    assert not flags.lost[:, 5].any()
+    assert not flags.silent[:, 5].any()
 
 
 def test_a_unit_half_observed_has_the_spread_of_its_observed_windows() -> None:
