@@ -12,7 +12,7 @@ from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ensemble import Ensemble
 from ndt.errors import InputError
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import score
 from ndt.finetune.decoding import decode
 from ndt.finetune.scoring import certainty, scored_rows
 from ndt.model.architectures import load_model

@@ -15,8 +15,7 @@ from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weig
 from ndt.errors import InputError
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.metrics import r2
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import r2, score
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.decoding import decode
 from ndt.model.transformer import NDT
@@ -153,7 +152,7 @@ def _score_part(
     sure = certainty(y[test], ensemble[test], baselines.decoded["ridge"][test], conformal, binned.segment[test])
     scored = {}
     for name, rows in baselines.decoded.items():
-        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], peer=rows[test])
+        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], reference=rows[test])
         behind = {"ensemble_over": over.value, "ensemble_over_error": over.error}
         scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
@@ -192,7 +191,7 @@ def certainty(
     bootstrap = block_bootstrap_r2(true, ensemble, segment)
     found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if ridge is not None:
-        over = block_bootstrap_r2(true, ensemble, segment, peer=ridge)
+        over = block_bootstrap_r2(true, ensemble, segment, reference=ridge)
         found |= {"over_ridge": over.value, "over_ridge_error": over.error}
 
     return found | conformal.measure(true, ensemble, segment)

@@ -143,9 +143,9 @@ def _ratio(above: Array, below: Array) -> Array:
 def block_permuted_targets(targets: Segments, train: Masks, valid: Masks, seed: int) -> list[Array]:
     """Returns targets whose training rows, and whose validation rows, are permuted in blocks.
 
-    No block keeps its position, so counts do not predict the permuted targets, which keep their distribution and most of
-    their smoothness. The rows after the last whole block take labels from half the rows away; rows in neither mask, and
-    unlabelled ones, keep theirs.
+    No block keeps its position, so counts do not predict the permuted targets. These keep their distribution and most
+    of their smoothness. Rows after the last whole block take labels from half the rows away; rows in neither mask keep
+    theirs.
 
     Arguments as of `ndt.decoders.ridge.fit_ridge`; besides:
         seed: Seed of the permutation.

@@ -186,7 +186,7 @@ def _silence(counts: Array, num_units: int) -> float:
     r"""Returns the number of bins without a spike after which a unit is silent.
 
     Of its silences (bins between bins with spikes) the longest k exceed the next one by :math:`\mu` on average. If
-    their tail is exponential, estimated from these k, a further silence in the tail exceeds that one by more than y with
+    their tail is exponential, estimated from these k, a further silence in it exceeds that one by more than y with
     probability :math:`(1 + y / k\mu)^{-k}`. We choose y such that k times this probability is `CHANCE` over N.
     """
     silences = np.sort(np.diff(np.flatnonzero(counts > 0)) - 1)

@@ -177,8 +177,8 @@ Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
     """Yields windows without end: their rows, and which of these are in the loss.
 
-    Each pass over the segments draws new starts. Windows overlap by the bins outside the loss, so each training row is in
-    the loss once a pass, with bins before it.
+    Each pass over the segments draws new starts. Windows overlap by the bins outside the loss, so each training row is
+    in the loss once a pass, with bins before it.
     """
     step = WINDOW_BINS - WARM_BINS
     first = np.cumsum(lengths) - lengths

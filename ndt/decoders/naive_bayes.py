@@ -215,7 +215,7 @@ class _Selection:
         in_cell = csr_matrix((np.ones(R), (cells.of(y), np.arange(R))), (M, R))
         kernel = cells.kernel(smoothing)
         near_spikes, near_bins, near_time = (spread((in_cell @ x).T, kernel).T for x in (spikes, bins, np.ones((R, 1))))
-        # One further window at the unit's mean rate, itself with half a spike more, keeps rates above 0, so that no spike
+        # One further window at the unit's mean rate, itself with half a spike more, keeps rates above 0: no spike then
         # excludes a cell.
         mean = (spikes.sum(0) + 0.5) / (bins.sum(0) + 1.0)
         rates = (near_spikes + num_bins * mean) / (near_bins + num_bins)

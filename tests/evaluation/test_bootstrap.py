@@ -21,8 +21,8 @@ def block_length(x) -> int:
     return _length(len(x), *_spectrum(np.asarray(x, float)))
 
 
-def paired_r2_difference(y, x, peer, segment=None, **options) -> tuple[float, float]:
-    found = block_bootstrap_r2(y, x, segment, peer=peer, **options)
+def paired_r2_difference(y, x, reference, segment=None, **options) -> tuple[float, float]:
+    found = block_bootstrap_r2(y, x, segment, reference=reference, **options)
     return found.value, found.error
 
 
