@@ -292,10 +292,10 @@ def _behavior(session: Session, task: NlbTask, train: Trials, evaluated: Trials)
     bins = [np.round(t.start / t.bin_size)[:, None] + np.arange(t.num_bins) for t in both]
     once, row = np.unique(np.concatenate([b.ravel() for b in bins]), return_inverse=True)  # `resample` needs order
     centre = once * train.bin_size + task.lag  # of the sample, at the start of a bin
-    values = resample(matching[0], centre - train.bin_size / 2, train.bin_size)
+    velocity = resample(matching[0], centre - train.bin_size / 2, train.bin_size)
     rows = np.split(row.ravel(), [bins[0].size])
 
-    return {name: values[r].reshape(*b.shape, -1) for name, r, b in zip(names, rows, bins, strict=True)}
+    return {name: velocity[r].reshape(*b.shape, -1) for name, r, b in zip(names, rows, bins, strict=True)}
 
 
 def _masks(session: Session, task: NlbTask, train: Trials, evaluated: Trials) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["Array", "Masks", "Segments", "Scaler", "labelled", "segments_of", "take"]
+__all__ = ["Array", "Masks", "Segments", "Scaler", "labelled", "take", "with_history"]
+
+HISTORY_S = 20.0  # seconds of history for validation rows; earlier counts have no effect
 
 Array = NDArray[np.floating]
 Segments = Sequence[NDArray[np.generic]]
@@ -61,12 +63,12 @@ def labelled(targets: Segments, rows: Masks, name: str) -> list[NDArray[np.bool_
     return masks
 
 
-def segments_of(segments: Segments, rows: Masks, history: int) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
-    """Returns segments cut to `history` bins before the first selected row up to the last one, and these rows' masks.
+def with_history(segments: Segments, rows: Masks, bin_size: float) -> tuple[list[NDArray[Any]], Masks]:
+    """Returns segments cut to 20 s before the first selected row up to the last one, and these rows' masks.
 
-    Segments without selected rows are left out. A causal decoder of finite memory predicts the same rows faster.
+    Segments without selected rows are left out. Causal decoders of shorter memory predict the same rows faster.
     """
-    found = []
+    found, history = [], round(HISTORY_S / bin_size)
     for segment, m in zip(segments, rows, strict=True):
         if m.any():
             first, last = np.flatnonzero(m)[[0, -1]]

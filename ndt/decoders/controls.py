@@ -103,11 +103,7 @@ class TimeGainRidge:
 
 
 def fit_time_gain(
-    ridge: Ridge,
-    counts: Segments,
-    targets: Segments,
-    valid: Masks,
-    bins_since_start: Segments,
+    ridge: Ridge, counts: Segments, targets: Segments, valid: Masks, bins_since_start: Segments
 ) -> TimeGainRidge:
     """Fits the gains on validation rows, because ridge fits its training rows more closely than new ones.
 
@@ -135,9 +131,7 @@ def fit_time_gain(
 
 def _ratio(above: Array, below: Array) -> Array:
     """Returns above / below; 1 where `below` is 0."""
-    known = below > 0
-
-    return np.where(known, above, 1.0) / np.where(known, below, 1.0)
+    return np.divide(above, below, out=np.ones_like(above), where=below > 0)
 
 
 def block_permuted_targets(targets: Segments, train: Masks, valid: Masks, seed: int) -> list[Array]:

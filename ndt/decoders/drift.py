@@ -66,7 +66,7 @@ class Flags:
         return Flags(**{name: values[rows] for name, values in vars(self).items()})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InputDrift:
     """Statistics of the counts that a decoder was fitted on, and the limits of what is in distribution.
 
@@ -106,19 +106,9 @@ class InputDrift:
             raise ValueError(f"train must hold at least {2 * BLOCKS} rows, got {len(x)}")
         bins = max(1, min(round(window / bin_size), len(x) // WINDOWS))
         root = np.sqrt(x)
-        mean, spread, population = _normal(root, bins)
-        limit_shift, limit_distance = _limits(root, bins, false_alarms)
         silence = np.array([_silence(k[~np.isnan(k)], x.shape[1]) for k in x.T])
 
-        return cls(
-            window=bins,
-            mean=mean,
-            spread=spread,
-            population=population,
-            limit_shift=limit_shift,
-            limit_distance=limit_distance,
-            silence=silence,
-        )
+        return cls(bins, *_normal(root, bins), *_limits(root, bins, false_alarms), silence)
 
     def check(self, counts: Segments) -> Flags:
         """Returns the flags of bins in order of time; causal. Windows and silences run across segments.

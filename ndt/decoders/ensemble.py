@@ -5,10 +5,10 @@ Loading runs no code from a file.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from ndt.decoders.target_cells import Cells
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
 from ndt.model.checkpoint import load_arrays, read_json, save_arrays, write_json
-from ndt.segments import Array, Scaler, Segments
+from ndt.segments import Scaler, Segments
 from ndt.target import Part, part_columns
 
 __all__ = ["Ensemble", "PartEnsemble", "ensemble_weights", "flatten", "unflatten", "weighted_mean"]
@@ -74,14 +74,6 @@ def weighted_mean(members: Mapping[str, Rows], weights: Mapping[str, float]) -> 
     return np.asarray(sum(w * np.asarray(members[name], np.float64) for name, w in weights.items() if w))
 
 
-class Member(Protocol):
-    """A fitted decoder of one part: a dataclass that `flatten` can store."""
-
-    def predict(self, counts: Segments) -> list[Array]:
-        """Returns predictions, one (T, C) a segment."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class PartEnsemble:
     """The decoder of one part of the target.
@@ -95,7 +87,7 @@ class PartEnsemble:
 
     part: Part
     weights: dict[str, float]
-    members: dict[str, Member]
+    members: dict[str, Ridge | GRU | NaiveBayes]
     conformal: Conformal
 
 
@@ -178,7 +170,10 @@ def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
     A dataclass becomes a dict with its class name under ``class``; so do a GRU's network, an array and a number that
     is not finite. Tuples become lists.
     """
-    inner = lambda items: {key: flatten(v, arrays, f"{name}/{key}" if name else str(key)) for key, v in items}
+
+    def inner(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+        return {key: flatten(v, arrays, f"{name}/{key}" if name else str(key)) for key, v in items}
+
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {"class": "array", "name": name}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ndt.evaluation.metrics import r2
-from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, take
+from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
 __all__ = ["Network", "GRU", "fit_gru"]
 
@@ -26,7 +26,6 @@ STEPS, WARMUP = 180, 20  # optimisation steps at most, and those of linear warm-
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # AdamW's peak rate and decay, and the largest gradient norm
 EMA = 0.97  # decay of the moving average of weights, which is validated and kept
 VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and validations without improvement before stopping
-REMEMBERED_S = 20.0  # seconds of history for the validation rows in training
 CHUNK = 4096  # bins of one forward pass; the state carries over to the next
 
 # B = windows in a batch, L = bins in the longest of them, R = rows of all segments
@@ -103,14 +102,7 @@ class GRU:
 
 
 def fit_gru(
-    counts: Segments,
-    targets: Segments,
-    train: Masks,
-    valid: Masks,
-    *,
-    bin_size: float,
-    kind: str,
-    seed: int = 0,
+    counts: Segments, targets: Segments, train: Masks, valid: Masks, *, bin_size: float, kind: str, seed: int = 0
 ) -> GRU:
     """Trains the network and returns it at the step with the best validation R².
 
@@ -124,7 +116,7 @@ def fit_gru(
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
-    history, chosen = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
+    history, chosen = with_history(counts, valid, bin_size)
     true = take(targets, valid)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

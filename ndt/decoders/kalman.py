@@ -6,13 +6,12 @@ import numpy as np
 
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, take
+from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
 __all__ = ["Kalman", "fit_kalman"]
 
 MOST_LAGS = 6  # candidates; more of them take longer and decode no better
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 0.5)  # candidates, of the noise covariance towards its diagonal
-REMEMBERED_S = 20.0  # seconds of history in validation; earlier counts have no effect
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,7 @@ class Kalman:
 
 
 def fit_kalman(
-    counts: Segments,
-    targets: Segments,
-    train: Masks,
-    valid: Masks,
-    *,
-    bin_size: float,
-    max_lag_s: float = 0.2,
+    counts: Segments, targets: Segments, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 0.2
 ) -> Kalman:
     """Fits the Kalman filter; lag, order and shrinkage of the count noise have the best validation R².
 
@@ -102,7 +95,7 @@ def fit_kalman(
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
-    (history, chosen), true = segments_of(x, valid, round(REMEMBERED_S / bin_size)), take(targets, valid)
+    (history, chosen), true = with_history(x, valid, bin_size), take(targets, valid)
     longest = int(max_lag_s / bin_size + 1e-6)
     lags = sorted({round(v) for v in np.linspace(0, longest, min(longest, MOST_LAGS - 1) + 1)})
     best: Kalman | None = None

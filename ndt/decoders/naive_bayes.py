@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.special import softmax
 
 from ndt.decoders.target_cells import Cells, circle, classes, grid, spread
 from ndt.evaluation.metrics import r2
-from ndt.segments import Array, Masks, Segments, labelled, segments_of, take
+from ndt.segments import Array, Masks, Segments, labelled, take, with_history
 
 __all__ = ["CellBayes", "NaiveBayes", "fit_naive_bayes"]
 
@@ -21,7 +22,6 @@ POWERS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 STEPS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # standard deviations from one bin to the next, in cells
 NUM_CELLS = {1: 60, 2: 20}  # along each axis, by the number of axes
 RARE = 1e-3  # share of training rows beyond either border of a grid, so that tracking errors do not widen all cells
-REMEMBERED_S = 20.0  # seconds of history in validation; earlier counts have no effect
 LOST = 1e-12  # share of the prior in each step, which lets a filter recover from a wrong posterior
 
 
@@ -77,7 +77,7 @@ class CellBayes:
         out, beta = np.empty((T, S, B, C)), np.asarray(powers, np.float64)[:, None]
         if np.isinf(steps).all():
             for b, power in enumerate(powers):
-                out[:, :, b] = (_normalised(np.log(self.prior) + power * evidence) @ self.cells.values)[:, None]
+                out[:, :, b] = (softmax(np.log(self.prior) + power * evidence, -1) @ self.cells.values)[:, None]
             return out
 
         kernel = [np.stack(axis) for axis in zip(*map(self.cells.kernel, steps), strict=True)]  # (S, m, m) an axis
@@ -86,7 +86,7 @@ class CellBayes:
         total = spread(np.tile(self.prior, (S, 1, 1)), kernel)  # K π, which normalises the rows of P
         expected = np.broadcast_to(self.prior, (S, B, len(self.prior)))
         for t, e in enumerate(evidence):
-            p = _normalised(np.log(expected) + beta * e)
+            p = softmax(np.log(expected) + beta * e, -1)
             out[t] = p @ self.cells.values
             expected = self.prior * (spread(p / total, kernel) + LOST)
 
@@ -144,7 +144,7 @@ def fit_naive_bayes(
     y = np.concatenate([np.asarray(v, np.float64) for v in targets])
     fit_on, choose_on, C = np.flatnonzero(np.concatenate(train)), np.flatnonzero(np.concatenate(valid)), y.shape[1]
     row = np.split(np.arange(len(y)), np.cumsum([len(v) for v in targets])[:-1])
-    history, _ = segments_of(row, valid, round(REMEMBERED_S / bin_size))
+    history, _ = with_history(row, valid, bin_size)
     selection = _Selection(counts, fit_on, choose_on, history)
     windows = sorted({1, *(max(1, round(s / bin_size)) for s in WINDOWS if s <= max_window_s + 1e-9)})
 
@@ -155,7 +155,7 @@ def fit_naive_bayes(
         parts.append(selection.best(_cells(kind, z[fit_on]), z, windows))
     score = parts[0].valid_r2
     if len(parts) > 1:
-        recent, rows = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
+        recent, rows = with_history(counts, valid, bin_size)
         joint = NaiveBayes(tuple(parts), kind, bin_size, score).predict(recent)
         score = r2(take(targets, valid), take(joint, rows))
 
@@ -245,9 +245,3 @@ class _Selection:
 def _first_best(models: Iterable[CellBayes]) -> CellBayes:
     """Returns the first model with the best score; the first if no score is defined."""
     return max(models, key=lambda m: np.nan_to_num(m.valid_r2, nan=-np.inf))
-
-
-def _normalised(logits: Array) -> Array:
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-
-    return p / p.sum(-1, keepdims=True)

@@ -138,10 +138,8 @@ def block_bootstrap_r2(
     Arguments:
         true: Measured targets, shape (R, C); rows with NaN are unlabelled and left out.
         predicted: Predictions, shape (R, C).
-        segment: Segment of each row, ascending, (R,); by default all lie in one.
+        segment, seed, replicates: As of `block_bootstrap_mean`.
         reference: Predictions of another decoder, shape (R, C); by default the mean, whose R² is 0.
-        seed: Seed of the draws.
-        replicates: Number of draws.
     """
     y = np.array(true, np.float64)
     known = ~np.isnan(y).any(1)

@@ -105,7 +105,7 @@ def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: f
     return np.asarray(half * np.exp(shift))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Conformal:
     """Prediction intervals, prediction ± half width, or prediction sets of classes.
 
@@ -158,15 +158,7 @@ class Conformal:
         inside = (relative <= quantile).astype(np.float64)
         _, error = block_bootstrap_mean(inside, None if segment is None else np.asarray(segment)[labelled])
 
-        return cls(
-            kind=kind,
-            level=level,
-            quantile=tuple(quantile.tolist()),
-            centre=tuple(centre.tolist()),
-            knots=knots,
-            scales=scales,
-            error=error,
-        )
+        return cls(kind, level, tuple(quantile.tolist()), tuple(centre.tolist()), knots, scales, error)
 
     def half_width(self, predicted: ArrayLike) -> Array:
         """Returns half widths, (R, K), of predictions, (R, C): in the unit, in degrees, or a probability."""

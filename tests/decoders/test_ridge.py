@@ -9,7 +9,7 @@ from ndt.decoders.kalman import fit_kalman
 from ndt.decoders.ridge import SOLVABLE, Lagged, fit_ridge, lagged
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.segments import segments_of
+from ndt.segments import with_history
 
 BIN = 0.05
 
@@ -39,7 +39,7 @@ def test_lagged_by_hand() -> None:
 def test_stretches_by_hand() -> None:
     x = [np.arange(6), np.arange(6, 9), np.arange(9, 15)]
     rows = [np.isin(x[0], [3, 4]), np.zeros(3, bool), np.isin(x[2], [9, 12])]
-    segments, masks = segments_of(x, rows, history=2)
+    segments, masks = with_history(x, rows, bin_size=10.0)  # two bins
     for found, wanted in zip(segments, ([1, 2, 3, 4], [9, 10, 11, 12]), strict=True):
         np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(join(segments, masks), [3, 4, 9, 12])
