@@ -20,7 +20,7 @@ from ndt.session import Session
 
 __all__ = ["evaluate_nlb", "nlb_submission"]
 
-PARTS = {"val": ("train",), "test": ("train", "val")}  # trials that velocity is decoded from, for those evaluated
+PARTS = {"val": ("train",), "test": ("train", "val")}  # training trials of the velocity decoder, by the evaluated part
 
 
 def evaluate_nlb(

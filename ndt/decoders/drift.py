@@ -68,7 +68,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class InputDrift:
-    """Statistics of the counts that a decoder was fitted on, and the limits of what is in distribution.
+    """Statistics of the counts that a decoder was fitted on, with limits beyond which input is out of distribution.
 
     Arguments:
         window: Bins of the trailing window.

@@ -125,7 +125,7 @@ def test_without_the_benchmarks_split_the_sessions_blocks_say_which_trials_are_e
     np.testing.assert_allclose(evaluated.event, [14.7], rtol=0, atol=1e-9)
 
 
-def test_what_trials_need_is_said():
+def test_errors_name_missing_trials_and_columns():
     recording = session()
     with pytest.raises(InputError, match="trials: expected a table of trials, found no table"):
         select_trials(replace(recording, intervals={}), MAZE, ("val",), 0.02)
@@ -243,7 +243,7 @@ def test_two_decoders():
     np.testing.assert_allclose(found["eval_behavior"][..., 0], time, rtol=0, atol=1e-5)
 
 
-def test_what_cannot_be_scored_is_said():
+def test_scores_without_targets_are_listed():
     recording = replace(session(), covariates={})
     table = recording.intervals["trials"]
     columns = {name: table.columns[name] for name in ("split", "move_onset_time")}

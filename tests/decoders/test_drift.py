@@ -1,4 +1,4 @@
-"""Input out of range: what is found, where, how soon, and how often for no reason."""
+"""Input drift: which changes are flagged, in which units, how soon, and the rate of false alarms."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
         assert low < np.mean(shares) < high
 
 
-def test_limits_are_as_often_exceeded_in_blocks_held_back() -> None:
+def test_new_data_exceed_limits_at_the_stated_rate() -> None:
     # in training itself less often: its own mean and spread fit it
     x, rate = population(6000, 3), 0.05
     found = InputDrift.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
@@ -136,7 +136,7 @@ def test_one_unit_however_loud_is_no_other_population() -> None:
     np.testing.assert_array_less(extra, 25 / 30 + 1e-9)  # five standard deviations of one unit in thirty
 
 
-def test_what_is_not_observed_is_neither_silent_nor_shifted() -> None:
+def test_unobserved_units_are_neither_silent_nor_shifted() -> None:
     found, x = fitted(), population(2000, 10)
     x[500:, :10] = np.nan
     flags = found.check([x])
@@ -194,7 +194,7 @@ def test_before_the_first_bin_the_training_mean_stands() -> None:
     np.testing.assert_allclose(shift, expected, atol=1e-9)
 
 
-def test_only_training_rows_teach() -> None:
+def test_only_training_rows_enter_the_statistics() -> None:
     x, mask = population(4000, 0), np.arange(4000) < 3000
     spoilt = np.where(mask[:, None], x, 200.0)
     one, two = (InputDrift.fit([k], [mask], bin_size=BIN) for k in (x, spoilt))

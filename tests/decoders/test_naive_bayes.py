@@ -1,4 +1,4 @@
-"""Naive Bayes against posteriors by slow loops, and against the best that there is of populations that are known."""
+"""Naive Bayes against posteriors by slow loops, and against the optimal decoder of known populations."""
 
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_three_dimensions_and_two_angles_are_decoded_one_by_one() -> None:
         np.testing.assert_allclose(three.predict([counts])[0][:, c], column.predict([counts])[0][:, 0], rtol=1e-12)
 
 
-def test_probabilities_of_classes_are_what_they_say() -> None:
+def test_probabilities_of_classes_are_calibrated() -> None:
     """Of bins given a class with probability about p, about the share p is of it."""
     rng, T = np.random.default_rng(1), 6000
     label = rng.integers(3, size=T)
@@ -258,7 +258,7 @@ def test_pieces_do_not_mix_and_the_future_does_not_leak(cut, options: dict) -> N
     np.testing.assert_array_equal(m.predict(x[2:3])[0], before[2])
 
 
-def test_it_sees_nothing_outside_its_masks_and_scores_what_it_predicts(cut) -> None:
+def test_it_reads_only_its_masks_and_scores_its_predictions(cut) -> None:
     x, y, train, valid = cut
     valid = [m & (np.arange(len(m)) % 2 == 0) for m in valid]
     one = fit_naive_bayes(x, y, train, valid, bin_size=BIN, kind="angle")
@@ -284,7 +284,7 @@ def test_a_stored_naive_bayes_predicts_the_same(kind: str, cells) -> None:
     np.testing.assert_array_equal(again.predict(x)[0], whole.predict(x)[0])
 
 
-def test_no_labels_is_the_users_to_know(cut) -> None:
+def test_no_labels_raise_an_input_error(cut) -> None:
     x, y, train, _ = cut
     with pytest.raises(InputError, match="valid: expected at least 2 labelled bins, found 0"):
         fit_naive_bayes(x, y, train, [np.zeros_like(m) for m in train], bin_size=BIN, kind="angle")

@@ -1,4 +1,4 @@
-"""Baselines against slow references, and what makes them fair: causal, within segments, chosen on validation only."""
+"""Baselines against slow references: causal, within segments, selected on validation rows only."""
 
 import numpy as np
 import pytest
@@ -190,7 +190,7 @@ def test_a_stored_ridge_regression_predicts_the_same() -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_no_labels_is_the_users_to_know() -> None:
+def test_no_labels_raise_an_input_error() -> None:
     counts, targets, train, _ = segments()
     nothing = [np.zeros_like(m) for m in train]
     for fit in (fit_ridge, fit_kalman):

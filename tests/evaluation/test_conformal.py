@@ -1,4 +1,4 @@
-"""Predictive intervals: exact quantiles, coverage that can be worked out, and what adaptation promises."""
+"""Predictive intervals: exact quantiles, coverage against closed forms, and the guarantee of adaptive intervals."""
 
 import json
 
@@ -250,7 +250,7 @@ def test_too_few_validation_rows_give_the_widest_intervals(kind: str) -> None:
     np.testing.assert_array_equal(half, np.full_like(half, {"continuous": np.inf, "angle": 180.0, "class": 1.0}[kind]))
 
 
-def test_unlabelled_rows_teach_nothing() -> None:
+def test_unlabelled_rows_do_not_enter_the_fit() -> None:
     rng = np.random.default_rng(11)
     y, x = rng.standard_normal((2, 300, 2))
     holes = np.where((np.arange(300) % 3 == 0)[:, None] & [True, False], np.nan, y)
