@@ -32,7 +32,7 @@ def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
         assert low < np.mean(shares) < high
 
 
-def test_new_data_exceed_limits_at_the_stated_rate() -> None:
+def test_cross_validated_bins_exceed_limits_at_the_stated_rate() -> None:
     # in training itself less often: its own mean and spread fit it
     x, rate = population(6000, 3), 0.05
     found = InputDrift.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
