@@ -12,7 +12,7 @@ from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ensemble import Ensemble
 from ndt.errors import InputError
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import score
 from ndt.finetune.decoding import decode
 from ndt.finetune.scoring import certainty, scored_rows
 from ndt.model.architectures import load_model
@@ -105,7 +105,7 @@ def _scored(
     flags = ensemble.input_drift.check(counts).select(rows)
     targets = {}
     for i, part_ensemble in enumerate(ensemble.parts):
-        chosen, columns = rows & labelled(target, i), part_ensemble.columns
+        chosen, columns = rows & labelled(target, i), target.columns(i)
         if (n := int(chosen.sum())) < FEWEST:
             expected = f"at least {FEWEST} labelled bins of {part_ensemble.part.name} in what is scored"
             raise InputError(binned.session.session_id, "labels", expected, n)

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
 from ndt.data.windows import TEST, VALID, BinnedSession
-from ndt.decoders.blend import combined, ensemble_weights
 from ndt.decoders.drift import Flags, InputDrift
-from ndt.decoders.ensemble import Ensemble, PartEnsemble
+from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weighted_mean
 from ndt.errors import InputError
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.metrics import r2
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import r2, score
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.decoding import decode
 from ndt.model.transformer import NDT
@@ -145,7 +143,7 @@ def _score_part(
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
-    ensemble = combined(members, weights)
+    ensemble = weighted_mean(members, weights)
     conformal = Conformal.fit(y[valid], ensemble[valid], part.kind, level=COVERAGE, segment=binned.segment[valid])
 
     trial = target.trial[i][test] if part.per else None
@@ -154,7 +152,7 @@ def _score_part(
     sure = certainty(y[test], ensemble[test], baselines.decoded["ridge"][test], conformal, binned.segment[test])
     scored = {}
     for name, rows in baselines.decoded.items():
-        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], peer=rows[test])
+        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], reference=rows[test])
         behind = {"ensemble_over": over.value, "ensemble_over_error": over.error}
         scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
@@ -169,7 +167,7 @@ def _score_part(
         "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
     }
     fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
-    part_ensemble = PartEnsemble(part=part, columns=columns, weights=weights, members=fitted, conformal=conformal)
+    part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
     decoded = {"true": y, **members, "ridge": baselines.decoded["ridge"], "ensemble": ensemble}
     decoded["half"] = conformal.half_width(ensemble)
     decoded["adaptive"] = np.full_like(decoded["half"], np.nan)
@@ -193,7 +191,7 @@ def certainty(
     bootstrap = block_bootstrap_r2(true, ensemble, segment)
     found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if ridge is not None:
-        over = block_bootstrap_r2(true, ensemble, segment, peer=ridge)
+        over = block_bootstrap_r2(true, ensemble, segment, reference=ridge)
         found |= {"over_ridge": over.value, "over_ridge_error": over.error}
 
     return found | conformal.measure(true, ensemble, segment)
