@@ -6,8 +6,7 @@ NAME ?= demo
 BIN := .venv/bin
 READY := .venv/.ready
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PAGES := $(wildcard ndt/*.py ndt/benchmarks/*.py ndt/dynamics/*.py ndt/dynamics/systems/*.py ndt/data/*.py ndt/pretrain/*.py ndt/finetune/*.py)
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py %/__main__.py ndt/report.py,$(PAGES))))
+MODULES := $(subst /,.,$(patsubst %/__init__,%,$(basename $(filter-out ndt/__init__.py %/__main__.py,$(sort $(shell find -L ndt -name '*.py'))))))
 NAMED := import ndt, pdoc.__main__ as p; vars(ndt).update((n, getattr(ndt, n)) for n in ndt.__all__); p.cli()
 
 .DEFAULT_GOAL := help

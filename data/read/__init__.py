@@ -1,6 +1,7 @@
 """Files to `Session`: NWB, brainsets HDF5, MATLAB and NumPy files, arrays, pynapple objects, files on DANDI.
 
-Imports: the nouns and `ndt.config`.
+Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`. Only `read.files` imports more: it
+selects the units and times to keep.
 """
 
 __all__: list[str] = []

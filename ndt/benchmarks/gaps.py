@@ -9,18 +9,19 @@ import importlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pynwb import NWBHDF5IO, NWBFile
 
 from ndt.benchmarks.timing import row
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.read.nwb import read_nwb
 from ndt.data.sampler import Sampler
-from ndt.data.simulate.writer import Recording, write_recording
 from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
@@ -71,13 +72,12 @@ def simulate(seed: int) -> Truth:
 
 def write(truth: Truth, path: Path) -> None:
     """Writes a recording as an NWB file."""
-    N = len(truth.rates)
-    recording = Recording(
-        subject="gaps", session=1, spike_times=truth.spikes, unit_names=[f"unit {n}" for n in range(N)],
-        electrodes=np.arange(N), num_electrodes=N, regions=["M1"], heldout=None, observed=truth.observed,
-        trials=Intervals.empty(), covariates={}, timestamps=np.zeros(0), written=np.zeros(0, bool), rate_hz=None,
-    )  # fmt: skip
-    write_recording(recording, path)
+    nwb = NWBFile("Simulated population with gaps", "gaps", datetime(2020, 1, 1, tzinfo=UTC))
+    segments = np.stack([truth.observed.start, truth.observed.end], 1)
+    for times in truth.spikes:
+        nwb.add_unit(spike_times=times, obs_intervals=segments)
+    with NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
 
 
 def ours(path: Path, seed: int) -> Reading:
@@ -106,8 +106,8 @@ def _pynapple(path: Path, seed: int) -> Reading:
 
 
 def _temporaldata(path: Path, seed: int) -> Reading:
-    temporaldata, pynwb = importlib.import_module("temporaldata"), importlib.import_module("pynwb")
-    with pynwb.NWBHDF5IO(str(path), "r") as io:
+    temporaldata = importlib.import_module("temporaldata")
+    with NWBHDF5IO(path, "r") as io:
         trains = io.read().units["spike_times"][:]
     unit = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
     spikes = temporaldata.IrregularTimeSeries(timestamps=np.concatenate(trains), unit_index=unit, domain="auto")

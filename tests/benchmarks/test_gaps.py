@@ -75,7 +75,7 @@ def test_rates_over_the_whole_file_are_a_fifth_too_low(truth, path):
 
 
 def test_each_unit_is_counted_in_its_own_observed_time(tmp_path):
-    """Each unit is unobserved in another fifth of the time; a bin is valid for a unit if the unit was observed in it."""
+    """Each unit is unobserved in another fifth of the time; a bin is valid for a unit that was observed in it."""
     rng = np.random.default_rng(1)
     rates, observed, spikes = rng.uniform(5, 40, 12), [], []
     for rate in rates:
