@@ -1,7 +1,7 @@
 """Recordings: files become a store of sessions, and sessions become splits, windows and targets.
 
-Importing this package loads neither pynwb nor h5py. `ndt` offers `ingest`, `inspect` and `read`; here they would hide the
-modules of these names.
+Importing this package loads neither pynwb nor h5py. `ndt` offers `ingest`, `inspect` and `read`, which would hide their
+own modules here.
 
 Imports: the nouns, `ndt.config`, `ndt.model`, `ndt.evaluation`, and its own rooms `read`, `simulate` and `inspection`,
 which import only `covariates`, `fingerprint`, `splits`, `store` and `workers` of this package.

@@ -124,7 +124,7 @@ def find_sources(session: Session, names: Names) -> list[Source]:
     found = [_source(session, name) for name in names]
     twice = [s.name for i, s in enumerate(found) if s.name in {other.name for other in found[:i]}]
     if twice:
-        raise InputError(session.session_id, "covariate", "each once", f"{twice[0]} twice")
+        raise InputError(session.session_id, "target", "each once", f"{twice[0]} twice")
 
     return found
 
@@ -141,7 +141,7 @@ def _source(session: Session, name: str) -> Source:
     found: list[Covariate] | list[Column] = matching_covariates(session, wanted) or _columns(session, wanted)
     if len(found) != 1:
         known = [*session.covariates, *(p for p, c in known_columns(session).items() if c.table != BLOCKS)]
-        raise InputError(session.session_id, "covariate", f"one of: {', '.join(known) or 'none'}", repr(name))
+        raise InputError(session.session_id, "target", f"one of: {', '.join(known) or 'none'}", repr(name))
 
     return Source(found[0], kind)
 

@@ -37,7 +37,7 @@ from ndt.train.loop import Trainer
 
 __all__ = ["Decoder", "finetune", "opened"]
 
-CONVOLVED = ("convolved", "counts")  # decoders that may learn something beside
+TCN_DECODERS = ("tcn", "tcn_latents")  # decoders that may learn something beside
 PATIENCE = 3  # tenths of the decoder's own steps without improvement: with little data it soon knows labels by heart
 
 
@@ -59,7 +59,7 @@ class Decoder:
 def finetune(
     base: NDT | str | Path | None,
     session: str,
-    covariate: str | None = None,
+    target: str | None = None,
     *,
     out: str | Path,
     config: FinetuneConfig | str | Path | None = None,
@@ -75,7 +75,7 @@ def finetune(
     Arguments:
         base: A pretrained model, or its run directory or Hub name; None trains from scratch.
         session: Session id, in the store; pretraining need not have seen it.
-        covariate: Name of the covariate; by default a velocity or heading.
+        target: Name of the target; by default a velocity or heading.
         out: Run directory.
         config: Settings, or a file of them.
         store: The store; by default the one that `base` was pretrained on.
@@ -83,20 +83,20 @@ def finetune(
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if there is no such session or covariate, too little of it for a split, or the base model saw what
+        InputError: if there is no such session or target, too little of it for a split, or the base model saw what
             the session holds out.
     """
     config, out = as_config(FinetuneConfig, config), Path(out)
     base, store = opened(base, store, out)
-    recording = _recording(base, store, session, covariate, config)
-    bin_size, window_bins = _bins(base, recording, covariate, config)
+    recording = _recording(base, store, session, target, config)
+    bin_size, window_bins = _bins(base, recording, target, config)
     binned = BinnedSession(recording, bin_size, window_bins * bin_size)
     if base is not None:
         check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
     stores = _stores(base, store)
-    config = _decided(base, stores, binned, covariate, config)
-    target, chosen, lags = _labels(base, binned, covariate, config, window_bins * bin_size)
-    spec = _specification(base, binned, target, chosen, config, window_bins)
+    config = _decided(base, stores, binned, target, config)
+    labels, chosen, lags = _labels(base, binned, target, config, window_bins * bin_size)
+    spec = _specification(base, binned, labels, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
@@ -105,10 +105,10 @@ def finetune(
     found: dict[str, Any] = {"lags": lags}
     if base is not None and (STRATEGIES[config.strategy].aligned or config.align_to):
         found["alignment"] = align(model, base, stores, binned, chosen, config.align_to)
-    assert spec.covariate is not None, "something is decoded"
-    auxiliary = auxiliary_values(binned, spec.covariate.auxiliary, target, chosen)
+    assert spec.target is not None, "something is decoded"
+    auxiliary = auxiliary_values(binned, spec.target.auxiliary, labels, chosen)
     alone = not spec.encodes and base is None
-    objective = (DecoderStage if alone else Decoding)(binned, chosen, target.values, model, config, new, auxiliary)
+    objective = (DecoderStage if alone else Decoding)(binned, chosen, labels.values, model, config, new, auxiliary)
     train = _of_decoder(config) if alone else config.train
     if isinstance(objective, DecoderStage):
         objective.begin(model)
@@ -116,14 +116,14 @@ def finetune(
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     if STRATEGIES[config.strategy].decoder:
-        fit_probe(model, binned, target.values, chosen)
-    decoder = isinstance(model.covariate, TCNDecoder) and STRATEGIES[config.strategy].learns_decoder(new)
+        fit_probe(model, binned, labels.values, chosen)
+    decoder = isinstance(model.decoder, TCNDecoder) and STRATEGIES[config.strategy].learns_decoder(new)
     if not alone and decoder and config.decoder_steps and (new or config.backbone_lr_scale):
         counted |= _refine(model, objective, trainer, out, resume, progress)
     model.store = store.root
     found |= {"train_seconds": counted["train_seconds"], "steps": 0 if alone else trainer.step}
     found["decoder_steps"] = trainer.step if alone else int(counted.get("decoder_steps", 0))
-    metrics = _write(model, binned, target, chosen, config, found, out, trainer.accelerator.is_main_process)
+    metrics = _write(model, binned, labels, chosen, config, found, out, trainer.accelerator.is_main_process)
 
     return Decoder(model, metrics, out)
 
@@ -193,17 +193,17 @@ def _of_decoder(config: FinetuneConfig) -> TrainConfig:
 
 
 def _decided(
-    base: NDT | None, stores: list[Store], binned: BinnedSession, covariate: str | None, config: FinetuneConfig
+    base: NDT | None, stores: list[Store], binned: BinnedSession, target: str | None, config: FinetuneConfig
 ) -> FinetuneConfig:
     """Settings as they are used: the way to adapt has a name, and nothing is warmed up that knows all or nothing."""
-    labels = seconds_of_labels(binned, covariate, config)
+    labels = seconds_of_labels(binned, target, config)
     config = choose_strategy(config, base, stores, binned.session, labels)
     if not STRATEGIES[config.strategy].labelled:  # nor have labels a say in what is delivered
         config = replace(config, ensemble=("network",))
     if base is None or set(map(str, binned.session.units.id)) <= set(base.vocabulary.units):
         config = replace(config, embedding_warmup_steps=0)  # no unit to place, or nothing to place it in
-    if config.labels_reach == "auto":
-        config = replace(config, labels_reach="decoder" if base is None else "encoder")
+    if config.detach_latents == "auto":
+        config = replace(config, detach_latents="always" if base is None else "never")
 
     return config
 
@@ -212,9 +212,9 @@ def _new_parts(base: NDT | None, spec: ModelSpec) -> tuple[str, ...]:
     """How the names of parameters begin that were not pretrained; an empty name is all."""
     if base is None:
         return ("",)
-    same = (base.spec.covariate, base.config.covariates) == (spec.covariate, spec.config.covariates)
+    same = (base.spec.target, base.config.decoder) == (spec.target, spec.config.decoder)
 
-    return () if same else ("covariate.",)
+    return () if same else ("decoder.",)
 
 
 def _stores(base: NDT | None, store: Store) -> list[Store]:
@@ -226,23 +226,23 @@ def _stores(base: NDT | None, store: Store) -> list[Store]:
     return found
 
 
-def _bins(base: NDT | None, session: Session, covariate: str | None, config: FinetuneConfig) -> tuple[float, int]:
+def _bins(base: NDT | None, session: Session, target: str | None, config: FinetuneConfig) -> tuple[float, int]:
     """Bin width and longest window: the base model's, or a new model's own."""
     if base is not None:
         return base.spec.bin_size, base.spec.window_bins
-    bin_size = config.bin_size or default_bin_size([session], covariate)
+    bin_size = config.bin_size or default_bin_size([session], target)
 
     return bin_size, longest_window(config, bin_size, session.session_id)
 
 
-def _recording(base: NDT | None, store: Store, session: str, covariate: str | None, config: FinetuneConfig) -> Session:
-    """The session, with blocks of this run's own where it has them: cut from time in which the covariate has labels."""
+def _recording(base: NDT | None, store: Store, session: str, target: str | None, config: FinetuneConfig) -> Session:
+    """The session, with blocks of this run's own where it has them: cut from time in which the target has labels."""
     recording = store.session(session)
     if not config.split:
         return recording
     if base is not None:  # it may have seen what these blocks hold out
         raise InputError("settings", "split", "a model from scratch where blocks are a run's own", "a pretrained one")
-    sources = [source.of for source in find_sources(recording, covariate)]
+    sources = [source.of for source in find_sources(recording, target)]
     series = {of.name: of for of in sources if isinstance(of, Covariate)}
     blocks = assign_splits(replace(recording, covariates=series or recording.covariates), config.split)
 
@@ -250,25 +250,25 @@ def _recording(base: NDT | None, store: Store, session: str, covariate: str | No
 
 
 def _labels(
-    base: NDT | None, binned: BinnedSession, covariate: str | None, config: FinetuneConfig, window: float
+    base: NDT | None, binned: BinnedSession, target: str | None, config: FinetuneConfig, window: float
 ) -> tuple[Target, NDArray[np.bool_], dict[str, float]]:
     """Returns what is decoded, the labelled training bins to use, (R,), and validation R² by lag where it was chosen.
 
     A base's decoder of the same keeps its columns: it may know more classes than the session has. A way that needs no
     labels keeps the base's decoder, and takes all training bins.
     """
-    if base is not None and base.spec.covariate is not None and not STRATEGIES[config.strategy].labelled:
-        return kept_target(base.spec.covariate, binned, covariate), last_seconds(binned, config.label_seconds), {}
+    if base is not None and base.spec.target is not None and not STRATEGIES[config.strategy].labelled:
+        return kept_target(base.spec.target, binned, target), last_seconds(binned, config.label_seconds), {}
     lags: dict[float, float] = {}
     lag = config.lags[0]
     if len(config.lags) > 1:
-        everything = build_targets(binned.session, covariate, binned.start, binned.bin_size, split=binned.split)
-        lag, lags = choose_lag(binned, covariate, config.lags, _calibration(binned, everything, config, window), config)
-    target = build_targets(binned.session, covariate, binned.start, binned.bin_size, lag=lag, split=binned.split)
-    if base is not None and base.spec.covariate is not None:
-        target = base.spec.covariate.adopt(target) or target
+        everything = build_targets(binned.session, target, binned.start, binned.bin_size, split=binned.split)
+        lag, lags = choose_lag(binned, target, config.lags, _calibration(binned, everything, config, window), config)
+    labels = build_targets(binned.session, target, binned.start, binned.bin_size, lag=lag, split=binned.split)
+    if base is not None and base.spec.target is not None:
+        labels = base.spec.target.adopt(labels) or labels
 
-    return target, _calibration(binned, target, config, window), {f"{k:g}": v for k, v in lags.items()}
+    return labels, _calibration(binned, labels, config, window), {f"{k:g}": v for k, v in lags.items()}
 
 
 def _calibration(binned: BinnedSession, target: Target, config: FinetuneConfig, window: float) -> NDArray[np.bool_]:
@@ -303,16 +303,16 @@ def _specification(
     window_bins: int,
 ) -> ModelSpec:
     session = binned.session
-    old = base.spec.covariate if base is not None else None
+    old = base.spec.target if base is not None else None
     model = base.config if base is not None else config.model
     if decoder := STRATEGIES[config.strategy].decoder:
-        model = replace(model, covariates=decoder)
+        model = replace(model, decoder=decoder)
     if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
-        covariate = old  # its decoder is kept, and with it what its numbers mean
+        spec = old  # its decoder is kept, and with it what its numbers mean
     else:
-        covariate = TargetSpec.fitted(target, chosen, session.session_id)
-        if model.covariates in CONVOLVED and config.auxiliary_weight:
-            covariate = replace(covariate, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
+        spec = TargetSpec.fitted(target, chosen, session.session_id)
+        if model.decoder in TCN_DECODERS and config.auxiliary_weight:
+            spec = replace(spec, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}
 
@@ -321,9 +321,9 @@ def _specification(
         vocabulary=vocabulary,
         bin_size=binned.bin_size,
         window_bins=window_bins,
-        covariate=covariate,
+        target=spec,
         data=data,
-        encodes=base.spec.encodes if base is not None else not model.decodes_counts,
+        encodes=base.spec.encodes if base is not None else not model.decoder_reads_counts,
     )
 
 

@@ -126,8 +126,8 @@ def _copy_units(model: NDT, pairs: list[tuple[int, int]]) -> None:
     """Makes each second unit, a row of the tables, what the first is, whatever probe and depth their files name."""
     for old, new in pairs:
         model.unit[new] = model.unit[old] + _where(model, old) - _where(model, new)
-        if model.reading is not None:
-            model.reading[new] = model.reading[old]
+        if model.readin is not None:
+            model.readin[new] = model.readin[old]
 
 
 def _where(model: NDT, unit: int) -> Tensor:

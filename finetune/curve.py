@@ -27,7 +27,7 @@ Place = tuple[float, str, int]  # seconds of labels, kind of network, seed
 def label_curve(
     base: NDT | str | Path | None,
     session: str,
-    covariate: str | None = None,
+    target: str | None = None,
     *,
     out: str | Path,
     store: str | Path | Store | None = None,
@@ -52,7 +52,7 @@ def label_curve(
     Arguments:
         base: A pretrained model, or its run directory or Hub name; None for networks from scratch alone.
         session: Session id, in the store.
-        covariate: Name of the covariate; by default a velocity or heading.
+        target: Name of the target; by default a velocity or heading.
         out: Run directory of the curve.
         store: The store; by default the one that `base` was pretrained on.
         config: Settings of all runs; seeds count from its own.
@@ -74,7 +74,7 @@ def label_curve(
 
     def fitted(amounts: Sequence[float]) -> dict[Place, dict[str, Any]]:
         places = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
-        jobs = [_job(out / "curve", base, settings, place, (session, covariate, opened_store)) for place in places]
+        jobs = [_job(out / "curve", base, settings, place, (session, target, opened_store)) for place in places]
         title = "all labels" if list(amounts) == [config.label_seconds] else "fewer labels"
         return dict(zip(places, run_all(jobs, workers, title, progress=progress), strict=True))
 
@@ -90,7 +90,7 @@ def label_curve(
     ]
     curve = LabelCurve(
         session=session,
-        covariate=str(last["covariate"]),
+        target=str(last["target"]),
         seconds=[*kept, has],
         lines=gather(*grouped),
         valid_seconds=split(recording, window).valid.duration,

@@ -29,7 +29,7 @@ class DecoderStage(Decoding):
 
     def begin(self, model: NDT) -> "DecoderStage":
         """Encodes all bins that are trained on, and returns itself."""
-        decoder = model.covariate
+        decoder = model.decoder
         assert isinstance(decoder, TCNDecoder)
         self.latents: NDArray[np.float32] | None = None
         if decoder.reads_latents:
@@ -59,7 +59,7 @@ class DecoderStage(Decoding):
 
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of the decoder and of what it reads of units; all else rests."""
-        if name == "reading":
+        if name == "readin":
             return self.config.readin_lr_scale
 
-        return 1.0 if name.startswith("covariate.") else 0.0
+        return 1.0 if name.startswith("decoder.") else 0.0

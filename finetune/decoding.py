@@ -1,4 +1,4 @@
-"""Decoding covariates and classes, with the masked loss beside it."""
+"""Decoding targets, with the masked loss beside it."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Decoding:
         binned: The session's bins.
         chosen: Bins to train on, (R,).
         targets: What is decoded in its unit, 1 or 0 for each class, NaN where unlabelled, (R, C).
-        model: The model; its specification says how the covariate is standardised.
+        model: The model; its specification says how the target is standardised.
         config: Fine-tuning.
         new: How the names of parameters begin that were not pretrained; an empty name is all.
         auxiliary: What is learned beside, as `auxiliary_values` has it, with the parts of the model's specification.
@@ -58,7 +58,7 @@ class Decoding:
         auxiliary: Target | None = None,
     ) -> None:
         spec = model.spec
-        assert spec.covariate is not None, "fine-tuning trains a decoder"
+        assert spec.target is not None, "fine-tuning trains a decoder"
         self.binned, self.chosen, self.true, self.config, self.new = binned, chosen, targets, config, new
         self.patch, self.window_bins = spec.config.units_per_patch, spec.window_bins
         self.sampler = Sampler(
@@ -78,8 +78,8 @@ class Decoding:
             if not self.valid:
                 expected = f"an unbroken run of {config.min_bins} bins"
                 raise InputError(binned.session.session_id, "validation split", expected, "none")
-        self.covariate, self.standard = spec.covariate, spec.covariate.standardise(targets)
-        self.auxiliary = auxiliary or Target.unlabelled(spec.covariate.auxiliary, len(binned))
+        self.target, self.standard = spec.target, spec.target.standardise(targets)
+        self.auxiliary = auxiliary or Target.unlabelled(spec.target.auxiliary, len(binned))
         self.standard = np.concatenate([self.standard, self.auxiliary.values], 1)
         self.lag_bins = round(model.UNDECODED / binned.bin_size)
 
@@ -112,8 +112,8 @@ class Decoding:
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the loss over labelled bins and parts, and the likelihood of hidden, valid unit-bins."""
         warm, weight = step < self.embedding_warmup_steps, self.config.masked_weight
-        teach = self.config.labels_reach != "decoder"
-        prediction = model(batch, rates=warm or weight > 0, teach=teach)
+        detach = self.config.detach_latents == "always"
+        prediction = model(batch, rates=warm or weight > 0, detach_latents=detach)
         terms = {}
         if prediction.log_rates is not None:
             value = count_nll(prediction.log_rates, batch)
@@ -125,8 +125,8 @@ class Decoding:
 
     def labels(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the number of labelled bins, summed over parts: of what is delivered, and of what is beside it."""
-        C = len(self.covariate.dims)
-        terms = {"mse": num_labels(batch.target[:, :C], self.covariate.parts)}
+        C = len(self.target.dims)
+        terms = {"mse": num_labels(batch.target[:, :C], self.target.parts)}
         if self.auxiliary.parts:
             terms["auxiliary"] = num_labels(batch.target[:, C:], self.auxiliary.parts)
 
@@ -134,8 +134,8 @@ class Decoding:
 
     def decoding_losses(self, decoded: Tensor, batch: Batch) -> dict[str, tuple[Tensor, float]]:
         """Returns the losses that go with `labels`, summed over labelled bins and parts."""
-        C = len(self.covariate.dims)
-        terms = {"mse": (decoding_loss(decoded[:, :C], batch.target[:, :C], self.covariate.parts), 1.0)}
+        C = len(self.target.dims)
+        terms = {"mse": (decoding_loss(decoded[:, :C], batch.target[:, :C], self.target.parts), 1.0)}
         if self.auxiliary.parts:
             beside = decoding_loss(decoded[:, C:], batch.target[:, C:], self.auxiliary.parts)
             terms["auxiliary"] = (beside, self.config.auxiliary_weight)
@@ -174,11 +174,11 @@ class Decoding:
             model.eval()
             return masked_likelihood(model, self.valid)
         rows = self.binned.split == VALID
-        true, decoded, parts = self.true[rows], decode(model, self.binned, rows)[rows], self.covariate.parts
+        true, decoded, parts = self.true[rows], decode(model, self.binned, rows)[rows], self.target.parts
         each = {}
         for part, columns in zip(parts, part_columns(parts), strict=True):
-            scored = model.validation_r2 if part.kind == "continuous" else r2
-            each[part.name] = scored(true[:, columns], decoded[:, columns])
+            bins = model.R2_BINS if part.kind == "continuous" else None
+            each[part.name] = _r2(true[:, columns], decoded[:, columns], bins)
         found = [score for score in each.values() if not np.isnan(score)]
         if not found:
             raise InputError(self.binned.session.session_id, "validation split", "labels that vary", "none")
@@ -187,12 +187,22 @@ class Decoding:
         return {"score": float(np.mean(found)), "r2": float(np.mean(found)), **named}
 
 
+def _r2(true: NDArray[np.float32], decoded: NDArray[np.float32], bins: int | None) -> float:
+    """R² (variance-weighted); where `bins` is given, the mean over pieces of about as many, below -10 counting zero."""
+    if bins is None:
+        return r2(true, decoded)
+    pieces = np.array_split(np.arange(len(true)), max(len(true) // bins, 1))
+    each = np.array([r2(true[rows], decoded[rows]) for rows in pieces])
+
+    return float(np.where(each < -10, 0.0, each).mean())
+
+
 def decode(model: NDT, binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Returns what is decoded in its unit, classes as probabilities, at the chosen bins, NaN elsewhere, (R, C).
 
     Causal.
     """
-    assert model.spec.covariate is not None, "the model decodes"
+    assert model.spec.target is not None, "the model decodes"
     windows = binned.cover(chosen, model.spec.window_bins, model.vocabulary.rows(binned.session))
 
-    return model.spec.covariate.restore(per_bin(model, windows, model.decode, len(binned)))
+    return model.spec.target.restore(per_bin(model, windows, model.decode, len(binned)))

@@ -57,8 +57,8 @@ def evaluate(
     """
     folder = Path(run)
     model, ensemble = load_model(folder), Ensemble.load(folder)
-    if model.spec.covariate is None:
-        raise InputError(folder, "covariate", "a decoder that `ndt finetune` wrote", "a model without one")
+    if model.spec.target is None:
+        raise InputError(folder, "target", "a decoder that `ndt finetune` wrote", "a model without one")
     session = session or read_json(folder / "metrics.json")["session"]
     recording = open_store(store or model.store, "evaluate").session(session)
     own = session in model.spec.data
@@ -84,13 +84,13 @@ def evaluate(
 
 def _target(recording: Any, model: NDT, binned: BinnedSession) -> Target:
     """What the decoder decodes, in this session, with the decoder's own classes."""
-    spec = model.spec.covariate
+    spec = model.spec.target
     assert spec is not None, "the model decodes"
     found = build_targets(recording, [p.request for p in spec.parts], binned.start, binned.bin_size, lag=spec.lag)
     adopted = spec.adopt(found)
     if adopted is None:
         names = ", ".join(p.name for p in found.parts)
-        raise InputError(recording.session_id, "covariate", f"what the decoder decodes: {spec.name}", names)
+        raise InputError(recording.session_id, "target", f"what the decoder decodes: {spec.name}", names)
 
     return adopted
 
@@ -103,7 +103,7 @@ def _scored(
     network = decode(model, binned, rows)
     decoded = ensemble.predict(network, counts)
     flags = ensemble.input_drift.check(counts).select(rows)
-    covariates = {}
+    targets = {}
     for i, part_ensemble in enumerate(ensemble.parts):
         chosen, columns = rows & labelled(target, i), part_ensemble.columns
         if (n := int(chosen.sum())) < FEWEST:
@@ -118,8 +118,8 @@ def _scored(
         # What was adapted without labels is the network alone.
         found["test"] |= certainty(y, members["test"], members.get("ridge"), part_ensemble.conformal, segment)
         found["test"]["out_of_distribution"] = float(flags.flagged.mean())
-        covariates[part_ensemble.part.name] = {
-            "covariate": part_ensemble.part.name,
+        targets[part_ensemble.part.name] = {
+            "target": part_ensemble.part.name,
             "kind": part_ensemble.part.kind,
             "unit": part_ensemble.part.unit,
             "test": found.pop("test"),
@@ -131,4 +131,4 @@ def _scored(
     missing = [ids[n] for n in np.flatnonzero(ensemble.order([str(u) for u in binned.session.units.id]) < 0)]
     watch = {"silent_units": [ids[n] for n in flags.silent_units], "flagged": float(flags.flagged.mean())}
 
-    return {**next(iter(covariates.values())), "input_drift": watch, "missing_units": missing, "covariates": covariates}
+    return {**next(iter(targets.values())), "input_drift": watch, "missing_units": missing, "targets": targets}

@@ -29,7 +29,7 @@ Readout = tuple[Array, Array]  # weights (F, C) and bias (C,)
 
 
 def fit_probe(model: NDT, binned: BinnedSession, targets: NDArray[np.float32], chosen: Masks) -> None:
-    """Sets the readout of a model whose covariate decoder is linear, in place.
+    """Sets the readout of a model whose decoder is linear, in place.
 
     Each part is read by ridge regression from the latents of as many bins, and with the penalty, that have the best
     validation R²; classes then by penalised logistic regression from as many bins. Latents stay as they are.
@@ -40,7 +40,7 @@ def fit_probe(model: NDT, binned: BinnedSession, targets: NDArray[np.float32], c
         targets: What is decoded in its unit, NaN where unlabelled, (R, C).
         chosen: Bins to fit on, (R,).
     """
-    decoder, spec = model.covariate, model.spec.covariate
+    decoder, spec = model.decoder, model.spec.target
     assert isinstance(decoder, LinearDecoder), "a probe is a linear decoder"
     assert spec is not None, "it decodes something"
     standard, valid = spec.standardise(targets), binned.split == VALID
@@ -69,7 +69,7 @@ def fit_probe(model: NDT, binned: BinnedSession, targets: NDArray[np.float32], c
 
 def _batches(model: NDT, binned: BinnedSession, chosen: Masks) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Yields where some of the chosen bins are in the grid, and what they are read from, (n, F)."""
-    decoder, rows = model.covariate, model.vocabulary.rows(binned.session)
+    decoder, rows = model.decoder, model.vocabulary.rows(binned.session)
     assert isinstance(decoder, LinearDecoder), "a probe is a linear decoder"
     windows = binned.cover(chosen, model.spec.window_bins, rows)
 

@@ -89,8 +89,8 @@ def score_session(
         unit_ids=tuple(map(str, binned.session.units.id)),
         input_drift=input_drift,
     )
-    covariates = {p.name: found.metrics for p, found in zip(target.parts, parts, strict=True)}
-    metrics = shared | parts[0].metrics | {"covariates": covariates}
+    targets = {p.name: found.metrics for p, found in zip(target.parts, parts, strict=True)}
+    metrics = shared | parts[0].metrics | {"targets": targets}
 
     return Scored(metrics=metrics, predictions=_predictions(binned, target, parts, flags), ensemble=ensemble)
 
@@ -118,7 +118,7 @@ def scored_rows(binned: BinnedSession, mask: str) -> NDArray[np.bool_]:
 def _about(binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> dict[str, Any]:
     return {
         "session": binned.session.session_id,
-        "covariate": target.name,
+        "target": target.name,
         "seed": config.seed,
         "bin_size": binned.bin_size,
         "lag": target.lag,
@@ -158,7 +158,7 @@ def _score_part(
         behind = {"ensemble_over": over.value, "ensemble_over_error": over.error}
         scored[name] = scores(rows) | behind | baselines.facts[name]
     metrics = {
-        "covariate": part.name,
+        "target": part.name,
         "kind": part.kind,
         "dims": list(part.columns),
         "unit": part.unit,

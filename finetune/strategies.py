@@ -21,7 +21,7 @@ class Strategy:
         learns: Which parts of the model learn; see `part_of`.
         masked: Whether all steps are on the masked loss, which needs no labels; weights are then chosen by the
             likelihood on the validation split, else by R² there.
-        decoder: What kind of covariate decoder the model is given (`ModelConfig.covariates`), and fitted when the steps
+        decoder: What kind of decoder the model is given (`ModelConfig.decoder`), and fitted when the steps
             are done; empty for the one that it has, or a new one of its kind.
         aligned: Whether new units start as those of an earlier day that they are matched to.
     """
@@ -37,8 +37,8 @@ class Strategy:
         return not self.masked or bool(self.decoder)
 
     def learns_decoder(self, new: tuple[str, ...]) -> bool:
-        """Whether labels teach all of the covariate decoder, which is pretrained unless `new` names it."""
-        return not self.masked and (part_of("covariate.", new) in self.learns)
+        """Whether labels teach all of the decoder, which is pretrained unless `new` names it."""
+        return not self.masked and (part_of("decoder.", new) in self.learns)
 
 
 STRATEGIES = {
@@ -108,8 +108,8 @@ def choose_strategy(
         return replace(config, strategy="full")
     if config.strategy == "auto":
         config = _by_rule(config, base, stores, session, labels)
-    if not STRATEGIES[config.strategy].labelled and base.spec.covariate is None:
-        expected = f"a base model that decodes (ndt pretrain with a covariate, or ndt finetune), for {config.strategy}"
+    if not STRATEGIES[config.strategy].labelled and base.spec.target is None:
+        expected = f"a base model that decodes (ndt pretrain with a target, or ndt finetune), for {config.strategy}"
         raise InputError("finetune", "strategy", expected, "one without a decoder")
 
     return config
@@ -120,7 +120,7 @@ def _by_rule(
 ) -> FinetuneConfig:
     unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
     days = list(earlier_days(base, stores, session)) if unknown and base.KNOWS_UNITS else []
-    if labels or base.spec.covariate is None:  # without a decoder only labels help, and their want is said
+    if labels or base.spec.target is None:  # without a decoder only labels help, and their want is said
         strategy = "full"
     else:
         strategy = "align" if days else "unsupervised"

@@ -15,58 +15,58 @@ __all__ = ["FEWEST", "can_be_scored", "kept_target", "last_seconds", "seconds_of
 FEWEST = 10  # labelled bins of each block, where it is learned from or scored
 
 
-def seconds_of_labels(binned: BinnedSession, covariate: str | None, config: FinetuneConfig) -> float:
-    """Returns the seconds of labels that a decoder may be trained on; 0 where the session has no such covariate."""
-    if not _offered(binned, covariate):
+def seconds_of_labels(binned: BinnedSession, target: str | None, config: FinetuneConfig) -> float:
+    """Returns the seconds of labels that a decoder may be trained on; 0 where the session has no such target."""
+    if not _offered(binned, target):
         return 0.0
-    target = build_targets(binned.session, covariate, binned.start, binned.bin_size, split=binned.split)
-    seconds = float((labelled(target) & (binned.split == TRAIN)).sum() * binned.bin_size)
+    labels = build_targets(binned.session, target, binned.start, binned.bin_size, split=binned.split)
+    seconds = float((labelled(labels) & (binned.split == TRAIN)).sum() * binned.bin_size)
 
     return min(seconds, config.label_seconds) if config.label_seconds else seconds
 
 
-def _offered(binned: BinnedSession, covariate: str | None) -> bool:
+def _offered(binned: BinnedSession, target: str | None) -> bool:
     try:
-        return bool(find_sources(binned.session, covariate))
+        return bool(find_sources(binned.session, target))
     except InputError:
         return False
 
 
-def kept_target(kept: TargetSpec, binned: BinnedSession, covariate: str | None) -> Target:
+def kept_target(kept: TargetSpec, binned: BinnedSession, target: str | None) -> Target:
     """Returns the labels of what a pretrained decoder decodes, for scores alone; NaN where the session has none.
 
     Arguments:
         kept: What it decodes.
         binned: The session's bins.
-        covariate: What was asked for; None for what it decodes.
+        target: What was asked for; None for what it decodes.
 
     Raises:
         InputError: if something else was asked for, or the session has it in other dimensions or another unit.
     """
     session, names = binned.session, [part.request for part in kept.parts]
-    if covariate is None and not all(_offered(binned, name) for name in names):
-        covariate = kept.name
-    if covariate is not None and _means(covariate, kept) and not _offered(binned, covariate):
+    if target is None and not all(_offered(binned, name) for name in names):
+        target = kept.name
+    if target is not None and _means(target, kept) and not _offered(binned, target):
         values = np.full((len(binned), len(kept.dims)), np.nan, np.float32)
         none = np.full(len(binned), -1, np.int64)
         return Target(parts=kept.parts, values=values, trial=(none,) * len(kept.parts), lag=kept.lag)
-    found = build_targets(session, covariate or names, binned.start, binned.bin_size, lag=kept.lag, split=binned.split)
-    target = kept.adopt(found)
-    if target is None:
+    found = build_targets(session, target or names, binned.start, binned.bin_size, lag=kept.lag, split=binned.split)
+    labels = kept.adopt(found)
+    if labels is None:
         expected = f"what the pretrained model decodes ({_said(kept.name, kept.dims, kept.unit)})"
         other = _said(found.name, tuple(c for p in found.parts for c in p.columns), found.parts[0].unit)
-        raise InputError(session.session_id, "covariate", expected, other)
+        raise InputError(session.session_id, "target", expected, other)
 
-    return target
+    return labels
 
 
 def _said(name: str, dims: tuple[str, ...], unit: str) -> str:
     return f"{name}: {', '.join(dims[:6])}" + (f" in {unit}" if unit else "")
 
 
-def _means(covariate: str, kept: TargetSpec) -> bool:
+def _means(target: str, kept: TargetSpec) -> bool:
     """Whether names mean the parts of a decoder, in their order."""
-    names = [covariate] if covariate == kept.name else [name.strip() for name in covariate.split(",")]
+    names = [target] if target == kept.name else [name.strip() for name in target.split(",")]
     if names == [kept.name]:
         return True
 

@@ -44,12 +44,12 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
 
     model = base if isinstance(base, NDT) else load_model(base)
     if not model.spec.encodes:
-        expected = "a pretrained model, or one from scratch whose decoder reads latents (model.covariates=convolved)"
+        expected = "a pretrained model, or one from scratch whose decoder reads latents (model.decoder=tcn_latents)"
         raise InputError("embed", "model", expected, "a decoder of counts, whose encoder was never trained")
     recording = open_store(store or model.store, "embed").session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
-    own = model.covariate is not None and next(reversed(spec.data), None) == session
+    own = model.decoder is not None and next(reversed(spec.data), None) == session
     if spec != model.spec or not own:  # a decoder keeps the mean counts that it was calibrated with, on its own session
         model = model.extended(spec).eval()
         model.observe(recording, binned.mean_counts(binned.split == TRAIN))

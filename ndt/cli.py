@@ -173,7 +173,7 @@ def _report(args: "Namespace") -> dict[str, Any]:
 def _demo(args: "Namespace") -> dict[str, Any]:
     from ndt.demo import demo
 
-    return demo(args.data, Path(args.out), seed=args.seed, progress=not args.quiet, covariate=args.target)
+    return demo(args.data, Path(args.out), seed=args.seed, progress=not args.quiet, target=args.target)
 
 
 def _bench(args: "Namespace") -> dict[str, Any]:
@@ -193,7 +193,7 @@ RECORDINGS = {
     "--recipe": {"help": "a data set's settings: one of --recipes, or a YAML file"},
     "--recipes": {"help": "list the recipes that are known, and stop", "action": "store_true"},
 }
-COVARIATE = (
+TARGET = (
     "what to decode: a covariate, or a column such as trials/target; several with commas; class:NAME, angle:NAME or "
     "continuous:NAME says its kind; by default a velocity or heading"
 )
@@ -239,12 +239,12 @@ VERBS = {
     ),
     "finetune": Verb(
         run=_finetune,
-        summary="fit a decoder for one session and one covariate",
+        summary="fit a decoder for one session and one target",
         usage="BASE --session ID --target NAME --out RUN [--curve] [options]",
         options={
             "base": {"help": "run directory of `ndt pretrain`, or the word scratch"},
             "--session": SESSION,
-            "--target": {"help": COVARIATE},
+            "--target": {"help": TARGET},
             "--out": {"help": "run directory", "required": True},
             "--store": STORE,
             "--resume": RESUME,

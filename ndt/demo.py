@@ -20,7 +20,7 @@ MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by th
 CALIBRATION = 60.0  # seconds of labels of the new day
 
 SIMULATED = (
-    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), covariate="cursor_vel"),  # earlier days have labels too
+    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), target="cursor_vel"),  # earlier days have labels too
     FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), freeze_steps=75, label_seconds=CALIBRATION),
 )
 RECORDED = (
@@ -35,7 +35,7 @@ def demo(
     *,
     seed: int = 0,
     progress: bool = True,
-    covariate: str | None = None,
+    target: str | None = None,
     scratch: bool = True,
     rotation: bool = True,
 ) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def demo(
         out: Run directory.
         seed: Seed of everything.
         progress: Whether to show progress.
-        covariate: Covariate to decode; by default a velocity, else a heading.
+        target: What to decode; by default a velocity, else a heading.
         scratch: Whether to train a decoder from scratch too, as a control.
         rotation: Whether to run the example of dynamics, too, without data.
     """
@@ -73,7 +73,7 @@ def demo(
     base = timed("pretrain", lambda: pretrain(store, out / "pretrain", config, progress=progress))
     sessions = {}
     for name in wanted:
-        found = timed("finetune", partial(_decode, base, store, name, covariate, out, tune, progress, scratch))
+        found = timed("finetune", partial(_decode, base, store, name, target, out, tune, progress, scratch))
         if name in simulated:
             found["baselines"]["oracle"] = {"r2": _oracle(simulated[name], store, name, base.spec)}
         sessions[name] = found
@@ -141,7 +141,7 @@ def _decode(
     base: Any,
     store: Any,
     name: str,
-    covariate: str | None,
+    target: str | None,
     out: Path,
     config: FinetuneConfig,
     progress: bool,
@@ -152,12 +152,12 @@ def _decode(
     from ndt.finetune.adapt import finetune
 
     options: dict[str, Any] = {"config": config, "store": store, "progress": progress}
-    decoder = finetune(base, name, covariate, out=out / "finetune" / name, **options)
+    decoder = finetune(base, name, target, out=out / "finetune" / name, **options)
     found = dict(decoder.metrics)
     embed(decoder.model, name, store=store).to_npz(out / "embed" / f"{name}.npz")
     if scratch:
         options["config"] = replace(config, bin_size=base.spec.bin_size, baselines=(), ensemble=("network",))
-        control = finetune(None, name, covariate, out=out / "scratch" / name, **options)
+        control = finetune(None, name, target, out=out / "scratch" / name, **options)
         found["baselines"]["scratch"] = control.metrics["network"]
 
     return found

@@ -172,9 +172,7 @@ def united(found: Sequence[tuple[str, Part]]) -> Part:
     for session, part in found:
         same = part.kind == first.kind and part.unit == first.unit and (classes or part.dims == first.dims)
         if not same:
-            raise InputError(
-                session, f"covariate {first.name}", f"{_said(first)}, as in other sessions", f"{_said(part)}"
-            )
+            raise InputError(session, f"target {first.name}", f"{_said(first)}, as in other sessions", f"{_said(part)}")
     if classes:
         first = replace(first, dims=tuple(sorted({c for _, part in found for c in part.dims}, key=natural)))
 

@@ -55,10 +55,10 @@ def pretrain(
     window_bins = longest_window(config, bin_size, out)
     binned_sessions = [BinnedSession(s, bin_size, window_bins * bin_size) for s in sessions]
     check_store(store, {s.session_id for s in sessions}, window_bins * bin_size, config.leaks)
-    covariate, labels = shared_labels(binned_sessions, config.covariate)
+    target, labels = shared_labels(binned_sessions, config.target)
     spec = ModelSpec(
         config=config.model,
-        covariate=covariate,
+        target=target,
         vocabulary=Vocabulary().extend(sessions),
         bin_size=bin_size,
         window_bins=window_bins,
@@ -68,7 +68,7 @@ def pretrain(
     model = new_model(spec)
     for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to the days to come
         model.observe(binned.session, binned.mean_counts(binned.split == TRAIN))
-    parts = covariate.parts if covariate is not None else ()
+    parts = target.parts if target is not None else ()
     objective = MaskedModelling(binned_sessions, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing

@@ -81,9 +81,9 @@ def sim_base(sim_store, tmp_path_factory):
             num_heads=2,
             units_per_patch=16,
             unit_width=16,
-            conv_width=32,
+            tcn_width=32,
             count_dropout=0.0,
-            conv_dropout=0.0,
+            tcn_dropout=0.0,
         ),  # which processes draw each for themselves
         train=TrainConfig(steps=200, batch_size=16, valid_every=50, warmup_steps=20),
         window=1.0,

@@ -56,7 +56,7 @@ def _decoded(kind: str, num_bins: int, rng: np.random.Generator) -> dict[str, np
 
 
 def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns what metrics.json and predictions.npz say of one covariate, as `ndt.finetune.scoring` does.
+    """Returns what metrics.json and predictions.npz say of one target, as `ndt.finetune.scoring` does.
 
     The first half is validation, of which only intervals are made.
     """
@@ -88,7 +88,7 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
         baselines[n] = score(p["true"], spoiled * p["ridge"], kind, trial=trial)
     baselines["naive_bayes"] = {"left_out": "too few bins with spikes"}
     metrics = {
-        "covariate": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
+        "target": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,
         "network": scores("network"), "valid": {"network": 0.8, "ridge": 0.7, "ensemble": 0.82},
         "weights": dict(WEIGHTS), "baselines": baselines,
     }  # fmt: skip
@@ -104,21 +104,21 @@ def _pieces(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fake_decoder(run: Path, *names: str, num_bins: int = 1200, seed: int = 0) -> dict:
-    """Writes the run of a decoder of these covariates and returns its metrics."""
+    """Writes the run of a decoder of these targets and returns its metrics."""
     run.mkdir(parents=True, exist_ok=True)
     time, segment = _pieces(num_bins)
     outside = (np.arange(num_bins) // 40 % 20) == 3
     arrays: dict[str, np.ndarray] = {"time": time, "segment": segment, "out_of_distribution": outside}
-    covariates = {}
+    targets = {}
     for i, name in enumerate(names):
-        covariates[name], found = part_of(name, num_bins, seed + i)
+        targets[name], found = part_of(name, num_bins, seed + i)
         arrays |= {f"{name}/{key}" if i else key: value for key, value in found.items()}
     metrics = {
         "session": "sub-b_ses-2", "seed": 3, "bin_size": BIN, "lag": 0.1, "strategy": "full",
         "lags": {"0": 0.61, "0.1": 0.66, "0.2": 0.58}, "label_seconds": 60.0, "train_seconds": 21.0, "steps": 400,
         "decoder_steps": 900,
         "input_drift": {"silent_units": ["b/array/00007/0"], "rate_shift": -4.2, "flagged": float(outside.mean())},
-        **covariates[names[0]], "covariates": covariates,
+        **targets[names[0]], "targets": targets,
     }  # fmt: skip
     np.savez(run / "predictions.npz", **arrays)
     write_json(run / "metrics.json", metrics)

@@ -43,7 +43,7 @@ class FakeFinetune:
     calls: list[Call] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
 
-    def __call__(self, base, session, covariate, *, out, config, store, resume, progress):
+    def __call__(self, base, session, target, *, out, config, store, resume, progress):
         with self.lock:
             self.calls.append(Call(base, config, out, resume))
             if len(self.calls) == self.stop_at:
@@ -52,7 +52,7 @@ class FakeFinetune:
         network = self.score(base is None, config)
         found: dict[str, Any] = {
             "session": session,
-            "covariate": covariate or "vel",
+            "target": target or "vel",
             "bin_size": BIN,
             "label_seconds": min(config.label_seconds or HAS, HAS),
             "valid": {"network": network},

@@ -15,7 +15,7 @@ __all__ = ["CURVE", "SESSION", "fake_run"]
 SESSION = "sub-a_ses-1"
 CURVE = LabelCurve(
     session=SESSION,
-    covariate="cursor_vel",
+    target="cursor_vel",
     seconds=[15.0, 30.0, 60.0, 120.0],
     lines={
         "ensemble": [[0.52, 0.48, 0.52], [0.6, 0.61, 0.62], [0.67, 0.66, 0.7], [0.72, 0.73, 0.75]],
@@ -75,7 +75,7 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
     per_dim = 1 - np.sum((true - decoded["ensemble"]) ** 2, 0) / np.sum((true - true.mean(0)) ** 2, 0)
     metrics = {
         "session": session_id,
-        "covariate": "cursor_vel",
+        "target": "cursor_vel",
         "seed": 0,
         "test": {
             "r2": r2["ensemble"],

@@ -28,9 +28,9 @@ TINY = ModelConfig(
     unit_width=8,
     max_count=20,
     norm="pre",
-    covariates="linear",
+    decoder="linear",
 )  # every choice stated: defaults move
-NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", covariates="cross")
+NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", decoder="cross")
 
 
 def reads(pattern: AttentionPattern) -> Tensor:
@@ -132,18 +132,18 @@ def specification(
     window_bins: int = 20,
 ) -> ModelSpec:
     """A specification that knows these sessions and decodes `dims` dimensions, if any."""
-    covariate = None
+    target = None
     if dims:
         names = ("x", "y", "z")[:dims]
         parts = (Part(name="vel", kind="continuous", dims=names, unit="m/s"),)
-        covariate = TargetSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts)
+        target = TargetSpec(name="vel", dims=names, unit="m/s", mean=(1.0,) * dims, std=(2.0,) * dims, parts=parts)
 
     return ModelSpec(
         config=config,
         vocabulary=Vocabulary().extend(sessions),
         bin_size=bin_size,
         window_bins=window_bins,
-        covariate=covariate,
+        target=target,
     )
 
 

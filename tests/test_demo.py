@@ -21,7 +21,7 @@ LESS = (
     PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
     FinetuneConfig(train=TRAIN, embedding_warmup_steps=2, max_lag=0.2, label_seconds=15.0, decoder_steps=4),
 )
-SESSION = {"session", "covariate", "seed", "test", "network", "weights", "baselines", "train_seconds"}
+SESSION = {"session", "target", "seed", "test", "network", "weights", "baselines", "train_seconds"}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     assert session["baselines"]["oracle"]["r2"] > session["baselines"]["ridge"]["r2"]
     scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
     assert scratch["bin_size"] == spec["bin_size"]  # scored on the same bins
-    assert (list(scratch["data"]), scratch["config"]["covariates"]) == ([name], "counts")  # of this day alone
+    assert (list(scratch["data"]), scratch["config"]["targets"]) == ([name], "counts")  # of this day alone
     assert found["rotation"]["true_hz"] == ROTATION_HZ
     assert found["rotation"]["found"].keys() == {"latents", "hoam", "wlm"}
     assert 'id="rotation"' in Path(found["report"]).read_text()
@@ -94,7 +94,7 @@ def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_tru
     complete(found, tmp_path / "demo")
     assert list(found["sessions"]) == [s.session_id for s in sim_truth]
     for session in found["sessions"].values():
-        assert session["covariate"] == "cursor_vel"
+        assert session["target"] == "cursor_vel"
         np.testing.assert_allclose(session["label_seconds"], 69.0, atol=0.1)  # 70 of 100 s, less a guard of 1 s
 
 
@@ -102,18 +102,18 @@ def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_tru
 @pytest.mark.real
 @pytest.mark.usefixtures("less")
 @pytest.mark.parametrize(
-    ("pattern", "covariate", "dims"),
+    ("pattern", "target", "dims"),
     [
         ("sub-m1/*.nwb", "hand_vel", 2),
         ("sub-chewie/*20131003*.nwb", "hand_vel", 2),
         ("sub-A2929/*.nwb", "CompassDirection/ry", 2),  # cosine and sine
     ],
 )
-def test_real_recordings_go_the_whole_way(pattern, covariate, dims, tmp_path) -> None:
+def test_real_recordings_go_the_whole_way(pattern, target, dims, tmp_path) -> None:
     found = ndt.demo.demo([str(real_file(pattern))], tmp_path / "demo", progress=False)
     complete(found, tmp_path / "demo")
     ((_, session),) = found["sessions"].items()
-    assert session["covariate"] == covariate
+    assert session["target"] == target
     assert len(session["test"]["r2_per_dim"]) == dims
     assert session["baselines"]["block_permuted"]["r2"] < 0.15  # below 0 where the test split has another mean (A2929)
     assert session["baselines"]["ridge"]["r2"] > 0.2

@@ -90,5 +90,5 @@ def test_sessions_share_the_classes_of_any() -> None:
     ],
 )
 def test_what_differs_between_sessions_is_refused(one, other, told) -> None:
-    with pytest.raises(InputError, match=f"b: covariate {re.escape(one.name)}: expected {told}"):
+    with pytest.raises(InputError, match=f"b: target {re.escape(one.name)}: expected {told}"):
         united([("a", one), ("b", other)])

@@ -1,7 +1,7 @@
 """Files to `Session`: NWB, brainsets HDF5, MATLAB and NumPy files, arrays, pynapple objects, files on DANDI.
 
-Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`. Only `read.files` imports more: it
-selects the units and times to keep.
+Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`. Only `read.files`, which also selects
+units and times, imports more.
 """
 
 __all__: list[str] = []

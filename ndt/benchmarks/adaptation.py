@@ -22,7 +22,7 @@ __all__ = ["CHANGED", "adaptation"]
 # Enough electrodes that no new unit inherits a name; the seed was used for no choice of settings.
 CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # not pretrained on
-COVARIATE = "cursor_vel"
+TARGET = "cursor_vel"
 LABELLED = ("scratch", "full", "contexts", "probe")
 UNLABELLED = ("unadapted", "unsupervised", "align")
 
@@ -62,7 +62,7 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
     renamed = IngestConfig(workers=1, unit_identity="session")
     stores = {False: store.root, True: ingest([source], out / "data" / "renamed", renamed, progress=False).root}
     home = out / "adaptation"
-    first = replace(study.pretrain, covariate=COVARIATE, sessions=tuple(s for s in store.session_ids if s != DAY))
+    first = replace(study.pretrain, target=TARGET, sessions=tuple(s for s in store.session_ids if s != DAY))
     bases = pretrained_seeds(store.root, home / "pretrain", first, seeds, study.workers)
     runs = list(_runs(sorted(study.label_seconds), seeds))
     jobs = [
@@ -87,7 +87,7 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
     model = load_model(base)
     config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=model.spec.bin_size)
     if run.strategy != "unadapted":
-        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, COVARIATE, store, config)
+        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
     data = sources(Store(store).manifest, [DAY])
     request = {"settings": asdict(config), "data": data, "base": read_json(base / REQUEST)}
 
@@ -102,7 +102,7 @@ def _score_unadapted(model: Any, store: Path, config: FinetuneConfig, *, out: Pa
     binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)
     chosen = last_seconds(binned, config.label_seconds)
     model = model.extended(spec).eval().observe(session, binned.mean_counts(chosen))
-    target = kept_target(spec.covariate, binned, COVARIATE)
+    target = kept_target(spec.target, binned, TARGET)
     write_json(out / "metrics.json", score_session(model, binned, target, chosen, config).metrics)
 
 

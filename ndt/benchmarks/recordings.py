@@ -83,7 +83,7 @@ def _jobs(name: str, store: "Store", out: Path, seeds: int, study: StudyConfig) 
 def _transfers(stores: "dict[str, Store]", out: Path, seeds: int, study: StudyConfig) -> dict[_Run, Any]:
     """Runs on the second day of Chewie after pretraining on the first, in bins of the second day's width."""
     config = PretrainConfig(
-        model=study.finetune.model, train=study.pretrain.train, covariate="hand_vel", bin_size=0.1,
+        model=study.finetune.model, train=study.pretrain.train, target="hand_vel", bin_size=0.1,
         window=study.finetune.window,
     )  # fmt: skip
     bases = pretrained_seeds(stores["chewie1"].root, out / "chewie1" / "pretrain", config, seeds, study.workers)

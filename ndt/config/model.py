@@ -8,10 +8,10 @@ from ndt.errors import InputError
 __all__ = ["DECODERS", "ModelConfig"]
 
 DECODERS = {
-    "ndt": ("counts", "convolved", "linear"),
+    "ndt": ("tcn", "tcn_latents", "linear"),
     "ndt2": ("cross", "linear"),
     "ndt2_quirks": ("cross", "linear"),
-}  # covariate decoders of each architecture
+}  # decoders of each architecture
 PUBLISHED = {"norm": "post", "causal": True, "attention_window": 0}  # what NDT2 does not choose
 
 
@@ -24,7 +24,7 @@ class ModelConfig:
             released); see `ndt.model.ndt2`.
         width: Width D of tokens; a multiple of 4 times `num_heads`.
         num_layers: Encoder layers.
-        num_decoder_layers: Layers of the masked decoder, and of NDT2's covariate decoder.
+        num_decoder_layers: Layers of the masked decoder, and of NDT2's decoder.
         num_heads: Attention heads H.
         units_per_patch: Units P in one patch.
         unit_width: Dimensions of a unit's vector.
@@ -35,14 +35,14 @@ class ModelConfig:
         norm: ``post``, or ``pre``, which deep stacks need.
         feedforward: Hidden width of the feed-forward block over `width`.
         dropout: Dropout probability.
-        covariates: Covariate decoder: convolutions over ``counts`` (by vectors of units, and nothing is encoded) or
-            ``convolved`` (over counts and latents), ``linear`` in the latents of a few bins, or NDT2's ``cross``
-            (queries that attend to latents); see `ndt.model.tcn`, `ndt.model.linear`, `ndt.model.ndt2`.
-        conv_width: Where covariates are convolved, width G of the convolutions.
-        num_conv_layers: Their layers; n reach 2 (2^n - 1) bins back.
-        num_members: Stacks of them whose mean is what is decoded.
-        count_dropout: Share of counts that they read as their mean while training.
-        conv_dropout: Dropout probability within them.
+        decoder: ``tcn``: a temporal convolutional network (TCN) over counts (by vectors of units; nothing is encoded);
+            ``tcn_latents``: a TCN over counts and latents; ``linear`` in the latents of a few bins; or NDT2's ``cross``
+            (queries that attend to latents). See `ndt.model.tcn`, `ndt.model.linear`, `ndt.model.ndt2`.
+        tcn_width: Width G of the TCN's layers.
+        num_tcn_layers: Layers of the TCN; n layers read 2 (2^n - 1) bins of the past.
+        num_members: TCNs whose mean is the decoder's output.
+        count_dropout: Share of counts that the TCN reads as their mean while training.
+        tcn_dropout: Dropout probability within the TCN.
     """
 
     architecture: str = "ndt"
@@ -59,12 +59,12 @@ class ModelConfig:
     norm: str = "post"
     feedforward: int = 2
     dropout: float = 0.0
-    covariates: str = "counts"
-    conv_width: int = 128
-    num_conv_layers: int = 4
+    decoder: str = "tcn"
+    tcn_width: int = 128
+    num_tcn_layers: int = 4
     num_members: int = 2
     count_dropout: float = 0.3
-    conv_dropout: float = 0.3
+    tcn_dropout: float = 0.3
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
@@ -72,10 +72,10 @@ class ModelConfig:
             self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "locality_bias": (0, 10)}, "model."
         )
         require(self, {"width": (4, INF), "dropout": (0, 0.99), "attention_window": (0, INF)}, "model.")
-        require(self, {"conv_width": (1, INF), "num_conv_layers": (0, 12), "num_members": (1, 64)}, "model.")
-        require(self, {"count_dropout": (0, 0.99), "conv_dropout": (0, 0.99)}, "model.")
+        require(self, {"tcn_width": (1, INF), "num_tcn_layers": (0, 12), "num_members": (1, 64)}, "model.")
+        require(self, {"count_dropout": (0, 0.99), "tcn_dropout": (0, 0.99)}, "model.")
         choose(self, "model", architecture=tuple(DECODERS), norm=("pre", "post"))
-        choose(self, "model", covariates=DECODERS[self.architecture])
+        choose(self, "model", decoder=DECODERS[self.architecture])
         if self.width % (4 * self.num_heads):
             raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
         if self.architecture != "ndt":
@@ -90,6 +90,6 @@ class ModelConfig:
                 raise InputError("settings", f"model.{name}", f"{value} in NDT2", found)
 
     @property
-    def decodes_counts(self) -> bool:
-        """Whether covariates are decoded from counts alone: then nothing needs to be encoded for them."""
-        return self.covariates == "counts"
+    def decoder_reads_counts(self) -> bool:
+        """Whether the decoder reads counts alone: then nothing needs to be encoded for it."""
+        return self.decoder == "tcn"

@@ -122,8 +122,8 @@ class PretrainConfig:
         model: Architecture.
         train: Training loop.
         mask: What is hidden from the encoder.
-        covariate: What to decode beside it in the sessions that have it; empty for spikes alone.
-        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a covariate.
+        target: What to decode beside it in the sessions that have it; empty for spikes alone.
+        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a target.
         embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
             windows that it is in, and has further to go.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
@@ -140,7 +140,7 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
-    covariate: str = ""
+    target: str = ""
     decoding_weight: float = 0.2
     embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
@@ -159,7 +159,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tuning of a decoder for one session and one covariate.
+    """Fine-tuning of a decoder for one session and one target.
 
     Arguments:
         strategy: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
@@ -169,15 +169,15 @@ class FinetuneConfig:
         align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained one brings its own.
-        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where covariates are
-            convolved; its weights are kept if they are better on validation. A decoder of counts from scratch has no
+        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where the decoder is
+            a TCN; its weights are kept if they are better on validation. A decoder of counts from scratch has no
             others: nothing else would be read.
-        readin_lr_scale: Learning rate, in these steps, of what a convolved decoder reads of each unit, over the run's.
-        labels_reach: What labels teach where covariates are convolved: ``encoder`` and decoder, or the ``decoder``
-            alone, while the encoder learns from the masked loss; ``auto``: the decoder alone where a model is trained
-            from scratch, whose encoder would learn a single session's labels by heart.
+        readin_lr_scale: Learning rate, in these steps, of what a TCN decoder reads of each unit, over the run's.
+        detach_latents: Whether the decoding loss of a ``tcn_latents`` decoder stops at the latents, so that the encoder
+            learns from the masked loss alone: ``always``, ``never``, or ``auto``: for a model from scratch, whose
+            encoder would overfit a single session's labels.
         freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
-            same covariate; best some three quarters of them.
+            same target; best some three quarters of them.
         backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
         embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
         fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
@@ -192,7 +192,7 @@ class FinetuneConfig:
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
-        auxiliary: What a convolved decoder learns beside what it delivers, names with commas between: where the hand
+        auxiliary: What a TCN decoder learns beside what it delivers, names with commas between: where the hand
             is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
         auxiliary_weight: Weight of its loss beside the decoding loss.
         lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
@@ -214,7 +214,7 @@ class FinetuneConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     decoder_steps: int = 400
     readin_lr_scale: float = 50.0
-    labels_reach: str = "auto"
+    detach_latents: str = "auto"
     freeze_steps: int = 75
     backbone_lr_scale: float = 0.1
     embedding_lr_scale: float = 10.0
@@ -251,6 +251,7 @@ class FinetuneConfig:
         require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "readin_lr_scale": (1e-3, 1e3)})
         require(self, {"masked_weight": (0, INF), "label_seconds": (0, INF), "max_lag": (0, INF)})
         choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
+        choose(self, "finetune", detach_latents=("auto", "always", "never"))
 
 
 @dataclass(frozen=True, kw_only=True)

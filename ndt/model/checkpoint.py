@@ -35,7 +35,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 4  # of model.json
+FORMAT = 5  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class TargetSpec:
     """What a decoder decodes, and how it was standardised on the training split.
 
     Arguments:
-        name: Name of the covariate; of several, with commas between.
+        name: Name of the target; of several, with commas between.
         dims: Names of the C columns of all parts; of an angle, its cosine and sine; of classes, the classes.
         unit: Physical unit; of several, with commas between.
         mean: Mean of each column; of a class 0.
@@ -144,7 +144,7 @@ def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
         raise InputError(where, part.name, "a label on the training split", "none")
     if part.kind != "class":
         if not np.all((std := values.std(0)) > 0):
-            raise InputError(where, part.name, "a covariate that varies on the training split", f"std {std}")
+            raise InputError(where, part.name, "a target that varies on the training split", f"std {std}")
     elif part.num_columns < 2:
         raise InputError(where, part.name, "at least two classes", ", ".join(part.dims) or "none")
     elif missing := [name for name, times in zip(part.dims, values.sum(0), strict=True) if not times]:
@@ -161,7 +161,7 @@ class ModelSpec:
         vocabulary: Names of the rows of its tables.
         bin_size: Bin width in seconds.
         window_bins: Longest window that it was trained on, in bins.
-        covariate: What it decodes; None before fine-tuning.
+        target: What it decodes; None before fine-tuning.
         data: Sessions that it was trained on, by id: SHA-256 of the source.
         encodes: Whether its encoder was trained; a decoder of counts from scratch has no use for one.
     """
@@ -170,7 +170,7 @@ class ModelSpec:
     vocabulary: Vocabulary
     bin_size: float
     window_bins: int
-    covariate: TargetSpec | None = None
+    target: TargetSpec | None = None
     data: dict[str, str] = field(default_factory=dict)
     encodes: bool = True
 
@@ -195,7 +195,7 @@ class ModelSpec:
                 vocabulary=_vocabulary(found["vocabulary"]),
                 bin_size=float(found["bin_size"]),
                 window_bins=int(found["window_bins"]),
-                covariate=None if found["covariate"] is None else _covariate(found["covariate"]),
+                target=None if found["target"] is None else _target(found["target"]),
                 data=dict(found["data"]),
                 encodes=bool(found["encodes"]),
             )
@@ -203,7 +203,7 @@ class ModelSpec:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
 
 
-def _covariate(found: dict[str, Any]) -> TargetSpec:
+def _target(found: dict[str, Any]) -> TargetSpec:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     for name in ("parts", "auxiliary"):
         plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])

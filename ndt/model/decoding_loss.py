@@ -11,7 +11,7 @@ from ndt.target import Part, part_columns
 
 __all__ = ["decoding_loss", "num_labels"]
 
-# R = bins of the batch, C = covariate dimensions
+# R = bins of the batch, C = target dimensions
 
 
 def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:

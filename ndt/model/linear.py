@@ -1,4 +1,4 @@
-"""Decodes covariates linearly: an affine map of the latents of the last few bins."""
+"""Decodes targets linearly: an affine map of the latents of the last few bins."""
 
 import torch
 from jaxtyping import Float
@@ -10,13 +10,13 @@ from ndt.model.tokens import Batch
 
 __all__ = ["LinearDecoder"]
 
-REACH, MOST_BINS = 0.25, 10  # seconds of latents that are read, and their number; more won nothing
+HISTORY, MOST_BINS = 0.25, 10  # seconds of latents that are read, and their number; more won nothing
 
-# R = bins of the batch, D = width, C = covariate dimensions
+# R = bins of the batch, D = width, C = target dimensions
 
 
 class LinearDecoder(nn.Module):
-    r"""Reads the covariate off the latents of a bin and of those before it.
+    r"""Reads the target off the latents of a bin and of those before it.
 
     .. math:: y_t = b + \sum_{l < L} W_l z_{t - l}
 
@@ -29,12 +29,12 @@ class LinearDecoder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        assert spec.covariate is not None, "it decodes something"
-        self.bins = max(1, min(round(REACH / spec.bin_size), MOST_BINS, spec.window_bins // 2))
-        self.readout = nn.Linear(self.bins * spec.config.width, len(spec.covariate.dims))
+        assert spec.target is not None, "it decodes something"
+        self.bins = max(1, min(round(HISTORY / spec.bin_size), MOST_BINS, spec.window_bins // 2))
+        self.readout = nn.Linear(self.bins * spec.config.width, len(spec.target.dims))
 
     def forward(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R C"]:
-        """Returns the covariate at each bin, standardised."""
+        """Returns the target at each bin, standardised."""
         return self.readout(self.read(batch, latents))
 
     def read(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R LD"]:

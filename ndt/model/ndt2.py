@@ -1,7 +1,7 @@
 """NDT2 as published, to compare with: its own segments in the steps of `ndt.model.transformer.NDT`, whose layers it shares.
 
 A unit is its place in its patch, which is right for persistent channels only. Time and slot are learned tables, tokens
-of one bin read each other, feed-forward layers are plain, and a covariate decoder attends to all tokens.
+of one bin read each other, feed-forward layers are plain, and a decoder attends to all tokens.
 `configs/pretrain/ndt2.yaml` is its preset.
 
 Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS.
@@ -9,15 +9,12 @@ Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", Neur
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
-from ndt.evaluation.metrics import r2
 from ndt.model.checkpoint import ModelSpec
 from ndt.model.layers import Attention, Block, Dropout
 from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, arrange
@@ -30,7 +27,7 @@ __all__ = ["NDT2", "CrossDecoder", "Quirks"]
 MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and of slots: 5 s of 20 ms, 288 channels in patches of 32
 
 # L = tokens, W = chosen tokens, M = rows of the memory, P = units of a patch, R = bins of the batch, D = width,
-# C = covariate dimensions
+# C = target dimensions
 
 
 def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[Tensor, "L D"]:
@@ -130,24 +127,24 @@ class _CrossBlock(nn.Module):
 
 
 class CrossDecoder(nn.Module):
-    """Asks once per bin what the covariate is.
+    """Asks once per bin what the target is.
 
     A query is its bin's time alone; it reads all tokens of its past and present, then the queries of its past.
 
     Arguments:
         config: Architecture.
-        covariate_dims: Dimensions C.
+        target_dims: Dimensions C.
     """
 
-    def __init__(self, config: ModelConfig, covariate_dims: int) -> None:
+    def __init__(self, config: ModelConfig, target_dims: int) -> None:
         super().__init__()
 
         self.time = nn.Embedding(MAX_BINS, config.width)
         self.blocks = nn.ModuleList(_CrossBlock(config) for _ in range(config.num_decoder_layers))
-        self.readout = nn.Linear(config.width, covariate_dims)
+        self.readout = nn.Linear(config.width, target_dims)
 
     def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_rows: PackedLayout) -> Float[Tensor, "R C"]:
-        """Returns the covariate at each bin, standardised.
+        """Returns the target at each bin, standardised.
 
         Arguments:
             batch: The batch.
@@ -186,9 +183,9 @@ class NDT2(NDT):
         """Adds nothing: a unit is its place."""
 
     def _decoder(self, spec: ModelSpec) -> nn.Module:
-        assert spec.covariate is not None, "something is decoded"
-        if spec.config.covariates == "cross":
-            return CrossDecoder(spec.config, len(spec.covariate.dims))
+        assert spec.target is not None, "something is decoded"
+        if spec.config.decoder == "cross":
+            return CrossDecoder(spec.config, len(spec.target.dims))
 
         return super()._decoder(spec)
 
@@ -198,13 +195,15 @@ class NDT2(NDT):
 
         return Population(mean.new_zeros(len(mean), 0), mean)
 
-    def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, in units of its standard deviation on the training split."""
-        if not isinstance(self.covariate, CrossDecoder):
-            return super().decode(batch, encoded, teach=teach)
+    def decode(
+        self, batch: Batch, encoded: Encoded | None = None, *, detach_latents: bool = False
+    ) -> Float[Tensor, "Q C"]:
+        """Returns the target at each bin, in units of its standard deviation on the training split."""
+        if not isinstance(self.decoder, CrossDecoder):
+            return super().decode(batch, encoded, detach_latents=detach_latents)
         encoded = encoded or self.encode(batch)
 
-        return self.covariate(batch, encoded.memory, encoded.rows)
+        return self.decoder(batch, encoded.memory, encoded.rows)
 
 
 class _FiveFrozen(_SlotEmbedding):
@@ -225,11 +224,4 @@ class Quirks(NDT2):
     EMBEDDING: ClassVar[type[nn.Module]] = _FiveFrozen
     SHARED_MASK: ClassVar[bool] = True
     UNDECODED: ClassVar[float] = 0.12
-    SCORED: ClassVar[int] = 64 * 50  # bins of a batch over which one R² is taken
-
-    def validation_r2(self, true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
-        """Returns R² averaged over batches, a bad one counting zero."""
-        batches = np.array_split(np.arange(len(true)), max(len(true) // self.SCORED, 1))
-        each = np.array([r2(true[rows], decoded[rows]) for rows in batches])
-
-        return float(np.where(each < -10, 0.0, each).mean())
+    R2_BINS: ClassVar[int | None] = 64 * 50  # of a batch

@@ -1,4 +1,4 @@
-"""Decodes covariates by convolutions over bins: of the counts themselves, and of the encoder's latents."""
+"""Decodes targets by convolutions over bins: of the counts themselves, and of the encoder's latents."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from ndt.model.tokens import Batch
 __all__ = ["TCNDecoder", "PopulationReadIn", "places", "shifted"]
 
 # L = tokens, P = units of a patch, J = patches of the batch, R = bins of the batch, N = units of a window, D = width,
-# E = width of a unit's vector, G = width of the convolutions, C = covariate dimensions, A = those of what is learned
+# E = width of a unit's vector, G = width of the convolutions, C = target dimensions, A = those of what is learned
 # beside, V = C + A
 
 
@@ -87,12 +87,12 @@ class _Convolutions(nn.Module):
     def __init__(self, config: ModelConfig, num_outputs: int) -> None:
         super().__init__()
 
-        G = config.conv_width
+        G = config.tcn_width
         self.causal = config.causal
-        self.latents = None if config.decodes_counts else nn.Linear(config.width, G)
+        self.latents = None if config.decoder_reads_counts else nn.Linear(config.width, G)
         self.counts = nn.Linear(config.unit_width, G, bias=self.latents is None)
-        self.layers = nn.ModuleList(nn.Linear(3 * G, G) for _ in range(config.num_conv_layers))
-        self.dropout = Dropout(config.conv_dropout)
+        self.layers = nn.ModuleList(nn.Linear(3 * G, G) for _ in range(config.num_tcn_layers))
+        self.dropout = Dropout(config.tcn_dropout)
         self.readout = nn.Linear(G, num_outputs)
 
     def forward(
@@ -120,28 +120,28 @@ class TCNDecoder(nn.Module):
     dilated causal convolutions.
 
     Arguments:
-        config: Architecture; uses `covariates`, `conv_width`, `num_conv_layers`, `conv_dropout`, `count_dropout` and
+        config: Architecture; uses `decoder`, `tcn_width`, `num_tcn_layers`, `tcn_dropout`, `count_dropout` and
             `num_members`.
-        covariate_dims: Dimensions C.
+        target_dims: Dimensions C.
         auxiliary_dims: Dimensions A of what is learned beside it.
     """
 
-    def __init__(self, config: ModelConfig, covariate_dims: int, auxiliary_dims: int = 0) -> None:
+    def __init__(self, config: ModelConfig, target_dims: int, auxiliary_dims: int = 0) -> None:
         super().__init__()
 
-        self.config, self.covariate_dims = config, covariate_dims
-        self.reads_latents = not config.decodes_counts
+        self.config, self.target_dims = config, target_dims
+        self.reads_latents = not config.decoder_reads_counts
         self.read_in = PopulationReadIn(config.count_dropout)
         self.stacks = nn.ModuleList(
-            _Convolutions(config, covariate_dims + auxiliary_dims) for _ in range(config.num_members)
+            _Convolutions(config, target_dims + auxiliary_dims) for _ in range(config.num_members)
         )
 
     def forward(
         self, batch: Batch, latents: Float[Tensor, "R D"] | None, population: Population
     ) -> Float[Tensor, "Q V"]:
-        """Returns the covariate at each bin, standardised, (R, C).
+        """Returns the target at each bin, standardised, (R, C).
 
-        While training, what each stack says, one after another, and behind the covariate what is learned beside it.
+        While training, what each stack says, one after another, and behind the target what is learned beside it.
 
         Arguments:
             batch: The batch.
@@ -152,7 +152,7 @@ class TCNDecoder(nn.Module):
         read = self._read(batch, population)
         each = [stack(place, x, latents) for stack, x in zip(self.stacks, read, strict=True)]
 
-        return torch.cat(each) if self.training else torch.stack(each).mean(0)[:, : self.covariate_dims]
+        return torch.cat(each) if self.training else torch.stack(each).mean(0)[:, : self.target_dims]
 
     def _read(self, batch: Batch, population: Population) -> Sequence[Float[Tensor, "R E"]]:
         """Returns what each stack reads of the counts; while training, without other counts each."""

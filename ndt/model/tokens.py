@@ -22,7 +22,7 @@ __all__ = ["Batch", "Window", "pack"]
 
 # B = windows, T = bins, N = units, P = units of a patch, L = tokens of all windows together, U = units of all windows
 # together, J = patches of units of all windows together, R = bins of all windows together, K = context rows of all
-# windows together, C = covariate dimensions
+# windows together, C = target dimensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Window:
         context: Row of each context in the model's vocabulary; any number of them, shape (K,).
         mean_counts: Spikes per bin of each unit in this session, shape (N,); None where the model knows them.
         hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
-        target: Covariates at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
+        target: Targets at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
         latents: Latent of each bin where it is known already, shape (T, D); in all windows of a batch or in none.
         index: Place of the window's bins in the session's grid: (first, last + 1).
         session: Whose window it is, for messages.
@@ -71,7 +71,7 @@ class Batch:
         mean_counts: Spikes per bin of each of these units in its session, shape (U,); NaN where the model knows them.
         context: Row of each context in the model's vocabulary, shape (K,).
         context_window: Window of the context, ascending, shape (K,).
-        target: Covariates at all bins, NaN where there is no label, shape (R, C).
+        target: Targets at all bins, NaN where there is no label, shape (R, C).
         bin_time: Bin within its window, shape (R,).
         bin_window: Window of the bin, ascending, shape (R,).
         num_windows: Windows B.
@@ -202,13 +202,13 @@ def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
     """Packs windows into a batch. Tokens without a single valid entry are left out.
 
     Raises:
-        InputError: if there is no window, or windows have covariates of different dimensions.
+        InputError: if there is no window, or windows have targets of different dimensions.
     """
     if not windows:
         raise InputError("batch", "windows", "at least one", "none; was everything filtered out?")
     dims = sorted({w.target.shape[1] for w in windows if w.target is not None})
     if len(dims) > 1:
-        raise InputError("batch", "covariates", "of the same dimensions in all windows", f"{dims} dimensions")
+        raise InputError("batch", "targets", "of the same dimensions in all windows", f"{dims} dimensions")
     first, known = _populations(windows, units_per_patch)
     places = _places(windows, units_per_patch, first)
     arrays = _fill(windows, units_per_patch) | places

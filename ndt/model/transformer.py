@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
-from ndt.evaluation.metrics import r2
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.model.layers import Block, Dropout
 from ndt.model.layout import CONTEXT, PackedLayout, arrange
@@ -29,10 +28,10 @@ from ndt.session import Session
 
 __all__ = ["NDT", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
-TABLES = ("unit", "unit_site", "context", "reading")  # parameters that have a row for each name in the vocabulary
+TABLES = ("unit", "unit_site", "context", "readin")  # parameters that have a row for each name in the vocabulary
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
-# of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = covariate dimensions
+# of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = target dimensions
 
 
 class PositionalEmbedding(nn.Module):
@@ -62,7 +61,7 @@ class Prediction(NamedTuple):
 
     Arguments:
         log_rates: Of the units of the tokens to be predicted (`Batch.predicted`), in log spikes per bin, (W, P).
-        decoded: Standardised covariate at all bins, (R, C).
+        decoded: Standardised target at all bins, (R, C).
     """
 
     log_rates: Tensor | None
@@ -94,7 +93,7 @@ class NDT(nn.Module):
     Six steps: (1) a token embeds the counts of its patch's visible units; (2) its slot is added; (3) context tokens of
     session, subject and task are put before each window; (4) the encoder reads visible tokens, causally; (5) tokens of
     which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is hidden; (6) a
-    covariate decoder, where there is one, reads counts or latents. Context tokens enter each stack anew.
+    decoder, where there is one, reads counts or latents. Context tokens enter each stack anew.
 
     Another architecture (`ndt.model.ndt2`) has other segments in the same steps.
 
@@ -111,6 +110,7 @@ class NDT(nn.Module):
     KNOWS_UNITS: ClassVar[bool] = True  # whether units have vectors of their own
     SHARED_MASK: ClassVar[bool] = False  # whether one mask is drawn for all windows of a batch
     UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window whose labels do not count
+    R2_BINS: ClassVar[int | None] = None  # bins of which each gives one validation R², then averaged; None: all at once
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class NDT(nn.Module):
         self.rate_decoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_decoder_layers))
         self.rate_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
         self.rates = self.READOUT(c)
-        self.reading: nn.Parameter | None = None
-        self.covariate = self._decoder(spec) if spec.covariate else None
+        self.readin: nn.Parameter | None = None
+        self.decoder = self._decoder(spec) if spec.target else None
         kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
         self.kind_of_context: Tensor
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
@@ -152,15 +152,15 @@ class NDT(nn.Module):
         self.register_buffer("depth_of_unit", depths, persistent=False)
 
     def _decoder(self, spec: ModelSpec) -> nn.Module:
-        """Returns a new covariate decoder."""
-        assert spec.covariate is not None, "something is decoded"
+        """Returns a new decoder."""
+        assert spec.target is not None, "something is decoded"
         c = spec.config
-        if c.covariates == "linear":
+        if c.decoder == "linear":
             return LinearDecoder(spec)
         # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
-        self.reading = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_members))
+        self.readin = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_members))
 
-        return TCNDecoder(c, *spec.covariate.outputs)
+        return TCNDecoder(c, *spec.target.outputs)
 
     @property
     def config(self) -> ModelConfig:
@@ -172,18 +172,18 @@ class NDT(nn.Module):
         """Names of the rows of the unit, place and context tables."""
         return self.spec.vocabulary
 
-    def forward(self, batch: Batch, *, rates: bool = True, teach: bool = True) -> Prediction:
-        """Returns log rates of the hidden units, unless not asked, and the standardised covariate at all bins.
+    def forward(self, batch: Batch, *, rates: bool = True, detach_latents: bool = False) -> Prediction:
+        """Returns log rates of the hidden units, unless not asked, and the standardised target at all bins.
 
-        Nothing is encoded that neither rates nor the covariate are read from.
+        Nothing is encoded that neither rates nor the target are read from.
 
         Arguments:
             batch: The batch.
             rates: Whether rates are asked for.
-            teach: Whether labels teach the encoder; else a convolved decoder reads latents as they are.
+            detach_latents: Whether a TCN decoder reads latents without passing its gradient on to the encoder.
         """
         encoded = self.encode(batch) if rates else None
-        decoded = self.decode(batch, encoded, teach=teach) if self.covariate is not None else None
+        decoded = self.decode(batch, encoded, detach_latents=detach_latents) if self.decoder is not None else None
         if encoded is None:
             return Prediction(None, decoded)
 
@@ -240,34 +240,36 @@ class NDT(nn.Module):
 
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
-    def decode(self, batch: Batch, encoded: Encoded | None = None, *, teach: bool = True) -> Float[Tensor, "Q C"]:
-        """Returns the covariate at each bin, in units of its standard deviation on the training split.
+    def decode(
+        self, batch: Batch, encoded: Encoded | None = None, *, detach_latents: bool = False
+    ) -> Float[Tensor, "Q C"]:
+        """Returns the target at each bin, in units of its standard deviation on the training split.
 
         Arguments:
             batch: The batch; of one that brings its latents nothing is encoded.
             encoded: Its encoding, where it is known.
-            teach: Whether labels teach the encoder; else a convolved decoder reads latents as they are.
+            detach_latents: Whether a TCN decoder reads latents without passing its gradient on to the encoder.
         """
-        if self.covariate is None:
-            raise ValueError("this model was not fine-tuned for a covariate")
-        if isinstance(self.covariate, TCNDecoder):
-            return self._convolved(batch, encoded, teach)
+        if self.decoder is None:
+            raise ValueError("this model was not fine-tuned for a target")
+        if isinstance(self.decoder, TCNDecoder):
+            return self._decode_tcn(batch, encoded, detach_latents)
 
-        return self.covariate(batch, self.latents(batch, encoded))
+        return self.decoder(batch, self.latents(batch, encoded))
 
-    def _convolved(self, batch: Batch, encoded: Encoded | None, teach: bool) -> Float[Tensor, "Q C"]:
-        assert isinstance(self.covariate, TCNDecoder)
-        assert self.reading is not None, "a convolved decoder reads units"
+    def _decode_tcn(self, batch: Batch, encoded: Encoded | None, detach_latents: bool) -> Float[Tensor, "Q C"]:
+        assert isinstance(self.decoder, TCNDecoder)
+        assert self.readin is not None, "a TCN decoder reads units"
         latents = batch.latents
-        if latents is None and self.covariate.reads_latents:
+        if latents is None and self.decoder.reads_latents:
             encoded = encoded or self.encode(batch)
             latents = self.latents(batch, encoded)
-            latents = latents if teach else latents.detach()
+            latents = latents.detach() if detach_latents else latents
         population = encoded.population if encoded is not None else self.population(batch)
         vectors = population.vectors.repeat(1, self.config.num_members)  # a stack reads them in its own way
-        read = vectors + self.reading.index_select(0, batch.unit)
+        read = vectors + self.readin.index_select(0, batch.unit)
 
-        return self.covariate(batch, latents, Population(read, population.mean_counts))
+        return self.decoder(batch, latents, Population(read, population.mean_counts))
 
     def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
         """Puts each window's context tokens before its chosen tokens.
@@ -282,10 +284,6 @@ class NDT(nn.Module):
         x = (window[order], time[order], slot[order], batch.num_windows)
 
         return order, arrange(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
-
-    def validation_r2(self, true: NDArray[np.float32], decoded: NDArray[np.float32]) -> float:
-        """Returns R² (variance-weighted) of what is decoded of the validation split, (R, C)."""
-        return r2(true, decoded)
 
     def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
         """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
@@ -302,13 +300,13 @@ class NDT(nn.Module):
 
         Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
         has them) and are read as their vectors say; unknown contexts start at the mean of their kind, or at random
-        (`fresh`). A decoder is kept where it decodes the same covariate, else it starts anew.
+        (`fresh`). A decoder is kept where it decodes the same target, else it starts anew.
         """
         other, old = type(self)(spec), self.state_dict()
-        mine, theirs = self.spec.covariate, spec.covariate
-        alike = self.config.covariates == spec.config.covariates
+        mine, theirs = self.spec.target, spec.target
+        alike = self.config.decoder == spec.config.decoder
         if mine is None or theirs is None or not (alike and mine.same(theirs)):
-            old = {k: v for k, v in old.items() if not k.startswith("covariate.")}
+            old = {k: v for k, v in old.items() if not k.startswith("decoder.")}
         new = other.state_dict()  # shares memory with the parameters
         tables = {name: old.pop(name) for name in (*TABLES, "mean_counts") if name in old and name in new}
         kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]

@@ -147,7 +147,7 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
         r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
         found.append(r2 | {"ensemble": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
     shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in found)]
-    head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
+    head = ["", *(f"{s['session']}\n{s['target']}" for s in sessions)]
     rows = [[PREDICTORS[name], *(_number(r.get(name)) for r in found)] for name in shown]
 
     return _filled("R² on test bins (variance-weighted)", head, rows)
@@ -155,17 +155,17 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
 
 def show_finetune(result: dict[str, Any]) -> None:
     """Prints a decoder's scores beside its baselines', and the curve of labels if the run has one."""
-    if "covariates" in result:
+    if "targets" in result:
         show_evaluate(result)
     show_curve(result)
     _print(f"run: {result['run']}")
 
 
 def show_evaluate(result: dict[str, Any]) -> None:
-    """Prints all scores of a decoder, one table a covariate; or what the Neural Latents Benchmark says of a model."""
+    """Prints all scores of a decoder, one table a target; or what the Neural Latents Benchmark says of a model."""
     if "nlb" in result:
         return _show_nlb(result)
-    for name, part in result["covariates"].items():
+    for name, part in result["targets"].items():
         title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
         _print(_filled(title, *score_table(part)), *_trust(part))
     watch = result["input_drift"]
@@ -222,7 +222,7 @@ def show_curve(result: dict[str, Any]) -> None:
     from ndt.reports.label_curve import read_curve, sentences, table
 
     if (curve := read_curve(Path(result["run"]))) is not None:
-        title = f"{curve.session}, {curve.covariate}: medians over seeds"
+        title = f"{curve.session}, {curve.target}: medians over seeds"
         _print(_filled(title, *table(curve)), *sentences(curve))
 
 

@@ -110,7 +110,7 @@ def _drift(m: Mapping[str, Any]) -> list[Graded]:
 
 
 def _part(decoder: Decoder) -> Section:
-    name, (head, rows) = str(decoder.metrics["covariate"]), score_table(decoder.metrics)
+    name, (head, rows) = str(decoder.metrics["target"]), score_table(decoder.metrics)
     bins = fixed(decoder.metrics["test"].get("num_bins"), 0)
     caption = f"All on the same {bins} labelled test bins. Weight: ensemble weight. R² is variance-weighted."
     table = Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption)

@@ -40,7 +40,7 @@ class LabelCurve:
 
     Arguments:
         session: Session that was decoded.
-        covariate: What was decoded.
+        target: What was decoded.
         seconds: Seconds of labelled training bins, ascending.
         lines: Scores of each predictor; ``ensemble`` and ``ridge`` are always there.
         valid_seconds: Length of the validation split, whose labels all use for choices, in seconds.
@@ -51,7 +51,7 @@ class LabelCurve:
     """
 
     session: str
-    covariate: str
+    target: str
     seconds: list[float]
     lines: dict[str, Scores]
     valid_seconds: float
@@ -208,7 +208,7 @@ def draw(curve: LabelCurve) -> "Drawing":
             _line(ax, curve, name, words)
         ax.set_xscale("log")
         _seconds_axis(ax, curve)
-        ax.set(ylim=(low - 0.03 * (low < 0), 1), ylabel=f"R² of {curve.covariate} on test bins")
+        ax.set(ylim=(low - 0.03 * (low < 0), 1), ylabel=f"R² of {curve.target} on test bins")
         ax.axhline(0, color=QUIET, linewidth=0.8)
         ax.grid(axis="y", color=GRID, linewidth=0.7)
         sheet.figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
@@ -259,7 +259,7 @@ def _caption(curve: LabelCurve) -> str:
     many = f"medians over {curve.num_seeds} seeds; bands: least to largest (ridge has no seed)"
 
     return (
-        f"Decoding {curve.covariate} in {curve.session} from so many seconds of its labels, the last before "
+        f"Decoding {curve.target} in {curve.session} from so many seconds of its labels, the last before "
         f"validation.{pretrained} Lines: {many if curve.num_seeds > 1 else 'one seed'}. Weights of networks and of the "
         "blend, and ridge's penalty and lags, are chosen by the labels of the validation split "
         f"({curve.valid_seconds:.0f} s), which the axis does not count."

@@ -95,7 +95,7 @@ def _open_store(path: Path | None) -> tuple[dict[str, Any], Callable[[str], Sess
 
 def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
     if not decoders and curve is not None:
-        return f"Decoding {curve.covariate} in {curve.session} from few labels"
+        return f"Decoding {curve.target} in {curve.session} from few labels"
     if not decoders:
         return f"Pretraining: {run.name}"
     where = decoders[0].session if len(decoders) == 1 else f"{len(decoders)} sessions"
@@ -108,7 +108,7 @@ def _targets(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
     found: dict[str, list[Decoder]] = {}
     for decoder in decoders:
         for one in decoder.by_target():
-            found.setdefault(str(one.metrics["covariate"]), []).append(one)
+            found.setdefault(str(one.metrics["target"]), []).append(one)
 
     return found
 
@@ -261,12 +261,12 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
 
 
 def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: list[Decoder]) -> Iterator[Section]:
-    covariates = {d.session: str(d.metrics["covariate"]) for d in decoders}
+    targets = {d.session: str(d.metrics["target"]) for d in decoders}
     section = Section(title="Embeddings", anchor="embeddings")
     for path in sorted((run / "embed").glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
             time, latents = file["time"], file["latents"].astype(np.float64)
-        session, name = sessions(path.stem), covariates.get(path.stem)
+        session, name = sessions(path.stem), targets.get(path.stem)
         covariate = session.covariates.get(name) if session is not None and name is not None else None
         colour, label, cyclic = _colour(time, covariate)
         drawing = plots.embedding(latents, colour, label, cyclic=cyclic)

@@ -66,7 +66,7 @@ class Decoder:
         m, p = self.metrics, self.predictions
         shared = {name: p[name] for name in SHARED if name in p}
         found = []
-        for i, (name, own) in enumerate((m.get("covariates") or {str(m["covariate"]): {}}).items()):
+        for i, (name, own) in enumerate((m.get("targets") or {str(m["target"]): {}}).items()):
             begin = f"{name}/" if i else ""
             arrays = {key[len(begin) :]: p[key] for key in p if key.startswith(begin) and "/" not in key[len(begin) :]}
             metrics = {**m, **own} if i else {**own, **m}  # a demo adds its controls to the first, at the top level

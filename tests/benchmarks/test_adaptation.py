@@ -6,7 +6,7 @@ import pytest
 from ndt.benchmarks import adaptation as module
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, SimulateConfig, StudyConfig, TrainConfig
 
-SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, conv_width=8)
+SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, tcn_width=8)
 TRAIN = TrainConfig(steps=3, batch_size=4, valid_every=3)
 STUDY = StudyConfig(
     pretrain=PretrainConfig(model=SMALL, train=TRAIN, window=1.0),

@@ -46,7 +46,7 @@ def test_prints_to_a_few_sheets(report, browse, tmp_path):
 
 
 def test_decoder_of_each_kind_is_quiet_drawn_and_printed(browse, tmp_path):
-    """A page of three covariates: a table and three figures each, and the scores of each."""
+    """A page of three targets: a table and three figures each, and the scores of each."""
     fake_decoder(tmp_path / "run", *PARTS, num_bins=600)
     page = write_report(tmp_path / "run")
     asked, console, text = browse(page, "--dump-dom")

@@ -88,7 +88,7 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (ModelConfig, "num_heads", 0),
         (ModelConfig, "architecture", "ndt3"),
         (ModelConfig, "norm", "none"),
-        (ModelConfig, "covariates", "cross"),  # NDT2's
+        (ModelConfig, "decoder", "cross"),  # NDT2's
         (ModelConfig, "attention_window", -1),
         (ModelConfig, "max_count", 256),
         (MaskConfig, "ratio", 1.5),
@@ -114,15 +114,15 @@ def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
     ("settings", "told"),
     [
         (
-            {"architecture": "ndt2", "covariates": "cross", "units_per_patch": 24},
+            {"architecture": "ndt2", "decoder": "cross", "units_per_patch": 24},
             r"model.width: expected a multiple of .*\(24\).*, found 64",
         ),
-        ({"architecture": "ndt2"}, "model.covariates: expected cross or linear, found counts"),
+        ({"architecture": "ndt2"}, "model.decoder: expected cross or linear, found tcn"),
         (
-            {"architecture": "ndt2", "covariates": "cross", "norm": "pre"},
+            {"architecture": "ndt2", "decoder": "cross", "norm": "pre"},
             "model.norm: expected post in NDT2, found pre",
         ),
-        ({"architecture": "ndt2", "covariates": "cross", "causal": False}, "model.causal: expected True in NDT2"),
+        ({"architecture": "ndt2", "decoder": "cross", "causal": False}, "model.causal: expected True in NDT2"),
         ({"width": 20, "num_heads": 2}, "model.width: expected a multiple of 8, found 20"),
     ],
 )

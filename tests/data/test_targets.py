@@ -212,7 +212,7 @@ def test_names_that_fit_nothing_or_two_things_or_occur_twice_are_refused() -> No
     session = with_table([0, 1], [1, 2], name="a", x=[1, 2], split=["train", "test"])
     session = with_table([0, 1], [1, 2], name="b", x=[1, 2], session=session)
     for name in ("x", "speed", "class:x", "vel,,vel", "el"):
-        with pytest.raises(InputError, match="covariate: expected one of: vel, a/x, a/split, b/x, found"):
+        with pytest.raises(InputError, match="target: expected one of: vel, a/x, a/split, b/x, found"):
             find_sources(session, name)
     for names in (["vel", "vel"], "vel,behavior/vel", ["a/x", "class:a/x"]):
         with pytest.raises(InputError, match=r"expected each once, found (vel|a/x) twice"):

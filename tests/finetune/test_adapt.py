@@ -55,11 +55,11 @@ def binned(decoder, sim_store, sim_truth) -> BinnedSession:
 def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder, sim_truth) -> None:
     found = json.loads((decoder.run / "metrics.json").read_text())
     assert found == decoder.metrics
-    assert {"session", "covariate", "seed", "test", "network", "weights", "baselines"} <= found.keys()
+    assert {"session", "target", "seed", "test", "network", "weights", "baselines"} <= found.keys()
     assert {"train_seconds", "label_seconds"} <= found.keys()
     assert {"r2", "r2_uniform", "r2_per_dim", "num_bins", "interval_coverage_90"} <= found["test"].keys()
     assert {"ridge", "block_permuted", "time_only"} <= found["baselines"].keys()
-    assert (found["session"], found["covariate"], found["seed"]) == (sim_truth[1].session_id, "cursor_vel", 0)
+    assert (found["session"], found["target"], found["seed"]) == (sim_truth[1].session_id, "cursor_vel", 0)
     assert len(found["test"]["r2_per_dim"]) == 2
     np.testing.assert_allclose(found["test"]["r2_uniform"], np.mean(found["test"]["r2_per_dim"]))
 
@@ -193,8 +193,8 @@ def test_calibration_limits_the_labels_to_the_last_before_validation(
     assert rows[-1] < np.flatnonzero(binned.split == VALID)[0]
 
 
-def test_the_covariate_is_standardised_on_the_labels_it_may_see(decoder, binned) -> None:
-    spec = decoder.model.spec.covariate
+def test_the_target_is_standardised_on_the_labels_it_may_see(decoder, binned) -> None:
+    spec = decoder.model.spec.target
     targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)[binned.split == TRAIN]
     np.testing.assert_allclose(spec.mean, targets.mean(0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(spec.std, targets.std(0), rtol=1e-4)
@@ -228,14 +228,14 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
     assert found.metrics["architecture"]["width"] == 16
     assert found.model.spec.window_bins == 20
     assert set(found.model.vocabulary.units) == set(sim_store.session(name).units.id)
-    assert found.metrics["covariate"] == "cursor_vel"  # a velocity before a position
+    assert found.metrics["target"] == "cursor_vel"  # a velocity before a position
     with pytest.raises(InputError, match="store"):
         finetune(None, name, out=tmp_path / "other", config=config, progress=False)
 
 
 def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, sim_truth, tmp_path) -> None:
     name = sim_truth[1].session_id
-    model = replace(SMALL, covariates="counts", conv_width=16, num_members=2)
+    model = replace(SMALL, decoder="tcn", tcn_width=16, num_members=2)
     config = replace(SHORT, model=model, window=1.0, decoder_steps=20)
     options = {"config": config, "store": sim_store, "progress": False}
     whole = finetune(None, name, out=tmp_path / "whole", **options)
@@ -243,7 +243,7 @@ def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, 
     torch.manual_seed(config.seed)
     began = NDT(whole.model.spec).state_dict()
     moved = {k for k, v in whole.model.state_dict().items() if not torch.equal(v, began[k])}
-    assert {k.split(".")[0] for k in moved} == {"covariate", "reading", "mean_counts"}
+    assert {k.split(".")[0] for k in moved} == {"decoder", "readin", "mean_counts"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ndt.train.loop.Trainer._exhausted", lambda self: self.step >= 14)
         finetune(None, name, out=tmp_path / "cut", **options)
@@ -266,14 +266,14 @@ def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, binned) ->
     assert metrics["baselines"]["ridge"]["ensemble_over"] == metrics["test"]["over_ridge"]
 
 
-def test_unknown_session_and_covariate_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
+def test_unknown_session_and_target_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{sim_truth[0].session_id}.*{sim_truth[1].session_id}"):
         finetune(sim_base, "sub-z_ses-9", out=tmp_path, config=SHORT, progress=False)
     with pytest.raises(InputError, match=r"expected one of: cursor_pos, cursor_vel, trials/target, found 'speed'"):
         finetune(sim_base, sim_truth[1].session_id, "speed", out=tmp_path, config=SHORT, progress=False)
 
 
-def test_a_covariate_that_never_varies_cannot_be_decoded(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+def test_a_target_that_never_varies_cannot_be_decoded(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
     session = sim_store.session(sim_truth[1].session_id)
     series = session.covariates["cursor_vel"]
     flat = replace(session, covariates={"cursor_vel": replace(series, values=np.ones_like(series.values))})
@@ -326,16 +326,16 @@ def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -
     named = [name for name, _ in model.named_parameters()]
     for new, decoder, trunk in (
         ((), (0, 0, 0.25), (0, 0, 0.25)),
-        (("covariate.",), (0, 1, 1), (0, 0, 0.25)),
+        (("decoder.",), (0, 1, 1), (0, 0, 0.25)),
         (("",), (0, 1, 1), (0, 1, 1)),
     ):
         decoding.new = new
         rates = {name: tuple(decoding.rate(name, step) for step in (2, 3, 5)) for name in named}
         assert rates["context"] == rates["unit"] == (7.0, 7.0, 7.0)
-        assert rates["covariate.readout.weight"] == decoder
+        assert rates["decoder.readout.weight"] == decoder
         assert rates["encoder.0.attention.out.weight"] == trunk
     unmasked = objective(embedding_warmup_steps=3, freeze_steps=0, backbone_lr_scale=0.25, masked_weight=0.0)[1]
-    idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "covariate"}
+    idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "decoder"}
     loss = unmasked.losses(model, unmasked.batch(3, range(2)), 3)["mse"][0]
     loss.backward()
     assert idle == {name for name, p in model.named_parameters() if p.grad is None}
@@ -350,7 +350,7 @@ def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, 
     start = old.extended(spec)
     for name, parameter in new.named_parameters():
         same = torch.equal(parameter, start.get_parameter(name))
-        assert same != (name in TABLES or name.startswith("covariate.")), name
+        assert same != (name in TABLES or name.startswith("decoder.")), name
 
 
 def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, tmp_path) -> None:
@@ -364,17 +364,17 @@ def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, t
         torch.manual_seed(config.seed)
         start = base.extended(model.spec)
         names = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
-        moved.append({"tables" if n in TABLES else "decoder" if n.startswith("covariate.") else "trunk" for n in names})
+        moved.append({"tables" if n in TABLES else "decoder" if n.startswith("decoder.") else "trunk" for n in names})
     assert moved == [{"tables"}, {"tables", "decoder"}, {"tables", "decoder", "trunk"}]
 
 
-def test_a_decoder_of_the_same_covariate_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
+def test_a_decoder_of_the_same_target_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
     base, session = decoder.model, sim_truth[0].session_id
     config = replace(SHORT, backbone_lr_scale=0.0)
     found = finetune(base, session, "cursor_vel", out=tmp_path, config=config, store=base.store, progress=False).model
-    assert found.spec.covariate == base.spec.covariate
-    kept = {name: value for name, value in base.covariate.state_dict().items()}
-    torch.testing.assert_close(found.covariate.state_dict(), kept, rtol=0, atol=0)
+    assert found.spec.target == base.spec.target
+    kept = {name: value for name, value in base.decoder.state_dict().items()}
+    torch.testing.assert_close(found.decoder.state_dict(), kept, rtol=0, atol=0)
 
 
 def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:

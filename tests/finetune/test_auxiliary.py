@@ -21,7 +21,7 @@ from ndt.target import Part, Target
 
 POSITION = Part(name="pos", kind="continuous", dims=("x", "y", "z"), unit="m")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
-MODEL = replace(TINY, covariates="counts", conv_width=6, num_conv_layers=2, num_members=1)
+MODEL = replace(TINY, decoder="tcn", tcn_width=6, num_tcn_layers=2, num_members=1)
 
 
 def moving(**options) -> Session:
@@ -64,7 +64,7 @@ def test_auto_takes_all_other_series_that_have_labels_and_vary(binned, target) -
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        ("nothing", "covariate: expected one of: vel, pos, head, still, few, found 'nothing'"),
+        ("nothing", "target: expected one of: vel, pos, head, still, few, found 'nothing'"),
         ("pos,vel", "auxiliary: expected each once, and others than vel, found vel"),
         ("pos,head,pos", "auxiliary: expected each once, and others than vel, found pos"),
         ("still", "auxiliary: expected at least 10 training bins with a label of still, which vary, found 4"),
@@ -96,10 +96,10 @@ def test_a_part_that_the_session_has_not_or_otherwise_goes_without_labels(binned
 
 def objective(binned: BinnedSession, target: Target, **options) -> tuple[NDT, Decoding]:
     train = binned.split == TRAIN
-    covariate = replace(TargetSpec.fitted(target, train, "here"), auxiliary=(POSITION, HEAD))
+    spec_of_target = replace(TargetSpec.fitted(target, train, "here"), auxiliary=(POSITION, HEAD))
     torch.manual_seed(0)
-    model = NDT(replace(specification([binned.session], config=MODEL), covariate=covariate)).train()
-    values = auxiliary_values(binned, covariate.auxiliary, target, train)
+    model = NDT(replace(specification([binned.session], config=MODEL), target=spec_of_target)).train()
+    values = auxiliary_values(binned, spec_of_target.auxiliary, target, train)
 
     return model, Decoding(binned, train, target.values, model, FinetuneConfig(**options), (), values)
 
@@ -110,7 +110,7 @@ def test_its_loss_stands_beside_with_its_weight(binned, target) -> None:
     assert batch.target.shape[1] == 2 + 3 + 2
     losses, numbers = decoding.losses(model, batch, 99), decoding.targets(batch, 99)
     with torch.no_grad():
-        decoded = model.covariate.train()(batch, None, model.population(batch))  # the same dropout is not drawn again
+        decoded = model.decoder.train()(batch, None, model.population(batch))  # the same dropout is not drawn again
     assert decoded.shape == (len(batch.bin_time), 7)
     assert (losses["mse"][1], losses["auxiliary"][1]) == (1.0, 0.25)
     torch.manual_seed(1)
@@ -129,13 +129,13 @@ def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(binned, ta
     assert model.eval()(batch, rates=False).decoded.shape == (len(batch.bin_time), 2)
     model.save_pretrained(tmp_path)
     again = NDT.from_pretrained(tmp_path)
-    assert again.spec.covariate == model.spec.covariate
-    assert again.spec.covariate.auxiliary == (POSITION, HEAD)
+    assert again.spec.target == model.spec.target
+    assert again.spec.target.auxiliary == (POSITION, HEAD)
     torch.testing.assert_close(again(batch, rates=False).decoded, model(batch, rates=False).decoded, rtol=0, atol=0)
     kept = model.extended(replace(model.spec, vocabulary=model.vocabulary))
     torch.testing.assert_close(kept.state_dict(), model.state_dict(), rtol=0, atol=0)
-    anew = replace(model.spec, covariate=replace(model.spec.covariate, auxiliary=()))
-    assert model.extended(anew).covariate.stacks[0].readout.weight.shape[0] == 2
+    anew = replace(model.spec, target=replace(model.spec.target, auxiliary=()))
+    assert model.extended(anew).decoder.stacks[0].readout.weight.shape[0] == 2
 
 
 @pytest.mark.slow
@@ -161,18 +161,18 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
     binned = BinnedSession(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
     target, train = build_targets(binned.session, "vel", binned.start, 0.05, split=binned.split), binned.split == TRAIN
     for names in ("", "pos"):
-        spec: ModelSpec = specification([binned.session], config=replace(MODEL, conv_width=16))
-        covariate = TargetSpec.fitted(target, train, "here")
-        covariate = replace(covariate, auxiliary=auxiliary_parts(binned, names, target, train))
+        spec: ModelSpec = specification([binned.session], config=replace(MODEL, tcn_width=16))
+        spec_of_target = TargetSpec.fitted(target, train, "here")
+        spec_of_target = replace(spec_of_target, auxiliary=auxiliary_parts(binned, names, target, train))
         torch.manual_seed(0)
-        model = NDT(replace(spec, covariate=covariate))
+        model = NDT(replace(spec, target=spec_of_target))
         model.observe(binned.session, binned.mean_counts(train))
-        values = auxiliary_values(binned, covariate.auxiliary, target, train)
+        values = auxiliary_values(binned, spec_of_target.auxiliary, target, train)
         config = FinetuneConfig(auxiliary_weight=1.0, readin_lr_scale=10.0)
         for seed in range(3):  # one start differs from another by as much as the help
             torch.manual_seed(seed)
-            model = NDT(replace(spec, covariate=covariate))
-            model.observe(np.arange(40), binned.mean_counts(train)[spec.vocabulary.rows(binned.session).order])
+            model = NDT(replace(spec, target=spec_of_target))
+            model.observe(binned.session, binned.mean_counts(train))
             refining = DecoderStage(binned, train, target.values, model, config, ("",), values).begin(model)
             loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
             where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}

@@ -52,7 +52,7 @@ def test_each_volume_has_each_seed_pretrained_and_from_scratch(base, store, tmp_
     fake = FakeFinetune(score).use(monkeypatch)
     curve = made(base, store, tmp_path)
     assert curve.seconds == [5.0, 10.0, HAS]
-    assert (curve.whole, curve.left_out, curve.covariate) == (True, [], "vel")
+    assert (curve.whole, curve.left_out, curve.target) == (True, [], "vel")
     for name, above in (("network", 0.15), ("scratch", -0.05)):  # on test 0.05 less than on validation
         expected = [[0.01 * t + above + 0.001 * seed for seed in (4, 5)] for t in (5, 10, HAS)]
         np.testing.assert_allclose(curve.lines[name], expected, rtol=1e-12)

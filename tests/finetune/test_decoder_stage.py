@@ -15,7 +15,7 @@ from ndt.finetune.adapt import finetune
 from ndt.finetune.decoder_stage import DecoderStage
 from ndt.model.transformer import NDT
 
-MODEL = replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=2)
+MODEL = replace(TINY, decoder="tcn_latents", tcn_width=6, num_tcn_layers=2)
 CONFIG = FinetuneConfig(
     train=TrainConfig(steps=4, batch_size=4, valid_every=2, ema=0.0), model=MODEL, window=1.0, max_lag=0.2,
     baselines=("ridge",),
@@ -45,7 +45,7 @@ def test_windows_bring_the_latents_of_their_bins_and_hide_nothing(objective) -> 
 
 
 def test_only_the_decoder_and_what_it_reads_of_units_learn(objective) -> None:
-    names = ["covariate.stacks.0.readout.weight", "reading", "unit", "context", "encoder.0.attention.out.weight"]
+    names = ["decoder.stacks.0.readout.weight", "readin", "unit", "context", "encoder.0.attention.out.weight"]
     assert [objective.rate(name, 0) > 0 for name in names] == [True, True, False, False, False]
 
 
@@ -54,7 +54,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
     """From the same network: refined, and refined in vain."""
-    name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False, "test": False}
+    name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False}
     before = finetune(None, name, out=tmp_path / "a", config=replace(CONFIG, decoder_steps=0), **options)
     after = finetune(None, name, out=tmp_path / "b", config=replace(CONFIG, decoder_steps=20), **options)
     assert after.metrics["valid"]["network"] > before.metrics["valid"]["network"]
@@ -63,7 +63,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
     }
     assert moved
     assert (before.metrics["decoder_steps"], after.metrics["decoder_steps"]) == (0, 20)
-    assert all(key == "reading" or key.startswith("covariate.") for key in moved)
+    assert all(key == "readin" or key.startswith("decoder.") for key in moved)
     monkeypatch.setattr(adapt.DecoderStage, "validate", lambda *_: {"score": -1.0, "r2": -1.0})
     in_vain = finetune(None, name, out=tmp_path / "c", config=replace(CONFIG, decoder_steps=20), **options)
     torch.testing.assert_close(in_vain.model.state_dict(), before.model.state_dict(), rtol=0, atol=0)

@@ -75,10 +75,10 @@ def set_up(session: Session, names: str, **options) -> tuple[ModelSpec, BinnedSe
     """A specification that decodes these, the session's bins, and the targets."""
     binned = BinnedSession(session, 0.05, 1.0)
     target = build_targets(session, names, binned.start, 0.05, split=binned.split)
-    covariate = TargetSpec.fitted(target, binned.split == TRAIN, "here")
+    spec = TargetSpec.fitted(target, binned.split == TRAIN, "here")
     config = replace(TINY, units_per_patch=12, **options)
 
-    return replace(specification([session], config=config), covariate=covariate), binned, target
+    return replace(specification([session], config=config), target=spec), binned, target
 
 
 def trained(session: Session, names: str, out, steps: int) -> tuple[NDT, BinnedSession, Target]:

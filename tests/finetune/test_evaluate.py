@@ -18,7 +18,7 @@ from ndt.intervals import Intervals
 
 CONFIG = FinetuneConfig(
     train=TrainConfig(steps=6, batch_size=4, valid_every=3),
-    model=ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8, conv_width=8, num_conv_layers=2),
+    model=ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8, tcn_width=8, num_tcn_layers=2),
     decoder_steps=20,
     window=1.0,
     max_lag=0.3,

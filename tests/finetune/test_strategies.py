@@ -30,7 +30,7 @@ from ndt.model.transformer import NDT, TABLES
 from ndt.session import Session, Spikes, Units
 from ndt.target import Part
 
-CONVOLVED = replace(TINY, covariates="convolved", conv_width=8, num_conv_layers=2)
+TCN_LATENTS = replace(TINY, decoder="tcn_latents", tcn_width=8, num_tcn_layers=2)
 SHORT = FinetuneConfig(
     train=TrainConfig(steps=4, batch_size=4, valid_every=2, ema=0.0, warmup_steps=0, learning_rate=0.02),
     embedding_warmup_steps=1,
@@ -69,7 +69,7 @@ def store(tmp_path_factory) -> Store:
 
 
 def pretrained(store: Store, config: ModelConfig = TINY, dims: int = 2) -> NDT:
-    """A model that says that it was trained on the first day, and decodes its covariate."""
+    """A model that says that it was trained on the first day, and decodes its target."""
     session = store.session("sub-a_ses-1")
     spec = specification([session], config=config, dims=dims)
     model = busy_model(replace(spec, data={session.session_id: str(session.source["sha256"])}))
@@ -77,9 +77,9 @@ def pretrained(store: Store, config: ModelConfig = TINY, dims: int = 2) -> NDT:
     return model
 
 
-def adapted(base: NDT | None, strategy: str, out, store: Store | None = None, covariate: str | None = "vel", **options):
+def adapted(base: NDT | None, strategy: str, out, store: Store | None = None, target: str | None = "vel", **options):
     config = replace(SHORT, strategy=strategy, **options)
-    return finetune(base, NEW, covariate, out=out, config=config, store=store, progress=False)
+    return finetune(base, NEW, target, out=out, config=config, store=store, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def run(store, tmp_path_factory):
 
     def of(strategy: str):
         if strategy not in made:
-            made[strategy] = adapted(pretrained(store, CONVOLVED), strategy, tmp_path_factory.mktemp(strategy))
+            made[strategy] = adapted(pretrained(store, TCN_LATENTS), strategy, tmp_path_factory.mktemp(strategy))
         return made[strategy]
 
     return of
@@ -103,14 +103,14 @@ def test_parts_of_a_model_by_their_names() -> None:
     assert {part_of(name) for name in TABLES} == {"tables"}
     assert part_of("embed.count.weight") == "input"
     assert part_of("encoder.0.attention.query.weight") == "trunk"
-    assert part_of("covariate.readout.weight") == "trunk"
-    assert part_of("covariate.readout.weight", ("covariate.",)) == "new"
+    assert part_of("decoder.readout.weight") == "trunk"
+    assert part_of("decoder.readout.weight", ("decoder.",)) == "new"
     assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"tables", "new"}
 
 
 MAY = {  # beginnings of names of what changes, where the decoder is kept and where it is new
     "full": (("",), ("",)),
-    "contexts": ((*TABLES, "embed."), (*TABLES, "embed.", "covariate.")),
+    "contexts": ((*TABLES, "embed."), (*TABLES, "embed.", "decoder.")),
     "unsupervised": ((*TABLES,), None),
     "align": ((*TABLES,), None),
 }
@@ -127,7 +127,7 @@ MAY = {  # beginnings of names of what changes, where the decoder is kept and wh
 )
 def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(strategy, kept, store, run, tmp_path) -> None:
     allowed = MAY[strategy][not kept]
-    base = pretrained(store, CONVOLVED) if kept else pretrained(store, dims=0)
+    base = pretrained(store, TCN_LATENTS) if kept else pretrained(store, dims=0)
     done = run(strategy) if kept else adapted(base, strategy, tmp_path)
     found = done.model
     torch.manual_seed(SHORT.seed)
@@ -135,7 +135,7 @@ def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(strategy, kept, 
     moved = {n for n, p in found.named_parameters() if not torch.equal(p, start.get_parameter(n))}
     assert {n for n in moved if not n.startswith(allowed)} == set()
     whole = {name.partition(".")[0] for name in moved}
-    assert whole >= {a.rstrip(".") for a in allowed if a} - {"reading", "unit_site"}
+    assert whole >= {a.rstrip(".") for a in allowed if a} - {"readin", "unit_site"}
     assert found.state_dict().keys() == start.state_dict().keys()
     loaded = NDT.from_pretrained(done.run)
     torch.testing.assert_close(loaded.state_dict(), found.state_dict(), rtol=0, atol=0)
@@ -153,17 +153,15 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
     """Solved here anew, for the number of bins and the penalty that validation likes best."""
     found = run("probe")
     model = NDT.from_pretrained(found.run)
-    assert (model.config.covariates, model.covariate.bins) == ("linear", 5)
+    assert (model.config.decoder, model.decoder.bins) == ("linear", 5)
     session, spec = store.session(NEW), model.spec
     binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)
-    y = spec.covariate.standardise(build_targets(session, "vel", binned.start, binned.bin_size).values).astype(
-        np.float64
-    )
+    y = spec.target.standardise(build_targets(session, "vel", binned.start, binned.bin_size).values).astype(np.float64)
     train, valid = binned.split == TRAIN, binned.split == VALID
 
     def read(rows: np.ndarray) -> np.ndarray:
         windows = binned.cover(rows, spec.window_bins, model.vocabulary.rows(session))
-        own = lambda batch: model.covariate.read(batch, model.latents(batch))
+        own = lambda batch: model.decoder.read(batch, model.latents(batch))
         return per_bin(model, windows, own, len(binned))[rows].astype(np.float64)
 
     x, asked, D, best = read(train), read(valid), spec.config.width, (-np.inf,)
@@ -177,8 +175,8 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
             best = max(best, (r2(y[valid], asked[:, : bins * D] @ w + bias), w, bias), key=lambda b: b[0])
     weight = np.zeros((2, 5 * D))
     weight[:, : len(best[1])] = best[1].T
-    np.testing.assert_allclose(model.covariate.readout.weight.detach(), weight, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(model.covariate.readout.bias.detach(), best[2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.decoder.readout.weight.detach(), weight, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.decoder.readout.bias.detach(), best[2], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.metrics["valid"]["network"], best[0], rtol=1e-3)
 
 
@@ -226,7 +224,7 @@ def test_a_probe_reads_quantities_and_classes_each_where_it_has_labels() -> None
     targets[200:300, 1:] = np.nan
     parts = Part(name="n", kind="continuous", dims=("n",)), Part(name="busy", kind="class", dims=("few", "many"))
     spec = TargetSpec(name="n,busy", dims=("n", "few", "many"), unit="", mean=(2.0, 0, 0), std=(3.0, 1, 1), parts=parts)
-    model = busy_model(replace(specification([session]), covariate=spec))
+    model = busy_model(replace(specification([session]), target=spec))
     fit_probe(model, binned, targets, binned.split == TRAIN)
     test = binned.split == TEST
     said = decode(model, binned, test)[test]
@@ -247,8 +245,8 @@ def test_labels_change_no_bit_of_what_learns_without_them(strategy, store, run, 
             other = replace(session, covariates=covariates)
             inner = Store.session
             patch.setattr(Store, "session", lambda self, s, o=other, i=inner: o if s == NEW else i(self, s))
-            covariate = "vel" if name == "garbage" else None
-            found.append(adapted(pretrained(store, CONVOLVED), strategy, tmp_path / name, covariate=covariate))
+            target = "vel" if name == "garbage" else None
+            found.append(adapted(pretrained(store, TCN_LATENTS), strategy, tmp_path / name, target=target))
     for other in found[1:]:
         torch.testing.assert_close(other.model.state_dict(), found[0].model.state_dict(), rtol=0, atol=0)
     assert found[0].metrics["network"]["r2"] != found[1].metrics["network"]["r2"]
@@ -258,7 +256,7 @@ def test_labels_change_no_bit_of_what_learns_without_them(strategy, store, run, 
 
 
 def test_units_of_the_model_that_the_session_lacks_are_absent_and_stay_as_they_were(store, run) -> None:
-    base, found = pretrained(store, CONVOLVED), run("full").model
+    base, found = pretrained(store, TCN_LATENTS), run("full").model
     own = set(store.session(NEW).units.id)
     for row, unit in enumerate(base.vocabulary.units):
         assert torch.equal(found.unit[row], base.unit[row]) == (unit not in own)
@@ -270,7 +268,7 @@ def test_the_order_of_units_in_the_file_changes_nothing(strategy, store, run, tm
     order = np.random.default_rng(2).permutation(6)
     again = stored(tmp_path / "store", first_day(), permuted(second_day(), order))
     assert (again.session(NEW).units.id != store.session(NEW).units.id).any()
-    one, other = run(strategy).model, adapted(pretrained(again, CONVOLVED), strategy, tmp_path / "run", again).model
+    one, other = run(strategy).model, adapted(pretrained(again, TCN_LATENTS), strategy, tmp_path / "run", again).model
     own = {u: one.unit[i] for i, u in enumerate(one.vocabulary.units)}
     for row, unit in enumerate(other.vocabulary.units):
         torch.testing.assert_close(other.unit[row], own[unit], rtol=1e-4, atol=1e-5)  # the norm sums in their order
@@ -356,8 +354,8 @@ def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
             InputError, match=f"a base model that decodes .*for {strategy}, found one without a decoder"
         ):
             adapted(pretrained(store, dims=0), strategy, tmp_path)
-        with pytest.raises(InputError, match="covariate: expected one of: vel, found 'speed'"):
-            adapted(base, strategy, tmp_path, covariate="speed")
+        with pytest.raises(InputError, match="target: expected one of: vel, found 'speed'"):
+            adapted(base, strategy, tmp_path, target="speed")
     with pytest.raises(InputError, match="align_to: expected one of: sub-a_ses-1, found sub-a_ses-9"):
         adapted(base, "align", tmp_path, align_to="sub-a_ses-9")
     with pytest.raises(InputError, match=r"strategy: expected full.*no pretrained model, found probe"):

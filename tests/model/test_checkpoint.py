@@ -69,8 +69,8 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x.update(format=99), "format: expected model format 4, found 99"),
-        (lambda x: x.update(format=2), "format: expected model format 4, found 2"),  # of before heads turned otherwise
+        (lambda x: x.update(format=99), "format: expected model format 5, found 99"),
+        (lambda x: x.update(format=2), "format: expected model format 5, found 2"),  # of before heads turned otherwise
         (lambda x: x.pop("format"), "found none"),
         (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
         (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
@@ -106,7 +106,7 @@ SEVERAL = TargetSpec(
 )
 
 
-def test_a_covariate_is_standardised_and_restored() -> None:
+def test_a_target_is_standardised_and_restored() -> None:
     spec = TargetSpec(name="vel", dims=("x", "y"), unit="m/s", mean=(1.0, -2.0), std=(2.0, 0.5), parts=(VEL,))
     values = np.array([[1.0, -2.0], [3.0, -1.0], [np.nan, 0.0]], np.float32)
     np.testing.assert_allclose(spec.standardise(values), [[0, 0], [1, 2], [np.nan, 4]])
@@ -132,7 +132,7 @@ def test_classes_are_not_standardised_and_come_back_as_probabilities() -> None:
     np.testing.assert_allclose(found[:, SEVERAL.columns(2)], [[0.6, -1.0]] * 2)
 
 
-def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_chosen_rows() -> None:
+def test_a_target_is_standardised_by_the_labels_that_each_part_has_in_the_chosen_rows() -> None:
     nan, rows = np.nan, np.array([True, True, True, True, False])
     values = [
         [1, 2, nan, nan, nan, 1, 0],
@@ -154,7 +154,7 @@ def test_a_covariate_is_standardised_by_the_labels_that_each_part_has_in_the_cho
 @pytest.mark.parametrize(
     ("parts", "values", "told"),
     [
-        ((VEL,), [[1, 2], [1, 3], [5, 4]], r"here: vel: expected a covariate that varies .* found std \[0"),
+        ((VEL,), [[1, 2], [1, 3], [5, 4]], r"here: vel: expected a target that varies .* found std \[0"),
         ((GO,), [[1, 0, 0], [0, 0, 1], [0, 1, 0]], r"trials/go: expected each of 3 classes .* found none of mid"),
         ((GO,), [[np.nan] * 3] * 2 + [[1, 0, 0]], "trials/go: expected a label on the training split, found none"),
         ((Part(name="go", kind="class", dims=("a",)),), [[1]] * 3, "go: expected at least two classes, found a"),
@@ -189,7 +189,7 @@ def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_els
 
 
 def test_a_specification_is_plain_json() -> None:
-    for spec in (specification([recording()]), replace(specification([recording()]), covariate=SEVERAL)):
+    for spec in (specification([recording()]), replace(specification([recording()]), target=SEVERAL)):
         found = json.loads(json.dumps(spec.to_json()))
         assert ModelSpec.from_json("model.json", found) == spec
 

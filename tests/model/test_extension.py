@@ -60,11 +60,11 @@ def test_new_units_start_at_the_mean_of_the_known_and_where_their_region_and_dep
     torch.testing.assert_close(found, model.unit.mean(0) + place + 0.5 * model.depth)  # millimetres
 
 
-def test_a_decoder_of_another_covariate_starts_anew() -> None:
+def test_a_decoder_of_another_target_starts_anew() -> None:
     spec = specification([recording()])
     model = busy_model(spec)
-    renamed = replace(spec, covariate=replace(spec.covariate, name="pos"))
+    renamed = replace(spec, target=replace(spec.target, name="pos"))
     same, other = model.extended(spec), model.extended(renamed)
-    torch.testing.assert_close(same.covariate.readout.weight, model.covariate.readout.weight)
-    assert not torch.equal(other.covariate.readout.weight, model.covariate.readout.weight)
+    torch.testing.assert_close(same.decoder.readout.weight, model.decoder.readout.weight)
+    assert not torch.equal(other.decoder.readout.weight, model.decoder.readout.weight)
     torch.testing.assert_close(other.embed.gain.weight, model.embed.gain.weight)

@@ -70,7 +70,7 @@ def test_slots_know_no_units() -> None:
         with_means(model, np.linspace(0, 3, 8))
         second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
     torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
-    assert not {"unit", "unit_site", "depth", "reading"} & set(dict(model.named_parameters()))
+    assert not {"unit", "unit_site", "depth", "readin"} & set(dict(model.named_parameters()))
 
 
 def test_feed_forward_layers_are_plain() -> None:
@@ -104,7 +104,7 @@ def test_a_query_reads_contexts_and_the_tokens_of_its_past_and_present(a, b) -> 
     model = busy_model(specification([recording(num_units=8)], config=NDT2))
     batch, patterns = pack([a, b], P), []
     encoded = model.encode(batch)
-    attention = model.covariate.blocks[0].attention
+    attention = model.decoder.blocks[0].attention
     attention.register_forward_pre_hook(lambda _, given: patterns.append(given[2]))
     model.decode(batch, encoded)
     time, window = encoded.rows.time, torch.arange(2).repeat_interleave(encoded.rows.lengths)
@@ -114,14 +114,14 @@ def test_a_query_reads_contexts_and_the_tokens_of_its_past_and_present(a, b) -> 
 
 def test_every_parameter_of_its_decoder_gets_a_gradient_and_time_alone_asks() -> None:
     model = busy_model(specification([recording(num_units=8)], config=NDT2))
-    assert isinstance(model.covariate, CrossDecoder)
+    assert isinstance(model.decoder, CrossDecoder)
     window = random_window(6, 8, np.random.default_rng(0), hidden=0.0, absent=0.0)
     decoded = model(pack([window], P)).decoded
     (decoded * torch.randn(decoded.shape)).sum().backward()
-    silent = [name for name, p in model.covariate.named_parameters() if not p.grad.abs().sum() > 0]
+    silent = [name for name, p in model.decoder.named_parameters() if not p.grad.abs().sum() > 0]
     assert silent == []
     with torch.no_grad():
-        model.covariate.time.weight.zero_()  # and without time, in one layer, bins that read the same say the same
+        model.decoder.time.weight.zero_()  # and without time, in one layer, bins that read the same say the same
         one = replace(window, valid=window.valid & (np.arange(6) == 0)[:, None])
         found = model(pack([one], P)).decoded
     torch.testing.assert_close(found, found[:1].expand_as(found), rtol=0, atol=1e-5)
@@ -171,7 +171,7 @@ def test_the_first_120_ms_of_a_window_have_no_target_where_the_released_code_is_
 
 
 def test_released_validation_averages_batches_and_ours_does_not(monkeypatch) -> None:
-    monkeypatch.setattr(Quirks, "SCORED", 20)
+    monkeypatch.setattr(Quirks, "R2_BINS", 20)
     for config in (NDT2, QUIRKS):
         model, objective = decoding(config)
         rows = objective.binned.split == VALID

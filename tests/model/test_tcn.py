@@ -15,7 +15,7 @@ from ndt.model.transformer import NDT
 from ndt.target import Part
 
 CONFIG = replace(
-    TINY, covariates="convolved", conv_width=5, num_conv_layers=2, num_members=2, conv_dropout=0.0, count_dropout=0.0
+    TINY, decoder="tcn_latents", tcn_width=5, num_tcn_layers=2, num_members=2, tcn_dropout=0.0, count_dropout=0.0
 )
 PART = (Part(name="vel", kind="continuous", dims=("x", "y")),)
 
@@ -82,10 +82,10 @@ def slow_stack(stack, population, latents, causal: bool):
     return stack.readout(x)
 
 
-@pytest.mark.parametrize(("causal", "reads"), [(True, "convolved"), (False, "convolved"), (True, "counts")])
+@pytest.mark.parametrize(("causal", "reads"), [(True, "tcn_latents"), (False, "tcn_latents"), (True, "tcn")])
 def test_it_is_the_mean_of_stacks_of_dilated_convolutions(causal, reads) -> None:
     torch.manual_seed(0)
-    decoder = TCNDecoder(replace(CONFIG, causal=causal, covariates=reads), 2).eval()
+    decoder = TCNDecoder(replace(CONFIG, causal=causal, decoder=reads), 2).eval()
     batch = batch_of(9, 4)
     population = Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(13, 16)
@@ -112,7 +112,7 @@ def test_while_training_each_stack_answers_for_itself() -> None:
 
 def test_a_stack_reaches_as_far_back_as_it_says_and_no_further() -> None:
     torch.manual_seed(0)
-    decoder = TCNDecoder(replace(CONFIG, num_conv_layers=3), 2).eval()
+    decoder = TCNDecoder(replace(CONFIG, num_tcn_layers=3), 2).eval()
     batch, population = batch_of(40), Population(torch.randn(7, 16), torch.full((7,), 1.5))
     latents = torch.randn(40, 16)
     with torch.no_grad():
@@ -138,17 +138,17 @@ def test_labels_teach_the_encoder_only_where_they_may() -> None:
     torch.manual_seed(0)
     model = NDT(specification([recording(num_units=7)], config=CONFIG)).train()
     batch = batch_of(6)
-    for teach in (True, False):
+    for detach in (False, True):
         model.zero_grad()
-        decoding_loss(model(batch, rates=False, teach=teach).decoded, batch.target, PART).backward()
+        decoding_loss(model(batch, rates=False, detach_latents=detach).decoded, batch.target, PART).backward()
         learned = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.parameters()]
-        assert any(learned) == teach
-        assert model.covariate.stacks[0].readout.weight.grad.any()
+        assert any(learned) != detach
+        assert model.decoder.stacks[0].readout.weight.grad.any()
 
 
 def test_a_decoder_of_counts_encodes_nothing(monkeypatch) -> None:
     torch.manual_seed(0)
-    model = NDT(specification([recording(num_units=7)], config=replace(CONFIG, covariates="counts"))).eval()
+    model = NDT(specification([recording(num_units=7)], config=replace(CONFIG, decoder="tcn"))).eval()
     batch = pack([random_window(6, 7, np.random.default_rng(0))], TINY.units_per_patch)
     before = model(batch).decoded
     with torch.no_grad():
@@ -162,9 +162,9 @@ def test_a_decoder_of_counts_encodes_nothing(monkeypatch) -> None:
 def test_each_stack_reads_units_in_its_own_way() -> None:
     torch.manual_seed(0)
     model = NDT(specification([recording(num_units=7)], config=CONFIG)).train()
-    assert model.reading.shape == (7, 16)
+    assert model.readin.shape == (7, 16)
     batch = pack([random_window(6, 7, np.random.default_rng(0))], TINY.units_per_patch)
     first = model(batch, rates=False).decoded[:6]
-    (gradient,) = torch.autograd.grad(first.sum(), model.reading)
+    (gradient,) = torch.autograd.grad(first.sum(), model.readin)
     assert gradient[:, :8].abs().sum() > 0
     assert not gradient[:, 8:].any()

@@ -104,7 +104,7 @@ def test_what_cannot_be_packed_is_said() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="batch: windows: expected at least one, found none; was everything filtered"):
         pack([], P)
-    with pytest.raises(InputError, match=r"batch: covariates: .*same dimensions.*, found \[1, 2\] dimensions"):
+    with pytest.raises(InputError, match=r"batch: targets: .*same dimensions.*, found \[1, 2\] dimensions"):
         pack([random_window(2, 4, rng, dims=d) for d in (2, 1)], P)
 
 

@@ -22,7 +22,7 @@ CONFIGS = {
     "linear": TINY,
     "post": replace(TINY, norm="post"),
     "attention_window": replace(TINY, attention_window=3),
-    "convolved": replace(TINY, covariates="convolved", conv_width=6, num_conv_layers=3, num_members=2),
+    "tcn_latents": replace(TINY, decoder="tcn_latents", tcn_width=6, num_tcn_layers=3, num_members=2),
     "ndt2": NDT2,
     "ndt2_quirks": replace(NDT2, architecture="ndt2_quirks"),
 }
@@ -38,7 +38,7 @@ def model_of(config: ModelConfig = TINY, num_units: int = 8, *, dims: int = 2) -
 
 
 def nll(model: NDT, batch: Batch) -> torch.Tensor:
-    """Likelihood of hidden entries plus squared error of the decoded covariate."""
+    """Likelihood of hidden entries plus squared error of the decoded target."""
     found = model(batch)
     return count_nll(found.log_rates, batch) + (found.decoded - batch.target).square().sum()
 
@@ -230,7 +230,7 @@ class Shifted(Batch):
         return super().bin_index()
 
 
-@pytest.mark.parametrize("name", ["linear", "attention_window", "convolved"])
+@pytest.mark.parametrize("name", ["linear", "attention_window", "tcn_latents"])
 def test_a_million_bins_later_the_model_says_the_same(name) -> None:
     model = model_of(CONFIGS[name])
     batch, shift = pack([random_window(9, 8, np.random.default_rng(s)) for s in (0, 1)], P), 10**6
@@ -297,5 +297,5 @@ def test_identities_matter() -> None:
 def test_a_model_without_decoder_does_not_decode() -> None:
     model, batch = model_of(dims=0), pack([random_window(3, 8, np.random.default_rng(0))], P)
     assert model(batch).decoded is None
-    with pytest.raises(ValueError, match="covariate"):
+    with pytest.raises(ValueError, match="target"):
         model.decode(batch, model.encode(batch))

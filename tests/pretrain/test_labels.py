@@ -61,8 +61,8 @@ def test_classes_are_those_of_any_session_and_what_a_session_lacks_is_missing() 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        ("vel,force", "pretrain: covariate: expected force in one of the sessions, found none has it"),
-        ("vel,processing/behavior/vel", "pretrain: covariate: expected each once, found vel twice"),
+        ("vel,force", "pretrain: target: expected force in one of the sessions, found none has it"),
+        ("vel,processing/behavior/vel", "pretrain: target: expected each once, found vel twice"),
     ],
 )
 def test_names_that_no_session_has_or_that_occur_twice_are_refused(names, told) -> None:
@@ -84,10 +84,10 @@ def test_a_base_decodes_several_things_of_sessions_that_lack_some(tmp_path) -> N
     entries = {s.session_id: {"source": f"{s.session_id}.nwb", "sha256": ""} for s in sessions}
     write_manifest(tmp_path, {"version": STORE_VERSION, "sessions": entries})
     train = TrainConfig(steps=4, batch_size=6, valid_every=2, warmup_steps=1)
-    config = PretrainConfig(model=TINY, train=train, window=1.0, covariate="vel,trials/cue")
+    config = PretrainConfig(model=TINY, train=train, window=1.0, target="vel,trials/cue")
     model = pretrain(tmp_path, tmp_path / "run", config, progress=False)
     assert NDT.from_pretrained(tmp_path / "run").spec == model.spec
-    assert model.spec.covariate.dims == ("x", "y", "left", "right", "up")
+    assert model.spec.target.dims == ("x", "y", "left", "right", "up")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     valid = [line["r2"] for line in lines if line["split"] == "valid"]
     assert len(valid) == 2

@@ -16,7 +16,7 @@ from ndt.model.transformer import NDT
 
 
 def structured_batch() -> Batch:
-    """Eight windows in which all units fire together at random moments, which is also the covariate."""
+    """Eight windows in which all units fire together at random moments, which is also the target."""
     rng, some = np.random.default_rng(0), []
     for _ in range(8):
         drive = np.repeat(rng.random(5) < 0.5, 4)[:, None]
@@ -37,7 +37,7 @@ def structured_batch() -> Batch:
 @pytest.mark.parametrize("name", [n if n == "factorised" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
 def test_one_batch_is_overfit(name) -> None:
     torch.manual_seed(0)
-    config = replace(CONFIGS[name], width=24, dropout=0.0, conv_dropout=0.0, count_dropout=0.0)
+    config = replace(CONFIGS[name], width=24, dropout=0.0, tcn_dropout=0.0, count_dropout=0.0)
     model, batch = NDT(specification([recording(num_units=9)], config=config)).train(), structured_batch()
     model.mean_counts.fill_(batch.counts.float().mean())
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

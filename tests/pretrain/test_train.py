@@ -410,15 +410,15 @@ def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_covariate_is_decoded_beside_the_masked_loss_where_a_session_has_it(tmp_path) -> None:
+def test_a_target_is_decoded_beside_the_masked_loss_where_a_session_has_it(tmp_path) -> None:
     sessions = [recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", labels=(0.0, 0.0), seed=1)]
-    config = replace(SHORT, covariate="vel", decoding_weight=2.0)
+    config = replace(SHORT, target="vel", decoding_weight=2.0)
     model = pretrain(stored(sessions, tmp_path), tmp_path / "run", config, progress=False)
     binned = BinnedSession(sessions[0], 0.05, 1.0)
     values = resample(sessions[0].covariates["vel"], binned.start, 0.05)[binned.split == TRAIN]
-    assert model.spec.covariate.name == "vel"
-    np.testing.assert_allclose(model.spec.covariate.mean, values.mean(0), atol=1e-6)
-    np.testing.assert_allclose(model.spec.covariate.std, values.std(0), atol=1e-6)
+    assert model.spec.target.name == "vel"
+    np.testing.assert_allclose(model.spec.target.mean, values.mean(0), atol=1e-6)
+    np.testing.assert_allclose(model.spec.target.std, values.std(0), atol=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all(("mse" in x) == (x["split"] == "train") and ("r2" in x) == (x["split"] == "valid") for x in lines)
     assert "r2" in read_json(tmp_path / "run" / "metrics.json")["valid"]
@@ -431,7 +431,7 @@ def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -
         model=ModelConfig(width=32, num_layers=1, num_heads=2, units_per_patch=16, unit_width=16),
         train=train,
         window=1.0,
-        covariate="cursor_vel",
+        target="cursor_vel",
     )
     pretrain(sim_store, tmp_path / "run", config, progress=False)
     assert read_json(tmp_path / "run" / "metrics.json")["valid"]["r2"] > 0.2  # half of each bin is hidden
@@ -440,14 +440,14 @@ def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"covariate": "force"}, "force in one of the sessions, found none has it"),
+        ({"target": "force"}, "force in one of the sessions, found none has it"),
         (
-            {"covariate": "vel"},
-            "sub-a_ses-2: covariate vel: expected x, y in m/s, as in other sessions, found x, y in mm/s",
+            {"target": "vel"},
+            "sub-a_ses-2: target vel: expected x, y in m/s, as in other sessions, found x, y in mm/s",
         ),
     ],
 )
-def test_a_covariate_that_is_not_there_or_is_two_things_is_refused(changes, told, tmp_path) -> None:
+def test_a_target_that_is_not_there_or_is_two_things_is_refused(changes, told, tmp_path) -> None:
     first, second = recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", seed=1)
     second = replace(second, covariates={"vel": replace(second.covariates["vel"], unit="mm/s")})
     with pytest.raises(InputError, match=re.escape(told)):
@@ -460,6 +460,6 @@ def test_a_name_that_fits_two_covariates_of_a_session_is_refused_and_not_left_ou
     vel = second.covariates["vel"]
     twice = {n: replace(vel, name=n, path=f"processing/{n}") for n in ("left/vel", "right/vel")}
     store = stored([first, replace(second, covariates=twice)], tmp_path)
-    with pytest.raises(InputError, match="sub-a_ses-2: covariate: expected one of: left/vel, right/vel, found 'vel'"):
-        pretrain(store, tmp_path / "run", replace(SHORT, covariate="vel"), progress=False)
+    with pytest.raises(InputError, match="sub-a_ses-2: target: expected one of: left/vel, right/vel, found 'vel'"):
+        pretrain(store, tmp_path / "run", replace(SHORT, target="vel"), progress=False)
     assert not (tmp_path / "run").exists()

@@ -29,7 +29,7 @@ def two(tmp_path_factory):
 
 
 def decoder(name: str, num_bins: int = 400, **test: object) -> Decoder:
-    """A decoder of one covariate; `test` replaces scores of its test split."""
+    """A decoder of one target; `test` replaces scores of its test split."""
     metrics, predictions = part_of(name, num_bins)
     predictions |= {"time": 0.05 * np.arange(num_bins), "segment": np.zeros(num_bins, int)}
     metrics |= {"session": "s", "seed": 0}
@@ -48,14 +48,14 @@ def test_page_has_the_numbers_of_the_metrics(two):
     assert page.tags.count("figure") == 2 + 2 * 3
     assert "script" not in page.tags
     assert page.fetched == []
-    for name, m in metrics["covariates"].items():
+    for name, m in metrics["targets"].items():
         for scored in (m["test"], m["network"], *(b for b in m["baselines"].values() if "r2" in b)):
             assert read(scored["r2"]) in page.text
         low, high = m["test"]["r2_interval_95"]
         assert f"95 % interval {read(low)} to {read(high)}" in page.text
         assert f"gain over ridge is +{m['test']['over_ridge']:.3f} ± {m['test']['over_ridge_error']:.3f}" in page.text
         assert name in page.text
-    velocity, target = metrics["covariates"].values()
+    velocity, target = metrics["targets"].values()
     for half in velocity["test"]["interval_half_width"]:
         assert f"{half:.3g}" in page.text
     assert f"always the most frequent class {target['test']['chance']:.3f}" in page.text
@@ -69,7 +69,7 @@ def test_page_has_the_numbers_of_the_metrics(two):
 
 def test_rows_of_the_table_are_predictors_with_weights_and_errors(two):
     page = Page((two / "report.html").read_text())
-    velocity, target = json.loads((two / "metrics.json").read_text())["covariates"].values()
+    velocity, target = json.loads((two / "metrics.json").read_text())["targets"].values()
     for weight, m in (
         ("", velocity["test"]),
         ("0.70 ", velocity["network"]),
@@ -94,7 +94,7 @@ def test_errors_of_directions_are_in_degrees():
     ]
 
 
-def test_a_covariate_finds_its_own_arrays(tmp_path):
+def test_a_target_finds_its_own_arrays(tmp_path):
     """The second one's begin with its name, which may have a slash of its own."""
     fake_decoder(tmp_path, VELOCITY, TARGET, HEADING, num_bins=100)
     (whole,) = read_decoders(tmp_path)
@@ -117,7 +117,7 @@ def test_a_covariate_finds_its_own_arrays(tmp_path):
 def test_controls_that_a_demo_adds_are_shown_too():
     one = decoder(VELOCITY, 40)
     own = dict(one.metrics)
-    whole = replace(one, metrics=own | {"covariates": {VELOCITY: own}, "baselines": {"oracle": {"r2": 0.99}}})
+    whole = replace(one, metrics=own | {"targets": {VELOCITY: own}, "baselines": {"oracle": {"r2": 0.99}}})
     assert whole.by_target()[0].r2["oracle"] == 0.99
 
 
@@ -201,7 +201,7 @@ def test_numbers_that_are_not_there_are_dashes(name):
             return {k: gone(v) for k, v in found.items()}
         return [None] * len(found) if isinstance(found, list) else None
 
-    kept = {k: one.metrics[k] for k in ("covariate", "kind", "dims", "unit", "session")}
+    kept = {k: one.metrics[k] for k in ("target", "kind", "dims", "unit", "session")}
     metrics = gone(one.metrics) | kept | {"weights": {"network": 1.0}}
     arrays = dict(one.predictions)
     for key in ("ensemble", "network", "ridge", "half_width", "adaptive_half_width"):
@@ -214,7 +214,7 @@ def test_numbers_that_are_not_there_are_dashes(name):
 
 
 def test_run_without_a_score_says_what_was_done(tmp_path):
-    metrics = {"session": "s", "covariate": "vel", "strategy": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
+    metrics = {"session": "s", "target": "vel", "strategy": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
     metrics["alignment"] = {"to": "s-1", "unknown": 12, "matched": 9}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     rows = [{"step": s, "split": "train", "nll": 0.5} for s in (10, 20)]

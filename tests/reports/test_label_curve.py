@@ -17,7 +17,7 @@ LINES = {  # two numbers of seconds, three seeds
     "network": [[-2.0, 0.0, 0.1], [0.4, 0.5, 0.6]],
     "ridge": [[0.20, 0.25, 0.30], [0.50, 0.50, 0.50]],
 }
-SMALL = LabelCurve(session="a", covariate="vel", seconds=[15.0, 41.5], lines=LINES, valid_seconds=6.0, whole=True)
+SMALL = LabelCurve(session="a", target="vel", seconds=[15.0, 41.5], lines=LINES, valid_seconds=6.0, whole=True)
 
 
 def metrics(ensemble, network, **baselines):
@@ -118,11 +118,11 @@ def test_curve_comes_back_from_its_file_missing_scores_too(tmp_path) -> None:
     "text",
     [
         '{"session": "a"}',
-        '{"session": "a", "covariate": "b", "seconds": [1.0], "pretrained": [[1.0]], "ridge": [[1.0]]}',  # an old one
-        '{"session": "a", "covariate": "b", "seconds": [1.0], "valid_seconds": 1.0, "lines": {"ridge": [[1.0]]}}',
-        '{"session": "a", "covariate": "b", "seconds": [1.0, 2.0], "valid_seconds": 1.0,'
+        '{"session": "a", "target": "b", "seconds": [1.0], "pretrained": [[1.0]], "ridge": [[1.0]]}',  # an old one
+        '{"session": "a", "target": "b", "seconds": [1.0], "valid_seconds": 1.0, "lines": {"ridge": [[1.0]]}}',
+        '{"session": "a", "target": "b", "seconds": [1.0, 2.0], "valid_seconds": 1.0,'
         ' "lines": {"ridge": [[1.0]], "delivered": [[1.0]]}}',
-        '{"session": "a", "covariate": "b", "seconds": [1.0], "valid_seconds": 1.0,'
+        '{"session": "a", "target": "b", "seconds": [1.0], "valid_seconds": 1.0,'
         ' "lines": {"ridge": [[1.0, 2.0]], "delivered": [[1.0]]}}',
     ],
 )

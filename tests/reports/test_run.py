@@ -82,7 +82,7 @@ def test_several_sessions_are_summed_up_by_medians(run, tmp_path):
     for n, r2 in enumerate((0.1, 0.2)):
         folder = many / "finetune" / f"other{n}"
         folder.mkdir()
-        metrics = {"session": f"other{n}", "covariate": "cursor_vel", "test": {"r2": r2}, "network": {"r2": None}}
+        metrics = {"session": f"other{n}", "target": "cursor_vel", "test": {"r2": r2}, "network": {"r2": None}}
         (folder / "metrics.json").write_text(json.dumps(metrics))
     write_report(many)
     text = page(many).text
@@ -93,7 +93,7 @@ def test_several_sessions_are_summed_up_by_medians(run, tmp_path):
 def test_hostile_names_stay_text(run, tmp_path):
     odd = tmp_path / "finetune"
     shutil.copytree(run / "finetune" / SESSION, odd)
-    metrics = json.loads((odd / "metrics.json").read_text()) | {"covariate": "<script>alert(1)</script>"}
+    metrics = json.loads((odd / "metrics.json").read_text()) | {"target": "<script>alert(1)</script>"}
     (odd / "metrics.json").write_text(json.dumps(metrics))
     write_report(odd)
     assert "script" not in page(odd).tags
