@@ -64,7 +64,7 @@ def _variant(path: Path, name: str, overrides: Any, base: PretrainConfig) -> Pre
         raise InputError(path, f"{name}.{min(fixed)}", "a setting of variants", "one of the whole study")
     start = load_config(PretrainConfig, path.parent / str(overrides[PRESET])) if PRESET in overrides else base
     config = overridden(start, {str(k): v for k, v in overrides.items() if k != PRESET}, path, name)
-    kept = {"seed": base.seed, "sessions": base.sessions, "bin_size": base.bin_size}
+    kept: dict[str, Any] = {"seed": base.seed, "sessions": base.sessions, "bin_size": base.bin_size}
 
     return replace(config, train=replace(config.train, steps=base.train.steps), **kept)
 

@@ -54,8 +54,8 @@ class Reading(NamedTuple):
 
 def simulate(seed: int) -> Truth:
     """Draws rates, gaps that take a fifth of the time, and Poisson spikes in the segments between them."""
-    rng = np.random.default_rng([seed, 2029])
-    rates = np.exp(rng.uniform(*np.log(RATES_HZ), NUM_UNITS))
+    rng, (low, high) = np.random.default_rng([seed, 2029]), np.log(RATES_HZ)
+    rates = np.exp(rng.uniform(low, high, NUM_UNITS))
     lost, kept = UNOBSERVED * SECONDS, (1 - UNOBSERVED) * SECONDS
     gap = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS)) * (lost - SHORTEST * NUM_GAPS)
     segment = SHORTEST + rng.dirichlet(np.ones(NUM_GAPS + 1)) * (kept - SHORTEST * (NUM_GAPS + 1))
