@@ -29,13 +29,13 @@ from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.model.checkpoint import read_json, write_json
 from ndt.reports.dynamics_page import write_report
-from ndt.train.studies import ASKED
+from ndt.train.studies import REQUEST
 
 __all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
 
 Paths = dict[str, list[NDArray[np.float64]]]  # of each model, by trajectory: (T, N, d)
 MODEL_FILES = {"model.safetensors", "model.json", "action_matching"}  # the last holds initial velocities of WLM
-FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html", ASKED}
+FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html", REQUEST}
 SCORES = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 MOST_TIMES = 21  # scored per trajectory
 ACTIONS = ("fit", "simulate", "score")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from ndt.config.data import SimulateConfig
 from ndt.config.model import ModelConfig
 from ndt.config.reader import INF, choose, require
 from ndt.errors import InputError
@@ -257,18 +256,16 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A study of many short runs: ``ndt bench ablation``, ``presets``, ``curve``, ``adaptation`` and ``recordings``.
+    """Settings of a benchmark of many runs.
 
     Arguments:
-        data: Data sets of `ablation` and `presets`: ``sim40`` (as many as `simulate` makes) and recordings; of
-            `recordings` some of ``m1``, ``s1``, ``chewie1``, ``chewie2``, ``A2929``.
+        data: Data sets of `ablation`, `presets` and `recordings`: some of ``m1``, ``s1``, ``chewie1``, ``chewie2``,
+            ``A2929`` and, not for `recordings`, ``sim40`` (forty simulated sessions).
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
-        pretrain: What every run is unless its variant departs from it; ``train.steps`` is the budget of all.
-        finetune: Fine-tuning of `curve` and `adaptation`; its ``label_seconds`` is set from `label_seconds`.
-        simulate: The simulated sessions.
-        label_seconds: Seconds of labels of the new session that `curve`, `adaptation` and `recordings` try.
-        new_seconds: Length of that session in seconds; seven tenths of it are its training split.
+        pretrain: Pretraining; a variant overrides some of it, except ``train.steps``.
+        finetune: Fine-tuning of `curve`, `adaptation` and `recordings`.
+        label_seconds: Seconds of labelled data of the decoded session that `curve`, `adaptation` and `recordings` try.
     """
 
     data: tuple[str, ...] = ("sim40", "m1", "s1")
@@ -278,43 +275,35 @@ class StudyConfig:
     finetune: FinetuneConfig = field(
         default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), freeze_steps=150)
     )
-    simulate: SimulateConfig = field(
-        default_factory=lambda: SimulateConfig(num_subjects=4, num_sessions=10, num_regions=2, seconds=120.0, seed=40)
-    )
     label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
-    new_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        require(self, {"workers": (1, INF), "new_seconds": (10, INF)})
+        require(self, {"workers": (1, INF)})
         if not self.label_seconds or min(self.label_seconds) <= 0:
             raise InputError("settings", "label_seconds", "some seconds above 0", list(self.label_seconds))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """How a benchmark is run. Each uses some of the settings.
+    """Settings of a benchmark; each benchmark uses some of them.
 
     Arguments:
-        repeats: Rounds that are timed, after one that is not (attention, train, loader).
-        preset: Name of a file in configs/pretrain, or path of another (attention, train, loader).
-        precision: ``fp32`` or ``bf16`` (attention, train, loader).
-        sequences: Sequences in a batch (attention, train).
-        sessions: Sessions of the store (loader).
-        seeds: Seeds (demo, recordings, gaps, ablation, presets, curve, adaptation, dynamics).
-        out: Folder for the runs; by default a temporary one. A study goes on where an earlier one ended there.
-        study: Settings of the studies (ablation, presets, curve, adaptation, recordings, dynamics).
+        repeats: Timed rounds, after an untimed one (attention, train, dynamics_cost).
+        preset: Name of a file in configs/pretrain, or path of another (attention, train).
+        precision: ``fp32`` or ``bf16`` (attention, train).
+        seeds: Number of seeds (demo, gaps and the benchmarks of many runs).
+        out: Folder of the runs; by default a temporary one. A benchmark of many runs continues an earlier call there.
+        study: Settings of the benchmarks of many runs.
     """
 
     repeats: int = 3
     preset: str = "small"
     precision: str = "fp32"
-    sequences: int = 30
-    sessions: int = 50
     seeds: int = 3
     out: str = ""
     study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("repeats", "sequences", "sessions", "seeds"), (1, INF)))
+        require(self, dict.fromkeys(("repeats", "seeds"), (1, INF)))
         if self.precision not in ("fp32", "bf16"):
             raise InputError("settings", "precision", "fp32 or bf16", self.precision)
