@@ -1,6 +1,6 @@
-"""What a recording holds, what is kept of it, and what should be doubted; as numbers, and as pages.
+"""Inspection of recordings: data quality, splits and left-out data, as numbers and as HTML pages.
 
-Imports: `ndt.data.read`, and `ndt.reports` in the modules that draw.
+Imports: `ndt.data.read` and `ndt.data.splits`; `ndt.reports` in the modules that draw.
 """
 
 __all__: list[str] = []

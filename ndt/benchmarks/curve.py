@@ -66,7 +66,7 @@ def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     ]  # fmt: skip
     metrics = dict(zip(places, run_all(jobs, study.workers, "fine-tuning"), strict=True))
     _save(out, metrics, new, store, study, seeds)
-    write_report(out)
+    write_report(out, store)
 
     return _rows(metrics, study, seeds)
 

@@ -1,4 +1,4 @@
-"""The figures of one target of a decoder: its predictions over time, their errors, and the calibration of intervals."""
+"""Figures of one target of a decoder: predictions over time, their errors, and the calibration of intervals."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from ndt.reports.runs import Decoder
 
 __all__ = ["LEVEL", "figures"]
 
-LEVEL = 0.9  # of the intervals that a run directory holds
-MOST_PANELS = 6  # of traces, one below the other
+LEVEL = 0.9  # nominal coverage of the intervals in a run directory
+MOST_PANELS = 6  # of traces
 
 
 def figures(decoder: Decoder) -> list[Drawing]:
-    """Returns the figures of a decoder of one target; none where it has no predictions or no labels."""
+    """Returns the figures of a decoder of one target; none without predictions or labels."""
     p = decoder.predictions
     if not {"time", "segment", "true", "ensemble"} <= set(p) or not np.isfinite(p["true"]).all(1).any():
         return []
@@ -77,16 +77,16 @@ def _calibration(decoder: Decoder) -> Drawing:
     noise = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
     if classes:
         nominal, measured, error = calibration.confidence(p["true"], p["ensemble"], p["segment"])
-        labels = ("probability of the likeliest class (%)", "bins in which it is true (%)")
-        right = "Right: how often the likeliest class is true, against its probability."
+        labels = ("probability of the likeliest class (%)", "bins in which it is the true class (%)")
+        right = "Right: share of bins in which the likeliest class is true, against its probability."
     else:
         nominal = np.array(calibration.LEVELS)
         measured, error = calibration.at_levels(off, half, p["segment"], level=LEVEL)
-        labels = ("level of the interval (%)", "test bins that it holds (%)")
-        right = "Right: other levels, from the 90 % interval scaled as if errors were normal."
+        labels = ("nominal coverage (%)", "measured coverage (%)")
+        right = "Right: other levels, from the 90 % interval scaled by normal quantiles."
     caption = (
-        f"Left: share of test bins whose 90 % {'set of classes' if classes else 'interval'} holds the target, in "
-        f"{len(time)} parts of equally many bins. {right} Grey and bars: ±2 standard errors, if known."
+        f"Left: coverage of 90 % {'sets of classes' if classes else 'intervals'} in {len(time)} parts of the test "
+        f"split with equally many bins. {right} Grey and bars: ±2 standard errors, if known."
     )
 
     return plots_errors.calibration(time, shares, LEVEL, noise, (nominal, measured, error), labels, caption)

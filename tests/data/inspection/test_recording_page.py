@@ -284,7 +284,7 @@ def test_lines_of_covariates_break_where_samples_or_values_are_missing():
     none = dataclasses.replace(one, timestamps=time[:0], values=values[:0])
     assert "no sample in these seconds" in traces([none], (0.0, 4.0), Intervals.empty()).svg
     many = dataclasses.replace(one, dims=tuple("abcdef"), values=np.tile(values, 6))
-    assert "Only the first 4 dimensions are drawn of vel (6)." in traces([many], (0.0, 4.0), Intervals.empty()).caption
+    assert "Only the first 4 dimensions of vel (6) are drawn." in traces([many], (0.0, 4.0), Intervals.empty()).caption
 
 
 def test_letters_that_the_font_lacks_and_dollars_are_no_matter():
