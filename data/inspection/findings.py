@@ -133,23 +133,21 @@ def _unit_findings(session: Session, units: Columns) -> Iterator[Finding]:
     if len(rare):
         worst = rare[np.argsort(presence[rare], kind="stable")]
         message = (
-            f"{len(rare)} of {N} units fire in less than half of the blocks in which they were observed, although their "
-            f"rate predicts spikes in all (least: {_names(session, worst, presence)}): lost, drifting, or active in "
-            "one state only"
+            f"{len(rare)} of {N} units fire in less than half of the blocks in which they were observed, although "
+            f"their rate predicts spikes in all (least: {_names(session, worst, presence)}): lost, drifting, or active "
+            "in one state only"
         )
         yield Finding("warning", "units", message)
 
 
 def _pairs(session: Session, together: Synchrony) -> Iterator[Finding]:
     near = f"within {1000 * WINDOW:g} ms"
-    reasons = {  # kind: plural and reason
-        "duplicate": (
-            "duplicates",
-            "a unit twice makes co-smoothing and masked prediction trivial; drop or group them",
-        ),
-        "cross-talk": ("cross-talk", "spikes of one unit in the other leak masked counts; group them"),
+    reasons = {
+        "duplicate": "a unit twice makes co-smoothing and masked prediction trivial; drop or group them",
+        "cross-talk": "spikes of one unit in the other leak masked counts; group them",
     }
-    for kind, (what, reason) in reasons.items():
+    for kind, reason in reasons.items():
+        what = kind + "s" * (kind == "duplicate")
         pairs = sorted((p for p in together.pairs if p.kind == kind), key=lambda p: -p.shared)
         named = ", ".join(_pair(session, p) for p in pairs[:NAMED])
         message = f"{_number(len(pairs), 'pair')} of units share spikes {near} like {what} (worst: {named}): {reason}"

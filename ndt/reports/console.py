@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ndt.reports.names import DYNAMICS, in_order, predictor_name
 from ndt.reports.page import fixed, many
-from ndt.reports.runs import score_table
+from ndt.reports.runs import Decoder, score_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,13 +129,10 @@ def show_pretrain(result: dict[str, Any]) -> None:
 
 def _scores(sessions: list[dict[str, Any]]) -> "Table":
     """Returns a table of test R²: predictors in rows, sessions in columns."""
-    found = []
-    for s in sessions:
-        r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
-        found.append(r2 | {"ensemble": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
-    shown = in_order(name for r in found for name, value in r.items() if value is not None)
+    found = [Decoder(metrics=s).r2 for s in sessions]
+    shown = in_order(name for r2 in found for name in r2)
     head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
-    rows = [[predictor_name(name), *(fixed(r.get(name)) for r in found)] for name in shown]
+    rows = [[predictor_name(name), *(fixed(r2.get(name)) for r2 in found)] for name in shown]
 
     return _filled("R² on test bins (variance-weighted)", head, rows)
 

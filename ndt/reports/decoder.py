@@ -48,8 +48,7 @@ def unscored(run: Path) -> Section | None:
     r2 = (m.get("valid") or {}).get("network")
     score = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
     text = [_fitting(m), score if r2 is not None else "The session has too few labels for a score."]
-    log = read_log(run / "log.jsonl")
-    drawings = _training(Decoder(metrics=m, log=log, scratch_log=[], predictions={}))
+    drawings = _training(Decoder(metrics=m, log=read_log(run / "log.jsonl")))
 
     return Section(title=f"Adapted to {m['session']}", anchor="adapted", text=text, drawings=drawings)
 

@@ -43,7 +43,6 @@ class LabelCurve:
         pretrained_on: Description of the pretraining data; empty without pretraining.
         whole: Whether the last of `seconds` is the whole training split.
         left_out: Sentences about requested seconds that are missing.
-        unit: Unit of `seconds`.
     """
 
     session: str
@@ -54,7 +53,6 @@ class LabelCurve:
     pretrained_on: str = ""
     whole: bool = False
     left_out: list[str] = field(default_factory=list)
-    unit: str = "s"
 
     def __post_init__(self) -> None:
         if lacking := {"ensemble", "ridge"} - set(self.lines):
@@ -141,7 +139,7 @@ def table(curve: LabelCurve) -> tuple[list[str], list[list[str]]]:
 
     Rows are medians over seeds, then mean differences over paired seeds, each above its standard error.
     """
-    amounts = [f"{seconds:g} {curve.unit}" for seconds in curve.seconds]
+    amounts = [f"{seconds:g} s" for seconds in curve.seconds]
     if curve.whole:
         amounts[-1] = f"all, {amounts[-1]}"
     rows = [[words, *(fixed(float(np.median(s))) for s in curve.lines[n])] for n, words in _words(curve).items()]
@@ -162,7 +160,7 @@ def sentences(curve: LabelCurve) -> list[str]:
         below = ", ".join(f"{seconds:g}" for seconds in curve.below_ridge())
         verdict = (
             f"The ensemble is below ridge by more than {NOISE:g} standard errors over {curve.num_seeds} paired seeds "
-            f"at {f'{below} {curve.unit} of labelled data' if below else 'no point'}."
+            f"at {f'{below} s of labelled data' if below else 'no point'}."
         )
 
     return [verdict, *curve.left_out]
@@ -196,13 +194,13 @@ def draw(curve: LabelCurve) -> Drawing:
         ax.minorticks_off()
         ax.margins(x=0.06)
         ax.set(ylim=(low - 0.03 * (low < 0), 1), ylabel=f"R² of {curve.covariate} on test bins")
-        ax.set_xlabel(f"labelled training data of the session ({curve.unit}, log axis)")
+        ax.set_xlabel("labelled training data of the session (s, log axis)")
         ax.axhline(0, color=QUIET, linewidth=0.8)
         ax.grid(axis="y", color=GRID, linewidth=0.7)
         sheet.figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
 
     below = [
-        f"{words} at {seconds:g} {curve.unit} ({fixed(median, 2)})"
+        f"{words} at {seconds:g} s ({fixed(median, 2)})"
         for name, words in drawn.items()
         for seconds, scores in zip(curve.seconds, curve.lines[name], strict=True)
         if (median := float(np.median(scores))) < low

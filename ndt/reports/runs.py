@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ class Decoder:
     """
 
     metrics: dict[str, Any]
-    log: list[dict[str, Any]]
-    scratch_log: list[dict[str, Any]]
-    predictions: dict[str, NDArray[Any]]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    scratch_log: list[dict[str, Any]] = field(default_factory=list)
+    predictions: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def session(self) -> str:

@@ -156,7 +156,7 @@ def plain(made, **entry):
 def test_a_recording_without_spikes_covariates_and_tables_has_a_page():
     found = plain(session([[], []]))
     assert "none of 2 units fires at all" in found.text
-    assert "They mean nothing here: spike times are too coarse, or no unit has two spikes." in found.text
+    assert "Not available: spike times are too coarse, or no unit has two spikes." in found.text
     assert "Nothing was left out." in found.text
     assert "NWB Inspector" not in found.text
 
@@ -304,7 +304,7 @@ def test_index_lists_the_worst_first_and_what_was_not_read():
     assert found.ids == ["failed", "recordings", "definitions"]
     assert found.fetched == ["sub-b.html", "sub-a%20ses%20%231.html"]
     assert f"Not read Error bad.nwb /here/bad.nwb: file: {HOSTILE}" in found.text
-    assert "Error worst of all 2 of 3 files read 10 units" in found.text
+    assert "Error worst grade 2 of 3 files read 10 units" in found.text
     assert Page(index_page([entry("sub-a", "ok")])).ids == ["recordings", "definitions"]
 
 
