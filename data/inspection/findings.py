@@ -64,7 +64,7 @@ def find(session: Session, units: Columns, gaps: Intervals, silences: Intervals,
     """
     found = [
         *_population(session, units),
-        *_clock(session, units),
+        *_rates(session, units),
         *_unit_findings(session, units),
         *_pairs(session, together),
         *_time(session, gaps, silences),
@@ -97,7 +97,7 @@ def _population(session: Session, units: Columns) -> Iterator[Finding]:
         yield Finding("note", "units", message)
 
 
-def _clock(session: Session, units: Columns) -> Iterator[Finding]:
+def _rates(session: Session, units: Columns) -> Iterator[Finding]:
     """Yields findings on implausible rates, which suggest wrong times or wrong observed time."""
     rate, seconds = units["rate_hz"], session.observed.duration
     usual = float(np.median(rate[rate > 0])) if np.any(rate > 0) else np.nan

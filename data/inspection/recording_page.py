@@ -177,7 +177,7 @@ def _regions(view: View) -> Table:
         median = number(float(np.median(hz[np.isfinite(hz)]))) if np.isfinite(hz).any() else "–"
         counts = [f"{len(hz):,}", f"{int(num_spikes.sum()):,}", median, f"{np.sum(num_spikes == 0):,}"]
         rows.append([name or "not named", *counts])
-    head = ["region", "units", "spikes", "median rate (Hz)", "units without a spike"]
+    head = ["region", "units", "spikes", "median rate (spikes/s)", "units without a spike"]
     caption = "Units" + (f"; {len(regions) - MOST_REGIONS} more regions" if len(regions) > MOST_REGIONS else "")
 
     return Table(head=head, rows=rows, numeric={1, 2, 3, 4}, caption=caption)
@@ -191,7 +191,7 @@ def _covariates(entry: dict[str, Any]) -> Table:
         rows.append(
             [c["name"], c["path"], shape, number(c["rate"]), unit, percent(c["coverage"]), percent(c["missing"])]
         )
-    head = ["covariate", "path", "shape", "rate (Hz)", "unit", "coverage", "missing"]
+    head = ["covariate", "path", "shape", "samples/s", "unit", "coverage", "missing"]
 
     return Table(head=head, rows=rows, numeric={2, 3, 5, 6}, caption="Covariates")
 
@@ -227,13 +227,16 @@ def _units(view: View) -> list[Section]:
 
 
 def _measures(units: dict[str, NDArray[Any]]) -> Table:
-    shown = {"rate (Hz)": ("rate_hz", 1.0), "spikes": ("num_spikes", 1.0), "observed (s)": ("observed_seconds", 1.0)}
-    shown |= {"presence (%)": ("presence", 100.0), "intervals under 2 ms (%)": ("isi_under_2ms", 100.0)}
     rows = []
-    for label, (name, scale) in shown.items():
-        values = scale * np.asarray(units[name], np.float64)
-        values = values[np.isfinite(values)]
-        points = np.percentile(values, [0, 10, 50, 90, 100]).tolist() if len(values) else [np.nan] * 5
+    for label, values in (
+        ("rate (spikes/s)", units["rate_hz"]),
+        ("spikes", units["num_spikes"]),
+        ("observed (s)", units["observed_seconds"]),
+        ("presence (%)", 100 * units["presence"]),
+        ("intervals under 2 ms (%)", 100 * units["isi_under_2ms"]),
+    ):
+        finite = values[np.isfinite(values)]
+        points = np.percentile(finite, [0, 10, 50, 90, 100]).tolist() if len(finite) else [np.nan] * 5
         rows.append([label, *map(number, points)])
     head = ["measure", "minimum", "10 %", "median", "90 %", "maximum"]
 
@@ -255,7 +258,7 @@ def _pairs(view: View) -> Section:
     ]
     head = ["unit", "shares spikes with", "kind", "shared", "expected"]
     caption = many(len(pairs), "pair")
-    caption += f", of which the {MOST_PAIRS} that share most; inspect.json lists all" if len(pairs) > MOST_PAIRS else ""
+    caption += f"; the {MOST_PAIRS} that share most, inspect.json lists all" if len(pairs) > MOST_PAIRS else ""
     section.tables.append(Table(head=head, rows=rows, numeric={3, 4}, caption=caption))
 
     return section

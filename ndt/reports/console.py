@@ -1,6 +1,6 @@
 """Prints the results of the verbs as short tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _table(*columns: str) -> "Table":
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> "Table":
     """Returns a table whose first column is text and whose others are numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(columns):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
 
     return table
 
@@ -69,13 +71,12 @@ def _show_file(f: dict[str, Any]) -> None:
     _print(f"  {f['units']} units, {f['spikes']:,} spikes{counted}, {observed}")
     if f.get("conventions"):
         _print(f"  conventions of {', '.join(f['conventions'])}")
-    if f["covariates"]:
-        table = _table("  covariate", "dims", "unit", "rate", "of observed time", "path")
-        for c in f["covariates"]:
-            dims = ", ".join(c["dims"]) if isinstance(c["dims"], list | tuple) else str(c["dims"])
-            row = [dims, c["unit"], f"{c['rate']:.1f} Hz", f"{c['coverage']:.0%}", c["path"]]
-            table.add_row(f"  {c['name']}", *row)
-        _print(table)
+    rows = [
+        [f"  {c['name']}", ", ".join(c["dims"]), c["unit"], f"{c['rate']:.1f} Hz", f"{c['coverage']:.0%}", c["path"]]
+        for c in f["covariates"]
+    ]
+    if rows:
+        _print(_table(["  covariate", "dims", "unit", "rate", "of observed time", "path"], rows))
     for finding in f.get("findings", ()):
         if finding["grade"] != "note":
             _print(f"  {finding['grade']}: {finding['where']}: {finding['message']}")
@@ -95,22 +96,20 @@ def _show_overlaps(result: dict[str, Any]) -> None:
 
 
 def _show_recipes(recipes: list[dict[str, Any]]) -> None:
-    table = _table("recipe", "data", "source", "licence", "tried")
-    for r in recipes:
-        table.add_row(r["name"], r["title"], r["source"], r["licence"], "yes" if r["tried"] else "no")
-    _print(table)
+    rows = [[r["name"], r["title"], r["source"], r["licence"], "yes" if r["tried"] else "no"] for r in recipes]
+    _print(_table(["recipe", "data", "source", "licence", "tried"], rows))
 
 
 def show_ingest(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
-    table = _table("session", "units", "spikes", "observed", "segments", "covariates")
+    rows = []
     for name, s in sorted(result["sessions"].items()):
-        covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"
+        covariates = ", ".join(c["name"] for c in s["covariates"]) or "none"
         seconds = f"{s['observed_seconds']:,.0f} s"
-        table.add_row(name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates)
-    _print(table)
+        rows.append([name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates])
+    _print(_table(["session", "units", "spikes", "observed", "segments", "covariates"], rows))
     for name, s in sorted(result["sessions"].items()):
         if s["dropped"]:
             _print(name, _dropped(list(s["dropped"])))
@@ -120,11 +119,12 @@ def show_ingest(result: dict[str, Any]) -> None:
 def show_pretrain(result: dict[str, Any]) -> None:
     """Prints the validation scores of pretraining."""
     valid = result["valid"]
-    table = _table("validation", "value")
-    table.add_row("Poisson NLL per bin and unit", fixed(valid["nll"], 4))
-    table.add_row("Poisson NLL of mean rates", fixed(valid["null_nll"], 4))
-    table.add_row("bits per spike", fixed(valid["bits_per_spike"]))
-    _print(table, f"run: {result['run']}")
+    rows = [
+        ["Poisson NLL per bin and unit", fixed(valid["nll"], 4)],
+        ["Poisson NLL of mean rates", fixed(valid["null_nll"], 4)],
+        ["bits per spike", fixed(valid["bits_per_spike"])],
+    ]
+    _print(_table(["validation", "value"], rows), f"run: {result['run']}")
 
 
 def _scores(sessions: list[dict[str, Any]]) -> "Table":
@@ -134,7 +134,7 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
     head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
     rows = [[predictor_name(name), *(fixed(r2.get(name)) for r2 in found)] for name in shown]
 
-    return _filled("R² on test bins (variance-weighted)", head, rows)
+    return _table(head, rows, "R² on test bins (variance-weighted)")
 
 
 def show_finetune(result: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def show_evaluate(result: dict[str, Any]) -> None:
         return _show_nlb(result)
     for name, part in result["covariates"].items():
         title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
-        _print(_filled(title, *score_table(part)), *_trust(part))
+        _print(_table(*score_table(part), title), *_uncertainty(part))
     if lost := result["input_drift"]["silent_units"]:
         _print(f"silent units: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
     if missing := result.get("missing_units"):
@@ -160,25 +160,16 @@ def show_evaluate(result: dict[str, Any]) -> None:
 
 def _show_nlb(result: dict[str, Any]) -> None:
     found = result["nlb"]
-    table = _table("Neural Latents Benchmark", "score")
-    for name, value in (found.get("scores") or {}).get("nlb", {}).items():
-        table.add_row(name, fixed(value, 4))
-    if (found.get("scores") or {}).get("co_bps_per_unit") is not None:
-        table.add_row("co-bps, mean over units (not an NLB score)", fixed(found["scores"]["co_bps_per_unit"], 4))
-    notes = [str(note) for note in found.get("left_out") or ()]
-    _print(table, *notes, *([f"submission: {result['path']}"] if result.get("path") else []))
+    scores = found.get("scores") or {}
+    rows = [[name, fixed(value, 4)] for name, value in scores.get("nlb", {}).items()]
+    if scores.get("co_bps_per_unit") is not None:
+        rows.append(["co-bps, mean over units (not an NLB score)", fixed(scores["co_bps_per_unit"], 4)])
+    _print(_table(["Neural Latents Benchmark", "score"], rows), *map(str, found.get("left_out") or ()))
+    if result.get("path"):
+        _print(f"submission: {result['path']}")
 
 
-def _filled(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    table = _table(*head)
-    for row in rows:
-        table.add_row(*row)
-    table.title, table.title_justify = title, "left"
-
-    return table
-
-
-def _trust(part: dict[str, Any]) -> list[str]:
+def _uncertainty(part: dict[str, Any]) -> list[str]:
     """Returns the ensemble's uncertainty, its gain over ridge, the coverage of its intervals, and input drift."""
     t = part["test"]
     low, high = t.get("r2_interval_95") or (None, None)
@@ -206,7 +197,7 @@ def show_curve(result: dict[str, Any]) -> None:
 
     if (curve := read_curve(Path(result["run"]))) is not None:
         title = f"{curve.session}, {curve.covariate}: medians over seeds"
-        _print(_filled(title, *table(curve)), *sentences(curve))
+        _print(_table(*table(curve), title), *sentences(curve))
 
 
 def show_embed(result: dict[str, Any]) -> None:
@@ -221,10 +212,10 @@ def show_dynamics(result: dict[str, Any]) -> None:
         return
     first = next(iter(result["summary"].values()))
     keys = [k for k in ("w1", "w2", "sliced_w2", "mean_error", "cov_error", "energy_error") if k in first]
-    table = _table("model", *(k.replace("_", " ") for k in keys))
-    for name, each in result["summary"].items():
-        table.add_row(DYNAMICS.get(name, name), *(fixed(each.get(key)) for key in keys))
-    _print(table)
+    rows = [
+        [DYNAMICS.get(name, name), *(fixed(each.get(key)) for key in keys)] for name, each in result["summary"].items()
+    ]
+    _print(_table(["model", *(key.replace("_", " ") for key in keys)], rows))
     if fit := result.get("fit"):
         if fit.get("overfitted"):
             _print(f"over-fitted: the loss, {fit['loss']:.4g}, is below that of fresh nodes, {fit['fresh']:.4g}")
@@ -247,21 +238,20 @@ def show_demo(result: dict[str, Any]) -> None:
 
 def show_bench(result: dict[str, Any]) -> None:
     """Prints a benchmark's rows and their peers, or the attention kernels of this machine."""
+    hardware = ", ".join(f"{k} {v}" for k, v in result["hardware"].items())
     if "backends" in result:
-        table = _table("mask", "attention window", "precision", "kernel")
-        for b in result["backends"]:
-            table.add_row(b["mask"], str(b["attention_window"] or "all"), b["precision"], b["chosen"])
-        reasons = dict.fromkeys(f"{k}: {v}" for b in result["backends"] for k, v in b["refusals"].items())
-        _print(table, *reasons, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
-        return
+        kernels = result["backends"]
+        rows = [[b["mask"], str(b["attention_window"] or "all"), b["precision"], b["chosen"]] for b in kernels]
+        reasons = dict.fromkeys(f"{k}: {v}" for b in kernels for k, v in b["refusals"].items())
+        return _print(_table(["mask", "attention window", "precision", "kernel"], rows), *reasons, hardware)
     studied = any("difference" in r for r in result["rows"])
-    more = ("difference", "budget") if studied else ()
-    table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread", *more)
+    head = ["row", "value", "unit", "peer", "peer value", "ratio", "spread", *(["difference", "budget"] * studied)]
+    rows = []
     for r in result["rows"]:
-        values = [fixed(r.get(k)) for k in ("value", "peer_value", "ratio", "spread")]
-        cells = [r["name"], values[0], r.get("unit", ""), predictor_name(r.get("peer") or "–"), *values[1:]]
-        table.add_row(*cells, *([_difference(r), r.get("budget", "")] if studied else []))
-    _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
+        value, *others = (fixed(r.get(k)) for k in ("value", "peer_value", "ratio", "spread"))
+        cells = [r["name"], value, r.get("unit", ""), predictor_name(r.get("peer") or "–"), *others]
+        rows.append([*cells, *([_difference(r), r.get("budget", "")] if studied else [])])
+    _print(_table(head, rows), hardware)
 
 
 def _difference(row: dict[str, Any]) -> str:

@@ -149,7 +149,7 @@ def _refractory(
     x = rate[few | enough]
     low, high = 0.7 * min(0.1, x.min(initial=0.1)), 1.4 * max(10.0, x.max(initial=10.0))
     line = np.geomspace(low, high, 100)
-    ax.plot(line, -100 * np.expm1(-0.002 * line), color=QUIET, linewidth=1, linestyle=(0, (4, 2)), label="chance")
+    ax.plot(line, -100 * np.expm1(-0.002 * line), color=QUIET, linewidth=1, linestyle=(0, (4, 2)), label="Poisson")
     style: dict[str, Any] = {"s": 12, "rasterized": len(x) > MANY}
     ax.scatter(rate[enough], share[enough], color=BLUE, alpha=0.65, linewidths=0, label="unit", **style)
     style |= {"color": "white", "edgecolors": BLUE, "linewidths": 0.6, "label": "unit of < 100 spikes"}

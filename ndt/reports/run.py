@@ -177,7 +177,7 @@ def _recordings(store: Sessions | None, decoders: list[Decoder], most: int = 16)
         return None
     rows = []
     for name, e in entries.items():
-        covariates = ", ".join(c if isinstance(c, str) else str(c["name"]) for c in e["covariates"])
+        covariates = ", ".join(str(c["name"]) for c in e["covariates"])
         counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "segments")]
         rows.append([name, str(e["subject"]), *counts, covariates])
     head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
