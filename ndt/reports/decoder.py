@@ -139,7 +139,7 @@ def _sentences(decoder: Decoder) -> list[str]:
         sentences[0] += f" {_over_ridge(_known(t['over_ridge']), _known(t.get('over_ridge_error')))}"
     if t.get("num_trials"):
         sentences.append(f"The test split has {t['num_trials']:,} trials.")
-    kinds = {"interval": "set on validation bins", "adaptive": "adaptive (online conformal)"}
+    kinds = {"interval": "calibrated on validation bins", "adaptive": "adaptive (online conformal)"}
     covered = [_coverage(decoder, k, words) for k, words in kinds.items() if t.get(f"{k}_coverage_90") is not None]
     if covered:
         what = "sets of classes contain the true class" if decoder.kind == "class" else "intervals contain the target"
@@ -204,13 +204,13 @@ def _training(decoder: Decoder) -> list[Drawing]:
     log, scratch = decoder.log, decoder.scratch_log
     own = "pretrained" if scratch else "network"
     panels = {
-        label: {own: series(log, split, key), "from scratch": series(scratch, split, key)}
+        label: {own: series(log, split, key), "trained from scratch": series(scratch, split, key)}
         for label, split, key in (
             ("validation R² of the network", "valid", "r2"),
             ("training error (standardised)", "train", "mse"),
         )
     }
-    caption = f"Fine-tuning{', and the same network trained from scratch' if scratch else ''}."
+    caption = f"Learning curves of fine-tuning{', and of the same network trained from scratch' if scratch else ''}."
     likelihood = {"training": series(log, "train", "nll"), "validation": series(log, "valid", "nll")}
     nll = {"NLL of masked counts (nats per bin and unit)": likelihood}  # of strategies without labels
 

@@ -40,7 +40,7 @@ def _over_time(decoder: Decoder) -> Drawing:
     if kind == "angle":
         lines = {n: np.degrees(np.arctan2(x[:, 1::2], x[:, ::2])) for n, x in lines.items()}
     band = p["half_width"][rows].astype(np.float64) if "half_width" in p else None
-    caption += " Band: the ensemble's 90 % interval, set on validation bins." if band is not None else ""
+    caption += " Band: the ensemble's 90 % interval, calibrated on validation bins." if band is not None else ""
     caption += f" The first {MOST_PANELS} of {len(names)} dimensions." if len(names) > MOST_PANELS else ""
     labels = [f"{name}\n({unit})" if unit else name for name in names[:MOST_PANELS]]
 
@@ -68,17 +68,17 @@ def _calibration(decoder: Decoder) -> Drawing:
     p, t, classes = decoder.predictions, decoder.metrics["test"], decoder.kind == "class"
     half = p["half_width"].astype(np.float64)
     off = misfit(p["true"], p["ensemble"], decoder.kind)  # (T, K)
-    halves = {"set on validation bins": half}
+    halves = {"calibrated on validation bins": half}
     if "adaptive_half_width" in p:
-        halves["adaptive"] = p["adaptive_half_width"].astype(np.float64)
+        halves["adaptive (online conformal)"] = p["adaptive_half_width"].astype(np.float64)
     shares = {}
     for name, h in halves.items():
         time, shares[name] = calibration.over_time(p["time"], np.where(np.isnan(off), np.nan, off <= h))
     noise = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
     if classes:
         nominal, measured, error = calibration.confidence(p["true"], p["ensemble"], p["segment"])
-        labels = ("probability of the likeliest class (%)", "bins in which it is the true class (%)")
-        right = "Right: share of bins in which the likeliest class is true, against its probability."
+        labels = ("probability of the likeliest class (%)", "accuracy (%)")
+        right = "Right: accuracy of the likeliest class against its probability."
     else:
         nominal = np.array(calibration.LEVELS)
         measured, error = calibration.at_levels(off, half, p["segment"], level=LEVEL)

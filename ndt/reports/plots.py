@@ -156,9 +156,8 @@ def curves(
     Arguments:
         panels: Curves by label of the y axis and name: steps and values.
         lines: Constants of the first panel, by name.
-        caption: Caption.
     """
-    colours = {"training": QUIET, "validation": BLUE, "pretrained": BLUE, "network": BLUE, "from scratch": PURPLE}
+    colours = {"training": QUIET, "trained from scratch": PURPLE}
     drawn = {label: {name: xy for name, xy in panel.items() if len(xy[0])} for label, panel in panels.items()}
     drawn = {label: panel for label, panel in drawn.items() if panel}
     if not drawn:
@@ -166,7 +165,7 @@ def curves(
     with page_figure(2.6, 1, len(drawn)) as sheet:
         for ax, (label, panel) in zip(sheet.axes[0], drawn.items(), strict=True):
             for name, (x, y) in panel.items():
-                ax.plot(x, y, "o-" if len(x) <= 24 else "-", color=colours.get(name, INK), markersize=3, label=name)
+                ax.plot(x, y, "o-" if len(x) <= 24 else "-", color=colours.get(name, BLUE), markersize=3, label=name)
             ax.set(xlabel="optimisation step", ylabel=label)
             ax.margins(x=0.02)
             ax.grid(axis="y", color=GRID, linewidth=0.7)

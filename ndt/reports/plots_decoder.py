@@ -160,7 +160,6 @@ def traces(
         half_width: Half width of the ensemble's interval, not finite if missing, shape (T, K).
         outside: Whether a bin has input drift, shape (T,).
         circular: Whether values are directions in degrees, -180 to 180.
-        caption: Caption.
     """
     dotted = len(np.unique(segment)) > 12  # dots keep short segments visible
     half, spans = _bins(time, segment, outside)
@@ -214,7 +213,6 @@ def probabilities(
         segment: Segment of each bin, shape (T,).
         classes: Names of the C classes.
         outside: Whether a bin has input drift, shape (T,).
-        caption: Caption.
     """
     half, spans = _bins(time, segment, outside)
     with page_figure(1.0 + float(np.clip(0.24 * len(classes), 0.7, 5.0))) as sheet:

@@ -77,7 +77,7 @@ def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
         for i in range(1, len(classes)) if few else ():
             ax.axhline(i - 0.5, color=GRID, linewidth=0.7)
             ax.axvline(i - 0.5, color=GRID, linewidth=0.7)
-        ax.set(xlabel="decoded: the likeliest class", ylabel="true class (its bins)")
+        ax.set(xlabel="decoded class", ylabel="true class (its bins)")
         label, aspect = "share of the true class's bins", 18 if few else 32
         sheet.figure.colorbar(marks, ax=ax, label=label, aspect=aspect, ticks=[0, 0.5, 1])
     caption = f"Ensemble on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %"
@@ -127,7 +127,6 @@ def calibration(
         noise: Standard error of the coverage of one part; NaN if unknown.
         curve: Nominal coverage, measured coverage, and its standard error, NaN if unknown; (L,) each.
         labels: Labels of the curve's two axes.
-        caption: Caption.
     """
     styles: list[dict[str, Any]] = [
         {"color": BLUE, "marker": "o"},
@@ -139,7 +138,7 @@ def calibration(
         left, right = sheet.axes[0]
         if np.isfinite(noise):
             ends = 100 * np.clip([level - 2 * noise, level + 2 * noise], 0, 1)
-            left.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors of a part")
+            left.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors")
         left.axhline(100 * level, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"nominal {100 * level:g} %")
         for (name, share), style in zip(shares.items(), styles, strict=False):
             left.plot(time, 100 * share, markersize=5, linewidth=1.2, label=name, **style)

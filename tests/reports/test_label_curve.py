@@ -145,7 +145,7 @@ def test_figure_has_a_logarithmic_axis_with_a_tick_at_each_number_of_seconds() -
 
 
 def test_axis_reaches_as_low_as_what_it_is_about_and_the_caption_says_what_is_lower() -> None:
-    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not stretch it."""
+    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not extend it."""
     drawing = label_curve.draw(SMALL)
     places = ticks(drawing.svg)
     assert {"−1.00", "0.00", "1.00"} <= set(places)

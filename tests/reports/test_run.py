@@ -9,8 +9,8 @@ import pytest
 from fake_run import CURVE, SESSION, fake_run
 from html_page import Page
 
-from ndt.errors import InputError
 from ndt.api import report
+from ndt.errors import InputError
 from ndt.reports.run import _pretrain_section, write_report
 
 
