@@ -172,7 +172,7 @@ def section(curve: LabelCurve) -> Section:
     caption = "Medians over seeds; a difference is the mean over paired seeds, with its standard error below."
     lines = Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption)
 
-    return Section(title="Few labels", anchor="labels", text=sentences(curve), drawings=[draw(curve)], tables=[lines])
+    return Section(title="Label curve", anchor="labels", text=sentences(curve), drawings=[draw(curve)], tables=[lines])
 
 
 def draw(curve: LabelCurve) -> Drawing:
@@ -233,7 +233,7 @@ def _caption(curve: LabelCurve) -> str:
     several = f"medians over {curve.num_seeds} seeds; bands: smallest to largest (ridge has no seed)"
 
     return (
-        f"Decoding {curve.covariate} in {curve.session} against seconds of labelled data, taken from the end of the "
+        f"Test R² of {curve.covariate} in {curve.session} against seconds of labelled data, taken from the end of the "
         f"training split.{pretrained} Lines: {several if curve.num_seeds > 1 else 'one seed'}. The labels of the "
         f"validation split ({curve.valid_seconds:.0f} s, not counted on the axis) choose networks, ensemble weights, "
         "and ridge's penalty and lags."
