@@ -103,9 +103,9 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
+    from ndt.api import report
     from ndt.finetune.adapt import finetune
     from ndt.finetune.curve import label_curve
-    from ndt.reports.run import write_report
 
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
@@ -121,7 +121,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
     label_curve(
         *what, seconds=tuple(args.curve or (15, 30, 60, 120, 300)), seeds=args.seeds, workers=args.workers, **options
     )
-    write_report(out)
+    report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
 
@@ -165,9 +165,9 @@ def _dynamics(args: "Namespace") -> dict[str, Any]:
 
 
 def _report(args: "Namespace") -> dict[str, Any]:
-    from ndt.reports.run import write_report
+    from ndt.api import report
 
-    return {"report": str(write_report(Path(args.run), args.store and Path(args.store)))}
+    return {"report": str(report(args.run, args.store))}
 
 
 def _demo(args: "Namespace") -> dict[str, Any]:

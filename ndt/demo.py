@@ -84,7 +84,7 @@ def demo(
         example = partial(rotations, out / "rotation", seed, progress=progress)
         result["rotation"] = timed("rotation", example)
     write_json(out / "metrics.json", result)
-    page = timed("report", lambda: write_report(out, out / "store"))
+    page = timed("report", lambda: write_report(out, store))
     write_json(out / "metrics.json", result)
 
     return {**result, "report": str(page)}

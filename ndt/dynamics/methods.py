@@ -10,22 +10,10 @@ from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.references import ConstantVelocity, LinearExtrapolation, Persistence
 from ndt.dynamics.wlm import WLM
 
-__all__ = ["METHODS", "NAMES", "Model", "make_model"]
+__all__ = ["METHODS", "Model", "make_model"]
 
 Model = HOAM | WLM | GenerativeModel | FlowMatching | GradientFlow | Persistence
 METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
-NAMES = {
-    "hoam": "action matching (HOAM)",
-    "wlm": "Lagrangian mechanics (WLM)",
-    "action_matching": "action matching (Monte-Carlo time sampling)",
-    "conditional_flow_matching": "flow matching per time",
-    "conditional_diffusion": "diffusion per time",
-    "flow_matching": "flow matching between snapshots (OT-CFM)",
-    "gradient_flow": "gradient flow (JKO)",
-    "persistence": "persistence",
-    "constant_velocity": "constant velocity",
-    "linear_extrapolation": "linear extrapolation",
-}
 
 
 def make_model(name: str, config: DynamicsConfig) -> Model:

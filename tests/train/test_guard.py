@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.train.test_loop import TRAIN, problem, trainer
 
 from ndt.config import TrainConfig
 from ndt.errors import InputError
 from ndt.model.tokens import Batch
 from ndt.train.guard import DivergenceGuard
+from tests.train.test_loop import TRAIN, problem, trainer
 
 
 def guard(factor: float, values: list[float]) -> DivergenceGuard:

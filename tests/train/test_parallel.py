@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
-from tests.train.test_loop import TRAIN, problem, trainer
 from torch import Tensor
 
 from ndt.errors import InputError
@@ -15,6 +14,7 @@ from ndt.model.transformer import NDT
 from ndt.train.loop import Trainer
 from ndt.train.parallel import compile_blocks, recompute_blocks, release_blocks
 from ndt.train.resume import part
+from tests.train.test_loop import TRAIN, problem, trainer
 
 
 def noted(run: Trainer) -> list[dict[str, Tensor]]:

@@ -290,7 +290,7 @@ def test_table_shows_the_difference_with_its_error_and_the_budget(capsys, monkey
     assert lines["row"][-2:] == ["difference", "budget"]
     assert lines["first"][-3:] == ["–", "3", "steps"]
     assert lines["second"][-5:] == ["+3.000", "±", "1.528", "3", "steps"]  # sqrt(7 / 3)
-    assert lines["lone"][-3:] == ["-0.500", "3", "steps"]
+    assert lines["lone"][-3:] == ["−0.500", "3", "steps"]
 
 
 def test_settings_of_a_study_are_refused_by_other_benchmarks():
