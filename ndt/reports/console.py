@@ -131,7 +131,7 @@ def _scores(sessions: list[dict[str, Any]]) -> "Table":
     """Returns a table of test R²: predictors in rows, sessions in columns."""
     found = [Decoder(metrics=s).r2 for s in sessions]
     shown = in_order(name for r2 in found for name in r2)
-    head = ["", *(f"{s['session']}\n{s['covariate']}" for s in sessions)]
+    head = ["", *(f"{s['session']}\n{s['target']}" for s in sessions)]
     rows = [[predictor_name(name), *(fixed(r2.get(name)) for r2 in found)] for name in shown]
 
     return _table(head, rows, "R² on test bins (variance-weighted)")

@@ -258,7 +258,7 @@ def _embeddings(run: Path, store: Sessions | None, decoders: list[Decoder]) -> I
     for path in sorted((run / "embed").glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
             time, latents = file["time"], file["latents"].astype(np.float64)
-        session, name = _session(store, path.stem), covariates.get(path.stem)
+        session, name = _session(store, path.stem), targets.get(path.stem)
         covariate = session.covariates.get(name) if session is not None and name is not None else None
         colour, label, cyclic = _colour(time, covariate)
         drawing = plots.embedding(latents, colour, label, cyclic=cyclic)
