@@ -178,7 +178,6 @@ def _layout(file: _File, config: ArraysConfig) -> _Layout:
 def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     """Returns a unit for each cell; of channels by sorts, for those that hold spikes or are a channel's first."""
     cells = file.values[config.spikes]
-    cells = cells.T if config.transposed else cells
     binned = cells.ndim == 2 and min(cells.shape) > 1
     cells = cells if binned else cells.reshape(-1, 1)
     trains = [[_vector(cell) for cell in row] for row in cells]
@@ -222,7 +221,7 @@ def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
 
 
 def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
-    counts = file.values[config.spikes].T if config.transposed else file.values[config.spikes]
+    counts = file.values[config.spikes]
     if counts.ndim != 2:
         raise file.error(config.spikes, "counts, bins by units")
 

@@ -161,8 +161,8 @@ def test_values_of_matlab_5_are_those_that_scipy_wrote(compressed, tmp_path):
 
 def test_sparse_counts_of_matlab(tmp_path):
     counts = np.random.default_rng(0).poisson(0.2, (30, 4))
-    savemat(tmp_path / "x.mat", {"counts": csc_matrix(counts.T)})
-    session = read_arrays(tmp_path / "x.mat", ArraysConfig(spikes="counts", bin_size=0.05, transposed=True))
+    savemat(tmp_path / "x.mat", {"counts": csc_matrix(counts)})
+    session = read_arrays(tmp_path / "x.mat", ArraysConfig(spikes="counts", bin_size=0.05))
     np.testing.assert_array_equal(bin_spikes(session, 0.0, 0.05, 30), counts)
 
 
