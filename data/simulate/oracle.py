@@ -12,9 +12,7 @@ NEWTON_STEPS = 3  # from the prediction, two reach the mode to rounding; the thi
 Array = NDArray[np.float64]
 
 
-def oracle_velocity(
-    counts: NDArray[np.integer], valid: NDArray[np.bool_], tuning: Tuning, bin_size: float
-) -> Array:
+def oracle_velocity(counts: NDArray[np.integer], valid: NDArray[np.bool_], tuning: Tuning, bin_size: float) -> Array:
     r"""Returns the velocity that the filter with the true parameters decodes causally from counts, shape (T, 2).
 
     The state is the latents z at bin centres. The Laplace-Gaussian filter approximates each bin's posterior by a

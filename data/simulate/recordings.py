@@ -24,14 +24,13 @@ from ndt.data.simulate.population import (
     spike_times,
     velocity,
 )
-from ndt.evaluation.metrics import r2
 from ndt.data.splits import within
+from ndt.evaluation.metrics import r2
 from ndt.intervals import Intervals
 from ndt.spikes import bin_edges, num_bins
 
 __all__ = ["Simulated", "simulate"]
 
-REGIONS = ("M1", "PMd", "S1", "PPC")
 NUM_EMPTY = 2  # units without a spike
 HELDOUT_SHARE = 0.2
 TRIAL_SECONDS = (2.0, 4.0)
@@ -174,14 +173,16 @@ def _population(
 
 
 def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: int) -> Simulated:
-    """Simulates one session, writes its file and its truth."""
+    """Simulates one session, and writes its file and its truth."""
     T, per_bin = num_bins(config.seconds, BIN_SIZE), round(BIN_SIZE / STEP)
     tuning, electrodes, number = _population(config, subject, session)
     rng = _rng(config, subject, session, 1)
     if "empty_units" in config.awkward:
         tuning.silent[rng.permutation(config.num_units)[:NUM_EMPTY]] = True
     spans = _spans(config, T * per_bin * STEP, _rng(config, subject, session, 3))
-    z = _latents(config, T * per_bin, spans, rng, _rng(config, subject, session, 5))
+    z = simulate_latents(T * per_bin, rng)
+    if config.dynamics == "rotational":
+        z = rotating_latents(z, np.round(spans / STEP).astype(np.int64), _rng(config, subject, session, 5))
     rates_hz = tuning.rates_hz(z)
     observed, written = _observed(config, T, _rng(config, subject, session, 2))
     spikes = [t[observed.contains(t)] for t in spike_times(rates_hz, rng)]
@@ -208,54 +209,19 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         tuning=tuning.select(listed),
     )
     position = np.cumsum(v, 0) * STEP
+    heldout = None
+    if "heldout" in config.awkward:
+        heldout = _rng(config, subject, session, 4).random(config.num_units) < HELDOUT_SHARE
     trials = _trials(spans, position)
-    _write(truth, config, spikes, position[centre], trials, written, _rng(config, subject, session, 4))
+    from ndt.data.simulate.writer import write_recording  # pynwb takes seconds to import
+
+    write_recording(
+        truth, config, spikes=spikes, position=position[centre], written=written, trials=trials, heldout=heldout
+    )
+    truth.save(truth.path.parent / "truth" / f"{session_id}.npz")
 
     return truth
 
-
-def _latents(
-    config: SimulateConfig, num_steps: int, spans: Array, rng: np.random.Generator, rng_trials: np.random.Generator
-) -> Array:
-    """Returns the path of the latents, shape (num_steps, K); `rng_trials` draws the initial states of rotations."""
-    z = simulate_latents(num_steps, rng)
-    if config.dynamics != "rotational":
-        return z
-
-    return rotating_latents(z, np.round(spans / STEP).astype(np.int64), rng_trials)
-
-
-def _write(
-    truth: Simulated,
-    config: SimulateConfig,
-    spikes: list[Array],
-    position: Array,
-    trials: Intervals,
-    written: NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> None:
-    """Writes the file and the truth."""
-    from ndt.data.simulate.writer import Recording, write_recording  # pynwb takes seconds to import
-
-    subject, session = truth.session_id.removeprefix("sub-").split("_ses-")
-    recording = Recording(
-        subject=subject,
-        session=int(session),
-        spike_times=spikes,
-        unit_names=truth.unit_names.tolist(),
-        electrodes=None if "no_electrodes" in config.awkward else truth.electrodes,
-        num_electrodes=config.num_electrodes,
-        regions=REGIONS[: config.num_regions],
-        heldout=rng.random(config.num_units) < HELDOUT_SHARE if "heldout" in config.awkward else None,
-        observed=truth.observed,
-        trials=trials,
-        covariates={"cursor_vel": (truth.velocity, "cm/s"), "cursor_pos": (position, "cm")},
-        timestamps=truth.time + BIN_SIZE / 2,
-        written=written,
-        rate_hz=1 / BIN_SIZE if "rate_series" in config.awkward else None,
-    )
-    write_recording(recording, truth.path)
-    truth.save(truth.path.parent / "truth" / f"{truth.session_id}.npz")
 
 
 def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple[Intervals, NDArray[np.bool_]]:

@@ -7,9 +7,9 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 from ndt.config.data import ArraysConfig
+from ndt.data.read import file_probe as probe
 from ndt.data.read.archive import load_arrays, texts
 from ndt.data.read.array_files import read_arrays
-from ndt.data.read import file_probe as probe
 from ndt.errors import InputError
 from ndt.spikes import bin_spikes
 from tests.stand_ins import cell_array, indy_values, write_mat73

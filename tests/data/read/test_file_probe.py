@@ -12,12 +12,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.data.test_workers import gone
 
-from ndt.data.read.file_probe import find_files, probe, session_id_of
 from ndt.data.read import file_probe as module
 from ndt.data.read import file_probe_child as probe_child
+from ndt.data.read.file_probe import find_files, probe, session_id_of
 from ndt.errors import InputError
+from tests.data.test_workers import gone
 from tests.recordings import series, units, write_nwb
 
 READ = "import json, sys; path, memory, seconds, _ = json.loads(sys.stdin.readline()); "

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pynwb import NWBHDF5IO
 from pynwb.ecephys import ElectricalSeries
 
-from ndt.data.read.file_probe import session_id_of
 from ndt.data.read import remote
+from ndt.data.read.file_probe import session_id_of
 from ndt.data.read.remote import RemoteFile, expand, open_remote
 from ndt.errors import InputError
 from tests.dandi_server import Archive, serve
