@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.data.covariates import (
+    GAP,
     Column,
     default_covariate,
     known_columns,
     matching_columns,
     matching_covariates,
+    resample,
 )
-from ndt.data.resample import GAP, resample
 from ndt.data.splits import BLOCKS
 from ndt.errors import InputError
 from ndt.intervals import Intervals

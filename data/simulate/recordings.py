@@ -223,7 +223,6 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
     return truth
 
 
-
 def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple[Intervals, NDArray[np.bool_]]:
     """Returns the time when spikes were recorded, and which samples of the cursor were written.
 

@@ -9,6 +9,7 @@ import importlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,22 +81,20 @@ def simulate(seed: int) -> Truth:
 
 def write(truth: Truth, path: Path) -> None:
     """Writes a recording as an NWB file."""
-    from ndt.data.simulate.writer import Recording, write_recording
+    from pynwb import NWBHDF5IO, NWBFile
 
-    N = len(truth.rates)
-    recording = Recording(
-        subject="gaps", session=1, spike_times=truth.spikes, unit_names=[f"unit {n}" for n in range(N)],
-        electrodes=np.arange(N), num_electrodes=N, regions=["M1"], heldout=None, observed=truth.observed,
-        trials=Intervals.empty(), covariates={}, timestamps=np.zeros(0), written=np.zeros(0, bool), rate_hz=None,
-    )  # fmt: skip
-    write_recording(recording, path)
+    nwb = NWBFile("Simulated population with gaps", "gaps", datetime(2020, 1, 1, tzinfo=UTC))
+    segments = np.stack([truth.observed.start, truth.observed.end], 1)
+    for times in truth.spikes:
+        nwb.add_unit(spike_times=times, obs_intervals=segments)
+    with NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
 
 
 def ours(path: Path, seed: int) -> ReadContext:
     """Reads the file, and draws windows as pretraining does."""
     from ndt.data.read.nwb import read_nwb
-    from ndt.data.sampler import Sampler
-    from ndt.data.windows import BinnedSession
+    from ndt.data.windows import BinnedSession, Sampler
 
     session: Session = read_nwb(path, IngestConfig(probe_seconds=0.0))
     binned = BinnedSession(session, BIN_SIZE, 0.0)
