@@ -24,6 +24,7 @@ __all__ = [
     "ReadContext",
     "by_unit",
     "cut",
+    "equal",
     "joined",
     "named",
     "num_units",
@@ -233,6 +234,11 @@ def joined(each: Sequence[Intervals]) -> Intervals:
     start, end = (np.concatenate([getattr(own, side) for own in each]) for side in ("start", "end"))
 
     return Intervals(start, end, {"unit_index": owner})
+
+
+def equal(a: Intervals, b: Intervals) -> bool:
+    """Whether two tables have the same rows."""
+    return len(a) == len(b) and bool(np.all((a.start == b.start) & (a.end == b.end)))
 
 
 def by_unit(of_units: Intervals, N: int) -> list[Intervals]:
