@@ -1,14 +1,14 @@
-"""``.mat`` and ``.npz`` files to `Session`, by settings that say which key holds what: `ndt.config.data.ArraysConfig`.
+"""Reads ``.mat`` and ``.npz`` files into `Session`; `ndt.config.data.ArraysConfig` names the keys.
 
-Spike times are a cell array, one cell a unit::
+Spike times are a cell array, one cell per unit::
 
     ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel"), timestamps=("t",))
 
 Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size`.
 
-A cell array of channels by sorts, as in Indy's and Loco's files (Zenodo 3854034), gives a unit for each cell that holds
-spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that no sorted unit took). Among `columns`,
-``electrode=KEY`` says which electrode each channel or unit has: numbers, or names that end in one, whose first word
+A cell array of channels by sorts, as in the files of Indy and Loco (Zenodo 3854034), gives a unit for each cell with
+spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that belong to no sorted unit). Among `columns`,
+``electrode=KEY`` gives the electrode of each channel or unit: numbers, or names that end in a number, whose first word
 becomes `group` and `location` (``M1 001``). ``merge: electrode`` then sums the sorts of a channel.
 """
 
@@ -45,12 +45,12 @@ def read_arrays(
 
     Arguments:
         path: The file.
-        config: Where it has what.
+        config: Keys of the file.
         max_gib: Largest array that is read, in GiB.
-        probe_seconds: How long the child process that tries a file before MATLAB 7.3 may take; 0 to try none.
+        probe_seconds: Time limit of the child process that opens a file before MATLAB 7.3; 0 for no test.
 
     Raises:
-        InputError: for whatever is wrong with the file or does not fit the settings.
+        InputError: if the file has an error or does not fit the settings.
 
     Example:
         >>> config = ArraysConfig(covariates=("cursor_pos",), timestamps=("t",))
@@ -79,7 +79,7 @@ def read_arrays(
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which key is wanted as what."""
+    """Keys by the name of the covariate or column that they hold."""
 
     covariates: dict[str, str]
     columns: dict[str, str]
@@ -108,7 +108,7 @@ class _Keys:
 
 
 def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
-    """Returns names and keys of words ``name=key``; a key alone is named by its last part."""
+    """Returns keys by name from words ``name=key``; the name of a key alone is its last part."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, key = (part.strip() for part in word.partition("="))
@@ -122,7 +122,7 @@ def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _File:
-    """What was read of a file."""
+    """Values read from a file."""
 
     path: Path
     keys: _Keys
@@ -136,7 +136,7 @@ class _File:
         return value
 
     def error(self, key: str, expected: str) -> InputError:
-        """Returns what to raise about a value."""
+        """Returns the error to raise about a value."""
         value = self.values[key]
         kind = "cells" if value.dtype == object else "text" if value.dtype.kind in "US" else f"type {value.dtype}"
 
@@ -144,7 +144,7 @@ class _File:
 
 
 def _vector(value: Value) -> Value | None:
-    """Returns numbers of at most one dimension that is not 1; None for anything else."""
+    """Returns numbers with at most one dimension that is not 1; None for anything else."""
     long = [size for size in value.shape if size != 1]
 
     return value.ravel() if value.dtype.kind in "biuf" and (len(long) <= 1 or value.size == 0) else None
@@ -152,7 +152,7 @@ def _vector(value: Value) -> Value | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What `from_arrays` is told of spikes and units."""
+    """Arguments of `from_arrays` about spikes and units."""
 
     spikes: Any
     columns: Columns
@@ -176,7 +176,7 @@ def _layout(file: _File, config: ArraysConfig) -> _Layout:
 
 
 def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
-    """Returns a unit for each cell; of channels by sorts, for those that hold spikes or are a channel's first."""
+    """Returns a unit for each cell; of channels by sorts, for cells with spikes and the first cell of each channel."""
     cells = file.values[config.spikes]
     binned = cells.ndim == 2 and min(cells.shape) > 1
     cells = cells if binned else cells.reshape(-1, 1)
@@ -189,9 +189,10 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     dropped = []
     if wrong:
         first = cells[wrong[0]]
-        dropped.append(f"{name}: {len(wrong)} cells are no lists of times, the first {wrong[0]} of shape {first.shape}")
+        text = f"{name}: {len(wrong)} cells are not lists of times, the first {wrong[0]} of shape {first.shape}"
+        dropped.append(text)
     if (empty := cells.size - len(kept) - len(wrong)) > 0:
-        dropped.append(f"{name}: {empty} of {cells.size} cells are empty and no units")
+        dropped.append(f"{name}: {empty} of {cells.size} cells are empty and give no units")
     columns = {key: value[row] for key, value in _columns(file, len(cells)).items()}
     if binned:
         columns = {"channel": row, "sort": sort, "electrode": row, "group": np.full(len(row), "")} | columns
@@ -201,7 +202,7 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
 
 
 def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
-    """Returns a unit for each value of the index; where columns have more rows, the values are rows, from 0."""
+    """Returns a unit for each value of the index; if columns have more rows, the values are row numbers from 0."""
     index = file.vector(config.unit_index)
     labels, unit = np.unique(index, return_inverse=True)
     if len(labels) == 0 or not np.all(labels == np.floor(labels)):  # NaN: not
@@ -212,9 +213,8 @@ def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
     if N != len(labels):
         if labels[0] < 0 or labels[-1] >= N:
             found = f"{len(labels)} from {labels[0]} to {labels[-1]}"
-            raise InputError(
-                file.path, config.unit_index, f"as many values as units, or rows of {N} units from 0", found
-            )
+            expected = f"as many values as units, or rows of {N} units from 0"
+            raise InputError(file.path, config.unit_index, expected, found)
         labels, unit = np.arange(N), index.astype(np.int64)
 
     return _Layout(file.vector(config.spikes), {"label": labels} | _columns(file, N), unit_index=unit.ravel())
@@ -229,7 +229,7 @@ def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
 
 
 def _columns(file: _File, N: int) -> Columns:
-    """Returns the columns of N units, or channels; names of electrodes become their number, group and location."""
+    """Returns the columns of N units or channels; names of electrodes become number, group and location."""
     found: Columns = {}
     for name, key in file.keys.columns.items():
         text = texts(file.values[key])
@@ -253,7 +253,7 @@ def _columns(file: _File, N: int) -> Columns:
 
 
 def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
-    """Returns timestamps and values of a covariate; without timestamps and rate it has a value a bin of counts."""
+    """Returns timestamps and values of a covariate; without timestamps and rate it has one value per bin of counts."""
     key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
     values = file.values[key]
     if values.dtype.kind not in "biuf" or values.ndim > 2:
@@ -274,7 +274,7 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
 
 
 def _observed(file: _File, key: str, keys: _Keys) -> Value | None:
-    """Returns rows of start and end; None where settings say nothing."""
+    """Returns rows of start and end; None without the setting `observed`."""
     if not key:
         return None
     if key != "timestamps":
