@@ -1,7 +1,6 @@
-"""Recordings: files in, a store of sessions out. Importing this reads neither pynwb nor h5py.
+"""Recordings: from files to a store of sessions, windows and targets. Importing it imports neither pynwb nor h5py.
 
-`ndt.data.ingest.ingest`, `ndt.data.inspection.inspect.inspect` and `ndt.data.read.files.read` are offered by `ndt` and not here, where
-they would hide their own modules.
+`ndt` exports `ingest`, `inspect` and `read`, which would hide modules of the same names here.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -85,7 +85,9 @@ def test_without_obs_intervals_all_between_first_and_last_spike_is_observed_but_
     np.testing.assert_array_equal(rich.observed.end, [1.5, np.nextafter(3.75, np.inf)])  # half-open: the last is inside
     assert rich.units.observed is None
     (warning,) = rich.warnings
-    assert warning.startswith("units/obs_intervals: none; observed time is taken to be that from the first to the last spike")
+    assert warning.startswith(
+        "units/obs_intervals: none; observed time is taken to be that from the first to the last spike"
+    )
 
 
 def test_what_is_left_out_is_said(rich):
