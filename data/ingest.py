@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,8 +201,10 @@ def _ingest_one(source: "Source", root: Path, config: IngestConfig) -> Result:
 
 def _entry(source: "Source", target: Path, config: IngestConfig) -> dict[str, Any]:
     """Ingests one recording unless the store has it; returns its entry of the manifest."""
+    from ndt import __version__
+
     options = options_of(config, target.stem)
-    made_by: dict[str, Any] = {"options": options, "tool_version": _tool_version()}
+    made_by: dict[str, Any] = {"options": options, "tool_version": __version__}
     if not isinstance(source, Session | Path) or (isinstance(source, Path) and source.is_file()):
         origin, entry = file_source(source), read_entry(target)
         if origin["sha256"] and (made_by | {"sha256": origin["sha256"]}).items() <= entry.items():
@@ -224,10 +225,3 @@ def _read(source: "Source", config: IngestConfig) -> Session:
     from ndt.data.read.files import read  # its readers take a second to import
 
     return read(source, config)
-
-
-def _tool_version() -> str:
-    try:
-        return version("ndt")
-    except PackageNotFoundError:  # an uninstalled clone
-        return "unknown"

@@ -68,23 +68,18 @@ def find_overlaps(fingerprints: Mapping[str, Fingerprint], sources: Mapping[str,
     names, sources = sorted(fingerprints), sources or {}
     prints = [fingerprints[name] for name in names]
     found = [_overlap(names, prints, *rows) for rows in _coherent(prints)]
-    found = [replace(o, kind="same file") if _same(sources, o.first, o.second) else o for o in found]
-    known = {(o.first, o.second) for o in found}
     by_file = defaultdict(list)
     for name in names:
         by_file[sources.get(name, "")].append(name)
     by_file.pop("", None)
-    for some in by_file.values():
-        for pair in itertools.combinations(some, 2):
-            spans = np.array([fingerprints[name].span for name in pair])
-            if pair not in known and not np.isnan(spans).all():  # nothing is shared where there is no spike
-                found.append(_same_file(*pair, (float(np.nanmin(spans)), float(np.nanmax(spans)))))
+    same_file = {pair for some in by_file.values() for pair in itertools.combinations(some, 2)}
+    found = [replace(o, kind="same file") if (o.first, o.second) in same_file else o for o in found]
+    for pair in same_file - {(o.first, o.second) for o in found}:
+        spans = np.array([fingerprints[name].span for name in pair])
+        if not np.isnan(spans).all():  # sessions without spikes share nothing
+            found.append(_same_file(*pair, (float(np.nanmin(spans)), float(np.nanmax(spans)))))
 
     return sorted(found, key=lambda o: (o.first, o.second, o.offset))
-
-
-def _same(sources: Mapping[str, str], first: str, second: str) -> bool:
-    return bool(sources.get(first)) and sources[first] == sources.get(second)
 
 
 def _same_file(first: str, second: str, span: tuple[float, float]) -> Overlap:

@@ -339,7 +339,12 @@ class _Reader:
             observed=self.intervals(file["domain"]),
             covariates=covariates,
             intervals=intervals,
-            source=_source(brainset),
+            source={
+                "path": brainset.get("source", ""),
+                "sha256": brainset.get("origin_version", ""),
+                "size": int(brainset.get("size", 0)),
+                "conventions": json.loads(str(brainset.get("conventions", "{}"))),
+            },
             dropped=tuple(value.decode() for value in messages.get("dropped", ())),
             warnings=tuple(value.decode() for value in messages.get("warnings", ())),
             count_bin=float(session.get("count_bin", 0.0)),
@@ -378,13 +383,6 @@ class _Reader:
                 unit=str(attrs.get("unit", "")),
                 angular=bool(attrs.get("angular", False)),
             )
-
-
-def _source(brainset: dict[str, Any]) -> dict[str, Any]:
-    known = {"path": brainset.get("source", ""), "sha256": brainset.get("origin_version", "")}
-    size, conventions = int(brainset.get("size", 0)), str(brainset.get("conventions", "{}"))
-
-    return known | {"size": size, "conventions": json.loads(conventions)}
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

@@ -113,18 +113,15 @@ def _on_cluster(call: Callable[[T], R], items: Sequence[T], client: Any, where: 
         elif future.status == "error" and isinstance(result[1], distributed.KilledWorker):
             killed.append(i)
         else:
-            _give_up(where, result[1] if future.status == "error" else "one that left")
+            error = result[1] if future.status == "error" else "one that left"
+            if isinstance(error, InputError):
+                raise error
+            raise InputError(where, "cluster", "a scheduler and workers that have this version of ndt", error)
     for i in killed:  # Dask also reports tasks that waited on the same worker; repeat each alone
         try:
             yield i, client.submit(call, items[i], pure=False).result()
         except distributed.KilledWorker:
             yield i, None
-
-
-def _give_up(where: str, error: object) -> None:
-    if isinstance(error, InputError):
-        raise error
-    raise InputError(where, "cluster", "a scheduler and workers that have this version of ndt", error)
 
 
 @contextmanager

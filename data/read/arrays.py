@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ndt.data.read.context import by_unit, equal, joined, observed_spikes
-from ndt.data.read.counted import Bins, Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.read.counted import Bins, ObservedSpikes, check_counts, lay_bins, lay_spikes
 from ndt.data.splits import within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -130,7 +130,7 @@ class _Seen:
         return [own.coalesce() if self.whole is None else own & self.whole for own in rows]
 
 
-def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> Counted:
+def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> ObservedSpikes:
     if unit_index is not None:
         times, unit, N = _flat(spikes, unit_index, num_rows, seen.where)
     else:
@@ -158,7 +158,7 @@ def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen
     if lost := len(times) - len(kept.timestamps):
         seen.dropped.append(f"spikes: {lost} of {len(times)} spikes lie outside observed time")
 
-    return Counted(kept, whole, of_units, N)
+    return ObservedSpikes(kept, whole, of_units, N)
 
 
 def _trains(spikes: Any, where: str) -> list[Times]:
@@ -205,7 +205,7 @@ def _times(values: ArrayLike, where: str, name: str) -> Times:
 
 def _counted(
     spikes: Any, unit_index: ArrayLike | None, bin_size: float, start: ArrayLike, seen: _Seen
-) -> tuple[Bins, Counted]:
+) -> tuple[Bins, ObservedSpikes]:
     if unit_index is not None:
         raise InputError(seen.where, "unit_index", "none beside counts, whose columns are the units", "one")
     counts, valid = check_counts(_array(spikes, seen.where, "spikes"), seen.where)
@@ -269,7 +269,7 @@ def _array(values: Any, where: str, name: str) -> NDArray[Any]:
         raise InputError(where, name, "an array", "rows of different lengths") from error
 
 
-def _units(columns: dict[str, NDArray[np.generic]], events: Counted, session_id: str, where: str) -> Units:
+def _units(columns: dict[str, NDArray[np.generic]], events: ObservedSpikes, session_id: str, where: str) -> Units:
     N = events.num_units
     for name, values in columns.items():
         if len(values) != N:

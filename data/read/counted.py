@@ -13,7 +13,7 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Spikes
 
-__all__ = ["Bins", "Counted", "check_counts", "lay_bins", "lay_spikes"]
+__all__ = ["Bins", "ObservedSpikes", "check_counts", "lay_bins", "lay_spikes"]
 
 MOST = 10_000  # spikes of a unit in a bin; larger values are not counts
 GAP = 1.5  # bins; a longer step between starts is a gap
@@ -109,7 +109,7 @@ def check_counts(counts: ArrayLike, where: object) -> tuple[NDArray[np.int64], N
 
 
 @dataclass(frozen=True)
-class Counted:
+class ObservedSpikes:
     """Spikes of N units, and their observed time.
 
     Arguments:
@@ -125,7 +125,7 @@ class Counted:
     num_units: int
 
 
-def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) -> Counted:
+def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) -> ObservedSpikes:
     """Returns c spikes at the centre of each valid bin with a count of c; `counts` and `valid` are (T, N)."""
     t, n = np.nonzero(np.where(valid, counts, 0))
     many = counts[t, n]
@@ -133,4 +133,6 @@ def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) 
     equal = bool((valid == valid[:, :1]).all())
     spikes = Spikes(timestamps=np.repeat(bins.centre[t], many), unit_index=np.repeat(n, many).astype(np.int32))
 
-    return Counted(spikes, bins.intervals(np.asarray(valid.any(axis=1))), None if equal else joined(each), len(each))
+    return ObservedSpikes(
+        spikes, bins.intervals(np.asarray(valid.any(axis=1))), None if equal else joined(each), len(each)
+    )

@@ -31,14 +31,14 @@ from ndt.data.read.context import (
     spike_times,
 )
 from ndt.data.read.conventions import of_probes, recognise, subject_name
-from ndt.data.read.counted import Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.read.counted import ObservedSpikes, check_counts, lay_bins, lay_spikes
 from ndt.data.read.file_probe import file_source, probe, session_id_of
 from ndt.data.read.series import NWB, read_covariates, sample_times, walk
 from ndt.data.read.tables import read_tables, unit_columns
 from ndt.data.splits import within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Session, Spikes, Units
+from ndt.session import Session, Units
 
 if TYPE_CHECKING:
     from ndt.data.read.remote import RemoteFile
@@ -157,14 +157,14 @@ def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", context: ReadContex
     subject = " ".join(str((nwb.subject and nwb.subject.subject_id) or entities.get("sub") or session_id).split())
     tables = read_tables(nwb, context)
     counts = count_series(nwb, config.counts)
-    spikes, observed, of_units, columns, bin_size = _spikes(file, nwb, tables, counts, context, config)
+    found, columns, bin_size = _spikes(file, nwb, tables, counts, context, config)
     covariates = read_covariates(nwb, context, config.covariates, "" if counts is None else counts[0])
-    if len(observed) == 0:
+    if len(found.observed) == 0:
         raise context.error("observed time", "at least one interval outside invalid_times", "none")
-    if observed.duration > LONGEST_SESSION:
-        raise context.error("observed time", f"at most {LONGEST_SESSION:g} s in all", f"{observed.duration:g} s")
+    if (seconds := found.observed.duration) > LONGEST_SESSION:
+        raise context.error("observed time", f"at most {LONGEST_SESSION:g} s in all", f"{seconds:g} s")
     context.dropped += [f"{name}: pynwb knows no such type" for name in _unknown(file, nwb)]
-    N = len(columns["nwb_id"])
+    names = np.array([f"{session_id}/unit/{n:05d}" for n in range(found.num_units)], np.str_)
     conventions = recognise(columns, tables, bin_size > 0)
 
     return Session(
@@ -172,11 +172,9 @@ def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", context: ReadContex
         subject=subject_name(subject),
         task=config.task or str(nwb.protocol or nwb.session_description or "").strip(),
         recording_date=nwb.session_start_time.isoformat(),
-        spikes=spikes,
-        units=Units(
-            id=np.array([f"{session_id}/unit/{n:05d}" for n in range(N)], np.str_), columns=columns, observed=of_units
-        ),
-        observed=observed,
+        spikes=found.spikes,
+        units=Units(id=names, columns=columns, observed=found.of_units),
+        observed=found.observed,
         covariates=covariates,
         intervals=tables,
         source=file_source(path) | {"conventions": conventions},
@@ -193,16 +191,15 @@ def _spikes(
     counts: tuple[str, NWB] | None,
     context: ReadContext,
     config: IngestConfig,
-) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]], float]:
-    """Returns spikes in observed time, that time, each unit's own, columns of units, and the width of count bins."""
+) -> tuple[ObservedSpikes, dict[str, NDArray[np.generic]], float]:
+    """Returns spikes and observed time, columns of units, and the width of bins of counts (0 for spike times)."""
     invalid = tables.get("invalid_times", Intervals.empty())
     column = spike_column(file, context)
     if config.counts and counts is None:
         raise context.error("counts", "a series of spike counts of that name", repr(config.counts))
     if counts is not None and (config.counts or column is None):
         found, width = read_counts_series(*counts, config.counts_at, invalid, context)
-        columns = unit_columns(nwb, found.num_units, context)
-        return found.spikes, found.observed, found.of_units, columns, width
+        return found, unit_columns(nwb, found.num_units, context), width
     if counts is not None:
         context.dropped.append(f"{counts[0]}: spike times are read instead; counts={counts[1].name} reads these")
     if column is None:
@@ -211,15 +208,16 @@ def _spikes(
     if len(column.ends) == 0:
         raise context.error("units", "at least one unit", "none")
 
-    return *_timed(file, column, nwb, invalid, context), 0.0
+    columns = unit_columns(nwb, len(column.ends), context)
+
+    return _timed(file, column, columns["group"], invalid, context), columns, 0.0
 
 
 def _timed(
-    file: Any, column: Ragged, nwb: NWB, invalid: Intervals, context: ReadContext
-) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]]]:
+    file: Any, column: Ragged, probe_names: NDArray[np.generic], invalid: Intervals, context: ReadContext
+) -> ObservedSpikes:
     N = len(column.ends)
     times, unit = spike_times(column, context)
-    columns = unit_columns(nwb, N, context)
     known = observation(file, context)
     if known is None:
         ends = (times.min(), np.nextafter(times.max(), np.inf)) if len(times) else (0.0, 0.0)
@@ -228,13 +226,13 @@ def _timed(
             "units/obs_intervals: none; observed time is taken to be that from the first to the last spike"
         )
     observed, of_units = known
-    for some, units in of_probes(invalid, columns["group"]):
+    for some, units in of_probes(invalid, probe_names):
         observed, of_units = cut(observed, of_units, some, units, N)
     spikes = observed_spikes(times, unit, observed, of_units)
     if lost := len(times) - len(spikes.timestamps):
         context.dropped.append(f"units/spike_times: {lost} of {len(times)} spikes lie outside observed time")
 
-    return spikes, observed, of_units, columns
+    return ObservedSpikes(spikes, observed, of_units, N)
 
 
 def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
@@ -250,7 +248,7 @@ def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
 
 def read_counts_series(
     path: str, series: NWB, at: str, invalid: Intervals, context: ReadContext
-) -> tuple[Counted, float]:
+) -> tuple[ObservedSpikes, float]:
     """Returns the spikes of a series of counts, and the width of its bins in seconds.
 
     Arguments:
@@ -281,7 +279,7 @@ def read_counts_series(
 
 def _laid_out(
     counts: NDArray[np.generic], start: NDArray[np.float64], width: float, invalid: Intervals, where: str
-) -> tuple[Counted, float]:
+) -> tuple[ObservedSpikes, float]:
     """Returns the spikes of counts (T, N) in bins from `start`, (T,); bins that touch invalid time are left out."""
     whole, valid = check_counts(counts, where)
     bins = lay_bins(start, width, len(whole), where, drift=True)

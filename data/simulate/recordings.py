@@ -94,17 +94,6 @@ class Simulated:
         observed = np.stack([self.observed.start, self.observed.end], 1)
         np.savez_compressed(path, path=str(self.path), observed=observed, **arrays)
 
-    @classmethod
-    def load(cls, path: Path) -> "Simulated":
-        """Reads the truth from a file that `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            x = dict(file)
-        tuning = {name.removeprefix("tuning_"): x.pop(name) for name in list(x) if name.startswith("tuning_")}
-        x = {name: values.item() if values.ndim == 0 else values for name, values in x.items()}
-        x |= {"path": Path(x["path"]), "observed": Intervals(*x["observed"].T)}
-
-        return cls(**x, tuning=Tuning(**tuning))
-
 
 def simulate(
     out: Path | str, config: SimulateConfig | str | Path | None = None, only: Sequence[tuple[int, int]] | None = None
@@ -209,16 +198,14 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         tuning=tuning.select(listed),
     )
     position = np.cumsum(v, 0) * STEP
-    heldout = None
-    if "heldout" in config.awkward:
-        heldout = _rng(config, subject, session, 4).random(config.num_units) < HELDOUT_SHARE
-    trials = _trials(spans, position)
+    heldout = _rng(config, subject, session, 4).random(config.num_units) < HELDOUT_SHARE
     from ndt.data.simulate.writer import write_recording  # pynwb takes seconds to import
 
+    trials = _trials(spans, position)
     write_recording(
         truth, config, spikes=spikes, position=position[centre], written=written, trials=trials, heldout=heldout
     )
-    truth.save(truth.path.parent / "truth" / f"{session_id}.npz")
+    truth.save(out / "truth" / f"{session_id}.npz")
 
     return truth
 

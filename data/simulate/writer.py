@@ -34,7 +34,7 @@ def write_recording(
     position: Array,
     written: NDArray[np.bool_],
     trials: Intervals,
-    heldout: NDArray[np.bool_] | None,
+    heldout: NDArray[np.bool_],
 ) -> None:
     """Writes the file under a temporary name and renames it, so that a crash leaves no incomplete file.
 
@@ -45,7 +45,7 @@ def write_recording(
         position: Cursor position at bin centres in cm, shape (T, 2).
         written: Bins whose samples of the cursor are in the file, shape (T,).
         trials: Trials with a column ``target``.
-        heldout: Whether a unit is held out, shape (N,); None to write no such column.
+        heldout: Whether a unit is held out, shape (N,); written if the settings include ``heldout``.
     """
     subject, session = truth.session_id.removeprefix("sub-").split("_ses-")
     day = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=int(session) - 1)
@@ -60,7 +60,7 @@ def write_recording(
     nwb.subject = Subject(subject_id=subject, species="Macaca mulatta", description="simulated")
     if "no_electrodes" not in config.awkward:
         _add_electrodes(nwb, config)
-    nwb.units = _units(nwb, truth, spikes, heldout)
+    nwb.units = _units(nwb, truth, spikes, heldout if "heldout" in config.awkward else None)
     if len(trials):
         _add_trials(nwb, trials)
     _add_covariates(nwb, truth, position, written, "rate_series" in config.awkward)
