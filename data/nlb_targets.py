@@ -376,8 +376,8 @@ def _late(trials: Trials) -> NDArray[np.int64]:
 def _smoothed(session: Session, kernel: float, starts: Array, like: Trials) -> Array:
     """Spikes per bin behind a Gaussian of six standard deviations in all, applied at 1 ms, (M, T, N).
 
-    A kernel of an even number of steps has no middle: it is half a step late, as in the benchmark. Outside its segment of
-    observed time, a trial is smoothed as if all units were silent.
+    A kernel of an even number of steps has no middle: it lies half a step late, as in the benchmark. A trial's segment of
+    observed time is smoothed as if all were silent beyond.
     """
     length, steps = int(round(2 * REACH * kernel / FINE, 6)), round(like.bin_size / FINE)
     weights = gaussian(length, kernel / FINE)[:, None]

@@ -12,7 +12,7 @@ from ndt.data.read.context import by_unit, joined, named, observed_spikes, slope
 from ndt.data.splits import assign_splits
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Covariate, Session, Spikes, Units
+from ndt.session import Session, Spikes, Units
 
 __all__ = ["cut_silence", "group_duplicates", "identities", "merge_electrodes", "prepare", "take_units"]
 
@@ -56,8 +56,10 @@ def _covariates(session: Session, config: IngestConfig, where: object) -> Sessio
         kept = {n: c for n, c in session.covariates.items() if named(c.path, plain) or n in plain}
         for word in config.covariates:
             if (of := slope_of(word)) is not None:
-                name = word.partition("=")[0]
-                kept[name] = _slope(name, find_covariate(session, of))
+                name, position = word.partition("=")[0], find_covariate(session, of)
+                slope = derivative(position.timestamps, position.values)
+                unit = f"{position.unit}/s" if position.unit else ""
+                kept[name] = replace(position, name=name, path=f"{position.path}/{name}", values=slope, unit=unit)
         if not kept:
             expected = f"some of {', '.join(session.covariates) or 'none'}"
             raise InputError(where, "covariates", expected, config.covariates)
@@ -65,12 +67,6 @@ def _covariates(session: Session, config: IngestConfig, where: object) -> Sessio
         kept = {n: replace(c, timestamps=c.timestamps + shift * c.interval) for n, c in kept.items()}
 
     return replace(session, covariates=kept)
-
-
-def _slope(name: str, of: Covariate) -> Covariate:
-    values = derivative(of.timestamps, of.values)
-
-    return replace(of, name=name, path=f"{of.path}/{name}", values=values, unit=f"{of.unit}/s" if of.unit else "")
 
 
 def take_units(session: Session, keep: Rows, message: str = "") -> Session:

@@ -60,21 +60,17 @@ def read_arrays(
     path, config = Path(path), config or ArraysConfig()
     keys = _Keys.of(config, path)
     file = _File(path, keys, load_arrays(path, keys.all(config), max_gib, probe_seconds))
-    laid = _layout(file, config)
     session = from_arrays(
-        laid.spikes,
+        **_layout(file, config),
         session_id=session_id_of(path),
         subject=config.subject or re.split(r"[_-]", path.stem.removeprefix("sub-"))[0],
-        unit_index=laid.unit_index,
-        bin_size=laid.bin_size,
-        unit_columns=laid.columns,
-        covariates={name: _covariate(file, name, config, laid) for name in keys.covariates},
+        covariates={name: _covariate(file, name, config) for name in keys.covariates},
         units=keys.physical,
         observed=_observed(file, config.observed, keys),
         source=file_source(path),
     )
 
-    return replace(session, dropped=(*laid.dropped, *session.dropped))
+    return replace(session, dropped=(*file.dropped, *session.dropped))
 
 
 @dataclass(frozen=True)
@@ -122,11 +118,12 @@ def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _File:
-    """Values read from a file."""
+    """Values read from a file, and messages on what is left out; grows."""
 
     path: Path
     keys: _Keys
     values: dict[str, Value]
+    dropped: list[str] = field(default_factory=list)
 
     def vector(self, key: str) -> Value:
         """Returns numbers of one dimension."""
@@ -150,18 +147,8 @@ def _vector(value: Value) -> Value | None:
     return value.ravel() if value.dtype.kind in "biuf" and (len(long) <= 1 or value.size == 0) else None
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Arguments of `from_arrays` about spikes and units."""
-
-    spikes: Any
-    columns: Columns
-    unit_index: Value | None = None
-    bin_size: float | None = None
-    dropped: list[str] = field(default_factory=list)
-
-
-def _layout(file: _File, config: ArraysConfig) -> _Layout:
+def _layout(file: _File, config: ArraysConfig) -> dict[str, Any]:
+    """Returns the arguments of `from_arrays` about spikes and units."""
     value = file.values[config.spikes]
     if value.dtype == object:
         if config.unit_index or config.bin_size:
@@ -170,12 +157,14 @@ def _layout(file: _File, config: ArraysConfig) -> _Layout:
     if value.dtype.kind in "biuf" and config.unit_index:
         return _of_flat(file, config)
     if value.dtype.kind in "biuf" and config.bin_size:
-        return _of_counts(file, config)
+        if value.ndim != 2:
+            raise file.error(config.spikes, "counts, bins by units")
+        return {"spikes": value, "unit_columns": _columns(file, value.shape[1]), "bin_size": config.bin_size}
 
     raise file.error(config.spikes, "a cell array of spike times; or flat times and unit_index; or counts and bin_size")
 
 
-def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
+def _of_cells(file: _File, config: ArraysConfig) -> dict[str, Any]:
     """Returns a unit for each cell; of channels by sorts, for cells with spikes and the first cell of each channel."""
     cells = file.values[config.spikes]
     binned = cells.ndim == 2 and min(cells.shape) > 1
@@ -186,22 +175,20 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     if not kept:
         raise file.error(config.spikes, "cells that are lists of spike times")
     name, row, sort = config.spikes, *np.array(kept).T
-    dropped = []
     if wrong:
         first = cells[wrong[0]]
         text = f"{name}: {len(wrong)} cells are not lists of times, the first {wrong[0]} of shape {first.shape}"
-        dropped.append(text)
+        file.dropped.append(text)
     if (empty := cells.size - len(kept) - len(wrong)) > 0:
-        dropped.append(f"{name}: {empty} of {cells.size} cells are empty and give no units")
+        file.dropped.append(f"{name}: {empty} of {cells.size} cells are empty and give no units")
     columns = {key: value[row] for key, value in _columns(file, len(cells)).items()}
     if binned:
         columns = {"channel": row, "sort": sort, "electrode": row, "group": np.full(len(row), "")} | columns
-    spikes = [trains[n][u] for n, u in kept]
 
-    return _Layout(spikes, columns, dropped=dropped)
+    return {"spikes": [trains[n][u] for n, u in kept], "unit_columns": columns}
 
 
-def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
+def _of_flat(file: _File, config: ArraysConfig) -> dict[str, Any]:
     """Returns a unit for each value of the index; if columns have more rows, the values are row numbers from 0."""
     index = file.vector(config.unit_index)
     labels, unit = np.unique(index, return_inverse=True)
@@ -217,15 +204,9 @@ def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
             raise InputError(file.path, config.unit_index, expected, found)
         labels, unit = np.arange(N), index.astype(np.int64)
 
-    return _Layout(file.vector(config.spikes), {"label": labels} | _columns(file, N), unit_index=unit.ravel())
+    columns = {"label": labels} | _columns(file, N)
 
-
-def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
-    counts = file.values[config.spikes]
-    if counts.ndim != 2:
-        raise file.error(config.spikes, "counts, bins by units")
-
-    return _Layout(counts, _columns(file, counts.shape[1]), bin_size=config.bin_size)
+    return {"spikes": file.vector(config.spikes), "unit_columns": columns, "unit_index": unit.ravel()}
 
 
 def _columns(file: _File, N: int) -> Columns:
@@ -252,7 +233,7 @@ def _columns(file: _File, N: int) -> Columns:
     return found
 
 
-def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
+def _covariate(file: _File, name: str, config: ArraysConfig) -> Series:
     """Returns timestamps and values of a covariate; without timestamps and rate it has one value per bin of counts."""
     key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
     values = file.values[key]
@@ -263,8 +244,8 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
         times = file.vector(stamps).astype(np.float64)
     elif config.rate:
         times = np.arange(len(values)) / config.rate
-    elif laid.bin_size is not None:
-        times = lay_bins(0.0, laid.bin_size, len(laid.spikes), file.path).centre
+    elif config.bin_size and not config.unit_index:
+        times = lay_bins(0.0, config.bin_size, len(file.values[config.spikes]), file.path).centre
     else:
         raise InputError(file.path, f"arrays.timestamps of {name}", "a key of timestamps, or a rate", "neither")
     if len(values) != len(times) and values.shape[1] == len(times):

@@ -197,13 +197,6 @@ def _retry(call: Callable[[], T], where: object) -> T:
     raise InputError(where, "network", f"an answer within {TIMEOUT:g} s", f"{found}, {len(PAUSES) + 1} times")
 
 
-def _check_size(response: http.client.HTTPResponse, file: RemoteFile) -> None:
-    headers = response.headers
-    size = headers.get("Content-Range", "").rpartition("/")[2] if response.status == 206 else headers["Content-Length"]
-    if size and size.isdigit() and int(size) != file.size:
-        raise InputError(file, "size", f"{file.size} bytes, as the archive says", f"{size} bytes")
-
-
 def open_remote(file: RemoteFile, block_mib: float = 1.0, cache_mib: float = 64.0) -> BinaryIO:
     """Opens a file on DANDI for reading; only the needed blocks are fetched.
 
@@ -288,7 +281,10 @@ class _Ranges(io.RawIOBase):
                 if response.status != 206:
                     host = urlsplit(response.url).netloc
                     raise InputError(self.file, "server", "one that answers range requests", f"{host}, which does not")
-                _check_size(response, self.file)
+                size = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if size.isdigit() and int(size) != self.file.size:
+                    expected = f"{self.file.size} bytes, as the archive says"
+                    raise InputError(self.file, "size", expected, f"{size} bytes")
                 found = response.read(end - first)
                 self.url = response.url
         except HTTPError as error:

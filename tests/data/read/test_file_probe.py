@@ -173,7 +173,8 @@ def test_a_forked_process_starts_a_child_of_its_own(good):
 
 
 def test_the_child_ends_with_a_process_that_is_killed(good):
-    code = f"import os; from ndt.data.read import file_probe as p; p.probe({str(good)!r}); print(p._ours.process.pid, flush=1)"
+    code = f"import os; from ndt.data.read import file_probe as p; p.probe({str(good)!r}); "
+    code += "print(p._ours.process.pid, flush=True)"
     done = subprocess.run([sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)"], capture_output=True, text=True)
 
     assert done.returncode == -signal.SIGKILL
