@@ -23,9 +23,7 @@ __all__ = [
 
 GAP = 2.5  # sample intervals: longer gaps are not interpolated
 HALF_WIDTH = 6.0  # of the filter, in bins
-CUTOFF = (
-    0.8  # of the bins' Nyquist frequency, where the gain is 1/2; the filter passes up to 0.6 and stops from about 1
-)
+CUTOFF = 0.8  # of the bins' Nyquist frequency, where the gain is 1/2; it is 1 up to 0.6 and 0 from about 1
 BETA = 3.4  # Kaiser window of 40 dB
 JITTER = 0.05  # of an interval: less regular samples are interpolated to a regular clock before filtering
 
@@ -68,10 +66,8 @@ def _circular_variance(covariate: Covariate) -> float:
     return float(1 - np.abs(np.nanmean(np.exp(1j * np.asarray(covariate.values, np.float64)))))
 
 
-def find_covariate(session: Session, name: str | None) -> Covariate:
-    """Returns a covariate by name, path or unambiguous end of its path; without a name, the default one."""
-    if name is None:
-        return session.covariates[default_covariate(session)]
+def find_covariate(session: Session, name: str) -> Covariate:
+    """Returns a covariate by name, path or unambiguous end of its path."""
     found = matching_covariates(session, name)
     if len(found) != 1:
         listed = ", ".join(session.covariates) or "none"

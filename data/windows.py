@@ -87,9 +87,7 @@ class BinnedSession:
             expected = f"a multiple of {counted * 1e3:g} ms, in which spikes were counted"
             raise InputError(session.session_id, "bin_size", expected, f"{bin_size * 1e3:g} ms")
         segments = session.observed.coalesce()
-        lengths = np.array(
-            [num_bins(b - a, bin_size) for a, b in zip(segments.start, segments.end, strict=True)], np.int64
-        )
+        lengths = np.array([num_bins(seconds, bin_size) for seconds in segments.end - segments.start], np.int64)
         self.segment = np.repeat(np.arange(len(segments)), lengths)
         self.place = np.arange(len(self.segment)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         self.segment_start = segments.start

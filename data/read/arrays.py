@@ -182,9 +182,8 @@ def _flat(spikes: Any, unit_index: ArrayLike, num_rows: int, where: str) -> tupl
     N = num_rows or (int(unit.max()) + 1 if len(unit) else 0)
     bad = unit[(unit < 0) | (unit >= N)]
     if len(bad) or N == 0:
-        raise InputError(
-            where, "unit_index", f"rows of {N} units, from 0" if N else "units", bad[0] if len(bad) else "none"
-        )
+        expected = f"rows of {N} units, from 0" if N else "units"
+        raise InputError(where, "unit_index", expected, bad[0] if len(bad) else "none")
     order = np.argsort(unit, kind="stable")
 
     return times[order], unit[order].astype(np.int64), N

@@ -268,9 +268,8 @@ def read_counts_series(
         raise context.error(path, "a time series of counts, bins by units", f"{kind} of shape {data.shape}")
     times = sample_times(series, context, path)
     if len(times) != len(data) or len(times) < 2 or not np.all(np.diff(times) > 0):
-        raise context.error(
-            f"{path}/timestamps", f"{len(data)} ascending seconds", f"{len(times)}, or they do not ascend"
-        )
+        found = f"{len(times)}, or they do not ascend"
+        raise context.error(f"{path}/timestamps", f"{len(data)} ascending seconds", found)
     width = round(float(np.median(np.diff(times))), 9)  # files give 19.99999 ms
     shift = {"start": 0.0, "centre": 0.5, "end": 1.0}[at]
 

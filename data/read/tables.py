@@ -186,11 +186,10 @@ def _electrodes(nwb: NWB, N: int, context: ReadContext) -> tuple[NDArray[np.int6
         electrode = _first_electrodes(units, table, N, context)
         used = set(electrode.tolist()) - {-1} if "group" in table.colnames else set()
         of_rows = {e: table["group"].data[e] for e in used}  # one look-up per electrode is slow
-        regions = (
-            column_values(table["location"], context, "electrodes/location") if "location" in table.colnames else None
-        )
         groups = [of_rows.get(e) if e >= 0 else g for e, g in zip(electrode.tolist(), groups, strict=True)]
-        location = [str(regions[e]) if e >= 0 and regions is not None else "" for e in electrode]
+        if "location" in table.colnames:
+            regions = column_values(table["location"], context, "electrodes/location")
+            location = [str(regions[e]) if e >= 0 and regions is not None else "" for e in electrode]
     location = [  # for electrodes of unknown location, that of their group
         str(g.location or here) if here.lower() in UNKNOWN and g is not None else here
         for here, g in zip(location, groups, strict=True)
@@ -206,14 +205,11 @@ def _first_electrodes(units: NWB, table: NWB, N: int, context: ReadContext) -> N
         column = units["electrodes"]
         flat = getattr(column, "target", column)
         rows = context.array(flat.data, "units/electrodes", np.int64)
-        ends = (
-            context.array(column.data, "units/electrodes_index", np.int64)
-            if flat is not column
-            else np.arange(1, N + 1)
-        )
+        path, ragged = "units/electrodes_index", flat is not column
+        ends = context.array(column.data, path, np.int64) if ragged else np.arange(1, N + 1)
         starts = np.r_[0, ends[:-1]]
         if len(ends) != N or np.any(ends < starts) or (N and ends[-1] != len(rows)):
-            raise context.error("units/electrodes_index", f"to end at {len(rows)} values", ends[-1:])
+            raise context.error(path, f"to end at {len(rows)} values", ends[-1:])
         some = ends > starts
         electrode[some] = rows[starts[some]]
     elif "peak_channel_id" in units.colnames:  # Allen's files name the channel, which is the electrode's id
