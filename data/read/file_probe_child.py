@@ -174,7 +174,7 @@ def _visit(name: str, thing: Any) -> Trouble | None:
     if declared <= MAX_DEFLATED * stored + SLACK or (stored and not filters <= FIXED_RATIO):
         return None
 
-    return name, "as much data as it declares", f"{_bytes(declared)} declared, {_bytes(stored)} stored"
+    return name, "as much data as it declares", f"{declared:.4g} bytes declared, {stored:.4g} stored"
 
 
 def _is_read(name: str, dataset: Any) -> bool:
@@ -188,12 +188,6 @@ def _is_read(name: str, dataset: Any) -> bool:
 
     narrow = math.prod(dataset.shape[1:]) <= MAX_DIMS and leaf in ("data", "timestamps")
     return narrow and _text(attrs.get("neurodata_type", "")) in SERIES
-
-
-def _bytes(number: int) -> str:
-    power = 0 if number < 1000 else min((len(str(number)) - 1) // 3, 6)
-
-    return f"{number / 1000**power:.4g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ units. From one session to the next some units stay with drifting tuning, and ne
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -31,6 +32,8 @@ from ndt.spikes import bin_edges, num_bins
 
 __all__ = ["Simulated", "simulate"]
 
+PER_BIN = round(BIN_SIZE / STEP)  # steps
+CENTRES = slice(PER_BIN // 2, None, PER_BIN)  # the steps around the centres of bins
 NUM_EMPTY = 2  # units without a spike
 HELDOUT_SHARE = 0.2
 TRIAL_SECONDS = (2.0, 4.0)
@@ -163,13 +166,13 @@ def _population(
 
 def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: int) -> Simulated:
     """Simulates one session, and writes its file and its truth."""
-    T, per_bin = num_bins(config.seconds, BIN_SIZE), round(BIN_SIZE / STEP)
+    T = num_bins(config.seconds, BIN_SIZE)
     tuning, electrodes, number = _population(config, subject, session)
     rng = _rng(config, subject, session, 1)
     if "empty_units" in config.awkward:
         tuning.silent[rng.permutation(config.num_units)[:NUM_EMPTY]] = True
-    spans = _spans(config, T * per_bin * STEP, _rng(config, subject, session, 3))
-    z = simulate_latents(T * per_bin, rng)
+    spans = _spans(config, T * PER_BIN * STEP, _rng(config, subject, session, 3))
+    z = simulate_latents(T * PER_BIN, rng)
     if config.dynamics == "rotational":
         z = rotating_latents(z, np.round(spans / STEP).astype(np.int64), _rng(config, subject, session, 5))
     rates_hz = tuning.rates_hz(z)
@@ -180,7 +183,6 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
     spikes = [spikes[n] for n in listed]
     edges = bin_edges(0.0, BIN_SIZE, T)
     v = velocity(z)
-    centre = np.arange(T) * per_bin + per_bin // 2  # the step around a bin's centre
     name = f"sim{_letters(subject)}"
     session_id = f"sub-{name}_ses-{session + 1:02d}"
     truth = Simulated(
@@ -188,26 +190,29 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         session_id=session_id,
         bin_size=BIN_SIZE,
         time=edges[:-1],
-        latents=z[centre],
-        rates_hz=rates_hz[:, listed].reshape(T, per_bin, -1).mean(1),
-        velocity=v[centre],
+        latents=z[CENTRES],
+        rates_hz=rates_hz[:, listed].reshape(T, PER_BIN, -1).mean(1),
+        velocity=v[CENTRES],
         counts=np.stack([np.diff(np.searchsorted(t, edges)) for t in spikes], 1),
         observed=observed,
         unit_names=np.array([f"{name}-{n:06d}" for n in number[listed]]),
         electrodes=electrodes[listed],
         tuning=tuning.select(listed),
     )
-    position = np.cumsum(v, 0) * STEP
     heldout = _rng(config, subject, session, 4).random(config.num_units) < HELDOUT_SHARE
-    from ndt.data.simulate.writer import write_recording  # pynwb takes seconds to import
-
+    position = np.cumsum(v, 0) * STEP
     trials = _trials(spans, position)
-    write_recording(
-        truth, config, spikes=spikes, position=position[centre], written=written, trials=trials, heldout=heldout
-    )
-    truth.save(out / "truth" / f"{session_id}.npz")
+    _write(truth, config, spikes=spikes, position=position[CENTRES], written=written, trials=trials, heldout=heldout)
 
     return truth
+
+
+def _write(truth: Simulated, config: SimulateConfig, **content: Any) -> None:
+    """Writes the file, whose `content` is that of `write_recording`, and the truth."""
+    from ndt.data.simulate.writer import write_recording  # pynwb takes seconds to import
+
+    write_recording(truth, config, **content)
+    truth.save(truth.path.parent / "truth" / f"{truth.session_id}.npz")
 
 
 def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple[Intervals, NDArray[np.bool_]]:
