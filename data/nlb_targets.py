@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 from scipy.signal.windows import gaussian
 
-from ndt.data.covariates import matching_covariates
-from ndt.data.resample import resample
+from ndt.data.covariates import matching_covariates, resample
 from ndt.data.splits import split, within
 from ndt.errors import InputError
 from ndt.evaluation.nlb import NlbTask

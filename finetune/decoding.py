@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.config import FinetuneConfig
-from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import VALID, BinnedSession
+from ndt.data.windows import VALID, BinnedSession, Sampler
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.strategies import STRATEGIES, part_of

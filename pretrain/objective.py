@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.config import PretrainConfig
-from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import TRAIN, BinnedSession
+from ndt.data.windows import TRAIN, BinnedSession, Sampler
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.model.decoding_loss import decoding_loss, num_labels

@@ -21,8 +21,7 @@ from pynwb import NWBHDF5IO, NWBFile
 from ndt.benchmarks.timing import row
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.read.nwb import read_nwb
-from ndt.data.sampler import Sampler
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import BinnedSession, Sampler
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
 

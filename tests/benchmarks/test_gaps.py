@@ -10,8 +10,7 @@ from ndt.benchmarks import gaps
 from ndt.benchmarks.gaps import in_gap, simulate
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.read.nwb import read_nwb
-from ndt.data.sampler import Sampler
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import BinnedSession, Sampler
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
 from tests.recordings import units, write_nwb

@@ -16,7 +16,7 @@ import ndt.model.ndt2
 from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.config.model import DECODERS
-from ndt.data.resample import resample
+from ndt.data.covariates import resample
 from ndt.data.windows import TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2

@@ -19,8 +19,8 @@ from realdata import real_file
 
 from ndt.api import embed
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
-from ndt.data.resample import resample
 from ndt.data.simulate.recordings import Simulated, simulate
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
