@@ -4,10 +4,9 @@ import json
 import sys
 import time as clock
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ndt.config.dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig, TrialsConfig
+from ndt.data.read.files import read
 from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.hoam import HOAM
-from ndt.dynamics.latents import read_trials
+from ndt.dynamics.latents import trials
 from ndt.dynamics.methods import METHODS, Model, make_model
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import SYSTEMS, System
@@ -31,7 +31,7 @@ from ndt.model.checkpoint import read_json, write_json
 from ndt.reports.dynamics_page import write_report
 from ndt.train.studies import ASKED
 
-__all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
+__all__ = ["ACTIONS", "fit_run", "load", "read_trials", "run_action", "score_run", "simulate_run"]
 
 Paths = dict[str, list[NDArray[np.float64]]]  # of each model, by trajectory: (T, N, d)
 MODEL_FILES = {"model.safetensors", "model.json", "action_matching"}  # the last holds initial velocities of WLM
@@ -39,11 +39,6 @@ FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html"
 SCORES = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 MOST_TIMES = 21  # scored per trajectory
 ACTIONS = ("fit", "simulate", "score")
-READERS: dict[str, Callable[..., Snapshots]] = {  # of files with an array of this name
-    "positions": lambda path, config: drifters(path),
-    "pcs": lambda path, config: embryoid(path, held_out=config.held_out_times),
-    "latents": lambda path, config: read_trials(path, config.trials),
-}
 
 
 def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, progress: bool = True) -> dict[str, Any]:
@@ -102,8 +97,13 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
-    readers = [reader for mark, reader in READERS.items() if mark in _array_names(source)]
-    found = readers[0](source, config) if readers else Snapshots.from_npz(source)
+    names = _array_names(source)
+    if "positions" in names:
+        found = drifters(source)
+    elif "pcs" in names:
+        found = embryoid(source, held_out=config.held_out_times)
+    else:
+        found = read_trials(source, config.trials) if "latents" in names else Snapshots.from_npz(source)
     if config.held_out_times:
         held = np.isin(found.time, config.held_out_times)
         if not held.any() or held.all():
@@ -120,6 +120,29 @@ def _array_names(path: str) -> Sequence[str]:
             return list(file.files)
     except (OSError, ValueError, AttributeError, TypeError):
         return []
+
+
+def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
+    """Reads latents written by ``ndt embed`` and aligns them to the starts of the recording's trials.
+
+    Raises:
+        InputError: if the files are of different sessions, or there are no trials.
+    """
+    if not config.nwb:
+        raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
+    with np.load(path, allow_pickle=False) as file:
+        for name in ("latents", "time", "options"):
+            if name not in file.files:
+                raise InputError(path, name, "an array of that name, as ndt embed writes it", ", ".join(file.files))
+        latents, time, options = file["latents"], file["time"], json.loads(str(file["options"]))
+    session = read(config.nwb)
+    if session.session_id != options.get("session", session.session_id):
+        raise InputError(config.nwb, "session", options["session"], session.session_id)
+    if "trials" not in session.intervals:
+        raise InputError(config.nwb, "trials", "a table of trials", ", ".join(session.intervals) or "none")
+    onsets = session.intervals["trials"].start
+
+    return trials(latents, time, onsets, config.duration, config.num_components, config.smooth)[0]
 
 
 def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tuple[dict[str, Model], dict[str, float]]:
@@ -143,9 +166,8 @@ def _simulated(models: dict[str, Model], scored: Snapshots, config: DynamicsConf
     paths: Paths = {}
     seconds = {}
     for name, model in models.items():
-        options: dict[str, Any] = {"step": config.solver_step} if isinstance(model, HOAM) else {}
         began = clock.perf_counter()
-        paths[name] = roll_out(partial(model.advance, **options), scored, seed=config.seed)
+        paths[name] = roll_out(model.advance, scored, seed=config.seed)
         seconds[name] = clock.perf_counter() - began
 
     return paths, seconds
@@ -275,7 +297,7 @@ def load(run: Path) -> HOAM | WLM:
 
 def run_action(
     action: str, source: str, config: DynamicsConfig, *, out: str | None, data: str | None, times: Sequence[float],
-    mu: Sequence[float] | None, seed: int, progress: bool,
+    mu: Sequence[float] | None, progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs ``ndt dynamics ACTION SOURCE``.
 
@@ -291,9 +313,9 @@ def run_action(
         if action == "fit":
             return {"run": out, **fit_run(source, Path(str(out)), config, progress=progress)}
         if action == "score":
-            return score_run(Path(source), Path(str(data)), seed=seed)
+            return score_run(Path(source), Path(str(data)), seed=config.seed)
 
-        return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=seed)
+        return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=config.seed)
 
 
 @contextmanager

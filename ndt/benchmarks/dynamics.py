@@ -88,7 +88,7 @@ def _fit_rows(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[s
 
 def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
     config = SETTINGS[name]
-    config = replace(config, hoam=replace(config.hoam, seed=seed))
+    config = replace(config, seed=seed)
     request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
 
     return finish(folder, request, partial(_run, name, config))

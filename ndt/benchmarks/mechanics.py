@@ -66,7 +66,7 @@ def mechanics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
 
 def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
     config = MECHANICS[name]
-    config = replace(config, wlm=replace(config.wlm, seed=seed), hoam=replace(config.hoam, seed=seed))
+    config = replace(config, seed=seed)
     request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
 
     return finish(folder, request, partial(_run, name, config))
@@ -79,7 +79,7 @@ def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
     from ndt.dynamics.methods import make_model
     from ndt.dynamics.systems.named import SYSTEMS
 
-    system, seed = SYSTEMS[name], config.wlm.seed
+    system, seed = SYSTEMS[name], config.seed
     seen = system.snapshots(config.num_particles, seed)
     config = replace(config, hoam=replace(config.hoam, noise=system.noise))
     ahead = np.flatnonzero(seen.held_out)

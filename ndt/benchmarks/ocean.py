@@ -17,6 +17,7 @@ from ndt.config import StudyConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.config.reader import load_config
 from ndt.dynamics.distances import wasserstein
+from ndt.dynamics.first_order import STEPS
 from ndt.dynamics.methods import make_model
 from ndt.dynamics.references import INTERPOLATIONS
 from ndt.dynamics.snapshots import Snapshots
@@ -82,8 +83,7 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
 def _fitted(name: str, seed: int) -> tuple[float, float, float]:
     """Returns W1 from the snapshot before alone, W1 conditioned on the one after, and seconds of fitting."""
     seen, (method, config) = vortex(), MODELS[name]
-    config = replace(config, hoam=replace(config.hoam, seed=seed), wlm=replace(config.wlm, seed=seed))
-    model = make_model(method, config)
+    model = make_model(method, replace(config, seed=seed))
     began = clock.perf_counter()
     model.fit(seen)
     seconds = clock.perf_counter() - began
@@ -99,4 +99,4 @@ def _w1(made: Iterable[NDArray[np.float64]], seen: Snapshots) -> float:
 
 def _steps(name: str) -> int:
     method, config = MODELS[name]
-    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": config.flow_steps}.get(method, 0)
+    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}.get(method, 0)

@@ -38,6 +38,7 @@ __all__ = ["FlowMatching", "GradientFlow"]
 
 LARGEST = 2000  # most samples of a kernel density
 WIDTH, BATCH, NODES = 64, 1024, 16  # hidden units; samples of a step, and the times that they are spread over
+STEPS = 1500  # of optimisation
 SMOOTH = 0.02  # noise about the straight lines, in standard deviations of the data
 
 # N = particles, d = dimensions, p = parameters, F = features
@@ -47,8 +48,8 @@ class FlowMatching(Head):
     """Flow matching along optimal transport between neighbouring snapshots.
 
     Arguments:
-        steps: Optimisation steps.
         seed: Seed of weights and draws.
+        steps: Optimisation steps; None for 1500.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
@@ -56,8 +57,8 @@ class FlowMatching(Head):
         (2, 50, 1)
     """
 
-    def __init__(self, steps: int = 1500, seed: int = 0) -> None:
-        self.steps, self.seed = steps, seed
+    def __init__(self, seed: int = 0, steps: int | None = None) -> None:
+        self.seed, self.steps = seed, steps or STEPS
         self.network: _Velocity | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)
 
@@ -95,7 +96,7 @@ class FlowMatching(Head):
         network = self.network
         if network is None:
             raise InputError("flow matching", "network", "one that was fitted", "none")
-        given = torch.as_tensor(np.zeros((1, 0)) if mu is None else np.reshape(mu, (1, -1)), dtype=torch.float32)
+        given = network.scales.parameters(mu)[None]
         first, last = network.scales.span.tolist()
 
         def drift(x: Tensor, time: float) -> Tensor:

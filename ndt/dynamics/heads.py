@@ -146,8 +146,16 @@ def save_model(folder: str | Path, method: str, model: nn.Module, scales: Scales
     return folder
 
 
-def read_shape(folder: str | Path, method: str, config: type[C]) -> tuple[C, Scales, dict[str, Any]]:
+def read_shape(
+    folder: str | Path, method: str, config: type[C], more: tuple[str, ...] = ()
+) -> tuple[C, Scales, dict[str, Any]]:
     """Returns the settings, scales of the right shapes for `read_weights` to fill, and all of ``model.json``.
+
+    Arguments:
+        folder: Folder of the model.
+        method: Name that `save_model` wrote.
+        config: Class of the settings.
+        more: Further entries that ``model.json`` must hold.
 
     Raises:
         InputError: if the file is missing, of another method, or incomplete.
@@ -156,9 +164,9 @@ def read_shape(folder: str | Path, method: str, config: type[C]) -> tuple[C, Sca
     found = read_json(path)
     if found.get("method") != method:
         raise InputError(path, "method", method, found.get("method", "none"))
-    for name in SHAPE:
+    for name in (*SHAPE, *more):
         if name not in found:
-            raise InputError(path, name, "what a model's shape follows from", "nothing")
+            raise InputError(path, name, "an entry of that name", "nothing")
     d, p = int(found["num_dims"]), int(found["num_parameters"])
     period = np.where(found["periodic"], 1.0, np.inf)
     scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))

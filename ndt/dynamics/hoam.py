@@ -27,7 +27,6 @@ higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian en
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +50,7 @@ from ndt.errors import InputError
 __all__ = ["HOAM", "Check"]
 
 CHECKED = 8  # most trajectories of one fresh estimate of the loss
+RATE, VALIDATION = 5e-3, 0.1  # peak learning rate; fraction of samples kept for validation
 
 # B = slices of a step, Q = nodes in time, N = particles of a node, d = dimensions, p = parameters, M = trajectories
 
@@ -92,6 +92,7 @@ class HOAM(Head):
 
     Arguments:
         config: Settings.
+        seed: Seed of weights, nodes and samples.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -103,8 +104,8 @@ class HOAM(Head):
 
     method = "hoam"
 
-    def __init__(self, config: HOAMConfig | None = None) -> None:
-        self.config = config or HOAMConfig()
+    def __init__(self, config: HOAMConfig | None = None, seed: int = 0) -> None:
+        self.config, self.seed = config or HOAMConfig(), seed
         self.potential: Potential | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)  # of each step of fitting
         self.check: Check | None = None
@@ -122,9 +123,8 @@ class HOAM(Head):
             InputError: if a trajectory has fewer than two snapshots to fit, the interpolant does not suit the
                 snapshots, or a loss is not a number.
         """
-        config = self.config
-        rng = np.random.default_rng(config.seed)
-        seen, apart = snapshots.fitted.split(config.validation_fraction, rng)
+        config, rng = self.config, np.random.default_rng(self.seed)
+        seen, apart = snapshots.fitted.split(VALIDATION, rng)
         trajectories = interpolants(seen, config.interpolant, rng)
         validation = [] if apart is None else interpolants(apart, trajectories[0].kind, rng)
         if config.form == "velocity" and not trajectories[0].has_velocities:
@@ -132,9 +132,9 @@ class HOAM(Head):
             found = f"{trajectories[0].kind} without velocities"
             raise InputError("settings", "interpolant", expected, found)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(self.seed)
             potential = Potential(config.potential, scales_of(seen))
-        probes = torch.Generator().manual_seed(config.seed)
+        probes = torch.Generator().manual_seed(self.seed)
         held_batch = Batch.drawn(validation, seen.mu, self._finer(len(seen.mu)), rng) if validation else None
 
         def loss() -> Tensor:
@@ -142,10 +142,10 @@ class HOAM(Head):
 
         def held(model: Potential) -> float:
             assert held_batch is not None, "there are validation samples"
-            return float(self._loss(model, held_batch, torch.Generator().manual_seed(config.seed)).mean().detach())
+            return float(self._loss(model, held_batch, torch.Generator().manual_seed(self.seed)).mean().detach())
 
         self.potential, self.losses = descend(
-            potential, loss, config.steps, config.learning_rate, progress, held=held if validation else None
+            potential, loss, config.steps, RATE, progress, held=held if validation else None
         )
         self.check = self._check(self.potential, trajectories, validation, seen.mu, rng)
 
@@ -205,7 +205,7 @@ class HOAM(Head):
         """Estimates the loss by its own rule and by a finer one."""
         finer = self._finer(len(mu))
         own = replace(self.config, num_trajectories=finer.num_trajectories)
-        probes = torch.Generator().manual_seed(self.config.seed + 1)
+        probes = torch.Generator().manual_seed(self.seed + 1)
         repeats = max(32 // own.num_trajectories, 8)
         parts = min([repeats, *(len(x) for path in validation for x in path.samples)])
         losses, kinetics = np.zeros((repeats, 3 if validation else 2)), np.zeros(repeats)
@@ -242,7 +242,7 @@ class HOAM(Head):
     def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
         """Returns the gradient of the potential at positions (N, d), with parameters (p,)."""
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        return self._drift(self._parameters(mu))(positions, time).double().numpy()
+        return self._drift(self._fitted().scales.parameters(mu))(positions, time).double().numpy()
 
     def simulate(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
@@ -252,20 +252,16 @@ class HOAM(Head):
         Arguments:
             x0: Samples at the first time, (N, d).
             times: Times T, ascending; beyond the fitted times the potential is extrapolated.
-            mu: Parameters, (p,); a warning says how far they lie outside the fitted range.
+            mu: Parameters, (p,); a warning is issued if they lie outside the fitted range.
             step: Longest step of Heun's scheme; 0 for a five-hundredth of the fitted span.
             seed: Seed of the noise.
         """
-        model, start = self._fitted(), torch.as_tensor(np.asarray(x0), dtype=torch.float32)
-        if start.ndim != 2 or start.shape[1] != len(model.scales.centre):
-            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)})", tuple(start.shape))
-        first, last = model.scales.span.tolist()
-        parameters = self._parameters(mu)
-        for line in model.scales.beyond(parameters):
-            warnings.warn(line, stacklevel=2)
+        scales = self._fitted().scales
+        start, parameters = scales.initial(x0, mu)
+        first, last = scales.span.tolist()
         samples = integrate(
             self._drift(parameters), start, np.asarray(times, np.float64), step=step or (last - first) / 500,
-            noise=self.config.noise, period=model.scales.period, generator=torch.Generator().manual_seed(seed),
+            noise=self.config.noise, period=scales.period, generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
 
         return samples.double().numpy()
@@ -282,19 +278,10 @@ class HOAM(Head):
         def drift(x: Tensor, time: float) -> Tensor:
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
-                s = model(at[None], torch.full((1,), time), mu)
+                s = model(at[None], torch.full((1,), time), mu[None])
                 return torch.autograd.grad(s.sum(), at)[0]
 
         return drift
-
-    def _parameters(self, mu: ArrayLike | None) -> Tensor:
-        """Returns parameters as (1, p)."""
-        p = len(self._fitted().scales.mu_mean)
-        found = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64))
-        if len(found) != p:
-            raise InputError("simulate", "mu", f"({p},)", found.shape)
-
-        return torch.as_tensor(found, dtype=torch.float32)[None]
 
     def _fitted(self) -> Potential:
         if self.potential is None:

@@ -105,7 +105,7 @@ class Lagrangian(nn.Module):
         self.functional = Functional(config.functional, scales)
         # a tenth of its logarithm, so that it changes by a factor while weights change by a tenth
         start = torch.tensor(math.log(config.friction) / 10 if config.friction else -math.inf)
-        self.log_friction = nn.Parameter(start, requires_grad=config.learn_friction and config.friction > 0)
+        self.log_friction = nn.Parameter(start, requires_grad=config.friction > 0)
         d, p = len(scales.centre), len(scales.mu_mean)
         self.initial = nn.Sequential(nn.Linear(d + p, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, d))
         nn.init.zeros_(self.initial[-1].weight)  # type: ignore[arg-type]

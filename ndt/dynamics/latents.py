@@ -1,18 +1,15 @@
 """Latents of a recording as a population of trials: each trial is a particle, aligned to an event."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import savgol_filter
 
-from ndt.config.dynamics import TrialsConfig
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
-__all__ = ["Rotation", "read_trials", "rotation", "trials"]
+__all__ = ["Rotation", "rotation", "trials"]
 
 # R = bins, D = latents, T = bins of a trial, N = trials, d = components
 
@@ -109,33 +106,3 @@ def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation
     fastest = float(np.abs(np.linalg.eigvals(found[:-1].T).imag).max())
 
     return Rotation(float(np.arcsin(min(fastest * h, 1.0)) / h / (2 * np.pi)), 1 - left)
-
-
-def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
-    """Reads latents written by ``ndt embed`` and aligns them to an event of the recording's trials.
-
-    Arguments:
-        path: The .npz file.
-        config: Recording, event and length.
-
-    Raises:
-        InputError: if the files are of different sessions, or there are no trials.
-    """
-    from ndt.data.read.files import read
-
-    if not config.nwb:
-        raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
-    with np.load(path, allow_pickle=False) as file:
-        for name in ("latents", "time", "options"):
-            if name not in file.files:
-                raise InputError(path, name, "an array of that name, as ndt embed writes it", ", ".join(file.files))
-        latents, time, options = file["latents"], file["time"], json.loads(str(file["options"]))
-    session = read(config.nwb)
-    if session.session_id != options.get("session", session.session_id):
-        raise InputError(config.nwb, "session", options["session"], session.session_id)
-    if "trials" not in session.intervals:
-        raise InputError(config.nwb, "trials", "a table of trials", ", ".join(session.intervals) or "none")
-    table = session.intervals["trials"]
-    onsets = table.start if config.event == "start_time" else table.end
-
-    return trials(latents, time, onsets, config.duration, config.num_components, config.smooth)[0]

@@ -65,7 +65,7 @@ def _drawn(times: NDArray[np.float64], paths: dict[str, NDArray[np.float64]]) ->
         last = sheet.axes[0, 3]
         for name, x in paths.items():
             last.plot(times, x.mean(1)[:, 0], color=COLOURS[name], linewidth=1.4)
-        last.binned(color=GRID, linewidth=0.5)
+        last.grid(color=GRID, linewidth=0.5)
         last.set(xlabel="seconds from the start")
         last.set_title("mean of component 1", fontsize=8)
 

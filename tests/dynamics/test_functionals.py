@@ -88,6 +88,13 @@ def test_pressure_and_quantum_force_of_a_gaussian_are_their_closed_forms() -> No
         torch.testing.assert_close(quantum, 0.9**2 * x / (4 * sigma**4), rtol=1e-5, atol=1e-6)
 
 
+def test_a_functional_with_a_fisher_term_has_a_value_without_gradients() -> None:
+    psi, x = functional(fisher=0.9), white(20)
+    with torch.no_grad():
+        found = psi(x, 0.0, NONE)
+    torch.testing.assert_close(found, psi(x, 0.0, NONE).detach())
+
+
 def test_kernels_have_nearly_the_pressure_of_the_gaussian() -> None:
     """A kernel widens what it sees; within a fifth, of a thousand samples, where most of them are."""
     x = white(1000)
@@ -134,15 +141,3 @@ def test_a_linear_potential_is_its_weights_times_its_features_and_begins_as_noth
         form.weight.normal_()
     expected = -form.unit * form.slopes(x) @ form.weight
     torch.testing.assert_close(model.acceleration(x, 0.0, NONE), expected)
-
-
-def test_a_temperature_is_learned_where_it_may_be() -> None:
-    for learn in (False, True):
-        config = FunctionalConfig(terms=(), entropy=0.3, learn_entropy=learn, density="gaussian")
-        model = Functional(config, functional().scales)
-        np.testing.assert_allclose(float(model.temperature.detach()), 0.3, rtol=1e-6)
-        assert model.log_entropy.requires_grad is learn
-    x = torch.randn(8, 2, dtype=torch.float64)
-    model = model.double()
-    model(x, 0.0, NONE).sum().backward()
-    assert float(model.log_entropy.grad.abs()) > 0

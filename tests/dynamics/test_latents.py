@@ -7,9 +7,9 @@ from ndt.config import SimulateConfig
 from ndt.config.dynamics import DynamicsConfig, TrialsConfig
 from ndt.data.simulate.population import PREPARED, ROTATION_HZ, ROTATION_SECONDS, STEP, rotating_latents
 from ndt.data.simulate.recordings import simulate
-from ndt.dynamics.latents import _aligned, read_trials, rotation, trials
+from ndt.dynamics.latents import _aligned, rotation, trials
 from ndt.errors import InputError
-from ndt.fit_dynamics import fit_run
+from ndt.fit_dynamics import fit_run, read_trials
 from ndt.model.inference import Embeddings
 
 
