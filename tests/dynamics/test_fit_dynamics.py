@@ -22,7 +22,8 @@ from tests.stand_ins import write_embryoid
 PAIR = ("persistence", "conditional_flow_matching")
 QUICK = [
     "--hoam.steps", "5", "--hoam.num_nodes", "8", "--hoam.num_particles", "8",
-    "--hoam.potential.width", "8", "--hoam.potential.depth", "2", "--num_particles", "64", "--num_scored", "40", "--quiet",
+    "--hoam.potential.width", "8", "--hoam.potential.depth", "2",
+    "--num_particles", "64", "--num_scored", "40", "--quiet",
 ]  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from tests.dynamics.test_lagrangian import harmonic
 
 from ndt.config.dynamics import FunctionalConfig, HOAMConfig, PotentialConfig, WLMConfig
 from ndt.dynamics.distances import wasserstein
@@ -15,6 +14,7 @@ from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
+from tests.dynamics.test_lagrangian import harmonic
 
 SMALL = FunctionalConfig(potential=PotentialConfig(kind="concat", width=8, depth=2, time_frequencies=0))
 QUICK = WLMConfig(functional=SMALL, steps=4, step=0.2, action_matching=HOAMConfig(steps=3))

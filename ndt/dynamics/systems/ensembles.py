@@ -19,14 +19,7 @@ from scipy.integrate import solve_ivp
 
 from ndt.dynamics.snapshots import Snapshots
 
-__all__ = [
-    "Ensemble",
-    "harmonic_oscillator",
-    "isothermal_gas",
-    "damped_oscillation",
-    "vortex_tracers",
-    "solid_rotation",
-]
+__all__ = ["damped_oscillation", "harmonic_oscillator", "isothermal_gas", "solid_rotation", "vortex_tracers"]
 
 Array = NDArray[np.float64]
 Motion = Callable[[Array, Array, float], tuple[Array, Array]]
@@ -53,9 +46,7 @@ class Ensemble:
             frames.append(self.motion(*first, t))
         positions, velocities = zip(*frames, strict=True)
 
-        return Snapshots.from_arrays(
-            np.stack(positions), times, velocity=np.stack(velocities), paired=True
-        )  # fmt: skip
+        return Snapshots.from_arrays(np.stack(positions), times, velocity=np.stack(velocities), paired=True)
 
 
 def damped_oscillation(k: float, gamma: float, t: float) -> tuple[float, float, float, float]:
