@@ -5,7 +5,7 @@ import sys
 import time as clock
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.latents import trials
 from ndt.dynamics.methods import METHODS, Model, make_model
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshots, read_arrays
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.dynamics.systems.published import drifters, embryoid
 from ndt.dynamics.wlm import WLM
@@ -34,8 +34,10 @@ from ndt.train.studies import ASKED
 __all__ = ["ACTIONS", "fit_run", "load", "read_trials", "run_action", "score_run", "simulate_run"]
 
 Paths = dict[str, list[NDArray[np.float64]]]  # of each model, by trajectory: (T, N, d)
-MODEL_FILES = {"model.safetensors", "model.json", "action_matching"}  # the last holds initial velocities of WLM
-FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html", ASKED}
+FILES = {
+    "model.safetensors", "model.json", "action_matching", "config.yaml", "metrics.json", "log.jsonl", "report.html",
+    ASKED,
+}  # fmt: skip
 SCORES = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 MOST_TIMES = 21  # scored per trajectory
 ACTIONS = ("fit", "simulate", "score")
@@ -67,21 +69,24 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     models, seconds = _fitted(snapshots, config, progress)
     model = models[config.method]
     assert isinstance(model, HOAM | WLM), "it is a method"
-    paths, simulated = _simulated(models, scored, config)
+    paths: Paths = {}
+    simulated: dict[str, float] = {}  # seconds
+    for name, each in models.items():
+        began = clock.perf_counter()
+        paths[name] = roll_out(each.advance, scored, seed=config.seed)
+        simulated[name] = clock.perf_counter() - began
     if system is not None:
         simulated["simulator"] = _simulator_seconds(system, scored, config.seed)
     rows = {name: score(path, scored) for name, path in paths.items()}
     energies = _energies(system, scored, paths)
     found: dict[str, Any] = {
-        "source": source,
-        "method": config.method,
-        "forecast_from": config.forecast_from,
+        "source": source, "method": config.method, "forecast_from": config.forecast_from,
         "num_dims": snapshots.num_dims,
         "test": rows[config.method],
-        "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
-        "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
+        "baselines": {name: {"rows": row} for name, row in rows.items() if name != config.method},
+        "summary": {name: summarise(row) | energies.get("errors", {}).get(name, {}) for name, row in rows.items()},
         "fit": {"seconds": seconds, "simulate_seconds": simulated, **model.facts},
-    }
+    }  # fmt: skip
     _write(out, config, model)
     write_report(out, found, scored, paths, energies, system, model)
     write_json(out / "metrics.json", found)  # last: it marks a complete run
@@ -97,7 +102,9 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
-    names = _array_names(source)
+    names: set[str] = set()
+    with suppress(OSError, ValueError, AttributeError, TypeError), np.load(source, allow_pickle=False) as file:
+        names = set(file.files)  # none if the file is not .npz, which its reader refuses
     if "positions" in names:
         found = drifters(source)
     elif "pcs" in names:
@@ -113,15 +120,6 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     return found, None
 
 
-def _array_names(path: str) -> Sequence[str]:
-    """Returns the names of a file's arrays; none of a file that is not .npz, which its reader refuses."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return list(file.files)
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
-
-
 def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     """Reads latents written by ``ndt embed`` and aligns them to the starts of the recording's trials.
 
@@ -130,11 +128,8 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     """
     if not config.nwb:
         raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
-    with np.load(path, allow_pickle=False) as file:
-        for name in ("latents", "time", "options"):
-            if name not in file.files:
-                raise InputError(path, name, "an array of that name, as ndt embed writes it", ", ".join(file.files))
-        latents, time, options = file["latents"], file["time"], json.loads(str(file["options"]))
+    found = read_arrays(path, ("latents", "time", "options"))
+    options = json.loads(str(found["options"]))
     session = read(config.nwb)
     if session.session_id != options.get("session", session.session_id):
         raise InputError(config.nwb, "session", options["session"], session.session_id)
@@ -142,7 +137,7 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
         raise InputError(config.nwb, "trials", "a table of trials", ", ".join(session.intervals) or "none")
     onsets = session.intervals["trials"].start
 
-    return trials(latents, time, onsets, config.duration, config.num_components, config.smooth)[0]
+    return trials(found["latents"], found["time"], onsets, config.duration, config.num_components, config.smooth)[0]
 
 
 def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tuple[dict[str, Model], dict[str, float]]:
@@ -159,18 +154,6 @@ def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tup
                 seconds[name] = clock.perf_counter() - began
 
     return models, seconds
-
-
-def _simulated(models: dict[str, Model], scored: Snapshots, config: DynamicsConfig) -> tuple[Paths, dict[str, float]]:
-    """Returns the simulated samples of each model, and seconds of simulation."""
-    paths: Paths = {}
-    seconds = {}
-    for name, model in models.items():
-        began = clock.perf_counter()
-        paths[name] = roll_out(model.advance, scored, seed=config.seed)
-        seconds[name] = clock.perf_counter() - began
-
-    return paths, seconds
 
 
 def _scored(snapshots: Snapshots, config: DynamicsConfig) -> Snapshots:

@@ -36,6 +36,8 @@ from ndt.errors import InputError
 
 __all__ = ["FlowMatching", "GradientFlow"]
 
+Array = NDArray[np.float64]
+
 LARGEST = 2000  # most samples of a kernel density
 WIDTH, BATCH, NODES = 64, 1024, 16  # hidden units; samples of a step, and the times that they are spread over
 STEPS = 1500  # of optimisation
@@ -60,7 +62,7 @@ class FlowMatching(Head):
     def __init__(self, seed: int = 0, steps: int | None = None) -> None:
         self.seed, self.steps = seed, steps or STEPS
         self.network: _Velocity | None = None
-        self.losses: NDArray[np.float64] = np.zeros(0)
+        self.losses: Array = np.zeros(0)
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the velocity to the snapshots that are not held out, and returns itself."""
@@ -90,7 +92,7 @@ class FlowMatching(Head):
     @torch.no_grad()
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples; beyond the fitted times the velocity field is that of the last one."""
         del seed, options  # nothing is drawn
         network = self.network
@@ -158,7 +160,7 @@ class GradientFlow(Head):
         self.potential: Fourier | None = None
         self.temperature = 0.0
         self.step = 0.0
-        self.losses: NDArray[np.float64] = np.zeros(0)
+        self.losses: Array = np.zeros(0)
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits potential and temperature to the snapshots that are not held out, and returns itself."""
@@ -192,7 +194,7 @@ class GradientFlow(Head):
     @torch.no_grad()
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples along the gradient flow, with noise of the temperature."""
         del mu, options  # one potential for all
         potential = self.potential

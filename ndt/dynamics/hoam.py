@@ -49,6 +49,8 @@ from ndt.errors import InputError
 
 __all__ = ["HOAM", "Check"]
 
+Array = NDArray[np.float64]
+
 CHECKED = 8  # most trajectories of one fresh estimate of the loss
 RATE, VALIDATION = 5e-3, 0.1  # peak learning rate; fraction of samples kept for validation
 
@@ -107,7 +109,7 @@ class HOAM(Head):
     def __init__(self, config: HOAMConfig | None = None, seed: int = 0) -> None:
         self.config, self.seed = config or HOAMConfig(), seed
         self.potential: Potential | None = None
-        self.losses: NDArray[np.float64] = np.zeros(0)  # of each step of fitting
+        self.losses: Array = np.zeros(0)  # of each step of fitting
         self.check: Check | None = None
 
     # ---- fitting
@@ -127,10 +129,9 @@ class HOAM(Head):
         seen, apart = snapshots.fitted.split(VALIDATION, rng)
         trajectories = interpolants(seen, config.interpolant, rng)
         validation = [] if apart is None else interpolants(apart, trajectories[0].kind, rng)
-        if config.form == "velocity" and not trajectories[0].has_velocities:
+        if config.form == "velocity" and not (first := trajectories[0]).has_velocities:
             expected = "paths, transport or recorded velocities for form=velocity"
-            found = f"{trajectories[0].kind} without velocities"
-            raise InputError("settings", "interpolant", expected, found)
+            raise InputError("settings", "interpolant", expected, f"{first.kind} without velocities")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             potential = Potential(config.potential, scales_of(seen))
@@ -199,8 +200,8 @@ class HOAM(Head):
         return s[:, :-1] - s[:, -1:]
 
     def _check(
-        self, potential: Potential, trajectories: list[Interpolant], validation: list[Interpolant],
-        mu: NDArray[np.float64], rng: np.random.Generator,
+        self, potential: Potential, trajectories: list[Interpolant], validation: list[Interpolant], mu: Array,
+        rng: np.random.Generator,
     ) -> Check:  # fmt: skip
         """Estimates the loss by its own rule and by a finer one."""
         finer = self._finer(len(mu))
@@ -239,14 +240,14 @@ class HOAM(Head):
 
         return {"steps": self.config.steps, **vars(check), **flags}
 
-    def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+    def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> Array:
         """Returns the gradient of the potential at positions (N, d), with parameters (p,)."""
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
         return self._drift(self._fitted().scales.parameters(mu))(positions, time).double().numpy()
 
     def simulate(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Moves samples through time and returns them at all times, (T, N, d).
 
         Arguments:
@@ -268,7 +269,7 @@ class HOAM(Head):
 
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples; see `simulate`."""
         return self.simulate(snapshot.x, times, mu, seed=seed, **options)
 
@@ -294,7 +295,6 @@ class HOAM(Head):
     def save(self, folder: str | Path) -> Path:
         """Writes ``model.safetensors`` and ``model.json`` into a folder and returns it."""
         model = self._fitted()
-
         return save_model(folder, self.method, model, model.scales, self.config)
 
     @classmethod

@@ -11,11 +11,13 @@ from ndt.errors import InputError
 
 __all__ = ["Rotation", "rotation", "trials"]
 
+Array = NDArray[np.float64]
+
 # R = bins, D = latents, T = bins of a trial, N = trials, d = components
 
 
 def trials(
-    latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float, num_components: int,
+    latents: NDArray[np.floating], time: Array, onsets: ArrayLike, duration: float, num_components: int,
     smooth: float = 0.0,
 ) -> tuple[Snapshots, float]:  # fmt: skip
     """Returns trials in their first principal components, and the fraction of variance these explain.
@@ -54,13 +56,12 @@ def trials(
     else:
         velocity = np.gradient(paths, times, axis=0, edge_order=2 if len(paths) > 2 else 1)
 
-    return (
-        Snapshots.from_arrays(paths, times, velocity=velocity, paired=True),
-        float(power[:num_components].sum() / power.sum()),
-    )
+    explained = float(power[:num_components].sum() / power.sum())
+
+    return Snapshots.from_arrays(paths, times, velocity=velocity, paired=True), explained
 
 
-def _aligned(time: NDArray[np.float64], onsets: ArrayLike, duration: float) -> tuple[NDArray[np.int64], float]:
+def _aligned(time: Array, onsets: ArrayLike, duration: float) -> tuple[NDArray[np.int64], float]:
     """Returns the rows of the bins of each complete trial, (N, T), and the bin size in seconds."""
     step = float(np.median(np.diff(time)))
     length = int(duration / step + 1e-6)
@@ -83,7 +84,7 @@ class Rotation(NamedTuple):
     r2: float
 
 
-def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation:
+def rotation(paths: Array, times: Array) -> Rotation:
     r"""Returns the rotation frequency of a population, from a fitted linear system :math:`\dot x = A(x - c)`.
 
     The frequency is the largest imaginary part of the eigenvalues of A, over 2π. A is fitted to central differences of

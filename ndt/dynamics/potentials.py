@@ -28,6 +28,8 @@ from ndt.errors import InputError
 
 __all__ = ["Potential", "Scales", "scales_of"]
 
+Array = NDArray[np.float64]
+
 RANK = 4  # of the CoLoRA updates
 
 # B = slices, each at a time of a trajectory, N = particles of a slice, d = dimensions, p = parameters
@@ -44,10 +46,7 @@ class Scales(nn.Module):
         mu: Fitted parameters, shape (M, p).
     """
 
-    def __init__(
-        self, centre: NDArray[np.float64], length: NDArray[np.float64], period: NDArray[np.float64],
-        span: tuple[float, float], mu: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+    def __init__(self, centre: Array, length: Array, period: Array, span: tuple[float, float], mu: Array) -> None:
         super().__init__()
 
         for name, value in (("centre", centre), ("length", length), ("period", period), ("span", np.array(span))):

@@ -18,14 +18,16 @@ from ndt.errors import InputError
 
 __all__ = ["DRAWN", "FIXED", "Rule", "draw", "gauss_legendre", "monte_carlo", "simpson", "simpson_on", "stratified"]
 
+Array = NDArray[np.float64]
+
 # Q = nodes
 
 
 class Rule(NamedTuple):
     """Nodes, shape (Q,), ascending, and their weights, shape (Q,); weights sum to the interval's length."""
 
-    nodes: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    nodes: Array
+    weights: Array
 
     def onto(self, start: float, end: float) -> "Rule":
         """Returns the rule of [0, 1] on another interval."""
@@ -40,7 +42,7 @@ def simpson(num_nodes: int) -> Rule:
     return simpson_on(np.linspace(0.0, 1.0, num_nodes))
 
 
-def simpson_on(nodes: NDArray[np.float64]) -> Rule:
+def simpson_on(nodes: Array) -> Rule:
     """Simpson's rule on given nodes, ascending, with any spacing; the trapezoidal rule on two nodes.
 
     Each pair of intervals has one parabola; an odd last interval is integrated under the parabola through the last
@@ -60,7 +62,7 @@ def simpson_on(nodes: NDArray[np.float64]) -> Rule:
     return Rule(t, weights)
 
 
-def _parabola(t: NDArray[np.float64], a: float, b: float) -> NDArray[np.float64]:
+def _parabola(t: Array, a: float, b: float) -> Array:
     """Weights of three nodes that integrate any parabola from a to b."""
     middle = (a + b) / 2  # moments about it keep the system well conditioned far from 0
     half = (b - a) / 2

@@ -70,8 +70,8 @@ class WLM(Head):
         self.action_matching: HOAM | None = None
         self.velocity = self.config.velocity
         self.step = self.config.step
-        self.losses: NDArray[np.float64] = np.zeros(0)
-        self.frictions: NDArray[np.float64] = np.zeros(0)  # after each step of fitting
+        self.losses: Array = np.zeros(0)
+        self.frictions: Array = np.zeros(0)  # after each step of fitting
 
     # ---- fitting
 
@@ -122,9 +122,7 @@ class WLM(Head):
 
         return self
 
-    def _loss(
-        self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
-    ) -> Callable[[], Tensor]:
+    def _loss(self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: Array) -> Callable[[], Tensor]:
         """Returns a function that draws a rollout and returns its mean loss over snapshots, in squared data widths."""
         config, rng = self.config, np.random.default_rng(self.seed)
         scale = lagrangian.scales
@@ -190,7 +188,7 @@ class WLM(Head):
         return float(self._fitted().friction)
 
     @torch.no_grad()
-    def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+    def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> Array:
         """Returns the acceleration of each particle (N, d), without friction, in the physical scale."""
         model = self._fitted()
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)

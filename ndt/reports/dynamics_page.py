@@ -25,22 +25,19 @@ COLOURS = {
 }  # fmt: skip
 DASHES = {"constant_velocity": ":", "linear_extrapolation": "-."}
 SCORES = {
-    "w2": "W2",
-    "sliced_w2": "sliced W2",
-    "mean_error": "means",
-    "cov_error": "covariances",
-    "energy_error": "energy",
-}
+    "w2": "W2", "sliced_w2": "sliced W2", "mean_error": "means", "cov_error": "covariances", "energy_error": "energy",
+}  # fmt: skip
 WORDS = {
-    "W2": "Wasserstein distance of order 2: root of the least mean squared distance that transports one set of samples "
-    "to another. It is above 0 even for two samples of one population.",
+    "W2": "Wasserstein distance of order 2: root of the least mean squared distance over all pairings of two sets of "
+    "samples. It is above 0 even for two samples of one population.",
     "sliced W2": "Root of the mean squared W2 along 64 random directions; periodic dimensions are mapped to circles.",
     "means, covariances": "Errors relative to the true standard deviation and covariance.",
     "energy": "Electric energy: norm over time of the error, divided by that of the true energy.",
     "loss": "Action-matching loss. Its minimum is minus half the mean squared velocity; with fresh nodes it cannot be "
     "lower.",
 }
-MOMENTS = {"mean": np.mean, "standard deviation": np.std}
+MOMENTS: dict[str, Any] = {"mean": np.mean, "standard deviation": np.std}
+CELLS = 40  # of a histogram, in each dimension
 Paths = dict[str, list[NDArray[np.float64]]]
 
 
@@ -119,28 +116,19 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
         with page_figure(3.6, 2, len(at), sharex=True, sharey=not one) as sheet:
             for column, k in enumerate(at):
                 frames = (true[k].x, made[m][k])
-                cells = 40
-                counts = [
-                    np.histogram(x[:, 0], cells, limits[0])[0][None]
-                    if one else np.histogram2d(x[:, 0], x[:, 1], cells, limits)[0].T / len(x)
-                    for x in frames
-                ]  # fmt: skip
-                top = max(float(np.quantile(c, 0.995)) for c in counts)
-                for row, (count, label) in enumerate(zip(counts, ("true", "model"), strict=True)):
-                    ax = sheet.axes[row, column]
-                    if one:
-                        edges = np.linspace(*limits[0], cells + 1)
-                        ax.stairs(count[0], edges, color=BLUE if row else INK, fill=True, alpha=0.6)
-                    else:
+                if one:
+                    for ax, x, colour in zip(sheet.axes[:, column], frames, (INK, BLUE), strict=True):
+                        ax.hist(x[:, 0], CELLS, limits[0], histtype="stepfilled", color=colour, alpha=0.6)
+                else:
+                    counts = [np.histogram2d(x[:, 0], x[:, 1], CELLS, limits)[0].T / len(x) for x in frames]
+                    top = max(*(float(np.quantile(c, 0.995)) for c in counts), 1e-12)
+                    for ax, count, cmap in zip(sheet.axes[:, column], counts, ("Greys", "Blues"), strict=True):
                         box = (*limits[0], *limits[1])
-                        ax.imshow(count, origin="lower", extent=box, aspect="auto", vmin=0, vmax=max(top, 1e-12),
-                                  cmap="Blues" if row else "Greys")  # fmt: skip
-                    if row == 0:
-                        ax.set_title(f"t = {true[k].time:.3g}")
-                    if column == 0:
-                        ax.set_ylabel(f"{label}\n{'samples' if one else names[1]}")
-                    if row == 1:
-                        ax.set_xlabel(names[0])
+                        ax.imshow(count, origin="lower", extent=box, aspect="auto", vmin=0, vmax=top, cmap=cmap)
+                sheet.axes[0, column].set_title(f"t = {true[k].time:.3g}")
+                sheet.axes[1, column].set_xlabel(names[0])
+            for ax, label in zip(sheet.axes[:, 0], ("true", "model"), strict=True):
+                ax.set_ylabel(f"{label}\n{'samples' if one else names[1]}")
         shown = names[0] if one else f"{names[0]} and {names[1]}"
         caption = f"Density of {shown}, true (top) and simulated (bottom); {_title(seen, m)}. One scale per column."
         section.drawings.append(plots.Drawing(sheet.svg, caption))
@@ -156,15 +144,13 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
         dims = min(seen.num_dims, 3)
         with page_figure(3.8, 2, dims, sharex=True) as sheet:
             for j in range(dims):
-                for row, label in enumerate(MOMENTS):
-                    of: Any = MOMENTS[label]
-                    ax = sheet.axes[row, j]
-                    known = np.array([of(s.x[:, j]) for s in true])
+                for ax, (label, moment) in zip(sheet.axes[:, j], MOMENTS.items(), strict=True):
+                    known = np.array([moment(s.x[:, j]) for s in true])
                     ax.plot(times, known, "o", color=INK, markersize=3, label="true")
                     for name, each in paths.items():
                         if name != "persistence":
-                            ax.plot(times, of(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
-                                    label=NAMES[name])  # fmt: skip
+                            values, style = moment(each[m][..., j], axis=1), DASHES.get(name, "-")
+                            ax.plot(times, values, style, color=COLOURS[name], label=NAMES[name])
                     ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
                     low, high = known.min() - np.ptp(known), known.max() + np.ptp(known)
                     bottom, top = ax.get_ylim()
@@ -172,10 +158,8 @@ def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
                         ax.set_ylim(max(low, bottom), min(high, top))
                     if j == 0:
                         ax.set_ylabel(label)
-                    if row == 0:
-                        ax.set_title(names[j])
-                    else:
-                        ax.set_xlabel("time")
+                sheet.axes[0, j].set_title(names[j])
+                sheet.axes[1, j].set_xlabel("time")
             handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
             sheet.figure.legend(handles, labels, fontsize=7.5, loc="outside upper center", ncols=4)
         caption = (
@@ -213,13 +197,12 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
         left.plot(np.arange(1, len(model.frictions) + 1), model.frictions, color=BLUE)
         left.set(xlabel="step of fitting", ylabel="friction (1 / time)", ylim=(0, None))
         for m in range(num):
-            first, times = seen.of(m)[0], [s.time for s in seen.of(m)]
-            v0 = first.velocity if model.velocity == "observed" else None
-            x, v = model.trajectories(first.x, times, seen.mu[m], v0=v0)
+            times, colour = [s.time for s in seen.of(m)], (BLUE, ORANGE, GREEN)[m]
+            x, v = model.motion(seen.of(m)[0], times, seen.mu[m])
             energy = [model.energy(a, b, seen.mu[m], t) for a, b, t in zip(x, v, times, strict=True)]
-            motion = (v**2).sum(2).mean(1) / 2
-            right.plot(times, energy, color=(BLUE, ORANGE, GREEN)[m], label=f"{_title(seen, m)}, total")
-            right.plot(times, motion, "--", color=(BLUE, ORANGE, GREEN)[m], label="kinetic" if m == 0 else None)
+            right.plot(times, energy, color=colour, label=f"{_title(seen, m)}, total")
+            kinetic = (v**2).sum(2).mean(1) / 2
+            right.plot(times, kinetic, "--", color=colour, label="kinetic" if m == 0 else None)
         right.set(xlabel="time", ylabel="energy of a particle")
         right.legend(fontsize=7.5)
         for ax in (left, right):
@@ -231,19 +214,14 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
 
     drawings = [plots.Drawing(sheet.svg, caption)]
     if seen.num_dims > 1:
-        drawings.insert(0, _animation(model, seen, names))
+        snapshots = seen.of(0)
+        times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
+        made = model.advance(snapshots[0], times, seen.mu[0])
+        moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+        shown = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
+        drawings.insert(0, plots.Drawing(moving, shown))
 
     return Section(title="Mechanics", anchor="mechanics", drawings=drawings)
-
-
-def _animation(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
-    snapshots = seen.of(0)
-    times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
-    made = model.advance(snapshots[0], times, seen.mu[0])
-    moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
-    caption = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
-
-    return plots.Drawing(moving, caption)
 
 
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
@@ -272,18 +250,18 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
 
 def _checked(fit: dict[str, Any]) -> list[Graded]:
     """Returns whether nodes and samples were over-fitted."""
-    nodes = (
-        "The loss is below that of fresh nodes: the potential over-fits the quadrature. "
-        "Draw new nodes each step (rule=stratified) or fix the level (gauge=mean)."
-        if fit["overfitted"] else "The loss agrees with that of fresh nodes."
-    )  # fmt: skip
-    found = [Graded(grade="warning" if fit["overfitted"] else "ok", where="quadrature", message=nodes)]
+    found = [Graded(grade="ok", where="quadrature", message="The loss agrees with that of fresh nodes.")]
+    if fit["overfitted"]:
+        message = (
+            "The loss is below that of fresh nodes: the potential over-fits the quadrature. Draw new nodes each step "
+            "(rule=stratified) or fix the level (gauge=mean)."
+        )
+        found = [Graded(grade="warning", where="quadrature", message=message)]
     if fit["validation"] is not None:
-        samples = f"The loss of validation samples is {fit['validation']:.4g}, " + (
-            "above that of fitted samples: these are over-fitted. Use more samples, or fewer steps."
-            if fit["overfitted_samples"] else "no more than that of fitted samples, to its error."
-        )  # fmt: skip
-        grade = "warning" if fit["overfitted_samples"] else "ok"
-        found.append(Graded(grade=grade, where="samples", message=samples))
+        grade, ending = "ok", "agrees with that of fitted samples, to its error."
+        if fit["overfitted_samples"]:
+            grade, ending = "warning", "is above that of over-fitted samples. Use more samples or fewer steps."
+        message = f"The loss of validation samples, {fit['validation']:.4g}, {ending}"
+        found.append(Graded(grade=grade, where="samples", message=message))
 
     return found

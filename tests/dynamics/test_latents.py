@@ -104,7 +104,7 @@ def test_latents_without_their_recording_are_refused(exported, sim_truth, tmp_pa
     with pytest.raises(InputError, match=r"trials\.nwb: expected the NWB file of the session"):
         fit_run(str(path), tmp_path / "run", DynamicsConfig(), progress=False)
     np.savez(tmp_path / "bare.npz", latents=np.zeros((4, 2)))
-    with pytest.raises(InputError, match="time: expected an array of that name, as ndt embed writes it, found latents"):
+    with pytest.raises(InputError, match="time: expected an array of that name, found latents"):
         read_trials(tmp_path / "bare.npz", TrialsConfig(nwb="x.nwb"))
     with pytest.raises(InputError, match="rotation: times: expected at least three, as many as positions, found 2"):
         rotation(np.zeros((2, 5, 2)), np.arange(2.0))
