@@ -180,9 +180,9 @@ def _after_fitted(snapshots: Snapshots) -> Snapshots:
     chosen = np.zeros(len(snapshots), bool)
     for m in range(snapshots.num_trajectories):
         mine = np.flatnonzero(snapshots.trajectory == m)
-        fitted = np.flatnonzero(~snapshots.held_out[mine])
-        if len(fitted) and fitted[-1] + 1 < len(mine):
-            chosen[mine[fitted[-1] :]] = True
+        fitted = mine[~snapshots.held_out[mine]]
+        if len(fitted) and fitted[-1] < mine[-1]:
+            chosen[fitted[-1] : mine[-1] + 1] = True
     if not chosen.any():
         raise InputError("settings", "forecast_from", "first, if no snapshot is held out after the last", "last")
 

@@ -79,15 +79,9 @@ def run_seeds(
     bench: str, settings: Mapping[str, DynamicsConfig], run: Callable[..., None], out: Path, seeds: int,
     study: StudyConfig | None,
 ) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    """Runs each system in every seed, unless it has been run, and returns the content of metrics.json by system.
+    """Runs each system in every seed, and returns the contents of metrics.json by system; completed runs are read.
 
-    Arguments:
-        bench: Name of the benchmark, which is that of the folder.
-        settings: Settings by system.
-        run: Takes a system, settings and ``out``, and writes metrics.json.
-        out: Folder of the study.
-        seeds: Number of seeds.
-        study: Settings of the study; `workers` is used.
+    `run` takes the system, its settings and ``out``, a folder below ``out/bench``, and writes metrics.json there.
     """
     jobs = []
     for name, config in settings.items():

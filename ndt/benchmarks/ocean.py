@@ -69,7 +69,9 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     rows = []
     for name, each in found.items():
         free, conditioned, seconds = zip(*each, strict=True)
-        budget = f"{_steps(name)} steps"
+        method, config = MODELS[name]
+        steps = {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}.get(method, 0)
+        budget = f"{steps} steps"
         for row_name, values in ((name, free), (f"{name}.endpoint_conditioned", conditioned)):
             row = partial(paired_row, f"ocean.{row_name}", values, "W1")
             rows += [row(peer, [v] * seeds, budget) for peer, v in known.items()]
@@ -95,8 +97,3 @@ def _fitted(name: str, seed: int) -> tuple[float, float, float]:
 def _w1(made: Iterable[NDArray[np.float64]], seen: Snapshots) -> float:
     """Returns W1 of samples at the held-out times, mean over the times."""
     return float(np.mean([wasserstein(x, seen[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
-
-
-def _steps(name: str) -> int:
-    method, config = MODELS[name]
-    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}.get(method, 0)

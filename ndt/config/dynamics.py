@@ -6,14 +6,8 @@ from ndt.config.reader import INF, choose, require
 from ndt.errors import InputError
 
 __all__ = [
-    "BASELINES",
-    "DynamicsConfig",
-    "FunctionalConfig",
-    "HOAMConfig",
-    "PotentialConfig",
-    "TrialsConfig",
-    "WLMConfig",
-]
+    "BASELINES", "DynamicsConfig", "FunctionalConfig", "HOAMConfig", "PotentialConfig", "TrialsConfig", "WLMConfig",
+]  # fmt: skip
 
 TERMS = ("external", "fourier", "pairwise", "attention", "deep_sets")
 BASELINES = (
@@ -22,7 +16,6 @@ BASELINES = (
 )  # fmt: skip
 VELOCITIES = ("auto", "observed", "zero", "action_matching", "learned", "gradient_flow")
 INTERPOLANTS = ("auto", "paths", "transport", "mixture", "snapshots")
-POSITIVE = (1e-12, INF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +59,9 @@ class HOAMConfig:
             equivalent regression on sample velocities; ``auto``: ``velocity`` if samples have velocities and their
             paths are smooth, else ``action``.
         gauge: ``mean`` sets the potential to 0 at the population's mean; ``none`` leaves its level free, as published.
-        interpolant: Interpolant between snapshots: ``paths`` of paired particles, ``transport`` (optimal-transport pairs),
-            ``mixture`` of both snapshots, or ``snapshots`` (none: the nodes are the snapshot times). ``auto``: paths if
-            particles are paired, else transport if neighbouring snapshots hardly overlap, else a mixture.
+        interpolant: Interpolant between snapshots: ``paths`` of paired particles, ``transport`` (optimal-transport
+            pairs), ``mixture`` of both snapshots, or ``snapshots`` (none: the nodes are the snapshot times). ``auto``:
+            paths if particles are paired, else transport if neighbouring snapshots hardly overlap, else a mixture.
         steps: Optimisation steps.
     """
 
@@ -166,7 +159,7 @@ class WLMConfig:
     learning_rate: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": POSITIVE})
+        require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": (1e-12, INF)})
         require(self, dict.fromkeys(("horizon", "step", "weak_form_steps", "friction"), (0, INF)))
         choose(
             self, "", scale=("physical", "mobility"), velocity=VELOCITIES,

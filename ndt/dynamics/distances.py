@@ -42,11 +42,8 @@ def distances(x: NDArray[Any], y: NDArray[Any], period: Array | None) -> Array:
     """Returns the distance of each of (N, d) to each of (K, d), the short way round periodic dimensions; (N, K)."""
     if period is None or not np.isfinite(period).any():
         return np.asarray(cdist(x, y), np.float64)
-    total = np.zeros((len(x), len(y)))
-    for j in range(len(period)):
-        total += nearest((x[:, None, j] - y[None, :, j])[..., None], period[[j]])[..., 0] ** 2
 
-    return np.sqrt(total)
+    return np.asarray(np.sqrt((nearest(x[:, None] - y[None], period) ** 2).sum(-1)))
 
 
 def sliced_w2(

@@ -20,16 +20,9 @@ Progress = Callable[[int, float], None]  # called with steps taken and the last 
 
 
 def descend(
-    model: M,
-    loss: Callable[[], Tensor],
-    steps: int,
-    learning_rate: float,
-    progress: Progress | None = None,
-    *,
-    held: Callable[[M], float] | None = None,
-    clip: float = 0.0,
-    ema: float = 0.99,
-) -> tuple[M, NDArray[np.float64]]:
+    model: M, loss: Callable[[], Tensor], steps: int, learning_rate: float, progress: Progress | None = None, *,
+    held: Callable[[M], float] | None = None, clip: float = 0.0, ema: float = 0.99,
+) -> tuple[M, NDArray[np.float64]]:  # fmt: skip
     """Minimises a loss and returns the average of the model's weights, and the loss of each step.
 
     Arguments:

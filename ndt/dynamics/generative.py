@@ -73,7 +73,7 @@ class GenerativeModel(Head):
             for i in [i for i in np.unique(which) if draws[i] is not None]:  # weighted ones, one by one
                 mine = which == i
                 row[mine] = rng.choice(size[i], mine.sum(), p=draws[i])
-            target = network.scaled(x[seen.start[which] + row])
+            target = (x[seen.start[which] + row] - network.scales.centre) / network.scales.length
             z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
             tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
             if self.objective == "flow_matching":
@@ -94,12 +94,12 @@ class GenerativeModel(Head):
         network = self.network
         if network is None:
             raise InputError("per-time model", "network", "one that was fitted", "none")
-        parameters = network.scales.parameters(mu)
+        scales, parameters = network.scales, network.scales.parameters(mu)
         generator, found = torch.Generator().manual_seed(seed), []
         for t in np.asarray(times, np.float64).tolist():
             y = torch.randn(num, network.num_dims, generator=generator)
             given = torch.full((num,), t), parameters.expand(num, -1)
-            found.append(network.unscaled(self._solved(network, y, *given)).double().numpy())
+            found.append((self._solved(network, y, *given) * scales.length + scales.centre).double().numpy())
 
         return wrap(np.stack(found), network.period)
 
@@ -143,12 +143,6 @@ class _Network(nn.Module):
         self.conditioner = nn.Sequential(
             nn.Linear(num_conditions, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2 * WIDTH * len(self.layers)),
         )  # fmt: skip
-
-    def scaled(self, x: Tensor) -> Tensor:
-        return (x - self.scales.centre) / self.scales.length
-
-    def unscaled(self, y: Tensor) -> Tensor:
-        return y * self.scales.length + self.scales.centre
 
     def forward(self, y: Tensor, tau: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         condition = self.scales.condition(t, mu)

@@ -44,15 +44,9 @@ def kick(gamma: Tensor, h: float, scale: str = "physical") -> tuple[Tensor, Tens
 
 
 def roll(
-    force: Force,
-    x: Float[Tensor, "*B N d"],
-    v: Float[Tensor, "*B N d"],
-    times: NDArray[np.float64],
-    gamma: Tensor | float = 0.0,
-    *,
-    step: float,
-    scale: str = "physical",
-) -> tuple[Float[Tensor, "T *B N d"], Float[Tensor, "T *B N d"]]:
+    force: Force, x: Float[Tensor, "*B N d"], v: Float[Tensor, "*B N d"], times: NDArray[np.float64],
+    gamma: Tensor | float = 0.0, *, step: float, scale: str = "physical",
+) -> tuple[Float[Tensor, "T *B N d"], Float[Tensor, "T *B N d"]]:  # fmt: skip
     """Returns positions and velocities at all times; gradients pass through the whole rollout, forces included.
 
     Arguments:

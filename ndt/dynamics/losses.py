@@ -117,11 +117,8 @@ def sliced(
 
 
 LOSSES: dict[str, Loss] = {
-    "assignment": assignment,
-    "sinkhorn": sinkhorn,
-    "energy": energy_distance,
-    "sliced": sliced,
-}
+    "assignment": assignment, "sinkhorn": sinkhorn, "energy": energy_distance, "sliced": sliced,
+}  # fmt: skip
 
 
 def loss_of(name: str, num: int, other: int) -> Loss:

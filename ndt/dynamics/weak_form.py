@@ -155,19 +155,20 @@ def _solve(weak_form: WeakForm, fourier: Fourier) -> None:
     model = weak_form.lagrangian
     fourier.weight.zero_()
     mobile = model.config.scale == "mobility"
-    rows, wanted = [], []
+    rows, targets = [], []
     for each in weak_form.nodes:
         rate, curved = weak_form.moments(each, range(len(each.times)))
         # forces of entropy and Fisher terms: the weights are 0
         fixed = torch.stack([weak_form.force_moments(each, k) for k in range(len(each.times))])
-        design = torch.stack([_products(weak_form.test, fourier, x) for x in each.x])  # (K, J, F)
+        products = [torch.einsum("ndj,ndf->jf", weak_form.test.slopes(x), fourier.slopes(x)) for x in each.x]
+        design = torch.stack([fourier.unit * p / len(x) for p, x in zip(products, each.x, strict=True)])  # (K, J, F)
         change, mass = _hats(each.times)
         size = mass.sum(1)[:, None] * weak_form.noise
         slowed = mass @ (rate - fixed if mobile else rate) / size
         pulled = torch.einsum("ik,kjf->ijf", mass, design) / size[..., None]
         rows.append(torch.cat([pulled, slowed[..., None]], 2).flatten(0, 1).double().numpy())
-        wanted.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
-    design_all, target = np.concatenate(rows), np.concatenate(wanted)
+        targets.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
+    design_all, target = np.concatenate(rows), np.concatenate(targets)
     penalty = np.full(design_all.shape[1], RIDGE)
     penalty[-1 - len(fourier.shift) : -1] *= FOURIER_PENALTY  # the quadratic form comes first
     if model.log_friction.requires_grad:
@@ -180,11 +181,6 @@ def _solve(weak_form: WeakForm, fourier: Fourier) -> None:
         found = np.append(ridge(design_all[:, :-1], target - known, strength=penalty[:-1]), friction)
     weight = found[:-1] / (1 + friction if mobile else 1.0)
     fourier.weight.copy_(torch.as_tensor(weight, dtype=torch.float32))
-
-
-def _products(test: Fourier, fourier: Fourier, x: Tensor) -> Tensor:
-    """Returns E[∇φ · ∇feature], (J, F)."""
-    return fourier.unit * torch.einsum("ndj,ndf->jf", test.slopes(x), fourier.slopes(x)) / len(x)
 
 
 def _hats(times: NDArray[np.float64]) -> tuple[Tensor, Tensor]:

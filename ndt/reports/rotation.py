@@ -12,11 +12,7 @@ from ndt.reports.runs import read_json
 
 __all__ = ["section"]
 
-NAMES = {
-    "latents": "latents of the recording",
-    "wlm": "Lagrangian mechanics (WLM)",
-    "hoam": "action matching (HOAM)",
-}
+NAMES = {"latents": "recorded latents", "wlm": "Lagrangian mechanics (WLM)", "hoam": "action matching (HOAM)"}
 COLOURS = {"latents": INK, "wlm": CRIMSON, "hoam": BLUE}
 SHOWN = 40  # trials
 

@@ -60,7 +60,10 @@ def test_files_give_back_what_was_written(tmp_path) -> None:
         (lambda: Snapshots.from_arrays(np.full((2, 4, 2), np.nan), [0.0, 1.0]), "expected finite numbers, found 16"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4)), [0.0, 1.0]), r"expected \(T, N, d\) or"),
         (lambda: Snapshots.from_arrays([np.zeros((0, 2)), np.zeros((2, 2))], [0.0, 1.0]), "at least one a snapshot"),
-        (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 2))], [0, 1], paired=True), "as they are paired"),
+        (
+            lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 2))], [0, 1], paired=True),
+            "as they are paired",
+        ),
         (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 3))], [0, 1]), "dimensions of snapshots"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], weight=-np.ones((2, 4))), "numbers of at least 0"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], period=[-1.0, 0]), "lengths above 0"),

@@ -77,10 +77,6 @@ class Mesh:
 
         return float(self.mu**2 * (self.field(x) ** 2).sum() * cell / 2)
 
-    def energy(self, x: Array, v: Array) -> float:
-        """Returns kinetic and field energy; the mass of all particles is the volume of the box."""
-        return float((v**2).sum() / len(v) * self.length**self.dims / 2) + self.electric_energy(x)
-
     def advance(self, x: Array, v: Array, duration: float, step: float) -> tuple[Array, Array]:
         """Returns positions and velocities after a duration, in equal steps no longer than `step`."""
         if duration <= 0:

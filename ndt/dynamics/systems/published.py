@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndt.dynamics.snapshots import Snapshots, read_arrays
 from ndt.errors import InputError
