@@ -231,8 +231,8 @@ def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
 
 
 def simulate_run(
-    run: Path, data: Path, out: Path, times: Sequence[float], mu: Sequence[float] | None, *, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
+    run: Path, data: Path, out: Path, times: Sequence[float], mu: Sequence[float] | None, *, seed: int = 0
+) -> dict[str, Any]:
     """Simulates from the first snapshots of a file and writes the result as snapshots.
 
     Arguments:

@@ -23,11 +23,9 @@ FILES = {
 SETTINGS = {name: load_config(DynamicsConfig, CONFIGS / f"{file}.yaml") for name, file in FILES.items()}
 FITTED = ("action_matching", "conditional_flow_matching", "conditional_diffusion")
 SCORES = {
-    "sliced_w2": "sliced W2",
-    "gaussian_w2": "W2 of Gaussians of the same moments",
-    "w2": "W2",
+    "sliced_w2": "sliced W2", "gaussian_w2": "W2 of Gaussians of the same moments", "w2": "W2",
     "energy_error": "relative error of electric energy",
-}
+}  # fmt: skip
 
 
 def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:

@@ -70,8 +70,8 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     for name, each in found.items():
         free, conditioned, seconds = zip(*each, strict=True)
         method, config = MODELS[name]
-        steps = {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}.get(method, 0)
-        budget = f"{steps} steps"
+        steps = {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}
+        budget = f"{steps.get(method, 0)} steps"
         for row_name, values in ((name, free), (f"{name}.endpoint_conditioned", conditioned)):
             row = partial(paired_row, f"ocean.{row_name}", values, "W1")
             rows += [row(peer, [v] * seeds, budget) for peer, v in known.items()]

@@ -78,12 +78,12 @@ class FlowMatching(Head):
             path = trajectories[m]
             times = path.time[0] + (path.time[-1] - path.time[0]) * (np.arange(NODES) + rng.random(NODES)) / NODES
             x, v = path.sample(times, BATCH // NODES, rng)
-            at, wanted = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
+            at, target = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
             noise = torch.as_tensor(rng.standard_normal(x.shape), dtype=torch.float32)
             mu = torch.as_tensor(seen.mu[[m]], dtype=torch.float32).expand(NODES, -1)
             found = network(at + width * noise, torch.as_tensor(times, dtype=torch.float32), mu)
 
-            return ((found - wanted) / network.unit).square().mean()
+            return ((found - target) / network.unit).square().mean()
 
         self.network, self.losses = descend(network, loss, self.steps, 3e-3, progress)
 
@@ -98,7 +98,7 @@ class FlowMatching(Head):
         network = self.network
         if network is None:
             raise InputError("flow matching", "network", "one that was fitted", "none")
-        given = network.scales.parameters(mu)[None]
+        given = network.scales.mu_tensor(mu)[None]
         first, last = network.scales.span.tolist()
 
         def drift(x: Tensor, time: float) -> Tensor:
@@ -168,7 +168,7 @@ class GradientFlow(Head):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             potential = Fourier(scales_of(seen), self.fourier_features)
-        rows, wanted, steps = [], [], []
+        rows, targets, steps = [], [], []
         for m in range(seen.num_trajectories):
             for before, after in pairwise(seen.of(m)):
                 first, last = transport_pairs(before, after, seen.period, rng)
@@ -177,10 +177,10 @@ class GradientFlow(Head):
                 slope = potential.unit * potential.slopes(y)  # (N, d, F)
                 score = _score(torch.as_tensor(after.x[:LARGEST], dtype=torch.float32), y)
                 rows.append(torch.cat([slope, score[..., None]], 2).flatten(0, 1).double().numpy())
-                wanted.append(((before.x[first] - after.x[last]) / h).ravel())
+                targets.append(((before.x[first] - after.x[last]) / h).ravel())
                 steps.append(h)
         self.potential, self.step = potential, min(steps) / 10
-        design, target = np.concatenate(rows), np.concatenate(wanted)
+        design, target = np.concatenate(rows), np.concatenate(targets)
         found = ridge(design, target, least=0.0)  # no temperature is below 0
         with torch.no_grad():
             potential.weight.copy_(torch.as_tensor(found[:-1], dtype=torch.float32))

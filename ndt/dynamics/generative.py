@@ -77,12 +77,12 @@ class GenerativeModel(Head):
             z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
             tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
             if self.objective == "flow_matching":
-                y, wanted = (1 - tau) * z + tau * target, target - z
+                y, velocity = (1 - tau) * z + tau * target, target - z
             else:
                 angle = math.pi / 2 * tau
-                y, wanted = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
+                y, velocity = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
 
-            return (network(y, tau, time[which], mu[which]) - wanted).square().mean()
+            return (network(y, tau, time[which], mu[which]) - velocity).square().mean()
 
         self.network, self.losses = descend(network, loss, self.steps, 3e-3, progress)
 
@@ -94,7 +94,7 @@ class GenerativeModel(Head):
         network = self.network
         if network is None:
             raise InputError("per-time model", "network", "one that was fitted", "none")
-        scales, parameters = network.scales, network.scales.parameters(mu)
+        scales, parameters = network.scales, network.scales.mu_tensor(mu)
         generator, found = torch.Generator().manual_seed(seed), []
         for t in np.asarray(times, np.float64).tolist():
             y = torch.randn(num, network.num_dims, generator=generator)

@@ -59,7 +59,7 @@ RATE, VALIDATION = 5e-3, 0.1  # peak learning rate; fraction of samples kept for
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Fitted loss beside fresh estimates of it.
+    """Loss of the fitted model, and fresh estimates of it.
 
     Arguments:
         loss: Loss of the fitted model with the rule, nodes and particles of a step, mean over trajectories.
@@ -236,14 +236,15 @@ class HOAM(Head):
         """Results of fitting as plain values: the check, and whether nodes or samples were over-fitted."""
         if (check := self.check) is None:
             return {}
-        flags = {"overfitted": check.overfitted, "overfitted_samples": check.overfitted_samples}
-
-        return {"steps": self.config.steps, **vars(check), **flags}
+        return {
+            "steps": self.config.steps, **vars(check), "overfitted": check.overfitted,
+            "overfitted_samples": check.overfitted_samples,
+        }  # fmt: skip
 
     def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> Array:
         """Returns the gradient of the potential at positions (N, d), with parameters (p,)."""
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        return self._drift(self._fitted().scales.parameters(mu))(positions, time).double().numpy()
+        return self._drift(self._fitted().scales.mu_tensor(mu))(positions, time).double().numpy()
 
     def simulate(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0

@@ -10,8 +10,8 @@ conserves energy. In the ``mobility`` scale forces are (1 + γ) a. At γ = 0 bot
 tend to a, a gradient flow, so that γ may be learned from one limit to the other. The physical potential is (1 + γ)
 times the fitted one.
 
-Reference: Guan, Atanackovic, Neklyudov (2026), A call to Lagrangian action: learning population mechanics from temporal
-snapshots, https://arxiv.org/abs/2605.08550, whose kick is of first order; this one follows from the equation.
+Reference: Guan, Atanackovic, Neklyudov (2026), https://arxiv.org/abs/2605.08550, whose kick is of first order; this one
+follows from the equation.
 """
 
 import math

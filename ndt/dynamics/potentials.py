@@ -69,8 +69,8 @@ class Scales(nn.Module):
         start, end = self.span
         return torch.cat([(2 * (t - start) / (end - start) - 1)[:, None], (mu - self.mu_mean) / self.mu_scale], 1)
 
-    def parameters(self, mu: ArrayLike | None) -> Tensor:
-        """Returns parameters of one trajectory as (p,); None stands for none of them."""
+    def mu_tensor(self, mu: ArrayLike | None) -> Tensor:
+        """Returns the parameters of one trajectory as (p,); None if the model has none."""
         values, p = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64)), len(self.mu_mean)
         if len(values) != p:
             raise InputError("simulate", "mu", f"({p},)", values.shape)
@@ -79,7 +79,7 @@ class Scales(nn.Module):
 
     def initial(self, x0: ArrayLike, mu: ArrayLike | None) -> tuple[Tensor, Tensor]:
         """Returns the samples (N, d) and parameters (p,) of a simulation; warns of parameters out of range."""
-        x, parameters = torch.as_tensor(np.asarray(x0), dtype=torch.float32), self.parameters(mu)
+        x, parameters = torch.as_tensor(np.asarray(x0), dtype=torch.float32), self.mu_tensor(mu)
         if x.ndim != 2 or x.shape[1] != len(self.centre):
             raise InputError("simulate", "x0", f"(N, {len(self.centre)})", tuple(x.shape))
         for j, (value, (low, high)) in enumerate(zip(parameters.tolist(), self.mu_range.T.tolist(), strict=True)):

@@ -135,11 +135,11 @@ class Snapshots:
         _same("mu", (len(parameters),), (M,))
         moment, trajectory = np.concatenate(times), np.repeat(np.arange(M), [len(t) for t in times])
         held = np.isin(moment, np.asarray(held_out_times, np.float64))
-        for wanted in (np.asarray(each, np.float64).ravel() for each in held_out_mu):
-            same = np.all(parameters == wanted, axis=1) if parameters.shape[1] == len(wanted) else np.zeros(M, bool)
+        for each in (np.asarray(each, np.float64).ravel() for each in held_out_mu):
+            same = np.all(parameters == each, axis=1) if parameters.shape[1] == len(each) else np.zeros(M, bool)
             if not same.any():
                 expected = f"parameters of a trajectory: {parameters.tolist()}"
-                raise InputError("snapshots", "held_out_mu", expected, wanted)
+                raise InputError("snapshots", "held_out_mu", expected, each)
             held |= same[trajectory]
 
         lengths = np.full(d, np.inf) if period is None else _periods(period)

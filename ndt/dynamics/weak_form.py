@@ -1,4 +1,4 @@
-r"""Weak form of the momentum balance: fits a Lagrangian without a rollout, as a start for rollouts.
+r"""Weak form of the momentum balance: fits a Lagrangian without rollouts, and thus initialises rollouts.
 
 A population whose particles move by :math:`\ddot x = -\nabla\Psi - \gamma\dot x` obeys, for every test function φ,
 
@@ -43,7 +43,7 @@ FREQUENCY = 0.5  # factor of the test functions' frequencies
 
 @dataclass(frozen=True)
 class Nodes:
-    """Particles of one trajectory at K times, and their velocities: lists of (N, d) each, N as it comes."""
+    """Particles of one trajectory at K times and their velocities: lists of (N, d), whose N may differ."""
 
     times: NDArray[np.float64]
     x: list[Tensor]
@@ -56,7 +56,7 @@ def nodes_of(seen: Snapshots, action_matching: HOAM | None, most: int, seed: int
 
     Arguments:
         seen: Snapshots to fit.
-        action_matching: Whose field velocities are; None where they were observed.
+        action_matching: Model whose field gives the velocities; None if velocities were observed.
         most: Most particles of a node.
         seed: Seed of the draws.
 

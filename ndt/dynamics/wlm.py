@@ -68,10 +68,8 @@ class WLM(Head):
         self.config, self.seed = config or WLMConfig(), seed
         self.lagrangian: Lagrangian | None = None
         self.action_matching: HOAM | None = None
-        self.velocity = self.config.velocity
-        self.step = self.config.step
-        self.losses: Array = np.zeros(0)
-        self.frictions: Array = np.zeros(0)  # after each step of fitting
+        self.velocity, self.step = self.config.velocity, self.config.step
+        self.losses, self.frictions = np.zeros(0), np.zeros(0)  # at each step of fitting
 
     # ---- fitting
 
@@ -192,7 +190,7 @@ class WLM(Head):
         """Returns the acceleration of each particle (N, d), without friction, in the physical scale."""
         model = self._fitted()
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        found = model.functional.acceleration(positions, time, model.scales.parameters(mu)) * model.mobility
+        found = model.functional.acceleration(positions, time, model.scales.mu_tensor(mu)) * model.mobility
 
         return found.double().numpy()
 
@@ -203,7 +201,7 @@ class WLM(Head):
         It is conserved without friction; with friction it falls by gamma E|v|² per unit of time.
         """
         model, positions = self._fitted(), torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        potential = model.functional(positions, time, model.scales.parameters(mu)).mean() * model.mobility
+        potential = model.functional(positions, time, model.scales.mu_tensor(mu)).mean() * model.mobility
 
         return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential))
 

@@ -215,9 +215,9 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
     drawings = [plots.Drawing(sheet.svg, caption)]
     if seen.num_dims > 1:
         snapshots = seen.of(0)
-        times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
-        made = model.advance(snapshots[0], times, seen.mu[0])
-        moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+        frames = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
+        made = model.advance(snapshots[0], frames, seen.mu[0])
+        moving = animate(made, frames, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
         shown = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
         drawings.insert(0, plots.Drawing(moving, shown))
 

@@ -26,7 +26,7 @@ def test_oscillator_has_the_moments_of_its_equation() -> None:
     np.testing.assert_allclose(x.reshape(4, -1).var(1) / variance, 1, atol=4 * np.sqrt(2 / n))
 
 
-def test_oscillator_is_one_law_however_many_steps_it_is_looked_at() -> None:
+def test_the_oscillator_does_not_depend_on_the_number_of_times() -> None:
     system = Oscillator(sigma=2.0)
     often = system.simulate(20_000, np.linspace(0, 1, 11), seed=2).x.reshape(11, -1)[-1]
     once = system.simulate(20_000, np.array([0.0, 1.0]), seed=3).x.reshape(2, -1)[-1]
@@ -62,7 +62,7 @@ def trap_moments(system: Trap, mu: float, times: np.ndarray) -> tuple[np.ndarray
     return found.y[0], found.y[1] + found.y[2]
 
 
-def test_the_best_potential_of_the_oscillator_keeps_its_moments() -> None:
+def test_the_optimal_field_of_the_oscillator_matches_its_moments() -> None:
     """The field is linear: its slope is the rate of the standard deviation, its value at the mean the mean's rate."""
     system, h = Oscillator(sigma=0.0), 1e-5
     mean, variance = system.moments(np.array([0.3 - h, 0.3, 0.3 + h]))
@@ -73,7 +73,7 @@ def test_the_best_potential_of_the_oscillator_keeps_its_moments() -> None:
     np.testing.assert_allclose(Oscillator(sigma=0.0).least_loss(), -48.105, atol=0.01)  # methods' own figure
 
 
-def test_a_mesh_conserves_charge_and_a_uniform_plasma_pushes_nobody() -> None:
+def test_a_mesh_conserves_charge_and_a_uniform_plasma_has_no_force() -> None:
     rng = np.random.default_rng(0)
     for dims in (1, 2, 3):
         mesh = Mesh(4.0, 8, dims)
@@ -162,7 +162,7 @@ def test_two_streams_grow_at_their_linear_rate() -> None:
     np.testing.assert_allclose(slope, exact.imag, rtol=0.05)
 
 
-def test_two_kinds_of_beams_and_a_wave_have_what_they_are_asked_for() -> None:
+def test_beams_and_waves_have_their_initial_moments() -> None:
     bump = SYSTEMS["bump_on_tail"].model.simulate([1.25, 1.85], 4000, np.array([0.0, 0.1]))
     assert bump.mu.tolist() == [[1.25], [1.85]]
     assert bump.paired
@@ -176,7 +176,7 @@ def test_two_kinds_of_beams_and_a_wave_have_what_they_are_asked_for() -> None:
     np.testing.assert_allclose(x[:, 3:].std(0), 1.0, atol=0.02)
 
 
-def test_the_lorenz_system_shrinks_phase_space_at_a_constant_rate_and_loses_what_does_not_convect() -> None:
+def test_the_lorenz_system_contracts_phase_space_at_a_constant_rate() -> None:
     system = Lorenz()
     b1, _, _, _, b5, b6 = system.constants
     expected = -(2 * system.sigma * b1 + 2 * system.sigma + system.sigma * b5 + b6 + 2 * b1 + 1)
@@ -212,7 +212,7 @@ def test_a_harmonic_trap_has_the_moments_of_its_equations() -> None:
             np.testing.assert_allclose(snapshot.x.var(0).mean() / variance[k], 1, atol=4 * np.sqrt(2 / n) + 0.01)
 
 
-def test_an_aharmonic_trap_without_noise_goes_where_its_equation_says() -> None:
+def test_an_aharmonic_trap_without_noise_follows_its_equation() -> None:
     system = Trap(power=3, dims=2, beta=1e12, spread=0.0, step=1e-3)
     found = system.simulate([1.0], 3, np.array([0.0, 1.0]))[1].x
     exact = solve_ivp(lambda t, x: (system.centre(t) - x) ** 3, (0, 1), [system.mean], rtol=1e-9).y[0, -1]
@@ -227,12 +227,12 @@ def test_an_aharmonic_trap_without_noise_goes_where_its_equation_says() -> None:
         (lambda: Trap(power=2), "1 or 3, found 2"),
     ],
 )
-def test_what_is_no_system_is_refused(call, told) -> None:
+def test_invalid_systems_are_refused(call, told) -> None:
     with pytest.raises(InputError, match=told):
         call()
 
 
-def test_systems_know_one_seed_from_another() -> None:
+def test_systems_depend_on_the_seed_alone() -> None:
     times = np.array([0.0, 0.1])
     for system, mu in ((Beams(), [1.0]), (Landau(dims=1), [0.3]), (Trap(), [0.5]), (Lorenz(), [14.0])):
         one, same, other = (system.simulate(mu, 32, times, seed=s).x for s in (0, 0, 1))

@@ -22,8 +22,6 @@ from ndt.dynamics.snapshots import Snapshots
 __all__ = ["damped_oscillation", "harmonic_oscillator", "isothermal_gas", "solid_rotation", "vortex_tracers"]
 
 Array = NDArray[np.float64]
-Motion = Callable[[Array, Array, float], tuple[Array, Array]]
-Initial = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,8 @@ class Ensemble:
         motion: Takes both and a time; returns both then.
     """
 
-    initial: Initial
-    motion: Motion
+    initial: Callable[[Array], tuple[Array, Array]]
+    motion: Callable[[Array, Array, float], tuple[Array, Array]]
 
     def simulate(self, num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions and velocities at times, exact, (T, N, 2)."""
