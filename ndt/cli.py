@@ -159,7 +159,7 @@ def _embed(args: "Namespace") -> dict[str, Any]:
 def _dynamics(args: "Namespace") -> dict[str, Any]:
     from ndt.fit_dynamics import run_action
 
-    given = {name: getattr(args, name) for name in ("out", "data", "times", "mu", "seed")}
+    given = {name: getattr(args, name) for name in ("out", "data", "times", "mu")}
 
     return run_action(args.action, args.source, configured(DynamicsConfig, args), **given, progress=not args.quiet)
 
@@ -296,7 +296,6 @@ VERBS = {
             "--data": {"help": "simulate, score: .npz file of snapshots to begin from"},
             "--times": {"help": "simulate: times; else those of --data", "type": float, "nargs": "+", "default": []},
             "--mu": {"help": "simulate: parameters; else those of --data", "type": float, "nargs": "+"},
-            "--seed": {"help": "simulate, score: seed of the noise", "type": int, "default": 0},
         },
         config=DynamicsConfig,
     ),

@@ -193,9 +193,8 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
         left.plot(np.arange(1, len(model.frictions) + 1), model.frictions, color=BLUE)
         left.set(xlabel="optimisation step", ylabel="friction (1 / time)", ylim=(0, None))
         for m in range(num):
-            first, times = seen.of(m)[0], [s.time for s in seen.of(m)]
-            v0 = first.velocity if model.velocity == "observed" else None
-            x, v = model.trajectories(first.x, times, seen.mu[m], v0=v0)
+            times, colour = [s.time for s in seen.of(m)], (BLUE, ORANGE, GREEN)[m]
+            x, v = model.motion(seen.of(m)[0], times, seen.mu[m])
             energy = [model.energy(a, b, seen.mu[m], t) for a, b, t in zip(x, v, times, strict=True)]
             kinetic, colour = (v**2).sum(2).mean(1) / 2, (BLUE, ORANGE, GREEN)[m]
             right.plot(times, energy, color=colour, label=f"{_title(seen, m)}, total")
@@ -211,19 +210,14 @@ def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
 
     drawings = [Drawing(sheet.svg, caption)]
     if seen.num_dims > 1:
-        drawings.insert(0, _animation(model, seen, names))
+        snapshots = seen.of(0)
+        frames = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
+        made = model.advance(snapshots[0], frames, seen.mu[0])
+        moving = animate(made, frames, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+        shown = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
+        drawings.insert(0, Drawing(moving, shown))
 
     return Section(title="Mechanics", anchor="mechanics", drawings=drawings)
-
-
-def _animation(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Drawing:
-    snapshots = seen.of(0)
-    times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
-    made = model.advance(snapshots[0], times, seen.mu[0])
-    moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
-    caption = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
-
-    return Drawing(moving, caption)
 
 
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
