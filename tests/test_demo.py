@@ -75,7 +75,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     assert session["baselines"]["oracle"]["r2"] > session["baselines"]["ridge"]["r2"]
     scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
     assert scratch["bin_size"] == spec["bin_size"]  # scored on the same bins
-    assert (list(scratch["data"]), scratch["config"]["targets"]) == ([name], "counts")  # of this day alone
+    assert (list(scratch["data"]), scratch["config"]["decoder"]) == ([name], "tcn")  # of this day alone
     assert found["rotation"]["true_hz"] == ROTATION_HZ
     assert found["rotation"]["found"].keys() == {"latents", "hoam", "wlm"}
     assert 'id="rotation"' in Path(found["report"]).read_text()

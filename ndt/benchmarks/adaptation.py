@@ -99,7 +99,7 @@ def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume
     from ndt.data.store import Store
     from ndt.data.windows import BinnedSession
     from ndt.finetune.scoring import score_session
-    from ndt.finetune.unlabelled import kept_target, last_seconds
+    from ndt.finetune.session_labels import kept_target, last_seconds
     from ndt.model.checkpoint import write_json
 
     del resume  # there is nothing to go on from

@@ -104,7 +104,7 @@ def pretrained_seeds(store: Path, folder: Path, config: PretrainConfig, seeds: i
 def labelled_seconds(store: "Store", config: FinetuneConfig) -> float:
     """Returns the seconds of labels in the training split of a store's only session."""
     from ndt.data.windows import BinnedSession, default_bin_size
-    from ndt.finetune.unlabelled import seconds_of_labels
+    from ndt.finetune.session_labels import seconds_of_labels
 
     (session,) = (store.session(s) for s in store.session_ids)
     binned = BinnedSession(session, config.bin_size or default_bin_size([session]), config.window)

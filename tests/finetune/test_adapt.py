@@ -364,8 +364,10 @@ def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, t
         torch.manual_seed(config.seed)
         start = base.extended(model.spec)
         names = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
-        moved.append({"tables" if n in TABLES else "decoder" if n.startswith("decoder.") else "trunk" for n in names})
-    assert moved == [{"tables"}, {"tables", "decoder"}, {"tables", "decoder", "trunk"}]
+        moved.append(
+            {"embeddings" if n in TABLES else "decoder" if n.startswith("decoder.") else "backbone" for n in names}
+        )
+    assert moved == [{"embeddings"}, {"embeddings", "decoder"}, {"embeddings", "decoder", "backbone"}]
 
 
 def test_a_decoder_of_the_same_target_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:

@@ -12,8 +12,8 @@ from ndt.config import FinetuneConfig, TrainConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
-from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.decoding import Decoding
+from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values
 from ndt.model.checkpoint import ModelSpec, TargetSpec
 from ndt.model.transformer import NDT
 from ndt.session import Covariate, Session
@@ -173,10 +173,10 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
             torch.manual_seed(seed)
             model = NDT(replace(spec, target=spec_of_target))
             model.observe(binned.session, binned.mean_counts(train))
-            refining = DecoderStage(binned, train, target.values, model, config, ("",), values).begin(model)
+            stage = DecoderStage(binned, train, target.values, model, config, ("",), values)
             loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
             where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}
-            Trainer(model, refining, loop, **where).run()
-            found.setdefault(names, []).append(refining.validate(model)["r2"])
+            Trainer(model, stage, loop, **where).run()
+            found.setdefault(names, []).append(stage.validate(model)["r2"])
     assert (binned.split == TEST).any()
     assert np.mean(found["pos"]) > np.mean(found[""]) + 0.005, found

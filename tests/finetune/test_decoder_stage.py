@@ -29,7 +29,7 @@ def objective() -> DecoderStage:
     model = NDT(specification([session], config=MODEL)).eval()
     binned = grid_of(session)
     target = build_targets(session, None, binned.start, binned.bin_size, split=binned.split)
-    return DecoderStage(binned, binned.split == TRAIN, target.values, model, CONFIG).begin(model)
+    return DecoderStage(binned, binned.split == TRAIN, target.values, model, CONFIG)
 
 
 def test_windows_bring_the_latents_of_their_bins_and_hide_nothing(objective) -> None:
@@ -98,7 +98,7 @@ def test_what_an_earlier_run_refined_is_gone_when_another_begins(sim_store, sim_
     finetune(None, name, config=config, **options)
     assert (tmp_path / "decoder" / "checkpoints").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(DecoderStage, "begin", lambda *_: 1 / 0)
+        patch.setattr(DecoderStage, "fixed_latents", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(None, name, config=config, **options)
     assert not (tmp_path / "decoder").exists()

@@ -10,7 +10,7 @@ from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
-from ndt.finetune.lags import choose_lag
+from ndt.finetune.session_labels import choose_lag
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Spikes
 

@@ -100,12 +100,12 @@ def test_every_way_of_the_settings_is_a_way() -> None:
 
 
 def test_parts_of_a_model_by_their_names() -> None:
-    assert {part_of(name) for name in TABLES} == {"tables"}
+    assert {part_of(name) for name in TABLES} == {"embeddings"}
     assert part_of("embed.count.weight") == "input"
-    assert part_of("encoder.0.attention.query.weight") == "trunk"
-    assert part_of("decoder.readout.weight") == "trunk"
+    assert part_of("encoder.0.attention.query.weight") == "backbone"
+    assert part_of("decoder.readout.weight") == "backbone"
     assert part_of("decoder.readout.weight", ("decoder.",)) == "new"
-    assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"tables", "new"}
+    assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"embeddings", "new"}
 
 
 MAY = {  # beginnings of names of what changes, where the decoder is kept and where it is new
@@ -351,7 +351,7 @@ def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
     base = pretrained(store)
     for strategy in ("unsupervised", "align"):
         with pytest.raises(
-            InputError, match=f"a base model that decodes .*for {strategy}, found one without a decoder"
+            InputError, match=f"a base model with a decoder .*for {strategy}, found one without a decoder"
         ):
             adapted(pretrained(store, dims=0), strategy, tmp_path)
         with pytest.raises(InputError, match="target: expected one of: vel, found 'speed'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from ndt.finetune.unit_matching import LASTS, STAYS, Likeness, _alike, _assign, match_units
+from ndt.finetune.alignment import COLUMN_STABILITY, STABILITY, SameUnit, _assign, _column_evidence, match_units
 
 N = 20
 
@@ -33,39 +33,39 @@ def mean_and_spread(counts: np.ndarray) -> np.ndarray:
 def test_evidence_for_units_is_the_ratio_of_gaussian_densities(loadings) -> None:
     """Of one day and the same day, whose noise is the same, so that one turn of the axes makes all independent."""
     counts = day(loadings[:N], 1, 3000)
-    likeness = Likeness.fit(mean_and_spread, counts, counts)
+    ratio = SameUnit.fit(mean_and_spread, counts, counts)
     x = mean_and_spread(counts)
     halves = mean_and_spread(counts[:1500]) - mean_and_spread(counts[1500:])
     noise = halves.T @ halves / N / 4
     total = np.cov(x.T, bias=True)
     between, zero = total - noise, np.zeros((2, 2))
     assert np.linalg.eigvals(np.linalg.solve(noise, between)).min() > 0.5  # no direction is left out
-    same = multivariate_normal(cov=np.block([[total, STAYS * between], [STAYS * between, total]]))
+    same = multivariate_normal(cov=np.block([[total, STABILITY * between], [STABILITY * between, total]]))
     apart = multivariate_normal(cov=np.block([[total, zero], [zero, total]]))
     x = x - x.mean(0)
     expected = [[same.logpdf(np.r_[a, b]) - apart.logpdf(np.r_[a, b]) for b in x] for a in x]
-    np.testing.assert_allclose(likeness.units(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ratio.units(), expected, rtol=1e-4, atol=1e-4)
 
 
-def pairs_by_hand(likeness: Likeness, assigned: np.ndarray) -> np.ndarray:
+def pairs_by_hand(ratio: SameUnit, assigned: np.ndarray) -> np.ndarray:
     """The evidence of each old unit and new unit, from all other pairs one by one."""
     found = np.zeros(assigned.shape)
     for i, a in np.ndindex(assigned.shape):
         for j, b in np.ndindex(assigned.shape):
             if i != j and a != b:
-                x, y = likeness.old[i, j], likeness.new[a, b]
-                terms = likeness.of_old * x**2 + likeness.of_new * y**2 + likeness.of_both * x * y
-                found[i, a] += assigned[j, b] * (terms.sum() + likeness.constant)
+                x, y = ratio.old[i, j], ratio.new[a, b]
+                terms = ratio.of_old * x**2 + ratio.of_new * y**2 + ratio.of_both * x * y
+                found[i, a] += assigned[j, b] * (terms.sum() + ratio.constant)
     return found
 
 
-def random_pairs(n: int, m: int, seed: int = 0) -> Likeness:
+def random_pairs(n: int, m: int, seed: int = 0) -> SameUnit:
     rng = np.random.default_rng(seed)
     old, new = rng.standard_normal((n, n, 2)), rng.standard_normal((m, m, 2))
     for x in (old, new):
         x += x.transpose(1, 0, 2)  # of one and the other, and of the other and the one
         x[np.arange(len(x)), np.arange(len(x))] = 0
-    return Likeness(
+    return SameUnit(
         old=old,
         new=new,
         of_old=np.array([-0.2, -0.3]),
@@ -77,22 +77,22 @@ def random_pairs(n: int, m: int, seed: int = 0) -> Likeness:
 
 def test_evidence_from_pairs_is_the_sum_over_all_other_assigned_pairs() -> None:
     """Of an assignment: a unit meets itself only where nothing else is assigned, and there its measures are zero."""
-    likeness = random_pairs(4, 5)
+    ratio = random_pairs(4, 5)
     assigned = np.zeros((4, 5))
     assigned[[0, 1, 3], [2, 0, 4]] = 1
-    expected = pairs_by_hand(likeness, assigned)
+    expected = pairs_by_hand(ratio, assigned)
     on = assigned > 0
-    np.testing.assert_allclose(likeness.pairs(assigned)[on], expected[on], rtol=1e-12)
+    np.testing.assert_allclose(ratio.pairs(assigned)[on], expected[on], rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_betters(seed) -> None:
     """Against all 209 ways to assign some of four units to some of four; evidence is random: the worst case."""
-    alone, together = np.random.default_rng(seed).standard_normal((4, 4)) * 2, random_pairs(4, 4, seed)
-    reward = alone - np.log(4)
+    unit_evidence, pair_evidence = np.random.default_rng(seed).standard_normal((4, 4)) * 2, random_pairs(4, 4, seed)
+    reward = unit_evidence - np.log(4)
 
     def evidence(assigned: np.ndarray) -> float:
-        return float((assigned * (reward + together.pairs(assigned) / 2)).sum())
+        return float((assigned * (reward + pair_evidence.pairs(assigned) / 2)).sum())
 
     every = {}
     for order in permutations(range(4)):
@@ -102,7 +102,7 @@ def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_b
                 assigned[i, order[i]] = subset >> i & 1
             every[assigned.tobytes()] = assigned
     assert len(every) == 209
-    found = _assign(alone, together, 0)
+    found = _assign(unit_evidence, pair_evidence, 0)
     most = evidence(found)
     assert most >= 0.9 * max(map(evidence, every.values()))
     assert most >= max(evidence(other) for other in every.values() if np.abs(other - found).sum() <= 1) - 1e-9
@@ -165,13 +165,13 @@ def test_what_files_say_of_units_is_weighed_as_two_gaussians_that_correlate() ->
     old = np.array([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]])
     columns = np.concatenate([old, -3 * old[:, :1] + 5, np.full((4, 1), np.nan)], 1)
     x = np.sign(old)  # the repeated column and the one that it repeats are one direction
-    pair = multivariate_normal(cov=[[1, LASTS], [LASTS, 1]])
+    pair = multivariate_normal(cov=[[1, COLUMN_STABILITY], [COLUMN_STABILITY, 1]])
     apart = multivariate_normal(cov=np.eye(2))
     expected = [
         [sum(pair.logpdf([u, v]) - apart.logpdf([u, v]) for u, v in zip(a, b, strict=True)) for b in x] for a in x
     ]
-    np.testing.assert_allclose(_alike(columns, columns), expected, rtol=1e-9)
-    np.testing.assert_array_equal(_alike(columns[:, 3:], columns[:2, 3:]), np.zeros((4, 2)))
+    np.testing.assert_allclose(_column_evidence(columns, columns), expected, rtol=1e-9)
+    np.testing.assert_array_equal(_column_evidence(columns[:, 3:], columns[:2, 3:]), np.zeros((4, 2)))
 
 
 def test_places_tell_units_apart_where_spikes_cannot() -> None:
