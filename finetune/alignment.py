@@ -193,10 +193,9 @@ class SameUnit:
         s, t = (between + np.einsum("ik,ij,jk->k", turn, n, turn) for n in (noise_x, noise_y))
         c = STABILITY * between
         det = s * t - c**2
+        constant = float(-0.5 * np.log(det / (s * t)).sum())
 
-        of_old, of_new = (1 / s - t / det) / 2, (1 / t - s / det) / 2
-
-        return cls(x, y, of_old, of_new, of_both=c / det, constant=float(-0.5 * np.log(det / (s * t)).sum()))
+        return cls(x, y, (1 / s - t / det) / 2, (1 / t - s / det) / 2, of_both=c / det, constant=constant)
 
     def units(self) -> Array:
         """Returns the log likelihood ratio of each old unit and each new one, (N, M); statistics are (N, K)."""

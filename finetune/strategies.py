@@ -88,8 +88,8 @@ def choose_strategy(
     Evidence: on a simulated day with half of the units changed (`ndt.benchmarks.adaptation`), ``full`` and ``contexts``
     decode equally well from 15 to 210 s of labels, and ``probe`` worse; on a recorded day months later, with a minute
     of labels, ``full`` is far above ``contexts``. Most steps of ``full`` are those of ``contexts`` (`freeze_steps`),
-    and validation selects among all. Without labels an adapted model is above an unadapted one, and as good as one fitted
-    to a minute of labels; if all units have new identities, only alignment finds them.
+    and validation selects among all. Without labels an adapted model is above an unadapted one, and as good as with a
+    minute of labels; if all units have new identities, only alignment finds them.
 
     Arguments:
         config: Fine-tuning; uses `strategy` and `align_to`.

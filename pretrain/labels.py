@@ -1,4 +1,4 @@
-"""What is decoded beside the masked loss, of all sessions together."""
+"""Labels of all sessions for the decoding loss of pretraining."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,13 @@ __all__ = ["shared_labels"]
 def shared_labels(
     binned_sessions: list[BinnedSession], names: str
 ) -> tuple[TargetSpec | None, list[NDArray[np.float32]] | None]:
-    """Returns what is decoded, as all training splits together standardise it, and each session's standardised labels.
+    """Returns the target, standardised over all training splits together, and each session's labels, (R, C).
 
-    Sessions that lack a target get NaN for it. Classes are those of any session.
+    Labels of sessions that lack a target are NaN. Classes are those of any session.
 
     Raises:
-        InputError: if no session has one of the targets, a name fits two of a session, one does not vary, or two
-            sessions have it with other dimensions or units.
+        InputError: if no session has one of the targets, a name is ambiguous within a session, a target does not vary,
+            or two sessions have it with different dimensions or units.
     """
     if not names:
         return None, None
@@ -37,16 +37,13 @@ def shared_labels(
 
 def _shared(binned_sessions: list[BinnedSession], name: str) -> list[Target]:
     """Returns one target of each session, all with the same columns."""
-    found = {
-        i: build_targets(g.session, [name], g.start, g.bin_size)
-        for i, g in enumerate(binned_sessions)
-        if offers(g.session, name)
-    }
-    if not found:
-        raise InputError("pretrain", "target", f"{name} in one of the sessions", "none has it")
-    part = united([(binned_sessions[i].session.session_id, target.parts[0]) for i, target in found.items()])
-
-    return [
-        found[i].expanded([part]) if i in found else Target.unlabelled([part], len(g))
-        for i, g in enumerate(binned_sessions)
+    found = [
+        build_targets(g.session, [name], g.start, g.bin_size) if offers(g.session, name) else None
+        for g in binned_sessions
     ]
+    parts = [(g.session.session_id, t.parts[0]) for g, t in zip(binned_sessions, found, strict=True) if t is not None]
+    if not parts:
+        raise InputError("pretrain", "target", f"{name} in one of the sessions", "none has it")
+    part, lengths = united(parts), map(len, binned_sessions)
+
+    return [t.expanded([part]) if t is not None else Target.unlabelled([part], n) for t, n in zip(found, lengths, strict=True)]

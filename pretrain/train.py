@@ -40,12 +40,12 @@ def pretrain(
         store: A store, or the folder of one.
         out: Run directory.
         config: Settings, or a file of them; the defaults are the preset `tiny`.
-        resume: Whether to go on from the run's last checkpoint. The result is that of an uninterrupted run.
+        resume: Whether to continue from the run's last checkpoint; the result equals that of an uninterrupted run.
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if the store has no such session, a session is too short to be split, or one trains on what another
-            holds out.
+        InputError: if the store has no such session, a session is too short to be split, or one trains on time that
+            another holds out.
     """
     store, out, config = open_store(store, "pretrain"), Path(out), as_config(PretrainConfig, config)
     sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
@@ -66,7 +66,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec)
-    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to the days to come
+    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to future days
         model.observe(binned.session, binned.mean_counts(binned.split == TRAIN))
     parts = target.parts if target is not None else ()
     objective = MaskedModelling(binned_sessions, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
@@ -84,7 +84,7 @@ def pretrain(
 
 
 def _by_kind(found: dict[str, float]) -> dict[str, Any]:
-    """Measures as metrics.json has them: those of each kind of mask under ``masks``, by kind."""
+    """Returns measures as metrics.json has them: those of each kind of mask under ``masks``."""
     masks: dict[str, dict[str, float]] = {}
     for name, value in found.items():
         kind, _, measure = name.rpartition("/")

@@ -153,7 +153,7 @@ def test_calibration_is_the_most_that_is_used(store, tmp_path, monkeypatch) -> N
     curve = made(None, store, tmp_path, seconds=(5.0, 20.0, 30.0), config=replace(CONFIG, label_seconds=20.0))
     assert (curve.seconds, curve.whole) == ([5.0, 20.0], False)
     assert curve.left_out == [
-        "Left out: 20, 30 s of labels; calibration, the most that is used, is 20 s, the last point."
+        "Left out: 20, 30 s of labels; label_seconds allows 20 s, the last point."
     ]
     assert {call.config.label_seconds for call in fake.calls} == {5.0, 20.0}
 
@@ -191,7 +191,7 @@ def test_report_of_the_run_shows_the_curve(base, store, tmp_path, monkeypatch) -
     text = write_report(tmp_path).read_text()
     assert "all, 41 s" in text
     assert "the training split has 41 s" in text
-    assert "Pretrained on 0 sessions, not this one" in text
+    assert "Pretrained on 0 sessions, without this one" in text
 
 
 @pytest.mark.slow
@@ -220,4 +220,4 @@ def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
     assert len(found) == 4
     assert len({m["test"]["num_bins"] for m in found}) == 1
     assert {round(m["label_seconds"], 6) for m in found} == {20.0, round(curves[0].seconds[-1], 6)}
-    assert "Pretrained on 1 session, not this one" in write_report(tmp_path / "1").read_text()
+    assert "Pretrained on 1 session, without this one" in write_report(tmp_path / "1").read_text()

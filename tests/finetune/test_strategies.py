@@ -358,7 +358,7 @@ def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
             adapted(base, strategy, tmp_path, target="speed")
     with pytest.raises(InputError, match="align_to: expected one of: sub-a_ses-1, found sub-a_ses-9"):
         adapted(base, "align", tmp_path, align_to="sub-a_ses-9")
-    with pytest.raises(InputError, match=r"strategy: expected full.*no pretrained model, found probe"):
+    with pytest.raises(InputError, match=r"strategy: expected full.*for a model from scratch, found probe"):
         adapted(None, "probe", tmp_path, store=store, model=TINY, window=1.0)
     with pytest.raises(InputError, match="strategy: expected auto or full or contexts or probe or unsupervised"):
         FinetuneConfig(strategy="half")
@@ -371,7 +371,7 @@ def test_another_unit_than_the_decoders_is_refused_where_nothing_new_learns(stor
     session = second_day()
     series = replace(session.covariates["vel"], unit="cm/s")
     other = stored(tmp_path / "store", first_day(), replace(session, covariates={"vel": series}))
-    with pytest.raises(InputError, match=r"decodes \(vel: x, y in m/s\), found vel: x, y in cm/s"):
+    with pytest.raises(InputError, match=r"pretrained decoder \(vel: x, y in m/s\), found vel: x, y in cm/s"):
         adapted(pretrained(other), "unsupervised", tmp_path / "run")
 
 
