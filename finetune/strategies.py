@@ -107,24 +107,15 @@ def choose_strategy(
             raise InputError("settings", "strategy", "full, and no align_to, for a model from scratch", found)
         return replace(config, strategy="full")
     if config.strategy == "auto":
-        config = _by_rule(config, base, stores, session, labels)
+        unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
+        days = list(earlier_days(base, stores, session)) if unknown and base.KNOWS_UNITS else []
+        unsupervised = "align" if days else "unsupervised"
+        # Without labels, session_labels refuses a model without a decoder.
+        config = replace(config, strategy="full" if labels or base.spec.target is None else unsupervised)
+        if days and unknown > session.num_units / 2 and not config.align_to:
+            config = replace(config, align_to=days[-1])
     if not STRATEGIES[config.strategy].labelled and base.spec.target is None:
         expected = f"a base model with a decoder (ndt pretrain with a target, or ndt finetune), for {config.strategy}"
         raise InputError("finetune", "strategy", expected, "one without a decoder")
 
     return config
-
-
-def _by_rule(
-    config: FinetuneConfig, base: NDT, stores: Sequence[Store], session: Session, labels: float
-) -> FinetuneConfig:
-    unknown = len(set(map(str, session.units.id)) - set(base.vocabulary.units))
-    days = list(earlier_days(base, stores, session)) if unknown and base.KNOWS_UNITS else []
-    if labels or base.spec.target is None:  # without labels, a model without a decoder is refused later
-        strategy = "full"
-    else:
-        strategy = "align" if days else "unsupervised"
-    if days and unknown > session.num_units / 2 and not config.align_to:
-        config = replace(config, align_to=days[-1])
-
-    return replace(config, strategy=strategy)

@@ -104,7 +104,7 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
     from ndt.finetune.adapt import finetune
-    from ndt.finetune.curve import label_curve
+    from ndt.finetune.curve import SECONDS, label_curve
     from ndt.reports.run import write_report
 
     if args.base == "scratch" and args.store is None:
@@ -118,9 +118,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
         return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
     if args.resume:
         raise InputError("ndt finetune", "--resume", "a single run; --curve resumes by itself", "both")
-    label_curve(
-        *request, seconds=tuple(args.curve or (15, 30, 60, 120, 300)), seeds=args.seeds, workers=args.workers, **options
-    )
+    label_curve(*request, seconds=args.curve or SECONDS, seeds=args.seeds, workers=args.workers, **options)
     write_report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
@@ -128,7 +126,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
 
 def _evaluate(args: "Namespace") -> dict[str, Any]:
     if args.nlb is None:
-        from ndt.finetune.evaluate import evaluate
+        from ndt.finetune.scoring import evaluate
 
         return evaluate(args.run, args.session, store=args.store, split=args.split, mask=args.mask, out=args.out)
     from ndt.finetune.nlb_evaluation import evaluate_nlb
@@ -208,7 +206,7 @@ VERBS = {
     ),
     "inspect": Verb(
         run=_inspect,
-        summary="list what recordings contain, and what ingest would keep or drop, and why; or find overlapping sessions of a store",
+        summary="list what recordings contain and what ingest would drop, or find overlapping sessions of a store",
         usage="FILE... [--out DIR] [options], or STORE",
         options={
             **RECORDINGS,
@@ -242,9 +240,7 @@ VERBS = {
         summary="train a decoder of one target for one session, from a pretrained model or from scratch",
         usage="BASE --session ID [--target NAME] --out RUN [--curve] [options]",
         options={
-            "base": {
-                "help": "pretrained model: run directory of `ndt pretrain` or Hub name; or scratch, for a new model"
-            },
+            "base": {"help": "run directory of `ndt pretrain` or Hub name; or scratch, for a new model"},
             "--session": SESSION,
             "--target": {"help": TARGET},
             "--out": {"help": "run directory", "required": True},
@@ -268,13 +264,8 @@ VERBS = {
             "run": {"help": "run directory of `ndt finetune`; with --nlb, of `ndt pretrain`"},
             "--session": {"help": "session id (default: the session that the decoder was trained on)"},
             "--store": STORE,
-            "--split": {
-                "help": "split to score: train, valid, test or all (default: test for RUN's own session, all for another)"
-            },
-            "--mask": {
-                "help": "table of intervals; only bins within them are scored (FALCON: eval_mask)",
-                "default": "",
-            },
+            "--split": {"help": "train, valid, test or all (default: test for RUN's own session, else all)"},
+            "--mask": {"help": "table of intervals within which bins are scored (FALCON: eval_mask)", "default": ""},
             "--nlb": {"help": "data set of the Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"},
             "--nlb_test": {"help": "session id of the benchmark's test trials"},
             "--out": {"help": "JSON file for the scores; with --nlb, .h5 file for the submission"},
@@ -298,9 +289,7 @@ VERBS = {
         usage="fit SOURCE --out RUN, simulate RUN --data FILE --out FILE, or score RUN --data FILE [options]",
         options={
             "action": {"help": "one of: fit, simulate, score"},
-            "source": {
-                "help": "fit: .npz file of snapshots or embeddings, or name of a test system; simulate, score: run directory"
-            },
+            "source": {"help": "fit: .npz file of snapshots or embeddings, or a test system; else: run directory"},
             "--out": {"help": "fit: run directory; simulate: .npz file to write"},
             "--data": {"help": "simulate, score: .npz file of snapshots; simulation starts from the first"},
             "--times": {
@@ -401,7 +390,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

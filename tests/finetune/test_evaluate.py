@@ -12,8 +12,7 @@ from ndt.data.store import Store
 from ndt.data.windows import TEST, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
-from ndt.finetune.evaluate import evaluate
-from ndt.finetune.scoring import scored_rows
+from ndt.finetune.scoring import evaluate, scored_rows
 from ndt.intervals import Intervals
 
 CONFIG = FinetuneConfig(

@@ -14,8 +14,7 @@ from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.model.transformer import NDT
-from ndt.pretrain.labels import shared_labels
-from ndt.pretrain.train import pretrain
+from ndt.pretrain.train import pretrain, shared_labels
 
 
 def with_cues(session, cues):
