@@ -93,7 +93,8 @@ def align(
     names, counts, columns = _units(binned, chosen, unknown | set(old_names))
     pairs = [(old_names.index(u), i) for i, u in enumerate(names) if u in old_names]
     shared = [k for k, v in old_columns.items() if k in columns and columns[k].shape[1] == v.shape[1]]
-    both = tuple(np.concatenate([of[k] for k in shared], 1) for of in (old_columns, columns)) if shared else None
+    x, y = (np.column_stack([of[k] for k in shared]) if shared else None for of in (old_columns, columns))
+    both = None if x is None or y is None else (x, y)
     matched = match_units(old_counts, counts, binned.bin_size, known=pairs, columns=both)
     found = {u: old_names[i] for u, i in zip(names, matched, strict=True) if i >= 0 and u not in known}
     row = {u: i for i, u in enumerate(model.vocabulary.units)}
@@ -112,7 +113,7 @@ def _units(
     counts = binned.all_counts()[:, order]
     kept = {k: v for k, v in units.columns.items() if k in POSITIONS or k.startswith("waveform")}
     numbers = {k: np.asarray(v, np.float64) for k, v in kept.items() if np.issubdtype(v.dtype, np.number)}
-    columns = {k: v.reshape(len(v), -1)[order] for k, v in numbers.items()}
+    columns: dict[str, Array] = {k: v.reshape(len(v), -1)[order] for k, v in numbers.items()}
 
     return [names[i] for i in order], [counts[a:b] for a, b in binned.runs(chosen)], columns
 
@@ -220,7 +221,6 @@ class SameUnit:
 
 def _rows(measures: Array) -> Array:
     rows = measures.reshape(-1, measures.shape[-1])
-
     return rows[~np.isnan(rows).any(1)]
 
 

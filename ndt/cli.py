@@ -118,7 +118,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
         return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
     if args.resume:
         raise InputError("ndt finetune", "--resume", "a single run; --curve resumes by itself", "both")
-    label_curve(*request, seconds=args.curve or SECONDS, seeds=args.seeds, workers=args.workers, **options)
+    label_curve(*request, seconds=tuple(args.curve or SECONDS), seeds=args.seeds, workers=args.workers, **options)
     write_report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}

@@ -125,16 +125,16 @@ class PretrainConfig:
         mask: Entries hidden from the encoder.
         target: Target to decode as well, in the sessions that have it; empty for spikes alone.
         decoding_weight: Weight of the decoding loss relative to the masked loss.
-        embedding_lr_scale: Learning rate of unit and context embeddings relative to all other parameters; above 1, because
-            each embedding learns only from the windows of its sessions.
+        embedding_lr_scale: Learning rate of unit and context embeddings relative to all other parameters; above 1,
+            because each embedding learns only from the windows of its sessions.
         bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
         window: Longest window in seconds.
         min_bins: Shorter windows are left out.
-        shuffle_units: Whether units change patches from window to window: ``always``, ``never``, or ``auto``, in sessions
-            that share no unit with others (spikes sorted anew each session).
+        shuffle_units: Whether units change patches from window to window: ``always``, ``never``, or ``auto``, in
+            sessions that share no unit with others (spikes sorted anew each session).
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
-        leaks: If a session trains on time that another session of the store holds out (the same recording twice, a slice
-            of it, some of its units): ``refuse``, or ``warn`` and continue. See `ndt.data.leaks`.
+        leaks: If a session trains on time that another session of the store holds out (the same recording twice, a
+            slice of it, some of its units): ``refuse``, or ``warn`` and continue. See `ndt.data.leaks`.
         seed: Seed of initial weights, windows and masks.
     """
 
@@ -165,26 +165,26 @@ class FinetuneConfig:
     Arguments:
         strategy: Parameters of a pretrained model that learn: ``full`` (all), ``contexts`` (embeddings of units and
             contexts, and the read-in of counts), ``probe`` (a linear readout of the latents), ``unsupervised``
-            (embeddings, by the masked loss; the decoder is kept), ``align`` (the same, after matching new units to those
-            of an earlier day), or ``auto``: ``full`` if the session has labels. See `ndt.finetune.strategies`.
+            (embeddings, by the masked loss; the decoder is kept), ``align`` (the same, after matching new units to
+            those of an earlier day), or ``auto``: ``full`` if there are labels. See `ndt.finetune.strategies`.
         align_to: Session whose units the new units are matched to; empty for the subject's last that the model was
             trained on.
         train: Training loop.
         model: Architecture of a model from scratch; a pretrained model has its own.
-        decoder_steps: Steps of the decoder training stage, which follows and trains a TCN decoder alone, on fixed latents;
-            its weights are kept if they are better on validation. A TCN decoder of counts from scratch trains in
-            this stage only.
+        decoder_steps: Steps of the decoder training stage, which follows and trains a TCN decoder alone, on fixed
+            latents; its weights are kept if they are better on validation. A TCN decoder of counts from scratch
+            trains in this stage only.
         readin_lr_scale: Learning rate of the read-in weights in the decoder training stage, relative to the run's.
         detach_latents: Whether the decoding loss of a ``tcn_latents`` decoder stops at the latents, so that the encoder
             learns from the masked loss alone: ``always``, ``never``, or ``auto``: for a model from scratch, whose
             encoder would overfit a single session's labels.
         freeze_steps: First steps in which pretrained parameters (the backbone, and a decoder of the same target) are
             frozen; about three quarters of all steps work best.
-        backbone_lr_scale: Learning rate of pretrained parameters after that, relative to the run's; 0 keeps them frozen.
+        backbone_lr_scale: Learning rate of pretrained parameters after that, relative to the run's; 0 freezes them.
         embedding_lr_scale: Learning rate of unit and context embeddings, relative to the run's.
         fresh_contexts: Whether unknown contexts start at random; else at the mean of the known ones.
-        embedding_warmup_steps: First steps that train only unit and context embeddings, on the masked loss alone, if the
-            session has unknown units.
+        embedding_warmup_steps: First steps that train only unit and context embeddings, on the masked loss alone, if
+            the session has unknown units.
         mask_ratio: Fraction of patches hidden from the encoder in training.
         masked_weight: Weight of the masked loss relative to the decoding loss.
         unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn for each window.
@@ -196,8 +196,8 @@ class FinetuneConfig:
         auxiliary: Auxiliary targets, separated by commas: other behaviour that a TCN decoder is trained to predict as
             well, such as hand position for hand velocity. ``auto`` for all other series; empty for none.
         auxiliary_weight: Weight of the loss of auxiliary targets relative to the decoding loss.
-        lags: Candidate lags of the target behind the spikes, in seconds; the one with the best validation R² of ridge is
-            used. With a negative lag the decoder estimates past behaviour.
+        lags: Candidate lags of the target behind the spikes, in seconds; the one with the best validation R² of ridge
+            is used. With a negative lag the decoder estimates past behaviour.
         split: Splits of this run alone, for a model from scratch: ``fold:K/N``, ``first:SECONDS`` or ``TABLE/COLUMN``;
             see `ndt.data.splits.assign_splits`. Empty for the session's own.
         eval_mask: Table of intervals within which test bins are scored, and the time in a bin that must lie within one

@@ -249,7 +249,7 @@ def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, 
         finetune(None, name, out=tmp_path / "cut", **options)
     again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    with pytest.raises(InputError, match=r"embed: model: expected a pretrained model.*counts, whose encoder was never"):
+    with pytest.raises(InputError, match=r"embed: model: expected a pretrained model.*counts, with an untrained encoder"):
         embed(tmp_path / "whole", name)
     with pytest.raises(InputError, match="decoder_steps: expected at least 1 for a decoder of counts, found 0"):
         finetune(None, name, out=tmp_path / "none", **options | {"config": replace(config, decoder_steps=0)})
