@@ -86,7 +86,7 @@ def test_evidence_from_pairs_is_the_sum_over_all_other_assigned_pairs() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_betters(seed) -> None:
+def test_the_assignment_is_near_the_best_and_locally_optimal(seed) -> None:
     """Against all 209 ways to assign some of four units to some of four; evidence is random: the worst case."""
     unit_evidence, pair_evidence = np.random.default_rng(seed).standard_normal((4, 4)) * 2, random_pairs(4, 4, seed)
     reward = unit_evidence - np.log(4)
@@ -119,13 +119,13 @@ def test_a_permutation_is_recovered_exactly_whatever_the_rates(loadings) -> None
     np.testing.assert_array_equal(match_units([old], [silent], 0.05)[:N], order)
 
 
-def test_the_order_of_units_changes_the_order_of_the_answer_alone(loadings) -> None:
+def test_matching_is_equivariant_to_unit_order(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     order = np.random.default_rng(5).permutation(N)
     np.testing.assert_array_equal(match_units([old], [new[:, order]], 0.05), match_units([old], [new], 0.05)[order])
 
 
-def test_units_that_are_new_are_seldom_taken_for_old_ones(loadings) -> None:
+def test_new_units_are_rarely_matched(loadings) -> None:
     """A quarter of the old day's units are gone, and as many new ones there."""
     stay = N * 3 // 4
     old, new = day(loadings[:N], 1), day(np.concatenate([loadings[:stay], loadings[N : 2 * N - stay]]), 2)
@@ -135,7 +135,7 @@ def test_units_that_are_new_are_seldom_taken_for_old_ones(loadings) -> None:
     assert not set(found[stay:]) & set(range(stay))
 
 
-def test_pairs_that_are_known_are_kept_even_where_they_look_wrong(loadings) -> None:
+def test_known_pairs_are_always_kept(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     found = match_units([old], [new], 0.05, known=[(0, 1), (1, 0), (2, 2)])
     np.testing.assert_array_equal(found[:3], [1, 0, 2])
@@ -144,14 +144,14 @@ def test_pairs_that_are_known_are_kept_even_where_they_look_wrong(loadings) -> N
     assert (found[3:] == others).sum() >= N - 5
 
 
-def test_of_seconds_and_of_two_units_nothing_is_guessed(loadings) -> None:
+def test_too_short_days_and_too_few_units_are_not_matched(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     found = match_units([old], [new[:80]], 0.05, known=[(3, 2)])
     np.testing.assert_array_equal(found, np.where(np.arange(N) == 2, 3, -1))
     np.testing.assert_array_equal(match_units([old], [new[:, :2]], 0.05), [-1, -1])
 
 
-def test_recordings_in_short_pieces_are_matched_too(loadings) -> None:
+def test_recordings_of_short_segments_are_matched(loadings) -> None:
     """No product spans a gap: segments in another order say the same."""
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     segments = np.split(new, range(20, len(new), 20))
@@ -160,7 +160,7 @@ def test_recordings_in_short_pieces_are_matched_too(loadings) -> None:
     np.testing.assert_array_equal(match_units([old], [*segments[:150:-1], *segments[:151]], 0.05), found)
 
 
-def test_what_files_say_of_units_is_weighed_as_two_gaussians_that_correlate() -> None:
+def test_evidence_of_columns_is_the_ratio_of_correlated_gaussian_densities() -> None:
     """Two columns without correlation, of variance 4 and 1; one that repeats the first and one that is not known."""
     old = np.array([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]])
     columns = np.concatenate([old, -3 * old[:, :1] + 5, np.full((4, 1), np.nan)], 1)
@@ -174,7 +174,7 @@ def test_what_files_say_of_units_is_weighed_as_two_gaussians_that_correlate() ->
     np.testing.assert_array_equal(_column_evidence(columns[:, 3:], columns[:2, 3:]), np.zeros((4, 2)))
 
 
-def test_places_tell_units_apart_where_spikes_cannot() -> None:
+def test_positions_distinguish_units_with_equal_spikes() -> None:
     rng = np.random.default_rng(0)
     old, new = (rng.poisson(0.5, (2000, 8)).astype(float) for _ in range(2))
     order, places = rng.permutation(8), np.stack(np.unravel_index(range(8), (2, 2, 2)), 1) * 100.0
