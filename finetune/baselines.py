@@ -1,4 +1,4 @@
-"""The baselines of a decoder, on its bins and its split."""
+"""Baselines of a decoder, fitted and evaluated on the decoder's bins and splits."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ __all__ = ["Baselines"]
 Rows = NDArray[np.floating]
 Facts = dict[str, Any]
 
-CHOSEN = {  # what the facts say of each; naive Bayes says it itself
+CHOSEN = {  # selected settings that metrics.json reports; naive Bayes names its own
     "ridge": ("alpha", "num_lags"),
     "block_permuted": ("alpha", "num_lags"),
     "circularly_shifted": ("alpha", "num_lags"),
@@ -39,22 +39,22 @@ CHOSEN = {  # what the facts say of each; naive Bayes says it itself
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the baselines of one part decode at every bin. All are causal, and chosen on validation.
+    """Predictions of one part by baselines. All are causal; their settings are selected on validation.
 
-    - ``ridge``, ``wiener``: linear, on lagged counts; with a penalty, and with next to none.
-    - ``kalman``: a linear model of how the target moves, and of counts given the target; not for classes.
-    - ``naive_bayes``: Poisson counts given the target, over cells of its range.
+    - ``ridge``, ``wiener``: linear regression on lagged counts, with a penalty and with almost none.
+    - ``kalman``: linear Gaussian dynamics of the target, and of counts given the target; not for classes.
+    - ``naive_bayes``: independent Poisson counts given the target, over cells of its range.
     - ``gru``: a small gated recurrent network.
-    - ``ridge_time_gain``: ridge times a gain for each bin since the segment began, which a clock could give.
-    - ``time_only``: from the time since the segment began, without spikes.
-    - ``block_permuted``, ``circularly_shifted``: ridge fitted to labels in another order, or half a turn late: its R² must be near 0.
+    - ``ridge_time_gain``: ridge times a gain that depends on the time since the segment began.
+    - ``time_only``: mean target at each time since the segment began, without spikes.
+    - ``block_permuted``, ``circularly_shifted``: controls, ridge fitted to targets permuted in blocks, or shifted
+      circularly by half their length; R² must be near 0.
 
     Arguments:
-        decoded: By name, (R, C).
+        decoded: Predictions at every bin by name, (R, C).
         fitted: The fitted decoders, by name.
-        facts: By name, what was chosen (None for infinite), ``valid_r2`` (on validation bins, by which it was chosen)
-            and ``seconds`` to fit, the two controls' with ridge's; of one that could not be fitted,
-            ``left_out``: why.
+        facts: By name, selected settings (None for infinite), ``valid_r2`` (by which they were selected) and
+            ``seconds`` to fit (ridge's include the two controls); or ``left_out``, the reason for not fitting it.
     """
 
     decoded: dict[str, Rows]
@@ -73,24 +73,24 @@ class Baselines:
         *,
         counts: Rows | None = None,
     ) -> "Baselines":
-        """Fits ridge, and what else ``config.baselines`` names, on the training bins; chooses on the validation bins.
+        """Fits ridge and `config.baselines` on training bins, and selects settings on validation bins.
 
         Arguments:
             binned: The session's bins.
-            kind: Of the part: ``continuous``, ``angle`` or ``class``.
+            kind: Kind of the part: ``continuous``, ``angle`` or ``class``.
             targets: The part's columns, NaN where unlabelled, (R, C).
             train: Bins to fit on, (R,).
-            valid: Bins to choose on, (R,).
+            valid: Bins to select settings on, (R,).
             config: Fine-tuning; uses `baselines`, `max_lag` and `seed`.
-            counts: What ``binned.all_counts()`` returns, where it is at hand.
+            counts: ``binned.all_counts()``, if already computed.
         """
         counts = binned.all_counts() if counts is None else counts
         edges = np.flatnonzero(np.diff(binned.segment)) + 1
-        x, y, place, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, binned.place, train, valid))
+        x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, binned.place, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
         begin = time.perf_counter()
         lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
-        # The controls share ridge's equations, and cost it next to nothing.
+        # The controls share ridge's normal equations, so they cost almost nothing.
         labels: dict[str, list[Any]] = {"ridge": y}
         if "block_permuted" in config.baselines:
             labels["block_permuted"] = block_permuted_targets(y, *rows, config.seed)
@@ -104,8 +104,8 @@ class Baselines:
             "kalman": lambda: _kalman(x, y, *rows, **own),
             "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
             "gru": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
-            "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], place),
-            "time_only": lambda: fit_time_only(y, *rows, place),
+            "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], position),
+            "time_only": lambda: fit_time_only(y, *rows, position),
         }
         for name in [name for name in fits if name in config.baselines]:
             begin = time.perf_counter()
@@ -116,8 +116,8 @@ class Baselines:
                 facts[name] = {"left_out": str(error)}
         decoded = {}
         for name, model in models.items():
-            heard = {"time_only": (place,), "ridge_time_gain": (x, place)}.get(name, (x,))
-            decoded[name] = np.concatenate(model.predict(*heard))
+            inputs = {"time_only": (position,), "ridge_time_gain": (x, position)}.get(name, (x,))
+            decoded[name] = np.concatenate(model.predict(*inputs))
             facts[name] = _chosen(name, model) | facts.get(name, {})
 
         return cls(decoded, models, facts)
@@ -125,19 +125,19 @@ class Baselines:
 
 def _kalman(*rows: Any, bin_size: float, kind: str) -> Kalman:
     if kind == "class":
-        raise InputError("Kalman filter", "kind", "something that moves", "classes")
+        raise InputError("Kalman filter", "kind", "a continuous target or an angle", "classes")
 
     return fit_kalman(*rows, bin_size=bin_size)
 
 
 def _recurrent(*rows: Any, **settings: Any) -> "GRU":
-    from ndt.decoders.gru import fit_gru  # torch, which no other baseline needs
+    from ndt.decoders.gru import fit_gru  # imports torch
 
     return fit_gru(*rows, **settings)
 
 
 def _chosen(name: str, model: Any) -> Facts:
-    """What was chosen of a baseline, as it goes into JSON."""
+    """Selected settings of a baseline, for JSON."""
     found = model.chosen if name == "naive_bayes" else {key: getattr(model, key) for key in CHOSEN[name]}
 
     return {k: None if v == float("inf") else v for k, v in (found | {"valid_r2": model.valid_r2}).items()}

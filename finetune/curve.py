@@ -1,4 +1,4 @@
-"""R² against seconds of calibration data, for one session."""
+"""Label curve: R² of decoders of one session against seconds of labelled data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ __all__ = ["SECONDS", "label_curve"]
 
 SECONDS = (15.0, 30.0, 60.0, 120.0, 300.0)
 
-Place = tuple[float, str, int]  # seconds of labels, kind of network, seed
+Run = tuple[float, str, int]  # seconds of labelled data, ``network`` or ``scratch``, seed
 
 
 def label_curve(
@@ -37,17 +37,15 @@ def label_curve(
     workers: int = 1,
     progress: bool = True,
 ) -> LabelCurve:
-    """Fits decoders to more and more of a session's labels, and scores all on its one test split.
+    """Fits decoders to increasing amounts of a session's labels, and scores all on its test split.
 
-    At each number of seconds, and at all that the training split has (or `config.label_seconds`, where that is less), a
-    decoder is fitted for each seed: by the base model and, as a control, by its architecture from scratch. Labels are
-    the last before validation. Validation labels, which all choose by, do not count.
+    For each amount, and for all labels of the training split (or `config.label_seconds`, if fewer), it fits one decoder
+    per seed to the last labels before validation: from the base model and, as a control, from scratch with the same
+    architecture. Validation labels, which select weights, do not count. Amounts that the training split lacks are left
+    out, and the curve says so; the decoder of all labels is therefore fitted first.
 
-    Numbers of seconds that the training split does not have are left out, and the curve says so. What all labels give
-    is fitted first, since it says how many there are.
-
-    Writes ``curve.json``, ``config.yaml`` and ``run.json`` into `out`, and runs into ``<out>/curve/``: what has ended
-    there is not done again.
+    Writes ``curve.json``, ``config.yaml`` and ``run.json`` into `out`, and runs into ``<out>/curve/``. Runs that are
+    complete there are read, not repeated.
 
     Arguments:
         base: A pretrained model, or its run directory or Hub name; None for networks from scratch alone.
@@ -56,7 +54,7 @@ def label_curve(
         out: Run directory of the curve.
         store: The store; by default the one that `base` was pretrained on.
         config: Settings of all runs; seeds count from its own.
-        seconds: Seconds of labels.
+        seconds: Seconds of labelled data.
         seeds: Number of seeds.
         workers: Runs at a time, each in a process with one thread.
         progress: Whether to show a progress bar.
@@ -68,22 +66,23 @@ def label_curve(
     model, opened_store = opened(base, store, out)
     recording, spec = opened_store.session(session), None if model is None else model.spec
     window = config.window if spec is None else spec.window_bins * spec.bin_size
-    asked = _checked(seconds, seeds, workers, window)
-    settings = {"network": config} | ({} if spec is None else {"scratch": _untrained(config, spec)})
+    requested = _checked(seconds, seeds, workers, window)
+    settings = {"network": config}
+    if spec is not None:  # the control: the base model's architecture, bins and window, with new weights
+        settings["scratch"] = replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
     save_config(out, config, opened_store.root)
 
-    def fitted(amounts: Sequence[float]) -> dict[Place, dict[str, Any]]:
-        places = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
-        jobs = [_job(out / "curve", base, settings, place, (session, target, opened_store)) for place in places]
+    def fitted(amounts: Sequence[float]) -> dict[Run, dict[str, Any]]:
+        runs = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
+        jobs = [_job(out / "curve", base, settings, run, (session, target, opened_store)) for run in runs]
         title = "all labels" if list(amounts) == [config.label_seconds] else "fewer labels"
-        return dict(zip(places, run_all(jobs, workers, title, progress=progress), strict=True))
+        return dict(zip(runs, run_all(jobs, workers, title, progress=progress), strict=True))
 
     metrics = fitted([config.label_seconds])
     last = metrics[config.label_seconds, "network", config.seed]
-    has = float(last["label_seconds"])
-    kept = [t for t in asked if t < has - last["bin_size"] / 2]
+    available = float(last["label_seconds"])
+    kept = [t for t in requested if t < available - last["bin_size"] / 2]
     metrics |= fitted(kept)
-
     grouped = [
         [[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in (*kept, config.label_seconds)]
         for kind in settings
@@ -91,12 +90,12 @@ def label_curve(
     curve = LabelCurve(
         session=session,
         target=str(last["target"]),
-        seconds=[*kept, has],
+        seconds=[*kept, available],
         lines=gather(*grouped),
         valid_seconds=split(recording, window).valid.duration,
         pretrained_on="" if spec is None else _pretrained_on(spec, session),
         whole=not config.label_seconds,
-        left_out=_left_out([t for t in asked if t not in kept], has, config),
+        left_out=_left_out([t for t in requested if t not in kept], available, config),
     )
     curve.save(out)
 
@@ -119,30 +118,25 @@ def _job(
     home: Path,
     base: NDT | str | Path | None,
     settings: Mapping[str, FinetuneConfig],
-    place: Place,
+    run: Run,
     data: tuple[str, str | None, Store],
 ) -> Callable[[], dict[str, Any]]:
-    seconds, kind, seed = place
+    seconds, kind, seed = run
     folder = home / (f"{seconds:g}s" if seconds else "all") / kind / f"seed{seed}"
     config = replace(settings[kind], label_seconds=seconds, seed=seed)
 
     return partial(finetuned, folder, None if kind == "scratch" else base, *data, config)
 
 
-def _untrained(config: FinetuneConfig, spec: ModelSpec) -> FinetuneConfig:
-    """Settings of the control: the base model's architecture, bins and window, with new weights."""
-    return replace(config, model=spec.config, bin_size=spec.bin_size, window=spec.bin_size * spec.window_bins)
-
-
 def _pretrained_on(spec: ModelSpec, session: str) -> str:
     number = f"{len(spec.data)} session{'s' * (len(spec.data) != 1)}"
 
-    return number + (", the training split of this one among them" if session in spec.data else ", not this one")
+    return number + (", including the training split of this one" if session in spec.data else ", without this one")
 
 
-def _left_out(seconds: Sequence[float], has: float, config: FinetuneConfig) -> list[str]:
+def _left_out(seconds: Sequence[float], available: float, config: FinetuneConfig) -> list[str]:
     if not seconds:
         return []
-    given = "calibration, the most that is used, is" if config.label_seconds else "the training split has"
+    given = "label_seconds allows" if config.label_seconds else "the training split has"
 
-    return [f"Left out: {', '.join(f'{t:g}' for t in seconds)} s of labels; {given} {has:g} s, the last point."]
+    return [f"Left out: {', '.join(f'{t:g}' for t in seconds)} s of labels; {given} {available:g} s, the last point."]

@@ -1,4 +1,4 @@
-"""The decoder alone, on latents that stay as they are: many cheap steps after the dear ones of the whole network."""
+"""Decoder training stage: trains the decoder alone, on latents that are computed once."""
 
 from dataclasses import replace
 
@@ -17,32 +17,30 @@ __all__ = ["DecoderStage"]
 
 
 class DecoderStage(Decoding):
-    """Objective of refinement: the loss of what is decoded, on windows whose latents are known.
+    """Objective of the decoder training stage: the decoding loss, on windows with fixed latents.
 
-    Encoding is nine tenths of a step, and convolutions over bins need more steps than the encoder has use for. So the
-    encoder stops, each bin is encoded once with the past that it has in its segment, and the decoder goes on by itself,
-    with what it reads of each unit. Nothing else learns. A decoder of counts alone needs nothing encoded, and no steps
-    of the whole network before.
+    Encoding takes nine tenths of the time of a step, and a TCN needs more steps than the encoder. So this stage encodes
+    each training bin once, with the past of its segment, and then trains only the decoder and its read-in weights. A
+    decoder of counts alone needs no latents, and no steps of the whole network before.
 
     Arguments as of `Decoding`; the model's encoder must not change afterwards.
     """
 
-    def begin(self, model: NDT) -> "DecoderStage":
-        """Encodes all bins that are trained on, and returns itself."""
+    def fixed_latents(self, model: NDT) -> NDArray[np.float32] | None:
+        """Returns latents of the training bins, (R, D), 0 elsewhere; None if the decoder reads none."""
         decoder = model.decoder
         assert isinstance(decoder, TCNDecoder)
-        self.latents: NDArray[np.float32] | None = None
-        if decoder.reads_latents:
-            windows = self.binned.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.binned.session))
-            self.latents = np.nan_to_num(per_bin(model, windows, model.latents, len(self.binned)))
+        if not decoder.reads_latents:
+            return None
+        windows = self.binned.cover(self.chosen, self.window_bins, model.vocabulary.rows(self.binned.session))
 
-        return self
+        return np.nan_to_num(per_bin(model, windows, model.latents, len(self.binned)))
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their latents and labels."""
         windows = []
-        for place in rows:
-            _, w = self.sampler.draw(self.sampler.generator(step, place))
+        for sample in rows:
+            _, w = self.sampler.draw(self.sampler.generator(step, sample))
             here = slice(*w.index)
             latents = None if self.latents is None else self.latents[here]
             windows.append(replace(w, target=self.standard[here], latents=latents))
@@ -58,7 +56,7 @@ class DecoderStage(Decoding):
         return self.decoding_losses(model(batch, rates=False).decoded, batch)
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of the decoder and of what it reads of units; all else rests."""
+        """Returns the learning rate factor: 1 for the decoder, `readin_lr_scale` for its read-in weights, else 0."""
         if name == "readin":
             return self.config.readin_lr_scale
 

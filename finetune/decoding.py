@@ -1,4 +1,4 @@
-"""Decoding targets, with the masked loss beside it."""
+"""Objective of fine-tuning: the decoding loss, plus the masked loss of pretraining."""
 
 import math
 from dataclasses import replace
@@ -24,26 +24,26 @@ from ndt.target import Target, part_columns
 
 __all__ = ["Decoding", "decode"]
 
-PREDICTS = ("mask_token", "rate_position.", "rate_decoder.", "rate_norm.", "rates.")  # rates, and only them
+RATE_PARTS = ("mask_token", "rate_position.", "rate_decoder.", "rate_norm.", "rates.")  # used by the masked loss alone
 
 
 class Decoding:
-    """Objective of fine-tuning: the loss of what is decoded (`decoding_loss`), and the likelihood of hidden patches.
+    """Objective of fine-tuning: the decoding loss (`decoding_loss`), and the negative log likelihood of hidden patches.
 
-    For the first `embedding_warmup_steps` only the unit and context tables learn, on the masked loss alone: they then say who the
-    units of a new session are before the trunk is touched, and need no label for it. What was pretrained stays still
-    for the first `freeze_steps`: with seconds of labels the best decoder is found before it moves, with minutes after.
-    What learns at all is said by the way to adapt (`ndt.finetune.strategies`), ``full`` where nobody chose one; a way whose
-    steps are on the masked loss alone warms up to the end.
+    For the first `embedding_warmup_steps` only the embeddings of units and contexts learn, on the masked loss alone.
+    They so identify the units of a new session, without labels, before the backbone changes. Pretrained parameters are
+    frozen for the first `freeze_steps`: with seconds of labels the best decoder is found before they change, with
+    minutes after. The strategy (`ndt.finetune.strategies`; ``full`` by default) determines which parameters learn at
+    all. A strategy on the masked loss alone stays in the warm-up to the end.
 
     Arguments:
         binned: The session's bins.
         chosen: Bins to train on, (R,).
-        targets: What is decoded in its unit, 1 or 0 for each class, NaN where unlabelled, (R, C).
-        model: The model; its specification says how the target is standardised.
+        targets: Labels in their unit, 1 or 0 for each class, NaN where unlabelled, (R, C).
+        model: The model; its specification standardises the target.
         config: Fine-tuning.
-        new: How the names of parameters begin that were not pretrained; an empty name is all.
-        auxiliary: What is learned beside, as `auxiliary_values` has it, with the parts of the model's specification.
+        new: Prefixes of the names of parameters that were not pretrained; an empty prefix is all.
+        auxiliary: Auxiliary targets (`auxiliary_values`), with the parts of the model's specification.
     """
 
     def __init__(
@@ -81,12 +81,17 @@ class Decoding:
         self.auxiliary = auxiliary or Target.unlabelled(spec.target.auxiliary, len(binned))
         self.standard = np.concatenate([self.standard, self.auxiliary.values], 1)
         self.lag_bins = round(model.UNDECODED / binned.bin_size)
+        self.latents = self.fixed_latents(model)
+
+    def fixed_latents(self, model: NDT) -> NDArray[np.float32] | None:
+        """Returns None: the model encodes each window anew."""
+        return None
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks and labels."""
         windows = []
-        for place in rows:
-            rng = self.sampler.generator(step, place)
+        for sample in rows:
+            rng = self.sampler.generator(step, sample)
             _, w = self.sampler.draw(rng)
             T, N = w.counts.shape
             absent = np.less(rng.random(N), self.config.unit_dropout * rng.random())
@@ -109,7 +114,7 @@ class Decoding:
         return terms
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns the loss over labelled bins and parts, and the likelihood of hidden, valid unit-bins."""
+        """Returns the loss over labelled bins and parts, and the negative log likelihood of hidden, valid unit-bins."""
         warm, weight = step < self.embedding_warmup_steps, self.config.masked_weight
         detach = self.config.detach_latents == "always"
         prediction = model(batch, rates=warm or weight > 0, detach_latents=detach)
@@ -123,7 +128,7 @@ class Decoding:
         return terms
 
     def labels(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the number of labelled bins, summed over parts: of what is delivered, and of what is beside it."""
+        """Returns the number of labelled bins, summed over parts: of the target, and of auxiliary targets."""
         C = len(self.target.dims)
         terms = {"mse": num_labels(batch.target[:, :C], self.target.parts)}
         if self.auxiliary.parts:
@@ -136,22 +141,22 @@ class Decoding:
         C = len(self.target.dims)
         terms = {"mse": (decoding_loss(decoded[:, :C], batch.target[:, :C], self.target.parts), 1.0)}
         if self.auxiliary.parts:
-            beside = decoding_loss(decoded[:, C:], batch.target[:, C:], self.auxiliary.parts)
-            terms["auxiliary"] = (beside, self.config.auxiliary_weight)
+            auxiliary = decoding_loss(decoded[:, C:], batch.target[:, C:], self.auxiliary.parts)
+            terms["auxiliary"] = (auxiliary, self.config.auxiliary_weight)
 
         return terms
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of tables, of what is new, and of what was pretrained, as far as the way lets them learn.
+        """Returns the learning rate factor of a parameter, 0 if the strategy freezes it.
 
-        While the run warms up, all but the tables rest; without a masked loss, so does what predicts rates.
+        During the warm-up only embeddings learn. Without a masked loss, the parameters that predict rates are frozen.
         """
         config, part = self.config, part_of(name, self.new)
         if part not in self.strategy.learns:
             return 0.0
-        if part == "tables":
+        if part == "embeddings":
             return config.embedding_lr_scale
-        if step < self.embedding_warmup_steps or (name.startswith(PREDICTS) and not config.masked_weight):
+        if step < self.embedding_warmup_steps or (name.startswith(RATE_PARTS) and not config.masked_weight):
             return 0.0
         if part == "new":
             return 1.0
@@ -159,12 +164,11 @@ class Decoding:
         return config.backbone_lr_scale if step >= config.freeze_steps else 0.0
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns R² (variance-weighted) on the validation split: the mean over parts, and that of each of several.
+        """Returns R² (variance-weighted) on the validation split: the mean over parts, and each part's if several.
 
-        Where labels are not learned from, they choose nothing either: then it returns `masked_likelihood`.
-
-        That of classes is of their columns: one less the squared error of the probabilities (Brier's score) over that
-        of the classes' shares. Parts that do not vary there have none, and do not count.
+        R² of classes is the Brier skill score: 1 - squared error of the probabilities / squared error of the class
+        frequencies. Parts that do not vary on validation are left out. A strategy without labels selects without them
+        too: it returns `masked_likelihood`.
 
         Raises:
             InputError: if no part has labels that vary.
@@ -187,21 +191,18 @@ class Decoding:
 
 
 def _r2(true: NDArray[np.float32], decoded: NDArray[np.float32], bins: int | None) -> float:
-    """R² (variance-weighted); where `bins` is given, the mean over pieces of about as many, below -10 counting zero."""
+    """R² (variance-weighted); if `bins` is given, the mean over chunks of that size, with 0 for R² below -10."""
     if bins is None:
         return r2(true, decoded)
-    pieces = np.array_split(np.arange(len(true)), max(len(true) // bins, 1))
-    each = np.array([r2(true[rows], decoded[rows]) for rows in pieces])
+    chunks = np.array_split(np.arange(len(true)), max(len(true) // bins, 1))
+    each = np.array([r2(true[rows], decoded[rows]) for rows in chunks])
 
     return float(np.where(each < -10, 0.0, each).mean())
 
 
 def decode(model: NDT, binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns what is decoded in its unit, classes as probabilities, at the chosen bins, NaN elsewhere, (R, C).
-
-    Causal.
-    """
-    assert model.spec.target is not None, "the model decodes"
+    """Returns causal predictions of the target in its unit, classes as probabilities, NaN at other bins, (R, C)."""
+    assert model.spec.target is not None, "the model has a decoder"
     windows = binned.cover(chosen, model.spec.window_bins, model.vocabulary.rows(binned.session))
 
     return model.spec.target.restore(per_bin(model, windows, model.decode, len(binned)))

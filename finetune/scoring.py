@@ -1,15 +1,18 @@
-"""What a fine-tuned decoder is worth: its delivered blend, its intervals, and every score beside the baselines'."""
+"""Scores of a fine-tuned decoder, its network and its baselines, after training or on another session."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
-from ndt.data.windows import TEST, VALID, BinnedSession
+from ndt.data.store import Store, open_store
+from ndt.data.targets import build_targets
+from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.drift import Flags, InputDrift
 from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weighted_mean
 from ndt.errors import InputError
@@ -18,24 +21,33 @@ from ndt.evaluation.conformal import Conformal
 from ndt.evaluation.metrics import r2, score
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.decoding import decode
+from ndt.finetune.session_labels import FEWEST, can_be_scored
+from ndt.model.architectures import load_model
+from ndt.model.checkpoint import read_json, write_json
 from ndt.model.transformer import NDT
-from ndt.target import Target, labelled
+from ndt.target import Part, Target, labelled
 
-__all__ = ["Scored", "certainty", "score_nothing", "score_session"]
+__all__ = ["SPLITS", "Scored", "evaluate", "score_session", "scored_rows"]
 
-COVERAGE = 0.9
+COVERAGE = 0.9  # nominal, of the intervals
+SPLITS = {
+    "train": (TRAIN,),
+    "valid": (VALID,),
+    "test": (TEST,),
+    "all": (0, TRAIN, VALID, TEST),
+}  # values of BinnedSession.split
 
 Rows = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What was found of a decoder.
+    """Scores of a decoder.
 
     Arguments:
-        metrics: What metrics.json says.
-        predictions: What predictions.npz holds.
-        ensemble: What is delivered beside the network; None where there is too little to score.
+        metrics: Content of metrics.json.
+        predictions: Content of predictions.npz.
+        ensemble: The fitted ensemble; None where the session has too few labels to fit and score one.
     """
 
     metrics: dict[str, Any]
@@ -47,74 +59,24 @@ class Scored:
 class _PartScored:
     part_ensemble: PartEnsemble
     metrics: dict[str, Any]
-    decoded: dict[str, Rows]
-
-
-def score_nothing(
-    model: NDT, binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig
-) -> Scored:
-    """Says what was done to a session without enough labels to be scored."""
-    return Scored(metrics=_about(binned, target, chosen, config), predictions={}, ensemble=None)
+    predictions: dict[str, Rows]  # by name, at all bins, (R, C)
 
 
 def score_session(
     model: NDT, binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig
 ) -> Scored:
-    """Fits the baselines, blends them with the network on validation, and scores all on the test split's same bins.
+    """Fits the baselines, and ensemble weights on validation, and scores all on the same bins of the test split.
+
+    A session with too few labels to be scored has only facts on the fine-tuning.
 
     Arguments:
         model: The fine-tuned network.
         binned: The session's bins.
-        target: What is decoded.
-        chosen: Bins that were trained on, (R,).
+        target: The labels.
+        chosen: Bins that the network was trained on, (R,).
         config: Fine-tuning.
     """
-    network = decode(model, binned, binned.split >= VALID)
-    counts = binned.all_counts()
-    segments = np.split(counts, np.flatnonzero(np.diff(binned.segment)) + 1)
-    masks = np.split(chosen, np.flatnonzero(np.diff(binned.segment)) + 1)
-    begin = time.perf_counter()
-    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
-    seconds = time.perf_counter() - begin
-    input_drift = InputDrift.fit(segments, masks, binned.bin_size)
-    flags = input_drift.check(segments).select(binned.split == TEST)
-    shared = _about(binned, target, chosen, config) | {"baseline_seconds": seconds}
-    shared["input_drift"] = _range_metrics(flags, binned)
-    for found in parts:
-        found.metrics["test"]["out_of_distribution"] = float(flags.flagged.mean())
-    ensemble = Ensemble(
-        parts=tuple(found.part_ensemble for found in parts),
-        unit_ids=tuple(map(str, binned.session.units.id)),
-        input_drift=input_drift,
-    )
-    targets = {p.name: found.metrics for p, found in zip(target.parts, parts, strict=True)}
-    metrics = shared | parts[0].metrics | {"targets": targets}
-
-    return Scored(metrics=metrics, predictions=_predictions(binned, target, parts, flags), ensemble=ensemble)
-
-
-def scored_rows(binned: BinnedSession, mask: str) -> NDArray[np.bool_]:
-    """Returns which bins a table of intervals says to score, (R,).
-
-    Arguments:
-        binned: The session's bins.
-        mask: Name of the table, and where in its bin a sample of it stands: ``TABLE@start``, ``TABLE@centre`` (as
-            ``TABLE`` alone) or ``TABLE@end``. FALCON's is ``eval_mask@end`` in H1 and M1, ``eval_mask@start`` in M2.
-
-    Raises:
-        InputError: if the session has no such table.
-    """
-    table, _, place = mask.partition("@")
-    tables, places = binned.session.intervals, {"start": 0.0, "": 0.5, "centre": 0.5, "end": 1.0}
-    if table not in tables or place not in places:
-        expected = f"one of {', '.join(tables) or 'no table'}, with @start, @centre or @end behind it or nothing"
-        raise InputError(binned.session.session_id, "mask", expected, repr(mask))
-
-    return tables[table].contains(binned.start + places[place] * binned.bin_size)
-
-
-def _about(binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], config: FinetuneConfig) -> dict[str, Any]:
-    return {
+    shared: dict[str, Any] = {
         "session": binned.session.session_id,
         "target": target.name,
         "seed": config.seed,
@@ -123,6 +85,49 @@ def _about(binned: BinnedSession, target: Target, chosen: NDArray[np.bool_], con
         "strategy": config.strategy,
         "label_seconds": float((chosen & labelled(target)).sum() * binned.bin_size),
     }
+    if not can_be_scored(binned, target):
+        return Scored(metrics=shared, predictions={}, ensemble=None)
+    network, counts = decode(model, binned, binned.split >= VALID), binned.all_counts()
+    edges = np.flatnonzero(np.diff(binned.segment)) + 1
+    segments, masks = np.split(counts, edges), np.split(chosen, edges)
+    begin = time.perf_counter()
+    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
+    shared["baseline_seconds"] = time.perf_counter() - begin
+    input_drift = InputDrift.fit(segments, masks, binned.bin_size)
+    flags = input_drift.check(segments).select(binned.split == TEST)
+    shared["input_drift"] = _drift_metrics(flags, binned)
+    for scored in parts:
+        scored.metrics["test"]["out_of_distribution"] = float(flags.flagged.mean())
+    ensemble = Ensemble(
+        parts=tuple(scored.part_ensemble for scored in parts),
+        unit_ids=tuple(map(str, binned.session.units.id)),
+        input_drift=input_drift,
+    )
+    targets = {p.name: scored.metrics for p, scored in zip(target.parts, parts, strict=True)}
+    metrics = shared | parts[0].metrics | {"targets": targets}
+
+    return Scored(metrics=metrics, predictions=_predictions(binned, target, parts, flags), ensemble=ensemble)
+
+
+def scored_rows(binned: BinnedSession, mask: str) -> NDArray[np.bool_]:
+    """Returns which bins lie within the intervals of a table, (R,).
+
+    Arguments:
+        binned: The session's bins.
+        mask: Name of the table, and the time in each bin that must lie within an interval: ``TABLE@start``,
+            ``TABLE@centre`` (as ``TABLE`` alone) or ``TABLE@end``. FALCON's is ``eval_mask@end`` in H1 and M1,
+            ``eval_mask@start`` in M2.
+
+    Raises:
+        InputError: if the session has no such table.
+    """
+    table, _, place = mask.partition("@")
+    tables, places = binned.session.intervals, {"start": 0.0, "": 0.5, "centre": 0.5, "end": 1.0}
+    if table not in tables or place not in places:
+        expected = f"one of {', '.join(tables) or 'no table'}, optionally followed by @start, @centre or @end"
+        raise InputError(binned.session.session_id, "mask", expected, repr(mask))
+
+    return tables[table].contains(binned.start + places[place] * binned.bin_size)
 
 
 def _score_part(
@@ -134,6 +139,7 @@ def _score_part(
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
 ) -> _PartScored:
+    """Fits baselines, ensemble weights and intervals of part i, and scores all."""
     part, columns, known = target.parts[i], target.columns(i), labelled(target, i)
     y = target.values[:, columns]
     train, valid, test = chosen & known, known & (binned.split == VALID), known & (binned.split == TEST)
@@ -145,60 +151,68 @@ def _score_part(
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
     ensemble = weighted_mean(members, weights)
     conformal = Conformal.fit(y[valid], ensemble[valid], part.kind, level=COVERAGE, segment=binned.segment[valid])
+    fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
+    part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
 
+    tested = {name: rows[test] for name, rows in {**decoded, "ensemble": ensemble}.items()}
     trial = target.trial[i][test] if part.per else None
-    scores: Callable[[Rows], dict[str, Any]] = lambda rows: score(y[test], rows[test], part.kind, trial=trial)
+    metrics = _part_metrics(part, y[test], tested, conformal, binned.segment[test], trial)
+    for name, facts in baselines.facts.items():
+        metrics["baselines"][name] = metrics["baselines"].get(name, {}) | facts
+    for name in baselines.decoded:
+        over = block_bootstrap_r2(y[test], tested["ensemble"], binned.segment[test], reference=tested[name])
+        metrics["baselines"][name] |= {"ensemble_over": over.value, "ensemble_over_error": over.error}
+    metrics["valid"] = {name: r2(y[valid], rows[valid]) for name, rows in {**members, "ensemble": ensemble}.items()}
+    metrics["weights"] = weights
+    is_test = binned.split == TEST
+    adaptive = np.full_like(half_width := conformal.half_width(ensemble), np.nan)
+    adaptive[is_test] = conformal.adapt(y[is_test], ensemble[is_test])
+    predictions = {"true": y, **members, "ridge": decoded["ridge"], "ensemble": ensemble}
+    predictions |= {"half_width": half_width, "adaptive_half_width": adaptive}
 
-    sure = certainty(y[test], ensemble[test], baselines.decoded["ridge"][test], conformal, binned.segment[test])
-    scored = {}
-    for name, rows in baselines.decoded.items():
-        over = block_bootstrap_r2(y[test], ensemble[test], binned.segment[test], reference=rows[test])
-        behind = {"ensemble_over": over.value, "ensemble_over_error": over.error}
-        scored[name] = scores(rows) | behind | baselines.facts[name]
-    metrics = {
+    return _PartScored(part_ensemble=part_ensemble, metrics=metrics, predictions=predictions)
+
+
+def _part_metrics(
+    part: Part,
+    true: Rows,
+    decoded: Mapping[str, Rows],
+    conformal: Conformal,
+    segment: NDArray[np.integer],
+    trial: NDArray[np.integer] | None,
+) -> dict[str, Any]:
+    """Returns the scores of one part as metrics.json has them; those of ``test`` with uncertainty and coverage.
+
+    Arguments:
+        part: The part.
+        true: Measured values of the R bins that are scored, (R, C).
+        decoded: Decoded values by name, (R, C): ``ensemble``, ``network`` and baselines.
+        conformal: Intervals of the ensemble.
+        segment: Segment of each bin, (R,).
+        trial: Trial of each bin, (R,); None if the part has a label per bin.
+    """
+    scores = {name: score(true, rows, part.kind, trial=trial) for name, rows in decoded.items()}
+    test, ensemble = scores.pop("ensemble"), decoded["ensemble"]
+    bootstrap = block_bootstrap_r2(true, ensemble, segment)
+    test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
+    if "ridge" in decoded:  # a decoder adapted without labels has no baselines
+        over = block_bootstrap_r2(true, ensemble, segment, reference=decoded["ridge"])
+        test |= {"over_ridge": over.value, "over_ridge_error": over.error}
+    test |= conformal.measure(true, ensemble, segment)
+
+    return {
         "target": part.name,
         "kind": part.kind,
         "dims": list(part.columns),
         "unit": part.unit,
-        "test": scores(ensemble) | sure,
-        "network": scores(network[:, columns]),
-        "valid": {name: r2(y[valid], rows[valid]) for name, rows in {**members, "ensemble": ensemble}.items()},
-        "weights": weights,
-        "baselines": scored | {name: fact for name, fact in baselines.facts.items() if name not in scored},
+        "test": test,
+        "network": scores.pop("network"),
+        "baselines": scores,
     }
-    fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
-    part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
-    decoded = {"true": y, **members, "ridge": baselines.decoded["ridge"], "ensemble": ensemble}
-    decoded["half"] = conformal.half_width(ensemble)
-    decoded["adaptive"] = np.full_like(decoded["half"], np.nan)
-    decoded["adaptive"][binned.split == TEST] = conformal.adapt(y[binned.split == TEST], ensemble[binned.split == TEST])
-
-    return _PartScored(part_ensemble=part_ensemble, metrics=metrics, decoded=decoded)
 
 
-def certainty(
-    true: Rows, ensemble: Rows, ridge: Rows | None, conformal: Conformal, segment: NDArray[np.integer]
-) -> dict[str, Any]:
-    """Returns how sure the delivered decoder's score is, by how much it exceeds ridge's, and what its intervals hold.
-
-    Arguments:
-        true: Measured values of the rows that are scored, (R, C).
-        ensemble: What was decoded, (R, C).
-        ridge: What ridge decoded, (R, C); None where it was not fitted.
-        conformal: The intervals.
-        segment: Segment that each row lies in, (R,).
-    """
-    bootstrap = block_bootstrap_r2(true, ensemble, segment)
-    found: dict[str, Any] = {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
-    if ridge is not None:
-        over = block_bootstrap_r2(true, ensemble, segment, reference=ridge)
-        found |= {"over_ridge": over.value, "over_ridge_error": over.error}
-
-    return found | conformal.measure(true, ensemble, segment)
-
-
-def _range_metrics(flags: Flags, binned: BinnedSession) -> dict[str, Any]:
-    """What the watch on the input says of the test split."""
+def _drift_metrics(flags: Flags, binned: BinnedSession) -> dict[str, Any]:
+    """Input drift in the test split."""
     ids = binned.session.units.id
     shift = flags.shift[np.argmax(np.abs(flags.shift))] if len(flags.shift) else float("nan")
 
@@ -212,15 +226,111 @@ def _range_metrics(flags: Flags, binned: BinnedSession) -> dict[str, Any]:
 def _predictions(
     binned: BinnedSession, target: Target, parts: list[_PartScored], flags: Flags
 ) -> dict[str, NDArray[Any]]:
-    """What is true and what was decoded in the test split, (T, C) each; names of further parts begin with theirs."""
+    """Measured and decoded values in the test split, (T, C) each; names of further parts begin with the part's name."""
     rows = binned.split == TEST
     found: dict[str, NDArray[Any]] = {"time": binned.start[rows] + binned.bin_size / 2, "segment": binned.segment[rows]}
     found["out_of_distribution"] = flags.flagged
     for i, (part, scored) in enumerate(zip(target.parts, parts, strict=True)):
         begin = f"{part.name}/" if i else ""
-        for name, values in scored.decoded.items():
-            found[begin + {"half": "half_width", "adaptive": "adaptive_half_width"}.get(name, name)] = values[rows]
+        found |= {begin + name: values[rows] for name, values in scored.predictions.items()}
         found |= {begin + "dims": np.array(part.columns), begin + "unit": np.array(part.unit)}
         found[begin + "kind"] = np.array(part.kind)
 
     return found
+
+
+def evaluate(
+    run: str | Path,
+    session: str | None = None,
+    *,
+    store: str | Path | Store | None = None,
+    split: str | None = None,
+    mask: str = "",
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Returns the scores of a decoder, as metrics.json has them, with 95 % intervals by block bootstrap over time.
+
+    Units are matched by their identity, in any order. Units that the session lacks count as not observed. Of units that
+    the decoder was not trained on, only the network reads the spikes, with the mean of the unit vectors that it knows.
+
+    Arguments:
+        run: Run directory of `ndt finetune`.
+        session: Session to decode; by default the one that the decoder was trained on.
+        store: Store of the session; by default the store that the run was trained on.
+        split: Split to score: ``train``, ``valid``, ``test`` or ``all``; by default the test split of a session that
+            the decoder was trained on, and all of any other.
+        mask: Table of intervals; only bins within them are scored. An example is FALCON's eval_mask; see
+            `scored_rows`.
+        out: JSON file to write the result into.
+
+    Raises:
+        InputError: if the run is not a fine-tuned decoder, or the session has no labels in the split.
+    """
+    folder = Path(run)
+    model, ensemble = load_model(folder), Ensemble.load(folder)
+    if model.spec.target is None:
+        raise InputError(folder, "target", "a decoder that `ndt finetune` wrote", "a model without one")
+    session = session or read_json(folder / "metrics.json")["session"]
+    recording = open_store(store or model.store, "evaluate").session(session)
+    own = session in model.spec.data
+    split = split or ("test" if own else "all")
+    if split not in SPLITS:
+        raise InputError("evaluate", "split", f"one of {', '.join(SPLITS)}", repr(split))
+    spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
+    binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
+    if spec != model.spec:
+        model = model.extended(spec).eval()
+    rows = np.isin(binned.split, SPLITS[split])
+    if not own:
+        model.observe(recording, binned.mean_counts(np.ones(len(binned), bool)))
+    target = _target(recording, model, binned)
+    if mask:
+        rows &= scored_rows(binned, mask)
+    found = _scored(model, ensemble, binned, target, rows) | {"run": str(folder), "session": session, "split": split}
+    if out is not None:
+        write_json(Path(out), found)
+
+    return found
+
+
+def _target(recording: Any, model: NDT, binned: BinnedSession) -> Target:
+    """Returns the session's labels of the decoder's target, with the decoder's own classes."""
+    spec = model.spec.target
+    assert spec is not None, "the model has a decoder"
+    found = build_targets(recording, [p.request for p in spec.parts], binned.start, binned.bin_size, lag=spec.lag)
+    adopted = spec.adopt(found)
+    if adopted is None:
+        expected = f"the decoder's target {spec.name}, in its dimensions and unit"
+        raise InputError(recording.session_id, "target", expected, ", ".join(p.name for p in found.parts))
+
+    return adopted
+
+
+def _scored(
+    model: NDT, ensemble: Ensemble, binned: BinnedSession, target: Target, rows: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Scores network, ensemble and its members on these bins, with nothing fitted."""
+    unit_ids = [str(u) for u in binned.session.units.id]
+    counts = np.split(binned.all_counts(), np.flatnonzero(np.diff(binned.segment)) + 1)
+    counts = ensemble.arranged(counts, unit_ids)
+    network = decode(model, binned, rows)
+    decoded = ensemble.predict(network, counts)
+    flags = ensemble.input_drift.check(counts).select(rows)
+    targets = {}
+    for i, fitted in enumerate(ensemble.parts):
+        chosen, columns = rows & labelled(target, i), target.columns(i)
+        if (n := int(chosen.sum())) < FEWEST:
+            expected = f"at least {FEWEST} labelled bins of {fitted.part.name} among the bins to score"
+            raise InputError(binned.session.session_id, "labels", expected, n)
+        members = {name: np.concatenate(member.predict(counts))[chosen] for name, member in fitted.members.items()}
+        members |= {"ensemble": decoded[chosen, columns], "network": network[chosen, columns]}
+        trial = target.trial[i][chosen] if fitted.part.per else None
+        y, segment = target.values[chosen, columns], binned.segment[chosen]
+        found = _part_metrics(fitted.part, y, members, fitted.conformal, segment, trial) | {"weights": fitted.weights}
+        found["test"]["out_of_distribution"] = float(flags.flagged.mean())
+        targets[fitted.part.name] = found
+    ids = ensemble.unit_ids
+    missing = [ids[n] for n in np.flatnonzero(ensemble.order(unit_ids) < 0)]
+    drift = {"silent_units": [ids[n] for n in flags.silent_units], "flagged": float(flags.flagged.mean())}
+
+    return {**next(iter(targets.values())), "input_drift": drift, "missing_units": missing, "targets": targets}

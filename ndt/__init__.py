@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ndt.data.read.files import read as read
     from ndt.data.simulate.recordings import simulate as simulate
     from ndt.data.store import Store as Store
-    from ndt.finetune.evaluate import evaluate as evaluate
+    from ndt.finetune.scoring import evaluate as evaluate
     from ndt.model.architectures import load_model as load_model
     from ndt.model.inference import Embeddings as Embeddings
     from ndt.model.transformer import NDT as NDT
@@ -28,7 +28,7 @@ _HOMES = {
     "Embeddings": "model.inference",
     "Store": "data.store",
     "embed": "api",
-    "evaluate": "finetune.evaluate",
+    "evaluate": "finetune.scoring",
     "ingest": "data.ingest",
     "inspect": "data.inspection.inspect",
     "load_model": "model.architectures",

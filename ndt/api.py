@@ -1,4 +1,4 @@
-"""The verbs that need more than one room; the others are in the rooms themselves, and all are offered by `ndt`."""
+"""Python functions of the verbs that combine packages; `ndt` re-exports them with the verbs of single packages."""
 
 import hashlib
 from dataclasses import replace
@@ -16,16 +16,16 @@ __all__ = ["embed", "recipe", "report"]
 
 
 def recipe(name: str | Path) -> IngestConfig:
-    """Returns the settings of a public data set, by name, or of a file like those; see `ndt.data.recipes`."""
+    """Returns the ingestion settings of a public data set, by name, or of a YAML file; see `ndt.data.recipes`."""
     from ndt.data.recipes import load_recipe
 
     return load_recipe(name).ingest
 
 
 def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store | None" = None) -> "Embeddings":
-    """Returns one latent per bin of a session's observed time, causal: later spikes change nothing before them.
+    """Returns one causal latent per bin of a session's observed time.
 
-    Units and contexts that the model does not know start at the mean of those it knows.
+    Units and contexts that the model does not know get the mean embedding of those it knows.
 
     Arguments:
         base: A model, or its run directory or Hub name.
@@ -45,12 +45,12 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     model = base if isinstance(base, NDT) else load_model(base)
     if not model.spec.encodes:
         expected = "a pretrained model, or one from scratch whose decoder reads latents (model.decoder=tcn_latents)"
-        raise InputError("embed", "model", expected, "a decoder of counts, whose encoder was never trained")
+        raise InputError("embed", "model", expected, "a decoder of counts, with an untrained encoder")
     recording = open_store(store or model.store, "embed").session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
     own = model.decoder is not None and next(reversed(spec.data), None) == session
-    if spec != model.spec or not own:  # a decoder keeps the mean counts that it was calibrated with, on its own session
+    if spec != model.spec or not own:  # a decoder keeps the mean counts that it was trained with, on its own session
         model = model.extended(spec).eval()
         model.observe(recording, binned.mean_counts(binned.split == TRAIN))
     windows = binned.cover(np.ones(len(binned), bool), spec.window_bins, spec.vocabulary.rows(recording))

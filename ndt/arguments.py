@@ -1,4 +1,4 @@
-"""How the command line is read: a verb's options from its settings, and whatever is wrong with them in one line."""
+"""Parses the command line: builds options from settings, and reports errors in one line."""
 
 import dataclasses
 import re
@@ -22,11 +22,11 @@ class Verb:
 
     Arguments:
         summary: One line for the overview.
-        usage: What follows the verb in its usage line.
-        options: The verb's own arguments by name, with what argparse takes; text unless a type or an action is given.
-        run: Does the work and returns a result that JSON can hold; ``show_VERB`` of `ndt.reports.console` prints it.
-        config: Settings that ``--config`` and dotted options fill; None where there are none.
-        prepare: Sets defaults of a parser by what is on the command line, before that is parsed.
+        usage: Arguments in the usage line.
+        options: Arguments by name, with keywords of argparse; text unless a type or an action is given.
+        run: Returns the result, serialisable as JSON; ``show_VERB`` of `ndt.reports.console` prints it.
+        config: Settings, filled by ``--config`` and dotted options; None for none.
+        prepare: Sets defaults of the parser from the command line, before it is parsed.
     """
 
     summary: str
@@ -38,7 +38,7 @@ class Verb:
 
 
 def _described(cls: type) -> dict[str, str]:
-    """Returns what the class's docstring says of each field, for ``--help``."""
+    """Returns the description of each field in the class's docstring, for ``--help``."""
     section = (cls.__doc__ or "").partition("Arguments:")[2].partition("\n\n")[0]
     entries = re.findall(r"^ +(\w+): (.+(?:\n {12,}.+)*)", section, re.MULTILINE)
 
@@ -55,7 +55,7 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def configured(cls: type[C], values: "Namespace") -> C:
-    """Returns the settings that were parsed; other arguments of the verb are left aside."""
+    """Returns the parsed settings, without the verb's other arguments."""
     hints, kwargs = get_type_hints(cls), {}
     for f in dataclasses.fields(cls):  # type: ignore[arg-type]
         nested = dataclasses.is_dataclass(hints[f.name])
@@ -76,10 +76,10 @@ def _parser(name: str, verb: Verb) -> "ArgumentParser":
     parser = ArgumentParser(
         prog=f"ndt {name}", usage=f"ndt {name} {verb.usage}", description=verb.summary, exit_on_error=False
     )
-    for option, told in verb.options.items():
-        parser.add_argument(option, **told if "action" in told else {"type": str} | told)
+    for option, keywords in verb.options.items():
+        parser.add_argument(option, **keywords if "action" in keywords else {"type": str} | keywords)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     if verb.config is not None:
         parser.add_argument("--config", action="config", help="YAML file with settings; options override it")
         parser.add_class_arguments(verb.config)
@@ -101,7 +101,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _check_file(path: str, known: Sequence[str]) -> None:
-    """Refuses a settings file that is not there, is not YAML, or names an unknown setting."""
+    """Refuses a settings file that is missing, is not YAML, or has an unknown setting."""
     import yaml
 
     try:
@@ -139,7 +139,7 @@ def _normalise(name: str, verb: Verb, argv: Sequence[str], parser: "ArgumentPars
 
 
 def parse(name: str, verb: Verb, argv: Sequence[str]) -> "Namespace":
-    """Returns the parsed arguments of a verb; whatever is wrong with them is an `InputError`."""
+    """Returns the parsed arguments of a verb; any error is an `InputError`."""
     from argparse import ArgumentError
 
     parser = _parser(name, verb)
@@ -149,9 +149,9 @@ def parse(name: str, verb: Verb, argv: Sequence[str]) -> "Namespace":
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        told = " ".join(str(error.message).split())
-        wrong = re.match(r"Parser key \"(?P<key>[^\"]+)\": (?P<expected>.*?)\. Got value: (?P<found>.*)", told)
+        message = " ".join(str(error.message).split())
+        wrong = re.match(r"Parser key \"(?P<key>[^\"]+)\": (?P<expected>.*?)\. Got value: (?P<found>.*)", message)
         if wrong is None:
-            raise InputError(f"ndt {name}", "arguments", f"`ndt {name} {verb.usage}`", told) from error
+            raise InputError(f"ndt {name}", "arguments", f"`ndt {name} {verb.usage}`", message) from error
         expected = re.sub(r"^Expected an? |<class '|'>", "", wrong["expected"])
         raise InputError(f"ndt {name}", f"--{wrong['key']}", expected, wrong["found"]) from error

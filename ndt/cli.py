@@ -1,4 +1,4 @@
-"""The command line. A verb's parser is built, and what it runs is imported, only when that verb is called."""
+"""The command line. Each verb builds its parser, and imports what it runs, only when it is called."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def _simulate(args: "Namespace") -> dict[str, Any]:
 
 
 def _recipe_defaults(parser: "ArgumentParser", argv: Sequence[str]) -> None:
-    """Puts a recipe's settings in place of the defaults; a settings file and options still go first."""
+    """Takes the defaults from a recipe; a settings file and options override them."""
     given = [b or a.partition("=")[2] for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--recipe"]
     given += [a.partition("=")[2] for a in argv if a.startswith("--recipe=")]
     if given:
@@ -42,18 +42,18 @@ def _recipe_defaults(parser: "ArgumentParser", argv: Sequence[str]) -> None:
 
 
 def _files(args: "Namespace", verb: str) -> list[str]:
-    """Returns the files named, or those of the recipe where it knows an address."""
+    """Returns the files of the command line, or the addresses of the recipe."""
     if args.files:
         return list(args.files)
-    if args.recipe is not None:
-        from ndt.data.recipes import load_recipe
+    if args.recipe is None:
+        raise InputError(f"ndt {verb}", "files", "at least one file", "none")
+    from ndt.data.recipes import load_recipe
 
-        recipe = load_recipe(args.recipe)
-        if recipe.addresses:
-            return list(recipe.addresses)
+    recipe = load_recipe(args.recipe)
+    if not recipe.addresses:
         raise InputError(f"ndt {verb}", "files", f"files downloaded from {recipe.source}", "none")
 
-    raise InputError(f"ndt {verb}", "files", "at least one file", "none")
+    return list(recipe.addresses)
 
 
 def _recipes() -> dict[str, Any]:
@@ -105,22 +105,20 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 def _finetune(args: "Namespace") -> dict[str, Any]:
     from ndt.api import report
     from ndt.finetune.adapt import finetune
-    from ndt.finetune.curve import label_curve
+    from ndt.finetune.curve import SECONDS, label_curve
 
     if args.base == "scratch" and args.store is None:
-        raise InputError("ndt finetune", "--store", "a store, since scratch has none of its own", "nothing")
-    out, what = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.target)
+        raise InputError("ndt finetune", "--store", "a store, because a model from scratch has none", "nothing")
+    out, request = Path(args.out), (None if args.base == "scratch" else args.base, args.session, args.target)
     options = dict[str, Any](
         out=out, store=args.store, config=configured(FinetuneConfig, args), progress=not args.quiet
     )
     if args.curve is None:
-        finetune(*what, resume=args.resume, **options)
+        finetune(*request, resume=args.resume, **options)
         return {"run": args.out, **json.loads((out / "metrics.json").read_text())}
     if args.resume:
-        raise InputError("ndt finetune", "--resume", "a single run; --curve goes on by itself", "both")
-    label_curve(
-        *what, seconds=tuple(args.curve or (15, 30, 60, 120, 300)), seeds=args.seeds, workers=args.workers, **options
-    )
+        raise InputError("ndt finetune", "--resume", "a single run; --curve resumes by itself", "both")
+    label_curve(*request, seconds=tuple(args.curve or SECONDS), seeds=args.seeds, workers=args.workers, **options)
     report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
@@ -128,7 +126,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
 
 def _evaluate(args: "Namespace") -> dict[str, Any]:
     if args.nlb is None:
-        from ndt.finetune.evaluate import evaluate
+        from ndt.finetune.scoring import evaluate
 
         return evaluate(args.run, args.session, store=args.store, split=args.split, mask=args.mask, out=args.out)
     from ndt.finetune.nlb_evaluation import evaluate_nlb
@@ -185,50 +183,50 @@ def _bench(args: "Namespace") -> dict[str, Any]:
     return bench(args.name, configured(BenchConfig, args))
 
 
-STORE = {"help": "store; by default the one that the model was trained on"}
-SESSION = {"help": "session of the store", "required": True}
-RESUME = {"help": "go on from the run's last checkpoint", "action": "store_true"}
+STORE = {"help": "store of the session (default: the store that the model was trained on)"}
+SESSION = {"help": "session id in the store", "required": True}
+RESUME = {"help": "continue from the run's last checkpoint", "action": "store_true"}
 RECORDINGS = {
     "files": {"help": "NWB, brainsets .h5, .mat or .npz files, globs, dandi:ID@VERSION/GLOB", "nargs": "*"},
-    "--recipe": {"help": "a data set's settings: one of --recipes, or a YAML file"},
-    "--recipes": {"help": "list the recipes that are known, and stop", "action": "store_true"},
+    "--recipe": {"help": "settings of a public data set: a name that --recipes lists, or a YAML file"},
+    "--recipes": {"help": "list the known recipes and exit", "action": "store_true"},
 }
 TARGET = (
-    "what to decode: a covariate, or a column such as trials/target; several with commas; class:NAME, angle:NAME or "
-    "continuous:NAME says its kind; by default a velocity or heading"
+    "target to decode: a time series such as hand_vel, or a column of a table such as trials/target; several are "
+    "separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or heading)"
 )
 
 VERBS = {
     "simulate": Verb(
         run=_simulate,
-        summary="write NWB recordings of a simulated population whose truth is known",
+        summary="simulate a population with known latents, and write it as NWB recordings",
         usage="--out DIR [options]",
         options={"--out": {"help": "folder for the NWB files", "required": True}},
         config=SimulateConfig,
     ),
     "inspect": Verb(
         run=_inspect,
-        summary="say what recordings hold, what would be kept and why not the rest; or what sessions of a store share",
+        summary="list what recordings contain and what ingest would drop, or find overlapping sessions of a store",
         usage="FILE... [--out DIR] [options], or STORE",
         options={
             **RECORDINGS,
-            "--out": {"help": "folder for a page of each file, an index and the JSON"},
-            "--nwb_check": {"help": "ask NWB Inspector too, where it is installed", "type": bool, "default": True},
+            "--out": {"help": "folder for one HTML page per file, an index and inspect.json"},
+            "--nwb_check": {"help": "also run NWB Inspector, if it is installed", "type": bool, "default": True},
         },
         config=IngestConfig,
         prepare=_recipe_defaults,
     ),
     "ingest": Verb(
         run=_ingest,
-        summary="turn recordings into a store",
+        summary="convert recordings to a store, the format that training reads",
         usage="FILE... --out STORE [options]",
-        options={**RECORDINGS, "--out": {"help": "folder of the store; made where there is none"}},
+        options={**RECORDINGS, "--out": {"help": "folder of the store; created if missing"}},
         config=IngestConfig,
         prepare=_recipe_defaults,
     ),
     "pretrain": Verb(
         run=_pretrain,
-        summary="train a model on the spikes of all sessions of a store",
+        summary="pretrain a model on the spikes of all sessions of a store, by masked modelling",
         usage="STORE --out RUN [options]",
         options={
             "store": {"help": "store that `ndt ingest` wrote"},
@@ -239,93 +237,98 @@ VERBS = {
     ),
     "finetune": Verb(
         run=_finetune,
-        summary="fit a decoder for one session and one target",
-        usage="BASE --session ID --target NAME --out RUN [--curve] [options]",
+        summary="train a decoder of one target for one session, from a pretrained model or from scratch",
+        usage="BASE --session ID [--target NAME] --out RUN [--curve] [options]",
         options={
-            "base": {"help": "run directory of `ndt pretrain`, or the word scratch"},
+            "base": {"help": "run directory of `ndt pretrain` or Hub name; or scratch, for a new model"},
             "--session": SESSION,
             "--target": {"help": TARGET},
             "--out": {"help": "run directory", "required": True},
             "--store": STORE,
             "--resume": RESUME,
             "--curve": {
-                "help": "R² against these seconds of labels, beside the baselines; by default 15 30 60 120 300",
+                "help": "instead, measure R² against these seconds of labelled data (default: 15 30 60 120 300)",
                 "type": float,
                 "nargs": "*",
             },
-            "--seeds": {"help": "of --curve", "type": int, "default": 3},
-            "--workers": {"help": "runs of --curve at a time", "type": int, "default": 1},
+            "--seeds": {"help": "number of seeds of --curve", "type": int, "default": 3},
+            "--workers": {"help": "number of parallel runs of --curve", "type": int, "default": 1},
         },
         config=FinetuneConfig,
     ),
     "evaluate": Verb(
         run=_evaluate,
-        summary="score a decoder on any session, or a model by the Neural Latents Benchmark",
+        summary="score a decoder on any session, or a model on the Neural Latents Benchmark",
         usage="RUN [--session ID] [--mask TABLE] [--nlb DATASET --out FILE.h5] [options]",
         options={
-            "run": {"help": "run directory of `ndt finetune`; with --nlb of `ndt pretrain`"},
-            "--session": {"help": "session; by default the one it was fitted for"},
+            "run": {"help": "run directory of `ndt finetune`; with --nlb, of `ndt pretrain`"},
+            "--session": {"help": "session id (default: the session that the decoder was trained on)"},
             "--store": STORE,
-            "--split": {"help": "train, valid, test or all; by default test of RUN's own session, all of another"},
-            "--mask": {"help": "table of intervals to score within: FALCON's is eval_mask", "default": ""},
-            "--nlb": {"help": "Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"},
-            "--nlb_test": {"help": "session that holds the benchmark's test trials"},
-            "--out": {"help": "file for the scores; with --nlb the submission's .h5"},
+            "--split": {"help": "train, valid, test or all (default: test for RUN's own session, else all)"},
+            "--mask": {"help": "table of intervals within which bins are scored (FALCON: eval_mask)", "default": ""},
+            "--nlb": {"help": "data set of the Neural Latents Benchmark: mc_maze, mc_rtt, area2_bump, …"},
+            "--nlb_test": {"help": "session id of the benchmark's test trials"},
+            "--out": {"help": "JSON file for the scores; with --nlb, .h5 file for the submission"},
         },
     ),
     "embed": Verb(
         run=_embed,
-        summary="write a session's latents as NPZ, or into a copy of its NWB file",
+        summary="write the latents of a session as NPZ, or into a copy of its NWB file",
         usage="BASE --session ID --out FILE [options]",
         options={
             "base": {"help": "run directory of `ndt pretrain` or `ndt finetune`"},
             "--session": SESSION,
             "--out": {"help": "file to write, .npz or .nwb", "required": True},
             "--store": STORE,
-            "--nwb": {"help": "recording to copy for .nwb; by default the ingested one"},
+            "--nwb": {"help": "for .nwb: recording to copy (default: the ingested file)"},
         },
     ),
     "dynamics": Verb(
         run=_dynamics,
-        summary="how a population moves, from snapshots of it: fit, simulate, score",
+        summary="fit, simulate and score models of population dynamics (HOAM, WLM) on snapshots",
         usage="fit SOURCE --out RUN, simulate RUN --data FILE --out FILE, or score RUN --data FILE [options]",
         options={
             "action": {"help": "one of: fit, simulate, score"},
-            "source": {"help": "fit: .npz file of snapshots or of embeddings, or a system; else: run directory"},
+            "source": {"help": "fit: .npz file of snapshots or embeddings, or a test system; else: run directory"},
             "--out": {"help": "fit: run directory; simulate: .npz file to write"},
-            "--data": {"help": "simulate, score: .npz file of snapshots to begin from"},
-            "--times": {"help": "simulate: times; else those of --data", "type": float, "nargs": "+", "default": []},
-            "--mu": {"help": "simulate: parameters; else those of --data", "type": float, "nargs": "+"},
+            "--data": {"help": "simulate, score: .npz file of snapshots; simulation starts from the first"},
+            "--times": {
+                "help": "simulate: times to return (default: those of --data)",
+                "type": float,
+                "nargs": "+",
+                "default": [],
+            },
+            "--mu": {"help": "simulate: parameter values (default: those of --data)", "type": float, "nargs": "+"},
         },
         config=DynamicsConfig,
     ),
     "report": Verb(
         run=_report,
-        summary="write a run as one self-contained HTML page",
+        summary="write the report of a run, one self-contained HTML page",
         usage="RUN [options]",
         options={
             "run": {"help": "run directory of `ndt demo`, `ndt pretrain` or `ndt finetune`"},
-            "--store": {"help": "store, for rasters; by default RUN/store"},
+            "--store": {"help": "store of the sessions, for rasters (default: RUN/store)"},
         },
     ),
     "demo": Verb(
         run=_demo,
-        summary="all of it: recordings to decoder, scores and report",
+        summary="run all steps on simulated or given recordings: ingest, pretrain, finetune, report",
         usage="[--data FILE...] [options]",
         options={
-            "--data": {"help": "NWB files or globs; else recordings are simulated", "nargs": "*", "default": []},
-            "--target": {"help": "what to decode; by default a velocity or heading"},
+            "--data": {"help": "NWB files or globs (default: simulated recordings)", "nargs": "*", "default": []},
+            "--target": {"help": "target to decode (default: a velocity or heading)"},
             "--out": {"help": "run directory", "default": "runs/demo"},
-            "--seed": {"help": "seed of everything", "type": int, "default": 0},
+            "--seed": {"help": "seed of simulation, training and baselines", "type": int, "default": 0},
         },
     ),
     "bench": Verb(
         run=_bench,
-        summary="measure beside a peer, in the same run",
+        summary="run a benchmark against its reference method",
         usage="NAME [options]",
         options={
             "name": {"help": f"one of: {', '.join(BENCHMARKS)}"},
-            "--list": {"help": "attention: say which kernel is used for what, and why", "action": "store_true"},
+            "--list": {"help": "attention: list the kernels, and which is used for what", "action": "store_true"},
         },
         config=BenchConfig,
     ),
@@ -338,15 +341,15 @@ def _overview() -> str:
 
     return (
         f"usage: ndt VERB [options]\n\nDecoders, embeddings and dynamics from NWB recordings.\n\n{verbs}\n\n"
-        "`ndt VERB --help` lists the options of one. All take --config FILE.yaml where they have settings, dotted\n"
-        "overrides such as --model.width 256 or model.width=256, --json for one JSON object, and --quiet."
+        "`ndt VERB --help` lists the options of a verb. Settings are given by --config FILE.yaml, or one by one, as\n"
+        "--model.width 256 or model.width=256. --json prints the result as one JSON object; --quiet hides progress."
     )
 
 
 def _call(name: str, argv: Sequence[str]) -> int:
     """Parses, runs, prints the result and what failed, and returns the exit code."""
     args = parse(name, VERBS[name], argv)
-    with redirect_stdout(sys.stderr):  # whatever a library prints, standard output holds the result and nothing else
+    with redirect_stdout(sys.stderr):  # standard output holds only the result, whatever libraries print
         result = VERBS[name].run(args)
 
     failed = result.get("failed") or []
@@ -363,7 +366,7 @@ def _call(name: str, argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``ndt`` and returns its exit code: 0, 2 where the input was wrong, 130 where the user stopped it."""
+    """Runs ``ndt`` and returns its exit code: 0, 2 if the input is wrong, 130 if the user stops it."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -380,13 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except (FileExistsError, NotADirectoryError) as error:
-        print(InputError(error.filename, "path", "a place under folders", "a file in the way"), file=sys.stderr)
+        print(InputError(error.filename, "path", "a folder, or a path within folders", "a file"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `ndt inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The main job end to end: recordings, a store, a pretrained model, decoders with baselines, embeddings, a page."""
+"""The demo: recordings, a store, a pretrained model, decoders with baselines, embeddings, and a report."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from ndt.errors import InputError
 __all__ = ["RECORDED", "SIMULATED", "demo"]
 
 HELD_OUT = "sub-simA_ses-04"  # a new day of a known subject: pretraining never sees it
-PARTS = ("recordings", "pretrain", "finetune", "scratch", "embed", "rotation")  # what a demo makes beside its store
-MARK = ".ndt-demo"  # says that the folder is a demo's, and may be cleared by the next
-CALIBRATION = 60.0  # seconds of labels of the new day
+PARTS = ("recordings", "pretrain", "finetune", "scratch", "embed", "rotation")  # folders of a demo, besides its store
+MARK = ".ndt-demo"  # marks a folder as a demo's, which the next demo may clear
+LABEL_SECONDS = 60.0  # seconds of labelled data of the new day
 
 SIMULATED = (
-    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), target="cursor_vel"),  # earlier days have labels too
-    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), freeze_steps=75, label_seconds=CALIBRATION),
+    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), target="cursor_vel"),  # earlier days have labels, too
+    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), freeze_steps=75, label_seconds=LABEL_SECONDS),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
@@ -39,62 +39,79 @@ def demo(
     scratch: bool = True,
     rotation: bool = True,
 ) -> dict[str, Any]:
-    """Runs everything and returns what metrics.json says, with the path of the page under ``report``.
+    """Runs all steps, and returns the content of metrics.json, with the path of the report as ``report``.
 
-    Without data it simulates eight recordings, pretrains on seven with their labels, and decodes the eighth, a new day,
-    from a minute of labels; a ninth, whose population rotates, goes to both dynamics heads. With data it pretrains on
-    the spikes of the training splits of all files and decodes each from its whole training split.
+    Without data it simulates eight recordings, pretrains on seven with their labels, and fine-tunes on a minute of
+    labels of the eighth, a new day; it fits both dynamics models to a ninth, whose population rotates. With data it
+    pretrains on the spikes of the training splits of all files, and fine-tunes on the training split of each.
 
     Arguments:
-        data: NWB files or globs; none simulates.
+        data: NWB files or globs; empty for simulated recordings.
         out: Run directory.
-        seed: Seed of everything.
+        seed: Seed of simulation, training and baselines.
         progress: Whether to show progress.
-        target: What to decode; by default a velocity, else a heading.
-        scratch: Whether to train a decoder from scratch too, as a control.
-        rotation: Whether to run the example of dynamics, too, without data.
+        target: Name of the target; by default a velocity, else a heading.
+        scratch: Whether to train a decoder from scratch, too, as a control.
+        rotation: Whether to run the example of dynamics (simulated recordings only).
     """
     from ndt.data.ingest import ingest
+    from ndt.data.simulate import recordings as simulation
+    from ndt.data.splits import split
     from ndt.model.checkpoint import read_json, write_json
     from ndt.pretrain.train import pretrain
     from ndt.reports.run import write_report
 
     _clear(out, data)
     seconds: dict[str, float] = {}
-    timed = _timer(seconds)
-    simulated = {} if data else timed("simulate", lambda: _simulate(out / "recordings", seed))
+
+    timed = partial(_timed, seconds)
+    simulated = {}
+    if not data:
+        recordings = timed("simulate", simulation.simulate, out / "recordings", SimulateConfig(seed=seed))
+        simulated = {s.session_id: s for s in recordings}
     files = list(data) or [str(s.path) for s in simulated.values()]
-    store = timed("ingest", lambda: ingest(files, out / "store", progress=progress))
-    names = _named(store, files)
-    wanted = [HELD_OUT] if simulated else names
-    seen = tuple(n for n in names if n not in wanted) if simulated else tuple(names)
+    store = timed("ingest", ingest, files, out / "store", progress=progress)
+    ids = _session_ids(files)
+    names = [name for name in store.session_ids if name in ids]  # the store may hold others from before
+    decoded = [HELD_OUT] if simulated else names
     first, then = SIMULATED if simulated else RECORDED
-    config, tune = replace(first, sessions=seen, seed=seed), replace(then, seed=seed)
-    base = timed("pretrain", lambda: pretrain(store, out / "pretrain", config, progress=progress))
-    sessions = {}
-    for name in wanted:
-        found = timed("finetune", partial(_decode, base, store, name, target, out, tune, progress, scratch))
+    sessions = tuple(n for n in names if n not in decoded) if simulated else tuple(names)
+    config, tune = replace(first, sessions=sessions, seed=seed), replace(then, seed=seed)
+    base = timed("pretrain", pretrain, store, out / "pretrain", config, progress=progress)
+    metrics = {}
+    for name in decoded:
+        metrics[name] = timed("finetune", _decode, base, store, name, target, out, tune, progress, scratch)
         if name in simulated:
-            found["baselines"]["oracle"] = {"r2": _oracle(simulated[name], store, name, base.spec)}
-        sessions[name] = found
-    result = {"sessions": sessions, "pretrain": read_json(out / "pretrain" / "metrics.json"), "seconds": seconds}
+            test = split(store.session(name), base.spec.bin_size * base.spec.window_bins).test
+            metrics[name]["baselines"]["oracle"] = {"r2": float(simulated[name].oracle_r2(test))}
+    result = {"sessions": metrics, "pretrain": read_json(out / "pretrain" / "metrics.json"), "seconds": seconds}
     if simulated and rotation:
         from ndt.demo_rotation import rotations
 
-        example = partial(rotations, out / "rotation", seed, progress=progress)
-        result["rotation"] = timed("rotation", example)
+        result["rotation"] = timed("rotation", rotations, out / "rotation", seed, progress=progress)
     write_json(out / "metrics.json", result)
-    page = timed("report", lambda: write_report(out, store))
+    page = timed("report", write_report, out, store)
     write_json(out / "metrics.json", result)
 
     return {**result, "report": str(page)}
 
 
-def _clear(out: Path, data: Sequence[str]) -> None:
-    """Removes what an earlier demo derived in this folder; its store too, if that holds other sessions."""
+def _timed(seconds: dict[str, float], name: str, work: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    begin = time.perf_counter()
+    found = work(*args, **options)
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    return found
+
+
+def _session_ids(files: Sequence[str]) -> set[str]:
     from ndt.data.read.file_probe import find_files, session_id_of
 
-    mine = {session_id_of(path) for path in find_files(list(data))} if data else set()
+    return {session_id_of(path) for path in find_files(files)}
+
+
+def _clear(out: Path, data: Sequence[str]) -> None:
+    """Removes the results of an earlier demo in this folder, and its store if it holds other sessions."""
     made = [name for name in (*PARTS, "store") if (out / name).exists()]
     if made and not (out / MARK).exists():
         found = f"a folder that holds {', '.join(made)}"
@@ -105,36 +122,10 @@ def _clear(out: Path, data: Sequence[str]) -> None:
     for name in ("metrics.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     manifest = out / "store" / "manifest.json"
-    if manifest.exists() and (not data or set(json.loads(manifest.read_text())["sessions"]) - mine):
+    if manifest.exists() and (not data or set(json.loads(manifest.read_text())["sessions"]) - _session_ids(data)):
         shutil.rmtree(out / "store")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
-
-
-def _timer(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]:
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        begin = time.perf_counter()
-        found = work()
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
-
-        return found
-
-    return timed
-
-
-def _simulate(folder: Path, seed: int) -> dict[str, Any]:
-    from ndt.data.simulate.recordings import simulate
-
-    return {s.session_id: s for s in simulate(folder, SimulateConfig(seed=seed))}
-
-
-def _named(store: Any, files: Sequence[str]) -> list[str]:
-    """Ids of the sessions that these files became; the store may hold others from before."""
-    from ndt.data.read.file_probe import find_files, session_id_of
-
-    mine = {session_id_of(path) for path in find_files(files)}
-
-    return [name for name in store.session_ids if name in mine]
 
 
 def _decode(
@@ -147,7 +138,7 @@ def _decode(
     progress: bool,
     scratch: bool,
 ) -> dict[str, Any]:
-    """Fine-tunes, trains the control from scratch, and exports the decoder's embeddings."""
+    """Fine-tunes, trains a control from scratch, and exports the decoder's embeddings."""
     from ndt.api import embed
     from ndt.finetune.adapt import finetune
 
@@ -161,10 +152,3 @@ def _decode(
         found["baselines"]["scratch"] = control.metrics["network"]
 
     return found
-
-
-def _oracle(simulated: Any, store: Any, name: str, spec: Any) -> float:
-    """R² on the test split of the decoder that knows the truth."""
-    from ndt.data.splits import split
-
-    return float(simulated.oracle_r2(split(store.session(name), spec.bin_size * spec.window_bins).test))

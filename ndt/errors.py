@@ -1,18 +1,18 @@
-"""The one exception a user's input raises."""
+"""The exception for wrong input of a user."""
 
 __all__ = ["InputError"]
 
 
 class InputError(ValueError):
-    """Says in one line what is wrong with the user's input: which file, which field, what was expected, what was found.
+    """States in one line what is wrong with the user's input: file, field, expected and found value.
 
     The command line prints it without a traceback and exits with code 2.
 
     Arguments:
         where: File, configuration or argument at fault.
         field: Field inside it, for example ``units/spike_times``.
-        expected: What would have been right.
-        found: What was there instead.
+        expected: Description of valid input.
+        found: The input.
 
     Example:
         >>> print(InputError("a.nwb", "units", "at least one unit", "none"))

@@ -1,4 +1,4 @@
-"""Modules that are called: ``ndt.pretrain`` is a package and a verb."""
+"""Makes a package callable: ``ndt.pretrain`` is a package and a verb."""
 
 import sys
 from importlib import import_module
@@ -16,6 +16,6 @@ class _Verb(ModuleType):
 
 
 def callable_module(name: str, target: str) -> None:
-    """Lets the module of this name be called as the function `target` (module and name), which is imported then."""
+    """Makes a module callable as the function `target` (``module.name``), which is imported on the first call."""
     sys.modules[name].__class__ = _Verb
     sys.modules[name]._target = target  # type: ignore[attr-defined]

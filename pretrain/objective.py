@@ -1,4 +1,4 @@
-"""Masked modelling: predict the counts of hidden entries from the visible ones."""
+"""Masked modelling: predicts the counts of hidden entries from the visible ones."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,16 +28,15 @@ Labels = NDArray[np.float32]
 
 
 class MaskedModelling:
-    """Objective of pretraining: the likelihood of hidden entries, and decoding where there is something to decode.
+    """Objective of pretraining: negative log likelihood of hidden entries, plus a decoding loss if labels are given.
 
     Arguments:
         binned_sessions: Binned sessions, all with one bin width.
         vocabulary: Rows of their units and contexts.
         config: Pretraining.
         window_bins: Longest window.
-        labels: What is decoded of each session at its bins, standardised, (R, C), NaN where missing; None to decode
-            nothing.
-        parts: What the columns of `labels` are.
+        labels: Standardised labels of each session at its bins, (R, C), NaN where missing; None for no decoding.
+        parts: Parts of the target, the columns of `labels`.
         shared_mask: Whether one mask is drawn for all windows of a batch.
     """
 
@@ -66,11 +65,11 @@ class MaskedModelling:
 
     def batch(self, step: int, rows: range) -> Batch:
         """Returns these windows of the global batch of a step, with their masks."""
-        return pack([self._window(step, place) for place in rows], self.patch)
+        return pack([self._window(step, sample) for sample in rows], self.patch)
 
-    def _window(self, step: int, place: int) -> Window:
+    def _window(self, step: int, sample: int) -> Window:
         """Returns one training window: units shuffled, entries hidden."""
-        config, rng = self.config, self.sampler.generator(step, place)
+        config, rng = self.config, self.sampler.generator(step, sample)
         session, window = self.sampler.draw(rng)
         rows = self.sampler.rows[session]
         T, N = window.counts.shape
@@ -82,7 +81,7 @@ class MaskedModelling:
         first = step < config.mask.random_only_steps and self.weights["random"] > 0
         weights = {"random": 1.0} if first else self.weights
         hidden = draw_mask(T, rows.group[keep], weights, config.mask.ratio, self.patch, rng)
-        assert window.mean_counts is not None, "the sampler knows the rates of its sessions"
+        assert window.mean_counts is not None, "the sampler sets the mean counts of its sessions"
 
         return replace(
             window,
@@ -103,7 +102,7 @@ class MaskedModelling:
         return numbers
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns the likelihood of the hidden entries, and the loss over labelled bins and parts."""
+        """Returns the negative log likelihood of the hidden entries, and the loss over labelled bins and parts."""
         prediction = model(batch)
         terms = {"nll": (count_nll(prediction.log_rates, batch), 1.0)}
         if self.labels is not None:
@@ -113,12 +112,12 @@ class MaskedModelling:
         return terms
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the rate of tables, and 1 for all else."""
+        """Returns the learning rate factor: `embedding_lr_scale` for embeddings of units and contexts, else 1."""
         return self.config.embedding_lr_scale if name in TABLES else 1.0
 
     @torch.no_grad()
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns what `masked_likelihood` does of the stored masks; R² of what is decoded, if labelled, as ``r2``."""
+        """Returns `masked_likelihood` on the stored masks, and R² of the target, if labelled, as ``r2``."""
         model.eval()
         found = masked_likelihood(model, self.valid)
         if any(not np.isnan(v.window.target).all() for v in self.valid if v.window.target is not None):
@@ -127,7 +126,7 @@ class MaskedModelling:
         return found
 
     def _r2(self, model: NDT) -> float:
-        """R² (variance-weighted; mean over parts) of what is decoded of windows with random masks, as masked."""
+        """R² (variance-weighted; mean over parts) on windows with random masks, hidden entries hidden."""
         some = [v.window for v in self.valid if v.kind == "random"]
         batch = pack(some, self.patch).to(next(model.parameters()).device)
         true, decoded = batch.target.cpu().numpy(), model.decode(batch, model.encode(batch)).float().cpu()
@@ -140,7 +139,7 @@ class MaskedModelling:
 
 
 def _shuffles(session: Session, shuffle_units: str) -> bool:
-    """Whether units of a session change patches: under ``auto``, where no other session can know them."""
+    """Whether units of a session change patches: under ``auto``, if no other session can share them."""
     if shuffle_units != "auto":
         return shuffle_units == "always"
 

@@ -4,23 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ndt.config import PretrainConfig
 from ndt.config.reader import as_config
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
+from ndt.data.targets import build_targets, offers
 from ndt.data.windows import TRAIN, BinnedSession, default_bin_size, longest_window
 from ndt.errors import InputError
 from ndt.model.architectures import new_model
-from ndt.model.checkpoint import ModelSpec, save_config, write_json
+from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
-from ndt.pretrain.labels import shared_labels
 from ndt.pretrain.objective import MaskedModelling
+from ndt.target import Target, side_by_side, stacked, united
 from ndt.train.loop import Trainer
 
-__all__ = ["pretrain"]
+__all__ = ["pretrain", "shared_labels"]
 
 
 def pretrain(
@@ -40,12 +43,12 @@ def pretrain(
         store: A store, or the folder of one.
         out: Run directory.
         config: Settings, or a file of them; the defaults are the preset `tiny`.
-        resume: Whether to go on from the run's last checkpoint. The result is that of an uninterrupted run.
+        resume: Whether to continue from the run's last checkpoint; the result equals that of an uninterrupted run.
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if the store has no such session, a session is too short to be split, or one trains on what another
-            holds out.
+        InputError: if the store has no such session, a session is too short to be split, or one trains on time that
+            another holds out.
     """
     store, out, config = open_store(store, "pretrain"), Path(out), as_config(PretrainConfig, config)
     sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
@@ -66,7 +69,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec)
-    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to the days to come
+    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to future days
         model.observe(binned.session, binned.mean_counts(binned.split == TRAIN))
     parts = target.parts if target is not None else ()
     objective = MaskedModelling(binned_sessions, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
@@ -84,7 +87,7 @@ def pretrain(
 
 
 def _by_kind(found: dict[str, float]) -> dict[str, Any]:
-    """Measures as metrics.json has them: those of each kind of mask under ``masks``, by kind."""
+    """Returns measures as metrics.json has them: those of each kind of mask under ``masks``."""
     masks: dict[str, dict[str, float]] = {}
     for name, value in found.items():
         kind, _, measure = name.rpartition("/")
@@ -92,3 +95,41 @@ def _by_kind(found: dict[str, float]) -> dict[str, Any]:
             masks.setdefault(kind, {})[measure] = value
 
     return {k: v for k, v in found.items() if "/" not in k and k != "score"} | {"masks": masks}
+
+
+def shared_labels(
+    binned_sessions: list[BinnedSession], names: str
+) -> tuple[TargetSpec | None, list[NDArray[np.float32]] | None]:
+    """Returns the target, standardised over all training splits together, and each session's labels, (R, C).
+
+    Labels of sessions that lack a target are NaN. Classes are those of any session.
+
+    Raises:
+        InputError: if no session has one of the targets, a name is ambiguous within a session, a target does not vary,
+            or two sessions have it with different dimensions or units.
+    """
+    if not names:
+        return None, None
+    shared = [_shared(binned_sessions, name.strip()) for name in names.split(",")]
+    targets = [side_by_side(of_session) for of_session in zip(*shared, strict=True)]
+    found = [part.name for part in targets[0].parts]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise InputError("pretrain", "target", "each once", f"{twice[0]} twice")
+    spec = TargetSpec.fitted(stacked(targets), np.concatenate([g.split == TRAIN for g in binned_sessions]), "pretrain")
+
+    return spec, [spec.standardise(target.values) for target in targets]
+
+
+def _shared(binned_sessions: list[BinnedSession], name: str) -> list[Target]:
+    """Returns one target of each session, all with the same columns."""
+    found = [
+        build_targets(g.session, [name], g.start, g.bin_size) if offers(g.session, name) else None
+        for g in binned_sessions
+    ]
+    parts = [(g.session.session_id, t.parts[0]) for g, t in zip(binned_sessions, found, strict=True) if t is not None]
+    if not parts:
+        raise InputError("pretrain", "target", f"{name} in one of the sessions", "none has it")
+    part = united(parts)
+    missing = [Target.unlabelled([part], len(g)) for g in binned_sessions]
+
+    return [m if t is None else t.expanded([part]) for t, m in zip(found, missing, strict=True)]

@@ -139,7 +139,7 @@ def test_json_is_exactly_one_object_whatever_the_verb_prints(tmp_path, capsys, m
     assert err == "a library says something\n"
 
 
-def test_stopping_by_hand_is_130(capsys, monkeypatch):
+def test_a_keyboard_interrupt_returns_130(capsys, monkeypatch):
     def stop(args):
         raise KeyboardInterrupt
 
@@ -210,7 +210,7 @@ def test_inspecting_writes_pages_and_goes_on_past_a_bad_file(recorded, tmp_path,
     _told(capsys)
 
 
-def test_inspecting_a_store_says_what_its_sessions_share(recorded, tmp_path, capsys):
+def test_inspecting_a_store_lists_overlapping_sessions(recorded, tmp_path, capsys):
     import shutil
 
     store = str(tmp_path / "store")
@@ -264,7 +264,7 @@ def test_finetune_fits_or_draws_the_curve(called, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out) == {"run": out, "curve": {"curve": 1}}
 
 
-def test_a_study_is_not_resumed_by_hand(called, tmp_path, capsys) -> None:
+def test_a_curve_refuses_resume(called, tmp_path, capsys) -> None:
     words = ["finetune", "scratch", "--store", "s", "--session", "a", "--out", str(tmp_path), "--curve", "--resume"]
     assert main(words) == 2
     assert "--resume: expected a single run" in capsys.readouterr().err

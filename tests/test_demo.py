@@ -75,7 +75,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
     assert session["baselines"]["oracle"]["r2"] > session["baselines"]["ridge"]["r2"]
     scratch = json.loads((tmp_path / "demo" / "scratch" / name / "model.json").read_text())
     assert scratch["bin_size"] == spec["bin_size"]  # scored on the same bins
-    assert (list(scratch["data"]), scratch["config"]["targets"]) == ([name], "counts")  # of this day alone
+    assert (list(scratch["data"]), scratch["config"]["decoder"]) == ([name], "tcn")  # of this day alone
     assert found["rotation"]["true_hz"] == ROTATION_HZ
     assert found["rotation"]["found"].keys() == {"latents", "hoam", "wlm"}
     assert 'id="rotation"' in Path(found["report"]).read_text()
@@ -89,7 +89,7 @@ def test_simulated_recordings_end_in_a_decoder_of_a_day_that_pretraining_never_s
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("less")
-def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_truth, tmp_path) -> None:
+def test_given_files_are_each_decoded_from_their_training_split(sim_truth, tmp_path) -> None:
     found = ndt.demo.demo([str(s.path) for s in sim_truth], tmp_path / "demo", progress=False)
     complete(found, tmp_path / "demo")
     assert list(found["sessions"]) == [s.session_id for s in sim_truth]
@@ -109,7 +109,7 @@ def test_ones_own_files_are_each_decoded_from_their_whole_training_block(sim_tru
         ("sub-A2929/*.nwb", "CompassDirection/ry", 2),  # cosine and sine
     ],
 )
-def test_real_recordings_go_the_whole_way(pattern, target, dims, tmp_path) -> None:
+def test_real_recordings_are_decoded(pattern, target, dims, tmp_path) -> None:
     found = ndt.demo.demo([str(real_file(pattern))], tmp_path / "demo", progress=False)
     complete(found, tmp_path / "demo")
     ((_, session),) = found["sessions"].items()

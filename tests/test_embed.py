@@ -76,7 +76,7 @@ def test_a_second_module_is_refused_and_leaves_nothing(tmp_path, source) -> None
 
 
 @pytest.mark.parametrize("named", ["", "absent.nwb"])
-def test_a_missing_source_is_said(tmp_path, named) -> None:
+def test_a_missing_source_is_refused(tmp_path, named) -> None:
     with pytest.raises(InputError, match="the NWB file that was ingested, found no such file"):
         embeddings(source=named).to_nwb(tmp_path / "copy.nwb")
 
@@ -90,7 +90,7 @@ def test_every_bin_has_a_latent_at_its_centre(sim_base, sim_store, sim_truth) ->
     assert Path(found.source) == sim_truth[0].path
 
 
-def test_latents_say_which_weights_made_them(sim_base, sim_store, sim_truth) -> None:
+def test_latents_carry_the_digest_of_their_weights(sim_base, sim_store, sim_truth) -> None:
     name, model = sim_truth[0].session_id, NDT.from_pretrained(sim_base)
     one, again = (embed(x, name, store=sim_store) for x in (model, sim_base))
     assert one.options["model_sha256"] == again.options["model_sha256"]
@@ -111,7 +111,7 @@ def test_a_session_that_the_model_does_not_know_is_embedded_without_changing_the
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_unknown_session_and_unknown_store_are_said(sim_base, sim_store, sim_truth) -> None:
+def test_unknown_session_and_unknown_store_are_refused(sim_base, sim_store, sim_truth) -> None:
     with pytest.raises(InputError, match=sim_truth[0].session_id):  # it lists what there is
         embed(sim_base, "sub-z_ses-9", store=sim_store)
     model = NDT.from_pretrained(sim_base)

@@ -14,7 +14,7 @@ from ndt.data.store import Store
 from ndt.data.windows import BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.evaluation.metrics import paired_difference
-from ndt.finetune.unlabelled import seconds_of_labels
+from ndt.finetune.session_labels import seconds_of_labels
 from ndt.model.checkpoint import read_json, write_json
 from ndt.pretrain import train
 from ndt.train.studies import REQUEST, finish, run_all, sources

@@ -116,24 +116,24 @@ class MaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Masked pretraining over the training splits of all sessions of a store.
+    """Masked pretraining on the training splits of all sessions of a store.
 
     Arguments:
         model: Architecture.
         train: Training loop.
-        mask: What is hidden from the encoder.
-        target: What to decode beside it in the sessions that have it; empty for spikes alone.
-        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a target.
-        embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
-            windows that it is in, and has further to go.
-        bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
+        mask: Entries hidden from the encoder.
+        target: Target to decode as well, in the sessions that have it; empty for spikes alone.
+        decoding_weight: Weight of the decoding loss relative to the masked loss.
+        embedding_lr_scale: Learning rate of unit and context embeddings relative to all other parameters; above 1,
+            because each embedding learns only from the windows of its sessions.
+        bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
         window: Longest window in seconds.
         min_bins: Shorter windows are left out.
-        shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
-            known there only (sorted anew each session), ``always``, ``never``.
+        shuffle_units: Whether units change patches from window to window: ``always``, ``never``, or ``auto``, in
+            sessions that share no unit with others (spikes sorted anew each session).
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
-        leaks: Where another session of the store holds out what a session trains on (the same recording twice, a slice
-            of it, some of its units): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        leaks: If a session trains on time that another session of the store holds out (the same recording twice, a
+            slice of it, some of its units): ``refuse``, or ``warn`` and continue. See `ndt.data.leaks`.
         seed: Seed of initial weights, windows and masks.
     """
 
@@ -162,49 +162,49 @@ class FinetuneConfig:
     """Fine-tuning of a decoder for one session and one target.
 
     Arguments:
-        strategy: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
-            and units, and how it reads counts), ``probe`` (a linear readout of its latents),
-            ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units starting as those
-            of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.strategies`.
-        align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
+        strategy: Parameters of a pretrained model that learn: ``full`` (all), ``contexts`` (embeddings of units and
+            contexts, and the read-in of counts), ``probe`` (a linear readout of the latents), ``unsupervised``
+            (embeddings, by the masked loss; the decoder is kept), ``align`` (the same, after matching new units to
+            those of an earlier day), or ``auto``: ``full`` if there are labels. See `ndt.finetune.strategies`.
+        align_to: Session whose units the new units are matched to; empty for the subject's last that the model was
+            trained on.
         train: Training loop.
-        model: Architecture of a model from scratch; a pretrained one brings its own.
-        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where the decoder is
-            a TCN; its weights are kept if they are better on validation. A decoder of counts from scratch has no
-            others: nothing else would be read.
-        readin_lr_scale: Learning rate, in these steps, of what a TCN decoder reads of each unit, over the run's.
+        model: Architecture of a model from scratch; a pretrained model has its own.
+        decoder_steps: Steps of the decoder training stage, which follows and trains a TCN decoder alone, on fixed
+            latents; its weights are kept if they are better on validation. A TCN decoder of counts from scratch
+            trains in this stage only.
+        readin_lr_scale: Learning rate of the read-in weights in the decoder training stage, relative to the run's.
         detach_latents: Whether the decoding loss of a ``tcn_latents`` decoder stops at the latents, so that the encoder
             learns from the masked loss alone: ``always``, ``never``, or ``auto``: for a model from scratch, whose
             encoder would overfit a single session's labels.
-        freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
-            same target; best some three quarters of them.
-        backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
-        embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
-        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
-            does.
-        embedding_warmup_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
-            contexts learning, where the session has units that the model does not know.
-        mask_ratio: Share of patches hidden from the encoder while training.
-        masked_weight: Weight of the masked loss beside the decoding loss.
-        unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.
+        freeze_steps: First steps in which pretrained parameters (the backbone, and a decoder of the same target) are
+            frozen; about three quarters of all steps work best.
+        backbone_lr_scale: Learning rate of pretrained parameters after that, relative to the run's; 0 freezes them.
+        embedding_lr_scale: Learning rate of unit and context embeddings, relative to the run's.
+        fresh_contexts: Whether unknown contexts start at random; else at the mean of the known ones.
+        embedding_warmup_steps: First steps that train only unit and context embeddings, on the masked loss alone, if
+            the session has unknown units.
+        mask_ratio: Fraction of patches hidden from the encoder in training.
+        masked_weight: Weight of the masked loss relative to the decoding loss.
+        unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn for each window.
         label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
         bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
         window: Longest window in seconds of a model from scratch.
         min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
-        auxiliary: What a TCN decoder learns beside what it delivers, names with commas between: where the hand
-            is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
-        auxiliary_weight: Weight of its loss beside the decoding loss.
-        lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
-            of ridge is taken. A negative lag is an estimate that comes so much later.
-        split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
-            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. For a model from scratch.
-        eval_mask: Table of intervals within which test bins are scored (FALCON's is ``eval_mask@end`` or
-            ``eval_mask@start``: where in its bin a sample of the mask stands); empty for all.
-        baselines: What is fitted beside the network; ridge always is.
-        ensemble: What may have a share in the delivered decoder; shares are chosen on validation.
-        leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
-            slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        auxiliary: Auxiliary targets, separated by commas: other behaviour that a TCN decoder is trained to predict as
+            well, such as hand position for hand velocity. ``auto`` for all other series; empty for none.
+        auxiliary_weight: Weight of the loss of auxiliary targets relative to the decoding loss.
+        lags: Candidate lags of the target behind the spikes, in seconds; the one with the best validation R² of ridge
+            is used. With a negative lag the decoder estimates past behaviour.
+        split: Splits of this run alone, for a model from scratch: ``fold:K/N``, ``first:SECONDS`` or ``TABLE/COLUMN``;
+            see `ndt.data.splits.assign_splits`. Empty for the session's own.
+        eval_mask: Table of intervals within which test bins are scored, and the time in a bin that must lie within one
+            (FALCON: ``eval_mask@end`` or ``eval_mask@start``); empty for all test bins.
+        baselines: Baselines to fit; ridge is always fitted.
+        ensemble: Candidate ensemble members; ensemble weights are fitted on validation.
+        leaks: If the pretrained model was trained on time that the session holds out (the same recording under another
+            name, or a slice of it): ``refuse``, or ``warn`` and continue. See `ndt.data.leaks`.
         seed: Seed of new weights, windows and masks.
     """
 

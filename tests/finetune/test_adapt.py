@@ -52,7 +52,7 @@ def binned(decoder, sim_store, sim_truth) -> BinnedSession:
     return BinnedSession(sim_store.session(sim_truth[1].session_id), spec.bin_size, spec.bin_size * spec.window_bins)
 
 
-def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder, sim_truth) -> None:
+def test_metrics_json_has_every_key_and_equals_the_returned_metrics(decoder, sim_truth) -> None:
     found = json.loads((decoder.run / "metrics.json").read_text())
     assert found == decoder.metrics
     assert {"session", "target", "seed", "test", "network", "weights", "baselines"} <= found.keys()
@@ -64,7 +64,7 @@ def test_metrics_have_every_key_of_the_design_and_are_what_was_returned(decoder,
     np.testing.assert_allclose(found["test"]["r2_uniform"], np.mean(found["test"]["r2_per_dim"]))
 
 
-def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, binned) -> None:
+def test_scores_equal_those_of_the_saved_predictions_on_the_test_split(decoder, binned) -> None:
     with np.load(decoder.run / "predictions.npz") as file:
         saved = dict(file)
     for name, score in (("network", decoder.metrics["network"]), ("ensemble", decoder.metrics["test"])):
@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_saved_predictions_on_the_test_block(decoder, bi
     np.testing.assert_allclose(saved["network"], decode(decoder.model, binned, rows)[rows], atol=1e-4)
 
 
-def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, binned, sim_truth) -> None:
+def test_each_unit_has_the_mean_count_of_its_training_split(decoder, binned, sim_truth) -> None:
     names, known = [str(u) for u in binned.session.units.id], decoder.model.vocabulary.units
     assert names != sorted(names)
     means = sim_truth[1].counts[binned.split == TRAIN].mean(0)
@@ -88,7 +88,7 @@ def test_each_unit_has_the_mean_count_of_its_own_training_block(decoder, binned,
     np.testing.assert_allclose(found, means, rtol=1e-5)
 
 
-def test_it_decodes_and_the_shuffled_control_does_not(decoder) -> None:
+def test_the_decoder_beats_its_block_permuted_control(decoder) -> None:
     assert decoder.metrics["network"]["r2"] > 0.4
     assert decoder.metrics["baselines"]["ridge"]["r2"] > 0.4
     assert abs(decoder.metrics["baselines"]["block_permuted"]["r2"]) < 0.1
@@ -104,7 +104,7 @@ def test_the_saved_decoder_is_the_one_that_was_returned(decoder, binned) -> None
     np.testing.assert_array_equal(decode(other, binned, rows), decode(decoder.model, binned, rows))
 
 
-def test_spikes_at_a_time_change_no_bit_of_what_was_decoded_before(decoder, binned) -> None:
+def test_later_spikes_leave_earlier_predictions_bit_equal(decoder, binned) -> None:
     spikes, at = binned.session.spikes, 1750
     rng, late = np.random.default_rng(0), spikes.timestamps >= binned.start[at]
     times = np.concatenate([spikes.timestamps[~late], np.sort(rng.uniform(binned.start[at], 100.0, 9000))])
@@ -118,13 +118,13 @@ def test_spikes_at_a_time_change_no_bit_of_what_was_decoded_before(decoder, binn
     assert (before[at] != after[at]).all()
 
 
-def test_the_order_of_units_in_the_file_changes_no_bit_of_what_is_decoded(decoder, binned) -> None:
+def test_unit_order_in_the_file_leaves_predictions_bit_equal(decoder, binned) -> None:
     other = BinnedSession(permuted(binned.session, np.random.default_rng(0).permutation(32)), binned.bin_size, 1.0)
     rows = binned.split == TEST
     np.testing.assert_array_equal(decode(decoder.model, other, rows), decode(decoder.model, binned, rows))
 
 
-def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tmp_path) -> None:
+def test_training_ignores_the_test_split(sim_base, sim_store, sim_truth, tmp_path) -> None:
     """Other spikes and other labels there leave every weight and every choice as it was."""
     name, models, rng = sim_truth[1].session_id, [], np.random.default_rng(0)
     session = sim_store.session(name)
@@ -153,7 +153,7 @@ def test_the_test_block_is_never_learned_from(sim_base, sim_store, sim_truth, tm
     assert models[0].metrics["network"]["r2"] != models[1].metrics["network"]["r2"]
 
 
-def test_a_broken_run_that_is_resumed_is_the_unbroken_one(sim_base, sim_truth, tmp_path, monkeypatch) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(sim_base, sim_truth, tmp_path, monkeypatch) -> None:
     name = sim_truth[1].session_id
     whole = finetune(sim_base, name, out=tmp_path / "whole", config=SHORT, progress=False)
     inner = Decoding.batch
@@ -173,9 +173,7 @@ def test_a_broken_run_that_is_resumed_is_the_unbroken_one(sim_base, sim_truth, t
     assert found["test"] == expected["test"]
 
 
-def test_calibration_limits_the_labels_to_the_last_before_validation(
-    sim_base, sim_truth, tmp_path, monkeypatch
-) -> None:
+def test_label_seconds_limits_labels_to_the_last_before_validation(sim_base, sim_truth, tmp_path, monkeypatch) -> None:
     seen, inner = [], Decoding.__init__
 
     def spy(self, binned, chosen, *rest) -> None:
@@ -193,14 +191,14 @@ def test_calibration_limits_the_labels_to_the_last_before_validation(
     assert rows[-1] < np.flatnonzero(binned.split == VALID)[0]
 
 
-def test_the_target_is_standardised_on_the_labels_it_may_see(decoder, binned) -> None:
+def test_the_target_is_standardised_on_the_training_labels(decoder, binned) -> None:
     spec = decoder.model.spec.target
     targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)[binned.split == TRAIN]
     np.testing.assert_allclose(spec.mean, targets.mean(0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(spec.std, targets.std(0), rtol=1e-4)
 
 
-def test_warming_up_moves_the_tables_alone(sim_base, sim_truth, tmp_path) -> None:
+def test_the_warm_up_changes_only_embeddings(sim_base, sim_truth, tmp_path) -> None:
     config = replace(CONFIG, train=TrainConfig(steps=3, batch_size=4, valid_every=3, ema=0.0), embedding_warmup_steps=3)
     base = NDT.from_pretrained(sim_base)
     found = finetune(base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False).model
@@ -233,7 +231,7 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
         finetune(None, name, out=tmp_path / "other", config=config, progress=False)
 
 
-def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, sim_truth, tmp_path) -> None:
+def test_a_tcn_decoder_from_scratch_trains_only_decoder_and_readin(sim_store, sim_truth, tmp_path) -> None:
     name = sim_truth[1].session_id
     model = replace(SMALL, decoder="tcn", tcn_width=16, num_members=2)
     config = replace(SHORT, model=model, window=1.0, decoder_steps=20)
@@ -249,14 +247,16 @@ def test_from_scratch_counts_are_decoded_and_nothing_else_is_trained(sim_store, 
         finetune(None, name, out=tmp_path / "cut", **options)
     again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    with pytest.raises(InputError, match=r"embed: model: expected a pretrained model.*counts, whose encoder was never"):
+    with pytest.raises(
+        InputError, match=r"embed: model: expected a pretrained model.*counts, with an untrained encoder"
+    ):
         embed(tmp_path / "whole", name)
     with pytest.raises(InputError, match="decoder_steps: expected at least 1 for a decoder of counts, found 0"):
         finetune(None, name, out=tmp_path / "none", **options | {"config": replace(config, decoder_steps=0)})
     assert not (tmp_path / "none").exists()
 
 
-def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, binned) -> None:
+def test_the_ensemble_is_compared_to_every_baseline(decoder, binned) -> None:
     """In pairs: the difference of the two R², with its error."""
     metrics = decoder.metrics
     for name, found in metrics["baselines"].items():
@@ -266,7 +266,7 @@ def test_the_delivered_decoder_is_compared_to_every_baseline(decoder, binned) ->
     assert metrics["baselines"]["ridge"]["ensemble_over"] == metrics["test"]["over_ridge"]
 
 
-def test_unknown_session_and_target_list_what_there_is(sim_base, sim_truth, tmp_path) -> None:
+def test_unknown_sessions_and_targets_list_the_known_ones(sim_base, sim_truth, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{sim_truth[0].session_id}.*{sim_truth[1].session_id}"):
         finetune(sim_base, "sub-z_ses-9", out=tmp_path, config=SHORT, progress=False)
     with pytest.raises(InputError, match=r"expected one of: cursor_pos, cursor_vel, trials/target, found 'speed'"):
@@ -283,7 +283,7 @@ def test_a_target_that_never_varies_cannot_be_decoded(sim_store, sim_truth, tmp_
         finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
 
-def test_too_few_labels_are_said(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+def test_too_few_labels_are_refused(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
     session = sim_store.session(sim_truth[1].session_id)
     series = session.covariates["cursor_vel"]
     values = np.where((series.timestamps > 60)[:, None], np.nan, series.values)
@@ -319,7 +319,7 @@ def objective(**options: object) -> tuple[NDT, Decoding]:
     return model, Decoding(binned, binned.split == TRAIN, targets, model, replace(CONFIG, **options))
 
 
-def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -> None:
+def test_embeddings_new_and_pretrained_parameters_have_their_own_learning_rates() -> None:
     model, decoding = objective(
         embedding_warmup_steps=3, freeze_steps=5, embedding_lr_scale=7.0, backbone_lr_scale=0.25
     )
@@ -341,7 +341,7 @@ def test_tables_what_is_new_and_what_was_pretrained_learn_at_their_own_rates() -
     assert idle == {name for name, p in model.named_parameters() if p.grad is None}
 
 
-def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
+def test_a_frozen_backbone_stays_bit_equal_while_embeddings_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
     config = replace(SHORT, backbone_lr_scale=0.0, embedding_warmup_steps=0)
     found = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=tmp_path, config=config, progress=False)
     old, new = NDT.from_pretrained(sim_base), found.model
@@ -353,7 +353,7 @@ def test_a_frozen_trunk_stays_to_the_bit_and_tables_and_decoder_learn(sim_base, 
         assert same != (name in TABLES or name.startswith("decoder.")), name
 
 
-def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, tmp_path) -> None:
+def test_pretrained_parameters_learn_after_freeze_steps(sim_base, sim_truth, tmp_path) -> None:
     """`SHORT` has one step to warm up, two to keep still, and one more: each moves what it may, and no more."""
     moved, base = [], NDT.from_pretrained(sim_base)
     for steps in (1, 3, 4):
@@ -364,11 +364,13 @@ def test_what_was_pretrained_moves_once_it_has_kept_still(sim_base, sim_truth, t
         torch.manual_seed(config.seed)
         start = base.extended(model.spec)
         names = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
-        moved.append({"tables" if n in TABLES else "decoder" if n.startswith("decoder.") else "trunk" for n in names})
-    assert moved == [{"tables"}, {"tables", "decoder"}, {"tables", "decoder", "trunk"}]
+        moved.append(
+            {"embeddings" if n in TABLES else "decoder" if n.startswith("decoder.") else "backbone" for n in names}
+        )
+    assert moved == [{"embeddings"}, {"embeddings", "decoder"}, {"embeddings", "decoder", "backbone"}]
 
 
-def test_a_decoder_of_the_same_target_is_kept_with_what_its_numbers_mean(decoder, sim_truth, tmp_path) -> None:
+def test_a_decoder_of_the_same_target_keeps_its_scale(decoder, sim_truth, tmp_path) -> None:
     base, session = decoder.model, sim_truth[0].session_id
     config = replace(SHORT, backbone_lr_scale=0.0)
     found = finetune(base, session, "cursor_vel", out=tmp_path, config=config, store=base.store, progress=False).model
@@ -377,7 +379,7 @@ def test_a_decoder_of_the_same_target_is_kept_with_what_its_numbers_mean(decoder
     torch.testing.assert_close(found.decoder.state_dict(), kept, rtol=0, atol=0)
 
 
-def test_entries_that_are_hidden_are_whole_patches_at_their_share() -> None:
+def test_hidden_entries_are_whole_patches_at_the_mask_ratio() -> None:
     batch = objective(mask_ratio=0.25, unit_dropout=0.0)[1].batch(0, range(8))
     whole = batch.hidden.any(1)
     torch.testing.assert_close(batch.hidden, batch.valid & whole[:, None])

@@ -12,8 +12,8 @@ from ndt.config import FinetuneConfig, TrainConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
-from ndt.finetune.auxiliary import auxiliary_parts, auxiliary_values
 from ndt.finetune.decoding import Decoding
+from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values
 from ndt.model.checkpoint import ModelSpec, TargetSpec
 from ndt.model.transformer import NDT
 from ndt.session import Covariate, Session
@@ -71,12 +71,12 @@ def test_auto_takes_all_other_series_that_have_labels_and_vary(binned, target) -
         ("few", "auxiliary: expected at least 10 training bins with a label of few, which vary, found 9"),
     ],
 )
-def test_a_name_that_cannot_be_learned_is_refused(binned, target, names, told) -> None:
+def test_an_auxiliary_target_without_varying_labels_is_refused(binned, target, names, told) -> None:
     with pytest.raises(InputError, match=f"sub-a_ses-1: {told}"):
         auxiliary_parts(binned, names, target, binned.split == TRAIN)
 
 
-def test_values_are_standardised_on_training_bins_and_known_nowhere_else(binned, target) -> None:
+def test_auxiliary_values_are_standardised_on_training_bins_and_nan_elsewhere(binned, target) -> None:
     train = binned.split == TRAIN
     found = auxiliary_values(binned, (POSITION, HEAD), target, train)
     true = build_targets(binned.session, "pos,head", binned.start, binned.bin_size).values[train].astype(float)
@@ -84,7 +84,7 @@ def test_values_are_standardised_on_training_bins_and_known_nowhere_else(binned,
     assert np.isnan(found.values[~train]).all()
 
 
-def test_a_part_that_the_session_has_not_or_otherwise_goes_without_labels(binned, target) -> None:
+def test_a_part_that_the_session_lacks_has_no_labels(binned, target) -> None:
     train = binned.split == TRAIN
     flat, strange = replace(POSITION, dims=("x", "y")), replace(HEAD, name="gone")
     found = auxiliary_values(binned, (flat, strange, HEAD), target, train)
@@ -104,7 +104,7 @@ def objective(binned: BinnedSession, target: Target, **options) -> tuple[NDT, De
     return model, Decoding(binned, train, target.values, model, FinetuneConfig(**options), (), values)
 
 
-def test_its_loss_stands_beside_with_its_weight(binned, target) -> None:
+def test_the_auxiliary_loss_is_added_with_its_weight(binned, target) -> None:
     model, decoding = objective(binned, target, auxiliary_weight=0.25, masked_weight=0.0)
     batch = decoding.batch(0, range(4))
     assert batch.target.shape[1] == 2 + 3 + 2
@@ -123,7 +123,7 @@ def test_its_loss_stands_beside_with_its_weight(binned, target) -> None:
         assert int(numbers[name]) == len(columns) * len(decoded)
 
 
-def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(binned, target, tmp_path) -> None:
+def test_predictions_exclude_auxiliary_targets_which_model_json_names(binned, target, tmp_path) -> None:
     model, decoding = objective(binned, target)
     batch = decoding.batch(0, range(2))
     assert model.eval()(batch, rates=False).decoded.shape == (len(batch.bin_time), 2)
@@ -139,7 +139,7 @@ def test_what_is_delivered_has_none_of_it_and_a_file_says_what_it_was(binned, ta
 
 
 @pytest.mark.slow
-def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
+def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path) -> None:
     """Counts tell of one hidden thing; few labels of it are delivered, many stand beside."""
     from ndt.finetune.decoder_stage import DecoderStage
     from ndt.train.loop import Trainer
@@ -173,10 +173,10 @@ def test_it_helps_where_it_says_more_than_the_target_does(tmp_path) -> None:
             torch.manual_seed(seed)
             model = NDT(replace(spec, target=spec_of_target))
             model.observe(binned.session, binned.mean_counts(train))
-            refining = DecoderStage(binned, train, target.values, model, config, ("",), values).begin(model)
+            stage = DecoderStage(binned, train, target.values, model, config, ("",), values)
             loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
             where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}
-            Trainer(model, refining, loop, **where).run()
-            found.setdefault(names, []).append(refining.validate(model)["r2"])
+            Trainer(model, stage, loop, **where).run()
+            found.setdefault(names, []).append(stage.validate(model)["r2"])
     assert (binned.split == TEST).any()
     assert np.mean(found["pos"]) > np.mean(found[""]) + 0.005, found

@@ -72,7 +72,7 @@ def velocity(binned, data) -> Baselines:
 
 
 @pytest.mark.slow
-def test_each_is_what_it_is_by_itself(binned, data, velocity) -> None:
+def test_each_baseline_equals_its_separate_fit(binned, data, velocity) -> None:
     found = velocity
     assert set(found.decoded) == set(found.fitted) == set(found.facts) == set(BASELINES)
 
@@ -102,7 +102,7 @@ def test_each_is_what_it_is_by_itself(binned, data, velocity) -> None:
     assert max(score[name] for name in ("time_only", "block_permuted")) < 0.2
 
 
-def test_what_spikes_say_at_a_time_changes_no_bit_of_what_was_decoded_before(binned, data, velocity) -> None:
+def test_later_spikes_leave_earlier_predictions_bit_equal(binned, data, velocity) -> None:
     changed = data["counts"].copy()
     changed[600:] += 3
     cut = lambda a: np.split(a, np.flatnonzero(np.diff(binned.segment)) + 1)
@@ -114,7 +114,7 @@ def test_what_spikes_say_at_a_time_changes_no_bit_of_what_was_decoded_before(bin
             assert np.abs(after[600:] - velocity.decoded[name][600:]).max() > 0
 
 
-def test_labels_beyond_the_limit_change_no_baseline(binned) -> None:
+def test_labels_beyond_label_seconds_change_no_baseline(binned) -> None:
     """Of a session of which the last seconds of labels may be used, no baseline reads the others."""
     target = build_targets(binned.session, "vel", binned.start, binned.bin_size, split=binned.split)
     train = binned.split == TRAIN
@@ -132,7 +132,7 @@ def test_labels_beyond_the_limit_change_no_baseline(binned) -> None:
     assert all(whole[name] != expected[name] for name in BASELINES)
 
 
-def test_facts_go_into_json_and_say_what_was_chosen(binned, data) -> None:
+def test_facts_are_json_and_contain_the_selected_settings(binned, data) -> None:
     named = ("kalman", "naive_bayes", "ridge_time_gain", "circularly_shifted")
     facts = fitted(binned, data, "angle", data["y"], baselines=named).facts
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
@@ -152,7 +152,7 @@ def test_classes_have_probabilities_and_no_kalman_filter(binned, data) -> None:
         assert np.mean(found.decoded[name].argmax(1)[data["test"]] == y.argmax(1)[data["test"]]) > 0.8
 
 
-def test_what_cannot_be_fitted_says_why_and_ridge_is_always_there(binned, data) -> None:
+def test_a_baseline_that_cannot_be_fitted_states_the_reason(binned, data) -> None:
     every_other = data["train"] & (np.arange(len(binned)) % 2 == 0)  # no two bins in a row to learn a movement from
     found = Baselines.fit(
         binned,
@@ -170,7 +170,7 @@ def test_what_cannot_be_fitted_says_why_and_ridge_is_always_there(binned, data) 
         Baselines.fit(binned, "continuous", data["y"], data["train"], np.zeros(len(binned), bool), CONFIG)
 
 
-def test_counts_are_the_grids_own_unless_given(binned, data) -> None:
+def test_counts_default_to_those_of_the_session(binned, data) -> None:
     masks = (data["train"], data["valid"])
     config = replace(CONFIG, baselines=())
     own = Baselines.fit(binned, "continuous", data["y"], *masks, config)

@@ -48,7 +48,7 @@ def made(base, store, out, **options):
     return label_curve(base, name, "vel", out=out, store=store, progress=False, **options)
 
 
-def test_each_volume_has_each_seed_pretrained_and_from_scratch(base, store, tmp_path, monkeypatch) -> None:
+def test_each_amount_has_each_seed_pretrained_and_from_scratch(base, store, tmp_path, monkeypatch) -> None:
     fake = FakeFinetune(score).use(monkeypatch)
     curve = made(base, store, tmp_path)
     assert curve.seconds == [5.0, 10.0, HAS]
@@ -93,7 +93,7 @@ def test_without_a_base_there_is_no_control(store, tmp_path, monkeypatch) -> Non
     assert {call.config.model for call in fake.calls} == {CONFIG.model}
 
 
-def test_what_has_ended_is_not_done_again(base, store, tmp_path, monkeypatch) -> None:
+def test_complete_runs_are_not_repeated(base, store, tmp_path, monkeypatch) -> None:
     """Stopped in its sixth run, then again in the eighth: each run that ended is done once, and the curve is whole."""
     whole = FakeFinetune(score).use(monkeypatch)
     expected = made(base, store, tmp_path / "whole")
@@ -114,7 +114,7 @@ def test_what_has_ended_is_not_done_again(base, store, tmp_path, monkeypatch) ->
     assert fake.calls == []
 
 
-def test_more_seeds_and_volumes_add_runs_and_other_settings_repeat_them(base, store, tmp_path, monkeypatch) -> None:
+def test_more_seeds_and_amounts_add_runs_and_other_settings_repeat_them(base, store, tmp_path, monkeypatch) -> None:
     FakeFinetune(score).use(monkeypatch)
     made(base, store, tmp_path)
     for options, number in (({"seeds": 3}, 6), ({"seconds": (5.0, 20.0)}, 4), ({"seeds": 1}, 0)):
@@ -140,7 +140,7 @@ def test_workers_change_nothing(workers, base, store, tmp_path, monkeypatch) -> 
     np.testing.assert_allclose(curve.lines["network"][2], [0.564, 0.565])
 
 
-def test_volumes_that_are_not_there_are_left_out_and_it_is_said(store, tmp_path, monkeypatch) -> None:
+def test_amounts_beyond_the_training_split_are_left_out_with_a_note(store, tmp_path, monkeypatch) -> None:
     FakeFinetune(score).use(monkeypatch)
     curve = made(None, store, tmp_path / "a", seconds=(5.0, 40.9, 40.99, 300.0))
     assert curve.seconds == [5.0, 40.9, HAS]  # 40.99 s are as many bins as all
@@ -148,13 +148,11 @@ def test_volumes_that_are_not_there_are_left_out_and_it_is_said(store, tmp_path,
     assert made(None, store, tmp_path / "b", seconds=(300.0,)).seconds == [HAS]
 
 
-def test_calibration_is_the_most_that_is_used(store, tmp_path, monkeypatch) -> None:
+def test_label_seconds_is_the_largest_amount(store, tmp_path, monkeypatch) -> None:
     fake = FakeFinetune(score).use(monkeypatch)
     curve = made(None, store, tmp_path, seconds=(5.0, 20.0, 30.0), config=replace(CONFIG, label_seconds=20.0))
     assert (curve.seconds, curve.whole) == ([5.0, 20.0], False)
-    assert curve.left_out == [
-        "Left out: 20, 30 s of labels; calibration, the most that is used, is 20 s, the last point."
-    ]
+    assert curve.left_out == ["Left out: 20, 30 s of labels; label_seconds allows 20 s, the last point."]
     assert {call.config.label_seconds for call in fake.calls} == {5.0, 20.0}
 
 
@@ -175,7 +173,7 @@ def test_wrong_input_is_refused_before_anything_is_fitted(options, match, base, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_curve_never_takes_the_place_of_its_base(base, store, tmp_path) -> None:
+def test_a_curve_never_overwrites_its_base(base, store, tmp_path) -> None:
     base.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="another folder than the base model's"):
         made(tmp_path, store, tmp_path)
@@ -191,13 +189,11 @@ def test_report_of_the_run_shows_the_curve(base, store, tmp_path, monkeypatch) -
     text = write_report(tmp_path).read_text()
     assert "all, 41 s" in text
     assert "the training split has 41 s" in text
-    assert "Pretrained on 0 sessions, not this one" in text
+    assert "Pretrained on 0 sessions, without this one" in text
 
 
 @pytest.mark.slow
-def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
-    sim_base, sim_store, sim_truth, tmp_path
-) -> None:
+def test_real_decoders_share_a_test_split_and_workers_change_nothing(sim_base, sim_store, sim_truth, tmp_path) -> None:
     config = FinetuneConfig(
         train=TrainConfig(steps=6, batch_size=4, valid_every=3),
         embedding_warmup_steps=1,
@@ -220,4 +216,4 @@ def test_real_decoders_are_scored_on_one_test_block_and_processes_change_no_bit(
     assert len(found) == 4
     assert len({m["test"]["num_bins"] for m in found}) == 1
     assert {round(m["label_seconds"], 6) for m in found} == {20.0, round(curves[0].seconds[-1], 6)}
-    assert "Pretrained on 1 session, not this one" in write_report(tmp_path / "1").read_text()
+    assert "Pretrained on 1 session, without this one" in write_report(tmp_path / "1").read_text()

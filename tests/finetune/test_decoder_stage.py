@@ -29,10 +29,10 @@ def objective() -> DecoderStage:
     model = NDT(specification([session], config=MODEL)).eval()
     binned = grid_of(session)
     target = build_targets(session, None, binned.start, binned.bin_size, split=binned.split)
-    return DecoderStage(binned, binned.split == TRAIN, target.values, model, CONFIG).begin(model)
+    return DecoderStage(binned, binned.split == TRAIN, target.values, model, CONFIG)
 
 
-def test_windows_bring_the_latents_of_their_bins_and_hide_nothing(objective) -> None:
+def test_windows_carry_the_latents_of_their_bins_and_hide_nothing(objective) -> None:
     batch = objective.batch(3, range(4))
     assert batch.latents.shape == (len(batch.bin_time), MODEL.width)
     assert not batch.hidden.any()
@@ -44,13 +44,13 @@ def test_windows_bring_the_latents_of_their_bins_and_hide_nothing(objective) -> 
     assert np.isfinite(objective.latents[objective.chosen]).all()
 
 
-def test_only_the_decoder_and_what_it_reads_of_units_learn(objective) -> None:
+def test_only_decoder_and_readin_learn(objective) -> None:
     names = ["decoder.stacks.0.readout.weight", "readin", "unit", "context", "encoder.0.attention.out.weight"]
     assert [objective.rate(name, 0) > 0 for name in names] == [True, True, False, False, False]
 
 
 @pytest.mark.slow
-def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
+def test_other_parameters_stay_bit_equal_and_worse_weights_are_dropped(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
     """From the same network: refined, and refined in vain."""
@@ -70,9 +70,7 @@ def test_all_else_keeps_still_to_the_bit_and_worse_weights_are_dropped(
 
 
 @pytest.mark.slow
-def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
-    sim_store, sim_truth, tmp_path, monkeypatch
-) -> None:
+def test_a_resumed_decoder_stage_equals_an_uninterrupted_one(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
     name, config = sim_truth[0].session_id, replace(CONFIG, decoder_steps=20)
     options = {"store": sim_store, "progress": False, "config": config}
     whole = finetune(None, name, out=tmp_path / "whole", **options)
@@ -91,14 +89,14 @@ def test_a_refinement_that_was_broken_off_is_the_unbroken_one_when_resumed(
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
-def test_what_an_earlier_run_refined_is_gone_when_another_begins(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
+def test_a_new_run_removes_the_decoder_stage_of_an_earlier_one(sim_store, sim_truth, tmp_path, monkeypatch) -> None:
     """Else a run that breaks off before its decoder's own steps would be resumed with those of the earlier one."""
     name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False, "out": tmp_path}
     config = replace(CONFIG, decoder_steps=2)
     finetune(None, name, config=config, **options)
     assert (tmp_path / "decoder" / "checkpoints").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(DecoderStage, "begin", lambda *_: 1 / 0)
+        patch.setattr(DecoderStage, "fixed_latents", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(None, name, config=config, **options)
     assert not (tmp_path / "decoder").exists()

@@ -138,7 +138,7 @@ def test_validation_is_the_mean_of_the_parts_that_can_be_scored() -> None:
         Decoding(binned, binned.split == TRAIN, values, model, CONFIG).validate(model)
 
 
-def test_one_thing_alone_is_scored_as_it_always_was() -> None:
+def test_a_single_part_has_no_scores_by_part() -> None:
     session = recording(num_units=8)
     spec, binned = specification([session]), BinnedSession(session, 0.05, 1.0)
     model, target = busy_model(spec), build_targets(session, "vel", binned.start, 0.05)

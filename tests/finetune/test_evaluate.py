@@ -12,8 +12,7 @@ from ndt.data.store import Store
 from ndt.data.windows import TEST, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
-from ndt.finetune.evaluate import evaluate
-from ndt.finetune.scoring import scored_rows
+from ndt.finetune.scoring import evaluate, scored_rows
 from ndt.intervals import Intervals
 
 CONFIG = FinetuneConfig(
@@ -35,7 +34,7 @@ def run(sim_store, sim_truth, tmp_path_factory):
     )
 
 
-def test_the_test_block_is_scored_as_it_was_when_the_decoder_was_made(run) -> None:
+def test_scores_on_the_test_split_equal_those_after_training(run) -> None:
     found = evaluate(run.run)
     metrics = json.loads((run.run / "metrics.json").read_text())
     for part in ("test", "network"):
@@ -49,7 +48,7 @@ def test_the_test_block_is_scored_as_it_was_when_the_decoder_was_made(run) -> No
     assert found["missing_units"] == []
 
 
-def test_another_day_is_scored_whole_and_says_which_units_it_lacks(run, sim_store, sim_truth) -> None:
+def test_another_day_is_scored_whole_and_lists_missing_units(run, sim_store, sim_truth) -> None:
     found = evaluate(run.run, sim_truth[1].session_id)
     session = sim_store.session(sim_truth[1].session_id)
     spec = run.model.spec
@@ -59,7 +58,7 @@ def test_another_day_is_scored_whole_and_says_which_units_it_lacks(run, sim_stor
     assert set(found["missing_units"]) == own - set(map(str, session.units.id))
 
 
-def test_a_mask_chooses_bins_by_where_a_sample_stands(run, sim_store, sim_truth, monkeypatch) -> None:
+def test_a_mask_selects_bins_by_their_start_centre_or_end(run, sim_store, sim_truth, monkeypatch) -> None:
     session = sim_store.session(sim_truth[0].session_id)
     binned = BinnedSession(session, run.model.spec.bin_size, 1.0)
     inside = binned.start[binned.split == TEST][10:31:20]
@@ -76,7 +75,7 @@ def test_a_mask_chooses_bins_by_where_a_sample_stands(run, sim_store, sim_truth,
         evaluate(run.run, mask="other")
 
 
-def test_what_is_no_decoder_and_blocks_that_do_not_exist_are_said(run, sim_base, sim_truth, capsys) -> None:
+def test_models_without_decoder_and_unknown_splits_are_refused(run, sim_base, sim_truth, capsys) -> None:
     assert main(["evaluate", str(run.run), "--split", "future"]) == 2
     assert "split: expected one of train, valid, test, all, found 'future'" in capsys.readouterr().err
     assert main(["evaluate", str(sim_base), "--session", sim_truth[0].session_id]) == 2
@@ -85,7 +84,7 @@ def test_what_is_no_decoder_and_blocks_that_do_not_exist_are_said(run, sim_base,
     assert "--session" in capsys.readouterr().err
 
 
-def test_a_session_without_labels_is_said(run, sim_store, sim_truth, monkeypatch) -> None:
+def test_a_session_without_labels_is_refused(run, sim_store, sim_truth, monkeypatch) -> None:
     session = sim_store.session(sim_truth[0].session_id)
     series = session.covariates["cursor_vel"]
     silent = replace(series, values=np.full_like(series.values, np.nan))
@@ -104,7 +103,7 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
     assert json.loads(out.read_text())["split"] == "test"
 
 
-def test_a_decoder_that_is_the_network_alone_is_scored_too(run, sim_store, sim_truth, tmp_path) -> None:
+def test_a_decoder_without_baselines_is_scored(run, sim_store, sim_truth, tmp_path) -> None:
     """As one that was adapted without labels: no ridge lies beside it."""
     config = replace(CONFIG, ensemble=("network",), decoder_steps=4)
     name = sim_truth[0].session_id

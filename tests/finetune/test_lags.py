@@ -10,7 +10,7 @@ from ndt.config import FinetuneConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
-from ndt.finetune.lags import choose_lag
+from ndt.finetune.session_labels import choose_lag
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Spikes
 
@@ -39,7 +39,7 @@ def lagged_recording(lag, observed=((0.0, 60.0),), seed=0):
 
 
 @pytest.mark.parametrize("lag", [-0.05, 0.0, 0.1])
-def test_the_lag_that_was_put_in_is_found(lag) -> None:
+def test_the_true_lag_is_chosen(lag) -> None:
     binned = BinnedSession(lagged_recording(lag), 0.05, 1.0)
     found, scores = choose_lag(binned, "vel", LAGS, binned.split == TRAIN, CONFIG)
     assert found == lag
@@ -48,7 +48,7 @@ def test_the_lag_that_was_put_in_is_found(lag) -> None:
     assert max(score for other, score in scores.items() if other != lag) < 0.1
 
 
-def test_all_parts_have_a_say() -> None:
+def test_the_lag_score_is_the_mean_over_parts() -> None:
     session = lagged_recording(0.1)
     vel = session.covariates["vel"]
     dims = [replace(vel, name=f"v{i}", path=f"v{i}", values=vel.values * i) for i in (1, 2)]
@@ -61,7 +61,7 @@ def test_all_parts_have_a_say() -> None:
         np.testing.assert_allclose(both[lag], (2 * alone[lag] + noisy[lag]) / 3, atol=1e-6)
 
 
-def test_the_test_block_has_no_say() -> None:
+def test_the_lag_ignores_the_test_split() -> None:
     session = lagged_recording(0.05)
     binned = BinnedSession(session, 0.05, 1.0)
     series = session.covariates["vel"]
@@ -93,7 +93,7 @@ def test_all_lags_are_scored_on_the_bins_that_have_a_label_at_every_lag() -> Non
     assert labels[short].max() == 1e3
 
 
-def test_lags_longer_than_pieces_are_refused() -> None:
+def test_lags_longer_than_segments_are_refused() -> None:
     observed = [(float(a), a + 0.2) for a in range(60)]
     binned = BinnedSession(lagged_recording(0.0, observed), 0.05, 0.2)
     with pytest.raises(InputError, match=r"lag of vel: expected at least 10 .* \(try shorter lags\), found 0"):

@@ -95,17 +95,17 @@ def run(store, tmp_path_factory):
     return of
 
 
-def test_every_way_of_the_settings_is_a_way() -> None:
+def test_every_strategy_of_the_settings_is_defined() -> None:
     assert STRATEGIES.keys() == set(NAMES)
 
 
 def test_parts_of_a_model_by_their_names() -> None:
-    assert {part_of(name) for name in TABLES} == {"tables"}
+    assert {part_of(name) for name in TABLES} == {"embeddings"}
     assert part_of("embed.count.weight") == "input"
-    assert part_of("encoder.0.attention.query.weight") == "trunk"
-    assert part_of("decoder.readout.weight") == "trunk"
+    assert part_of("encoder.0.attention.query.weight") == "backbone"
+    assert part_of("decoder.readout.weight") == "backbone"
     assert part_of("decoder.readout.weight", ("decoder.",)) == "new"
-    assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"tables", "new"}
+    assert {part_of(name, ("",)) for name in ("unit", "embed.count.weight")} == {"embeddings", "new"}
 
 
 MAY = {  # beginnings of names of what changes, where the decoder is kept and where it is new
@@ -125,7 +125,7 @@ MAY = {  # beginnings of names of what changes, where the decoder is kept and wh
         if MAY[strategy][not kept]
     ],
 )
-def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(strategy, kept, store, run, tmp_path) -> None:
+def test_each_strategy_changes_exactly_its_parts(strategy, kept, store, run, tmp_path) -> None:
     allowed = MAY[strategy][not kept]
     base = pretrained(store, TCN_LATENTS) if kept else pretrained(store, dims=0)
     done = run(strategy) if kept else adapted(base, strategy, tmp_path)
@@ -141,7 +141,7 @@ def test_what_may_not_learn_stays_to_the_bit_and_what_may_moves(strategy, kept, 
     torch.testing.assert_close(loaded.state_dict(), found.state_dict(), rtol=0, atol=0)
 
 
-def test_metrics_name_the_way(run) -> None:
+def test_metrics_name_the_strategy(run) -> None:
     for asked, strategy in (("auto", "full"), ("align", "align")):
         found = run(asked)
         assert found.metrics["strategy"] == strategy
@@ -180,7 +180,7 @@ def test_a_probe_is_ridge_on_latents_in_closed_form(store, run) -> None:
     np.testing.assert_allclose(found.metrics["valid"]["network"], best[0], rtol=1e-3)
 
 
-def test_classes_are_read_by_logistic_regression_with_the_penalty_that_validation_likes() -> None:
+def test_classes_use_logistic_regression_with_the_best_validation_penalty() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 3)) * [1, 2, 5] + 1
     label = np.argmax(x @ rng.standard_normal((3, 3)) + rng.gumbel(size=(400, 3)), 1)
@@ -197,7 +197,7 @@ def test_classes_are_read_by_logistic_regression_with_the_penalty_that_validatio
     np.testing.assert_allclose(said / said.sum(1, keepdims=True), best[1], atol=2e-3)
 
 
-def test_two_classes_are_read_by_the_same_loss_and_a_class_that_was_not_seen_is_never_said() -> None:
+def test_two_classes_share_the_loss_and_an_unseen_class_is_never_predicted() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((300, 2))
     y, train = np.eye(3)[2 * (x[:, 0] + 0.5 * rng.standard_normal(300) > 0)], np.arange(300) < 200
@@ -213,7 +213,7 @@ def test_two_classes_are_read_by_the_same_loss_and_a_class_that_was_not_seen_is_
     np.testing.assert_allclose(fit_classes(x[:1], y[:1], x, y)[0], 0.0)
 
 
-def test_a_probe_reads_quantities_and_classes_each_where_it_has_labels() -> None:
+def test_a_probe_fits_each_part_to_its_own_labelled_bins() -> None:
     """How many spikes a bin has, and whether they are many: latents of random weights know both."""
     session = recording(((0.0, 60.0),), num_units=6)
     binned = BinnedSession(session, 0.05, 1.0)
@@ -234,7 +234,7 @@ def test_a_probe_reads_quantities_and_classes_each_where_it_has_labels() -> None
 
 
 @pytest.mark.parametrize("strategy", ["unsupervised", pytest.param("align", marks=pytest.mark.slow)])
-def test_labels_change_no_bit_of_what_learns_without_them(strategy, store, run, tmp_path) -> None:
+def test_labels_leave_unsupervised_strategies_bit_equal(strategy, store, run, tmp_path) -> None:
     """Garbage in the place of labels, and none at all; without them there is nothing to be scored by."""
     session = store.session(NEW)
     series = session.covariates["vel"]
@@ -255,7 +255,7 @@ def test_labels_change_no_bit_of_what_learns_without_them(strategy, store, run, 
     assert found[2].metrics["strategy"] == strategy
 
 
-def test_units_of_the_model_that_the_session_lacks_are_absent_and_stay_as_they_were(store, run) -> None:
+def test_units_that_the_session_lacks_are_unobserved_and_unchanged(store, run) -> None:
     base, found = pretrained(store, TCN_LATENTS), run("full").model
     own = set(store.session(NEW).units.id)
     for row, unit in enumerate(base.vocabulary.units):
@@ -264,7 +264,7 @@ def test_units_of_the_model_that_the_session_lacks_are_absent_and_stay_as_they_w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["full", "align"])
-def test_the_order_of_units_in_the_file_changes_nothing(strategy, store, run, tmp_path) -> None:
+def test_unit_order_in_the_file_changes_nothing(strategy, store, run, tmp_path) -> None:
     order = np.random.default_rng(2).permutation(6)
     again = stored(tmp_path / "store", first_day(), permuted(second_day(), order))
     assert (again.session(NEW).units.id != store.session(NEW).units.id).any()
@@ -279,7 +279,7 @@ def test_the_order_of_units_in_the_file_changes_nothing(strategy, store, run, tm
     np.testing.assert_allclose(decoded[0], decoded[1], rtol=1e-3, atol=1e-3)
 
 
-def test_matched_units_start_as_those_they_are_matched_to_wherever_their_files_put_them(store, monkeypatch) -> None:
+def test_matched_units_get_the_old_embeddings_whatever_their_site_and_depth(store, monkeypatch) -> None:
     """The new day is the old one under other names; its units are said to lie elsewhere, and deeper."""
     old = store.session("sub-a_ses-1")
     names = [f"b/{n}" for n in range(6)]
@@ -309,7 +309,7 @@ def test_matched_units_start_as_those_they_are_matched_to_wherever_their_files_p
     assert torch.equal(model.unit[:known], before[:known])
 
 
-def test_the_old_day_is_the_last_that_the_model_was_trained_on(store) -> None:
+def test_the_earlier_day_is_the_last_that_the_model_was_trained_on(store) -> None:
     base, days = pretrained(store), ("1", "2", "3")
     made = {f"sub-a_ses-{d}": replace(first_day(), session_id=f"sub-a_ses-{d}") for d in days}
     made["sub-a_ses-1"] = replace(made["sub-a_ses-1"], recording_date="2024-02-01")
@@ -324,7 +324,7 @@ def test_the_old_day_is_the_last_that_the_model_was_trained_on(store) -> None:
     assert list(earlier_days(base, [Memory()], made["sub-a_ses-2"])) == ["sub-a_ses-3", "sub-a_ses-1"]
 
 
-def test_the_rule_goes_by_what_there_is(store) -> None:
+def test_auto_chooses_the_strategy_by_labels_units_and_earlier_days(store) -> None:
     base, config = pretrained(store), FinetuneConfig()
     new, old = store.session(NEW), store.session("sub-a_ses-1")
 
@@ -347,18 +347,18 @@ def test_the_rule_goes_by_what_there_is(store) -> None:
     assert chosen(new, 60.0, config=replace(config, align_to="sub-a_ses-0")) == ("full", "sub-a_ses-0")
 
 
-def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
+def test_a_strategy_without_its_requirements_is_refused(store, tmp_path) -> None:
     base = pretrained(store)
     for strategy in ("unsupervised", "align"):
         with pytest.raises(
-            InputError, match=f"a base model that decodes .*for {strategy}, found one without a decoder"
+            InputError, match=f"a base model with a decoder .*for {strategy}, found one without a decoder"
         ):
             adapted(pretrained(store, dims=0), strategy, tmp_path)
         with pytest.raises(InputError, match="target: expected one of: vel, found 'speed'"):
             adapted(base, strategy, tmp_path, target="speed")
     with pytest.raises(InputError, match="align_to: expected one of: sub-a_ses-1, found sub-a_ses-9"):
         adapted(base, "align", tmp_path, align_to="sub-a_ses-9")
-    with pytest.raises(InputError, match=r"strategy: expected full.*no pretrained model, found probe"):
+    with pytest.raises(InputError, match=r"strategy: expected full.*for a model from scratch, found probe"):
         adapted(None, "probe", tmp_path, store=store, model=TINY, window=1.0)
     with pytest.raises(InputError, match="strategy: expected auto or full or contexts or probe or unsupervised"):
         FinetuneConfig(strategy="half")
@@ -367,16 +367,16 @@ def test_what_a_way_lacks_is_said_in_a_line(store, tmp_path) -> None:
         adapted(base, "align", tmp_path / "run", store=alone)
 
 
-def test_another_unit_than_the_decoders_is_refused_where_nothing_new_learns(store, tmp_path) -> None:
+def test_unsupervised_strategies_refuse_a_target_in_another_unit(store, tmp_path) -> None:
     session = second_day()
     series = replace(session.covariates["vel"], unit="cm/s")
     other = stored(tmp_path / "store", first_day(), replace(session, covariates={"vel": series}))
-    with pytest.raises(InputError, match=r"decodes \(vel: x, y in m/s\), found vel: x, y in cm/s"):
+    with pytest.raises(InputError, match=r"pretrained decoder \(vel: x, y in m/s\), found vel: x, y in cm/s"):
         adapted(pretrained(other), "unsupervised", tmp_path / "run")
 
 
 @pytest.mark.parametrize("strategy", ["probe", "full"])
-def test_later_spikes_change_no_bit_of_what_was_decoded_before(strategy, store, run) -> None:
+def test_later_spikes_leave_earlier_predictions_bit_equal(strategy, store, run) -> None:
     model = run(strategy).model
     session, at = store.session(NEW), 700
     binned = BinnedSession(session, 0.05, 1.0)

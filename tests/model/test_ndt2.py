@@ -22,7 +22,7 @@ from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import finetune
 from ndt.finetune.decoding import Decoding, decode
-from ndt.finetune.evaluate import evaluate
+from ndt.finetune.scoring import evaluate
 from ndt.model.architectures import ARCHITECTURES, load_model, new_model
 from ndt.model.layout import CONTEXT
 from ndt.model.ndt2 import CrossDecoder, Quirks

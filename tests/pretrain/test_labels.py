@@ -14,8 +14,7 @@ from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.model.transformer import NDT
-from ndt.pretrain.labels import shared_labels
-from ndt.pretrain.train import pretrain
+from ndt.pretrain.train import pretrain, shared_labels
 
 
 def with_cues(session, cues):
@@ -65,19 +64,19 @@ def test_classes_are_those_of_any_session_and_what_a_session_lacks_is_missing() 
         ("vel,processing/behavior/vel", "pretrain: target: expected each once, found vel twice"),
     ],
 )
-def test_names_that_no_session_has_or_that_occur_twice_are_refused(names, told) -> None:
+def test_unknown_and_repeated_names_are_refused(names, told) -> None:
     with pytest.raises(InputError, match=told):
         shared_labels([BinnedSession(s, 0.05, 1.0) for s in three_sessions()], names)
 
 
-def test_a_class_that_occurs_only_where_nothing_is_learned_is_refused() -> None:
+def test_a_class_that_occurs_only_outside_the_training_split_is_refused() -> None:
     cues = np.array(["left", "right"] * 14 + ["up", "up"])
     binned = BinnedSession(with_cues(recording(), cues), 0.05, 1.0)
     with pytest.raises(InputError, match=r"trials/cue: expected each of 3 classes on the training split .* none of up"):
         shared_labels([binned], "cue")
 
 
-def test_a_base_decodes_several_things_of_sessions_that_lack_some(tmp_path) -> None:
+def test_a_base_decodes_several_targets_of_sessions_that_lack_some(tmp_path) -> None:
     sessions = three_sessions()
     for session in sessions:
         write_session(session, tmp_path / f"{session.session_id}.h5")

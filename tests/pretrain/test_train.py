@@ -92,7 +92,7 @@ def test_the_true_latents_are_recovered(tmp_path) -> None:
     assert max(recovered(untrained(found, seed), truth, store) for seed in range(3)) < 0.44
 
 
-def test_each_unit_has_the_mean_count_of_its_own_training_block(sim_base, sim_store, sim_truth) -> None:
+def test_each_unit_has_the_mean_count_of_its_training_split(sim_base, sim_store, sim_truth) -> None:
     """Units are listed in another order than that of their identities; file and truth tell which is which."""
     model, session, truth = NDT.from_pretrained(sim_base), sim_store.session(sim_truth[0].session_id), sim_truth[0]
     names = [str(u) for u in session.units.id]
@@ -102,7 +102,7 @@ def test_each_unit_has_the_mean_count_of_its_own_training_block(sim_base, sim_st
     np.testing.assert_allclose(model.mean_counts.numpy(), [means[u] for u in model.vocabulary.units], rtol=1e-5)
 
 
-def test_run_directory_is_as_designed(sim_base, sim_store) -> None:
+def test_run_directory_has_its_files(sim_base, sim_store) -> None:
     names = {
         "config.yaml",
         "model.safetensors",
@@ -134,7 +134,7 @@ def test_run_directory_is_as_designed(sim_base, sim_store) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_that_is_resumed_is_the_unbroken_one(sim_store, tmp_path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(sim_store, tmp_path) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
         "from ndt.pretrain.train import pretrain;"
@@ -163,7 +163,7 @@ def test_a_killed_run_that_is_resumed_is_the_unbroken_one(sim_store, tmp_path) -
     assert stated[0]["tokens_seen"] == stated[1]["tokens_seen"]
 
 
-def test_the_test_block_is_never_learned_from(sim_store, tmp_path, monkeypatch) -> None:
+def test_training_ignores_the_test_split(sim_store, tmp_path, monkeypatch) -> None:
     """Other spikes there leave every weight, every mean rate and every measure as it was."""
     name, models = sim_store.session_ids[0], []
     session = sim_store.session(name)
@@ -238,7 +238,7 @@ def test_the_score_is_the_mean_of_the_kinds_bits_per_spike() -> None:
     assert min(map(abs, bits)) > 1e-3
 
 
-def test_validation_is_on_the_validation_block_with_the_same_masks_for_every_model() -> None:
+def test_validation_uses_the_same_masks_for_every_model() -> None:
     """The same whatever the seed, the patches, and which other sessions there are."""
     (_, one, binned_sessions), (_, other, _) = masked(seed=3), masked(seed=4, patch=2)
     key = lambda asked: (asked.kind, len(asked.window.unit), asked.window.index)
@@ -256,7 +256,7 @@ def test_validation_is_on_the_validation_block_with_the_same_masks_for_every_mod
             np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
 
 
-def test_training_windows_are_a_function_of_seed_step_and_place() -> None:
+def test_training_windows_are_a_function_of_seed_step_and_sample() -> None:
     key = lambda batch: batch.counts.numpy().tobytes() + batch.hidden.numpy().tobytes()
     one, other = masked(seed=3)[1], masked(seed=4)[1]
     assert key(one.batch(0, range(4))) != key(other.batch(0, range(4)))
@@ -336,7 +336,7 @@ def units_of(batch: Batch) -> list[list[int]]:
     return found
 
 
-def test_units_change_patches_where_asked_and_keep_their_counts() -> None:
+def test_shuffled_units_change_patches_and_keep_their_counts() -> None:
     """`auto` shuffles the units of a session where no other session can know them."""
     lie = lambda b: units_of(b)[0]
     for shuffle, names, moved in (
@@ -377,7 +377,7 @@ def test_sessions_kept_for_evaluation_are_left_out_unless_they_are_named(sim_tru
         pretrain(store, tmp_path / "none", SHORT, progress=False)
 
 
-def test_bad_settings_and_bad_stores_are_said(sim_store, tmp_path) -> None:
+def test_bad_settings_and_bad_stores_are_refused(sim_store, tmp_path) -> None:
     with pytest.raises(InputError, match=sim_store.session_ids[0]):  # lists what there is
         pretrain(sim_store, tmp_path, replace(SHORT, sessions=("sub-z_ses-9",)), progress=False)
     with pytest.raises(InputError, match="window: expected at least 3 bins of 50 ms, found 2 bins"):
@@ -410,7 +410,7 @@ def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_target_is_decoded_beside_the_masked_loss_where_a_session_has_it(tmp_path) -> None:
+def test_sessions_with_a_target_have_a_decoding_loss(tmp_path) -> None:
     sessions = [recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", labels=(0.0, 0.0), seed=1)]
     config = replace(SHORT, target="vel", decoding_weight=2.0)
     model = pretrain(stored(sessions, tmp_path), tmp_path / "run", config, progress=False)
@@ -425,7 +425,7 @@ def test_a_target_is_decoded_beside_the_masked_loss_where_a_session_has_it(tmp_p
 
 
 @pytest.mark.slow
-def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -> None:
+def test_pretraining_with_a_target_learns_to_decode(sim_store, tmp_path) -> None:
     train = TrainConfig(steps=120, batch_size=16, valid_every=60, warmup_steps=20)
     config = PretrainConfig(
         model=ModelConfig(width=32, num_layers=1, num_heads=2, units_per_patch=16, unit_width=16),
@@ -447,7 +447,7 @@ def test_decoding_beside_the_masked_loss_learns_to_decode(sim_store, tmp_path) -
         ),
     ],
 )
-def test_a_target_that_is_not_there_or_is_two_things_is_refused(changes, told, tmp_path) -> None:
+def test_missing_and_ambiguous_targets_are_refused(changes, told, tmp_path) -> None:
     first, second = recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", seed=1)
     second = replace(second, covariates={"vel": replace(second.covariates["vel"], unit="mm/s")})
     with pytest.raises(InputError, match=re.escape(told)):
@@ -455,7 +455,7 @@ def test_a_target_that_is_not_there_or_is_two_things_is_refused(changes, told, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_name_that_fits_two_covariates_of_a_session_is_refused_and_not_left_out(tmp_path) -> None:
+def test_a_name_that_fits_two_covariates_of_a_session_is_refused(tmp_path) -> None:
     first, second = recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", seed=1)
     vel = second.covariates["vel"]
     twice = {n: replace(vel, name=n, path=f"processing/{n}") for n in ("left/vel", "right/vel")}

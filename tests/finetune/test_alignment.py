@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from ndt.finetune.unit_matching import LASTS, STAYS, Likeness, _alike, _assign, match_units
+from ndt.finetune.alignment import COLUMN_STABILITY, STABILITY, SameUnit, _assign, _column_evidence, match_units
 
 N = 20
 
@@ -33,39 +33,39 @@ def mean_and_spread(counts: np.ndarray) -> np.ndarray:
 def test_evidence_for_units_is_the_ratio_of_gaussian_densities(loadings) -> None:
     """Of one day and the same day, whose noise is the same, so that one turn of the axes makes all independent."""
     counts = day(loadings[:N], 1, 3000)
-    likeness = Likeness.fit(mean_and_spread, counts, counts)
+    ratio = SameUnit.fit(mean_and_spread, counts, counts)
     x = mean_and_spread(counts)
     halves = mean_and_spread(counts[:1500]) - mean_and_spread(counts[1500:])
     noise = halves.T @ halves / N / 4
     total = np.cov(x.T, bias=True)
     between, zero = total - noise, np.zeros((2, 2))
     assert np.linalg.eigvals(np.linalg.solve(noise, between)).min() > 0.5  # no direction is left out
-    same = multivariate_normal(cov=np.block([[total, STAYS * between], [STAYS * between, total]]))
+    same = multivariate_normal(cov=np.block([[total, STABILITY * between], [STABILITY * between, total]]))
     apart = multivariate_normal(cov=np.block([[total, zero], [zero, total]]))
     x = x - x.mean(0)
     expected = [[same.logpdf(np.r_[a, b]) - apart.logpdf(np.r_[a, b]) for b in x] for a in x]
-    np.testing.assert_allclose(likeness.units(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ratio.units(), expected, rtol=1e-4, atol=1e-4)
 
 
-def pairs_by_hand(likeness: Likeness, assigned: np.ndarray) -> np.ndarray:
+def pairs_by_hand(ratio: SameUnit, assigned: np.ndarray) -> np.ndarray:
     """The evidence of each old unit and new unit, from all other pairs one by one."""
     found = np.zeros(assigned.shape)
     for i, a in np.ndindex(assigned.shape):
         for j, b in np.ndindex(assigned.shape):
             if i != j and a != b:
-                x, y = likeness.old[i, j], likeness.new[a, b]
-                terms = likeness.of_old * x**2 + likeness.of_new * y**2 + likeness.of_both * x * y
-                found[i, a] += assigned[j, b] * (terms.sum() + likeness.constant)
+                x, y = ratio.old[i, j], ratio.new[a, b]
+                terms = ratio.of_old * x**2 + ratio.of_new * y**2 + ratio.of_both * x * y
+                found[i, a] += assigned[j, b] * (terms.sum() + ratio.constant)
     return found
 
 
-def random_pairs(n: int, m: int, seed: int = 0) -> Likeness:
+def random_pairs(n: int, m: int, seed: int = 0) -> SameUnit:
     rng = np.random.default_rng(seed)
     old, new = rng.standard_normal((n, n, 2)), rng.standard_normal((m, m, 2))
     for x in (old, new):
         x += x.transpose(1, 0, 2)  # of one and the other, and of the other and the one
         x[np.arange(len(x)), np.arange(len(x))] = 0
-    return Likeness(
+    return SameUnit(
         old=old,
         new=new,
         of_old=np.array([-0.2, -0.3]),
@@ -77,22 +77,22 @@ def random_pairs(n: int, m: int, seed: int = 0) -> Likeness:
 
 def test_evidence_from_pairs_is_the_sum_over_all_other_assigned_pairs() -> None:
     """Of an assignment: a unit meets itself only where nothing else is assigned, and there its measures are zero."""
-    likeness = random_pairs(4, 5)
+    ratio = random_pairs(4, 5)
     assigned = np.zeros((4, 5))
     assigned[[0, 1, 3], [2, 0, 4]] = 1
-    expected = pairs_by_hand(likeness, assigned)
+    expected = pairs_by_hand(ratio, assigned)
     on = assigned > 0
-    np.testing.assert_allclose(likeness.pairs(assigned)[on], expected[on], rtol=1e-12)
+    np.testing.assert_allclose(ratio.pairs(assigned)[on], expected[on], rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_betters(seed) -> None:
+def test_the_assignment_is_near_the_best_and_locally_optimal(seed) -> None:
     """Against all 209 ways to assign some of four units to some of four; evidence is random: the worst case."""
-    alone, together = np.random.default_rng(seed).standard_normal((4, 4)) * 2, random_pairs(4, 4, seed)
-    reward = alone - np.log(4)
+    unit_evidence, pair_evidence = np.random.default_rng(seed).standard_normal((4, 4)) * 2, random_pairs(4, 4, seed)
+    reward = unit_evidence - np.log(4)
 
     def evidence(assigned: np.ndarray) -> float:
-        return float((assigned * (reward + together.pairs(assigned) / 2)).sum())
+        return float((assigned * (reward + pair_evidence.pairs(assigned) / 2)).sum())
 
     every = {}
     for order in permutations(range(4)):
@@ -102,7 +102,7 @@ def test_of_all_assignments_one_of_the_best_is_found_that_no_pair_more_or_less_b
                 assigned[i, order[i]] = subset >> i & 1
             every[assigned.tobytes()] = assigned
     assert len(every) == 209
-    found = _assign(alone, together, 0)
+    found = _assign(unit_evidence, pair_evidence, 0)
     most = evidence(found)
     assert most >= 0.9 * max(map(evidence, every.values()))
     assert most >= max(evidence(other) for other in every.values() if np.abs(other - found).sum() <= 1) - 1e-9
@@ -119,13 +119,13 @@ def test_a_permutation_is_recovered_exactly_whatever_the_rates(loadings) -> None
     np.testing.assert_array_equal(match_units([old], [silent], 0.05)[:N], order)
 
 
-def test_the_order_of_units_changes_the_order_of_the_answer_alone(loadings) -> None:
+def test_matching_is_equivariant_to_unit_order(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     order = np.random.default_rng(5).permutation(N)
     np.testing.assert_array_equal(match_units([old], [new[:, order]], 0.05), match_units([old], [new], 0.05)[order])
 
 
-def test_units_that_are_new_are_seldom_taken_for_old_ones(loadings) -> None:
+def test_new_units_are_rarely_matched(loadings) -> None:
     """A quarter of the old day's units are gone, and as many new ones there."""
     stay = N * 3 // 4
     old, new = day(loadings[:N], 1), day(np.concatenate([loadings[:stay], loadings[N : 2 * N - stay]]), 2)
@@ -135,7 +135,7 @@ def test_units_that_are_new_are_seldom_taken_for_old_ones(loadings) -> None:
     assert not set(found[stay:]) & set(range(stay))
 
 
-def test_pairs_that_are_known_are_kept_even_where_they_look_wrong(loadings) -> None:
+def test_known_pairs_are_always_kept(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     found = match_units([old], [new], 0.05, known=[(0, 1), (1, 0), (2, 2)])
     np.testing.assert_array_equal(found[:3], [1, 0, 2])
@@ -144,14 +144,14 @@ def test_pairs_that_are_known_are_kept_even_where_they_look_wrong(loadings) -> N
     assert (found[3:] == others).sum() >= N - 5
 
 
-def test_of_seconds_and_of_two_units_nothing_is_guessed(loadings) -> None:
+def test_too_short_days_and_too_few_units_are_not_matched(loadings) -> None:
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     found = match_units([old], [new[:80]], 0.05, known=[(3, 2)])
     np.testing.assert_array_equal(found, np.where(np.arange(N) == 2, 3, -1))
     np.testing.assert_array_equal(match_units([old], [new[:, :2]], 0.05), [-1, -1])
 
 
-def test_recordings_in_short_pieces_are_matched_too(loadings) -> None:
+def test_recordings_of_short_segments_are_matched(loadings) -> None:
     """No product spans a gap: segments in another order say the same."""
     old, new = day(loadings[:N], 1), day(loadings[:N], 2)
     segments = np.split(new, range(20, len(new), 20))
@@ -160,21 +160,21 @@ def test_recordings_in_short_pieces_are_matched_too(loadings) -> None:
     np.testing.assert_array_equal(match_units([old], [*segments[:150:-1], *segments[:151]], 0.05), found)
 
 
-def test_what_files_say_of_units_is_weighed_as_two_gaussians_that_correlate() -> None:
+def test_evidence_of_columns_is_the_ratio_of_correlated_gaussian_densities() -> None:
     """Two columns without correlation, of variance 4 and 1; one that repeats the first and one that is not known."""
     old = np.array([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]])
     columns = np.concatenate([old, -3 * old[:, :1] + 5, np.full((4, 1), np.nan)], 1)
     x = np.sign(old)  # the repeated column and the one that it repeats are one direction
-    pair = multivariate_normal(cov=[[1, LASTS], [LASTS, 1]])
+    pair = multivariate_normal(cov=[[1, COLUMN_STABILITY], [COLUMN_STABILITY, 1]])
     apart = multivariate_normal(cov=np.eye(2))
     expected = [
         [sum(pair.logpdf([u, v]) - apart.logpdf([u, v]) for u, v in zip(a, b, strict=True)) for b in x] for a in x
     ]
-    np.testing.assert_allclose(_alike(columns, columns), expected, rtol=1e-9)
-    np.testing.assert_array_equal(_alike(columns[:, 3:], columns[:2, 3:]), np.zeros((4, 2)))
+    np.testing.assert_allclose(_column_evidence(columns, columns), expected, rtol=1e-9)
+    np.testing.assert_array_equal(_column_evidence(columns[:, 3:], columns[:2, 3:]), np.zeros((4, 2)))
 
 
-def test_places_tell_units_apart_where_spikes_cannot() -> None:
+def test_positions_distinguish_units_with_equal_spikes() -> None:
     rng = np.random.default_rng(0)
     old, new = (rng.poisson(0.5, (2000, 8)).astype(float) for _ in range(2))
     order, places = rng.permutation(8), np.stack(np.unravel_index(range(8), (2, 2, 2)), 1) * 100.0
