@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import MIN_BINS, BinnedSession
 from ndt.errors import InputError
 from ndt.model.tokens import Window
 from ndt.model.vocabulary import Vocabulary
@@ -35,7 +35,7 @@ class Sampler:
         vocabulary: Vocabulary,
         *,
         window_bins: int,
-        min_bins: int,
+        min_bins: int = MIN_BINS,
         seed: int,
     ) -> None:
         if len(widths := sorted({g.bin_size for g in binned_sessions})) > 1:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ndt.data.windows import TRAIN, VALID, BinnedSession
+from ndt.data.windows import MIN_BINS, TRAIN, VALID, BinnedSession
 from ndt.evaluation.metrics import bits_per_spike
 from ndt.model.likelihood import poisson_nll
 from ndt.model.masking import draw_mask
@@ -38,7 +38,6 @@ class ValidWindow:
 def valid_windows(
     binned_sessions: Sequence[BinnedSession],
     vocabulary: Vocabulary,
-    min_bins: int,
     window_bins: int,
     labels: Sequence[Labels] | None = None,
     train: Sequence[NDArray[np.bool_]] | None = None,
@@ -51,7 +50,6 @@ def valid_windows(
     Arguments:
         binned_sessions: Binned sessions.
         vocabulary: Rows of their units and contexts.
-        min_bins: Shorter windows are left out.
         window_bins: Longest window.
         labels: Standardised labels of each session at its bins, (R, C).
         train: Bins of each session that its units' mean counts come from, (R,); by default its training split.
@@ -62,7 +60,7 @@ def valid_windows(
         rates = binned.mean_counts(binned.split == TRAIN if train is None else train[i])
         for first, last in binned.runs(binned.split == VALID):
             for begin in range(first, last, window_bins):
-                if (end := min(begin + window_bins, last)) - begin >= min_bins:
+                if (end := min(begin + window_bins, last)) - begin >= MIN_BINS:
                     target = None if labels is None else labels[i][begin:end]
                     found.append((binned, begin, end, rows, rates, target))
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
@@ -81,7 +79,7 @@ def _asked(
 ) -> ValidWindow:
     name = f"{kind}/{binned.session.session_id}".encode()
     rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-    hidden = draw_mask(int(end - begin), rows.group, {kind: 1.0}, VALID_MASKS[kind], VALID_PATCH, rng)
+    hidden = draw_mask(int(end - begin), rows.group, [kind], VALID_MASKS[kind], VALID_PATCH, rng)
 
     return ValidWindow(kind, replace(binned.window(begin, end, rows, rates), hidden=hidden, target=target))
 

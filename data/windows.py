@@ -14,16 +14,10 @@ from ndt.model.vocabulary import Rows
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 
-__all__ = [
-    "TEST",
-    "TRAIN",
-    "VALID",
-    "BinnedSession",
-    "default_bin_size",
-    "longest_window",
-]
+__all__ = ["MIN_BINS", "TEST", "TRAIN", "VALID", "BinnedSession", "default_bin_size", "longest_window"]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of BinnedSession.split; 0 is guard
+MIN_BINS = 3  # shorter windows are left out
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
 
 
@@ -49,16 +43,16 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
     """Returns the bins of the longest window of a new model.
 
     Arguments:
-        config: Settings; uses `window` and `min_bins`.
+        config: Settings; uses `window`.
         bin_size: Bin width in seconds.
         where: What an error names.
 
     Raises:
         InputError: if it has fewer bins than the shortest window.
     """
-    bins, least = round(config.window / bin_size), config.min_bins
-    if bins < least:
-        expected = f"at least {least} bins of {bin_size * 1e3:g} ms"
+    bins = round(config.window / bin_size)
+    if bins < MIN_BINS:
+        expected = f"at least {MIN_BINS} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins

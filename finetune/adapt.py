@@ -99,7 +99,7 @@ def finetune(
     spec = _specification(base, binned, labels, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
+    model = new_model(spec) if base is None else base.extended(spec)
     model.observe(recording, binned.mean_counts(chosen))
     new = _new_parts(base, spec)
     found: dict[str, Any] = {"lags": lags}
@@ -202,8 +202,6 @@ def _decided(
         config = replace(config, ensemble=("network",))
     if base is None or set(map(str, binned.session.units.id)) <= set(base.vocabulary.units):
         config = replace(config, embedding_warmup_steps=0)  # no unit to place, or nothing to place it in
-    if config.detach_latents == "auto":
-        config = replace(config, detach_latents="always" if base is None else "never")
 
     return config
 
@@ -311,7 +309,7 @@ def _specification(
         spec = old  # its decoder is kept, and with it what its numbers mean
     else:
         spec = TargetSpec.fitted(target, chosen, session.session_id)
-        if model.decoder in TCN_DECODERS and config.auxiliary_weight:
+        if model.decoder in TCN_DECODERS:
             spec = replace(spec, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
     vocabulary = (base.vocabulary if base is not None else Vocabulary()).extend([session])
     data = {**(base.spec.data if base is not None else {}), session.session_id: str(session.source.get("sha256", ""))}

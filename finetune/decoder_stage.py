@@ -15,6 +15,8 @@ from ndt.model.transformer import NDT
 
 __all__ = ["DecoderStage"]
 
+READIN_LR_SCALE = 50.0  # read-in weights start at zero and need to reach order 1 within hundreds of steps
+
 
 class DecoderStage(Decoding):
     """Objective of refinement: the loss of what is decoded, on windows whose latents are known.
@@ -60,6 +62,6 @@ class DecoderStage(Decoding):
     def rate(self, name: str, step: int) -> float:
         """Returns the rate of the decoder and of what it reads of units; all else rests."""
         if name == "readin":
-            return self.config.readin_lr_scale
+            return READIN_LR_SCALE
 
         return 1.0 if name.startswith("decoder.") else 0.0

@@ -28,7 +28,6 @@ class ModelConfig:
         num_heads: Attention heads H.
         units_per_patch: Units P in one patch.
         unit_width: Dimensions of a unit's vector.
-        max_count: Spike counts above this are clipped.
         locality_bias: How strongly new heads favour what is near in time: from 0 in the first to this.
         causal: Whether a bin reads only its past and present.
         attention_window: How many bins back a token reads in one layer, its own included; 0 for all of its window.
@@ -52,7 +51,6 @@ class ModelConfig:
     num_heads: int = 4
     units_per_patch: int = 32
     unit_width: int = 32
-    max_count: int = 20
     locality_bias: float = 2.0
     causal: bool = True
     attention_window: int = 0
@@ -68,9 +66,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        require(
-            self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "locality_bias": (0, 10)}, "model."
-        )
+        require(self, {**dict.fromkeys(at_least_one, (1, INF)), "locality_bias": (0, 10)}, "model.")
         require(self, {"width": (4, INF), "dropout": (0, 0.99), "attention_window": (0, INF)}, "model.")
         require(self, {"tcn_width": (1, INF), "num_tcn_layers": (0, 12), "num_members": (1, 64)}, "model.")
         require(self, {"count_dropout": (0, 0.99), "tcn_dropout": (0, 0.99)}, "model.")

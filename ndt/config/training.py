@@ -9,6 +9,7 @@ from ndt.errors import InputError
 
 __all__ = [
     "BASELINES",
+    "MASK_KINDS",
     "MEMBERS",
     "STRATEGIES",
     "BenchConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "TrainConfig",
 ]
 
+MASK_KINDS = ("random", "span", "unit", "forward")
 MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may have a share in what is delivered
 STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
@@ -35,7 +37,6 @@ class TrainConfig:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Of matrices; vectors, tables and biases have none.
         warmup_steps: Steps of linear warm-up; a cosine to a twentieth follows.
-        clip: Largest gradient norm.
         ema: Decay of the average of weights that is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before stopping; 0 for never.
@@ -43,12 +44,9 @@ class TrainConfig:
         attention: Kernel of attention: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
             --list` says what each can do.
         checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
-        compile: Whether the feed-forward parts of blocks go through torch.compile. Not for CPUs, where it takes minutes
-            and wins nothing: it is done there, and warned of.
         sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
             state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
             is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.
-        divergence_factor: A term of the loss above so many times its running average ends the run; 0 for never.
     """
 
     steps: int = 1000
@@ -57,62 +55,45 @@ class TrainConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_steps: int = 50
-    clip: float = 1.0
     ema: float = 0.98
     valid_every: int = 100
     patience: int = 0
     precision: str = "auto"
     attention: str = "auto"
     checkpoint_activations: bool = False
-    compile: bool = False
     sharding: str = "none"
-    divergence_factor: float = 20.0
 
     def __post_init__(self) -> None:
         require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train.")
         require(self, {"micro_batches": (1, self.batch_size)}, "train.")
-        require(
-            self,
-            {**dict.fromkeys(("learning_rate", "clip"), (1e-12, INF)), "weight_decay": (0, INF)},
-            "train.",
-        )
+        require(self, {"learning_rate": (1e-12, INF), "weight_decay": (0, INF)}, "train.")
         require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
         choose(self, "train", precision=("auto", "fp32", "bf16"))
         choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
-        if self.sharding not in ("none", "fsdp"):
-            raise InputError("settings", "train.sharding", "none or fsdp", self.sharding)
-        if self.divergence_factor != 0 and not self.divergence_factor >= 2:
-            raise InputError(
-                "settings", "train.divergence_factor", "at least 2, or 0 for never", self.divergence_factor
-            )
+        choose(self, "train", sharding=("none", "fsdp"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What pretraining hides of a window; see `ndt.model.masking`. All but two are weights: how often each kind is drawn.
+    """Entries that pretraining hides from the encoder; see `ndt.model.masking`.
 
     Arguments:
-        ratio: Share to hide; of whole units and of the last bins, the largest share, the share drawn anew each time.
-        random_only_steps: For how many of the first steps `random`, where it has a weight, is drawn alone: others are too hard to
-            begin with.
-        random: Tokens (a patch in a bin) at random, as in NDT2.
-        span: Runs of bins of each patch.
-        unit: Whole units, throughout (co-smoothing).
-        forward: The last bins (prediction).
+        ratio: Hidden fraction of a window. For whole units and last bins it is the largest fraction; the fraction is
+            drawn anew for each window.
+        kinds: Kinds of mask, drawn with equal probability: ``random`` (single tokens, a patch in a bin, as NDT2),
+            ``span`` (runs of bins of each patch), ``unit`` (whole units, co-smoothing) and ``forward`` (the last bins).
+        random_only_steps: Number of first steps that draw only ``random`` masks, if it is one of the kinds. Models that
+            began with harder masks stayed at constant rates.
     """
 
     ratio: float = 0.5
+    kinds: tuple[str, ...] = ("random",)
     random_only_steps: int = 200
-    random: float = 1.0
-    span: float = 0.0
-    unit: float = 0.0
-    forward: float = 0.0
 
     def __post_init__(self) -> None:
-        kinds = ("random", "span", "unit", "forward")
-        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF), **dict.fromkeys(kinds, (0, INF))}, "mask.")
-        if not any(getattr(self, kind) for kind in kinds):
-            raise InputError("settings", "mask", f"a weight above 0 of one of: {', '.join(kinds)}", "none")
+        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF)}, "mask.")
+        if not self.kinds or not set(self.kinds) <= set(MASK_KINDS):
+            raise InputError("settings", "mask.kinds", f"some of {', '.join(MASK_KINDS)}", list(self.kinds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +105,10 @@ class PretrainConfig:
         train: Training loop.
         mask: What is hidden from the encoder.
         target: What to decode beside it in the sessions that have it; empty for spikes alone.
-        decoding_weight: Weight of the decoding loss beside the masked loss, where there is a target.
         embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
             windows that it is in, and has further to go.
         bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
         window: Longest window in seconds.
-        min_bins: Shorter windows are left out.
         shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
             known there only (sorted anew each session), ``always``, ``never``.
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
@@ -142,19 +121,17 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     target: str = ""
-    decoding_weight: float = 0.2
     embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
-    min_bins: int = 3
     shuffle_units: str = "auto"
     sessions: tuple[str, ...] = ()
     leaks: str = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
-        require(self, {"decoding_weight": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
+        require(self, {"embedding_lr_scale": (1e-3, 1e3)})
         choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
 
 
@@ -173,16 +150,10 @@ class FinetuneConfig:
         decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where the decoder is
             a TCN; its weights are kept if they are better on validation. A decoder of counts from scratch has no
             others: nothing else would be read.
-        readin_lr_scale: Learning rate, in these steps, of what a TCN decoder reads of each unit, over the run's.
-        detach_latents: Whether the decoding loss of a ``tcn_latents`` decoder stops at the latents, so that the encoder
-            learns from the masked loss alone: ``always``, ``never``, or ``auto``: for a model from scratch, whose
-            encoder would overfit a single session's labels.
         freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
             same target; best some three quarters of them.
         backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
         embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
-        fresh_contexts: Whether contexts that the model does not know start at random; else at the mean of those it
-            does.
         embedding_warmup_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
             contexts learning, where the session has units that the model does not know.
         mask_ratio: Share of patches hidden from the encoder while training.
@@ -191,11 +162,9 @@ class FinetuneConfig:
         label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
         bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
         window: Longest window in seconds of a model from scratch.
-        min_bins: Shorter windows are left out.
         max_lag: Longest history of the ridge baseline in seconds.
         auxiliary: What a TCN decoder learns beside what it delivers, names with commas between: where the hand
             is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
-        auxiliary_weight: Weight of its loss beside the decoding loss.
         lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
             of ridge is taken. A negative lag is an estimate that comes so much later.
         split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
@@ -214,12 +183,9 @@ class FinetuneConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
     model: ModelConfig = field(default_factory=ModelConfig)
     decoder_steps: int = 400
-    readin_lr_scale: float = 50.0
-    detach_latents: str = "auto"
     freeze_steps: int = 75
     backbone_lr_scale: float = 0.1
     embedding_lr_scale: float = 10.0
-    fresh_contexts: bool = False
     embedding_warmup_steps: int = 20
     mask_ratio: float = 0.2
     masked_weight: float = 0.5
@@ -227,10 +193,8 @@ class FinetuneConfig:
     label_seconds: float = 0.0
     bin_size: float = 0.0
     window: float = 3.0
-    min_bins: int = 3
     max_lag: float = 1.0
     auxiliary: str = "auto"
-    auxiliary_weight: float = 0.3
     lags: tuple[float, ...] = (0.0,)
     split: str = ""
     eval_mask: str = ""
@@ -240,7 +204,7 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "min_bins": (1, INF), "seed": (0, INF)})
+        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
         if not self.lags:
             raise InputError("settings", "lags", "at least one, in seconds", "none")
         if "network" not in self.ensemble or set(self.ensemble) - {"network", *MEMBERS}:
@@ -249,10 +213,9 @@ class FinetuneConfig:
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
         require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "embedding_warmup_steps": (0, INF)})
         require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
-        require(self, {"decoder_steps": (0, INF), "auxiliary_weight": (0, INF), "readin_lr_scale": (1e-3, 1e3)})
+        require(self, {"decoder_steps": (0, INF)})
         require(self, {"masked_weight": (0, INF), "label_seconds": (0, INF), "max_lag": (0, INF)})
         choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
-        choose(self, "finetune", detach_latents=("auto", "always", "never"))
 
 
 @dataclass(frozen=True, kw_only=True)

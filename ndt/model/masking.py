@@ -4,7 +4,7 @@ Masks are drawn a window at a time, before packing, so that what is hidden costs
 are hidden, so are those that repeat their spikes: a visible twin would tell what is to be predicted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +90,7 @@ KINDS: dict[str, Callable[[int, Members, float, np.random.Generator], Mask]] = {
 def draw_mask(
     num_bins: int,
     group: Labels,
-    weights: Mapping[str, float],
+    kinds: Sequence[str],
     ratio: float,
     units_per_patch: int,
     rng: np.random.Generator,
@@ -101,14 +101,12 @@ def draw_mask(
         num_bins: Bins T.
         group: Group of each unit as a number from 0, (N,): units of one group repeat each other's spikes, and are
             hidden together where whole units are.
-        weights: How often each of `KINDS` is drawn, relative to the others; at least one is positive.
+        kinds: Names of `KINDS`, drawn with equal probability.
         ratio: Share to hide, 0 to 1.
         units_per_patch: Units P in one patch; patches are made of the units as they lie.
         rng: Source of chance.
     """
-    names = [name for name in KINDS if weights.get(name, 0.0) > 0]
-    share = np.array([weights[name] for name in names])
-    name = names[int(rng.choice(len(names), p=share / share.sum()))] if len(names) > 1 else names[0]
+    name = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
     place = np.arange(len(group))
     first = np.zeros(int(group.max()) + 1, np.int64)
     first[group[::-1]] = place[::-1]  # of several, the last to be written stays: the first unit's

@@ -18,7 +18,7 @@ from ndt.errors import InputError
 from ndt.model.checkpoint import ModelSpec
 from ndt.model.layers import Attention, Block, Dropout
 from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, arrange
-from ndt.model.patches import Population
+from ndt.model.patches import MAX_COUNT, Population
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, Encoded
 
@@ -65,7 +65,7 @@ class _SlotEmbedding(nn.Module):
     def __init__(self, config: ModelConfig, frozen: int | None = None) -> None:
         super().__init__()
 
-        self.count = nn.Embedding(config.max_count + 1, config.width // config.units_per_patch, padding_idx=frozen)
+        self.count = nn.Embedding(MAX_COUNT + 1, config.width // config.units_per_patch, padding_idx=frozen)
 
     def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
         counts = torch.where(batch.seen, batch.counts, 0)[chosen]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ndt.config import ModelConfig
 from ndt.model.tokens import Batch
 
-__all__ = ["Population", "VectorEmbedding", "VectorReadout"]
+__all__ = ["MAX_COUNT", "Population", "VectorEmbedding", "VectorReadout"]
 
+MAX_COUNT = 20  # larger spike counts are read as this one, as in NDT2
 GATHERED = 2**23  # numbers up to which keys are copied for each token: many small products cost more than the copy
 
 # L = tokens, W = chosen tokens, P = units of a patch, J = patches of the batch, U = units of the batch, D = width,
@@ -42,7 +43,7 @@ class VectorEmbedding(nn.Module):
     that occurs in the batch: its cost does not grow with tokens.
 
     Arguments:
-        config: Architecture; uses `width`, `unit_width`, `max_count`, `units_per_patch`.
+        config: Architecture; uses `width`, `unit_width`, `units_per_patch`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,7 +51,7 @@ class VectorEmbedding(nn.Module):
 
         D, E = config.width, config.unit_width
         self.scale = config.units_per_patch**-0.5
-        self.count = nn.Embedding(config.max_count + 1, D)
+        self.count = nn.Embedding(MAX_COUNT + 1, D)
         self.unit = nn.Linear(E, D)
         self.gain = nn.Linear(E, D, bias=False)
         self.out = nn.Linear(D, D)

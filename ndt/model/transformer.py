@@ -295,12 +295,11 @@ class NDT(nn.Module):
 
         return self
 
-    def extended(self, spec: ModelSpec, *, fresh: bool = False) -> "NDT":
+    def extended(self, spec: ModelSpec) -> "NDT":
         """Returns a copy for a specification that knows more units and contexts, or decodes something.
 
         Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
-        has them) and are read as their vectors say; unknown contexts start at the mean of their kind, or at random
-        (`fresh`). A decoder is kept where it decodes the same target, else it starts anew.
+        has them) and are read as their vectors say; unknown contexts start at the mean of their kind. A decoder is kept where it decodes the same target, else it starts anew.
         """
         other, old = type(self)(spec), self.state_dict()
         mine, theirs = self.spec.target, spec.target
@@ -317,7 +316,7 @@ class NDT(nn.Module):
         known = tables["context"]
         for row in range(len(known), len(kinds)):
             same = [i for i in range(len(known)) if kinds[i] == kinds[row]]
-            if same and not fresh:
+            if same:
                 new["context"][row] = known[same].mean(0)
         other.load_state_dict(old, strict=False)
 

@@ -2,8 +2,9 @@
 
 import math
 
-__all__ = ["DivergenceGuard"]
+__all__ = ["FACTOR", "DivergenceGuard"]
 
+FACTOR = 20
 YOUNG = 10  # steps before a term of the loss is judged: its average is not yet one
 MEMORY = 100  # steps that the average is about
 
@@ -16,11 +17,9 @@ class DivergenceGuard:
     after n steps of the term. Magnitudes, since the likelihood of many spikes, without :math:`\log y!`, is negative.
 
     Arguments:
-        factor: f; 0 judges nothing but whether the loss is a number.
     """
 
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
+    def __init__(self) -> None:
         self.usual: dict[str, list[float]] = {}  # steps seen, and the average; JSON can hold it
 
     def wrong(self, terms: dict[str, float]) -> dict[str, str]:
@@ -30,7 +29,7 @@ class DivergenceGuard:
             steps, average = self.usual.get(name, [0, 0.0])
             if not math.isfinite(value):
                 found[name] = f"{name} {value}"
-            elif self.factor and steps >= YOUNG and value > self.factor * average:
+            elif steps >= YOUNG and value > FACTOR * average:
                 found[name] = f"{name} {value:.4g} after {average:.4g} on average"
 
         return found

@@ -26,14 +26,15 @@ from ndt.errors import InputError
 from ndt.model.attention import using_backend
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, TABLES
-from ndt.train.guard import DivergenceGuard
+from ndt.train.guard import FACTOR, DivergenceGuard
 from ndt.train.logger import RunLogger
 from ndt.train.memory import keep_freed_memory
-from ndt.train.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
+from ndt.train.parallel import exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.train.resume import Checkpoints, drop_later, part
 
 __all__ = ["Objective", "Trainer"]
 
+CLIP = 1.0  # largest norm of the gradient
 ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up, not multiplied by
 STALE = (
     *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
@@ -103,10 +104,7 @@ class Trainer:
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
         self.step = self.tokens = self.waited = 0
         self.seconds, self.best_score = 0.0, -math.inf
-        self.guard, self.checkpoints = (
-            DivergenceGuard(config.divergence_factor),
-            Checkpoints(out, self.accelerator, config.sharding),
-        )
+        self.guard, self.checkpoints = DivergenceGuard(), Checkpoints(out, self.accelerator, config.sharding)
         out.mkdir(parents=True, exist_ok=True)
 
         self.model = model
@@ -138,8 +136,6 @@ class Trainer:
             self.network = self.model.to(self.accelerator.device)
         if self.config.checkpoint_activations:
             recompute_blocks(self.network)
-        if self.config.compile:
-            compile_blocks(self.network, self.accelerator.device)
         if sharded:
             shard(self.network)
         self.wrapped: torch.nn.Module = self.network if sharded else self.accelerator.prepare(self.network)
@@ -217,7 +213,7 @@ class Trainer:
         for name, parameter in self.network.named_parameters():
             if not self.objective.rate(name, step):
                 parameter.grad = None
-        norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)})[""]
+        norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)})[""]
         self._judge({k: shown[k] for k, n in zip(names, everywhere, strict=True) if n}, norm, batches, numbers, values)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -273,12 +269,7 @@ class Trainer:
         last = self.checkpoints.last()
         saved = f"last good checkpoint: {last.relative_to(self.out) if last else 'none yet'}"
         batch = f"; sessions in the batch: {', '.join(sorted(sessions))}" if sessions else ""
-        most = (
-            f", at most {self.config.divergence_factor:g} (train.divergence_factor) times its average"
-            if self.config.divergence_factor
-            else ""
-        )
-        expected = f"a finite number{most}; lower train.learning_rate"
+        expected = f"a finite number, at most {FACTOR} times its average; lower train.learning_rate"
         raise InputError(
             self.out, f"{what} at step {self.step}", expected, f"{', '.join(wrong.values())}{batch}; {saved}"
         )

@@ -1,6 +1,5 @@
-"""A model spread over processes, and its transformer blocks made cheaper: sharding, recomputation, compilation."""
+"""A model spread over processes, and its transformer blocks made cheaper: sharding and recomputation."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,9 +11,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ndt.model.layers import Attention, Block
+from ndt.model.layers import Block
 
-__all__ = ["compile_blocks", "exchanging", "local", "recompute_blocks", "release_blocks", "shard", "whole"]
+__all__ = ["exchanging", "local", "recompute_blocks", "release_blocks", "shard", "whole"]
 
 
 def _blocks(model: nn.Module) -> Iterator[Block]:
@@ -30,33 +29,10 @@ def recompute_blocks(model: nn.Module) -> None:
         block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
-def compile_blocks(model: nn.Module, device: torch.device) -> None:
-    """Compiles what works on tokens one by one, in place and for any number of them; warns on a CPU.
-
-    Attention is left out: it follows the sequences' lengths, and would be compiled anew for each batch.
-    """
-    if device.type == "cpu":
-        warnings.warn("train.compile does not pay on a CPU", stacklevel=2)
-    for part in _tokenwise(model):
-        part.forward = torch.compile(_framed(part.forward), dynamic=True)
-
-
-def _framed(forward: Any) -> Any:
-    """The same function in a frame of our own: torch silently compiles none of its own, such as `nn.Sequential`'s."""
-    return lambda x: forward(x)
-
-
-def _tokenwise(model: nn.Module) -> Iterator[nn.Module]:
-    for block in _blocks(model):
-        for child in block.children():
-            if not isinstance(child, Attention) and any(True for _ in child.children()):  # one layer gains nothing
-                yield child
-
-
 def release_blocks(model: nn.Module) -> None:
-    """Undoes `recompute_blocks` and `compile_blocks`: they are for training."""
-    for module in (*_blocks(model), *_tokenwise(model)):
-        module.__dict__.pop("forward", None)
+    """Undoes `recompute_blocks`, which is for training."""
+    for block in _blocks(model):
+        block.__dict__.pop("forward", None)
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from problems import TINY, random_window
 from strategies import windows
 
-from ndt.model.patches import Population, VectorEmbedding, VectorReadout
+from ndt.model.patches import MAX_COUNT, Population, VectorEmbedding, VectorReadout
 from ndt.model.tokens import Batch, pack
 
 P, E, D = TINY.units_per_patch, TINY.unit_width, TINY.width
@@ -43,7 +43,7 @@ def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> No
         for place in range(P):
             if not batch.valid[token, place] or batch.hidden[token, place]:
                 continue
-            n, c = int(batch.members[batch.patch[token], place]), min(int(batch.counts[token, place]), TINY.max_count)
+            n, c = int(batch.members[batch.patch[token], place]), min(int(batch.counts[token, place]), MAX_COUNT)
             u, mean = units.vectors[n], units.mean_counts[n]
             inner = layer.count.weight[c] + layer.unit.weight @ u + layer.unit.bias
             total = total + torch.nn.functional.gelu(inner) + (c - mean) / (mean + 0.1).sqrt() * (layer.gain.weight @ u)
