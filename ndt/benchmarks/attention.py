@@ -15,12 +15,12 @@ from ndt.config import BenchConfig
 from ndt.model.attention import attention as packed_attention
 from ndt.model.attention import chosen_backend
 from ndt.model.kernels import BACKENDS
-from ndt.model.layout import PackedLayout, arrange
+from ndt.model.layout import PackedLayout, packed_layout
 from ndt.train.memory import keep_freed_memory
 
 __all__ = ["attention", "list_backends"]
 
-ORDERS, PEER = ("factorised", "joint"), "padded_sdpa"
+ORDERS, PEER = ("axial", "joint"), "padded_sdpa"
 
 
 def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     heads = (model.num_heads, model.width // model.num_heads)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
-    rows = {x: arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
+    rows = {x: packed_layout(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
     calls = {order: _packed(rows[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
     layers = {order: len(rows[order].patterns) for order in ORDERS}  # a call takes each route, a layer one of them
@@ -48,7 +48,7 @@ def list_backends() -> list[dict[str, Any]]:
     found, where = [], device()
     for mask, attention_window in (("full", 0), ("causal", 0), ("causal", 100), ("time", 0)):
         for dtype in (torch.float32, torch.bfloat16):
-            refusals = {name: b.refusal(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
+            refusals = {name: b.unsupported(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
             chosen = chosen_backend(mask, attention_window, where, dtype)
             name = next(name for name, b in BACKENDS.items() if b is chosen)
             precision = "bf16" if dtype == torch.bfloat16 else "fp32"

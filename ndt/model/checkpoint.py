@@ -215,7 +215,7 @@ def _vocabulary(found: dict[str, Any]) -> Vocabulary:
     return Vocabulary(
         units=tuple(found["units"]),
         contexts=tuple(found["contexts"]),
-        places=tuple(found["places"]),
+        sites=tuple(found["sites"]),
         unit_sites=tuple((int(a), int(b)) for a, b in found["unit_sites"]),
         unit_depths=tuple(map(float, found["unit_depths"])),
     )

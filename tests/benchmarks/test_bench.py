@@ -156,7 +156,7 @@ def test_loader_and_attention_rows(config) -> None:
     check(rows)
     assert [(r["name"], r["peer"]) for r in rows] == [
         ("loader.batch", "train_step"),
-        ("attention.factorised.sdpa.fp32", "padded_sdpa"),
+        ("attention.axial.sdpa.fp32", "padded_sdpa"),
         ("attention.joint.sdpa.fp32", "padded_sdpa"),
     ]
 

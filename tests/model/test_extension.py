@@ -46,7 +46,7 @@ def test_new_units_start_at_the_mean_of_the_known_and_where_their_region_and_dep
     window = BinnedSession(new, 0.05, 1.0).window(0, 5, rows)
     batch = pack([replace(window, context=window.context[1:])], P)
     found = other.population(batch).vectors[batch.unit == row][0]
-    place = model.unit_site[[model.vocabulary.places.index(name) for name in ("region:PMd", "probe:")]].sum(0)
+    place = model.unit_site[[model.vocabulary.sites.index(name) for name in ("region:PMd", "probe:")]].sum(0)
     torch.testing.assert_close(found, model.unit.mean(0) + place + 0.5 * model.depth)  # millimetres
 
 

@@ -197,7 +197,7 @@ def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     tables = {"unit", "unit_site", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
     assert tables <= free
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    assert {"place.wave.weight", "embed.gain.weight"} <= decayed
+    assert {"position.wave.weight", "embed.gain.weight"} <= decayed
 
 
 def test_loss_that_is_no_number_is_said(tmp_path) -> None:
