@@ -57,9 +57,7 @@ class MaskedModelling:
         self.config, self.patch = config, config.model.units_per_patch
         self.labels, self.parts, self.shared_mask = labels, parts, shared_mask
         train = [g.split == TRAIN for g in binned_sessions]
-        self.sampler = Sampler(
-            binned_sessions, train, vocabulary, window_bins=window_bins, seed=config.seed
-        )
+        self.sampler = Sampler(binned_sessions, train, vocabulary, window_bins=window_bins, seed=config.seed)
         self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in binned_sessions]
         self.valid = valid_windows(binned_sessions, vocabulary, window_bins, labels)
         if not self.valid:

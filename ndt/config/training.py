@@ -21,32 +21,32 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may have a share in what is delivered
-STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # to adapt a pretrained model
+MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
+STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training loop, whatever its objective.
+    """The training loop of pretraining and fine-tuning.
 
     Arguments:
         steps: Optimisation steps.
-        batch_size: Windows a step, over all processes and micro-batches.
-        micro_batches: Parts that each process takes its windows in, one after another; the step is that of the whole.
+        batch_size: Windows per step, over all processes and micro-batches.
+        micro_batches: Parts into which each process divides its windows; the step equals that of the whole batch.
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Of matrices; vectors, tables and biases have none.
+        weight_decay: Weight decay of matrices; biases, norms and embedding tables have none.
         warmup_steps: Steps of linear warm-up; a cosine to a twentieth follows.
-        ema: Decay of the average of weights that is validated and saved; 0 for none.
+        ema: Decay of the exponential moving average of weights, which is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
-        patience: Validations without improvement before stopping; 0 for never.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere. No precision scales the loss.
-        attention: Kernel of attention: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
-            --list` says what each can do.
-        checkpoint_activations: Whether transformer blocks are computed again for the backward pass instead of kept.
-        sharding: ``none``: each process holds all weights; ``fsdp``: each holds its share of weights and optimiser
-            state, for models too large for one. Checkpoints of a sharded run are torch's distributed ones, whose index
-            is a pickle: resume only what you wrote yourself. What a run delivers is safetensors all the same.
+        patience: Validations without improvement before training stops; 0 for no early stopping.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+        attention: Attention kernel: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
+            --list` shows what each supports.
+        checkpoint_activations: Whether blocks recompute their activations in the backward pass, to save memory.
+        sharding: ``none``: each process holds all weights; ``fsdp``: each holds a shard of weights and optimiser state.
+            Checkpoints of a sharded run are torch's distributed ones, whose index is a pickle: resume only from your
+            own. The final weights are safetensors in any case.
     """
 
     steps: int = 1000
@@ -64,10 +64,10 @@ class TrainConfig:
     sharding: str = "none"
 
     def __post_init__(self) -> None:
-        require(self, {**dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "ema": (0, 0.9999)}, "train.")
-        require(self, {"micro_batches": (1, self.batch_size)}, "train.")
-        require(self, {"learning_rate": (1e-12, INF), "weight_decay": (0, INF)}, "train.")
-        require(self, {"warmup_steps": (0, INF), "patience": (0, INF)}, "train.")
+        require(self, dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "train.")
+        require(self, dict.fromkeys(("weight_decay", "warmup_steps", "patience"), (0, INF)), "train.")
+        own = {"micro_batches": (1, self.batch_size), "learning_rate": (1e-12, INF), "ema": (0, 0.9999)}
+        require(self, own, "train.")
         choose(self, "train", precision=("auto", "fp32", "bf16"))
         choose(self, "train", attention=("auto", "xformers", "varlen", "flex", "sdpa"))
         choose(self, "train", sharding=("none", "fsdp"))
@@ -98,22 +98,22 @@ class MaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Masked pretraining over the training splits of all sessions of a store.
+    """Masked pretraining on the training splits of all sessions of a store.
 
     Arguments:
         model: Architecture.
         train: Training loop.
-        mask: What is hidden from the encoder.
-        target: What to decode beside it in the sessions that have it; empty for spikes alone.
-        embedding_lr_scale: Learning rate of the tables of units and contexts over that of all else: a row learns only from the
-            windows that it is in, and has further to go.
-        bin_size: Bin width in seconds; 0 takes the coarsest of the sessions' own.
+        mask: Hidden entries.
+        target: Target to decode in addition, in the sessions that have it; empty for none.
+        embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
+            row is trained only by windows that contain its name.
+        bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
         window: Longest window in seconds.
-        shuffle_units: Whether units change patches from window to window: ``auto`` does so in sessions whose units are
-            known there only (sorted anew each session), ``always``, ``never``.
+        shuffle_units: Whether units change patches from window to window: ``auto`` (in sessions with units that occur
+            in no other session), ``always`` or ``never``.
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
-        leaks: Where another session of the store holds out what a session trains on (the same recording twice, a slice
-            of it, some of its units): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        leaks: Action if another session of the store holds out what a session trains on (the same recording, a part
+            of it, or some of its units): ``refuse`` or ``warn``. See `ndt.data.leaks`.
         seed: Seed of initial weights, windows and masks.
     """
 
@@ -140,41 +140,40 @@ class FinetuneConfig:
     """Fine-tuning of a decoder for one session and one target.
 
     Arguments:
-        strategy: What is done to a pretrained model: ``full`` (all of it learns), ``contexts`` (what it knows of sessions
-            and units, and how it reads counts), ``probe`` (a linear readout of its latents),
-            ``unsupervised`` (masked loss alone, then the old decoder), ``align`` (the same, new units starting as those
-            of an earlier day that they are matched to), or ``auto``; see `ndt.finetune.strategies`.
-        align_to: Session that units are matched to; empty for the last of the subject that the model was trained on.
+        strategy: Adaptation of a pretrained model: ``full`` (all parameters), ``contexts`` (embeddings of units and
+            contexts, and the token embedding), ``probe`` (a linear readout of latents), ``unsupervised`` (masked loss
+            alone, with the pretrained decoder), ``align`` (the same, with new units matched to those of an earlier
+            day), or ``auto``; see `ndt.finetune.strategies`.
+        align_to: Session whose units new units are matched to; empty for the subject's last training session.
         train: Training loop.
-        model: Architecture of a model from scratch; a pretrained one brings its own.
-        decoder_steps: Steps of the decoder alone that follow, on latents that stay as they are, where the decoder is
-            a TCN; its weights are kept if they are better on validation. A decoder of counts from scratch has no
-            others: nothing else would be read.
-        freeze_steps: For how many of the first steps what was pretrained stays as it is: the trunk, and a decoder of the
-            same target; best some three quarters of them.
-        backbone_lr_scale: Learning rate of what was pretrained after that, over the run's; 0 leaves it as it is.
-        embedding_lr_scale: Learning rate of the tables of units and contexts over the run's.
-        embedding_warmup_steps: How many of the first steps are on the masked loss alone, with only the tables of unit vectors and
-            contexts learning, where the session has units that the model does not know.
-        mask_ratio: Share of patches hidden from the encoder while training.
-        masked_weight: Weight of the masked loss beside the decoding loss.
-        unit_dropout: Largest share of units left out of a window while training; the share is drawn anew each time.
+        model: Architecture of a model trained from scratch; a pretrained model keeps its own.
+        decoder_steps: Steps of the decoder training stage, which trains a TCN decoder alone on fixed latents; its
+            weights are kept if validation improves. A decoder of counts trained from scratch has no other steps.
+        freeze_steps: Number of first steps in which pretrained parameters (the backbone, and a decoder of the same
+            target) are frozen; about three quarters of all steps are best.
+        backbone_lr_scale: Learning rate of pretrained parameters after that, over the run's; 0 keeps them frozen.
+        embedding_lr_scale: Learning rate of the tables of units, sites and contexts over the run's.
+        embedding_warmup_steps: Number of first steps that train only these tables, on the masked loss alone, if the
+            session has units that the model does not know.
+        mask_ratio: Fraction of tokens hidden from the encoder in training.
+        masked_weight: Weight of the masked loss relative to the decoding loss.
+        unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
         label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
-        bin_size: Bin width in seconds of a model from scratch; 0 for the session's own.
-        window: Longest window in seconds of a model from scratch.
+        bin_size: Bin width in seconds of a model trained from scratch; 0 for the session's own.
+        window: Longest window in seconds of a model trained from scratch.
         max_lag: Longest history of the ridge baseline in seconds.
-        auxiliary: What a TCN decoder learns beside what it delivers, names with commas between: where the hand
-            is, to say better how it moves. ``auto`` for all other series of the session; empty for nothing.
-        lags: By how many seconds what is decoded may follow the spikes; of several the one with the best validation R²
-            of ridge is taken. A negative lag is an estimate that comes so much later.
-        split: Blocks of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
-            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. For a model from scratch.
-        eval_mask: Table of intervals within which test bins are scored (FALCON's is ``eval_mask@end`` or
-            ``eval_mask@start``: where in its bin a sample of the mask stands); empty for all.
-        baselines: What is fitted beside the network; ridge always is.
-        ensemble: What may have a share in the delivered decoder; shares are chosen on validation.
-        leaks: Where the pretrained model saw what the session holds out (as the same recording under another name, or a
-            slice of it): ``refuse``, or ``warn`` and go on. See `ndt.data.leaks`.
+        auxiliary: Auxiliary targets of a TCN decoder, separated by commas, which it is trained on but does not predict;
+            ``auto`` for all other series of the session; empty for none.
+        lags: Candidate lags in seconds by which the target follows the spikes (negative: the estimate is late); of
+            several, the one with the best validation R² of ridge is chosen.
+        split: Splits of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Only for a model trained from scratch.
+        eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
+            for the position of a mask sample in its bin); empty for all test bins.
+        baselines: Baselines to fit; ridge is always among them.
+        ensemble: Members of the ensemble, whose weights are chosen on validation.
+        leaks: Action if the pretrained model was trained on data that the session holds out (the same recording under
+            another name, or a part of it): ``refuse`` or ``warn``. See `ndt.data.leaks`.
         seed: Seed of new weights, windows and masks.
     """
 
@@ -213,8 +212,7 @@ class FinetuneConfig:
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
         require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "embedding_warmup_steps": (0, INF)})
         require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
-        require(self, {"decoder_steps": (0, INF)})
-        require(self, {"masked_weight": (0, INF), "label_seconds": (0, INF), "max_lag": (0, INF)})
+        require(self, dict.fromkeys(("decoder_steps", "masked_weight", "label_seconds", "max_lag"), (0, INF)))
         choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
 
 

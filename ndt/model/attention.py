@@ -1,4 +1,4 @@
-"""Attention over packed sequences: one function for every pattern (`ndt.model.layout`) and kernel (`ndt.model.kernels`)."""
+"""Attention over packed sequences, for every pattern of `ndt.model.layout` and kernel of `ndt.model.kernels`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Kernels for packed attention, one class each; `ndt.model.attention` takes the first of `BACKENDS` that supports a call.
+"""Kernels for packed attention, one class each; `ndt.model.attention` takes the first in `BACKENDS` that has the mask.
 
 On CUDA: xformers, torch's `varlen_attn` and FlexAttention, each for the masks that it supports. On every device:
 scaled-dot-product attention, one call for each run of sequences of equal size.
@@ -19,8 +19,8 @@ SHORT = 160  # keys of a sequence up to which matrix products beat the fused ker
 FEW = 8  # keys up to which products without a copy do
 HALF = (torch.float16, torch.bfloat16)
 
-# Q = queries of all sequences, K = keys of all sequences, H = heads, E = dimensions of a head; of one run: c = sequences,
-# n = queries of each, m = keys of each
+# Q = queries of all sequences, K = keys of all sequences, H = heads, E = dimensions of a head; in one run of equal
+# sequences: c = sequences, n = queries of each, m = keys of each
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class Backend(Protocol):
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
-        """Returns (Q, H, E) for queries (Q, H, E), and keys and values (K, H, E), ordered by the pattern's sequences."""
+        """Returns (Q, H, E) for queries (Q, H, E), and keys and values (K, H, E), ordered by sequence."""
         ...
 
 

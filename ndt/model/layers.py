@@ -114,7 +114,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the tensor; in training, entries are zeroed with probability p and the others scaled by 1 / (1 - p)."""
+        """Zeroes entries with probability p in training, and scales the others by 1 / (1 - p)."""
         if not self.training or not self.p:
             return x
         if x.device.type != "cpu":

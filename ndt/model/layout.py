@@ -8,7 +8,7 @@ tokens (a patch of units in a bin), ordered by bin and slot. Queries attend to k
 - ``causal``: by index, aligned at the end. The last query attends to all keys, each earlier query to one key less. Keys
   placed before the first query (context tokens) are therefore visible to every query. Every fused kernel has this mask.
 - ``time``: by bin. A query attends to keys of its own and earlier bins. Context tokens have bin `CONTEXT`, before all
-  others: every query attends to them, and they attend only to each other. Of the fused kernels only FlexAttention has it.
+  others: every query attends to them, and they attend only to each other. Only FlexAttention has this mask fused.
 
 With an attention window of w bins, a query attends to no data token more than w - 1 bins back.
 
@@ -37,7 +37,7 @@ __all__ = ["CONTEXT", "MASKS", "AttentionPattern", "PackedLayout", "Sequences", 
 CONTEXT = -1  # bin of context tokens, before every bin
 MASKS = ("full", "causal", "time")
 
-# L = rows of the packed tensor, Q = the same rows ordered by sequence, H = heads, E = dimensions of a head, B = windows,
+# L = rows of the packed tensor, Q = rows ordered by sequence, H = heads, E = dimensions of a head, B = windows,
 # S = sequences, V = data rows
 
 
@@ -116,7 +116,8 @@ class AttentionPattern:
         keys: As many sequences of keys; a row may belong to several. For self-attention within the sequences it is the
             same object as `queries`.
         mask: One of `MASKS`.
-        attention_window: Number of bins that a query attends to, its own included; 0 for all. Context tokens are exempt.
+        attention_window: Number of bins that a query attends to, its own included, besides context
+            tokens; 0 for all.
         timed: Whether the tokens of a sequence have different bins.
     """
 

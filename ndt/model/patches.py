@@ -1,4 +1,4 @@
-"""Embeds the counts of a patch's units, and reads their firing rates from a latent; each unit has an identity embedding."""
+"""Embeds the counts of a patch's units, and reads their firing rates from a latent, by identity embeddings of units."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class PatchEmbedding(nn.Module):
             \left[ f(a_{c_n} + U u_n) + \frac{c_n - \mu_n}{\sqrt{\mu_n + 0.1}}\, W u_n \right]
 
     where :math:`c_n` is the count, :math:`a` the count embedding, :math:`u_n` the identity embedding, :math:`\mu_n` the
-    mean count and :math:`f` a GELU. The bracket depends only on a unit and its count, and is computed once for each such
+    mean count and :math:`f` a GELU. The bracket depends only on a unit and its count, and is computed once for each
     pair in the batch: its cost does not grow with the number of tokens.
 
     Arguments:
@@ -106,7 +106,7 @@ class RateReadout(nn.Module):
         self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
     ) -> Float[Tensor, "W P"]:
         """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
-        base = self.base(population.vectors)[:, 0] + population.mean_counts.clamp(min=1e-4).log()  # finite for silent units
+        base = self.base(population.vectors)[:, 0] + population.mean_counts.clamp(min=1e-4).log()  # finite if silent
         keys = torch.cat([self.unit(population.vectors), base[:, None]], 1)  # (U, E + 1)
         keys = F.embedding(batch.members, keys)  # (J, P, E + 1)
         latent = F.pad(self.latent(z), (0, 1), value=1.0)  # (W, E + 1); the constant 1 multiplies the base

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -126,18 +125,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
-        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
-
-
-def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
-    """Reshapes (…, N) to (…, ceil(N / P), P), padded with zeros."""
-    N = x.shape[-1]
-    padded = np.zeros((*x.shape[:-1], -(-N // P) * P), x.dtype)
-    padded[..., :N] = x
-
-    return rearrange(padded, "... (s p) -> ... s p", p=P)
+        return Batch(**moved)
 
 
 def _entries(windows: Sequence[Window], P: int) -> dict[str, NDArray[np.generic]]:
@@ -175,7 +166,7 @@ def _populations(windows: Sequence[Window], P: int) -> tuple[list[int], dict[str
     Returns the first patch of each window, and the batch's units, their mean counts, and the members of its patches.
     """
     units: list[NDArray[np.int64]] = []
-    members: list[NDArray[np.generic]] = []
+    members: list[NDArray[np.int64]] = []
     means: list[NDArray[np.float32]] = []
     first: list[int] = []
     shared: dict[bytes, int] = {}  # first patch of each set of units
@@ -187,10 +178,13 @@ def _populations(windows: Sequence[Window], P: int) -> tuple[list[int], dict[str
             units.append(w.unit)
             mean = np.full(len(w.unit), np.nan) if w.mean_counts is None else w.mean_counts
             means.append(mean.astype(np.float32))
-            members.append(_patches(np.arange(num_units, num_units + len(w.unit)), P))
+            padded = np.zeros(-(-len(w.unit) // P) * P, np.int64)
+            padded[: len(w.unit)] = np.arange(num_units, num_units + len(w.unit))
+            members.append(padded.reshape(-1, P))
             num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
         first.append(shared[key])
-    arrays = {"members": np.concatenate(members), "unit": np.concatenate(units), "mean_counts": np.concatenate(means)}
+    arrays: dict[str, NDArray[np.generic]] = {"members": np.concatenate(members), "unit": np.concatenate(units)}
+    arrays["mean_counts"] = np.concatenate(means)
 
     return first, arrays
 

@@ -327,8 +327,8 @@ class NDT(nn.Module):
         """Loads a model from a folder, else from the Hugging Face Hub.
 
         Raises:
-            InputError: if there is no model, it has another architecture (`ndt.model.architectures.load_model` loads any),
-                or its weights or fields differ from those of this version.
+            InputError: if there is no model, it has another architecture (`load_model` of `ndt.model.architectures`
+                loads any), or its weights or fields differ from those of this version.
         """
         folder = find_model(name, revision)
         spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))

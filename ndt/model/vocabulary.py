@@ -43,16 +43,7 @@ class Rows(NamedTuple):
         index: tuple[int, int] = (0, 0),
         session: str = "",
     ) -> Window:
-        """Returns a window with units sorted by identity, from arrays in the order of the session.
-
-        Arguments:
-            counts: Spikes per bin, shape (T, N).
-            valid: Whether the unit was observed in the bin, shape (T, N).
-            hidden: Entries that the model must predict, shape (T, N).
-            mean_counts: Spikes per bin of each unit, shape (N,).
-            index: First bin of the window in the binned session, and the bin after its last.
-            session: Id of the session.
-        """
+        """Returns a `Window`, sorted by identity; arguments are its fields, in the session's order of units."""
         return Window(
             counts=counts.take(self.order, 1),  # faster than indexing
             valid=valid.take(self.order, 1),

@@ -1,4 +1,4 @@
-"""A model spread over processes, and its transformer blocks made cheaper: sharding and recomputation."""
+"""Several processes, and less memory: gradient exchange, sharding, and recomputation of activations."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,16 +21,16 @@ def _blocks(model: nn.Module) -> Iterator[Block]:
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Lets each block keep its input only; its activations are computed again, with the same dropout, on the way back.
+    """Makes each block keep only its input and recompute its activations, with the same dropout, in the backward pass.
 
-    Names of parameters stay as they are, which a wrapping module would change.
+    A wrapping module would do the same, but change the names of parameters.
     """
     for block in _blocks(model):
         block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
 def release_blocks(model: nn.Module) -> None:
-    """Undoes `recompute_blocks`, which is for training."""
+    """Undoes `recompute_blocks`."""
     for block in _blocks(model):
         block.__dict__.pop("forward", None)
 
@@ -43,7 +43,7 @@ def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def shard(model: nn.Module) -> None:
-    """Leaves each process its share of each parameter, by FSDP2: block by block, and the rest as one."""
+    """Shards each parameter over the processes by FSDP2: one group for each block, and one for the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for block in _blocks(model):
@@ -52,7 +52,7 @@ def shard(model: nn.Module) -> None:
 
 
 def exchanging(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Within it, gradients are summed over processes after the last micro-batch, and only gathered up before."""
+    """Context of a micro-batch's backward pass: only after the last are gradients summed over processes."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(wrapped, FSDPModule):
@@ -65,12 +65,12 @@ def exchanging(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Returns this process's share of a tensor, not a copy."""
+    """Returns this process's shard of a tensor, without a copy."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors with the shares of all processes; all must call it."""
+    """Returns tensors gathered from the shards of all processes; all processes must call it."""
     with torch.no_grad():
         return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}

@@ -1,4 +1,4 @@
-"""Orders: who reads whom, row by row, is what the docstring of `ndt.model.layout` says, however ragged the windows are."""
+"""Attention patterns are those of the docstring of `ndt.model.layout`, row by row, for ragged windows."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from problems import TINY, random_window
 from strategies import windows
 
-from ndt.model.patches import MAX_COUNT, Population, PatchEmbedding, RateReadout
+from ndt.model.patches import MAX_COUNT, PatchEmbedding, Population, RateReadout
 from ndt.model.tokens import Batch, pack
 
 P, E, D = TINY.units_per_patch, TINY.unit_width, TINY.width

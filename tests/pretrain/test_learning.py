@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from problems import TINY, random_window, recording, specification, with_means
-from tests.model.test_transformer import CONFIGS, P, gradients, model_of
 
 from ndt.model.likelihood import count_nll
 from ndt.model.masking import random_mask
 from ndt.model.tokens import Batch, Window, pack
 from ndt.model.transformer import NDT
+from tests.model.test_transformer import CONFIGS, P, gradients, model_of
 
 
 def structured_batch() -> Batch:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
-from tests.train.test_loop import TRAIN, problem, trainer
 from torch import Tensor
 
 from ndt.errors import InputError
@@ -14,6 +13,7 @@ from ndt.model.transformer import NDT
 from ndt.train.loop import Trainer
 from ndt.train.parallel import recompute_blocks, release_blocks
 from ndt.train.resume import part
+from tests.train.test_loop import TRAIN, problem, trainer
 
 
 def noted(run: Trainer) -> list[dict[str, Tensor]]:
@@ -122,7 +122,7 @@ def test_averages_and_moments_resume_to_the_bit(tmp_path) -> None:
     whole._checkpoint()
     resumed = trainer(tmp_path, resume=True)
     torch.testing.assert_close(resumed._tensors(), whole._tensors(), rtol=0, atol=0)
-    assert resumed.guard.usual == whole.guard.usual
+    assert resumed.guard.averages == whole.guard.averages
     for run in (whole, resumed):
         for _ in range(5):
             run._take_step()
