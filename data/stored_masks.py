@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ndt.data.windows import TRAIN, VALID, BinnedSession
+from ndt.data.windows import MIN_BINS, TRAIN, VALID, BinnedSession
 from ndt.evaluation.metrics import bits_per_spike
 from ndt.model.likelihood import poisson_nll
 from ndt.model.masking import draw_mask
@@ -37,7 +37,6 @@ class ValidWindow:
 def valid_windows(
     binned_sessions: Sequence[BinnedSession],
     vocabulary: Vocabulary,
-    min_bins: int,
     window_bins: int,
     labels: Sequence[Labels] | None = None,
     train: Sequence[NDArray[np.bool_]] | None = None,
@@ -50,7 +49,6 @@ def valid_windows(
     Arguments:
         binned_sessions: Binned sessions.
         vocabulary: Rows of their units and contexts.
-        min_bins: Shorter windows are left out.
         window_bins: Longest window.
         labels: Standardised labels of each session at its bins, (R, C).
         train: Bins of each session from which its units' mean counts are computed, (R,); by default the train split.
@@ -61,7 +59,7 @@ def valid_windows(
         rates = binned.mean_counts(binned.split == TRAIN if train is None else train[i])
         for first, last in binned.runs(binned.split == VALID):
             for begin in range(first, last, window_bins):
-                if (end := min(begin + window_bins, last)) - begin >= min_bins:
+                if (end := min(begin + window_bins, last)) - begin >= MIN_BINS:
                     target = None if labels is None else labels[i][begin:end]
                     found.append((binned, begin, end, rows, rates, target))
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
@@ -71,7 +69,7 @@ def valid_windows(
         for binned, begin, end, rows, rates, target in (found[int(i)] for i in keep):
             name = f"{kind}/{binned.session.session_id}".encode()
             rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-            hidden = draw_mask(int(end - begin), rows.group, {kind: 1.0}, ratio, VALID_PATCH, rng)
+            hidden = draw_mask(int(end - begin), rows.group, [kind], ratio, VALID_PATCH, rng)
             window = replace(binned.window(begin, end, rows, rates), hidden=hidden, target=target)
             chosen.append(ValidWindow(kind, window))
 
@@ -98,8 +96,8 @@ def masked_likelihood(model: NDT, valid: Sequence[ValidWindow]) -> dict[str, flo
 def _sums(model: NDT, windows: Sequence[Window]) -> NDArray[np.float64]:
     """Sums over hidden entries: NLL, NLL of constant rates, spikes, entries."""
     device, total = next(model.parameters()).device, np.zeros(4)
-    for at in range(0, len(windows), 32):
-        batch = pack(windows[at : at + 32], model.config.units_per_patch).to(device)
+    for first in range(0, len(windows), 32):
+        batch = pack(windows[first : first + 32], model.config.units_per_patch).to(device)
         log_rates = model(batch).log_rates
         predicted = batch.predicted
         counts, hidden = batch.counts[predicted], batch.hidden[predicted]

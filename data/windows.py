@@ -17,9 +17,10 @@ from ndt.model.vocabulary import Rows, Vocabulary
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 
-__all__ = ["TEST", "TRAIN", "VALID", "BinnedSession", "Sampler", "default_bin_size", "longest_window"]
+__all__ = ["MIN_BINS", "TEST", "TRAIN", "VALID", "BinnedSession", "Sampler", "default_bin_size", "longest_window"]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of BinnedSession.split; 0 is guard
+MIN_BINS = 3  # shorter windows are left out
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
 
 
@@ -45,16 +46,16 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
     """Returns the number of bins of the longest window of a new model.
 
     Arguments:
-        config: Settings `window` and `min_bins`.
+        config: Settings; uses `window`.
         bin_size: Bin width in seconds.
         where: Name of the session in errors.
 
     Raises:
         InputError: if it has fewer bins than the shortest window.
     """
-    bins, least = round(config.window / bin_size), config.min_bins
-    if bins < least:
-        expected = f"at least {least} bins of {bin_size * 1e3:g} ms"
+    bins = round(config.window / bin_size)
+    if bins < MIN_BINS:
+        expected = f"at least {MIN_BINS} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins
@@ -186,7 +187,7 @@ class Sampler:
         vocabulary: Vocabulary,
         *,
         window_bins: int,
-        min_bins: int,
+        min_bins: int = MIN_BINS,
         seed: int,
     ) -> None:
         if len(widths := sorted({g.bin_size for g in binned_sessions})) > 1:

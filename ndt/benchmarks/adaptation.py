@@ -11,8 +11,8 @@ from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
 from ndt.data.store import Store
 from ndt.data.windows import BinnedSession
 from ndt.finetune.scoring import score_session
-from ndt.finetune.study_run import finetuned
 from ndt.finetune.session_labels import kept_target, last_seconds
+from ndt.finetune.study_run import finetuned
 from ndt.model.architectures import load_model
 from ndt.model.checkpoint import read_json, write_json
 from ndt.train.studies import REQUEST, finish, run_all, sources

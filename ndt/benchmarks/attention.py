@@ -16,12 +16,12 @@ from ndt.config import BenchConfig
 from ndt.model.attention import attention as packed_attention
 from ndt.model.attention import chosen_backend
 from ndt.model.kernels import BACKENDS
-from ndt.model.layout import PackedLayout, arrange
+from ndt.model.layout import PackedLayout, packed_layout
 from ndt.train.memory import keep_freed_memory
 
 __all__ = ["attention", "list_backends"]
 
-ORDERS, PEER = ("factorised", "joint"), "padded_sdpa"
+ORDERS, PEER = ("axial", "joint"), "padded_sdpa"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MASKS = (("full", 0), ("causal", 0), ("causal", 100), ("time", 0))  # with attention windows in bins; 0 is unlimited
 
@@ -33,7 +33,7 @@ def attention(config: BenchConfig, *, sequences: int = 30, longest: int = 1500) 
     batch = ragged(model.units_per_patch, sequences=sequences, longest=longest).batch.to(where)
     heads = (model.num_heads, model.width // model.num_heads)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
-    layouts = {x: arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
+    layouts = {x: packed_layout(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
     calls = {order: _packed(layouts[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
     patterns = {x: len(layouts[x].patterns) for x in ORDERS}  # a call computes all of them, a layer one
@@ -47,7 +47,7 @@ def list_backends() -> list[dict[str, Any]]:
     """Returns for each mask and precision the backend that this machine uses, and why it refuses the others."""
     found, where = [], device()
     for (mask, attention_window), (precision, dtype) in product(MASKS, PRECISIONS.items()):
-        refusals = {name: b.refusal(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
+        refusals = {name: b.unsupported(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
         chosen = chosen_backend(mask, attention_window, where, dtype)
         found.append({
             "mask": mask, "attention_window": attention_window, "precision": precision, "device": where.type,

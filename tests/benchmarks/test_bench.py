@@ -152,7 +152,7 @@ def test_attention_rows(config) -> None:
     rows = attention(config, sequences=5, longest=90)
     check(rows)
     assert [(r["name"], r["peer"]) for r in rows] == [
-        ("attention.factorised.sdpa.fp32", "padded_sdpa"),
+        ("attention.axial.sdpa.fp32", "padded_sdpa"),
         ("attention.joint.sdpa.fp32", "padded_sdpa"),
     ]
 

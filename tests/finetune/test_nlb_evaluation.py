@@ -209,7 +209,7 @@ def test_a_trained_model_foretells_held_out_units_better_than_an_untrained_one(s
         bin_size=0.02,
         window=0.9,
     )
-    config = replace(config, mask=replace(config.mask, unit=1.0, forward=1.0, random_only_steps=0))
+    config = replace(config, mask=replace(config.mask, kinds=("random", "unit", "forward"), random_only_steps=0))
     model = pretrain(store, tmp_path / "run", config, progress=False)
     found = evaluate_nlb(tmp_path / "run", "sub-n_ses-1", dataset="mc_maze")
     fresh = NDT(model.spec)
