@@ -17,11 +17,7 @@ def new_model(spec: ModelSpec) -> NDT:
 
 
 def load_model(name: str | Path, revision: str | None = None) -> NDT:
-    """Loads a model of any architecture from a folder, else from the Hugging Face Hub.
-
-    Raises:
-        InputError: if there is no model, or its weights or fields differ from those of this version.
-    """
+    """Loads a model of any architecture; arguments and errors as `NDT.from_pretrained`."""
     folder = find_model(name, revision)
     spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
 

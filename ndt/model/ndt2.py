@@ -31,11 +31,7 @@ MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and slots: 5 s of 20 
 
 
 def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[Tensor, "L D"]:
-    """Returns rows of a learned table of bins or slots.
-
-    Raises:
-        InputError: if an index exceeds the table.
-    """
+    """Returns rows of a learned table of bins or slots; raises an InputError beyond the table."""
     if len(index) and int(index.max()) >= table.num_embeddings:
         expected = f"at most {table.num_embeddings}, the rows of NDT2's table"
         raise InputError("model", f"{what} of a window", expected, int(index.max()) + 1)

@@ -121,9 +121,8 @@ class Trainer:
                 shutil.rmtree(out / name, ignore_errors=True)
             for name in OUTPUTS:
                 (out / name).unlink(missing_ok=True)
-        self.logger = RunLogger(
-            out, self.step, steps=config.steps, bar=progress, quiet=not self.accelerator.is_main_process
-        )
+        quiet = not self.accelerator.is_main_process
+        self.logger = RunLogger(out, self.step, steps=config.steps, bar=progress, quiet=quiet)
 
     def _distribute(self) -> None:
         """Makes `network`, which holds the weights in training, and `wrapped`, whose calls exchange gradients.
@@ -157,7 +156,7 @@ class Trainer:
         """
         self.network.train()
         with using_backend(self.config.attention), self.logger:
-            while self.step < self.config.steps and not 0 < self.config.patience <= self.waited:
+            while self.step < self.config.steps and not self._exhausted():
                 begin, rate = time.perf_counter(), self._rate()
                 terms = self._take_step()
                 self.seconds += time.perf_counter() - begin
@@ -181,6 +180,9 @@ class Trainer:
 
     def _rate(self) -> float:
         return self.config.learning_rate * _schedule(self.step, self.config)
+
+    def _exhausted(self) -> bool:
+        return 0 < self.config.patience <= self.waited
 
     def _speed(self) -> float:
         return self.tokens / max(self.seconds, 1e-9)

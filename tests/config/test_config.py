@@ -1,4 +1,4 @@
-"""Settings files state departures from the defaults; whatever is wrong in one is said in one line."""
+"""Settings files state departures from the defaults; each mistake raises a one-line error."""
 
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
@@ -14,7 +14,7 @@ def written(folder, text: str):
     return path
 
 
-def test_only_departures_need_to_be_said(tmp_path) -> None:
+def test_files_state_only_departures(tmp_path) -> None:
     path = written(tmp_path, "model:\n  width: 128\nwindow: 1\nsessions: [a, b]\n")
     default = PretrainConfig()
     expected = replace(default, model=replace(default.model, width=128), window=1.0, sessions=("a", "b"))
@@ -47,19 +47,19 @@ def test_an_empty_file_is_the_defaults(tmp_path, kind) -> None:
         ("sessions: [1, 2]", "settings.sessions: "),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path, text, told) -> None:
+def test_a_mistake_is_named_with_its_file_and_setting(tmp_path, text, told) -> None:
     with pytest.raises(InputError, match=told) as error:
         load_config(PretrainConfig, written(tmp_path, text))
     assert "settings.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_said(tmp_path) -> None:
+def test_a_missing_file_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml"):
         load_config(PretrainConfig, tmp_path / "absent.yaml")
 
 
-def test_settings_do_not_change_under_ones_hands() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         ModelConfig().width = 3
 

@@ -1,4 +1,4 @@
-"""Every preset loads, states only departures, and has the size that it claims."""
+"""Every preset loads, states only departures from the defaults, and has the stated number of parameters."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Packed attention is attention: each query reads what it may see, and nothing else, at the memory of its tokens."""
+"""Packed attention equals a slow loop over the allowed keys of each query, with memory proportional to tokens."""
 
 import pytest
 import torch

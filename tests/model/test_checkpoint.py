@@ -1,4 +1,4 @@
-"""Models on disk: what was saved comes back, and what does not fit is refused in one line."""
+"""Models on disk: saving and loading restores a model, and files that do not fit raise a one-line error."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from ndt.errors import InputError
 from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, write_json
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
-from ndt.target import Part, Target
+from ndt.target import Part, Target, part_columns
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
         (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
     ],
 )
-def test_a_specification_that_this_version_does_not_know_is_refused(saved, change, told) -> None:
+def test_an_unknown_specification_is_refused(saved, change, told) -> None:
     edit(saved[1] / "model.json", change)
     with pytest.raises(InputError, match=told):
         NDT.from_pretrained(saved[1])
@@ -127,9 +127,11 @@ def test_classes_are_not_standardised_and_come_back_as_probabilities() -> None:
     decoded = np.array([[1.0, -1.0, 0, 0, 0, 1.0, -1.0]] * 2, np.float32)
     decoded[:, 2:5] = logits + 7.0  # what all logits have in common says nothing
     found = SEVERAL.restore(decoded)
-    np.testing.assert_allclose(found[:, SEVERAL.columns(1)], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6)
-    np.testing.assert_allclose(found[:, SEVERAL.columns(0)], [[3.0, -2.5]] * 2)
-    np.testing.assert_allclose(found[:, SEVERAL.columns(2)], [[0.6, -1.0]] * 2)
+    np.testing.assert_allclose(
+        found[:, part_columns(SEVERAL.parts)[1]], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6
+    )
+    np.testing.assert_allclose(found[:, columns[0]], [[3.0, -2.5]] * 2)
+    np.testing.assert_allclose(found[:, columns[2]], [[0.6, -1.0]] * 2)
 
 
 def test_a_target_is_standardised_by_the_labels_that_each_part_has_in_the_chosen_rows() -> None:
@@ -160,7 +162,7 @@ def test_a_target_is_standardised_by_the_labels_that_each_part_has_in_the_chosen
         ((Part(name="go", kind="class", dims=("a",)),), [[1]] * 3, "go: expected at least two classes, found a"),
     ],
 )
-def test_labels_that_nothing_can_be_learned_from_are_refused(parts, values, told) -> None:
+def test_labels_without_variation_are_refused(parts, values, told) -> None:
     with pytest.raises(InputError, match=told):
         TargetSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
 

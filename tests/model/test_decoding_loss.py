@@ -1,4 +1,4 @@
-"""The loss of what is decoded: against its definition in float64, its gradient, and what counts as a label."""
+"""The decoding loss equals its definition in float64, with its gradient and its number of labels."""
 
 import math
 

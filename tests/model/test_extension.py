@@ -1,4 +1,4 @@
-"""Models grow: what they knew stays, and what is new starts where its kind is."""
+"""Extended models keep known rows; new rows start at the mean of their kind."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Kernels: each says what it cannot do, and is told of the same masks; where there is a GPU, all agree."""
+"""Kernels state what they do not support, build the same masks, and agree with the reference on a GPU."""
 
 import warnings
 
@@ -37,7 +37,7 @@ def cached(mask: str, attention_window: int = 0) -> AttentionPattern:
         ("flex", "time", 2, CPU, FULL, "backward pass on CUDA only"),
     ],
 )
-def test_what_a_kernel_cannot_do_it_says(name, mask, attention_window, device, dtype, reason) -> None:
+def test_a_kernel_names_what_it_does_not_support(name, mask, attention_window, device, dtype, reason) -> None:
     assert reason in BACKENDS[name].unsupported(mask, attention_window, device, dtype)
     with using_backend(name), pytest.raises(InputError, match=f"settings: attention backend {name}: .*{reason}"):
         chosen_backend(mask, attention_window, device, dtype)
@@ -45,7 +45,7 @@ def test_what_a_kernel_cannot_do_it_says(name, mask, attention_window, device, d
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("attention_window", [0, 3])
-def test_what_it_can_do_it_does_not_refuse(mask, attention_window, monkeypatch) -> None:
+def test_a_kernel_supports_all_else(mask, attention_window, monkeypatch) -> None:
     monkeypatch.setattr("ndt.model.kernels._xformers", object)  # as if it were installed and imported
     plain = mask != "time" and not attention_window
     able = lambda device, dtype: [
@@ -105,7 +105,7 @@ def test_flex_attention_computes_it(mask, attention_window) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(n, 2, 8, generator=generator) for n in (197, 200, 200))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it is slow uncompiled
+        warnings.simplefilter("ignore")  # a warning that it is slow uncompiled
         out = flex_attention(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=flex_mask(path))
     torch.testing.assert_close(out[0].transpose(0, 1), attention(q, k, v, path), rtol=0, atol=1e-5)
 
@@ -128,7 +128,7 @@ def plain_varlen(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, 
 
 
 @pytest.mark.parametrize("mask", ["full", "causal"])
-def test_varlen_is_told_where_sequences_end_and_what_is_causal(mask, monkeypatch) -> None:
+def test_varlen_gets_the_offsets_of_sequences_and_the_causal_mask(mask, monkeypatch) -> None:
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen)
     path, generator = cached(mask), torch.Generator().manual_seed(0)
@@ -144,7 +144,7 @@ def test_varlen_is_told_where_sequences_end_and_what_is_causal(mask, monkeypatch
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", BACKENDS)
 def test_on_a_gpu_every_kernel_is_the_reference(name, mask, attention_window, dtype, tolerance) -> None:
-    """Outputs and gradients, relative to the largest; what a kernel refuses is skipped, with its reason."""
+    """Outputs and gradients, relative to the largest; unsupported masks are skipped, with the reason."""
     if reason := BACKENDS[name].unsupported(mask, attention_window, CUDA, dtype):
         pytest.skip(reason)
     path = pattern([t[2:] for t in TIMES], TIMES, mask, attention_window, permuted=True)

@@ -1,4 +1,4 @@
-"""Blocks: time enters as a difference only, contexts have none, and reach is a horizon."""
+"""Blocks depend on differences in time only, context tokens have no time, and the attention window is a horizon."""
 
 import math
 from dataclasses import replace

@@ -41,9 +41,9 @@ def arranged(some: Rows, order: str, causal: bool, attention_window: int) -> Pac
 
 
 def pairs(pattern: AttentionPattern, L: int, M: int) -> torch.Tensor:
-    """Which row reads which, (L, M), from what the route's sequences read; a pair must not be read twice."""
+    """Allowed pairs of rows, (L, M), of a pattern's sequences; no pair may occur twice."""
     rows = [torch.arange(n) if s.rows is None else s.rows for s, n in ((pattern.queries, L), (pattern.keys, M))]
-    torch.testing.assert_close(rows[0].sort().values, torch.arange(L))  # each row asks once
+    torch.testing.assert_close(rows[0].sort().values, torch.arange(L))  # each row is a query once
     q, k = reads(pattern).nonzero().unbind(1)
     found = torch.zeros(L, M, dtype=torch.int64).index_put((rows[0][q], rows[1][k]), torch.tensor(1), accumulate=True)
     assert (found <= 1).all()
@@ -51,7 +51,7 @@ def pairs(pattern: AttentionPattern, L: int, M: int) -> torch.Tensor:
 
 
 def expected(some: Rows, order: str, layer: int, causal: bool, attention_window: int) -> torch.Tensor:
-    """Who reads whom by the words of the docstring."""
+    """Allowed pairs by the words of the docstring."""
     found = torch.zeros(len(some.rows), len(some.rows), dtype=torch.bool)
     for i, (window, t, slot) in enumerate(some.rows):
         for j, (other, u, place) in enumerate(some.rows):
@@ -78,7 +78,7 @@ def expected(some: Rows, order: str, layer: int, causal: bool, attention_window:
 )
 @settings(max_examples=30)
 @given(some=laid(), attention_window=st.sampled_from([0, 1, 2]))
-def test_who_reads_whom(order, causal, some, attention_window) -> None:
+def test_attention_patterns_are_those_of_the_docstring(order, causal, some, attention_window) -> None:
     rows, L = arranged(some, order, causal, attention_window), len(some.rows)
     assert len(rows.patterns) == (2 if order == "axial" else 1)
     for layer in range(3):
@@ -93,11 +93,11 @@ def test_who_reads_whom(order, causal, some, attention_window) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @settings(max_examples=20)
 @given(some=laid())
-def test_through_any_number_of_layers_no_data_hears_the_future_and_no_context_hears_data(order, some) -> None:
+def test_through_any_number_of_layers_no_data_token_depends_on_the_future_and_no_context_on_data(order, some) -> None:
     rows, L = arranged(some, order, causal=True, attention_window=0), len(some.rows)
     heard = torch.eye(L, dtype=torch.bool)
     for layer in range(4):
-        step = pairs(rows.pattern(layer), L, L) | torch.eye(L, dtype=torch.bool)  # what a row was, it hears of
+        step = pairs(rows.pattern(layer), L, L) | torch.eye(L, dtype=torch.bool)  # residual connection
         heard = (step.float() @ heard.float()) > 0
     window, time, _ = torch.tensor(some.rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
     same = window[:, None] == window
@@ -107,7 +107,7 @@ def test_through_any_number_of_layers_no_data_hears_the_future_and_no_context_he
     torch.testing.assert_close(heard[data][:, ~data], same[data][:, ~data])  # all data hears all contexts of its window
 
 
-def test_axial_layers_together_hear_all_of_the_past() -> None:
+def test_two_axial_layers_together_attend_to_all_of_the_past() -> None:
     some = Rows([(0, t, s) for t in range(4) for s in range(3)], 1)
     rows = arranged(some, "axial", causal=True, attention_window=0)
     along, within = (pairs(rows.pattern(i), 12, 12).float() for i in (0, 1))
@@ -115,7 +115,7 @@ def test_axial_layers_together_hear_all_of_the_past() -> None:
     torch.testing.assert_close((within @ along) > 0, time <= time[:, None])
 
 
-def test_sequences_of_axial_routes_are_sorted_so_that_equal_ones_are_one_call() -> None:
+def test_sequences_of_axial_patterns_are_sorted_so_that_equal_ones_are_one_call() -> None:
     sizes = [3, 1, 3, 2, 1] * 40
     some = Rows([(b, t, 0) for b, n in enumerate(sizes) for t in range(n)], len(sizes))
     runs = arranged(some, "axial", causal=True, attention_window=0).pattern(0).runs

@@ -1,4 +1,4 @@
-"""The likelihood is Poisson's, and finite whatever a wild step makes of the rates."""
+"""The likelihood is Poisson's, and finite for extreme log rates."""
 
 import numpy as np
 import pytest

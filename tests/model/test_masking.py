@@ -1,4 +1,4 @@
-"""Masks: each kind hides what its definition says, exactly, and every kind leaves something to see and to predict."""
+"""Masks hide exactly what the definition of their kind says, and leave visible and hidden entries."""
 
 import numpy as np
 import pytest

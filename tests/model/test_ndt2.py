@@ -1,4 +1,4 @@
-"""NDT2 as published: slots, tables of time, the decoder that attends to all tokens, and the quirks of its code.
+"""NDT2 as published: count and position embeddings, the cross-attending decoder, and the quirks of its code.
 
 What holds of every architecture is in test_model.py.
 """

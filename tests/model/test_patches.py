@@ -1,4 +1,4 @@
-"""Counts to embeddings and latents to rates, against loops over units that follow the formulas."""
+"""Patch embedding and rate readout equal loops over units that follow the formulas."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Convolutions over bins: as written down slowly, within their window, and a read-in that is a linear decoder's."""
+"""The TCN equals a slow loop, stays within its window, and its read-in is the input of a linear decoder."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Packing: each valid count is in the batch once, in its place, and nothing else is."""
+"""A packed batch contains each valid count once, at its position, and nothing else."""
 
 from dataclasses import replace
 
@@ -100,7 +100,7 @@ def test_a_window_without_target_has_no_labels_beside_one_that_has() -> None:
     np.testing.assert_array_equal(batch.target.isnan().all(1), [False] * 2 + [True] * 3)
 
 
-def test_what_cannot_be_packed_is_said() -> None:
+def test_windows_that_do_not_fit_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="batch: windows: expected at least one, found none"):
         pack([], P)

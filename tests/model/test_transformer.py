@@ -1,4 +1,4 @@
-"""The model: packed as alone, causal bit for bit, deaf to what is not valid, and able to learn."""
+"""The model: independent of packing, causal bit for bit, independent of invalid entries, and able to learn."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Rows of the model's tables belong to names, in whatever order files list them."""
+"""Rows of the model's tables belong to names, whatever the order of units in files."""
 
 from collections.abc import Sequence
 from dataclasses import replace

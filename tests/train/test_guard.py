@@ -1,4 +1,4 @@
-"""A loss that explodes or is no number ends a run before it spoils the weights."""
+"""A diverging or non-finite loss ends a run before a step changes the weights."""
 
 import math
 from dataclasses import replace
@@ -73,7 +73,7 @@ LONG: TrainConfig = replace(TRAIN, steps=24)
         (lambda x: x + 0 * (0 * x).sqrt(), "a gradient of norm nan"),  # the loss itself is as ever
     ],
 )
-def test_it_stops_with_the_step_the_sessions_and_the_last_good_checkpoint(tmp_path, change, said) -> None:
+def test_the_error_names_the_step_the_sessions_and_the_last_checkpoint(tmp_path, change, said) -> None:
     run = trainer(tmp_path, LONG, objective=Spoiled(14, change))
     with pytest.raises(InputError, match=said) as told:
         run.run()

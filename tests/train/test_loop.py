@@ -1,4 +1,4 @@
-"""The loop: the same steps whatever the number of processes and however often it is interrupted."""
+"""The training loop takes the same steps for any number of processes and interruptions."""
 
 import json
 import math
@@ -200,7 +200,7 @@ def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     assert {"position.wave.weight", "embed.gain.weight"} <= decayed
 
 
-def test_loss_that_is_no_number_is_said(tmp_path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path) -> None:
     run = trainer(tmp_path)
     with torch.no_grad():
         run.model.mask_token.fill_(math.nan)

@@ -1,4 +1,4 @@
-"""Freed memory is fetched once and not anew at every step."""
+"""Freed memory is kept, without page faults at every step."""
 
 import platform
 import subprocess

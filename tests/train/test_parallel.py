@@ -1,4 +1,4 @@
-"""Micro-batches, recomputed blocks, and precision: cheaper ways to the same gradients."""
+"""Micro-batches, recomputed blocks and precision give the same gradients."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Several processes take the steps of one; killed and resumed, they are the run that was not. Each is a torchrun."""
+"""Several processes take the steps of one; killed and resumed, they equal an uninterrupted run. Each is a torchrun."""
 
 import json
 import os
