@@ -6,9 +6,8 @@ NAME ?= demo
 BIN := .venv/bin
 READY := .venv/.ready
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PAGES := $(wildcard ndt/*.py ndt/benchmarks/*.py ndt/dynamics/*.py ndt/dynamics/systems/*.py ndt/data/*.py ndt/pretrain/*.py ndt/finetune/*.py)
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py %/__main__.py ndt/report.py,$(PAGES))))
-NAMED := import ndt, pdoc.__main__ as p; vars(ndt).update((n, getattr(ndt, n)) for n in ndt.__all__); p.cli()
+MODULES := $(subst /,.,$(patsubst %/__init__,%,$(basename $(filter-out ndt/__init__.py %/__main__.py,$(sort $(shell find -L ndt -name '*.py'))))))
+NAMED := import ndt, pdoc.__main__ as p; [vars(m).update((n, getattr(m, n)) for n in m.__all__) for m in (ndt, ndt.data)]; p.cli()
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-browser lint types format bench docs package clean check

@@ -1,7 +1,10 @@
-"""Recordings: files in, a store of sessions out. Importing this reads neither pynwb nor h5py.
+"""Recordings: files become a store of sessions, and sessions become splits, windows and targets.
 
-`ndt.data.ingest.ingest`, `ndt.data.inspection.inspect.inspect` and `ndt.data.read.files.read` are offered by `ndt` and not here, where
-they would hide their own modules.
+Importing this package loads neither pynwb nor h5py. `ndt` offers `ingest`, `inspect` and `read`, which would hide their
+own modules here.
+
+Imports: the nouns, `ndt.config`, `ndt.model`, `ndt.evaluation`, and its own rooms `read`, `simulate` and `inspection`,
+which import only `covariates`, `fingerprint`, `splits`, `store` and `workers` of this package.
 """
 
 from typing import TYPE_CHECKING, Any

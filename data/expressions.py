@@ -1,7 +1,7 @@
-"""Which units to keep, as an expression over their columns: ``quality == 'good' and rate_hz > 0.5``.
+"""Evaluates expressions that select units by their columns: ``quality == 'good' and rate_hz > 0.5``.
 
-What is allowed is listed here and nothing else is: names of columns, numbers and texts, ``and or not``, comparisons
-(also chained), ``in`` a list, ``+ - * /`` and ``isnan(x)``. Such an expression may stand in a file from somebody else.
+Allowed are only names of columns, numbers and strings, ``and or not``, comparisons (also chained), ``in`` a list,
+``+ - * /`` and ``isnan(x)``: an expression may come from an untrusted file, and no other code is evaluated.
 """
 
 import ast
@@ -37,15 +37,16 @@ ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def chosen_units(expression: str, columns: Columns, where: object) -> NDArray[np.bool_]:
-    """Returns for each unit whether the expression holds, (N,). A comparison with NaN does not hold.
+    """Returns whether the expression is true of each unit, (N,). A comparison with NaN is false.
 
     Arguments:
         expression: The expression.
         columns: Values by name, each (N,).
-        where: What an error names.
+        where: Name of the session in errors.
 
     Raises:
-        InputError: if it cannot be read, names no column, compares text with numbers, or has no truth value a unit.
+        InputError: if the expression is malformed, names an unknown column, compares text with numbers, or does not
+            give one truth value per unit.
 
     Example:
         >>> chosen_units("rate_hz > 1 and area in ['M1', 'S1']", {"rate_hz": np.array([2.0, 0.5]),
@@ -106,7 +107,7 @@ class _Evaluation:
         if found.dtype.kind == "b":
             return found
         if found.dtype.kind in "iu" and np.isin(found, (0, 1)).all():
-            return found.astype(bool)  # tables keep truth values as numbers
+            return found.astype(bool)  # tables may store truth values as numbers
         raise self.wrong("a truth value", node)
 
     def number(self, node: ast.AST) -> Any:

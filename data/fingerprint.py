@@ -1,17 +1,17 @@
-"""Fingerprints of recordings: a small sample of their spike trains that any copy, slice or subset of units shares.
+"""Fingerprints of recordings: a small sample of their spike trains that copies, slices and subsets of units share.
 
-A *gram* is a run of consecutive inter-spike intervals of one unit, from a spike on for as long as it takes the
-intervals to hold `BITS` bits: an interval of n steps (of 1 ms, or of the bin that the source counted in) holds as many
-bits as n has digits in base 2, and half a bit where n is 0, so that rare spikes need fewer than bursts do. Intervals
-are rounded to 10 us (or to that bin), and the run is hashed to 64 bits. Of each unit's hashes those below a power of
-two are kept, chosen by the number of its grams so that 32 to 64 are expected to remain. Then
+A *gram* is the shortest run of consecutive inter-spike intervals of one unit, from a given spike on, that contains
+`BITS` bits. An interval of n steps (of 1 ms, or of the bin width of counts) contains as many bits as n has binary
+digits, and half a bit if n is 0, so that rare spikes need shorter runs than bursts. Intervals are rounded to 10 us (or
+to the bin width), and the run is hashed to 64 bits. Of each unit's hashes those below a power of two are kept, which
+depends on the number of its grams so that 32 to 64 are expected to remain. Therefore
 
-- a fingerprint knows no clock: a slice that begins at zero has the grams of its time, where they lie wholly in it;
-- it knows neither names nor order of units, nor which others there are;
-- those of recordings of different length nest, since what is below the smaller bound is below the larger.
+- a fingerprint does not depend on the clock: a slice has the grams that lie wholly in its time;
+- it depends neither on names and order of units, nor on other units;
+- fingerprints of recordings of different length nest, since hashes below the smaller bound are below the larger one.
 
-Grams cross gaps of observation: a copy has the same intervals there. Grams that would betray nothing are left out:
-those of equal intervals throughout (a clock's ticks), and those that a session has at two times.
+Grams cross gaps of observation: a copy has the same intervals there. Uninformative grams are left out: those of equal
+intervals (clock ticks), and those that occur in a session at two times.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from ndt.session import Session
 
 __all__ = ["NOTHING", "VERSION", "Fingerprint", "fingerprint"]
 
-VERSION = 1  # of all constants below: hashes of another version mean something else
+VERSION = 1  # of all constants below: hashes of different versions cannot be compared
 QUANTUM = 1e-5  # seconds to which intervals are rounded
 STEP = 100  # quanta in a step of 1 ms, in which the bits of an interval are counted
-# Clocks of 20, 25, 30, 32 or 40 kHz, of micro- or milliseconds have intervals at rational parts of a quantum; a border
-# at the golden ratio is far from all of them, so that rounding errors of a clock's offset seldom cross it.
+# Clocks of 20, 25, 30, 32 or 40 kHz, of micro- or milliseconds have intervals at rational fractions of a quantum. A
+# rounding threshold at the golden ratio is far from all of them, so that rounding errors seldom cross it.
 PHASE = 0.6180339887498949
-BITS = 96  # of a gram; where spikes were laid on a grid of bins, a third of it is true
+BITS = 96  # of a gram; of spike times rounded to bins, a third is informative
 KEPT = 64  # hashes of a unit, at most on average
-TWIN = 1e-3  # seconds between the same gram of two units, if one repeats the other's spikes
+TWIN = 1e-3  # seconds between equal grams of two units with the same spikes
 
 NOTHING = (float("nan"), float("nan"))  # span of no spike
 
@@ -44,12 +44,12 @@ class Fingerprint:
     """H hashes of one session, ascending.
 
     Arguments:
-        hash: Hashes of grams, shape (H,), uint64. Those of sessions counted in bins of different width, or not at all,
-            have nothing in common.
+        hash: Hashes of grams, shape (H,), uint64. Spike times and counts, or counts in different bins, have no common
+            hash.
         unit: Row of each gram's unit in the session's units, shape (H,), int32.
-        time: Each gram's first spike, in seconds of the session's clock, shape (H,), float64.
-        end: Its last spike, shape (H,), float64.
-        span: First and last spike of the session, in seconds; NaN where there is none.
+        time: First spike of each gram, in seconds of the session's clock, shape (H,), float64.
+        end: Last spike of each gram, shape (H,), float64.
+        span: First and last spike of the session, in seconds; NaN without spikes.
     """
 
     hash: NDArray[np.uint64]
@@ -63,7 +63,7 @@ class Fingerprint:
 
 
 def fingerprint(session: Session) -> Fingerprint:
-    """Returns the fingerprint of a session; in time, one sort by unit and a few passes over each unit's spikes."""
+    """Returns the fingerprint of a session; it takes one sort by unit and a few passes over each unit's spikes."""
     times, unit = np.asarray(session.spikes.timestamps), np.asarray(session.spikes.unit_index)
     N = session.num_units
     order = np.argsort(unit.astype(np.uint16 if N <= 2**16 else np.int64), kind="stable")  # 16 bits: a radix sort
@@ -83,7 +83,7 @@ def fingerprint(session: Session) -> Fingerprint:
 
 
 def _powers(base: int, number: int) -> NDArray[np.uint64]:
-    """Powers 0, 1, … of a number modulo 2^64, (number,)."""
+    """Returns the first `number` powers 0, 1, … of `base` modulo 2^64, (number,)."""
     factors = np.full(number, base, np.uint64)
     factors[:1] = 1
 
@@ -91,7 +91,7 @@ def _powers(base: int, number: int) -> NDArray[np.uint64]:
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    """Applies the finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit depends on every bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
 
@@ -101,20 +101,18 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _kept(
     times: NDArray[np.float64], count_bin: float, powers: tuple[NDArray[np.uint64], NDArray[np.uint64]]
 ) -> tuple[NDArray[np.uint64], NDArray[np.float64], NDArray[np.float64]]:
-    """Hashes of one unit's grams that are kept, and their first and last spikes.
+    """Returns the kept hashes of one unit's grams, and their first and last spikes.
 
-    The hash of intervals i to j - 1 is that of the polynomial sum of value[m] * BASE^(i - m), a difference of two
-    running sums whatever i is.
+    The hash of intervals i to j - 1 is that of the polynomial sum of value[m] * BASE^(i - m), which is a difference of
+    two cumulative sums.
     """
     quantum, step = (count_bin, 1) if count_bin else (QUANTUM, STEP)
     interval = np.floor(np.diff(times) / quantum + PHASE).astype(np.int64)  # (M,)
     M = len(interval)
-    half_bits = np.maximum(2 * np.frexp(interval // step)[1].astype(np.int64), 1)  # nothing holds half a bit
+    half_bits = np.maximum(2 * np.frexp(interval // step)[1].astype(np.int64), 1)  # an interval of 0: half a bit
     run = np.concatenate([[0], np.cumsum(half_bits)])
     end = np.searchsorted(run, run[:-1] + 2 * BITS)
-    end = end[
-        : np.searchsorted(end, M, side="right")
-    ]  # behind the last interval of each gram that ends within the train
+    end = end[: np.searchsorted(end, M, side="right")]  # after the last interval of each complete gram
     K = len(end)
 
     kind = _mixed(np.array([round(quantum * 1e9)], np.uint64))  # nanoseconds: no two kinds share a hash
@@ -130,7 +128,7 @@ def _kept(
 
 
 def _distinct(hashes: NDArray[np.uint64], times: NDArray[np.float64], units: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Rows in the order of their hashes, without those whose hash is there at two times."""
+    """Returns the rows in the order of their hashes, without hashes that occur at two times."""
     order = np.lexsort((units, times, hashes))
     new = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]]))
     last = np.append(new, len(order))[1:] - 1

@@ -1,7 +1,7 @@
-"""Recordings to a store: in parallel, again only what changed, never half a session.
+"""Ingests recordings into a store: in parallel, only files that changed, and each session completely or not at all.
 
-A session's file holds its own entry of the manifest, and is written whole or not at all. So a run may be killed at any
-moment; the next one takes every finished file as it is, whatever the manifest had got to.
+A session's file holds its own entry of the manifest, and is written under a temporary name first. A run may therefore
+be killed at any moment; the next one reuses every finished file, even if the manifest does not list it.
 """
 
 import json
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest", "options_of"]
 
-Result = dict[str, Any] | InputError  # a manifest's entry, or why there is none
+Result = dict[str, Any] | InputError  # an entry of the manifest, or why there is none
 
-# settings that leave a session as it is
-HOW = ("workers", "cluster", "probe_seconds", "evaluate")
-_one_at_a_time = threading.Lock()  # pynwb is not made for the threads that a Dask worker may have
+HOW = ("workers", "cluster", "probe_seconds", "evaluate")  # settings that do not change a session's content
+_one_at_a_time = threading.Lock()  # pynwb is not safe in the threads that a Dask worker may have
 
 
 def ingest(
@@ -57,18 +55,18 @@ def ingest(
     config: IngestConfig | str | Path | None = None,
     progress: bool = True,
 ) -> Store:
-    """Reads recordings into a store; those that are there already, from the same file and options, are left alone.
+    """Reads recordings into a store; sessions from the same file and settings that are in the store are kept.
 
-    A file that fails is reported on stderr while the others go on, is listed in the manifest under `failed` until it
-    succeeds, and raises `InputError` at the end.
+    The error of a file is printed on stderr and listed in the manifest under `failed` until the file succeeds; the
+    other files are read, and an `InputError` is raised at the end.
 
     Arguments:
-        files: Files, patterns for them, ``dandi:…`` addresses, or sessions (`ndt.data.read.arrays.from_arrays`), which are
-            written anew each time.
-        out: Directory of the store; made where missing, added to where not.
-        config: How files become sessions. The workers of a `cluster` see files and store under the same paths, as on a
-            shared file system, and read one file at a time each: give them one thread (``dask worker --nthreads 1``).
-        progress: Whether to show a bar on stderr.
+        files: Files, patterns, ``dandi:…`` addresses, or sessions (`ndt.data.read.arrays.from_arrays`), which are
+            written each time.
+        out: Directory of the store; created if missing, else sessions are added.
+        config: Settings of ingestion. The workers of a `cluster` need the same paths of files and store, as on a shared
+            file system, and read one file at a time: give them one thread (``dask worker --nthreads 1``).
+        progress: Whether to show a progress bar on stderr.
 
     Example:
         >>> ingest("recordings/**/*.nwb", "store/").session_ids  # doctest: +SKIP
@@ -83,20 +81,20 @@ def ingest(
     remove_drafts(root)
 
     failures: list[InputError] = []
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     names = {*manifest["sessions"], *map(_session_id, sources)}
     for pattern in config.evaluate:
         if not any(fnmatchcase(name, pattern) for name in names):
-            console.print(f"evaluate: no session is named {pattern}", markup=False, highlight=False)
-    with _kept(root, manifest) as keep, Progress(console=console, disable=not progress) as bar:
+            console.print(f"evaluate: no session is named {pattern}")
+    with _recording(root, manifest) as keep, Progress(console=console, disable=not progress) as bar:
         task = bar.add_task("Ingesting", total=len(sources))
         for source, result in _results(sources, root, config):
             keep(source, result, config)
             bar.update(task, advance=1, description=f"Ingested {_session_id(source)}")
             if isinstance(result, InputError):
                 failures.append(result)
-                if len(sources) > 1:  # a single one is what is raised below
-                    console.print(str(result), markup=False, highlight=False)
+                if len(sources) > 1:  # a single error is raised below
+                    console.print(str(result))
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -107,11 +105,11 @@ def ingest(
 
 
 def options_of(config: IngestConfig, session_id: str) -> dict[str, Any]:
-    """Returns the settings that a session's content depends on, as JSON-able values."""
+    """Returns the settings on which a session's content depends, as JSON values."""
     chosen = {name: value for name, value in asdict(config).items() if name not in HOW}
     chosen["split"] = config.split if config.splits(session_id) else ""
 
-    return dict(json.loads(json.dumps(chosen)))  # tuples become lists, as they are once read back
+    return dict(json.loads(json.dumps(chosen)))  # tuples become lists, as in a stored entry
 
 
 def _sources(files: Any) -> "list[Source]":
@@ -127,7 +125,7 @@ def _session_id(source: "Source") -> str:
 
 
 def _name(source: "Source") -> str:
-    """Returns what names a source in the manifest."""
+    """Returns the name of a source in the manifest."""
     if isinstance(source, Session):
         return str(source.source.get("path") or source.session_id)
 
@@ -135,7 +133,7 @@ def _name(source: "Source") -> str:
 
 
 def _check(sources: "list[Source]", known: dict[str, Any]) -> None:
-    """Raises where two sources, of this call or of an earlier one, stand for the same session."""
+    """Raises if two sources, of this call or of an earlier one, have the same session id."""
     seen: dict[str, str] = {}
     for source in sources:
         session_id, name = _session_id(source), _name(source)
@@ -148,8 +146,8 @@ def _check(sources: "list[Source]", known: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _kept(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
-    """Yields what puts a result into the manifest; that is written now and then, and at the end, however it comes."""
+def _recording(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
+    """Yields a function that adds a result to the manifest, which is written regularly and at the end."""
     sessions, failed = manifest["sessions"], manifest["failed"]
     due = time.monotonic() + 1.0
 
@@ -164,7 +162,7 @@ def _kept(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
         if sessions and time.monotonic() > due:
             began = time.monotonic()
             write_manifest(root, manifest)
-            due = time.monotonic() + max(1.0, 50 * (time.monotonic() - began))  # of many sessions it takes a while
+            due = time.monotonic() + max(1.0, 50 * (time.monotonic() - began))  # a large manifest is slow to write
 
     try:
         yield keep
@@ -172,17 +170,17 @@ def _kept(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
         if sessions:
             write_manifest(root, manifest)
         elif not any(root.iterdir()):
-            root.rmdir()  # nothing was ingested: leave no empty store behind
+            root.rmdir()  # nothing was ingested: leave no empty store
 
 
 def _results(sources: "list[Source]", root: Path, config: IngestConfig) -> "Iterator[tuple[Source, Result]]":
-    """Yields each source and what became of it, as they end."""
+    """Yields each source and its result, in order of completion."""
     if config.cluster:  # its workers have folders of their own
         root, sources = root.absolute(), [s.absolute() if isinstance(s, Path) else s for s in sources]
     one = partial(_ingest_one, root=root, config=config)
     files = [source for source in sources if not isinstance(source, Session)]
     for session in sources:
-        if isinstance(session, Session):  # it is here already
+        if isinstance(session, Session):  # already in this process
             yield session, one(session)
     for i, result in spread(one, files, config.workers, config.cluster) if files else ():
         if result is None:
@@ -196,22 +194,24 @@ def _ingest_one(source: "Source", root: Path, config: IngestConfig) -> Result:
             return _entry(source, root / f"{_session_id(source)}.h5", config)
     except InputError as error:
         return error
-    except Exception as error:  # one odd file of many must not take the others with it
+    except Exception as error:  # an unexpected error of one file must not end the others
         found = f"{type(error).__name__} {error}"
         return InputError(_name(source), "file", "a recording that can be ingested", found)
 
 
 def _entry(source: "Source", target: Path, config: IngestConfig) -> dict[str, Any]:
-    """Ingests one recording unless that was done; returns the manifest's entry."""
+    """Ingests one recording unless the store has it; returns its entry of the manifest."""
+    from ndt import __version__
+
     options = options_of(config, target.stem)
-    made_by: dict[str, Any] = {"options": options, "tool_version": _tool_version()}
+    made_by: dict[str, Any] = {"options": options, "tool_version": __version__}
     if not isinstance(source, Session | Path) or (isinstance(source, Path) and source.is_file()):
         origin, entry = file_source(source), read_entry(target)
         if origin["sha256"] and (made_by | {"sha256": origin["sha256"]}).items() <= entry.items():
             return entry | {"source": origin["path"]}
     session = replace(_read(source, config), session_id=target.stem)
     entry = summarise(session) | made_by
-    # the file says nothing of the folder that its source lay in: the same recording gives the same bytes
+    # without the path of its source, the same recording gives the same bytes
     write_session(session, target, options, {key: value for key, value in entry.items() if key != "source"})
 
     return entry
@@ -222,13 +222,6 @@ def _read(source: "Source", config: IngestConfig) -> Session:
         from ndt.data.selection import prepare
 
         return prepare(source, config)
-    from ndt.data.read.files import read  # its readers take a second to import: only where a file is read
+    from ndt.data.read.files import read  # its readers take a second to import
 
     return read(source, config)
-
-
-def _tool_version() -> str:
-    try:
-        return version("ndt")
-    except PackageNotFoundError:  # an uninstalled clone
-        return "unknown"

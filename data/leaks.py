@@ -1,8 +1,7 @@
-"""Refuses to train on what another session of the same recording holds out.
+"""Detects leaks between sessions of the same recording: training on data that another session holds out.
 
-What two sessions share leaks where it lies in the training split of one and not in that of the other: a copy that is
-split at other times, a slice that begins elsewhere. Where it lies in both training splits it is seen twice, which is
-warned of.
+Shared data leak if they lie in the train split of one session and outside that of the other, as in a copy with other
+splits or a slice with another start. Data in both train splits count twice, which gives a warning.
 """
 
 import warnings
@@ -23,18 +22,18 @@ from ndt.session import Session
 
 __all__ = ["Blocks", "blocks_of", "check_base", "check_leaks", "check_store", "read_fingerprint", "report_leaks"]
 
-EXPOSED = 1e-3  # seconds: less is rounding at the borders of blocks
+EXPOSED = 1e-3  # seconds; less is rounding at the edges of splits
 
 
 class Blocks(NamedTuple):
-    """What is trained on of a session and what is held out, in seconds; guards are held out."""
+    """Training time and held-out time of a session, in seconds; guards are held out."""
 
     train: Intervals
     held_out: Intervals
 
 
 class _Exposure(NamedTuple):
-    """Seconds of the first's training that the second holds out, the other way round, and of both's training."""
+    """Seconds trained in the first session and held out in the second, the reverse, and trained in both."""
 
     first: float
     second: float
@@ -42,7 +41,7 @@ class _Exposure(NamedTuple):
 
 
 def read_fingerprint(path: str | Path) -> Fingerprint:
-    """Returns the fingerprint in a session's file; computed where that has none that is of its spikes and this version.
+    """Returns the fingerprint in a session's file, or computes it if that is missing or outdated.
 
     Raises:
         InputError: if there is no such session.
@@ -55,7 +54,7 @@ def read_fingerprint(path: str | Path) -> Fingerprint:
                 columns = {name: group[name][()] for name in ("hash", "unit", "time", "end")}
                 return Fingerprint(**columns, span=(float(times[0]), float(times[-1])) if len(times) else NOTHING)
     except (OSError, KeyError):
-        pass  # a file of another writer; or none, which is said below
+        pass  # a file of another writer, or no file, which is an error below
 
     return fingerprint(read_session(path))
 
@@ -71,25 +70,26 @@ def _exposure(overlap: Overlap, blocks: Callable[[str], Blocks]) -> _Exposure:
 
 
 def check_leaks(overlaps: Collection[Overlap], blocks: Callable[[str], Blocks], leaks: str = "refuse") -> None:
-    """Refuses, or warns of, overlaps whose training in one session is held out in the other.
+    """Raises, or warns, if overlapping data are trained on in one session and held out in the other.
 
-    Data that are trained on in both are warned of: they count twice.
+    Data that are trained on in both sessions count twice, and give a warning.
 
     Arguments:
-        overlaps: What sessions share.
-        blocks: What is trained on and held out of a session; asked only for sessions that share something.
-        leaks: ``refuse``, or ``warn`` to go on all the same.
+        overlaps: Overlaps of sessions.
+        blocks: Returns the training and held-out time of a session; called only for sessions with an overlap.
+        leaks: ``refuse``, or ``warn`` to continue with a warning.
 
     Raises:
-        InputError: if there is such an overlap; it names the first, and how many more there are.
+        InputError: if there is a leak; it names the first and the number of others.
     """
     found = [(o, _exposure(o, blocks)) for o in overlaps]
     bad = [(o, e) for o, e in found if max(e.first, e.second) > EXPOSED]
     if bad:
-        _refuse(_told(*bad[0], len(bad) - 1), leaks)
+        _refuse(_error(*bad[0], len(bad) - 1), leaks)
     for o, e in found:
         if e.twice > EXPOSED and (o, e) not in bad:
-            warnings.warn(f"{o.first} and {o.second} share {e.twice:.1f} s of training data: {_what(o)}", stacklevel=3)
+            text = f"{o.first} and {o.second} share {e.twice:.1f} s of training data: {_description(o)}"
+            warnings.warn(text, stacklevel=3)
 
 
 def _refuse(error: InputError, leaks: str) -> None:
@@ -98,7 +98,7 @@ def _refuse(error: InputError, leaks: str) -> None:
     warnings.warn(str(error), stacklevel=4)
 
 
-def _what(o: Overlap) -> str:
+def _description(o: Overlap) -> str:
     units = f"at least {o.num_units} units" if o.num_units else "the source"
     part = "" if o.kind == "shared units" else f", {o.shared:.0%} of the shorter"
     times = (f"{a:.3f} to {b:.3f} s of {name}" for (a, b), name in ((o.first_time, o.first), (o.second_time, o.second)))
@@ -106,16 +106,17 @@ def _what(o: Overlap) -> str:
     return ", ".join([f"{o.kind}: {units}{part}", *times])
 
 
-def _told(o: Overlap, e: _Exposure, more: int) -> InputError:
+def _error(o: Overlap, e: _Exposure, more: int) -> InputError:
     trained, held = (o.first, o.second) if e.first > EXPOSED else (o.second, o.first)
     expected = f"nothing that {held} holds out (leave one of the two out, or set leaks to warn)"
     further = f"; and {more} more such overlaps" if more else ""
+    found = f"{max(e.first, e.second):.1f} s of it: {_description(o)}{further}"
 
-    return InputError(trained, "training data", expected, f"{max(e.first, e.second):.1f} s of it: {_what(o)}{further}")
+    return InputError(trained, "training data", expected, found)
 
 
 def blocks_of(session: Session, guard: float, trained: bool = True) -> Blocks:
-    """Returns a session's blocks; of one that cannot be split, or is not trained on, no time is training."""
+    """Returns training and held-out time; a session that cannot be split or is not trained has no training time."""
     observed = session.observed.coalesce()
     try:
         train = split(session, guard).train
@@ -133,18 +134,18 @@ def _prints(store: Store) -> tuple[dict[str, Fingerprint], dict[str, str]]:
 
 
 def check_store(store: Store, trained: Collection[str], guard: float, leaks: str = "refuse") -> None:
-    """Checks sessions that are trained on against each other and against what all sessions of the store hold out.
+    """Checks the training sessions of a store against each other and against the held-out time of all its sessions.
 
-    Sessions that the store keeps for evaluation are held out throughout.
+    Sessions with the role ``evaluate`` are held out completely.
 
     Arguments:
         store: The store.
-        trained: Sessions that are trained on.
-        guard: Guard between blocks in seconds.
+        trained: Training sessions.
+        guard: Guard between splits in seconds.
         leaks: ``refuse`` or ``warn``.
 
     Raises:
-        InputError: if one is trained on what another holds out.
+        InputError: if a session trains on data that another holds out.
     """
 
     def blocks(name: str) -> Blocks:
@@ -159,37 +160,35 @@ def check_store(store: Store, trained: Collection[str], guard: float, leaks: str
 def check_base(
     data: Mapping[str, str], base: str | Path | None, store: Store, session: str, guard: float, leaks: str = "refuse"
 ) -> None:
-    """Checks that a model was not trained on what a session holds out, in whichever session it did.
+    """Checks that no training session of a model contains data that this session holds out.
 
-    Where the model's own store is gone, or holds other recordings by now, files alone can be compared: the same one
-    under the same name is split the same way; under another name that cannot be known, and is refused.
+    If the model's store is missing or has changed, only files can be compared: the same file under the same name has
+    the same splits; under another name its splits are unknown, which is an error.
 
     Arguments:
-        data: Sessions that the model was trained on, by id: SHA-256 of the source.
-        base: Folder of the store that it was trained on, if known.
+        data: SHA-256 of the source by training session of the model.
+        base: Folder of the model's store, if known.
         store: The session's store.
         session: The session.
-        guard: Guard between blocks in seconds.
+        guard: Guard between splits in seconds.
         leaks: ``refuse`` or ``warn``.
 
     Raises:
-        InputError: if it was, or may have been.
+        InputError: if there is a leak, or if there may be one.
     """
     own = store.session(session)
     try:
         theirs = None if base is None else Store(base)
-    except InputError:  # the store is gone
+    except InputError:  # the store is missing
         theirs = None
     sources = {session: str(own.source.get("sha256", ""))}
     prints, origin = {session: read_fingerprint(store.path(session))}, {}
     for name, digest in data.items():
         if theirs is None or str(theirs.manifest["sessions"].get(name, {}).get("sha256", "")) != digest:
             if name != session and digest and digest == sources[session]:
-                known = "a base model trained on this file under the same name only, or its store, to compare times"
-                _refuse(
-                    InputError(session, "training data", f"{known} (set leaks to warn to go on)", f"it as {name}"),
-                    leaks,
-                )
+                expected = "a base model trained on this file under the same name only, or its store, to compare times"
+                expected += " (set leaks to warn to go on)"
+                _refuse(InputError(session, "training data", expected, f"it as {name}"), leaks)
         elif name != session or not theirs.root.samefile(store.root):
             key = f"{name} of the base model" if name == session else name
             origin[key], sources[key], prints[key] = name, digest, read_fingerprint(theirs.path(name))
@@ -197,21 +196,21 @@ def check_base(
     def blocks(name: str) -> Blocks:
         if name == session:
             return Blocks(Intervals.empty(), blocks_of(own, guard).held_out)
-        assert theirs is not None, "nothing is read of a store that is gone"
+        assert theirs is not None, "overlaps with the model's sessions come from its store"
         return Blocks(blocks_of(theirs.session(origin[name]), guard).train, Intervals.empty())
 
     check_leaks([o for o in find_overlaps(prints, sources) if session in (o.first, o.second)], blocks, leaks)
 
 
 def report_leaks(store: Store, guard: float = 2.0) -> list[dict[str, Any]]:
-    """Returns each overlap of a store's sessions as JSON, with what it would mean to train on all of them.
+    """Returns each overlap of a store's sessions as JSON, with its leaks if all sessions were training sessions.
 
-    Beside the fields of `Overlap`: ``leak``, whether one trains on what the other holds out; ``exposed_seconds`` of
-    such time; ``trained_twice_seconds``.
+    Added to the fields of `Overlap`: ``leak``, whether one session trains on data that the other holds out;
+    ``exposed_seconds`` of such data; ``trained_twice_seconds``.
 
     Arguments:
         store: The store.
-        guard: Guard between blocks in seconds; the context window of whoever trains.
+        guard: Guard between splits in seconds: the context window of the model.
     """
     found = []
     for overlap in find_overlaps(*_prints(store)):

@@ -1,4 +1,4 @@
-"""The trials that the Neural Latents Benchmark cuts from a recording, and the targets of their predicted rates."""
+"""The trials of the Neural Latents Benchmark in a recording, and the targets of their predicted rates."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 from scipy.signal.windows import gaussian
 
-from ndt.data.covariates import matching_covariates
-from ndt.data.resample import resample
+from ndt.data.covariates import matching_covariates, resample
 from ndt.data.splits import split, within
 from ndt.errors import InputError
 from ndt.evaluation.nlb import NlbTask
@@ -21,10 +20,10 @@ from ndt.spikes import bin_spikes, num_bins, observed_bins
 __all__ = ["Trials", "as_population", "nlb_targets", "select_trials", "unit_groups"]
 
 TABLE = "trials"
-WHOLE = 1e-3  # of a bin: times of events that are meant to lie on a bin's edge differ from it by rounding
+WHOLE = 1e-3  # of a bin: tolerance to rounding of times on a bin's edge
 FINE = 1e-3  # seconds: bins in which spikes are smoothed for PSTHs
-REACH = 3  # standard deviations of the smoothing's kernel on either side
-SHORT = 0.8  # of the mean length of a condition's trials: shorter ones are in no PSTH
+REACH = 3  # standard deviations of the smoothing kernel on either side
+SHORT = 0.8  # of the mean length of a condition's trials: shorter trials enter no PSTH
 
 Array = NDArray[np.float64]
 
@@ -36,9 +35,9 @@ class Trials:
     Arguments:
         table: The chosen rows of the session's trials, with their columns.
         start: Start of each trial's first bin in seconds, (M,).
-        event: What each trial is aligned to, in seconds, (M,).
+        event: Time that each trial is aligned to, in seconds, (M,).
         bin_size: Width of bins in seconds.
-        num_bins: Bins T that are seen.
+        num_bins: Visible bins T.
         forward: Bins F after them.
     """
 
@@ -52,8 +51,13 @@ class Trials:
     def __len__(self) -> int:
         return len(self.start)
 
+    @property
+    def bin_starts(self) -> Array:
+        """Starts of the visible bins in seconds, (M, T)."""
+        return self.start[:, None] + np.arange(self.num_bins) * self.bin_size
+
     def counts(self, session: Session) -> NDArray[np.float32]:
-        """Returns spikes per bin in the order of the session's units, NaN where not observed, (M, T + F, N)."""
+        """Returns spikes per bin in the order of the session's units, NaN if not observed, (M, T + F, N)."""
         T = self.num_bins + self.forward
         found = np.full((len(self), T, session.num_units), np.nan, np.float32)
         for m, start in enumerate(self.start):
@@ -66,19 +70,19 @@ class Trials:
 def select_trials(session: Session, task: NlbTask, parts: Collection[str], bin_size: float) -> Trials:
     """Returns the trials of some parts of a session, in the order of its table.
 
-    As in the benchmark's own preparation, bins lie on one grid from the zero of the file's clock: a trial's first bin
-    is the first that begins at or after the start of its window, which it may follow by part of a bin.
+    As in the benchmark's own code, bins lie on one grid from time 0 of the file's clock, and a trial's first bin is the
+    first that begins at or after the start of its window.
 
     Arguments:
-        session: The session; its table `trials` has a column `split` that names each trial's part. Without it, trials
-            that lie wholly in the training split are ``train`` and those in the test split are ``val``.
-        task: How they are cut.
+        session: The session; column `split` of its table `trials` names each trial's part. Without it, trials within
+            the training split are ``train`` and those within the test split are ``val``.
+        task: The task, which defines the window.
         parts: Some of ``train``, ``val`` and ``test``. Trials without the event that they are aligned to are left out.
         bin_size: Bin width in seconds.
 
     Raises:
-        InputError: if there is no such table or column, no such trial, trials of whole length differ in it, or spikes
-            were counted in bins of which `bin_size` is no multiple.
+        InputError: if the table, its column or the trials are missing, trials without a window differ in length, or
+            `bin_size` is not a multiple of the bins of a recording of counts.
     """
     where = session.source.get("path", session.session_id)
     if (counted := session.count_bin) and abs(bin_size / counted - max(round(bin_size / counted), 1)) > WHOLE:
@@ -93,7 +97,7 @@ def select_trials(session: Session, task: NlbTask, parts: Collection[str], bin_s
         raise InputError(where, TABLE, f"trials of {' and '.join(parts)} that have {task.align}", "none")
     table, event = table.select(rows), event[rows]
     begin, end = (0.0, _length(table, where, bin_size)) if task.window is None else task.window
-    first = np.ceil(np.round((event + begin) / bin_size, 6))  # a millionth of a bin is rounding
+    first = np.ceil(np.round((event + begin) / bin_size, 6))  # tolerates rounding to a millionth of a bin
 
     return Trials(
         table=table,
@@ -118,11 +122,11 @@ def _of_parts(session: Session, table: Intervals, parts: Collection[str]) -> NDA
     column = table.columns.get("split")
     if column is not None:
         return np.isin(np.char.lower(np.asarray(column).astype(np.str_)), sorted(parts))
-    blocks = split(session, 0.0)
+    splits = split(session, 0.0)
     found = np.zeros(len(table), bool)
-    for part, block in (("train", blocks.train), ("val", blocks.test)):
+    for part, intervals in (("train", splits.train), ("val", splits.test)):
         if part in parts:
-            found |= within(table.start, table.end, block, 1e-6)
+            found |= within(table.start, table.end, intervals, 1e-6)
 
     return found
 
@@ -137,7 +141,7 @@ def _length(table: Intervals, where: object, bin_size: float) -> float:
 
 
 def unit_groups(session: Session) -> dict[str, NDArray[np.int64]]:
-    """Returns the units under ``heldin`` and ``heldout``, in the benchmark's order: by the file's ids if known.
+    """Returns unit indices under ``heldin`` and ``heldout``, in the benchmark's order: by the file's ids if known.
 
     Raises:
         InputError: if units have no column `heldout`, or all or none are held out.
@@ -145,7 +149,7 @@ def unit_groups(session: Session) -> dict[str, NDArray[np.int64]]:
     where, column = session.source.get("path", session.session_id), session.units.columns.get("heldout")
     if column is None:
         listed = ", ".join(sorted(session.units.columns)) or "none"
-        raise InputError(where, "units/heldout", "a column that says which units are held out", f"columns: {listed}")
+        raise InputError(where, "units/heldout", "a column that marks held-out units", f"columns: {listed}")
     heldout = np.asarray(column).astype(bool)
     if heldout.all() or not heldout.any():
         raise InputError(where, "units/heldout", "some units held out and some not", f"{heldout.sum()} held out")
@@ -160,8 +164,8 @@ def unit_groups(session: Session) -> dict[str, NDArray[np.int64]]:
 def as_population(session: Session, population: Session) -> Session:
     """Returns a recording with the units and the name of another; units that it lacks are not observed.
 
-    The benchmark's test file holds the held-in units alone, and a model knows them, and the session, from the other.
-    Units are the same that have the same id in the file, where both know it, else the same identity.
+    The benchmark's test file holds the held-in units alone; a model knows them from the training file. Units match by
+    their id in the file if both files have one, else by identity.
 
     Arguments:
         session: The recording, for example the test file.
@@ -173,8 +177,8 @@ def as_population(session: Session, population: Session) -> Session:
     keys = [s.units.columns.get("nwb_id") for s in (session, population)]
     if any(k is None or len(np.unique(k)) < len(k) for k in keys):
         keys = [session.units.id, population.units.id]
-    place = {str(key): row for row, key in enumerate(np.asarray(keys[1]))}
-    new = np.array([place.get(str(key), -1) for key in np.asarray(keys[0])], np.int64)
+    index = {str(key): row for row, key in enumerate(np.asarray(keys[1]))}
+    new = np.array([index.get(str(key), -1) for key in np.asarray(keys[0])], np.int64)
     if not (new >= 0).any():
         where = session.source.get("path", session.session_id)
         raise InputError(where, "units", f"some of the units of {population.session_id}", "none of them")
@@ -203,17 +207,16 @@ def as_population(session: Session, population: Session) -> Session:
 def nlb_targets(
     session: Session, task: NlbTask, train: Trials, evaluated: Trials
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns what rates of evaluated trials are scored against, and one sentence for each score that cannot be had.
+    """Returns the targets of the rates of evaluated trials, and one sentence for each score without a target.
 
     Arrays have the benchmark's names; see `ndt.evaluation.nlb.score_submission`.
 
-    Velocity is read at the start of each bin, `lag` later, behind a low-pass filter that is not the benchmark's own to
-    the last digit. Trials of dmfc_rsg are not moved at random (jitter), as the benchmark's validation trials are, nor
-    are windows cut short where the next trial begins.
+    Three details differ from the benchmark: the low-pass filter of velocity, which is sampled `lag` after the start of
+    each bin; trials of dmfc_rsg have no random jitter; windows do not end where the next trial begins.
 
     Arguments:
         session: The session.
-        task: What is scored.
+        task: The task.
         train: Training trials.
         evaluated: The trials to score.
 
@@ -238,11 +241,11 @@ def nlb_targets(
 
 
 class _Absent(Exception):
-    """A score cannot be had of this session."""
+    """The session lacks the target of a score."""
 
 
 def _columns(trials: Sequence[Trials], names: tuple[str, ...], score: str) -> list[Array]:
-    """Columns of several sets of trials as numbers, (M, …) each; words become their place among all in the alphabet."""
+    """Returns columns of several sets of trials as numbers, (M, …) each; words become their alphabetical rank."""
     found = []
     for name in names:
         columns = [t.table.columns.get(name) for t in trials]
@@ -263,39 +266,35 @@ def _flag(trials: Trials, name: str) -> NDArray[np.bool_]:
 
 
 def _scored(task: NlbTask, trials: Trials) -> NDArray[np.bool_]:
-    """Which bins are scored, (M, T): those that begin at or after the event of each trial that scoring begins with."""
-    starts = trials.start[:, None] + np.arange(trials.num_bins) * trials.bin_size
+    """Returns which bins are scored, (M, T): those that begin at or after time `since` of each trial."""
     if not task.since:
-        return np.ones(starts.shape, bool)
+        return np.ones((len(trials), trials.num_bins), bool)
     column = trials.table.columns.get(task.since)
     if column is None:
         raise InputError("nlb", f"trials/{task.since}", "a column of times in seconds", "none")
 
-    return starts >= np.asarray(column, np.float64)[:, None] - 1e-6 * trials.bin_size
+    return trials.bin_starts >= np.asarray(column, np.float64)[:, None] - 1e-6 * trials.bin_size
 
 
 def _behavior(session: Session, task: NlbTask, train: Trials, evaluated: Trials) -> dict[str, Any]:
-    both = {"train_behavior": train, "eval_behavior": evaluated}
+    names, both = ("train_behavior", "eval_behavior"), (train, evaluated)
     if task.per_trial:
-        found = dict(zip(both, _columns(list(both.values()), task.per_trial, "tp corr"), strict=True))
-        for key, trials in both.items():
-            found[key][_flag(trials, task.outlier)] = np.nan
-        return found
+        columns = _columns(both, task.per_trial, "tp corr")
+        for values, trials in zip(columns, both, strict=True):
+            values[_flag(trials, task.outlier)] = np.nan
+        return dict(zip(names, columns, strict=True))
     if not task.covariate:
-        raise _Absent("vel R2: no covariate is named")
+        raise _Absent("vel R2: the task names no covariate")
     matching = matching_covariates(session, task.covariate)
     if len(matching) != 1:
-        raise _Absent(f"vel R2: there is no covariate {task.covariate}")
-    bins = {
-        key: np.round(trials.start / trials.bin_size)[:, None] + np.arange(trials.num_bins)
-        for key, trials in both.items()
-    }
-    once, row = np.unique(np.concatenate([b.ravel() for b in bins.values()]), return_inverse=True)
-    centre = once * train.bin_size + task.lag  # the sample that is taken, at the start of a bin
-    values = resample(matching[0], centre - train.bin_size / 2, train.bin_size)
-    rows = np.split(row.ravel(), [bins["train_behavior"].size])
+        raise _Absent(f"vel R2: the session has no covariate {task.covariate}")
+    bins = [np.round(t.start / t.bin_size)[:, None] + np.arange(t.num_bins) for t in both]
+    once, row = np.unique(np.concatenate([b.ravel() for b in bins]), return_inverse=True)  # `resample` needs order
+    centre = once * train.bin_size + task.lag  # of the sample, at the start of a bin
+    velocity = resample(matching[0], centre - train.bin_size / 2, train.bin_size)
+    rows = np.split(row.ravel(), [bins[0].size])
 
-    return {key: values[r].reshape(*bins[key].shape, -1) for (key, r) in zip(bins, rows, strict=True)}
+    return {name: velocity[r].reshape(*b.shape, -1) for name, r, b in zip(names, rows, bins, strict=True)}
 
 
 def _masks(session: Session, task: NlbTask, train: Trials, evaluated: Trials) -> dict[str, Any]:
@@ -310,9 +309,9 @@ def _masks(session: Session, task: NlbTask, train: Trials, evaluated: Trials) ->
 
 
 def _psths(session: Session, task: NlbTask, train: Trials, evaluated: Trials) -> dict[str, Any]:
-    """True PSTHs of training and evaluated trials together, and which trials are of each condition."""
+    """Returns true PSTHs of training and evaluated trials together, and the evaluated trials of each condition."""
     if not task.conditions:
-        raise _Absent("psth R2: no columns make a condition")
+        raise _Absent("psth R2: the task names no condition columns")
     both = (train, evaluated)
     label = np.concatenate(_columns(both, task.conditions, "psth R2"))
     rows = np.isfinite(label).all(1)
@@ -342,10 +341,10 @@ def _psths(session: Session, task: NlbTask, train: Trials, evaluated: Trials) ->
 
 
 def _average(smoothed: Array, scored: NDArray[np.bool_], late: NDArray[np.int64]) -> Array:
-    """The PSTH of one condition, (T, N), NaN where it has none.
+    """Returns the PSTH of one condition, (T, N), NaN in unscored bins.
 
-    Trials are averaged by time from the event (`late`), and of the result as many bins are kept as the shortest trial
-    has: the first T, or the last where scoring begins late.
+    Trials are averaged at equal times from the event (`late`). The PSTH keeps the first T bins, or, if scoring begins
+    within the window, the last ones, as many as the shortest trial has.
     """
     M, T, N = smoothed.shape
     placed = np.full((M, T + int(late.max()), N), np.nan)
@@ -365,9 +364,9 @@ def _average(smoothed: Array, scored: NDArray[np.bool_], late: NDArray[np.int64]
 
 
 def _late(trials: Trials) -> NDArray[np.int64]:
-    """From the first bin that begins at or after each trial's event to the trial's first bin, in bins, (M,).
+    """Returns the number of bins from the first bin at or after each trial's event to the trial's first bin, (M,).
 
-    Where the window does not begin a whole number of bins from the event, trials differ in it by one.
+    If the window does not begin a whole number of bins from the event, trials differ by one.
     """
     event = np.ceil(np.round(trials.event / trials.bin_size, 6))
 
@@ -375,10 +374,10 @@ def _late(trials: Trials) -> NDArray[np.int64]:
 
 
 def _smoothed(session: Session, kernel: float, starts: Array, like: Trials) -> Array:
-    """Spikes per bin behind a Gaussian of six standard deviations in all, applied at 1 ms, (M, T, N).
+    """Returns spikes per bin smoothed at 1 ms by a Gaussian six standard deviations long, (M, T, N).
 
-    A kernel of an even number of steps has no middle: it lies half a step late, as in the benchmark. A trial's segment of
-    observed time is smoothed as if all were silent beyond.
+    A kernel with an even number of steps lies half a step late, as in the benchmark. Spikes outside the segment of
+    observed time that a trial lies in are not counted.
     """
     length, steps = int(round(2 * REACH * kernel / FINE, 6)), round(like.bin_size / FINE)
     weights = gaussian(length, kernel / FINE)[:, None]

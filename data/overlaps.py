@@ -1,14 +1,14 @@
 """Finds sessions that share data: copies, prefixes and slices of a recording, or some of its units.
 
-Two sessions share data where at least `LEAST` of the hashes of their fingerprints are the same and lie at one offset
-between the two clocks, to half a millisecond. Why that is no accident: a hash is in common by chance only where
-intervals are that hold 96 bits. Between unrelated half hours of 96 units there was none, even with spikes laid on grids
-of 10 to 50 ms, where a third of those bits is true; with half the bits there were up to n = 288. Those lay at random
-among the M = 72,000 offsets of such grids: six at one of them are expected M (n / M)^6 / 6! < 1e-12 times,
-and for all pairs of a thousand sessions less than once in a million stores.
+Two sessions share data if at least `LEAST` hashes of their fingerprints are equal at one offset between the two clocks,
+to half a millisecond. Chance coincidences are negligible: two hashes are equal by chance only if intervals with 96 bits
+are. Unrelated half hours of 96 units had no common hash, even with spikes in bins of 10 to 50 ms, where a third of the
+bits is informative; with half the bits there were up to n = 288. These lay at random among the M = 72,000 offsets of
+such bins: the expected number of offsets with six is M (n / M)^6 / 6! < 1e-12, and for all pairs of a thousand sessions
+less than one in a million stores.
 
-What is missed: copies whose spike times were rounded, resampled or sorted anew; spike times against counts, and counts
-in other bins; and segments that hold fewer than six grams, of some ten spikes each.
+Not detected: copies whose spike times were rounded, resampled or sorted again; spike times against counts, and counts
+in other bins; segments with fewer than six grams of some ten spikes each.
 """
 
 import itertools
@@ -25,8 +25,8 @@ __all__ = ["Overlap", "find_overlaps"]
 
 LEAST = 6  # hashes at one offset
 SPREAD = 5e-4  # seconds between neighbouring offsets that count as one
-COPIES = 4  # each hash is compared with so many of its copies that follow, in the order of their sessions
-EDGE = 8  # mean distances between shared hashes: what is shared begins nearer to the first of them than that
+COPIES = 4  # each hash is compared with this number of following copies, in the order of their sessions
+EDGE = 8  # mean distances between shared hashes; the overlap begins within this distance of the first of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,16 @@ class Overlap:
     """Data that two sessions share.
 
     Arguments:
-        first: One session.
-        second: The other, later in the order of names.
-        kind: ``same file`` (the same SHA-256), ``same recording`` (nine tenths of the time of both), ``slice`` (less of
-            one of them, or of both) or ``shared units`` (some units of many).
-        num_units: Units known to be shared; of a short slice there may be more. 0 where files are the same and spikes
-            are not, as where one was merged by electrode.
-        shared: Share of the smaller session that the other holds, estimated, 0 to 1.
-        offset: What to add to the first's clock for the second's, in seconds; the median over hashes.
-        first_time: Start and end of what is shared, in the first's clock.
-        second_time: The same in the second's.
+        first: The first session in the order of names.
+        second: The second session.
+        kind: ``same file`` (equal SHA-256), ``same recording`` (at least nine tenths of the time of both), ``slice``
+            (less of one of them, or of both) or ``shared units`` (some of the units).
+        num_units: Lower bound of the number of shared units. 0 for equal files with different spikes, for example if
+            one was merged by electrode.
+        shared: Estimated fraction of the smaller session that the other contains, 0 to 1.
+        offset: Clock of the second session minus that of the first, in seconds; median over hashes.
+        first_time: Start and end of the overlap in the clock of the first session.
+        second_time: Start and end of the overlap in the clock of the second session.
     """
 
     first: str
@@ -57,34 +57,29 @@ class Overlap:
 
 
 def find_overlaps(fingerprints: Mapping[str, Fingerprint], sources: Mapping[str, str] | None = None) -> list[Overlap]:
-    """Returns what sessions share, ordered by names and by offset; a pair whose clocks jump is there more than once.
+    """Returns the overlaps of sessions, ordered by names and offset; a pair has several if its offset changes.
 
-    All hashes are sorted once; pairs of sessions that share none cost nothing.
+    All hashes are sorted once; pairs of sessions without equal hashes cost nothing.
 
     Arguments:
         fingerprints: Fingerprints by session.
-        sources: SHA-256 of the source file by session, where known.
+        sources: SHA-256 of the source file by session, if known.
     """
     names, sources = sorted(fingerprints), sources or {}
     prints = [fingerprints[name] for name in names]
     found = [_overlap(names, prints, *rows) for rows in _coherent(prints)]
-    found = [replace(o, kind="same file") if _same(sources, o.first, o.second) else o for o in found]
-    known = {(o.first, o.second) for o in found}
     by_file = defaultdict(list)
     for name in names:
         by_file[sources.get(name, "")].append(name)
     by_file.pop("", None)
-    for some in by_file.values():
-        for pair in itertools.combinations(some, 2):
-            spans = np.array([fingerprints[name].span for name in pair])
-            if pair not in known and not np.isnan(spans).all():  # nothing is shared where there is no spike
-                found.append(_same_file(*pair, (float(np.nanmin(spans)), float(np.nanmax(spans)))))
+    same_file = {pair for some in by_file.values() for pair in itertools.combinations(some, 2)}
+    found = [replace(o, kind="same file") if (o.first, o.second) in same_file else o for o in found]
+    for pair in same_file - {(o.first, o.second) for o in found}:
+        spans = np.array([fingerprints[name].span for name in pair])
+        if not np.isnan(spans).all():  # sessions without spikes share nothing
+            found.append(_same_file(*pair, (float(np.nanmin(spans)), float(np.nanmax(spans)))))
 
     return sorted(found, key=lambda o: (o.first, o.second, o.offset))
-
-
-def _same(sources: Mapping[str, str], first: str, second: str) -> bool:
-    return bool(sources.get(first)) and sources[first] == sources.get(second)
 
 
 def _same_file(first: str, second: str, span: tuple[float, float]) -> Overlap:
@@ -95,7 +90,7 @@ def _same_file(first: str, second: str, span: tuple[float, float]) -> Overlap:
 
 
 def _coherent(prints: list[Fingerprint]) -> Iterator[tuple[int, int, NDArray[np.intp], NDArray[np.intp]]]:
-    """Yields two sessions and the rows of both fingerprints that are the same at one offset, for each offset."""
+    """Yields two sessions and the rows of both fingerprints that agree at one offset, for each offset."""
     sizes = [len(p) for p in prints]
     begin = np.cumsum([0, *sizes])
     session = np.repeat(np.arange(len(prints)), sizes)
@@ -126,11 +121,11 @@ def _coherent(prints: list[Fingerprint]) -> Iterator[tuple[int, int, NDArray[np.
 def _overlap(
     names: list[str], prints: list[Fingerprint], i: int, j: int, a: NDArray[np.intp], b: NDArray[np.intp]
 ) -> Overlap:
-    """What two sessions share, of which these rows of their fingerprints are a sample."""
+    """Returns the overlap of two sessions from the rows of their fingerprints that agree."""
     first, second = prints[i], prints[j]
     offset = float(np.median(second.time[b] - first.time[a]))
     low, high = first.time[a].min(), first.end[a].max()
-    # The sparser of the two sets the pace: of its hashes, all are shared that could be.
+    # Fingerprints nest: all hashes of the smaller session that lie in the overlap are shared.
     part = max(
         len(np.unique(rows)) / np.count_nonzero((p.time >= low + d - SPREAD) & (p.end <= high + d + SPREAD))
         for p, rows, d in ((first, a, 0.0), (second, b, offset))

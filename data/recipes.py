@@ -1,7 +1,7 @@
-"""Recipes of public data sets: YAML of what to read of them and how, under which licence, and whether that was tried.
+"""Recipes: YAML files with the settings of ingestion, the source and the licence of public data sets.
 
-A recipe holds no code. Its part `ingest` is settings like any other (`ndt.config.data.IngestConfig`), so a key that is
-none fails, and can be overridden. ``tried: false`` says that nobody has run it on the real files yet, and `reason` why.
+The part `ingest` holds settings of `ndt.config.data.IngestConfig`, which options can override. ``tried: false`` means
+that the recipe was never run on the real files, and `reason` says why.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,21 +20,21 @@ NEEDED = ("title", "source", "files", "licence", "cite", "tried", "covariate", "
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is known of a data set, and how it is read.
+    """A public data set and the settings to read it.
 
     Arguments:
-        name: The recipe's own name: that of its file.
+        name: Name of the recipe: that of its file.
         title: One line on what was recorded.
-        source: Where it lies: ``dandi:000128@0.220113.0400``, or ``zenodo:`` and a record.
-        files: Patterns of its files, below `source`.
-        licence: What the archive states, as an SPDX identifier.
-        cite: What to cite.
-        tried: Whether it was ever run on the real files.
+        source: Address: ``dandi:000128@0.220113.0400``, or ``zenodo:`` and a record.
+        files: Patterns of its files, relative to `source`.
+        licence: Licence according to the archive, as an SPDX identifier.
+        cite: Publications to cite.
+        tried: Whether the recipe was run on the real files.
         reason: Why it was not.
-        notes: What one has to know, and what could not be verified.
-        bin_size: Bin width in seconds that others use.
-        covariate: What one would decode first; empty where nothing continuous was measured.
-        ingest: How files become sessions.
+        notes: Remarks, and what could not be verified.
+        bin_size: Usual bin width in seconds.
+        covariate: Default target; empty if no behaviour was measured continuously.
+        ingest: Settings of ingestion.
     """
 
     name: str = ""
@@ -52,20 +52,20 @@ class Recipe:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """What `ndt.data.ingest.ingest` takes for files; none where they have to be downloaded by hand."""
+        """Files for `ndt.data.ingest.ingest`; none if they have to be downloaded by hand."""
         return tuple(f"{self.source}/{pattern}" for pattern in self.files) if self.source.startswith("dandi:") else ()
 
 
 def recipe_names() -> list[str]:
-    """Returns the names of all recipes that come with the package, sorted."""
+    """Returns the names of all recipes of the package, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Returns a recipe by its name, or one of your own from a YAML file.
+    """Returns a recipe of the package by its name, or a recipe from a YAML file.
 
     Raises:
-        InputError: if there is none of that name, or it lacks something, or has what a recipe or its settings lack.
+        InputError: if there is no recipe of that name, a key is missing, or a key or setting is unknown.
 
     Example:
         >>> load_recipe("mc_rtt").covariate
@@ -86,7 +86,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if missing:
         raise InputError(path, "recipe", f"the keys {', '.join(NEEDED)}", f"no {missing[0]}")
     if "name" in found:
-        raise InputError(path, "recipe.name", "nothing, since the file's name is the recipe's", repr(found["name"]))
+        raise InputError(path, "recipe.name", "no name: the file's name is that of the recipe", repr(found["name"]))
     recipe = fill_config(Recipe, {key: value for key, value in found.items() if key != "ingest"}, path, "recipe")
     if not recipe.tried and not recipe.reason:
         raise InputError(path, "recipe.reason", "why it was not tried", "none")

@@ -1,4 +1,4 @@
-"""What is made of a recording before it is stored: which units, merged how and called what."""
+"""Prepares a recording for the store: selects covariates and units, merges and names units, assigns splits."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from ndt.data.read.context import by_unit, joined, named, observed_spikes, slope
 from ndt.data.splits import assign_splits
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Covariate, Session, Spikes, Units
+from ndt.session import Session, Spikes, Units
 
 __all__ = ["cut_silence", "group_duplicates", "identities", "merge_electrodes", "prepare", "take_units"]
 
@@ -20,10 +20,10 @@ Rows = NDArray[np.int64]
 
 
 def prepare(session: Session, config: IngestConfig) -> Session:
-    """Returns a recording as it is stored: covariates and units chosen, merged and named, blocks assigned.
+    """Returns a recording as it is stored, with covariates and units selected and named, and splits assigned.
 
     Raises:
-        InputError: if nothing is left, or a setting names what the recording does not have.
+        InputError: if no unit is left, or a setting names something that the recording lacks.
     """
     where = session.source.get("path", session.session_id)
     session = _covariates(session, config, where)
@@ -32,8 +32,9 @@ def prepare(session: Session, config: IngestConfig) -> Session:
 
         columns = {**unit_measures(session), **session.units.columns}
         keep = np.flatnonzero(chosen_units(config.select, columns, where))
-        said = f"units: {session.num_units - len(keep)} of {session.num_units} fail select='{config.select}'"
-        session = take_units(session, keep, said if len(keep) < session.num_units else "")
+        lost = session.num_units - len(keep)
+        text = f"units: {lost} of {session.num_units} fail select='{config.select}'"
+        session = take_units(session, keep, text if lost else "")
     if session.num_units == 0:
         raise InputError(where, "select", "an expression that keeps at least one unit", repr(config.select))
     if config.merge == "electrode":
@@ -48,33 +49,28 @@ def prepare(session: Session, config: IngestConfig) -> Session:
 
 
 def _covariates(session: Session, config: IngestConfig, where: object) -> Session:
-    """Returns a session of the covariates asked for, rates of change among them, with samples at centres."""
+    """Returns a session with the requested covariates and rates of change, with timestamps at interval centres."""
     kept, shift = session.covariates, {"start": 0.5, "centre": 0.0, "end": -0.5}[config.covariates_at]
     if config.covariates:
         plain = tuple(name for name in config.covariates if slope_of(name) is None)
         kept = {n: c for n, c in session.covariates.items() if named(c.path, plain) or n in plain}
         for word in config.covariates:
             if (of := slope_of(word)) is not None:
-                name = word.partition("=")[0]
-                kept[name] = _slope(name, find_covariate(session, of))
+                name, position = word.partition("=")[0], find_covariate(session, of)
+                slope = derivative(position.timestamps, position.values)
+                unit = f"{position.unit}/s" if position.unit else ""
+                kept[name] = replace(position, name=name, path=f"{position.path}/{name}", values=slope, unit=unit)
         if not kept:
-            raise InputError(
-                where, "covariates", f"some of {', '.join(session.covariates) or 'none'}", config.covariates
-            )
+            expected = f"some of {', '.join(session.covariates) or 'none'}"
+            raise InputError(where, "covariates", expected, config.covariates)
     if shift:
         kept = {n: replace(c, timestamps=c.timestamps + shift * c.interval) for n, c in kept.items()}
 
     return replace(session, covariates=kept)
 
 
-def _slope(name: str, of: Covariate) -> Covariate:
-    values = derivative(of.timestamps, of.values)
-
-    return replace(of, name=name, path=f"{of.path}/{name}", values=values, unit=f"{of.unit}/s" if of.unit else "")
-
-
-def take_units(session: Session, keep: Rows, said: str = "") -> Session:
-    """Returns a session of some of its units, in the order given, with a sentence on those left out."""
+def take_units(session: Session, keep: Rows, message: str = "") -> Session:
+    """Returns a session with some of its units, in the given order, and a message on those left out."""
     new = np.full(session.num_units, -1)
     new[keep] = np.arange(len(keep))
     unit = new[session.spikes.unit_index]
@@ -93,21 +89,22 @@ def take_units(session: Session, keep: Rows, said: str = "") -> Session:
         spikes=spikes,
         units=Units(id=units.id[keep], columns=columns, observed=of_units),
         observed=observed,
-        dropped=(*session.dropped, said) if said else session.dropped,
+        dropped=(*session.dropped, message) if message else session.dropped,
     )
 
 
 def merge_electrodes(session: Session) -> Session:
-    """Returns a session in which the units of an electrode are one, which fires when any of them does.
+    """Returns a session in which the units of an electrode are merged into one with all their spikes.
 
-    It is observed when all of them were. Columns in which they differ are left out; units without electrode stay.
+    A merged unit is observed when all of its units are. Columns in which they differ are left out; units without
+    electrode are unchanged.
     """
     columns, N = session.units.columns, session.num_units
     electrode, group = columns.get("electrode"), columns.get("group")
     if electrode is None or group is None:
         where = session.source.get("path", session.session_id)
-        raise InputError(where, "merge", "units with an electrode, to be merged by it", "none")
-    alone = np.where(np.asarray(electrode) < 0, np.arange(N), -1)  # no electrode: by itself
+        raise InputError(where, "merge", "units with an electrode", "none")
+    alone = np.where(np.asarray(electrode) < 0, np.arange(N), -1)  # units without electrode have keys of their own
     keys = [(str(g), int(e), int(a)) for g, e, a in zip(group, electrode, alone, strict=True)]
     numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     new = np.array([numbers[key] for key in keys])
@@ -116,8 +113,8 @@ def merge_electrodes(session: Session) -> Session:
     if "heldout" in columns:
         kept["heldout"] = np.bincount(new, columns["heldout"].astype(float)) > 0
     lost = sorted(columns.keys() - kept.keys())
-    said = [f"units: {N} were merged into {len(first)} electrodes"]
-    said += [f"units/{name}: units of an electrode differ in it" for name in lost]
+    messages = [f"units: {N} were merged into {len(first)} electrodes"]
+    messages += [f"units/{name}: units of an electrode differ in it" for name in lost]
     of_units = session.units.observed
     spikes = Spikes(timestamps=session.spikes.timestamps, unit_index=new[session.spikes.unit_index].astype(np.int32))
     units = Units(
@@ -125,7 +122,7 @@ def merge_electrodes(session: Session) -> Session:
         columns=kept,
         observed=None if of_units is None else _together(by_unit(of_units, N), new),
     )
-    merged = replace(session, spikes=spikes, units=units, dropped=(*session.dropped, *said))
+    merged = replace(session, spikes=spikes, units=units, dropped=(*session.dropped, *messages))
 
     return merged if units.observed is None else _within_observed(merged)
 
@@ -137,7 +134,7 @@ def _agree(values: NDArray[np.generic], of_first: NDArray[np.generic]) -> bool:
 
 
 def _together(each: list[Intervals], new: Rows) -> Intervals:
-    """Returns for each merged unit when all of its parts were observed."""
+    """Returns the time when all units of each merged unit were observed."""
     merged: dict[int, Intervals] = {}
     for n, own in zip(new.tolist(), each, strict=True):
         merged[n] = merged[n] & own if n in merged else own.coalesce()
@@ -146,7 +143,7 @@ def _together(each: list[Intervals], new: Rows) -> Intervals:
 
 
 def _within_observed(session: Session) -> Session:
-    """Returns a session without the spikes that lie outside their unit's observed time."""
+    """Returns a session without spikes outside the observed time of their unit."""
     of_units, (times, unit) = session.units.observed, (session.spikes.timestamps, session.spikes.unit_index)
     observed = session.observed if of_units is None else of_units.coalesce()
     order = np.argsort(unit, kind="stable")
@@ -155,7 +152,7 @@ def _within_observed(session: Session) -> Session:
 
 
 def identities(session: Session, config: IngestConfig, where: object) -> NDArray[np.str_]:
-    """Returns each unit's identity; see `IngestConfig.unit_identity`. Units that have no electrode keep theirs."""
+    """Returns the identity of each unit (`IngestConfig.unit_identity`); units without electrode keep theirs."""
     columns, identity = session.units.columns, config.unit_identity
     if identity == "session":
         return np.array([f"{session.session_id}/unit/{n:05d}" for n in range(session.num_units)], np.str_)
@@ -174,19 +171,19 @@ def identities(session: Session, config: IngestConfig, where: object) -> NDArray
         raise InputError(where, "unit_identity", choices, identity)
     values, counts = np.unique(columns[identity], return_counts=True)
     if np.any(counts > 1):
-        raise InputError(where, f"units/{identity}", "another value for each unit", f"{values[counts > 1][0]} twice")
+        raise InputError(where, f"units/{identity}", "distinct values", f"{values[counts > 1][0]} twice")
 
     return np.array([f"{session.subject}/{value}" for value in columns[identity]], np.str_)
 
 
 def group_duplicates(session: Session, drop: bool) -> Session:
-    """Returns a session whose units that share spikes have a number in `duplicate_group` (-1: none), or are dropped.
+    """Returns a session whose units with shared spikes have a number in `duplicate_group` (-1: none), or are dropped.
 
-    Of duplicates the one with most spikes stays.
+    Of duplicates, the unit with most spikes is kept.
     """
     from ndt.data.inspection.synchrony import groups, measure_synchrony
 
-    pairs = measure_synchrony(session).pairs  # what is cross-talk alone is grouped, but not dropped
+    pairs = measure_synchrony(session).pairs  # pairs with cross-talk only are grouped, but not dropped
     group = groups([p for p in pairs if p.kind == "duplicate"] if drop else pairs, session.num_units)
     if not drop:
         columns = {**session.units.columns, "duplicate_group": group}
@@ -199,31 +196,30 @@ def group_duplicates(session: Session, drop: bool) -> Session:
     ]
     gone = ", ".join(map(str, session.units.id[np.setdiff1d(np.arange(session.num_units), keep)]))
 
-    return take_units(session, np.array(keep), f"units: they share their spikes with others: {gone}" if gone else "")
+    return take_units(session, np.array(keep), f"units: duplicates of others: {gone}" if gone else "")
 
 
 def cut_silence(session: Session, seconds: float) -> Session:
-    """Returns a session in which a segment of more than so many seconds without any spike was not observed."""
+    """Returns a session in which time without any spike for longer than this counts as not observed."""
     times, half = np.asarray(session.spikes.timestamps), session.count_bin / 2
     segments = session.observed.coalesce()
     points = np.sort(np.concatenate([times, segments.start, segments.end]))
     a, b = points[:-1], points[1:]
     spiked = np.isin(a, times), np.isin(b, times)
     long = b - a > seconds
-    after = np.where(
-        spiked[0], np.nextafter(a + half, np.inf) if not half else a + half, a
-    )  # the spike itself was seen
+    after_spike = a + half if half else np.nextafter(a, np.inf)  # the spike itself is observed
+    after = np.where(spiked[0], after_spike, a)
     silent = Intervals(after[long], np.where(spiked[1], b - half, b)[long]) & segments
     if len(silent) == 0:
         return session
     of_units = session.units.observed
     if of_units is not None:
         of_units = joined([own - silent for own in by_unit(of_units, session.num_units)])
-    said = f"observed time: {silent.duration:.1f} s in {len(silent)} segments without a spike were cut (cut_silence)"
+    text = f"observed time: {silent.duration:.1f} s in {len(silent)} segments without a spike were cut (cut_silence)"
 
     return replace(
         session,
         observed=segments - silent,
         units=replace(session.units, observed=of_units),
-        dropped=(*session.dropped, said),
+        dropped=(*session.dropped, text),
     )

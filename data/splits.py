@@ -1,8 +1,8 @@
 """Train, validation and test splits of a session.
 
-Blocks are contiguous in time and the same for everyone who reads the session, pretraining included: nothing learned,
-chosen or normalised sees the validation or test split. Only guards depend on the model's window, and they are cut from
-the block before, so that the test split never moves.
+Splits are contiguous in time and the same in pretraining, fine-tuning and evaluation: no training, selection or
+normalisation sees the test split. Only guards depend on the model's window; they are cut from the split before, so that
+the test split is the same for all models.
 """
 
 import re
@@ -20,16 +20,16 @@ from ndt.session import Session
 __all__ = ["BLOCKS", "Split", "assign_splits", "split"]
 
 FRACTIONS = (0.7, 0.1, 0.2)
-CUT = 10  # from this many segments on, blocks are made of whole segments
-SHORTEST = 1.0  # seconds that a block must have
-BLOCKS = "split"  # name of the table of intervals that says which block is where, in its column `block`
+CUT = 10  # smallest number of segments for splits of whole segments
+SHORTEST = 1.0  # seconds; shortest split
+BLOCKS = "split"  # name of the table of intervals with the assigned split of each row, in its column `block`
 NAMES = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
-VALID_SHARE = 1 / 8  # of training time, where a recording's own blocks leave out validation
+VALID_SHARE = 1 / 8  # of training time, if a recording's own splits lack validation
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three sets of time, in seconds; what lies between them is guard."""
+    """Intervals of the three splits, in seconds; observed time between them is guard."""
 
     train: Intervals
     valid: Intervals
@@ -42,7 +42,7 @@ class Split:
 
 
 def _labelled(session: Session) -> Intervals:
-    """Observed time that some covariate covers; all observed time where there is no covariate."""
+    """Returns observed time that a covariate covers; all observed time if there is no covariate."""
     spans = Intervals.empty()
     for c in session.covariates.values():
         if len(c.timestamps) == 0:
@@ -54,7 +54,7 @@ def _labelled(session: Session) -> Intervals:
 
 
 def _time_at(segments: Intervals, seconds: float) -> float:
-    """Returns when the clock that runs only within `segments` has run for `seconds`."""
+    """Returns the time at which `seconds` of the segments have passed."""
     run = np.r_[0.0, np.cumsum(segments.end - segments.start)]
     i = int(np.clip(np.searchsorted(run, seconds, side="right") - 1, 0, len(segments) - 1))
 
@@ -62,26 +62,26 @@ def _time_at(segments: Intervals, seconds: float) -> float:
 
 
 def _segment_start(segments: Intervals, time: float) -> float:
-    """Returns the start of the segment that holds `time`, or of the last one before."""
+    """Returns the start of the segment that contains `time`, or of the last one before."""
     return float(segments.start[max(int(np.searchsorted(segments.start, time, side="right")) - 1, 0)])
 
 
 def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS) -> Split:
-    """Splits a session into blocks of labelled time: first train, then validation, then test.
+    """Splits the labelled time of a session: first train, then validation, then test.
 
-    A session whose blocks were assigned (`assign_splits`) keeps those.
+    Assigned splits (`assign_splits`) are kept.
 
-    Observed time without labels belongs to train where it lies before the validation split or after the test split. A
-    recording cut into many segments is split between segments, and its guards are whole segments, since the gaps that a file
-    shows may be artificial.
+    Observed time without labels before the validation split or after the test split belongs to the train split. A
+    recording of many segments is split between segments, and its guards are whole segments, since the gaps of a file
+    may be artificial.
 
     Arguments:
         session: The session.
-        guard: Least observed time between blocks, in seconds; the context window of whoever reads.
-        fractions: Shares of labelled time for train, validation and test.
+        guard: Smallest observed time between splits, in seconds: the context window of the model.
+        fractions: Fractions of labelled time for train, validation and test.
 
     Raises:
-        InputError: if a block would be shorter than a second.
+        InputError: if a split would be shorter than a second.
     """
     if BLOCKS in session.intervals:
         return _long_enough(session, _assigned(session, guard), guard)
@@ -89,14 +89,14 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     total = segments.duration
     where = session.source.get("path", session.session_id)
     if not total:
-        raise InputError(where, "observed time", "some that a covariate covers, to be split", "none")
+        raise InputError(where, "observed time", "some that a covariate covers", "none")
     longest = float(np.max(segments.end - segments.start))
-    cut = len(segments) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no block inside one segment
+    cut = len(segments) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no split inside a segment
     snap = (lambda t: _segment_start(segments, t)) if cut else (lambda t: t)
     guard = min(guard, longest) if cut else guard
 
     def boundary(share: float) -> tuple[float, float]:
-        """Where a block begins, and where its guard does."""
+        """Returns the start of a split, and the start of its guard."""
         begin = snap(_time_at(segments, share * total))
         run = (segments & Intervals([segments.start[0]], [begin])).duration
 
@@ -125,24 +125,24 @@ def _long_enough(session: Session, result: Split, guard: float) -> Split:
         session.source.get("path", session.session_id),
         "observed time",
         f"train, validation and test splits of at least {SHORTEST:g} s with guards of {guard:g} s",
-        f"blocks of {found} s out of {session.observed.duration:.1f} s",
+        f"splits of {found} s out of {session.observed.duration:.1f} s",
     )
 
 
 def assign_splits(session: Session, rule: str) -> Session:
-    """Returns a session with a table of its blocks, which `split` then follows.
+    """Returns a session with a table of its splits, which `split` then uses.
 
     Arguments:
         session: The session.
-        rule: ``TABLE/COLUMN``: each row of a table of intervals is of the block that its column names (train, val or
-            valid, test; rows of other names belong to none). Without test rows the validation rows are the test split;
-            validation is then the last eighth of training rows. ``first:SECONDS``: so much observed time before the
-            test split, its last eighth for validation. ``fold:K/N``: the K-th of N equal shares of labelled time, from
-            1, is the test split, and the eighth of the rest that comes before it (behind the last share: at the end)
-            the validation split; with all N, each moment is tested once.
+        rule: ``TABLE/COLUMN``: a column of a table of intervals names the split of each row (train, val or valid, test;
+            rows with other names belong to none). Without test rows, the validation rows are the test split, and the
+            last eighth of training rows is the validation split. ``first:SECONDS``: this much observed time before the
+            test split, its last eighth for validation. ``fold:K/N``: the K-th of N equal parts of labelled time, from
+            1, is the test split, and an eighth of the rest before it (for the first part: at the end) the validation
+            split; over all N folds each moment is tested once.
 
     Raises:
-        InputError: if the rule is neither, or leaves no training or no test split.
+        InputError: if the rule has another form, or leaves a split empty.
     """
     if (first := re.fullmatch(r"first:(\d+(?:\.\d*)?)", rule)) is not None:
         table = _first(session, float(first[1]))
@@ -154,7 +154,7 @@ def assign_splits(session: Session, rule: str) -> Session:
     if kinds != {"train", "valid", "test"}:
         where = session.source.get("path", session.session_id)
         found = ", ".join(sorted(kinds)) or "none"
-        raise InputError(where, "split", f"training and test time by {rule!r}", f"blocks: {found}")
+        raise InputError(where, "split", f"training and test time by {rule!r}", f"splits: {found}")
 
     return replace(session, intervals={**session.intervals, BLOCKS: table})
 
@@ -179,7 +179,7 @@ def _fold(session: Session, number: int, num_folds: int) -> Intervals:
 
 
 def _blocks(segments: Intervals, marks: Sequence[float], names: Sequence[str]) -> Intervals:
-    """Returns a table of the blocks between marks, in seconds of the clock that runs only within `segments`."""
+    """Returns a table of the splits between marks, in seconds of time inside the segments."""
     start, end = (np.array([_time_at(segments, mark) for mark in side]) for side in (marks[:-1], marks[1:]))
 
     return Intervals(start, end, {"block": np.array(names, np.str_)}).select(end > start)
@@ -210,24 +210,24 @@ def _of_column(column: Column) -> Intervals:
 
 
 def _assigned(session: Session, guard: float) -> Split:
-    """Returns the blocks of a session's own table, with guards where each is one interval or two.
+    """Returns the splits of a session's own table, with guards if each split is one interval or two.
 
-    Blocks made of many rows that alternate (trials) have no guard: their windows end with their rows.
+    Splits of many alternating rows (trials) have no guard, since their windows end with their rows.
     """
     table = session.intervals[BLOCKS]
     of = {name: table.select(table.columns["block"] == name).coalesce() for name in ("train", "valid", "test")}
-    if all(len(block) <= 2 for block in of.values()):  # blocks of time; trials would be many
+    if all(len(rows) <= 2 for rows in of.values()):
         around = {name: Intervals(of[name].start - guard, of[name].end + guard) for name in ("valid", "test")}
         of["train"] = of["train"] - around["valid"] - around["test"]
         of["valid"] = of["valid"] - around["test"]
     test = of["test"] & session.observed
-    valid = (of["valid"] & session.observed) - test  # rows may overlap: nothing of test is seen before
+    valid = (of["valid"] & session.observed) - test  # rows may overlap
 
     return Split((of["train"] & session.observed) - test - valid, valid, test)
 
 
 def within(starts: NDArray[np.float64], ends: NDArray[np.float64], block: Intervals, slack: float) -> NDArray[np.bool_]:
-    """Returns which of the bins ``[starts, ends)`` lie wholly in one interval of a block."""
+    """Returns which of the bins ``[starts, ends)`` lie wholly in one interval of `block`, up to `slack` seconds."""
     if len(block) == 0:
         return np.zeros(len(starts), bool)
     row = np.maximum(np.searchsorted(block.start, starts + slack, side="right") - 1, 0)

@@ -1,20 +1,20 @@
-"""The store: one HDF5 file a session, in the layout that brainsets and temporaldata read and write.
+"""The store: one HDF5 file per session, in the layout that brainsets and temporaldata read and write.
 
-Arrays lie contiguous, uncompressed and 64-byte aligned, so that they are mapped into memory and read without HDF5::
+Arrays are contiguous, uncompressed and 64-byte aligned, so that they are memory-mapped and read without HDF5::
 
     <session>.h5                      Data; attrs ndt_store_version, absolute_start
-    ├── brainset, subject, session    Data: where it came from, who, when, which task, what was dropped
+    ├── brainset, subject, session    Data: source, subject, date, task, messages of ingestion
     ├── domain                        Interval: observed time
     ├── spikes                        IrregularTimeSeries: timestamps, unit_index
     ├── units                         ArrayDict: id and the file's own columns
-    ├── units_observed                Interval with unit_index, only where units differ
+    ├── units_observed                Interval with unit_index, only if units differ
     ├── fingerprint                   ArrayDict: hashes of a sample of the spike trains, see `ndt.data.fingerprint`
     ├── covariates/<name>             IrregularTimeSeries: timestamps, values (M, C)
-    └── trials, epochs, …             Interval, one a table
+    └── trials, epochs, …             Interval, one per table
 
-ReadContext takes the same layout from other writers: chunked arrays go through h5py, regular series get timestamps.
-temporaldata 0.1 reads all of it, but slices a table whose rows overlap only where it was opened lazily, and lazily no
-series that spans more than ten million seconds, since that would take an index of as many rows.
+Files of other writers in this layout are read too: chunked arrays through h5py, regular series with timestamps added.
+temporaldata 0.1 reads these files, with two limits: it slices a table with overlapping rows only if it was opened
+lazily, and lazily no series that spans more than ten million seconds, whose index would have as many rows.
 """
 
 import json
@@ -72,7 +72,7 @@ class Store:
         return f"Store({str(self.root)!r}, {len(self.session_ids)} sessions)"
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
-        return Store, (self.root,)  # a worker process maps the files itself instead of being sent their contents
+        return Store, (self.root,)  # a worker process maps the files itself
 
     @property
     def session_ids(self) -> list[str]:
@@ -81,7 +81,7 @@ class Store:
 
     @property
     def training_ids(self) -> list[str]:
-        """Identifiers of the sessions that are not kept for evaluation (`IngestConfig.evaluate`), sorted."""
+        """Identifiers of the sessions without the role ``evaluate`` (`IngestConfig.evaluate`), sorted."""
         return [s for s in self.session_ids if self.manifest["sessions"][s].get("role") != "evaluate"]
 
     def path(self, session_id: str) -> Path:
@@ -91,7 +91,7 @@ class Store:
         return self.root / f"{session_id}.h5"
 
     def session(self, session_id: str) -> Session:
-        """Returns a session, its long arrays mapped; the same object each time."""
+        """Returns a session with memory-mapped arrays; repeated calls return the same object."""
         if session_id not in self._sessions:
             session, entry = read_session(self.path(session_id)), self.manifest["sessions"][session_id]
             self._sessions[session_id] = replace(session, source=session.source | {"path": entry["source"]})
@@ -99,7 +99,7 @@ class Store:
 
 
 def open_store(store: "str | Path | Store | None", verb: str) -> Store:
-    """Returns the store, opened where it is a folder; none is an error of `verb`."""
+    """Returns the store, opened if given as a folder; None is an error of `verb`."""
     if store is None:
         raise InputError(verb, "store", "a store, since the model does not know its own", "none")
 
@@ -107,7 +107,7 @@ def open_store(store: "str | Path | Store | None", verb: str) -> Store:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Returns a store's manifest; an `InputError` where there is none, or one of another version."""
+    """Returns a store's manifest; raises `InputError` if it is missing or has another version."""
     path = root / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
@@ -123,14 +123,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest whole or not at all."""
+    """Writes the manifest atomically."""
     with _beside(root / "manifest.json") as path:
         path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`; what was written there takes its place only if nothing went wrong."""
+    """Yields the path of a draft, which replaces `path` if no exception is raised."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield draft
@@ -140,7 +140,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def remove_drafts(root: Path) -> None:
-    """Removes what killed processes left half written: files of processes that are gone, or untouched for an hour."""
+    """Removes drafts of processes that have ended, and drafts unchanged for an hour."""
     for draft in root.glob(".*.tmp"):
         pid = draft.name.split(".")[-2]
         if pid.isdecimal() and (not _runs(int(pid)) or time.time() - draft.stat().st_mtime > 3600):
@@ -149,31 +149,31 @@ def remove_drafts(root: Path) -> None:
 
 def _runs(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # asks, and does nothing
+        os.kill(pid, 0)  # sends no signal
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is somebody else's, or this system tells no more
+    except OSError:  # a process of another user, or a system without /proc
         return True
 
-    return state not in "ZX"  # in a container, what has ended may stay listed
+    return state not in "ZX"  # in a container, ended processes may stay listed
 
 
 def write_session(
     session: Session, path: str | Path, options: dict[str, Any] | None = None, entry: dict[str, Any] | None = None
 ) -> None:
-    """Writes a session's file, whole or not at all; the same session and options give the same bytes.
+    """Writes a session's file atomically; the same session and options give the same bytes.
 
     Arguments:
         session: The session.
         path: The file to write.
-        options: How it was ingested; JSON-able.
-        entry: What the manifest says of it; JSON-able. See `read_entry`.
+        options: Settings of ingestion, as JSON values.
+        entry: The session's entry of the manifest, as JSON values. See `read_entry`.
     """
-    # threshold 1: all data is aligned, however short
+    # threshold 1: short arrays are aligned too
     with _beside(Path(path)) as draft, h5py.File(draft, "w", alignment_threshold=1, alignment_interval=64) as file:
         _object(file, "Data", absolute_start=0.0, ndt_store_version=STORE_VERSION)
-        name = Path(str(session.source.get("path", ""))).name.encode(errors="replace").decode()  # may not be UTF-8
+        name = Path(str(session.source.get("path", ""))).name.encode(errors="replace").decode()  # need not be UTF-8
         source = {"source": name, "size": session.source.get("size", 0)}
         origin = {"id": "ndt", "origin_version": session.source.get("sha256", ""), **source}
         conventions = json.dumps(session.source.get("conventions", {}), sort_keys=True)
@@ -194,7 +194,7 @@ def write_session(
             _intervals(file, "units_observed", session.units.observed)
         sample = fingerprint(session)
         group = _columns(file, "fingerprint", {k: v for k, v in vars(sample).items() if k != "span"})
-        group.attrs.update(version=VERSION, num_spikes=len(session.spikes.timestamps))  # stale where others cut spikes
+        group.attrs.update(version=VERSION, num_spikes=len(session.spikes.timestamps))  # to detect changed spikes
         group = _data(file, "covariates")
         _intervals(group, "domain", session.observed)
         for name, covariate in session.covariates.items():
@@ -224,7 +224,7 @@ def _dataset(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
 def _columns(parent: h5py.Group, name: str, columns: dict[str, NDArray[Any]], kind: str = "ArrayDict") -> h5py.Group:
     group = _object(parent.create_group(name), kind)
     text = [key for key, values in columns.items() if values.dtype.kind == "U"]
-    # other readers decode unicode keys as ASCII and stop at anything else; those get bytes instead
+    # other readers decode unicode keys as ASCII and raise otherwise; they get other text as bytes
     plain = [key for key in text if all(value.isascii() for value in columns[key].ravel())]
     group.attrs["_unicode_keys"] = np.array(plain, "S")
     group.attrs["_utf8_keys"] = np.array([key for key in text if key not in plain], "S")
@@ -258,9 +258,9 @@ def _write_covariate(parent: h5py.Group, name: str, covariate: Covariate) -> Non
 
 
 def read_entry(path: Path) -> dict[str, Any]:
-    """Returns what a session's file says of itself for the manifest; empty where there is no such file, or an odd one.
+    """Returns the manifest entry in a session's file; empty if the file is missing or of another version.
 
-    The file is what counts: a run that was killed may have left a manifest that is older than it.
+    The file has precedence over the manifest, which may be older after a killed run.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -271,9 +271,9 @@ def read_entry(path: Path) -> dict[str, Any]:
 
 
 def read_session(path: str | Path) -> Session:
-    """Reads a session's file; its long arrays are memory maps, read when touched.
+    """Reads a session's file with memory-mapped arrays.
 
-    Files of brainsets and temporaldata are read too: every array of a time series becomes a covariate ``group/key``.
+    In files of brainsets and temporaldata, every array of a time series becomes a covariate ``group/key``.
     """
     path = Path(path)
     try:
@@ -292,10 +292,7 @@ def read_session(path: str | Path) -> Session:
 
 
 class _Reader:
-    """Reads groups of one file; holds the one memory map that all its arrays are views of.
-
-    What h5py returns for a key depends on the file; here it is Any.
-    """
+    """Reads groups of one file; all arrays are views of one memory map."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -303,7 +300,7 @@ class _Reader:
 
     def array(self, dataset: Any) -> NDArray[Any]:
         offset = dataset.id.get_offset()
-        if offset is None or dataset.dtype.hasobject:  # empty, chunked or compressed, or strings of varying length
+        if offset is None or dataset.dtype.hasobject:  # empty, chunked or compressed, or strings of variable length
             return np.asarray(dataset[()])
         mapped: NDArray[Any] = self.bytes[offset : offset + dataset.nbytes].view(dataset.dtype)
         return mapped.reshape(dataset.shape)
@@ -322,7 +319,7 @@ class _Reader:
         ids = units.pop("id") if "id" in units else np.arange(1 + max(spikes["unit_index"], default=-1)).astype(str)
         about = {name: dict(file[name].attrs) if name in file else {} for name in ("brainset", "subject", "session")}
         brainset, session = about["brainset"], about["session"]
-        said = self.columns(file["session"]) if "session" in file else {}
+        messages = self.columns(file["session"]) if "session" in file else {}
         covariates: dict[str, Covariate] = {}
         intervals: dict[str, Intervals] = {}
         for name in file:
@@ -342,14 +339,19 @@ class _Reader:
             observed=self.intervals(file["domain"]),
             covariates=covariates,
             intervals=intervals,
-            source=_source(brainset),
-            dropped=tuple(value.decode() for value in said.get("dropped", ())),
-            warnings=tuple(value.decode() for value in said.get("warnings", ())),
+            source={
+                "path": brainset.get("source", ""),
+                "sha256": brainset.get("origin_version", ""),
+                "size": int(brainset.get("size", 0)),
+                "conventions": json.loads(str(brainset.get("conventions", "{}"))),
+            },
+            dropped=tuple(value.decode() for value in messages.get("dropped", ())),
+            warnings=tuple(value.decode() for value in messages.get("warnings", ())),
             count_bin=float(session.get("count_bin", 0.0)),
         )
 
     def collect(self, group: Any, covariates: dict[str, Covariate], intervals: dict[str, Intervals]) -> None:
-        """Adds a group's covariates or its table, or those of the groups inside it."""
+        """Adds a group's covariates or its table, or those of its subgroups."""
         kind = group.attrs.get("object") if isinstance(group, h5py.Group) else None
         name = str(group.name).strip("/")
         if kind == "Data":
@@ -381,13 +383,6 @@ class _Reader:
                 unit=str(attrs.get("unit", "")),
                 angular=bool(attrs.get("angular", False)),
             )
-
-
-def _source(brainset: dict[str, Any]) -> dict[str, Any]:
-    known = {"path": brainset.get("source", ""), "sha256": brainset.get("origin_version", "")}
-    size, conventions = int(brainset.get("size", 0)), str(brainset.get("conventions", "{}"))
-
-    return known | {"size": size, "conventions": json.loads(conventions)}
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

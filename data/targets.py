@@ -1,7 +1,7 @@
-"""What is to be decoded of a session, of every kind, at bins.
+"""Targets of decoding at the bins of a session: continuous values, angles and classes.
 
-A name is that of a covariate, or of a column of a table of intervals (``trials/target_id``), or an unambiguous end of
-either's path. What kind of target it makes goes by its values, unless the name says so: ``class:stage``,
+The name of a target is that of a covariate, of a column of a table of intervals (``trials/target_id``), or an
+unambiguous end of either's path. Its kind follows from its values, unless a prefix sets it: ``class:stage``,
 ``angle:trials/direction_deg``, ``continuous:trials/difficulty``.
 """
 
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.data.covariates import (
+    GAP,
     Column,
     default_covariate,
     known_columns,
     matching_columns,
     matching_covariates,
+    resample,
 )
-from ndt.data.resample import GAP, resample
 from ndt.data.splits import BLOCKS
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -28,21 +29,21 @@ from ndt.target import KINDS, Part, Target, natural, side_by_side
 __all__ = ["Source", "build_targets", "class_codes", "column_labels", "find_sources", "offers", "one_hot", "rows_at"]
 
 Names = Sequence[str] | str | None
-MOST_CLASSES = 64  # distinct values of what is taken for classes without being told so
+MOST_CLASSES = 64  # largest number of distinct values that are classes by default
 MISSING = frozenset({"", "nan", "none", "null", "n/a"})  # in lower case
 DEGREES = frozenset({"degree", "degrees", "deg", "°"})
 RADIANS = frozenset({"radian", "radians", "rad"})
-MOST_RADIANS = 4 * np.pi  # two turns: more in a number without a unit is taken for degrees, and refused
-Found = tuple[Part, NDArray[np.float64], NDArray[np.int64]]
+MOST_RADIANS = 4 * np.pi  # two turns: larger values without a unit may be degrees, and are an error
+Labels = tuple[Part, NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where labels come from: a covariate, or a column of a table of intervals.
+    """The source of labels: a covariate, or a column of a table of intervals.
 
     Arguments:
         of: The covariate or the column.
-        kind: The kind of target that was asked for; empty to go by the values.
+        kind: The kind of target; empty to infer it from the values.
     """
 
     of: Covariate | Column
@@ -53,8 +54,8 @@ class Source:
         """Name of the part."""
         return self.of.name if isinstance(self.of, Covariate) else self.of.path
 
-    def labels(self, session: Session, start: NDArray[np.float64], bin_size: float) -> Found:
-        """Returns the part, its values at bins, (R, C), and the trial that each bin's label is of, (R,)."""
+    def labels(self, session: Session, start: NDArray[np.float64], bin_size: float) -> Labels:
+        """Returns the part, its values at bins, (R, C), and the trial of each bin's label, (R,)."""
         if isinstance(self.of, Column):
             return column_labels(session, self.of, self.kind, start + bin_size / 2)
         found, none = self.of, np.full(len(start), -1)
@@ -65,7 +66,6 @@ class Source:
             values = to_radians(np.asarray(found.values, np.float64), found.unit, session.session_id, found.name)
             found = replace(found, values=values)
         part = Part(name=found.name, kind=kind, dims=found.dims, unit=found.unit if kind == "continuous" else "")
-
         binned = resample(replace(found, angular=kind == "angle"), start, bin_size)
 
         return part, binned.astype(np.float64), none
@@ -80,24 +80,23 @@ def build_targets(
     lag: float = 0.0,
     split: NDArray[np.integer] | None = None,
 ) -> Target:
-    """Returns what is to be decoded, at bins.
+    """Returns the targets at bins.
 
-    Covariates are averaged over bins as `resample` does, angles as cosine and sine; a series of classes has the value
-    of the nearest sample. A column of a table has one label for each row's time; see `column_labels`. Where there is
-    nothing to say, a part is NaN.
+    `resample` averages covariates over bins, angles as cosine and sine; a series of classes has the value of the
+    nearest sample. A row of a table labels the bins in its time; see `column_labels`. Missing labels are NaN.
 
     Arguments:
         session: The session.
-        names: Names, in order, or one text with commas between them; None for the covariate decoded first.
+        names: Names, in order, or one string with commas between them; None for the default covariate.
         start: Starts of the bins in seconds, ascending, (R,).
         bin_size: Their width in seconds.
-        lag: Seconds by which what is decoded follows the spikes: a bin's label is that of its time + lag. Negative: the
-            estimate comes late.
-        split: Block of each bin (`BinnedSession.split`), (R,). A bin whose label was measured in another block, or even partly
-            in no bin, then has none: a lag carries no label of the test split into training.
+        lag: Seconds by which the target follows the spikes: a bin's label is that at its time + lag. With a negative
+            lag the estimate is late.
+        split: Split of each bin (`BinnedSession.split`), (R,). Labels measured in another split, or partly outside all
+            bins, are then missing: a lag moves no label of the test split into training.
 
     Raises:
-        InputError: if a name fits nothing or several things, occurs twice, or cannot be taken for what it should.
+        InputError: if a name fits nothing or several sources, occurs twice, or its values do not fit its kind.
     """
     elsewhere = np.zeros(len(start), bool) if split is None else _carried(start, bin_size, lag, split)
     found = []
@@ -112,10 +111,10 @@ def build_targets(
 
 
 def find_sources(session: Session, names: Names) -> list[Source]:
-    """Returns where the labels of these names come from, in order.
+    """Returns the sources of the named targets, in order.
 
     Raises:
-        InputError: if a name fits nothing or several things, or occurs twice.
+        InputError: if a name fits nothing or several sources, or occurs twice.
     """
     if not names:
         names = [default_covariate(session)]
@@ -130,7 +129,7 @@ def find_sources(session: Session, names: Names) -> list[Source]:
 
 
 def offers(session: Session, name: str) -> bool:
-    """Whether something in a session fits a name."""
+    """Whether a session has a source of this name."""
     name = _kind_and_name(name)[1]
 
     return bool(matching_covariates(session, name) or _columns(session, name))
@@ -159,7 +158,7 @@ def _kind_and_name(name: str) -> tuple[str, str]:
 def _series_classes(
     session: Session, series: Covariate, times: NDArray[np.float64], bin_size: float
 ) -> tuple[Part, NDArray[np.float64]]:
-    """A series of class numbers as a part, and its value at these times."""
+    """Returns a series of class numbers as a part, and its one-hot values at these times, (R, K)."""
     if series.values.shape[1] != 1:
         found = f"{series.values.shape[1]} dimensions"
         raise InputError(session.session_id, f"class:{series.name}", "a series of one dimension", found)
@@ -174,7 +173,7 @@ def _series_classes(
 
 
 def _nearest(series: Covariate, times: NDArray[np.float64], bin_size: float) -> NDArray[np.int64]:
-    """Returns the sample nearest to each time, -1 where `resample` would say nothing for want of samples."""
+    """Returns the sample nearest to each time; -1 in gaps in which `resample` returns NaN."""
     stamps, interval = np.asarray(series.timestamps, np.float64), series.interval
     if len(stamps) == 0:
         return np.full(len(times), -1)
@@ -189,39 +188,39 @@ def _nearest(series: Covariate, times: NDArray[np.float64], bin_size: float) -> 
 
 
 def _carried(start: NDArray[np.float64], bin_size: float, lag: float, split: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Returns which bins' labels were not wholly measured in bins of the same block, (R,)."""
+    """Returns the bins whose labels were not measured wholly in bins of the same split, (R,)."""
 
-    def block_at(times: NDArray[np.float64]) -> NDArray[np.integer]:
+    def split_at(times: NDArray[np.float64]) -> NDArray[np.integer]:
         row = np.maximum(np.searchsorted(start, times, side="right") - 1, 0)
         inside = (times >= start[row]) & (times < start[row] + bin_size)
 
         return np.where(inside, split[row].astype(np.int64), -1)
 
     edge = 1e-6 * bin_size  # of rounding
-    first, last = block_at(start + lag + edge), block_at(start + lag + bin_size - edge)
+    first, last = split_at(start + lag + edge), split_at(start + lag + bin_size - edge)
 
     return np.asarray((first != split) | (last != split))
 
 
-def column_labels(session: Session, column: Column, kind: str, times: NDArray[np.float64]) -> Found:
-    """Returns a column as a part, its values at these times, (R, C), and the row that holds at each, (R,).
+def column_labels(session: Session, column: Column, kind: str, times: NDArray[np.float64]) -> Labels:
+    """Returns a column as a part, its values at these times, (R, C), and the row at each time, (R,).
 
-    A label holds through its row's time, ``[start, end)``. Of rows that overlap, that counts which starts last: tables
-    overlap by rounding where one trial ends and the next begins, and by nesting, and both times the later start is the
-    one meant. Where no row lasts, they are events, and a class holds from its event to the next, the last to the end of
-    what was observed. A row whose value is missing (NaN, empty, "nan", "none", "null", "n/a") labels nothing.
+    A row labels its time ``[start, end)``. Of overlapping rows the one that starts last counts: rows overlap by
+    rounding at the end of a trial, or by nesting, and in both cases the later start is meant. If all rows have zero
+    length they are events, and a class holds from its event to the next one, or to the end of observed time. A row with
+    a missing value (NaN, empty, "nan", "none", "null", "n/a") labels nothing.
 
-    Text, truth values, and integers with at most 64 distinct values are classes, which are sorted by name with numbers
-    as numbers; other numbers are continuous.
+    Text, truth values, and integers with at most 64 distinct values are classes, sorted by name and numerically; other
+    numbers are continuous.
 
     Arguments:
         session: The session.
         column: The column.
-        kind: ``continuous``, ``angle``, ``class``, or empty to go by the values.
+        kind: ``continuous``, ``angle``, ``class``, or empty to infer it from the values.
         times: Ascending times in seconds, (R,).
 
     Raises:
-        InputError: if the values cannot be taken for this kind, or are events and no classes.
+        InputError: if the values do not fit this kind, or are events without classes.
     """
     kind = kind or _kind(session, column)
     if kind == "class":
@@ -241,7 +240,7 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
 
 
 def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns the row that holds each of ascending times, that which starts last where several do, else -1."""
+    """Returns the row that contains each of ascending times, of several the one that starts last; -1 for none."""
     found, order = np.full(len(times), -1), np.argsort(rows.start, kind="stable")
     first, last = (np.searchsorted(times, edge[order]) for edge in (rows.start, rows.end))
     for row, a, b in zip(order, first, last, strict=True):
@@ -251,7 +250,7 @@ def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def class_codes(values: NDArray[np.generic]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Returns the names of the K classes, sorted, and each value's class, -1 where it is missing."""
+    """Returns the names of the K classes, sorted, and the class of each value; -1 for missing values."""
     if values.dtype.kind == "f":
         names = [f"{v:.12g}" if np.isfinite(v) else "" for v in values.astype(np.float64).tolist()]
     else:
@@ -264,7 +263,7 @@ def class_codes(values: NDArray[np.generic]) -> tuple[tuple[str, ...], NDArray[n
 
 
 def one_hot(codes: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Returns (R, K): 1 in the column of the class, NaN throughout where there is none (-1)."""
+    """Returns one-hot rows, (R, K); NaN for a missing class (-1)."""
     found = np.zeros((len(codes), num_classes))
     found[np.flatnonzero(codes >= 0), codes[codes >= 0]] = 1.0
     found[codes < 0] = np.nan
@@ -276,29 +275,27 @@ def to_radians(values: NDArray[np.float64], unit: str, where: str, name: str) ->
     """Returns angles in radians.
 
     Raises:
-        InputError: if the unit is neither degrees nor radians, and some angle is more than two turns of radians.
+        InputError: if the unit is neither degrees nor radians, and an angle exceeds two turns in radians.
     """
     word = unit.strip().lower()
     if word in DEGREES:
         return np.deg2rad(values)
     most = float(np.nanmax(np.abs(values), initial=0.0))
     if word not in RADIANS and most > MOST_RADIANS:
-        expected = "angles in radians, or a unit (of a column: an end of its name) that says deg or rad"
+        expected = "angles in radians, or the unit deg or rad (of a column: at the end of its name)"
         raise InputError(where, f"angle {name}", expected, f"values up to {most:g}")
 
     return values
 
 
 def _kind(session: Session, column: Column) -> str:
-    """What the values look like."""
+    """Returns the kind of target that the values suggest."""
     kind = column.values.dtype.kind
     if kind == "f" or (kind in "iu" and column.values.ndim == 2):
         return "continuous"
     many = len(np.unique(column.values.astype(np.str_) if kind == "O" else column.values)) > MOST_CLASSES
     if many and kind not in "iu":
-        expected = (
-            f"at most {MOST_CLASSES} distinct values, or class:{column.path} to take them for classes all the same"
-        )
+        expected = f"at most {MOST_CLASSES} distinct values, or the name class:{column.path}"
         raise InputError(session.session_id, column.path, expected, "more")
 
     return "continuous" if many else "class"
@@ -306,7 +303,7 @@ def _kind(session: Session, column: Column) -> str:
 
 def _classes(session: Session, column: Column) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     if column.values.ndim != 1 or column.values.dtype.kind not in "biufUSO":
-        expected = "one value a row, to be taken for classes"
+        expected = "one value per row for classes"
         raise InputError(session.session_id, column.path, expected, f"{column.values.dtype} {column.values.shape}")
     names, codes = class_codes(column.values)
 
@@ -314,10 +311,10 @@ def _classes(session: Session, column: Column) -> tuple[tuple[str, ...], NDArray
 
 
 def _numbers(session: Session, column: Column, kind: str) -> NDArray[np.float64]:
-    """Values as numbers, (M, C); rows with a value that is missing are NaN throughout."""
+    """Returns the values as numbers, (M, C); rows with a missing value are NaN."""
     if column.values.dtype.kind not in "biuf" or column.values.ndim > 2:
         found = "text" if column.values.dtype.kind in "USO" else f"{column.values.dtype} {column.values.shape}"
-        raise InputError(session.session_id, column.path, f"numbers, to be taken for {kind}", found)
+        raise InputError(session.session_id, column.path, f"numbers for {kind}", found)
     values = column.values.reshape(len(column.values), -1).astype(np.float64)
     values[~np.isfinite(values).all(1)] = np.nan
 
@@ -325,13 +322,13 @@ def _numbers(session: Session, column: Column, kind: str) -> NDArray[np.float64]
 
 
 def _lasting(session: Session, column: Column, kind: str) -> Intervals:
-    """Rows with the time that each one's label holds."""
+    """Returns rows with the time that each row labels."""
     rows = column.rows
     if np.any(rows.end > rows.start) or len(rows) == 0:
         return rows
     if kind != "class":
-        expected = f"rows that last, or a state to be taken for classes (class:{column.path})"
-        raise InputError(session.session_id, column.path, expected, "events without a length")
+        expected = f"rows longer than 0 s, or classes (class:{column.path})"
+        raise InputError(session.session_id, column.path, expected, "events of zero length")
     order = np.argsort(rows.start, kind="stable")
     end = np.empty(len(rows))
     end[order] = np.r_[rows.start[order][1:], max(float(session.observed.end.max(initial=0.0)), rows.start.max())]

@@ -1,4 +1,7 @@
-"""The bins of a session, and windows cut from them. No window crosses time that was not observed."""
+"""Bins of a session, windows of them, and the sampler that draws training windows.
+
+No window crosses time that was not observed.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,35 +13,29 @@ from ndt.data.splits import split, within
 from ndt.data.targets import find_sources
 from ndt.errors import InputError
 from ndt.model.tokens import Window
-from ndt.model.vocabulary import Rows
+from ndt.model.vocabulary import Rows, Vocabulary
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 
-__all__ = [
-    "TEST",
-    "TRAIN",
-    "VALID",
-    "BinnedSession",
-    "default_bin_size",
-    "longest_window",
-]
+__all__ = ["MIN_BINS", "TEST", "TRAIN", "VALID", "BinnedSession", "Sampler", "default_bin_size", "longest_window"]
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of BinnedSession.split; 0 is guard
+MIN_BINS = 3  # shorter windows are left out
 BIN_RANGE = (0.02, 0.1)  # bin widths in seconds that a covariate's own interval may set
 
 
 def default_bin_size(sessions: Iterable[Session], covariate: Sequence[str] | str | None = None) -> float:
-    """Returns the bin width in seconds that sessions trained together share: the coarsest of their own.
+    """Returns the bin width in seconds that sessions trained together share: the coarsest of their defaults.
 
-    A session's own is the interval of its covariate (the coarsest, of several) where that is 20 to 100 ms, else 20 ms;
-    where spikes were counted in bins, the next multiple of those.
+    A session's default is the sample interval of its covariate (the longest, of several) if that is 20 to 100 ms, else
+    20 ms. If spikes were counted in bins, it is rounded up to a multiple of their width.
     """
     widths = [BIN_RANGE[0]]
     for session in sessions:
         series = [s.of for s in find_sources(session, covariate)] if covariate or session.covariates else []
         intervals = [round(s.interval, 6) for s in series if isinstance(s, Covariate)]
         width = max([BIN_RANGE[0], *(i for i in intervals if BIN_RANGE[0] <= i <= BIN_RANGE[1])])
-        if session.count_bin:  # whole bins of what was counted
+        if session.count_bin:
             width = round(np.ceil(round(width / session.count_bin, 3)) * session.count_bin, 9)
         widths.append(width)
 
@@ -46,42 +43,42 @@ def default_bin_size(sessions: Iterable[Session], covariate: Sequence[str] | str
 
 
 def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, where: object) -> int:
-    """Returns the bins of the longest window of a new model.
+    """Returns the number of bins of the longest window of a new model.
 
     Arguments:
-        config: Settings; uses `window` and `min_bins`.
+        config: Settings; uses `window`.
         bin_size: Bin width in seconds.
-        where: What an error names.
+        where: Name of the session in errors.
 
     Raises:
         InputError: if it has fewer bins than the shortest window.
     """
-    bins, least = round(config.window / bin_size), config.min_bins
-    if bins < least:
-        expected = f"at least {least} bins of {bin_size * 1e3:g} ms"
+    bins = round(config.window / bin_size)
+    if bins < MIN_BINS:
+        expected = f"at least {MIN_BINS} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins
 
 
 class BinnedSession:
-    """All R bins of a session's observed time at one bin width, with the block that each belongs to.
+    """The R bins of a session's observed time at one bin width, and the split of each bin.
 
-    Bins are laid from the start of each observed segment; what is left over at its end is not used.
+    The first bin of each observed segment starts with the segment; a remainder shorter than a bin is not used.
 
     Arguments:
         session: The session.
         bin_size: Bin width in seconds.
-        guard: Guard between blocks in seconds: the context window.
+        guard: Guard between splits in seconds: the context window.
 
     Raises:
-        InputError: if spikes were counted in bins of which `bin_size` is no multiple.
+        InputError: if spikes were counted in bins and `bin_size` is not a multiple of their width.
 
     Attributes:
         start: Start of each bin in seconds, (R,).
         segment: Segment of each bin, ascending, (R,).
         place: Index of each bin within its segment, (R,).
-        block: 0 guard, `TRAIN`, `VALID` or `TEST`, (R,).
+        split: 0 guard, `TRAIN`, `VALID` or `TEST`, (R,).
     """
 
     def __init__(self, session: Session, bin_size: float, guard: float) -> None:
@@ -91,30 +88,28 @@ class BinnedSession:
             expected = f"a multiple of {counted * 1e3:g} ms, in which spikes were counted"
             raise InputError(session.session_id, "bin_size", expected, f"{bin_size * 1e3:g} ms")
         segments = session.observed.coalesce()
-        lengths = np.array(
-            [num_bins(b - a, bin_size) for a, b in zip(segments.start, segments.end, strict=True)], np.int64
-        )
+        lengths = np.array([num_bins(seconds, bin_size) for seconds in segments.end - segments.start], np.int64)
         self.segment = np.repeat(np.arange(len(segments)), lengths)
         self.place = np.arange(len(self.segment)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         self.segment_start = segments.start
         self.start = segments.start[self.segment] + self.place * bin_size
         self.split = np.zeros(len(self.start), np.uint8)
         self.splits = split(session, guard)
-        for code, block in zip((TRAIN, VALID, TEST), self.splits.blocks, strict=True):
-            self.split[within(self.start, self.start + bin_size, block, 1e-6 * bin_size)] = code
+        for code, intervals in zip((TRAIN, VALID, TEST), self.splits.blocks, strict=True):
+            self.split[within(self.start, self.start + bin_size, intervals, 1e-6 * bin_size)] = code
 
     def __len__(self) -> int:
         return len(self.start)
 
     def counts(self, first: int, last: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Returns counts and whether each unit was observed, both (T, N), of bins ``first … last - 1`` of one segment."""
+        """Returns counts of bins ``first … last - 1`` of one segment, and whether units were observed, both (T, N)."""
         assert self.segment[first] == self.segment[last - 1], "a window may not cross a gap"
         where = (float(self.segment_start[self.segment[first]]), self.bin_size, last - first, int(self.place[first]))
 
         return bin_spikes(self.session, *where), unit_valid(self.session, *where)
 
     def all_counts(self) -> NDArray[np.float32]:
-        """Returns the counts of all bins, NaN where a unit was not observed, (R, N)."""
+        """Returns the counts of all bins, (R, N); NaN where a unit was not observed."""
         found = np.full((len(self), self.session.num_units), np.nan, np.float32)
         for first, last in self.runs(np.ones(len(self), bool)):
             counts, observed = self.counts(first, last)
@@ -132,7 +127,7 @@ class BinnedSession:
         return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
 
     def mean_counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Returns each unit's mean count per bin over those chosen bins in which it was observed, (N,)."""
+        """Returns each unit's mean count per bin over the chosen bins in which it was observed, (N,)."""
         total, seen = np.zeros((2, self.session.num_units))
         for first, last in self.runs(chosen):
             counts, valid = self.counts(first, last)
@@ -148,7 +143,7 @@ class BinnedSession:
             first: Its first bin.
             last: The bin after it.
             rows: Rows of the session's units and contexts.
-            mean_counts: As the method of that name returns them, (N,); None where the model knows them.
+            mean_counts: Each unit's mean count per bin, (N,); None if the model holds them.
         """
         counts, valid = self.counts(first, last)
         index, session = (int(first), int(last)), self.session.session_id
@@ -156,13 +151,70 @@ class BinnedSession:
         return rows.window(counts, valid, mean_counts=mean_counts, index=index, session=session)
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
-        """Covers the chosen bins once with overlapping windows; yields each with the first bin to keep of it.
+        """Yields overlapping windows, each with the first of its bins to keep; these cover the chosen bins once.
 
-        A window keeps at most its second half, so that a kept bin has half a window of history wherever its segment has;
-        history may lie outside the chosen bins, but never in another segment.
+        At most the second half of a window is kept, so that each bin has half a window of history if its segment does.
+        History may lie outside the chosen bins, but never in another segment.
         """
         step = max(window_bins // 2, 1)
         for begin, end in self.runs(chosen):
             for keep in range(begin, end, step):
                 last = min(keep + step, end)
                 yield self.window(max(last - window_bins, int(keep - self.place[keep])), last, rows), keep
+
+
+class Sampler:
+    """Draws random windows from chosen bins of sessions; each chosen bin is about equally likely to be in one.
+
+    A window is a function of (seed, step, index in the batch), so that any process can draw any of them.
+
+    Arguments:
+        binned_sessions: Binned sessions.
+        chosen: Bins to draw from, (R,) for each session. No window holds any other bin.
+        vocabulary: Rows of the sessions' units and contexts.
+        window_bins: Longest window.
+        min_bins: Shorter uninterrupted runs are left out.
+        seed: Seed.
+
+    Raises:
+        InputError: if no run is long enough.
+    """
+
+    def __init__(
+        self,
+        binned_sessions: Sequence[BinnedSession],
+        chosen: Sequence[NDArray[np.bool_]],
+        vocabulary: Vocabulary,
+        *,
+        window_bins: int,
+        min_bins: int = MIN_BINS,
+        seed: int,
+    ) -> None:
+        if len(widths := sorted({g.bin_size for g in binned_sessions})) > 1:
+            raise InputError("sampler", "bin width", "the same in all sessions", f"{widths} s")
+        self.binned_sessions, self.window_bins, self.seed = binned_sessions, window_bins, seed
+        self.rows = [vocabulary.rows(g.session) for g in binned_sessions]
+        self.means = [g.mean_counts(c) for g, c in zip(binned_sessions, chosen, strict=True)]
+        pairs = enumerate(zip(binned_sessions, chosen, strict=True))
+        runs = [np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in pairs]
+        self.runs = np.concatenate(runs)  # (M, 3): session, first bin, last + 1
+        self.runs = self.runs[self.runs[:, 2] - self.runs[:, 1] >= min_bins]
+        if len(self.runs) == 0:
+            expected = f"an unbroken run of {min_bins} bins"
+            raise InputError(binned_sessions[0].session.session_id, "training split", expected, "none")
+        self.ends = np.cumsum(self.runs[:, 2] - self.runs[:, 1])
+
+    def generator(self, step: int, index: int) -> np.random.Generator:
+        """Returns the random generator of one window of one step."""
+        return np.random.default_rng([self.seed, step, index])
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
+        """Returns the index of a session, and a random window of it."""
+        at = int(rng.integers(self.ends[-1]))
+        run = int(np.searchsorted(self.ends, at, side="right"))
+        g, first, last = map(int, self.runs[run])
+        T = min(self.window_bins, last - first)
+        pivot = last - (int(self.ends[run]) - at)  # a bin that the window holds, at a random position in it
+        begin = min(max(pivot - int(rng.integers(T)), first), last - T)
+
+        return g, self.binned_sessions[g].window(begin, begin + T, self.rows[g], self.means[g])

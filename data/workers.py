@@ -1,8 +1,7 @@
-"""One call for each of many items: in this process, in others of this machine, or on a Dask cluster.
+"""Calls a function for each of many items: in this process, in other local processes, or on a Dask cluster.
 
-A process that dies (out of memory, a crash in a C library) costs the one item that it died of, and one that outlives
-whoever started it ends by itself. On a cluster, Dask is asked without joblib between: that waits forever for a task
-whose worker died.
+A process that dies (out of memory, a crash in a C library) loses only the item that caused it, and worker processes end
+with their parent. On a cluster, tasks go to Dask directly: joblib would wait forever for a task whose worker died.
 """
 
 import os
@@ -30,18 +29,18 @@ CONNECT_SECONDS = 5.0
 def spread(
     call: Callable[[T], R], items: Sequence[T], workers: int = 0, cluster: str = ""
 ) -> Iterator[tuple[int, R | None]]:
-    """Yields the index of each item and what `call` returned for it, in the order in which they end.
+    """Yields the index of each item and the result of `call` for it, in order of completion.
 
-    Where the process died over an item, that is None. What `call` raises ends it all.
+    The result is None if the process died. An exception of `call` ends the iteration.
 
     Arguments:
-        call: What to do; it is sent to other processes, and so are items and results.
-        items: What to do it with.
-        workers: Processes, 0 for one a core; with 1 all happens in this one.
-        cluster: Address of a Dask scheduler whose workers do it instead.
+        call: The function; it is pickled, and so are items and results.
+        items: Its arguments.
+        workers: Processes; 0 for one per core, 1 for this process.
+        cluster: Address of a Dask scheduler whose workers are used instead.
 
     Raises:
-        InputError: if nobody answers at the address of the cluster, or its workers cannot do it.
+        InputError: if no scheduler answers at the address, or its workers cannot run the function.
     """
     if cluster and items:
         with _client(cluster) as client:
@@ -59,7 +58,7 @@ def _here(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[
                 del left[i]
                 yield i, result
         except BrokenProcessPool:
-            for i in sorted(begun & left.keys()):  # it died of one of these; each again, and alone
+            for i in sorted(begun & left.keys()):  # one of these ended the process; repeat each alone
                 yield i, _alone(call, i, left.pop(i))
 
 
@@ -74,7 +73,7 @@ def _run(call: Callable[[T], R], items: Iterable[tuple[int, T]], begun: set[int]
 
 
 def _alone(call: Callable[[T], R], i: int, item: T) -> R | None:
-    """Calls it in a process where nothing else happens; returns None where that dies."""
+    """Calls the function in a process of its own; returns None if that dies."""
     try:
         ((_, result),) = _run(call, [(i, item)], set(), 2)
         return result
@@ -89,9 +88,9 @@ def _numbered(call: Callable[[T], R], i: int, item: T, owner: int) -> tuple[int,
     return i, call(item)
 
 
-@cache  # one watch is enough
+@cache  # one thread per process
 def _end_with(owner: int) -> None:
-    """Ends this process once the one that started it is gone; joblib's would go on with what is queued for it."""
+    """Ends this process after its parent; joblib's workers would continue with queued items."""
 
     def watch() -> None:
         while os.getppid() == owner:
@@ -108,24 +107,21 @@ def _on_cluster(call: Callable[[T], R], items: Sequence[T], client: Any, where: 
     killed: list[int] = []
     futures = {client.submit(call, item, pure=False): i for i, item in enumerate(items)}
     for future, result in as_completed(list(futures), loop=client.loop, with_results=True, raise_errors=False):
-        i = futures.pop(future)  # nobody holds it any more: the scheduler forgets it
+        i = futures.pop(future)  # without a reference, the scheduler forgets the result
         if future.status == "finished":
             yield i, result
         elif future.status == "error" and isinstance(result[1], distributed.KilledWorker):
             killed.append(i)
         else:
-            _give_up(where, result[1] if future.status == "error" else "one that left")
-    for i in killed:  # Dask also blames what waited on the same worker; each again, and alone
+            error = result[1] if future.status == "error" else "one that left"
+            if isinstance(error, InputError):
+                raise error
+            raise InputError(where, "cluster", "a scheduler and workers that have this version of ndt", error)
+    for i in killed:  # Dask also reports tasks that waited on the same worker; repeat each alone
         try:
             yield i, client.submit(call, items[i], pure=False).result()
         except distributed.KilledWorker:
             yield i, None
-
-
-def _give_up(where: str, error: object) -> None:
-    if isinstance(error, InputError):
-        raise error
-    raise InputError(where, "cluster", "a scheduler and workers that have this version of ndt", error)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Fine-tuning. The package is also the verb: ``ndt.finetune(base, …)`` calls `ndt.finetune.adapt.finetune`."""
+"""Fine-tuning. The package is also the verb: ``ndt.finetune(base, …)`` calls `ndt.finetune.adapt.finetune`.
+
+Imports: every room of `ndt`, and `ndt.data`; never `ndt.pretrain`.
+"""
 
 from ndt.verbs import callable_module
 

@@ -95,7 +95,7 @@ def finetune(
     spec, target_spec = _specification(base, binned, labels, chosen, config, window_bins)
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = new_model(spec) if base is None else base.extended(spec, fresh=config.fresh_contexts)
+    model = new_model(spec) if base is None else base.extended(spec)
     model.observe(binned.session, binned.mean_counts(chosen))
     facts: dict[str, Any] = {"lags": lags}
     if base is not None and (STRATEGIES[config.strategy].aligned or config.align_to):
@@ -175,8 +175,6 @@ def _resolved(
         config = replace(config, ensemble=("network",))
     if base is None or set(map(str, binned.session.units.id)) <= set(base.vocabulary.units):
         config = replace(config, embedding_warmup_steps=0)  # all units are new, or none is
-    if config.detach_latents == "auto":
-        config = replace(config, detach_latents="always" if base is None else "never")
 
     return config
 
@@ -199,7 +197,7 @@ def _specification(
         target_spec = old  # the decoder is kept, and with it the scale of its output
     else:
         target_spec = TargetSpec.fitted(target, chosen, session.session_id)
-        if model.decoder in TCN_DECODERS and config.auxiliary_weight:
+        if model.decoder in TCN_DECODERS:
             auxiliary = auxiliary_parts(binned, config.auxiliary, target, chosen)
             target_spec = replace(target_spec, auxiliary=auxiliary)
     spec = ModelSpec(

@@ -11,10 +11,11 @@ from ndt.data.splits import split
 from ndt.data.store import Store
 from ndt.errors import InputError
 from ndt.finetune.adapt import opened
+from ndt.finetune.study_run import finetuned
 from ndt.model.checkpoint import ModelSpec, save_config
 from ndt.model.transformer import NDT
 from ndt.reports.label_curve import LabelCurve, gather
-from ndt.train.studies import finetuned, run_all
+from ndt.train.studies import run_all
 
 __all__ = ["SECONDS", "label_curve"]
 

@@ -15,6 +15,8 @@ from ndt.model.transformer import NDT
 
 __all__ = ["DecoderStage"]
 
+READIN_LR_SCALE = 50.0  # read-in weights start at zero and need to reach order 1 within hundreds of steps
+
 
 class DecoderStage(Decoding):
     """Objective of the decoder training stage: the decoding loss, on windows with fixed latents.
@@ -58,6 +60,6 @@ class DecoderStage(Decoding):
     def rate(self, name: str, step: int) -> float:
         """Returns the learning rate factor: 1 for the decoder, `readin_lr_scale` for its read-in weights, else 0."""
         if name == "readin":
-            return self.config.readin_lr_scale
+            return READIN_LR_SCALE
 
         return 1.0 if name.startswith("decoder.") else 0.0

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.config import FinetuneConfig
-from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import VALID, BinnedSession
+from ndt.data.windows import MIN_BINS, VALID, BinnedSession, Sampler
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.strategies import STRATEGIES, part_of
@@ -26,6 +25,7 @@ from ndt.target import Target, part_columns
 __all__ = ["Decoding", "decode"]
 
 RATE_PARTS = ("mask_token", "rate_position.", "rate_decoder.", "rate_norm.", "rates.")  # used by the masked loss alone
+AUXILIARY_WEIGHT = 0.3  # of the loss of auxiliary targets, relative to that of the target
 
 
 class Decoding:
@@ -66,17 +66,15 @@ class Decoding:
             [chosen],
             spec.vocabulary,
             window_bins=spec.window_bins,
-            min_bins=config.min_bins,
             seed=config.seed,
         )
         self.strategy = STRATEGIES.get(config.strategy, STRATEGIES["full"])
         self.embedding_warmup_steps = config.train.steps if self.strategy.masked else config.embedding_warmup_steps
         self.valid = []
         if self.strategy.masked:
-            where = (config.min_bins, spec.window_bins)
-            self.valid = valid_windows([binned], spec.vocabulary, *where, train=[chosen])
+            self.valid = valid_windows([binned], spec.vocabulary, spec.window_bins, train=[chosen])
             if not self.valid:
-                expected = f"an unbroken run of {config.min_bins} bins"
+                expected = f"an unbroken run of {MIN_BINS} bins"
                 raise InputError(binned.session.session_id, "validation split", expected, "none")
         self.target, self.standard = spec.target, spec.target.standardise(targets)
         self.auxiliary = auxiliary or Target.unlabelled(spec.target.auxiliary, len(binned))
@@ -117,8 +115,8 @@ class Decoding:
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
         """Returns the loss over labelled bins and parts, and the negative log likelihood of hidden, valid unit-bins."""
         warm, weight = step < self.embedding_warmup_steps, self.config.masked_weight
-        detach = self.config.detach_latents == "always"
-        prediction = model(batch, rates=warm or weight > 0, detach_latents=detach)
+        # the encoder of a model from scratch would overfit the labels of a single session
+        prediction = model(batch, rates=warm or weight > 0, detach_latents="" in self.new)
         terms = {}
         if prediction.log_rates is not None:
             value = count_nll(prediction.log_rates, batch)
@@ -143,7 +141,7 @@ class Decoding:
         terms = {"mse": (decoding_loss(decoded[:, :C], batch.target[:, :C], self.target.parts), 1.0)}
         if self.auxiliary.parts:
             auxiliary = decoding_loss(decoded[:, C:], batch.target[:, C:], self.auxiliary.parts)
-            terms["auxiliary"] = (auxiliary, self.config.auxiliary_weight)
+            terms["auxiliary"] = (auxiliary, AUXILIARY_WEIGHT)
 
         return terms
 

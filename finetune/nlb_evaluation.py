@@ -12,7 +12,7 @@ from ndt.data.splits import within
 from ndt.data.store import Store, open_store
 from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
-from ndt.evaluation.nlb import TASKS, NlbTask, find_task, group_name, score_submission, write_submission
+from ndt.evaluation.nlb import TASKS, NlbTask, group_name, score_submission, write_submission
 from ndt.evaluation.trial_rates import trial_rates
 from ndt.model.architectures import load_model
 from ndt.model.transformer import NDT
@@ -20,7 +20,7 @@ from ndt.session import Session
 
 __all__ = ["evaluate_nlb", "nlb_submission"]
 
-PARTS = {"val": ("train",), "test": ("train", "val")}  # trials that velocity is decoded from, for those evaluated
+PARTS = {"val": ("train",), "test": ("train", "val")}  # training trials of the velocity decoder, by the evaluated part
 
 
 def evaluate_nlb(
@@ -55,7 +55,9 @@ def evaluate_nlb(
         InputError: if the store has no such session, the session no held-out units or no such trials, the model was
             trained on the evaluated trials, or, where a file is written, bins are neither 5 nor 20 ms.
     """
-    task = find_task(dataset) if isinstance(dataset, str) else dataset
+    if isinstance(dataset, str) and dataset not in TASKS:
+        raise InputError("nlb", "dataset", f"one of {', '.join(TASKS)}", repr(dataset))
+    task = TASKS[dataset] if isinstance(dataset, str) else dataset
     model = base if isinstance(base, NDT) else load_model(base)
     opened = open_store(store or model.store, "evaluate")
     recording, bin_size = opened.session(session), model.spec.bin_size
@@ -136,7 +138,7 @@ def _not_trained_on(model: NDT, session: Session, evaluated: Trials) -> None:
     if session.session_id not in model.spec.data:
         return
     split = BinnedSession(session, evaluated.bin_size, 0.0).splits.train
-    starts = evaluated.start[:, None] + np.arange(evaluated.num_bins) * evaluated.bin_size
+    starts = evaluated.bin_starts
     inside = within(starts.ravel(), starts.ravel() + evaluated.bin_size, split, 1e-6 * evaluated.bin_size)
     seen = int(np.sum(inside.reshape(starts.shape).mean(1) > 0.5))
     if seen:

@@ -13,14 +13,12 @@ from ndt.config import FinetuneConfig
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
-from ndt.decoders.blend import combined, ensemble_weights
 from ndt.decoders.drift import Flags, InputDrift
-from ndt.decoders.ensemble import Ensemble, PartEnsemble
+from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weighted_mean
 from ndt.errors import InputError
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.metrics import r2
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import r2, score
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.decoding import decode
 from ndt.finetune.session_labels import FEWEST, can_be_scored
@@ -151,10 +149,10 @@ def _score_part(
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
-    ensemble = combined(members, weights)
+    ensemble = weighted_mean(members, weights)
     conformal = Conformal.fit(y[valid], ensemble[valid], part.kind, level=COVERAGE, segment=binned.segment[valid])
     fitted = {name: baselines.fitted[name] for name in weights if name != "network"}
-    part_ensemble = PartEnsemble(part=part, columns=columns, weights=weights, members=fitted, conformal=conformal)
+    part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
 
     tested = {name: rows[test] for name, rows in {**decoded, "ensemble": ensemble}.items()}
     trial = target.trial[i][test] if part.per else None
@@ -162,7 +160,7 @@ def _score_part(
     for name, facts in baselines.facts.items():
         metrics["baselines"][name] = metrics["baselines"].get(name, {}) | facts
     for name in baselines.decoded:
-        over = block_bootstrap_r2(y[test], tested["ensemble"], binned.segment[test], peer=tested[name])
+        over = block_bootstrap_r2(y[test], tested["ensemble"], binned.segment[test], reference=tested[name])
         metrics["baselines"][name] |= {"ensemble_over": over.value, "ensemble_over_error": over.error}
     metrics["valid"] = {name: r2(y[valid], rows[valid]) for name, rows in {**members, "ensemble": ensemble}.items()}
     metrics["weights"] = weights
@@ -198,7 +196,7 @@ def _part_metrics(
     bootstrap = block_bootstrap_r2(true, ensemble, segment)
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if "ridge" in decoded:  # a decoder adapted without labels has no baselines
-        over = block_bootstrap_r2(true, ensemble, segment, peer=decoded["ridge"])
+        over = block_bootstrap_r2(true, ensemble, segment, reference=decoded["ridge"])
         test |= {"over_ridge": over.value, "over_ridge_error": over.error}
     test |= conformal.measure(true, ensemble, segment)
 

@@ -1,4 +1,10 @@
-"""Decoders, embeddings and dynamics from NWB recordings of spiking populations."""
+"""Decoders, embeddings and dynamics from NWB recordings of spiking populations.
+
+Its modules `session`, `spikes`, `intervals`, `segments`, `target` and `errors` are the nouns of the field; its packages
+are rooms, and the docstring of each names its imports; `api`, `cli`, `demo`, `bench` and the like are the front.
+
+Imports: the front imports every room, the nouns import each other.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -67,7 +67,15 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
 
 
 def report(run: str | Path, store: str | Path | None = None) -> Path:
-    """Writes the page of a run; see `ndt.reports.run.write_report`."""
-    from ndt.reports.run import write_report
+    """Writes the report of a run; see `ndt.reports.run.write_report`.
 
-    return write_report(Path(run), Path(store) if store else None)
+    Arguments:
+        run: Run directory.
+        store: Store of the sessions; by default the run's own.
+    """
+    from ndt.data.store import Store
+    from ndt.reports.run import run_store, write_report
+
+    path = store or run_store(Path(run))
+
+    return write_report(Path(run), Store(path) if path else None)

@@ -1,4 +1,4 @@
-"""Benchmarks by name. A row's peer is measured in the same run, on the same data."""
+"""`ndt bench`: runs benchmarks by name. The peer of a row is measured in the same run, on the same data."""
 
 import importlib
 from typing import Any
@@ -8,10 +8,9 @@ from ndt.errors import InputError
 
 __all__ = ["BENCHMARKS", "backends", "bench"]
 
-BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported only when they are run
+BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported when they run
     "attention": "attention.attention",
     "train": "train.train",
-    "loader": "loader.loader",
     "demo": "decoding.demo",
     "recordings": "recordings.recordings",
     "gaps": "gaps.gaps",
@@ -31,8 +30,7 @@ STUDIES = ("ablation", "presets", "curve", "recordings", "adaptation", *DYNAMICS
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
     """Runs a benchmark and returns its hardware and rows.
 
-    A row has ``name``, ``value``, ``unit``, ``peer``, ``peer_value``, ``ratio`` and ``spread``; values are medians over
-    repeats or seeds, the spread is largest minus smallest value.
+    `ndt.benchmarks.timing.row` describes the rows.
 
     Arguments:
         name: One of `BENCHMARKS`.
@@ -55,7 +53,7 @@ def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:
 
 
 def backends(name: str) -> dict[str, Any]:
-    """Returns which kernel of packed attention is chosen here for which mask and precision, and why not the others."""
+    """Returns the kernel of packed attention that this machine uses for each mask and precision, and why no other."""
     if name != "attention":
         raise InputError("ndt bench", "--list", "the benchmark attention", name)
     from ndt.benchmarks.attention import list_backends

@@ -103,9 +103,9 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
 
 
 def _finetune(args: "Namespace") -> dict[str, Any]:
+    from ndt.api import report
     from ndt.finetune.adapt import finetune
     from ndt.finetune.curve import SECONDS, label_curve
-    from ndt.reports.run import write_report
 
     if args.base == "scratch" and args.store is None:
         raise InputError("ndt finetune", "--store", "a store, because a model from scratch has none", "nothing")
@@ -119,7 +119,7 @@ def _finetune(args: "Namespace") -> dict[str, Any]:
     if args.resume:
         raise InputError("ndt finetune", "--resume", "a single run; --curve resumes by itself", "both")
     label_curve(*request, seconds=tuple(args.curve or SECONDS), seeds=args.seeds, workers=args.workers, **options)
-    write_report(out)
+    report(out)
 
     return {"run": args.out, "curve": json.loads((out / "curve.json").read_text())}
 
@@ -157,15 +157,15 @@ def _embed(args: "Namespace") -> dict[str, Any]:
 def _dynamics(args: "Namespace") -> dict[str, Any]:
     from ndt.fit_dynamics import run_action
 
-    given = {name: getattr(args, name) for name in ("out", "data", "times", "mu", "seed")}
+    given = {name: getattr(args, name) for name in ("out", "data", "times", "mu")}
 
     return run_action(args.action, args.source, configured(DynamicsConfig, args), **given, progress=not args.quiet)
 
 
 def _report(args: "Namespace") -> dict[str, Any]:
-    from ndt.reports.run import write_report
+    from ndt.api import report
 
-    return {"report": str(write_report(Path(args.run), args.store and Path(args.store)))}
+    return {"report": str(report(args.run, args.store))}
 
 
 def _demo(args: "Namespace") -> dict[str, Any]:
@@ -299,7 +299,6 @@ VERBS = {
                 "default": [],
             },
             "--mu": {"help": "simulate: parameter values (default: those of --data)", "type": float, "nargs": "+"},
-            "--seed": {"help": "simulate, score: seed of the noise", "type": int, "default": 0},
         },
         config=DynamicsConfig,
     ),

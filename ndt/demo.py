@@ -90,7 +90,7 @@ def demo(
 
         result["rotation"] = timed("rotation", rotations, out / "rotation", seed, progress=progress)
     write_json(out / "metrics.json", result)
-    page = timed("report", write_report, out, out / "store")
+    page = timed("report", write_report, out, store)
     write_json(out / "metrics.json", result)
 
     return {**result, "report": str(page)}

@@ -37,8 +37,9 @@ def rotations(out: Path, seed: int = 0, *, progress: bool = True) -> dict[str, A
     from ndt.data.ingest import ingest
     from ndt.data.simulate.population import ROTATION_HZ
     from ndt.data.simulate.recordings import simulate
-    from ndt.dynamics.latents import read_trials, rotation
+    from ndt.dynamics.latents import rotation
     from ndt.dynamics.methods import METHODS
+    from ndt.fit_dynamics import read_trials
     from ndt.model.checkpoint import write_json
     from ndt.pretrain.train import pretrain
 
@@ -49,7 +50,7 @@ def rotations(out: Path, seed: int = 0, *, progress: bool = True) -> dict[str, A
     seen = read_trials(path, replace(TRIALS, nwb=str(recording.path)))
     paths = {"latents": seen.x.reshape(len(seen), -1, seen.num_dims)}
     for name, config in (("hoam", FIRST), ("wlm", SECOND)):
-        model = METHODS[name](replace(config, seed=seed)).fit(seen)  # type: ignore[arg-type]
+        model = METHODS[name](config, seed).fit(seen)  # type: ignore[arg-type]
         paths[name] = model.advance(seen.of(0)[0], seen.time)
     found: dict[str, Any] = {
         "session": recording.session_id, "num_trials": paths["latents"].shape[1], "true_hz": ROTATION_HZ,

@@ -4,10 +4,9 @@ import json
 import sys
 import time as clock
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,31 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ndt.config.dynamics import DynamicsConfig
+from ndt.config.dynamics import DynamicsConfig, TrialsConfig
+from ndt.data.read.files import read
 from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.hoam import HOAM
-from ndt.dynamics.latents import read_trials
+from ndt.dynamics.latents import trials
 from ndt.dynamics.methods import METHODS, Model, make_model
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshots, read_arrays
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.dynamics.systems.published import drifters, embryoid
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.model.checkpoint import read_json, write_json
 from ndt.reports.dynamics_page import write_report
-from ndt.train.studies import ASKED
+from ndt.train.studies import REQUEST
 
-__all__ = ["ACTIONS", "fit_run", "load", "run_action", "score_run", "simulate_run"]
+__all__ = ["ACTIONS", "fit_run", "load", "read_trials", "run_action", "score_run", "simulate_run"]
 
 Paths = dict[str, list[NDArray[np.float64]]]  # of each model, by trajectory: (T, N, d)
-MODEL_FILES = {"model.safetensors", "model.json", "action_matching"}  # the last holds initial velocities of WLM
-FILES = {*MODEL_FILES, "config.yaml", "metrics.json", "log.jsonl", "report.html", ASKED}
+FILES = {
+    "model.safetensors", "model.json", "action_matching", "config.yaml", "metrics.json", "log.jsonl", "report.html",
+    REQUEST,
+}  # fmt: skip
 SCORES = ("w1", "w2", "sliced_w2", "gaussian_w2", "mmd", "mean_error", "cov_error")
 MOST_TIMES = 21  # scored per trajectory
 ACTIONS = ("fit", "simulate", "score")
-READERS: dict[str, Callable[..., Snapshots]] = {  # of files with an array of this name
-    "positions": lambda path, config: drifters(path),
-    "pcs": lambda path, config: embryoid(path, held_out=config.held_out_times),
-    "latents": lambda path, config: read_trials(path, config.trials),
-}
 
 
 def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, progress: bool = True) -> dict[str, Any]:
@@ -72,21 +69,24 @@ def fit_run(source: str, out: Path, config: DynamicsConfig | None = None, *, pro
     models, seconds = _fitted(snapshots, config, progress)
     model = models[config.method]
     assert isinstance(model, HOAM | WLM), "it is a method"
-    paths, simulated = _simulated(models, scored, config)
+    paths: Paths = {}
+    simulated: dict[str, float] = {}  # seconds
+    for name, each in models.items():
+        began = clock.perf_counter()
+        paths[name] = roll_out(each.advance, scored, seed=config.seed)
+        simulated[name] = clock.perf_counter() - began
     if system is not None:
         simulated["simulator"] = _simulator_seconds(system, scored, config.seed)
     rows = {name: score(path, scored) for name, path in paths.items()}
     energies = _energies(system, scored, paths)
     found: dict[str, Any] = {
-        "source": source,
-        "method": config.method,
-        "forecast_from": config.forecast_from,
+        "source": source, "method": config.method, "forecast_from": config.forecast_from,
         "num_dims": snapshots.num_dims,
         "test": rows[config.method],
-        "baselines": {name: {"rows": each} for name, each in rows.items() if name != config.method},
-        "summary": {name: summarise(each) | energies.get("errors", {}).get(name, {}) for name, each in rows.items()},
+        "baselines": {name: {"rows": row} for name, row in rows.items() if name != config.method},
+        "summary": {name: summarise(row) | energies.get("errors", {}).get(name, {}) for name, row in rows.items()},
         "fit": {"seconds": seconds, "simulate_seconds": simulated, **model.facts},
-    }
+    }  # fmt: skip
     _write(out, config, model)
     write_report(out, found, scored, paths, energies, system, model)
     write_json(out / "metrics.json", found)  # last: it marks a complete run
@@ -102,8 +102,15 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     if not Path(source).is_file():
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
-    readers = [reader for mark, reader in READERS.items() if mark in _array_names(source)]
-    found = readers[0](source, config) if readers else Snapshots.from_npz(source)
+    names: set[str] = set()
+    with suppress(OSError, ValueError, AttributeError, TypeError), np.load(source, allow_pickle=False) as file:
+        names = set(file.files)  # none if the file is not .npz, which its reader refuses
+    if "positions" in names:
+        found = drifters(source)
+    elif "pcs" in names:
+        found = embryoid(source, held_out=config.held_out_times)
+    else:
+        found = read_trials(source, config.trials) if "latents" in names else Snapshots.from_npz(source)
     if config.held_out_times:
         held = np.isin(found.time, config.held_out_times)
         if not held.any() or held.all():
@@ -113,13 +120,24 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     return found, None
 
 
-def _array_names(path: str) -> Sequence[str]:
-    """Returns the names of a file's arrays; none of a file that is not .npz, which its reader refuses."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return list(file.files)
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
+    """Reads latents written by ``ndt embed`` and aligns them to the starts of the recording's trials.
+
+    Raises:
+        InputError: if the files are of different sessions, or there are no trials.
+    """
+    if not config.nwb:
+        raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
+    found = read_arrays(path, ("latents", "time", "options"))
+    options = json.loads(str(found["options"]))
+    session = read(config.nwb)
+    if session.session_id != options.get("session", session.session_id):
+        raise InputError(config.nwb, "session", options["session"], session.session_id)
+    if "trials" not in session.intervals:
+        raise InputError(config.nwb, "trials", "a table of trials", ", ".join(session.intervals) or "none")
+    onsets = session.intervals["trials"].start
+
+    return trials(found["latents"], found["time"], onsets, config.duration, config.num_components, config.smooth)[0]
 
 
 def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tuple[dict[str, Model], dict[str, float]]:
@@ -136,19 +154,6 @@ def _fitted(snapshots: Snapshots, config: DynamicsConfig, progress: bool) -> tup
                 seconds[name] = clock.perf_counter() - began
 
     return models, seconds
-
-
-def _simulated(models: dict[str, Model], scored: Snapshots, config: DynamicsConfig) -> tuple[Paths, dict[str, float]]:
-    """Returns the simulated samples of each model, and seconds of simulation."""
-    paths: Paths = {}
-    seconds = {}
-    for name, model in models.items():
-        options: dict[str, Any] = {"step": config.solver_step} if isinstance(model, HOAM) else {}
-        began = clock.perf_counter()
-        paths[name] = roll_out(partial(model.advance, **options), scored, seed=config.seed)
-        seconds[name] = clock.perf_counter() - began
-
-    return paths, seconds
 
 
 def _scored(snapshots: Snapshots, config: DynamicsConfig) -> Snapshots:
@@ -175,9 +180,9 @@ def _after_fitted(snapshots: Snapshots) -> Snapshots:
     chosen = np.zeros(len(snapshots), bool)
     for m in range(snapshots.num_trajectories):
         mine = np.flatnonzero(snapshots.trajectory == m)
-        fitted = np.flatnonzero(~snapshots.held_out[mine])
-        if len(fitted) and fitted[-1] + 1 < len(mine):
-            chosen[mine[fitted[-1] :]] = True
+        fitted = mine[~snapshots.held_out[mine]]
+        if len(fitted) and fitted[-1] < mine[-1]:
+            chosen[fitted[-1] : mine[-1] + 1] = True
     if not chosen.any():
         raise InputError("settings", "forecast_from", "first, if no snapshot is held out after the last", "last")
 
@@ -226,8 +231,8 @@ def _write(out: Path, config: DynamicsConfig, model: HOAM | WLM) -> None:
 
 
 def simulate_run(
-    run: Path, data: Path, out: Path, times: Sequence[float], mu: Sequence[float] | None, *, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
+    run: Path, data: Path, out: Path, times: Sequence[float], mu: Sequence[float] | None, *, seed: int = 0
+) -> dict[str, Any]:
     """Simulates from the first snapshots of a file and writes the result as snapshots.
 
     Arguments:
@@ -275,7 +280,7 @@ def load(run: Path) -> HOAM | WLM:
 
 def run_action(
     action: str, source: str, config: DynamicsConfig, *, out: str | None, data: str | None, times: Sequence[float],
-    mu: Sequence[float] | None, seed: int, progress: bool,
+    mu: Sequence[float] | None, progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs ``ndt dynamics ACTION SOURCE``.
 
@@ -291,9 +296,9 @@ def run_action(
         if action == "fit":
             return {"run": out, **fit_run(source, Path(str(out)), config, progress=progress)}
         if action == "score":
-            return score_run(Path(source), Path(str(data)), seed=seed)
+            return score_run(Path(source), Path(str(data)), seed=config.seed)
 
-        return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=seed)
+        return simulate_run(Path(source), Path(str(data)), Path(str(out)), times, mu, seed=config.seed)
 
 
 @contextmanager

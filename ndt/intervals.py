@@ -1,9 +1,9 @@
 """Half-open intervals of time and their set algebra.
 
-An interval ``[start, end)`` contains its start and not its end, so that intervals that touch neither overlap nor leave
-a gap, and each spike of a cut recording lies in exactly one of its segments.
+An interval ``[start, end)`` contains its start but not its end, so adjacent intervals neither overlap nor leave a gap.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,10 +14,10 @@ __all__ = ["Intervals"]
 
 @dataclass(frozen=True)
 class Intervals:
-    """M half-open intervals ``[start, end)`` in seconds, with optional columns (a trials table, say).
+    """M half-open intervals ``[start, end)`` in seconds, with optional columns (for example of a trials table).
 
-    The set operations `|`, `&` and `-` work on coalesced copies (sorted, disjoint, touching ones joined) and drop
-    columns. The constructor keeps rows as they are: overlapping or unsorted trials are legal.
+    The set operations `|`, `&` and `-` coalesce (sort and join overlapping or adjacent intervals) and drop columns. The
+    constructor accepts overlapping or unsorted rows.
 
     Arguments:
         start: Starts in seconds, shape (M,).
@@ -60,15 +60,15 @@ class Intervals:
 
     @property
     def duration(self) -> float:
-        """Sum of lengths in seconds; overlaps count as often as they occur."""
+        """Sum of lengths in seconds, overlaps included."""
         return float(np.sum(self.end - self.start))
 
     def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Intervals":
-        """Returns the chosen rows (index or Boolean array) with their columns."""
+        """Returns selected rows (index or Boolean array) with their columns."""
         return Intervals(self.start[rows], self.end[rows], {k: v[rows] for k, v in self.columns.items()})
 
     def coalesce(self) -> "Intervals":
-        """Returns the same set of times as sorted, disjoint intervals that do not touch; empty ones vanish."""
+        """Returns the same set of times as sorted, disjoint, non-adjacent, non-empty intervals."""
         keep = self.end > self.start
         start, end = self.start[keep], self.end[keep]
         order = np.argsort(start, kind="stable")
@@ -79,7 +79,7 @@ class Intervals:
         return Intervals(start[first], end[last])
 
     def contains(self, times: ArrayLike) -> NDArray[np.bool_]:
-        """Returns for each time whether it lies in the set; shape of `times`."""
+        """Returns whether each time lies in the set; shape of `times`."""
         merged = self.coalesce()
         times = np.asarray(times, np.float64)
         if len(merged) == 0:
@@ -89,20 +89,19 @@ class Intervals:
         return (row >= 0) & (times < merged.end[np.maximum(row, 0)])
 
     def __and__(self, other: "Intervals") -> "Intervals":
-        a, b = self.coalesce(), other.coalesce()
-        edges = np.unique(np.concatenate([a.start, a.end, b.start, b.end]))
-        inside = a.contains(edges[:-1]) & b.contains(edges[:-1]) if len(edges) else np.zeros(0, bool)
-
-        return Intervals(edges[:-1][inside], edges[1:][inside]).coalesce() if len(edges) else Intervals.empty()
+        return self._between_edges(other, lambda a, b: a & b)
 
     def __or__(self, other: "Intervals") -> "Intervals":
         return Intervals(np.r_[self.start, other.start], np.r_[self.end, other.end]).coalesce()
 
     def __sub__(self, other: "Intervals") -> "Intervals":
-        a, b = self.coalesce(), other.coalesce()
-        edges = np.unique(np.concatenate([a.start, a.end, b.start, b.end]))
-        if len(edges) == 0:
-            return Intervals.empty()
-        inside = a.contains(edges[:-1]) & ~b.contains(edges[:-1])
+        return self._between_edges(other, lambda a, b: a & ~b)
+
+    def _between_edges(
+        self, other: "Intervals", keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]]
+    ) -> "Intervals":
+        """Returns the intervals between edges of either set that `keep` selects from their membership in both."""
+        edges = np.unique(np.concatenate([self.start, self.end, other.start, other.end]))
+        inside = keep(self.contains(edges[:-1]), other.contains(edges[:-1]))
 
         return Intervals(edges[:-1][inside], edges[1:][inside]).coalesce()

@@ -1,4 +1,4 @@
-"""Lists of uninterrupted runs of bins, and the rows chosen from them; what all baselines stand on."""
+"""Segments (uninterrupted runs of bins) as lists of arrays, and selected rows of them, for all baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["Array", "Masks", "Segments", "Scaler", "labelled", "segments_of", "take"]
+__all__ = ["Array", "Masks", "Segments", "Scaler", "labelled", "take", "with_history"]
+
+HISTORY_S = 20.0  # seconds of history for validation rows; earlier counts have no effect
 
 Array = NDArray[np.floating]
 Segments = Sequence[NDArray[np.generic]]
@@ -18,7 +20,7 @@ Masks = Sequence[NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Scaler:
-    """Mean and standard deviation of each column, learnt on training rows; columns that do not vary are only centred.
+    """Mean and standard deviation of each column over training rows; constant columns are only centred.
 
     Arguments:
         mean: Shape (N,).
@@ -30,7 +32,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, segments: Segments, rows: Masks) -> "Scaler":
-        """Learns from the chosen rows of all segments; NaN are left out."""
+        """Fits the scaler to the selected rows of all segments; NaN are left out."""
         x = take(segments, rows)
         known = np.maximum((~np.isnan(x)).sum(0), 1)
         mean = np.nansum(x, 0) / known
@@ -39,7 +41,7 @@ class Scaler:
         return cls(mean, np.where(std > 0, std, 1.0))
 
     def apply(self, x: NDArray[np.generic]) -> Array:
-        """Returns z-scores; what is NaN (not observed) becomes 0, the training mean."""
+        """Returns z-scores; NaN (not observed) becomes 0, the training mean."""
         return np.nan_to_num((np.asarray(x, np.float64) - self.mean) / self.std)
 
     def invert(self, z: Array) -> Array:
@@ -48,12 +50,12 @@ class Scaler:
 
 
 def take(segments: Segments, rows: Masks) -> Array:
-    """Returns the chosen rows of all segments, one after another, as float64."""
+    """Returns the selected rows of all segments, concatenated, as float64."""
     return np.concatenate([np.asarray(p, np.float64)[m] for p, m in zip(segments, rows, strict=True)])
 
 
 def labelled(targets: Segments, rows: Masks, name: str) -> list[NDArray[np.bool_]]:
-    """Returns the chosen rows that have a label."""
+    """Returns the selected rows that are labelled."""
     masks = [m & ~np.isnan(np.asarray(v, np.float64)).any(1) for v, m in zip(targets, rows, strict=True)]
     if (found := sum(int(m.sum()) for m in masks)) < 2:
         raise InputError("baseline", name, "at least 2 labelled bins", found)
@@ -61,12 +63,12 @@ def labelled(targets: Segments, rows: Masks, name: str) -> list[NDArray[np.bool_
     return masks
 
 
-def segments_of(segments: Segments, rows: Masks, history: int) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
-    """Returns segments from `history` bins before their first chosen row to their last, and which rows those are.
+def with_history(segments: Segments, rows: Masks, bin_size: float) -> tuple[list[NDArray[Any]], Masks]:
+    """Returns segments cut to 20 s before the first selected row up to the last one, and these rows' masks.
 
-    Segments without any are left out. What a causal decoder that forgets makes of the chosen rows is the same, sooner.
+    Segments without selected rows are left out. Causal decoders of shorter memory predict the same rows faster.
     """
-    found = []
+    found, history = [], round(HISTORY_S / bin_size)
     for segment, m in zip(segments, rows, strict=True):
         if m.any():
             first, last = np.flatnonzero(m)[[0, -1]]

@@ -1,4 +1,4 @@
-"""`Session`: one recording's spikes, units, covariates, intervals and observed time; the noun all else starts from."""
+"""`Session`: the spikes, units, covariates, intervals and observed time of one recording."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ class Spikes:
     """S spikes of all units, ascending in time.
 
     Arguments:
-        timestamps: Seconds in the file's own clock, ascending, shape (S,), float64.
+        timestamps: Seconds on the file's clock, ascending, shape (S,), float64.
         unit_index: Row of each spike's unit in `Units`, shape (S,), integer.
     """
 
@@ -26,14 +26,13 @@ class Spikes:
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """N units: who they are, and when each was observed.
+    """Identity, columns and observed time of N units.
 
     Arguments:
-        id: Identity of each unit, unique within the session, shape (N,). Units of two sessions with the same identity
-            are taken for the same unit: "subject/group/electrode/index" for persistent channels, else prefixed by the
-            session.
+        id: Identity of each unit, unique within the session, shape (N,). Two sessions share a unit if they share its
+            identity: "subject/group/electrode/index" for persistent channels, else prefixed by the session.
         columns: The file's further columns (location, group, quality, heldout, …), each of length N.
-        observed: Per-unit observation as intervals with a column ``unit_index``; None when every unit was observed
+        observed: Observed time of each unit as intervals with a column ``unit_index``; None if every unit was observed
             whenever the session was.
     """
 
@@ -47,13 +46,13 @@ class Units:
 
 @dataclass(frozen=True, kw_only=True)
 class Covariate:
-    """A series measured beside the spikes: M samples of C dimensions.
+    """A series recorded with the spikes: M samples of C dimensions.
 
     Arguments:
         name: Shortest unambiguous name, for example ``hand_vel`` or ``CompassDirection/ry``.
         path: Path inside the NWB file, for example ``processing/behavior/hand_vel``.
         timestamps: Seconds, ascending, shape (M,), float64.
-        values: Samples with conversion and offset applied, shape (M, C); NaN where missing.
+        values: Samples with conversion and offset applied, shape (M, C); NaN if missing.
         dims: Names of the C dimensions.
         unit: Physical unit.
         angular: Whether values are angles in radians; decoders then use cosine and sine.
@@ -82,16 +81,16 @@ class Session:
         subject: Subject identifier.
         task: Task name; may be empty.
         recording_date: ISO 8601 date and time; may be empty.
-        spikes: Spike times and unit of each; only spikes in observed time.
+        spikes: Spike times and their units, within observed time.
         units: Units and their columns.
-        observed: Sorted, disjoint intervals in which at least one unit was observed; invalid times cut out.
+        observed: Sorted, disjoint intervals in which at least one unit was observed, without invalid times.
         covariates: By name.
         intervals: Tables of intervals by name: ``trials``, ``epochs``, … rows as in the file.
-        source: Where it came from: ``path``, ``sha256``, ``size`` …
-        dropped: One sentence for each thing that was left out, and why.
-        warnings: One sentence for each thing that was kept and should be doubted.
-        count_bin: Width in seconds of the bins in which the source counted spikes: all spikes of a bin lie at its
-            centre, segments begin on a bin's edge, and finer bins mean nothing. 0 where spike times are known.
+        source: The source file: ``path``, ``sha256``, ``size`` …
+        dropped: Sentences that name data left out, and why.
+        warnings: Sentences that name questionable data.
+        count_bin: Bin width in seconds of a source that holds counts: spikes lie at the centres of its bins, and
+            segments begin on bin edges. 0 if spike times are known.
     """
 
     session_id: str

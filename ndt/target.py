@@ -1,4 +1,4 @@
-"""`Target`: what is decoded of a session, of every kind, as columns of numbers at its bins."""
+"""`Target`: the quantities, directions and classes to decode from a session, as columns of numbers at its bins."""
 
 import re
 from collections.abc import Sequence
@@ -19,18 +19,17 @@ KINDS = ("continuous", "angle", "class")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One thing that is decoded: a quantity, a direction, or which of K classes.
+    """One part of a target: a quantity, a direction, or a class of K.
 
-    Its columns are, for a ``continuous`` part, its dimensions; for an ``angle``, cosine and sine of each of its angles;
-    for a ``class``, one for each class: 1 for the true one, and of a prediction its probability.
+    The columns of a ``continuous`` part are its dimensions; those of an ``angle`` cosine and sine of each angle; a
+    ``class`` has one column a class, which holds 1 for the true class, and probabilities in predictions.
 
     Arguments:
         name: Name of the covariate, or ``TABLE/COLUMN`` of a table of intervals.
         kind: ``continuous``, ``angle`` or ``class``.
         dims: Names of dimensions, of angles, or of classes.
-        unit: Physical unit of the columns; empty for an angle's and a class's.
-        per: Name of the table of intervals each row of which has one label (a trial, say); empty where each bin has its
-            own.
+        unit: Physical unit of the columns; empty for angles and classes.
+        per: Name of the table of intervals (trials, say) with one label a row; empty if each bin has its own label.
 
     Example:
         >>> Part(name="heading", kind="angle", dims=("yaw",), unit="").columns
@@ -58,20 +57,20 @@ class Part:
 
     @property
     def request(self) -> str:
-        """How one asks for it by name, so that nothing is guessed anew: ``KIND:NAME``."""
+        """Unambiguous request for this part: ``KIND:NAME``."""
         return f"{self.kind}:{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is decoded, at R bins.
+    """A target at R bins.
 
     Arguments:
-        parts: What the columns are, in order.
-        values: Continuous parts in their unit, cosines and sines, and 1 or 0 for each class; NaN in all columns of a
-            part where it has no label, shape (R, C), float32.
-        trial: For each part, the row in its table of intervals of the trial whose label a bin has, -1 where there is
-            none or the part has a label per bin, each (R,), int64.
+        parts: The parts, in the order of their columns.
+        values: Continuous parts in their unit, cosines and sines, and 1 or 0 for each class; NaN in all columns of an
+            unlabelled part, shape (R, C), float32.
+        trial: For each part, the row of its table of intervals that labels a bin, -1 for none or labels per bin, each
+            (R,), int64.
         lag: Seconds by which the labels follow the bins.
     """
 
@@ -97,15 +96,15 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Names of the parts, with commas between."""
+        """Names of the parts, separated by commas."""
         return ",".join(part.name for part in self.parts)
 
     def columns(self, i: int) -> slice:
-        """Returns where the columns of part `i` are."""
+        """Returns the columns of part `i`."""
         return part_columns(self.parts)[i]
 
     def expanded(self, parts: Sequence[Part]) -> "Target":
-        """Returns the same with the classes of `parts`, in their order; they must hold its own, as `united` ones do."""
+        """Returns the target with the classes of `parts`, a superset of its own, in their order (see `united`)."""
         values = np.full((len(self), sum(part.num_columns for part in parts)), np.nan, np.float32)
         for i, (own, part, columns) in enumerate(zip(self.parts, parts, part_columns(parts), strict=True)):
             known = self.values[:, self.columns(i)]
@@ -118,14 +117,14 @@ class Target:
 
 
 def part_columns(parts: Sequence[Part]) -> list[slice]:
-    """Returns where the columns of each part are."""
+    """Returns the columns of each part."""
     ends = np.cumsum([0, *(part.num_columns for part in parts)]).tolist()
 
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def side_by_side(targets: Sequence[Target]) -> Target:
-    """Returns one target with the parts of all, which have the same bins and lag."""
+    """Returns one target with the parts of all targets, which have the same bins and lag."""
     assert len({(len(t), t.lag) for t in targets}) == 1, "the same bins and lag"
 
     return Target(
@@ -137,7 +136,7 @@ def side_by_side(targets: Sequence[Target]) -> Target:
 
 
 def stacked(targets: Sequence[Target]) -> Target:
-    """Returns one target with the bins of all, which have the same parts and lag. Trials are numbered on."""
+    """Returns one target with the bins of all targets, which have the same parts and lag; trials are renumbered."""
     assert len({(t.parts, t.lag) for t in targets}) == 1, "the same parts and lag"
     trial = []
     for of_part in zip(*(t.trial for t in targets), strict=True):
@@ -159,10 +158,10 @@ def labelled(target: Target, part: int | None = None) -> NDArray[np.bool_]:
 
 
 def united(found: Sequence[tuple[str, Part]]) -> Part:
-    """Returns the part that all sessions share: they agree in all but classes, of which it has those of any.
+    """Returns the part shared by all sessions, with the classes of any of them.
 
     Arguments:
-        found: Session id and its part, at least one.
+        found: Session id and part of each session, at least one.
 
     Raises:
         InputError: if two differ in kind, dimensions or unit.
@@ -172,21 +171,22 @@ def united(found: Sequence[tuple[str, Part]]) -> Part:
     for session, part in found:
         same = part.kind == first.kind and part.unit == first.unit and (classes or part.dims == first.dims)
         if not same:
-            raise InputError(session, f"target {first.name}", f"{_said(first)}, as in other sessions", f"{_said(part)}")
+            expected = f"{_described(first)}, as in other sessions"
+            raise InputError(session, f"target {first.name}", expected, _described(part))
     if classes:
         first = replace(first, dims=tuple(sorted({c for _, part in found for c in part.dims}, key=natural)))
 
     return first
 
 
-def _said(part: Part) -> str:
+def _described(part: Part) -> str:
     kind = {"continuous": "", "angle": "angles ", "class": "classes "}[part.kind]
 
     return f"{kind}{', '.join(part.dims)}" + (f" in {part.unit or 'no unit'}" if part.kind == "continuous" else "")
 
 
 def natural(name: str) -> tuple[tuple[tuple[int, float, str], ...], str]:
-    """Returns what to sort names by so that ``t2`` comes before ``t10``, and numbers as numbers."""
+    """Returns a sort key that puts ``t2`` before ``t10`` and orders numbers by value."""
     words = re.split(r"((?<![\d.])-?\d+(?:\.\d+)?)", name)
 
     return tuple((0, float(w), "") if i % 2 else (1, 0.0, w) for i, w in enumerate(words) if i % 2 or w), name

@@ -1,4 +1,7 @@
-"""Masked pretraining. The package is also the verb: ``ndt.pretrain(store, …)`` calls `ndt.pretrain.train.pretrain`."""
+"""Masked pretraining. The package is also the verb: ``ndt.pretrain(store, …)`` calls `ndt.pretrain.train.pretrain`.
+
+Imports: the nouns, `ndt.config`, `ndt.model`, `ndt.train`, `ndt.evaluation` and `ndt.data`; never `ndt.finetune`.
+"""
 
 from ndt.verbs import callable_module
 

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt.config import PretrainConfig
-from ndt.data.sampler import Sampler
 from ndt.data.stored_masks import masked_likelihood, valid_windows
-from ndt.data.windows import TRAIN, BinnedSession
+from ndt.data.windows import MIN_BINS, TRAIN, BinnedSession, Sampler
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.model.decoding_loss import decoding_loss, num_labels
 from ndt.model.likelihood import count_nll
-from ndt.model.masking import KINDS, draw_mask
+from ndt.model.masking import draw_mask
 from ndt.model.tokens import Batch, Window, pack
 from ndt.model.transformer import NDT, TABLES
 from ndt.model.vocabulary import Vocabulary
@@ -24,6 +23,8 @@ from ndt.session import Session
 from ndt.target import Part, part_columns
 
 __all__ = ["MaskedModelling"]
+
+DECODING_WEIGHT = 0.2  # of the decoding loss, relative to the masked loss
 
 Labels = NDArray[np.float32]
 
@@ -53,15 +54,12 @@ class MaskedModelling:
     ) -> None:
         self.config, self.patch = config, config.model.units_per_patch
         self.labels, self.parts, self.shared_mask = labels, parts, shared_mask
-        self.weights = {kind: getattr(config.mask, kind) for kind in KINDS}
         train = [g.split == TRAIN for g in binned_sessions]
-        self.sampler = Sampler(
-            binned_sessions, train, vocabulary, window_bins=window_bins, min_bins=config.min_bins, seed=config.seed
-        )
+        self.sampler = Sampler(binned_sessions, train, vocabulary, window_bins=window_bins, seed=config.seed)
         self.shuffled = [_shuffles(g.session, config.shuffle_units) for g in binned_sessions]
-        self.valid = valid_windows(binned_sessions, vocabulary, config.min_bins, window_bins, labels)
+        self.valid = valid_windows(binned_sessions, vocabulary, window_bins, labels)
         if not self.valid:
-            expected = f"an unbroken run of {config.min_bins} bins"
+            expected = f"an unbroken run of {MIN_BINS} bins"
             raise InputError(binned_sessions[0].session.session_id, "validation split", expected, "none")
 
     def batch(self, step: int, rows: range) -> Batch:
@@ -79,9 +77,9 @@ class MaskedModelling:
             keep = rng.permutation(keep)
         if self.shared_mask:
             rng = np.random.default_rng([config.seed, step])
-        first = step < config.mask.random_only_steps and self.weights["random"] > 0
-        weights = {"random": 1.0} if first else self.weights
-        hidden = draw_mask(T, rows.group[keep], weights, config.mask.ratio, self.patch, rng)
+        first = step < config.mask.random_only_steps and "random" in config.mask.kinds
+        kinds = ("random",) if first else config.mask.kinds
+        hidden = draw_mask(T, rows.group[keep], kinds, config.mask.ratio, self.patch, rng)
         assert window.mean_counts is not None, "the sampler sets the mean counts of its sessions"
 
         return replace(
@@ -108,7 +106,7 @@ class MaskedModelling:
         terms = {"nll": (count_nll(prediction.log_rates, batch), 1.0)}
         if self.labels is not None:
             error = decoding_loss(prediction.decoded, batch.target, self.parts)
-            terms["mse"] = (error, self.config.decoding_weight)
+            terms["mse"] = (error, DECODING_WEIGHT)
 
         return terms
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import score
 from ndt.model.checkpoint import write_json
 
 __all__ = ["CLASSES", "PARTS", "fake_decoder", "part_of"]
@@ -78,7 +78,7 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
         return score(p["true"], p[member], kind, trial=trial)
 
     bootstrap = block_bootstrap_r2(true, ensemble, segment[known])
-    over = block_bootstrap_r2(true, ensemble, segment[known], peer=p["ridge"][known])
+    over = block_bootstrap_r2(true, ensemble, segment[known], reference=p["ridge"][known])
     test = scores("ensemble") | conformal.measure(true, ensemble, segment[known])
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_distribution": 0.05}
     test |= {"over_ridge": over.value, "over_ridge_error": over.error}

@@ -78,7 +78,7 @@ def small_store(root: Path) -> Store:
     write_session(session, root / f"{session.session_id}.h5")
     entry = {
         "source": "a.nwb", "sha256": "0" * 64, "options": {}, "dropped": [], "subject": "a", "units": 5, "spikes": 3000,
-        "observed_seconds": 60.0, "segments": 1, "covariates": ["vel"],
+        "observed_seconds": 60.0, "segments": 1, "covariates": [{"name": "vel"}],
     }  # fmt: skip
     write_manifest(root, {"version": STORE_VERSION, "sessions": {session.session_id: entry}})
 

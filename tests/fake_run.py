@@ -136,7 +136,8 @@ def fake_run(run: Path) -> Path:
         entries[name] = {
             "source": f"{name}.nwb", "sha256": "0" * 64, "size": 1, "subject": "a", "task": "", "units": 24,
             "spikes": len(session.spikes.timestamps), "observed_seconds": 115.0, "segments": 2,
-            "covariates": ["cursor_vel"], "options": {}, "tool_version": "0", "dropped": list(session.dropped),
+            "covariates": [{"name": "cursor_vel"}], "options": {}, "tool_version": "0",
+            "dropped": list(session.dropped),
         }  # fmt: skip
         if name == SESSION:
             per_session[name] = _decoder(run / "finetune" / name, name, time, velocity, rng)

@@ -26,7 +26,6 @@ TINY = ModelConfig(
     num_heads=2,
     units_per_patch=3,
     unit_width=8,
-    max_count=20,
     norm="pre",
     decoder="linear",
 )  # every choice stated: defaults move

@@ -245,7 +245,7 @@ def called(monkeypatch, tmp_path):
 
     monkeypatch.setattr("ndt.finetune.adapt.finetune", stands_in("fit", "metrics.json"))
     monkeypatch.setattr("ndt.finetune.curve.label_curve", stands_in("curve", "curve.json"))
-    monkeypatch.setattr("ndt.reports.run.write_report", lambda run: found.setdefault("report", run))
+    monkeypatch.setattr("ndt.api.report", lambda run: found.setdefault("report", run))
     return found
 
 

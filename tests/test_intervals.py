@@ -51,7 +51,7 @@ def test_start_is_inside_and_end_is_not():
     )
 
 
-def test_overlapping_rows_keep_their_columns_until_a_set_is_asked_for():
+def test_overlapping_rows_keep_their_columns_until_a_set_operation():
     table = Intervals([2.0, 0.0], [3.0, 2.5], {"cue": np.array(["b", "a"])})
 
     assert table.select(np.array([1])).columns["cue"].tolist() == ["a"]

@@ -1,10 +1,11 @@
-"""The installed shape, public names, and the direction of imports."""
+"""The installed shape, public names, the rooms, and the direction of imports between them."""
 
 import ast
 import importlib
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"ndt": "ndt", "data": "ndt.data", "pretrain": "ndt.pretrain", "finetune": "ndt.finetune"}
-FLOOR = {"ndt": 0, "ndt.data": 1, "ndt.pretrain": 2, "ndt.finetune": 2}
-FACES = {"ndt", "ndt.api", "ndt.bench", "ndt.cli", "ndt.__main__", "ndt.demo"}  # stand above all rooms
-BENCHMARKS = "ndt.benchmarks"  # the package of a face: its modules stand there, too
+FRONT = "__init__ __main__ api arguments bench benchmarks cli demo demo_rotation fit_dynamics"
+ORDER = [  # a room is a package or modules, without `ndt.`; it imports from itself and from rooms above it in this list
+    "errors intervals segments session spikes target verbs",
+    "config",
+    "model",
+    "train",
+    "evaluation",
+    "decoders",
+    "dynamics",
+    "reports",
+    "data.covariates data.fingerprint data.splits data.store data.workers",  # sessions in time and on disk
+    "data.read | data.simulate",  # rooms on one line do not import each other
+    "data.inspection",
+    "data data.read.files data.inspection.inspect",  # the verbs `read` and `inspect` join rooms of data
+    "pretrain | finetune",
+    FRONT,
+]
+LEVELS = {
+    name: (level, f"ndt: {room.strip()}")
+    for level, line in enumerate(ORDER)
+    for room in line.split("|")
+    for name in room.split()
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -33,7 +54,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, *, everywhere: bool) -> Iterator[str]:
-    """Yields the dotted names that a module imports when it is loaded, or also those inside its functions."""
+    """Yields the dotted names that a module imports when it is loaded, or all, also in functions and for types."""
     stack: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while stack:
         node = stack.pop()
@@ -42,26 +63,29 @@ def imports(path: Path, *, everywhere: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield from (f"{node.module}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not everywhere:
             stack += node.orelse
         elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             stack += ast.iter_child_nodes(node)
 
 
-@cache
-def graph() -> dict[str, set[str]]:
-    """Returns for each module those of ours that it imports when it is loaded."""
-    edges = {}
-    for name, path in modules().items():
-        wanted = {t for target in imports(path, everywhere=False) for t in (target, target.rpartition(".")[0])}
-        exact = {t for t in wanted if t in modules() and t != name}
-        edges[name] = {t for t in exact if not any(other.startswith(t + ".") for other in exact)} - {"ndt"}
+def imported(name: str, *, everywhere: bool) -> set[str]:
+    """Returns our modules that a module imports, without the packages that hold them."""
+    wanted = {
+        t for target in imports(modules()[name], everywhere=everywhere) for t in (target, target.rpartition(".")[0])
+    }
+    exact = {t for t in wanted if t in modules() and t != name}
 
-    return edges
+    return {t for t in exact if not any(other.startswith(t + ".") for other in exact)} - {"ndt"}
 
 
-def room(name: str) -> str:
-    return max((r for r in FLOOR if name == r or name.startswith(r + ".")), key=len)
+def room(name: str) -> tuple[int, str]:
+    """Returns the level and the room of a module by the longest name in `ORDER` that it begins with."""
+    parts = name.split(".")[1:] or ["__init__"]
+    known = [".".join(parts[:i]) for i in range(len(parts), 0, -1) if ".".join(parts[:i]) in LEVELS]
+    assert known, f"{name} has no room"
+
+    return LEVELS[known[0]]
 
 
 def test_declared_packages_are_the_folders_with_init():
@@ -78,7 +102,7 @@ def test_links_show_the_installed_shape():
         assert (ROOT / "ndt" / folder).readlink() == Path("..") / folder
 
 
-def test_version_is_said_once():
+def test_version_of_the_package_is_that_of_the_project():
     assert importlib.import_module("ndt").__version__ == PROJECT["project"]["version"]
 
 
@@ -90,23 +114,31 @@ def test_public_names_exist(name):
     assert len(set(module.__all__)) == len(module.__all__)
 
 
-def test_imports_point_left():
+def test_rooms_import_only_from_rooms_above_them():
+    """Anywhere in a module: at its top, in functions, and for types."""
     wrong = []
-    for name, targets in graph().items():
-        here = room(name)
-        for target in targets:
-            sideways = {here, room(target)} == {"ndt.pretrain", "ndt.finetune"}
-            upward = FLOOR[room(target)] > FLOOR[here] or target in FACES or target.startswith(BENCHMARKS)
-            if name not in FACES and not name.startswith(BENCHMARKS) and (sideways or upward):
-                wrong.append(f"{name} imports {target}")
+    for name in modules():
+        level, here = room(name)
+        for target in imported(name, everywhere=True) if level < len(ORDER) - 1 else ():
+            other, there = room(target)
+            if here != there and other >= level:
+                wrong.append(f"{name} ({here}) imports {target} ({there})")
     assert wrong == []
 
 
-def test_pretrain_and_finetune_never_meet():
-    for name, path in modules().items():
-        targets = {room(t) for t in imports(path, everywhere=True) if t.startswith("ndt.")}
-        other = {"ndt.pretrain": "ndt.finetune", "ndt.finetune": "ndt.pretrain"}.get(room(name))
-        assert other not in targets, f"{name} imports {other}"
+def test_packages_state_what_they_may_import():
+    packages = {
+        name: ast.get_docstring(ast.parse(p.read_text())) for name, p in modules().items() if p.stem == "__init__"
+    }
+    assert [name for name, text in packages.items() if "Imports:" not in (text or "")] == []
+
+
+def test_folders_are_small_and_module_names_unique():
+    """Benchmarks are named after what they measure, so they may share names."""
+    paths = [path for path in modules().values() if path.stem not in ("__init__", "__main__")]
+    assert {folder: n for folder, n in Counter(path.parent.name for path in paths).items() if n > 25} == {}
+    names = Counter(path.stem for path in paths if path.parent.name != "benchmarks")
+    assert [name for name, n in names.items() if n > 1] == []
 
 
 def test_no_import_cycle():
@@ -115,11 +147,11 @@ def test_no_import_cycle():
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, f"cycle: {' -> '.join((*path[path.index(name) :], name))}"
         if name not in done:
-            for target in graph()[name]:
+            for target in imported(name, everywhere=False):
                 visit(target, (*path, name))
             done.add(name)
 
-    for name in graph():
+    for name in modules():
         visit(name, ())
 
 

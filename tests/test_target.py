@@ -1,4 +1,4 @@
-"""Targets of every kind as columns: where each part is, and what several sessions share."""
+"""Targets of every kind as columns: the columns of each part, and the part shared by several sessions."""
 
 import re
 
@@ -89,6 +89,6 @@ def test_sessions_share_the_classes_of_any() -> None:
         (GO, VEL, "classes left, right, as in other sessions, found x, y in m/s"),
     ],
 )
-def test_what_differs_between_sessions_is_refused(one, other, told) -> None:
+def test_parts_that_differ_between_sessions_raise(one, other, told) -> None:
     with pytest.raises(InputError, match=f"b: target {re.escape(one.name)}: expected {told}"):
         united([("a", one), ("b", other)])

@@ -1,6 +1,6 @@
-"""What a recording holds, what is kept of it, and what should be doubted; as numbers, and as pages.
+"""Contents and quality of a recording, and the units and times that ingestion would drop; as numbers and as pages.
 
-Imports: `ndt.data.read`, and `ndt.reports` in the modules that draw.
+Imports: the nouns, `ndt.config`, `ndt.data.read`, `splits` and `workers` of `ndt.data`, and `ndt.reports` to draw.
 """
 
 __all__: list[str] = []

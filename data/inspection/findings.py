@@ -1,7 +1,6 @@
-"""What should be doubted in a recording, as graded sentences with numbers.
+"""Findings about a recording: graded sentences with numbers.
 
-``error``: nothing can be learned from it. ``warning``: something here may be wrong, or will surprise. ``note``: how the
-recording is.
+``error``: no model can be trained on it. ``warning``: a likely fault, or an unexpected property. ``note``: a property.
 """
 
 import re
@@ -25,12 +24,12 @@ FEW_UNITS = 10
 SLOWEST_HZ, FASTEST_HZ, LONGEST = 0.02, 1000.0, 86_400.0  # rates in Hz; seconds of observed time
 SHORT_ISI, ENOUGH_SPIKES = 0.01, 100
 HALF = 0.5
-FILLED = 0.9  # share of blocks in which a unit of even rate would fire, from which on empty ones mean something
+FILLED = 0.9  # expected share of blocks with a spike above which empty blocks are a finding
 MISSING, LONG_STEPS = 0.05, 0.01
 OUTSIDE = 0.01
 MANY_TIMES_CHANCE = 3.0
-GUARD = 1.0  # seconds: an ordinary context window
-SLACK = 1e-5  # seconds: sums of clock times near 1e9 s are good to 2e-6 s
+GUARD = 1.0  # seconds: a usual context window
+SLACK = 1e-5  # seconds: sums of clock times near 1e9 s have errors of 2e-6 s
 NAMED = 3
 
 Array = NDArray[np.float64]
@@ -39,12 +38,12 @@ Grade = Literal["error", "warning", "note"]
 
 
 class Finding(NamedTuple):
-    """One thing to know before training.
+    """A finding.
 
     Arguments:
-        grade: How much it matters.
-        where: What it is about: ``units``, ``observed time``, ``covariates``, ``trials`` or ``file``.
-        message: One sentence that stands for itself, with numbers.
+        grade: Severity.
+        where: Subject: ``units``, ``observed time``, ``covariates``, ``trials`` or ``file``.
+        message: One sentence with numbers.
     """
 
     grade: Grade
@@ -56,16 +55,16 @@ def find(session: Session, units: Columns, gaps: Intervals, silences: Intervals,
     """Returns all findings, errors first.
 
     Arguments:
-        session: The recording.
-        units: Columns of `ndt.data.inspection.quality.unit_measures`, and ``even_presence``: the share of blocks in which a unit
-            of the same rate would fire if it fired evenly.
-        gaps: Between segments of observed time.
-        silences: Of the whole population, in observed time.
+        session: Recording.
+        units: Measures of `ndt.data.inspection.quality.unit_measures`, and ``even_presence``: the expected share of
+            blocks with a spike of a Poisson unit of the same rate.
+        gaps: Gaps between segments of observed time.
+        silences: Silences of the whole population in observed time.
         together: Units that share spikes.
     """
     found = [
         *_population(session, units),
-        *_clock(session, units),
+        *_rates(session, units),
         *_unit_findings(session, units),
         *_pairs(session, together),
         *_time(session, gaps, silences),
@@ -81,15 +80,15 @@ def _population(session: Session, units: Columns) -> Iterator[Finding]:
     spikes, N = units["num_spikes"], session.num_units
     silent = np.flatnonzero(spikes == 0)
     if len(silent) == N:
-        yield Finding("error", "units", f"none of {N} units fires at all: there is nothing to learn")
+        yield Finding("error", "units", f"none of {N} units fires at all: no model can be trained")
     elif len(silent):
-        message = f"{len(silent)} of {N} units have no spike ({_names(session, silent)}): they teach a model nothing"
+        message = f"{len(silent)} of {N} units have no spike ({_names(session, silent)})"
         yield Finding("note", "units", message)
     if 0 < N - len(silent) < FEW_UNITS:
-        message = f"{_number(N - len(silent), 'unit')} fire: expect weak decoding, and little from pretraining"
+        message = f"{_number(N - len(silent), 'unit')} fire: expect weak decoding and little gain from pretraining"
         yield Finding("note", "units", message)
     if session.observed.duration == 0:
-        yield Finding("error", "observed time", "no observed time: no rate, no window")
+        yield Finding("error", "observed time", "no observed time: no rates and no windows")
     if session.count_bin > 0:
         message = (
             f"spikes were counted in bins of {1000 * session.count_bin:g} ms: model bins must be multiples of that, "
@@ -98,21 +97,21 @@ def _population(session: Session, units: Columns) -> Iterator[Finding]:
         yield Finding("note", "units", message)
 
 
-def _clock(session: Session, units: Columns) -> Iterator[Finding]:
-    """Rates that no population has, so that times or observation must be wrong."""
+def _rates(session: Session, units: Columns) -> Iterator[Finding]:
+    """Yields findings on implausible rates, which suggest wrong times or wrong observed time."""
     rate, seconds = units["rate_hz"], session.observed.duration
     usual = float(np.median(rate[rate > 0])) if np.any(rate > 0) else np.nan
     if usual < SLOWEST_HZ and seconds > LONGEST:
         message = (
-            f"units fire {usual:.2g} times a second in the median over {seconds / 3600:.0f} h: are times in "
-            "milliseconds or samples and not in seconds?"
+            f"the median unit fires {usual:.2g} times a second over {seconds / 3600:.0f} h: are times in milliseconds "
+            "or samples instead of seconds?"
         )
         yield Finding("warning", "units", message)
     fast = np.flatnonzero(rate > FASTEST_HZ)
     if len(fast):
         message = (
             f"{len(fast)} of {session.num_units} units fire more than {FASTEST_HZ:g} times a second, up to "
-            f"{rate[fast].max():.4g}: are times in seconds, and is observed time as short as {seconds:.4g} s?"
+            f"{rate[fast].max():.4g}: are times in seconds, and is observed time really {seconds:.4g} s?"
         )
         yield Finding("warning", "units", message)
 
@@ -124,8 +123,8 @@ def _unit_findings(session: Session, units: Columns) -> Iterator[Finding]:
         worst = short[np.argsort(-isi[short], kind="stable")]
         message = (
             f"{len(short)} of {N} units have more than 1 % of their intervals under 2 ms (worst: "
-            f"{_names(session, worst, isi)}), as few single neurons have: several in one unit, noise, or times made "
-            "from counts"
+            f"{_names(session, worst, isi)}), which is rare in single neurons: several neurons in one unit, noise, or "
+            "times made from counts"
         )
         yield Finding("warning", "units", message)
 
@@ -134,33 +133,30 @@ def _unit_findings(session: Session, units: Columns) -> Iterator[Finding]:
     if len(rare):
         worst = rare[np.argsort(presence[rare], kind="stable")]
         message = (
-            f"{len(rare)} of {N} units fire in less than half of the blocks in which they were observed, though often "
-            f"enough to fire in all (least: {_names(session, worst, presence)}): lost, drifting, or active in one state"
+            f"{len(rare)} of {N} units fire in less than half of the blocks in which they were observed, although "
+            f"their rate predicts spikes in all (least: {_names(session, worst, presence)}): lost, drifting, or active "
+            "in one state only"
         )
         yield Finding("warning", "units", message)
 
 
 def _pairs(session: Session, together: Synchrony) -> Iterator[Finding]:
     near = f"within {1000 * WINDOW:g} ms"
-    for kind, what, reason in (
-        (
-            "duplicate",
-            "duplicates",
-            "one unit twice makes co-smoothing and masked prediction trivial; drop or group them",
-        ),
-        ("cross-talk", "cross-talk", "spikes of one in the other leak what is masked; group them"),
-    ):
+    reasons = {
+        "duplicate": "a unit twice makes co-smoothing and masked prediction trivial; drop or group them",
+        "cross-talk": "spikes of one unit in the other leak masked counts; group them",
+    }
+    for kind, reason in reasons.items():
+        what = kind + "s" * (kind == "duplicate")
         pairs = sorted((p for p in together.pairs if p.kind == kind), key=lambda p: -p.shared)
         named = ", ".join(_pair(session, p) for p in pairs[:NAMED])
+        message = f"{_number(len(pairs), 'pair')} of units share spikes {near} like {what} (worst: {named}): {reason}"
         if pairs:
-            message = (
-                f"{_number(len(pairs), 'pair')} of units share spikes {near} like {what} (worst: {named}): {reason}"
-            )
             yield Finding("warning", "units", message)
     if together.typical > MANY_TIMES_CHANCE:
         message = (
             f"the typical pair of units shares {together.typical:.1f} times as many spikes {near} as chance gives: "
-            "artefacts on all channels, or a population that fires in volleys; pairs are judged against that"
+            "artefacts on all channels, or synchronous volleys of the population; pairs are judged relative to that"
         )
         yield Finding("warning", "units", message)
     if together.unassessed and session.count_bin == 0:
@@ -173,17 +169,16 @@ def _time(session: Session, gaps: Intervals, silences: Intervals) -> Iterator[Fi
         length = float(span.end[-1] - span.start[0])
         message = (
             f"{_number(len(gaps), 'gap')} of {gaps.duration:.1f} s in all, {_percent(gaps.duration / length)} of the "
-            f"{length:.1f} s from first to last observed time: no window spans one"
+            f"{length:.1f} s from first to last observed time; windows do not cross gaps"
         )
         yield Finding("note", "observed time", message)
     if len(silences):
         lengths = silences.end - silences.start
         k = int(np.argmax(lengths))
-        more = f" is the longest of {len(silences)} such segments, {silences.duration:.1f} s in all"
+        more = f", the longest of {len(silences)} such segments of {silences.duration:.1f} s in all"
         message = (
             f"{lengths[k]:.1f} s without a spike of {_number(session.num_units, 'unit')} at {silences.start[k]:.1f} s"
-            f"{more if len(silences) > 1 else ''}: probably not recorded; obs_intervals should say so, or set "
-            "cut_silence"
+            f"{more if len(silences) > 1 else ''}: probably not recorded; correct obs_intervals, or set cut_silence"
         )
         yield Finding("warning", "observed time", message)
     if session.observed.duration > 0:
@@ -195,9 +190,9 @@ def _time(session: Session, gaps: Intervals, silences: Intervals) -> Iterator[Fi
 
 
 def _covariates(session: Session) -> Iterator[Finding]:
-    """Findings about covariates; what is true of several is said once."""
+    """Yields findings about covariates; covariates with the same finding share it."""
     if not session.covariates:
-        yield Finding("note", "covariates", "no covariates: nothing can be decoded")
+        yield Finding("note", "covariates", "no covariates: decoding is not possible")
     names: dict[tuple[Grade, str], list[str]] = {}
     for name in sorted(session.covariates):
         for grade, message in _of_covariate(session.covariates[name], session.observed.coalesce()):
@@ -212,13 +207,13 @@ def _of_covariate(covariate: Covariate, observed: Intervals) -> Iterator[tuple[G
     steps, usual = np.diff(times), float(np.nan_to_num(covariate.interval))
     if len(times) and observed.duration > 0:
         if (share := (sampled(covariate) & observed).duration / observed.duration) < HALF:
-            yield "warning", f"{_percent(share)} of observed time is covered; the rest cannot be decoded"
+            yield "warning", f"{_percent(share)} of observed time is covered by samples"
 
     segment = np.searchsorted(observed.start, times, side="right")
     seen = observed.contains(times)
     within = steps[(segment[1:] == segment[:-1]) & seen[1:] & seen[:-1]]
     if len(steps) and usual == 0:
-        yield "warning", "more than half of the timestamps repeat the one before; the clock is broken"
+        yield "warning", "more than half of the timestamps repeat the previous one: a broken clock"
     elif len(within) and (long := int(np.sum(within > BRIDGED * usual))):
         grade: Grade = "warning" if long / len(within) > LONG_STEPS else "note"
         yield (
@@ -238,7 +233,7 @@ def _values(covariate: Covariate, seen: NDArray[np.bool_]) -> Iterator[tuple[Gra
     high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf)
     constant = np.flatnonzero(low == high)
     if len(constant) == values.shape[1] and len(constant):
-        yield "warning", "constant in observed time; there is nothing to decode"
+        yield "warning", "constant in observed time"
     elif len(constant):
         dims = ", ".join(covariate.dims[c] for c in constant)
         yield "note", f"{len(constant)} of {values.shape[1]} dimensions ({dims}) constant in observed time"
@@ -252,7 +247,7 @@ def _trials(session: Session) -> Iterator[Finding]:
     order = np.argsort(trials.start, kind="stable")
     start, end = trials.start[order], np.maximum.accumulate(trials.end[order])
     if overlaps := int(np.sum(start[1:] < end[:-1] - SLACK)):
-        message = f"{overlaps} of {len(trials)} trials begin before an earlier one has ended: they are kept as they are"
+        message = f"{overlaps} of {len(trials)} trials begin before an earlier one has ended; they are kept"
         yield Finding("note", "trials", message)
 
     length, observed = trials.end - trials.start, session.observed.coalesce()
@@ -261,14 +256,14 @@ def _trials(session: Session) -> Iterator[Finding]:
     if partly.any():
         wholly = int(np.sum(partly & (seen < SLACK)))
         message = (
-            f"{partly.sum()} of {len(trials)} trials lie outside observed time in part, {wholly} wholly: what was not "
-            "observed is not used"
+            f"{partly.sum()} of {len(trials)} trials lie outside observed time in part, {wholly} wholly; unobserved "
+            "time is not used"
         )
         yield Finding("note", "trials", message)
 
 
 def _reader(session: Session) -> Iterator[Finding]:
-    """What was said when the session was read."""
+    """Yields the reader's warnings and its sentences about dropped data."""
     for sentence in session.warnings:
         yield Finding("warning", "file", sentence)
     for sentence in session.dropped:
@@ -278,10 +273,9 @@ def _reader(session: Session) -> Iterator[Finding]:
 
 
 def _names(session: Session, rows: NDArray[np.integer], share: Array | None = None) -> str:
-    """Returns the first few units by identity, with a share of each."""
-    named = [
-        str(session.units.id[n]) + ("" if share is None else f" {_percent(float(share[n]))}") for n in rows[:NAMED]
-    ]
+    """Returns the identities of the first units, with a share of each."""
+    shares = ["" if share is None else f" {_percent(float(share[n]))}" for n in rows[:NAMED]]
+    named = [f"{session.units.id[n]}{text}" for n, text in zip(rows, shares, strict=False)]
 
     return ", ".join(named) + (", …" if len(rows) > NAMED else "")
 

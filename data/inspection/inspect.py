@@ -1,4 +1,4 @@
-"""Inspects recordings before anything is trained: one JSON-able entry each, and pages to be looked at."""
+"""Inspects recordings before training: a JSON-able summary and an HTML page of each."""
 
 import json
 import threading
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
-_one_at_a_time = threading.Lock()  # neither pynwb nor matplotlib is made for the threads that a Dask worker may have
+_one_at_a_time = threading.Lock()  # pynwb and matplotlib are not thread-safe, and Dask workers may have threads
 
 
 def inspect(
@@ -36,17 +36,17 @@ def inspect(
     nwb_check: bool = True,
     progress: bool = False,
 ) -> list[Entry]:
-    """Returns one entry of `ndt.data.inspection.summary.examine` for each file that paths and patterns stand for, in their order.
+    """Returns the summary (`ndt.data.inspection.summary.examine`) of each file, in the order of paths and patterns.
 
-    A file that cannot be read becomes an entry of ``source``, ``error`` and the grade ``error``, and the others go on.
+    The summary of an unreadable file has ``source``, ``error`` and the grade ``error``.
 
     Arguments:
-        files: Recordings, patterns for them, or ``dandi:…`` addresses.
-        config: How files become sessions, and how many are read at once, each of which holds one session in memory.
-        out: Folder for a page ``<session_id>.html`` of each file, ``index.html`` and ``inspect.json``; made where
-            missing, unless no file can be read.
-        nwb_check: Whether to ask NWB Inspector, where it is installed, about NWB files.
-        progress: Whether to show a bar on stderr.
+        files: Recordings, patterns, or ``dandi:…`` addresses.
+        config: How files become sessions, and how many processes read them; each holds one session in memory.
+        out: Folder for a page ``<session_id>.html`` of each file, ``index.html`` and ``inspect.json``; not made if no
+            file can be read.
+        nwb_check: Whether to run NWB Inspector, if installed, on NWB files.
+        progress: Whether to show a progress bar on stderr.
 
     Example:
         >>> inspect("recordings/*.nwb", out="inspected/")[0]["grade"]  # doctest: +SKIP
@@ -77,7 +77,7 @@ def inspect(
 
 
 def _names(session_ids: Sequence[str]) -> list[str]:
-    """Returns a name for the page of each session, unlike any other and the index's, where case is ignored, too."""
+    """Returns a unique name, ignoring case, for the page of each session; none is ``index``."""
     taken, names = {"index"}, []
     for session_id in session_ids:
         choices = (session_id if n == 1 else f"{session_id}-{n}" for n in range(1, len(session_ids) + 2))
@@ -95,26 +95,20 @@ def _inspect_one(job: "tuple[Source, Path | None]", config: IngestConfig, nwb_ch
     source, page = job
     try:
         with _one_at_a_time:
-            return _inspect_file(source, page, config, nwb_check)
+            session = read(source, config)
+            quality = assess(session)
+            entry = examine(session, quality)
+            if nwb_check:
+                entry["nwb_check"] = check_nwb(source)
+            if page is not None:
+                from ndt.data.inspection.recording_page import recording_page  # matplotlib only for pages
+
+                entry["page"] = page.name
+                page.parent.mkdir(parents=True, exist_ok=True)
+                write_text(page, recording_page(session, quality, entry, config))
+            return entry
     except InputError as error:
         return _failed(error, source)
-    except Exception as error:  # one odd file of many must not take the others with it
+    except Exception as error:  # one odd file must not end the inspection of the others
         found = f"{type(error).__name__} {error}"
         return _failed(InputError(source, "inspection", "a recording that can be inspected", found), source)
-
-
-def _inspect_file(source: "Source", page: Path | None, config: IngestConfig, nwb_check: bool) -> Entry:
-    session = read(source, config)
-    quality = assess(session)
-    entry = examine(session, quality)
-    if nwb_check:
-        entry["nwb_check"] = check_nwb(source)
-    if page is not None:
-        from ndt.data.inspection.recording_page import recording_page  # draws: imported where a page is asked for
-
-        entry["page"] = page.name
-        text = recording_page(session, quality, entry, config)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_text(page, text)
-
-    return entry

@@ -1,4 +1,4 @@
-"""NWB Inspector's findings about a file, where it is installed (extra ``nwb-check``)."""
+"""Findings of NWB Inspector about a file (extra ``nwb-check``)."""
 
 import warnings
 from collections import defaultdict
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMPORTANCE", "check_nwb"]
 
-IMPORTANCE = {  # NWB Inspector's grades, the worst first: in words, and the grade of ours that colours them
+IMPORTANCE = {  # grade of NWB Inspector, worst first -> words, and our grade, which gives the colour
     "ERROR": ("Error", "error"),
     "PYNWB_VALIDATION": ("Not valid", "error"),
     "CRITICAL": ("Critical", "warning"),
@@ -22,29 +22,29 @@ ABSENT = "NWB Inspector is not installed: pip install 'ndt[nwb-check]'"
 
 
 def check_nwb(path: "str | Path | RemoteFile") -> dict[str, Any]:
-    """Returns what NWB Inspector says of a local NWB file: ``skipped`` with the reason, or ``messages``.
+    """Returns NWB Inspector's ``messages`` about a local NWB file, or the reason why it was ``skipped``.
 
-    Messages of the same check are one: its ``importance``, ``check``, the ``objects`` that it names (the first 8), how
-    many (``count``), and the first ``message``. The most important come first.
+    Messages of one check are merged into its ``importance``, ``check``, first 8 ``objects``, their number (``count``)
+    and first ``message``. The most important come first.
     """
     if not isinstance(path, str | Path) or Path(path).suffix != ".nwb":
-        return {"skipped": "NWB Inspector is asked about NWB files on local storage only"}
+        return {"skipped": "NWB Inspector runs on NWB files on local storage only"}
     try:
         inspector: Any = import_module("nwbinspector")
     except ImportError:
         return {"skipped": ABSENT}
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pynwb about the file; NWB Inspector says the same in its own words
+        warnings.simplefilter("ignore")  # pynwb warns about faults that NWB Inspector reports
         try:
             found = [message for message in inspector.inspect_nwbfile(nwbfile_path=str(path)) if message is not None]
-        except Exception as error:  # what a check raises on a file that it did not expect
+        except Exception as error:  # any check may fail on an unusual file
             return {"skipped": f"NWB Inspector failed on this file: {type(error).__name__} {error}"}
 
-    return {"messages": _together(found)}
+    return {"messages": _merged(found)}
 
 
-def _together(found: list[Any]) -> list[dict[str, Any]]:
+def _merged(found: list[Any]) -> list[dict[str, Any]]:
     by_check = defaultdict(list)
     for message in found:
         by_check[message.importance.name, _line(message.check_function_name)].append(message)
@@ -64,11 +64,11 @@ def _together(found: list[Any]) -> list[dict[str, Any]]:
 
 
 def _object(message: Any) -> str:
-    place, name = (message.location or "").rstrip("/"), message.object_name or ""
+    location, name = (message.location or "").rstrip("/"), message.object_name or ""
 
-    return place if place.endswith(f"/{name}") else f"{place}/{name}"
+    return location if location.endswith(f"/{name}") else f"{location}/{name}"
 
 
 def _line(text: str | None) -> str:
-    """Returns the last line that says something: of a traceback, the one with the error."""
+    """Returns the last line of a text: of a traceback, the line with the error."""
     return (str(text or "").strip().splitlines() or [""])[-1].strip()

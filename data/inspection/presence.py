@@ -1,4 +1,4 @@
-"""When units were observed, and which of them fired when: what every honest rate divides by."""
+"""Observed time of units, sampled time of covariates, and spikes of units in blocks of time."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,27 +10,20 @@ from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
 
 __all__ = [
-    "BRIDGED",
-    "SLIVER",
-    "block_edges",
-    "borders",
-    "firing",
-    "sampled",
-    "seconds_before",
-    "spikes_by_unit",
+    "BRIDGED", "SLIVER", "block_edges", "borders", "firing", "sampled", "seconds_before", "spikes_by_unit",
     "unit_segments",
-]
+]  # fmt: skip
 
-BLOCK = 60.0  # seconds, where that makes 10 to 120 blocks
-FEWEST, MOST = 10, 120
-BRIDGED = 1.5  # sampling intervals between two samples that follow each other: clocks jitter
+BLOCK = 60.0  # seconds
+FEWEST, MOST = 10, 120  # blocks
+BRIDGED = 1.5  # longest step between neighbouring samples, in sampling intervals: clocks jitter
 SLIVER = 1e-6  # seconds: differences of clock times near 1e9 s are good to 2e-7 s
 
 Array = NDArray[np.float64]
 
 
 def unit_segments(session: Session) -> list[Intervals]:
-    """Returns for each of N units its segments of observed time: sorted, disjoint, touching ones joined."""
+    """Returns the segments of observed time of each of N units: sorted, disjoint, touching ones merged."""
     N, rows = session.num_units, session.units.observed
     if rows is None:
         return [session.observed.coalesce()] * N
@@ -43,11 +36,11 @@ def unit_segments(session: Session) -> list[Intervals]:
 
 
 def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Intervals:
-    """Returns when a covariate has samples: each reaches half an interval to both sides.
+    """Returns the time that a covariate's samples cover, half a sampling interval before and after each.
 
     Arguments:
-        covariate: The covariate.
-        valid: Which samples to take, shape (M,); by default all.
+        covariate: Covariate of M samples.
+        valid: Mask of samples, shape (M,); by default all.
     """
     times = covariate.timestamps if valid is None else covariate.timestamps[valid]
     if len(times) == 0:
@@ -59,7 +52,7 @@ def sampled(covariate: Covariate, valid: NDArray[np.bool_] | None = None) -> Int
 
 
 def seconds_before(segments: Intervals, times: Array) -> Array:
-    """Returns how much time of disjoint, sorted segments lies before each of `times`; shape of `times`."""
+    """Returns the seconds of disjoint, sorted segments before each of `times`; shape of `times`."""
     if len(segments) == 0:
         return np.zeros(np.shape(times))
     run = np.r_[0.0, np.cumsum(segments.end - segments.start)]
@@ -82,9 +75,9 @@ def spikes_by_unit(times: Array, unit: NDArray[np.integer], num_units: int) -> l
 
 
 def block_edges(observed: Intervals) -> Array:
-    """Returns the M + 1 edges of M even blocks from the first to the last observed time; M is 10 to 120.
+    """Returns the M + 1 edges of M equal blocks, of about a minute, from the first to the last observed time.
 
-    A block lasts a minute where that makes so many. Time too short to be divided is one block; no time is none.
+    M is 10 to 120; 1 if time is too short to be divided, 0 without observed time.
     """
     segments = observed.coalesce()
     if len(segments) == 0:
@@ -96,9 +89,9 @@ def block_edges(observed: Intervals) -> Array:
 
 
 def firing(spikes: Sequence[Array], segments: Sequence[Intervals], edges: Array) -> tuple[NDArray[np.int64], Array]:
-    """Returns each unit's spikes in blocks between edges, and the seconds it was observed there; both (M, N).
+    """Returns each unit's spikes in blocks between edges, and the seconds in which it was observed there; both (M, N).
 
-    A block observed for less than a microsecond counts as not observed: that is a border's rounding.
+    A block observed for less than a microsecond, the rounding of times, counts as not observed.
     """
     M, N = len(edges) - 1, len(spikes)
     counts, seconds = np.zeros((M, N), np.int64), np.zeros((M, N))

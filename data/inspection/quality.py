@@ -1,4 +1,4 @@
-"""How good a recording is: numbers about its units and its time, and what should be doubted."""
+"""Quality of a recording: measures of its units and of observed time, and findings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ from ndt.data.inspection.presence import (
     seconds_before,
     spikes_by_unit,
     unit_segments,
-)
+)  # fmt: skip
 from ndt.data.inspection.synchrony import Pair, groups, measure_synchrony, time_grid
 from ndt.intervals import Intervals
 from ndt.session import Session
 
-__all__ = ["Finding", "Quality", "assess", "unit_measures"]
+__all__ = ["Quality", "assess", "unit_measures"]
 
 SHORT = 0.002  # seconds
-COARSE = 0.001 + SLIVER  # seconds: a grid on which intervals under 2 ms are not seen
+COARSE = 0.001 + SLIVER  # seconds: on a coarser grid of times, intervals under 2 ms are lost
 SILENCE = 1.0  # seconds
-FALSE_ALARMS = 1e-6  # silences that chance gives a recording, on average
+FALSE_ALARMS = 1e-6  # expected number of silences by chance in a recording
 QUIET = 10  # percentile of blocks
 
 Array = NDArray[np.float64]
@@ -33,17 +33,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What `assess` returns, for N units and M blocks of time.
+    """Quality of a recording of N units in M blocks of time.
 
     Arguments:
-        units: Columns of `unit_measures`, and `duplicate_group`: a number for units that share spikes, directly or
-            through others, by duplicates or cross-talk; -1 for the rest. Each of shape (N,).
-        presence_edges: Edges of M blocks in seconds, shape (M + 1,); 10 to 120 of a minute where that fits.
-        presence_hz: Rate in each block over the time the unit was observed there, shape (M, N); NaN where it was not.
+        units: Columns of `unit_measures`, and `duplicate_group`: the number of the group of units connected by
+            duplicates or cross-talk, -1 for other units. Each of shape (N,).
+        presence_edges: Edges of the blocks in seconds, shape (M + 1,); see `block_edges`.
+        presence_hz: Rate of each unit in each block, shape (M, N); NaN if the unit was not observed there.
         pairs: Duplicates and cross-talk.
-        gaps: Between segments of observed time.
-        silences: Observed time without a spike of any unit, too long to be chance.
-        findings: Errors first.
+        gaps: Gaps between segments of observed time.
+        silences: Observed time without a spike of any unit, longer than chance explains.
+        findings: Findings, errors first.
     """
 
     units: dict[str, NDArray[Any]]
@@ -56,20 +56,19 @@ class Quality:
 
 
 def unit_measures(session: Session) -> dict[str, NDArray[Any]]:
-    """Returns columns about N units, each of shape (N,).
+    """Returns measures of N units, each of shape (N,).
 
     Returns:
-        ``num_spikes``; ``observed_seconds``; ``rate_hz``, spikes over observed seconds, NaN without any;
-        ``isi_under_2ms``, the share of intervals between spikes that last less than 2 ms, of those that lie in one
-        segment of the unit's observed time, NaN where there are none, or times are known to no better than 1 ms;
-        ``presence``, the share of blocks in which the unit fired, of those in which it was observed, NaN where there
-        are none.
+        ``num_spikes``; ``observed_seconds``; ``rate_hz``, spikes per observed second; ``isi_under_2ms``, the share
+        of inter-spike intervals shorter than 2 ms, among those within one segment of the unit's observed time, NaN if
+        spike times are coarser than 1 ms; ``presence``, the share of blocks with a spike, among those in which the
+        unit was observed. Ratios are NaN if their denominator is 0.
     """
     return _measure(session)[0]
 
 
 def assess(session: Session) -> Quality:
-    """Returns numbers about a session and what should be doubted in it; takes a second or two for 5 million spikes."""
+    """Returns the quality of a session; takes about two seconds for 5 million spikes."""
     units, edges, seconds, hz = _measure(session)
     observed = session.observed.coalesce()
     gaps = Intervals(observed.end[:-1], observed.start[1:])
@@ -89,7 +88,7 @@ def assess(session: Session) -> Quality:
 
 
 def _measure(session: Session) -> tuple[dict[str, NDArray[Any]], Array, Array, Array]:
-    """Returns columns about units, edges of M blocks, and observed seconds and rate of each unit in each, (M, N)."""
+    """Returns measures of units, edges of M blocks, and observed seconds and rate of each unit in each, (M, N)."""
     N, edges, segments = session.num_units, block_edges(session.observed), unit_segments(session)
     spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, N)
     counts, seconds = firing(spikes, segments, edges)
@@ -114,7 +113,7 @@ def _ratio(a: NDArray[Any], b: NDArray[Any]) -> Array:
 
 
 def _short_intervals(spikes: Array, segments: Intervals) -> float:
-    """Returns which share of the intervals between spikes within one segment lasts less than 2 ms."""
+    """Returns the share of inter-spike intervals within one segment that are shorter than 2 ms."""
     isi = np.diff(spikes)
     after = np.searchsorted(spikes, segments.start)  # the first spike of each segment ends no interval
     isi[after[(after > 0) & (after < len(spikes))] - 1] = np.nan
@@ -124,13 +123,13 @@ def _short_intervals(spikes: Array, segments: Intervals) -> float:
 
 
 def _silences(session: Session, edges: Array, rate_hz: Array) -> Intervals:
-    r"""Returns segments of observed time without any spike that chance does not explain.
+    r"""Returns segments of observed time without a spike that are longer than chance explains.
 
-    A Poisson population of rate R, observed for T seconds, makes on average :math:`R T e^{-R L}` segments longer than
-    L without a spike: one in a million such recordings has one longer than :math:`L = \log(10^6 R T) / R`. Populations
-    are no Poisson processes: in sleep and between bursts they fall quiet together. So R is the rate in the quietest
-    tenth of the blocks that hold a spike, and L at least one second, and two bins where spikes were counted. Where only
-    some units were observed in a segment, R is what those contribute.
+    A Poisson population of rate R, observed for T seconds, has on average :math:`R T e^{-R L}` segments longer than L
+    without a spike: one in a million such recordings has one longer than :math:`L = \log(10^6 R T) / R`. Real
+    populations become silent together, in sleep and between bursts. R is therefore the rate in the quietest tenth of
+    the blocks with a spike, and L at least one second, and two bins of counted spikes. In a segment in which only some
+    units were observed, R is the rate of those units.
     """
     times, observed = np.asarray(session.spikes.timestamps), session.observed.coalesce()
     seconds = np.diff(seconds_before(observed, edges))
@@ -142,7 +141,7 @@ def _silences(session: Session, edges: Array, rate_hz: Array) -> Intervals:
     long = long[observed.contains(points[long])]
     start, end = points[long], points[long + 1]
 
-    quiet = float(np.percentile(rates[rates > 0], QUIET)) * observed.duration / len(times)  # over the mean rate
+    quiet = float(np.percentile(rates[rates > 0], QUIET)) * observed.duration / len(times)  # relative to the mean rate
     expected = np.zeros(len(start))
     for segments, rate in zip(unit_segments(session), np.nan_to_num(rate_hz), strict=True):
         expected += quiet * rate * (seconds_before(segments, end) - seconds_before(segments, start))

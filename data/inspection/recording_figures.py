@@ -1,4 +1,4 @@
-"""The figures of a recording's page: from a session to the arrays that `ndt.reports.plots_recording` draws."""
+"""Figures of a recording's page: prepares arrays of a session for `ndt.reports.plots_recording`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from ndt.data.inspection.presence import firing, sampled, spikes_by_unit, unit_s
 from ndt.data.inspection.quality import Quality
 from ndt.intervals import Intervals
 from ndt.reports import plots, plots_recording
-from ndt.reports.page import Drawing, percent
+from ndt.reports.page import Drawing, many, percent
 from ndt.reports.plots_timeline import Lane, timeline
 from ndt.session import Covariate, Session
 
-__all__ = ["View", "activity", "close_look", "intervals", "isi_counts", "many", "time_line", "view_of"]
+__all__ = ["View", "activity", "close_look", "intervals", "isi_counts", "time_line", "view_of"]
 
-SECONDS = 20.0  # of the raster and the covariates
-FAR = 1e5  # seconds: axes of a clock that is further from zero than this begin with the recording
+SECONDS = 20.0  # of the raster and of traces of covariates
+FAR = 1e5  # seconds: if the clock starts later, axes have their zero at the start of the recording
 MOST_COVARIATES, MOST_TABLES, MOST_GROUPS = 8, 6, 16
 ISI_EDGES = np.linspace(0.0, 0.02, 41)
 FEW_SPIKES = 100
@@ -27,15 +27,15 @@ RATE_BLOCKS = 240
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What all figures of a page look at.
+    """A recording, and the axis of time and the grouping of units that all figures share.
 
     Arguments:
-        session: The recording.
-        quality: What is known of its units.
+        session: Recording.
+        quality: Its quality.
         entry: Its summary.
-        origin: Second of the file's clock at which axes have zero.
-        window: Seconds that are shown closely, in the file's clock.
-        groups: Region of each unit, or its probe where regions do not tell units apart.
+        origin: Second of the file's clock at which axes have their zero.
+        window: Seconds of the raster and of traces of covariates, on the file's clock.
+        groups: Region of each unit, or its probe if all regions are the same.
     """
 
     session: Session
@@ -46,17 +46,17 @@ class View:
     groups: Sequence[str]
 
     def shift(self, times: Intervals) -> Intervals:
-        """Returns times of the file's clock on the axes' clock."""
+        """Returns times on the axes' clock."""
         return Intervals(times.start - self.origin, times.end - self.origin)
 
     @property
     def close(self) -> Intervals:
-        """What is shown closely, on the axes' clock."""
+        """Time of the raster and of traces, on the axes' clock."""
         return self.shift(Intervals([self.window[0]], [self.window[1]]))
 
     @property
     def unseen(self) -> Intervals:
-        """When no unit was observed, from long before the recording until long after it; on the axes' clock."""
+        """Time in which no unit was observed, also long before and after the recording, on the axes' clock."""
         observed = self.session.observed.coalesce()
         if len(observed) == 0:
             return Intervals.empty()
@@ -66,7 +66,7 @@ class View:
 
 
 def view_of(session: Session, quality: Quality, entry: dict[str, Any]) -> View:
-    """Returns what all figures look at: where zero is, and which seconds are shown closely."""
+    """Returns the view of a recording."""
     start = float(session.observed.start.min()) if len(session.observed) else 0.0
     origin = float(np.floor(start)) if abs(start) > FAR else 0.0
     columns = session.units.columns
@@ -77,7 +77,7 @@ def view_of(session: Session, quality: Quality, entry: dict[str, Any]) -> View:
 
 
 def _window(session: Session) -> tuple[float, float]:
-    """Returns the middle of the longest segment with spikes and covariates, or where all are short of several."""
+    """Returns the middle of the longest segment with spikes and covariates, or several segments if all are short."""
     labelled = Intervals.empty()
     for covariate in session.covariates.values():
         labelled = labelled | sampled(covariate)
@@ -97,7 +97,7 @@ def _window(session: Session) -> tuple[float, float]:
 
 
 def time_line(view: View) -> Drawing:
-    """Draws on one axis what there is when: rates, observed time, tables, splits, covariates."""
+    """Draws rates, observed time, tables, splits and covariates on one axis of time."""
     session, split, silences = view.session, view.entry["split"], view.quality.silences
     own = "" if session.units.observed is None else ", not all units throughout"
     lanes = [_lane(view, "observed", session.observed, "observed", f"{session.observed.duration:,.0f} s{own}")]
@@ -114,18 +114,13 @@ def time_line(view: View) -> Drawing:
             times = Intervals(*np.reshape(split[key]["intervals"], (-1, 2)).T)
             lanes.append(_lane(view, name, times, key, f"{split[key]['seconds']:,.0f} s"))
     covariates = _covariates(view)
-    lanes += [*covariates[:MOST_COVARIATES], Lane(name="shown closely", bars=view.close, kind="shown")]
+    lanes += [*covariates[:MOST_COVARIATES], Lane(name="raster and traces", bars=view.close, kind="shown")]
 
-    rest = {"table": len(names) - MOST_TABLES, "covariate": len(covariates) - MOST_COVARIATES}
-    more = " and ".join(many(number, what) for what, number in rest.items() if number > 0)
-    caption = f"{more} more are not shown." if more else ""
+    rest = {"table": len(names) - MOST_TABLES, "lane of covariates": len(covariates) - MOST_COVARIATES}
+    more = " and ".join(many(number, f"more {what}") for what, number in rest.items() if number > 0)
+    caption = f"Not shown: {more}." if more else ""
 
     return timeline(lanes, _extent(view, lanes), view.unseen, _rate(view), caption)
-
-
-def many(number: int, what: str) -> str:
-    """Returns a number of things, in the plural where it is not one."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _lane(view: View, name: str, times: Intervals, kind: str, note: str, **more: Any) -> Lane:
@@ -133,7 +128,7 @@ def _lane(view: View, name: str, times: Intervals, kind: str, note: str, **more:
 
 
 def _rate(view: View) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns edges of blocks on the axes' clock, and the mean rate of the units observed in each; NaN without any."""
+    """Returns edges of blocks on the axes' clock, and the mean rate of the units observed in each, NaN if none was."""
     session, observed = view.session, view.session.observed
     if len(observed) == 0:
         return np.zeros(1), np.zeros(0)
@@ -145,27 +140,27 @@ def _rate(view: View) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _covariates(view: View) -> list[Lane]:
-    """Returns when covariates were sampled, pale where samples hold no value; those alike in this share a lane."""
-    alike: dict[tuple[bytes, ...], tuple[list[str], Intervals, Intervals]] = {}
+    """Returns lanes of sampled time, pale where values are missing; covariates with the same samples share a lane."""
+    lanes_of: dict[tuple[bytes, ...], tuple[list[str], Intervals, Intervals]] = {}
     for name, covariate in sorted(view.session.covariates.items()):
         spans = sampled(covariate)
         missing = sampled(covariate, np.asarray(~np.isfinite(covariate.values).all(axis=1)))
         key = tuple(x.tobytes() for x in (spans.start, spans.end, missing.start, missing.end))
-        alike.setdefault(key, ([], spans, missing))[0].append(name)
+        lanes_of.setdefault(key, ([], spans, missing))[0].append(name)
     entries = {c["name"]: c for c in view.entry["covariates"]}
     lanes = []
-    for names, spans, missing in alike.values():
+    for names, spans, missing in lanes_of.values():
         entry = entries[names[0]]
         note = f"{percent(entry['coverage'])} covered"
         note += f", {percent(entry['missing'])} missing" if entry["missing"] else ""
-        name = ", ".join(names) if len(names) < 3 else f"{len(names)} covariates alike"
+        name = ", ".join(names) if len(names) < 3 else f"{len(names)} covariates"
         lanes.append(_lane(view, name, spans, "covariate", note, pale=view.shift(missing)))
 
     return lanes
 
 
 def _extent(view: View, lanes: Sequence[Lane]) -> tuple[float, float]:
-    """Returns what the time line shows: all of it, but no more than a quarter beyond observed time on either side."""
+    """Returns the extent of the time line: all bars, but at most a quarter of observed time before and after it."""
     observed = view.shift(view.session.observed)
     if len(observed) == 0:
         return 0.0, 1.0
@@ -198,11 +193,11 @@ def _named(group: str) -> str:
 
 
 def isi_counts(session: Session, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns how many inter-spike intervals last how long, all units summed; none spans unobserved time.
+    """Returns a histogram, shape (K,), of all units' inter-spike intervals within segments of observed time.
 
     Arguments:
-        session: The recording.
-        edges: K + 1 ascending seconds between which to count.
+        session: Recording.
+        edges: Ascending edges in seconds, shape (K + 1,).
     """
     counts = np.zeros(len(edges) - 1, np.int64)
     spikes = spikes_by_unit(session.spikes.timestamps, session.spikes.unit_index, session.num_units)
@@ -214,7 +209,7 @@ def isi_counts(session: Session, edges: NDArray[np.float64]) -> NDArray[np.int64
 
 
 def intervals(view: View) -> list[Drawing]:
-    """Draws inter-spike intervals; nothing where spike times are too coarse, or no unit has two spikes."""
+    """Draws inter-spike intervals; returns none if spike times are too coarse, or no unit has two spikes."""
     units = view.quality.units
     if not np.isfinite(units["isi_under_2ms"]).any():
         return []
@@ -225,16 +220,16 @@ def intervals(view: View) -> list[Drawing]:
 
 
 def close_look(view: View) -> list[Drawing]:
-    """Draws covariates in the seconds of the raster; parts of one that is shown whole are left out."""
+    """Draws covariates in the seconds of the raster, without the parts of a covariate that is drawn whole."""
     covariates = [view.session.covariates[name] for name in sorted(view.session.covariates)]
     paths = {c.path for c in covariates}
     whole = [c for c in covariates if c.path.rpartition("/")[0] not in paths]
     if not whole:
         return []
     caption = f"Covariates in the same {SECONDS:g} s as the raster. Lines break where samples or values are missing."
-    caption += " Parts of a covariate that is shown whole are left out." if len(whole) < len(covariates) else ""
+    caption += " Parts of a covariate that is drawn whole are left out." if len(whole) < len(covariates) else ""
     more = len(whole) - MOST_COVARIATES
-    caption += f" {many(more, 'covariate')} more are in the table above." if more > 0 else ""
+    caption += f" {many(more, 'more covariate')} in the table above." if more > 0 else ""
     shown = [_within(view, covariate) for covariate in whole[:MOST_COVARIATES]]
     window = float(view.close.start[0]), float(view.close.end[0])
 

@@ -1,4 +1,4 @@
-"""The page of one recording, for a look before anything is trained, and the index of several."""
+"""HTML pages of an inspection: one for each recording, and their index."""
 
 import json
 from collections.abc import Sequence
@@ -14,22 +14,10 @@ from numpy.typing import NDArray
 from ndt.config import ArraysConfig, IngestConfig
 from ndt.data.inspection.nwb_check import IMPORTANCE
 from ndt.data.inspection.quality import Quality
-from ndt.data.inspection.recording_figures import View, activity, close_look, intervals, many, time_line, view_of
+from ndt.data.inspection.recording_figures import View, activity, close_look, intervals, time_line, view_of
+from ndt.reports import page
 from ndt.reports.names import RECORDING
-from ndt.reports.page import (
-    GRADES,
-    Cell,
-    Graded,
-    Section,
-    Table,
-    compact,
-    count_grades,
-    number,
-    percent,
-    render,
-    versions,
-    worst,
-)
+from ndt.reports.page import GRADES, Cell, Graded, Section, Table, count_grades, many, number, percent
 from ndt.reports.plots_recording import plain_text
 from ndt.session import Session
 
@@ -44,10 +32,10 @@ def recording_page(session: Session, quality: Quality, entry: dict[str, Any], co
     """Returns the page of one recording.
 
     Arguments:
-        session: The recording.
-        quality: What `ndt.data.inspection.quality.assess` says of it.
-        entry: What `ndt.data.inspection.summary.examine` says of it; with ``nwb_check``, NWB Inspector's findings are shown.
-        config: How it was read.
+        session: Recording.
+        quality: Its quality, from `ndt.data.inspection.quality.assess`.
+        entry: Its summary, from `ndt.data.inspection.summary.examine`, with NWB Inspector's ``nwb_check`` if it ran.
+        config: Settings of the reader.
     """
     view = view_of(session, quality, entry)
     with plain_text():
@@ -61,14 +49,14 @@ def recording_page(session: Session, quality: Quality, entry: dict[str, Any], co
             *([Section(title="Covariates", anchor="covariates", drawings=covariates)] if covariates else []),
             *([_nwb_check(entry["nwb_check"])] if "nwb_check" in entry else []),
             _settings(config),
-            Section(title="What the numbers mean", anchor="definitions", definitions=RECORDING),
+            Section(title="Definitions", anchor="definitions", definitions=RECORDING),
         ]
 
-    return render(session.session_id, _subtitle(entry), sections, _tiles(entry), "inspect")
+    return page.render(session.session_id, _subtitle(entry), sections, _tiles(entry), "inspect")
 
 
 def index_page(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the page that lists what `ndt.data.inspection.inspect.inspect` found: what was not read, then the worst first."""
+    """Returns the index of inspected recordings: unreadable files, then recordings by grade, worst first."""
     read, failed = [e for e in entries if "error" not in e], [e for e in entries if "error" in e]
     read.sort(key=lambda e: (ORDER.index(e["grade"]), e["session_id"]))
     sections = []
@@ -78,16 +66,16 @@ def index_page(entries: Sequence[dict[str, Any]]) -> str:
     head = ["recording", "grade", "units", "spikes", "observed (s)", "covariates", "findings"]
     table = Table(head=head, rows=[_row(entry) for entry in read], numeric={2, 3, 4})
     sections.append(Section(title="Recordings", anchor="recordings", tables=[table]))
-    sections.append(Section(title="What the numbers mean", anchor="definitions", definitions=RECORDING))
+    sections.append(Section(title="Definitions", anchor="definitions", definitions=RECORDING))
     tiles = [
-        (GRADES[worst([e["grade"] for e in entries])], "worst of all"),
+        (GRADES[page.worst([e["grade"] for e in entries])], "worst grade"),
         (f"{len(read):,}", f"of {len(entries):,} files read"),
         (f"{sum(e['units'] for e in read):,}", "units"),
-        (compact(sum(e["spikes"] for e in read)), "spikes"),
+        (page.compact(sum(e["spikes"] for e in read)), "spikes"),
         (f"{sum(e['observed_seconds'] for e in read):,.0f} s", "observed"),
     ]
 
-    return render(many(len(entries), "recording"), _written(), sections, tiles, "inspect")
+    return page.render(many(len(entries), "recording"), _written(), sections, tiles, "inspect")
 
 
 def _row(entry: dict[str, Any]) -> list[str | Cell]:
@@ -123,7 +111,7 @@ def _tiles(entry: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (GRADES[entry["grade"]], count_grades([f["grade"] for f in entry["findings"]])),
         (f"{units:,}", "unit" if units == 1 else "units"),
-        (compact(entry["spikes"]), "spikes"),
+        (page.compact(entry["spikes"]), "spikes"),
         (f"{entry['observed_seconds']:,.0f} s", f"observed, in {many(entry['segments'], 'segment')}"),
         (f"{covariates:,}", "covariate" if covariates == 1 else "covariates"),
     ]
@@ -131,7 +119,7 @@ def _tiles(entry: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _findings(entry: dict[str, Any]) -> Section:
     found = sorted(entry["findings"], key=lambda f: ORDER.index(f["grade"]))
-    text = [] if found else ["Nothing was found that needs attention."]
+    text = [] if found else ["No findings."]
 
     return Section(title="Findings", anchor="findings", text=text, findings=[Graded(**f) for f in found])
 
@@ -150,8 +138,8 @@ def _time_line(view: View) -> Section:
     if len(silences):
         spans = zip(silences.start[:MOST_SILENCES], silences.end[:MOST_SILENCES], strict=True)
         named = ", ".join(f"{a:,.1f} to {b:,.1f} s" for a, b in spans)
-        more = f" and {len(silences) - MOST_SILENCES:,} more times" if len(silences) > MOST_SILENCES else ""
-        section.text.append(f"Within it no unit fires at {named}{more}.")
+        more = f" and {many(len(silences) - MOST_SILENCES, 'more segment')}" if len(silences) > MOST_SILENCES else ""
+        section.text.append(f"No unit fires in these segments of it: {named}{more}.")
     if "error" in view.entry["split"]:
         section.text.append(f"There is no split into training, validation and test: {view.entry['split']['error']}.")
 
@@ -160,13 +148,13 @@ def _time_line(view: View) -> Section:
 
 def _ingested(view: View) -> Section:
     entry = view.entry
-    section = Section(title="What is ingested", anchor="ingested")
+    section = Section(title="Ingested data", anchor="ingested")
     if entry["task"]:
         section.text.append(f"Task: {entry['task']}")
     if entry["count_bin"]:
         section.text.append(
-            f"The file counts spikes in bins of {1e3 * entry['count_bin']:g} ms: finer bins and inter-spike intervals "
-            "mean nothing."
+            f"The file counts spikes in bins of {1e3 * entry['count_bin']:g} ms: it allows no finer bins and has no "
+            "inter-spike intervals."
         )
     section.text += [f"It follows conventions of {name}: {what}." for name, what in entry["conventions"].items()]
     section.text.append(f"Columns of units: {', '.join(entry['unit_columns']) or 'none'}.")
@@ -189,7 +177,7 @@ def _regions(view: View) -> Table:
         median = number(float(np.median(hz[np.isfinite(hz)]))) if np.isfinite(hz).any() else "–"
         counts = [f"{len(hz):,}", f"{int(num_spikes.sum()):,}", median, f"{np.sum(num_spikes == 0):,}"]
         rows.append([name or "not named", *counts])
-    head = ["region", "units", "spikes", "median rate (Hz)", "units without a spike"]
+    head = ["region", "units", "spikes", "median rate (spikes/s)", "units without a spike"]
     caption = "Units" + (f"; {len(regions) - MOST_REGIONS} more regions" if len(regions) > MOST_REGIONS else "")
 
     return Table(head=head, rows=rows, numeric={1, 2, 3, 4}, caption=caption)
@@ -203,60 +191,58 @@ def _covariates(entry: dict[str, Any]) -> Table:
         rows.append(
             [c["name"], c["path"], shape, number(c["rate"]), unit, percent(c["coverage"]), percent(c["missing"])]
         )
-    head = ["covariate", "path", "shape", "rate (Hz)", "unit", "coverage", "missing"]
+    head = ["covariate", "path", "shape", "samples/s", "unit", "coverage", "missing"]
 
     return Table(head=head, rows=rows, numeric={2, 3, 5, 6}, caption="Covariates")
 
 
 def _tables(tables: Sequence[dict[str, Any]]) -> tuple[Table, Table]:
-    """Returns a table of the file's tables, and one of how many rows have each label."""
+    """Returns a table of the file's tables, and one of the number of rows with each label."""
     rows, counts = [], []
     for t in tables:
-        columns = [
-            f"{c['name']} ({c['kind'] if c['distinct'] is None else format(c['distinct'], ',')})" for c in t["columns"]
-        ]
-        spread = " to ".join(map(number, t["percentiles_5_95_seconds"]))
-        lengths = [number(t["median_seconds"]), spread if t["rows"] else "–"]
-        numbers = [f"{t['rows']:,}", *lengths, f"{t['overlaps']:,}", percent(t["observed"])]
-        rows.append([t["name"], *numbers, ", ".join(columns) or "none"])
+        columns = []
         for c in t["columns"]:
+            columns.append(f"{c['name']} ({c['kind'] if c['distinct'] is None else format(c['distinct'], ',')})")
             if c["values"]:
                 counts.append([f"{t['name']}/{c['name']}", ", ".join(f"{v}: {n:,}" for v, n in c["values"].items())])
+        spread = " to ".join(map(number, t["percentiles_5_95_seconds"])) if t["rows"] else "–"
+        numbers = [f"{t['rows']:,}", number(t["median_seconds"]), spread, f"{t['overlaps']:,}", percent(t["observed"])]
+        rows.append([t["name"], *numbers, ", ".join(columns) or "none"])
     head = ["table", "rows", "median length (s)", "5 to 95 % (s)", "overlapping", "observed", "labels (distinct)"]
-    caption = "Tables of intervals and events; overlapping rows begin before an earlier one has ended"
-    told = "Rows with each value of a column, for columns of 2 to 20 values"
+    caption = "Tables of intervals and events; an overlapping row begins before an earlier one has ended"
+    labels = Table(head=["label", "rows with each value"], rows=counts, caption="Labels with 2 to 20 distinct values")
 
-    return (
-        Table(head=head, rows=rows, numeric={1, 2, 3, 4, 5}, caption=caption),
-        Table(head=["label", "rows with each value"], rows=counts, caption=told),
-    )
+    return Table(head=head, rows=rows, numeric={1, 2, 3, 4, 5}, caption=caption), labels
 
 
 def _units(view: View) -> list[Section]:
-    """Returns the sections of the units' activity and of their inter-spike intervals."""
+    """Returns the sections of activity and of inter-spike intervals."""
     drawings = intervals(view)
     isi = Section(title="Inter-spike intervals", anchor="isi", drawings=drawings)
     if not drawings:
-        isi.text.append("They mean nothing here: spike times are too coarse, or no unit has two spikes.")
+        isi.text.append("Not available: spike times are too coarse, or no unit has two spikes.")
     table = _measures(view.quality.units)
 
     return [Section(title="Activity", anchor="activity", drawings=activity(view), tables=[table]), isi]
 
 
 def _measures(units: dict[str, NDArray[Any]]) -> Table:
-    shown = {"rate (Hz)": ("rate_hz", 1.0), "spikes": ("num_spikes", 1.0), "observed (s)": ("observed_seconds", 1.0)}
-    shown |= {"presence (%)": ("presence", 100.0), "intervals under 2 ms (%)": ("isi_under_2ms", 100.0)}
     rows = []
-    for label, (name, scale) in shown.items():
-        values = scale * np.asarray(units[name], np.float64)
-        values = values[np.isfinite(values)]
-        points = np.percentile(values, [0, 10, 50, 90, 100]).tolist() if len(values) else [np.nan] * 5
+    for label, values in (
+        ("rate (spikes/s)", units["rate_hz"]),
+        ("spikes", units["num_spikes"]),
+        ("observed (s)", units["observed_seconds"]),
+        ("presence (%)", 100 * units["presence"]),
+        ("intervals under 2 ms (%)", 100 * units["isi_under_2ms"]),
+    ):
+        finite = values[np.isfinite(values)]
+        points = np.percentile(finite, [0, 10, 50, 90, 100]).tolist() if len(finite) else [np.nan] * 5
         rows.append([label, *map(number, points)])
-    head = ["per unit", "least", "10 %", "median", "90 %", "most"]
+    head = ["measure", "minimum", "10 %", "median", "90 %", "maximum"]
 
-    return Table(
-        head=head, rows=rows, numeric={1, 2, 3, 4, 5}, caption="How units differ; inspect.json has each of them"
-    )
+    caption = "Distribution over units; inspect.json lists each unit"
+
+    return Table(head=head, rows=rows, numeric={1, 2, 3, 4, 5}, caption=caption)
 
 
 def _pairs(view: View) -> Section:
@@ -264,15 +250,15 @@ def _pairs(view: View) -> Section:
     section = Section(title="Duplicates and cross-talk", anchor="pairs")
     if not pairs:
         unassessed = [f["message"] for f in view.entry["findings"] if "cross-talk are not assessed" in f["message"]]
-        section.text += unassessed or ["No two units share more of their spikes than can be expected."]
+        section.text += unassessed or ["No two units share more of their spikes than expected."]
         return section
     rows = [
         [str(unit_id[p.first]), str(unit_id[p.second]), p.kind, percent(p.shared), percent(p.expected)]
         for p in sorted(pairs, key=lambda p: -p.shared)[:MOST_PAIRS]
     ]
     head = ["unit", "shares spikes with", "kind", "shared", "expected"]
-    caption = f"{len(pairs):,} pair{'s' * (len(pairs) > 1)}"
-    caption += f", of which the {MOST_PAIRS} that share most; inspect.json has all" if len(pairs) > MOST_PAIRS else ""
+    caption = many(len(pairs), "pair")
+    caption += f"; the {MOST_PAIRS} that share most, inspect.json lists all" if len(pairs) > MOST_PAIRS else ""
     section.tables.append(Table(head=head, rows=rows, numeric={3, 4}, caption=caption))
 
     return section
@@ -283,7 +269,7 @@ def _nwb_check(found: dict[str, Any]) -> Section:
     if "skipped" in found:
         section.text.append(f"{found['skipped']}.")
     elif not found["messages"]:
-        section.text.append("NWB Inspector has nothing to say.")
+        section.text.append("NWB Inspector has no findings.")
     for m in found.get("messages", ()):
         word, grade = IMPORTANCE.get(m["importance"], (m["importance"].capitalize(), "note"))
         others = f" and others, {m['count']:,} in all" if m["count"] > len(m["objects"]) else ""
@@ -296,10 +282,10 @@ def _nwb_check(found: dict[str, Any]) -> Section:
 def _settings(config: IngestConfig) -> Section:
     import yaml
 
-    settings = json.loads(json.dumps(asdict(config)))  # lists for tuples, which YAML does not know
+    settings = json.loads(json.dumps(asdict(config)))  # lists instead of tuples, for YAML
     if config.arrays == ArraysConfig():
         del settings["arrays"]
-    section = Section(title="Settings and versions", anchor="settings", tables=[versions(PACKAGES)])
-    section.sources["How the file was read"] = yaml.safe_dump(settings, sort_keys=False).strip()
+    section = Section(title="Settings and versions", anchor="settings", tables=[page.versions(PACKAGES)])
+    section.sources["Settings of the reader"] = yaml.safe_dump(settings, sort_keys=False).strip()
 
     return section

@@ -1,4 +1,4 @@
-"""What a recording holds, what is kept of it and why the rest is not, as JSON-able values."""
+"""Summaries of recordings as JSON-able values: content, left-out data, quality, splits and findings."""
 
 from collections import Counter
 from typing import Any
@@ -16,15 +16,15 @@ from ndt.session import Covariate, Session
 
 __all__ = ["GUARD", "examine", "summarise"]
 
-GUARD = 2.0  # seconds between the splits shown; a model's own window decides when it is trained
+GUARD = 2.0  # seconds between the shown splits; training uses the model's window
 KINDS = {"b": "yes or no", "i": "number", "u": "number", "f": "number"}
-MOST_VALUES = 20  # of a column, whose rows are counted
+MOST_VALUES = 20  # distinct values up to which rows are counted by value
 
 Entry = dict[str, Any]
 
 
 def summarise(session: Session) -> Entry:
-    """Returns what a session holds, and what was dropped of its file, as JSON-able values."""
+    """Returns the content of a session, and the dropped content of its file, as JSON-able values."""
     source = session.source
     return {
         "session_id": session.session_id,
@@ -67,17 +67,14 @@ def _covariate(covariate: Covariate, observed: Intervals) -> Entry:
 
 
 def examine(session: Session, quality: Quality | None = None) -> Entry:
-    """Returns what `summarise` does, and what is to be known before anything is trained.
+    """Returns the summary of a session with all that should be known before training.
 
-    That is ``quality`` (of each unit, pairs of units, gaps and silences, in seconds), ``split`` (train, valid and
-    test, or why there are none), ``tables`` (rows, durations, overlaps, labels), ``findings`` and the worst ``grade``.
-
-    Arguments:
-        session: The recording.
-        quality: What `ndt.data.inspection.quality.assess` says of it, where that has been asked.
+    It adds to `summarise`: ``quality`` (of units, pairs of units, gaps and silences, in seconds), ``split`` (train,
+    valid and test, or why there are none), ``tables`` (rows, durations, overlaps, labels), ``findings`` and the worst
+    ``grade``. `quality`, if given, is that of `ndt.data.inspection.quality.assess`.
     """
     quality = quality or assess(session)
-    dropped = set(session.dropped)  # listed as such already
+    dropped = set(session.dropped)  # the page lists notes on dropped data once
     findings = [f._asdict() for f in quality.findings if f.grade != "note" or f.message not in dropped]
     unit_id = session.units.id.tolist()
 
@@ -94,9 +91,7 @@ def examine(session: Session, quality: Quality | None = None) -> Entry:
         "grade": min((f["grade"] for f in findings), key=GRADES.index, default="ok"),
     }
 
-    plain: Entry = _plain(entry)
-
-    return plain
+    return {str(key): _plain(value) for key, value in entry.items()}
 
 
 def _spans(intervals: Intervals) -> Entry:
@@ -113,7 +108,7 @@ def _splits(session: Session) -> Entry:
 
 
 def _table(name: str, rows: Intervals, observed: Intervals) -> Entry:
-    """Returns how long rows last, how many begin before an earlier one has ended, and what labels they have."""
+    """Returns the durations of a table's rows, the number of overlapping rows, and its label columns."""
     order = np.argsort(rows.start, kind="stable")
     start, end = rows.start[order], rows.end[order]
     low, median, high = np.percentile(end - start, [5, 50, 95]) if len(rows) else (0.0, 0.0, 0.0)
@@ -130,7 +125,7 @@ def _table(name: str, rows: Intervals, observed: Intervals) -> Entry:
 
 
 def _observed_share(rows: Intervals, observed: Intervals) -> NDArray[np.float64]:
-    """Returns which share of each row was observed; of an event without length, 0 or 1."""
+    """Returns the observed share of each row; 0 or 1 for events without length."""
     segments, length = observed.coalesce(), rows.end - rows.start
     inside = seconds_before(segments, rows.end) - seconds_before(segments, rows.start)
 
@@ -138,15 +133,13 @@ def _observed_share(rows: Intervals, observed: Intervals) -> NDArray[np.float64]
 
 
 def _column(name: str, values: NDArray[Any]) -> Entry:
-    """Returns how many values a column of labels has, and, of 2 to 20 of them, how many rows have each."""
+    """Returns the number of distinct values of a label column and, for 2 to 20 of them, of rows with each value."""
     kind = KINDS.get(values.dtype.kind, "text")
     if values.ndim > 1:
         return {"name": name, "kind": f"{kind}, {values.shape[1]} a row", "distinct": None, "missing": 0, "values": {}}
-    there = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
-    distinct, counts = np.unique(
-        values[there].astype(str) if values.dtype.kind == "O" else values[there], return_counts=True
-    )
-    lost, counted = int(np.sum(~there)), Counter[str]()
+    valid = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    distinct, counts = np.unique(valid.astype(str) if values.dtype.kind == "O" else valid, return_counts=True)
+    lost, counted = len(values) - len(valid), Counter[str]()
     if few := 2 <= len(distinct) + (lost > 0) <= MOST_VALUES:
         for value, count in zip(distinct.tolist(), counts.tolist(), strict=True):
             counted[_word(value)] += count
@@ -168,7 +161,7 @@ def _word(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns the same as JSON knows it: no numbers of NumPy, and None for what is not a finite number."""
+    """Returns a JSON-able copy: Python numbers for NumPy's, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,24 +1,24 @@
-r"""Units of one session that hold the same spikes: duplicates and cross-talk.
+r"""Units of one session that share spikes: duplicates and cross-talk.
 
 For units a and b, a the less active of the two while both were observed, S is the number of a's spikes then, and C the
-number of those that have a partner in b within ± ½ ms (the window); each counts once, however many partners it has. The
-pair shares C / S. By chance it would share E of the S spikes: with spikes n and rates r in cells p of time, up to 256
-with at least 200 spikes of the population each, so that a slow rise of both rates is no synchrony,
+number of those that have a partner in b within ± ½ ms (the window); each spike counts once. The pair shares C / S. The
+expected C by chance, from spikes n and rates r in up to 256 cells p of time with at least 200 spikes of the population
+each, so that slow changes of both rates do not count as synchrony, is
 
 .. math:: E = \sum_p n_{ap} (1 - e^{-2 \, \mathrm{window} \, r_{bp}})
 
-Three things beside chance bring spikes together, and each raises what a pair must exceed, λ:
+Three effects besides chance bring spikes together; each raises the threshold λ that C must exceed:
 
-- Coarse or shared clocks, and artefacts on all channels, do so to every pair. E is multiplied by the session's typical
-  C / E, the median over pairs, where that is above 1.
-- Neurons that really fire together do so within milliseconds. Copies of spikes agree much better, so λ is at least the
-  count at the worst of the lags of ± 2, 5, 10 and 20 ms. Synchrony sharper than a millisecond cannot be told from
-  cross-talk, nor a copy from synchrony where a train is so regular that most intervals are one of those lags.
-- Few spikes meet by luck. The tail of the Poisson distribution at C, with mean λ, must be below 1 % over all pairs
+- Coarse or shared clocks, and artefacts on all channels, affect every pair. E is multiplied by the session's typical
+  C / E, the median over pairs, if that is above 1.
+- Synchronous neurons fire within milliseconds of each other, copies of spikes much closer. λ is therefore at least the
+  largest count at the lags ± 2, 5, 10 and 20 ms. Synchrony sharper than a millisecond is indistinguishable from
+  cross-talk, and a copy from synchrony in a train so regular that most intervals equal one of those lags.
+- Few spikes meet by luck. The tail of the Poisson distribution with mean λ at C must be below 1 % over all pairs
   together (Bonferroni), and C at least 10.
 
-In a long recording the smallest excess is significant. So C must also be at least 2 λ, and (C - λ) / (S - λ), the share
-of copies if all other spikes meet as λ says, at least 0.1.
+In a long recording the smallest excess is significant. C must therefore also be at least 2 λ, and (C - λ) / (S - λ),
+the share of copies if all other spikes meet as λ predicts, at least 0.1.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,15 @@ WINDOW = 0.0005  # seconds
 DUPLICATE, CROSS_TALK = 0.5, 0.1
 LAGS = np.array([-0.020, -0.010, -0.005, -0.002, 0.002, 0.005, 0.010, 0.020])  # seconds
 FEWEST, FACTOR, CHANCE = 10, 2.0, 0.01
-ENOUGH_PAIRS = 10  # that a typical one can be named
+ENOUGH_PAIRS = 10  # for a typical pair
 MOST_PAIRS = 10_000  # listed
 
 CELLS, CELL_SPIKES, CUTS = 256, 200, 4_096
 MOST_SPIKES, MOST_MEETINGS = 3_000_000, 50_000_000
-GRID_SPIKES = 100_000  # looked at for their grid
-CHUNK = 1 << 17  # spikes whose partners are counted at a time
-ROWS = 256  # units that are compared with all others at a time
-LAG_SPIKES = 1_000  # of each pair looked at for each lag
+GRID_SPIKES = 100_000  # from which the grid of times is estimated
+CHUNK = 1 << 17  # spikes per pass of the count of partners
+ROWS = 256  # units per pass of the comparison with all others
+LAG_SPIKES = 1_000  # of each pair, for each lag
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -57,14 +57,14 @@ Single = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two units that share more spikes than anything but a copy explains.
+    """Two units that share more spikes than chance and synchrony explain.
 
     Arguments:
         first: Row of one unit.
         second: Row of the other; greater than `first`.
         kind: ``duplicate`` if at least half of the less active one's spikes are shared, else ``cross-talk``.
         shared: Share of the less active one's spikes that have a partner in the other.
-        expected: The share that chance, the session's typical pair and neighbouring lags allow at most.
+        expected: Largest share that chance, the session's typical pair and neighbouring lags explain.
     """
 
     first: int
@@ -75,7 +75,7 @@ class Pair:
 
 
 class Synchrony(NamedTuple):
-    """Pairs that share spikes; what the typical pair shares over what chance gives; why nothing was assessed, or ""."""
+    """Pairs that share spikes; C / E of the typical pair; reason if nothing was assessed, else empty."""
 
     pairs: tuple[Pair, ...]
     typical: float = 1.0
@@ -92,9 +92,9 @@ class _Candidates(NamedTuple):
     chance: NDArray[np.floating]
 
     def stands_out(self, num_pairs: int) -> "_Candidates":
-        """Returns the pairs that share far more than λ."""
+        """Returns the pairs whose C exceeds λ by all criteria."""
         S, C, chance = self.spikes, self.shared, self.chance
-        copied = (C - chance) / np.maximum(S - chance, SLIVER)  # where chance takes all, C - chance is not positive
+        copied = (C - chance) / np.maximum(S - chance, SLIVER)  # if S = λ, C - λ is not positive
         keep = (FEWEST <= C) & (C >= FACTOR * chance) & (copied >= CROSS_TALK)
         keep[keep] = gammainc(C[keep], chance[keep]) < CHANCE / num_pairs  # P(X >= C)
 
@@ -105,11 +105,10 @@ class _Candidates(NamedTuple):
 
 
 def measure_synchrony(session: Session) -> Synchrony:
-    """Returns the duplicates and cross-talk pairs of a session, those that share most first; or why they are unknown.
+    """Returns at most 10,000 pairs of duplicates and cross-talk, largest share first, or why they are unknown.
 
-    At most 10,000 pairs are listed. Of more than some 3 million spikes evenly spaced segments of time are read. Memory
-    is some 16 N² bytes for N units and a few hundred MB, however many spikes there are. Where times lie on a grid
-    coarser than the window, or were counts in bins, nothing can be said.
+    Of more than about 3 million spikes, evenly spaced segments of time are read. Memory is about 16 N² bytes for N
+    units and a few hundred MB. Times on a grid coarser than the window, and counts in bins, are not assessed.
     """
     reason = _unknowable(session)
     if reason or session.num_units < 2 or not len(session.spikes.timestamps):
@@ -137,13 +136,13 @@ def _pair(less: int, more: int, spikes: float, shared: float, chance: float) -> 
         first=int(min(less, more)),
         second=int(max(less, more)),
         kind="duplicate" if share >= DUPLICATE else "cross-talk",
-        shared=min(share, 1.0),  # a partner just outside the segments read counts, its unit's spike there does not
+        shared=min(share, 1.0),  # partners just outside the read segments count, spikes there do not
         expected=float(chance / spikes),
     )
 
 
 def groups(pairs: Sequence[Pair], num_units: int) -> NDArray[np.int64]:
-    """Returns (N,): a number from 0 for the units that pairs join, directly or through others; -1 for units in none."""
+    """Returns the number, from 0, of each unit's connected group of pairs, shape (N,); -1 for units in no pair."""
     a, b = np.array([(p.first, p.second) for p in pairs], np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(num_units, num_units))
     label = connected_components(graph, directed=False)[1]
@@ -155,10 +154,10 @@ def groups(pairs: Sequence[Pair], num_units: int) -> NDArray[np.int64]:
 
 
 def time_grid(session: Session) -> float:
-    """Returns the step in seconds of which all intervals between a unit's spikes are multiples; 0 where none is seen.
+    """Returns the step in seconds of which all inter-spike intervals are multiples; 0 if there is none.
 
-    Intervals are known to a microsecond, so steps below some 0.2 ms are not seen. Of intervals of at most 20 steps,
-    and less than a second, there must be 30, and 99 % of them multiples to a hundredth of a step.
+    Intervals are known to a microsecond, so steps below about 0.2 ms are not found. There must be 30 intervals of at
+    most 20 steps and less than a second, and 99 % of them multiples to a hundredth of a step.
     """
     times, unit = session.spikes.timestamps, session.spikes.unit_index
     first = slice(0, GRID_SPIKES)
@@ -171,7 +170,7 @@ def time_grid(session: Session) -> float:
     if len(isi) < 30:
         return 0.0
     multiple = np.maximum(np.round(isi / step), 1.0)
-    step = float(isi.sum() / multiple.sum())  # the first guess is good to a microsecond, which adds up
+    step = float(isi.sum() / multiple.sum())  # the error of the first estimate, up to a microsecond, adds up
 
     return step if np.mean(np.abs(isi / step - multiple) > 0.01) < 0.01 else 0.0
 
@@ -186,8 +185,8 @@ def _unknowable(session: Session) -> str:
 def _sample(session: Session) -> tuple[Array, NDArray[np.int64], Intervals]:
     """Returns spikes and their units from evenly spaced segments of time, and those segments: the cells.
 
-    They are all spikes unless those, or their expected meetings, are too many. Borders are times of spikes, not counts
-    of them, so that simultaneous spikes stay together.
+    The cells contain all spikes unless spikes, or their expected meetings, are too many. Borders are times of spikes,
+    so that simultaneous spikes stay in one cell.
     """
     times, unit = session.spikes.timestamps, session.spikes.unit_index
     S, observed = len(times), session.observed.coalesce()
@@ -211,10 +210,10 @@ def _sample(session: Session) -> tuple[Array, NDArray[np.int64], Intervals]:
 
 
 def count_shared(times: Array, unit: NDArray[np.int64], num_units: int, chunk: int = CHUNK) -> NDArray[np.int32] | None:
-    """Returns (N, N): how many spikes of unit a have a partner in unit b within ± `WINDOW`; the diagonal is 0.
+    """Returns the number of spikes of unit a with a partner in unit b within ± `WINDOW`, shape (N, N), diagonal 0.
 
-    Spike i is compared with i + 1, i + 2, … as long as any is near. Of b's near spikes its partner is the first alone:
-    the one whose predecessor in b is not near. None where spikes meet too often to be counted.
+    Spike i is compared with i + 1, i + 2, … while any is near. Only the first of b's near spikes is its partner: the
+    one whose predecessor in b is not near. Returns None if spikes meet too often to be counted.
     """
     window, S, N = WINDOW + SLIVER, len(times), num_units
     before, counts, met = _previous(times, unit, N), np.zeros(N * N, np.int32), 0
@@ -231,22 +230,13 @@ def count_shared(times: Array, unit: NDArray[np.int64], num_units: int, chunk: i
             forth = (before[j] - times[i] < -window) & (u != v)
             back = (before[i] - times[j] < -window) & (u != v)
             codes += [u[forth] * N + v[forth], v[back] * N + u[back]]
-        _tally(counts, np.concatenate(codes))
+        counts += np.bincount(np.concatenate(codes), minlength=N * N).astype(np.int32)
 
     return counts.reshape(N, N)
 
 
-def _tally(counts: NDArray[np.int32], codes: NDArray[np.int64]) -> None:
-    """Adds to each count how often its place occurs among `codes`, without an array as large where those are few."""
-    if len(counts) <= 16 * len(codes):
-        counts += np.bincount(codes, minlength=len(counts)).astype(np.int32)
-    else:
-        places, often = np.unique(codes, return_counts=True)
-        counts[places] += often.astype(np.int32)
-
-
 def _previous(times: Array, unit: NDArray[np.int64], N: int) -> Array:
-    """Returns when each spike's unit fired before, -inf if it did not."""
+    """Returns the time of the previous spike of each spike's unit, -inf for the first."""
     order = np.argsort(unit.astype(np.uint16) if N < 2**16 else unit, kind="stable")
     previous = np.full(len(times), -np.inf)
     same = unit[order[1:]] == unit[order[:-1]]
@@ -258,7 +248,7 @@ def _previous(times: Array, unit: NDArray[np.int64], N: int) -> Array:
 def _candidates(
     n: Single, there: Single, meets: Single, counts: NDArray[np.int32], num_pairs: int
 ) -> tuple[_Candidates, float]:
-    """Returns the pairs that stand out with λ = E, and the typical C / E, at least 1; arguments as `_rates` returns."""
+    """Returns the pairs that exceed λ = E, and the typical C / E, at least 1; arguments as `_rates` returns."""
     fires = np.flatnonzero(n.any(axis=0))
     stride = max(1, len(fires) // 1_000)
     found, ratio, weight = [], [], []
@@ -274,14 +264,14 @@ def _candidates(
         found.append(some.stands_out(num_pairs))
         typical = (some.chance > 0) & (a % stride == 0)
         ratio.append(some.shared[typical] / some.chance[typical])
-        weight.append(np.minimum(some.chance[typical], 5.0))  # of rare meetings the ratio says little
+        weight.append(np.minimum(some.chance[typical], 5.0))  # the ratio of rare meetings is noisy
 
     together = _Candidates(*(np.concatenate(values) for values in zip(*found, strict=True)))
     return together, _typical(np.concatenate(ratio), np.concatenate(weight))
 
 
 def _typical(ratio: Array, weight: Array) -> float:
-    """Returns the weighted median of the pairs' C / E, or 1 where that is less or pairs are few."""
+    """Returns the weighted median of the pairs' C / E, at least 1; 1 for few pairs."""
     if len(ratio) < ENOUGH_PAIRS:
         return 1.0
     order = np.argsort(ratio, kind="stable")
@@ -291,10 +281,10 @@ def _typical(ratio: Array, weight: Array) -> float:
 
 
 def _rates(session: Session, spikes: Sequence[Array], cells: Intervals) -> tuple[Single, Single, Single]:
-    """Returns for each cell and unit its spikes, whether it was observed, and a spike's chance to meet one of it there.
+    """Returns for each cell and unit its spikes, its observed share, and the probability that a spike meets one of it.
 
-    Where units differ in observation, cells are cut where that of any begins or ends; of more than 4,096 such times
-    an even choice is taken, and a unit may be observed for part of a cell.
+    If units differ in observed time, cells are cut at its starts and ends. Of more than 4,096 such times an even
+    selection is used, so that a unit may be observed for part of a cell.
     """
     edges, rows = np.unique(np.r_[cells.start, cells.end]), session.units.observed
     if rows is not None:
@@ -310,10 +300,10 @@ def _rates(session: Session, spikes: Sequence[Array], cells: Intervals) -> tuple
 
 
 def _at_lags(a: Array, b: Array) -> float:
-    """Returns how many of a's spikes have a partner in b at the lag where most do."""
+    """Returns the largest number of a's spikes with a partner in b over the lags, from a sample of a's spikes."""
     some = a[:: -(-len(a) // LAG_SPIKES)]
-    wanted = some + LAGS[:, None] - WINDOW - SLIVER  # (lags, spikes)
-    j = np.searchsorted(b, wanted)
-    near = (j < len(b)) & (b[np.minimum(j, len(b) - 1)] - wanted <= 2 * (WINDOW + SLIVER))
+    earliest = some + LAGS[:, None] - WINDOW - SLIVER  # (lags, spikes)
+    j = np.searchsorted(b, earliest)
+    near = (j < len(b)) & (b[np.minimum(j, len(b) - 1)] - earliest <= 2 * (WINDOW + SLIVER))
 
     return float(near.mean(axis=1).max() * len(a))

@@ -1,6 +1,7 @@
 """Files to `Session`: NWB, brainsets HDF5, MATLAB and NumPy files, arrays, pynapple objects, files on DANDI.
 
-Imports: the nouns and `ndt.config`.
+Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`; `read.files`, which also selects
+units and times, imports more.
 """
 
 __all__: list[str] = []

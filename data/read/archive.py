@@ -1,9 +1,9 @@
-"""Arrays of a ``.mat`` or ``.npz`` file by key: numbers, text, and cells of either. Nothing in a file is run.
+"""Reads arrays of a ``.mat`` or ``.npz`` file by key: numbers, text, and cells of either, without running code.
 
-Three formats give the same values: MATLAB's up to v7.2 (scipy reads it, in a child process first), v7.3 (HDF5, where
-every array lies transposed, a cell array is one of references, and an empty array holds its own shape), and NumPy's
-archives without objects. Only the keys asked for are read, so that waveforms cost nothing. A dot in a key steps into a
-struct; a field of a struct array is a cell array of that field.
+Three formats give the same values: MATLAB up to v7.2 (read by scipy, first in a child process), MATLAB v7.3 (HDF5 with
+transposed arrays; a cell array is an array of references, and an empty array holds its shape), and NumPy archives
+without objects. Only the given keys are read. A dot in a key steps into a struct; a field of a struct array is a cell
+array.
 """
 
 import math
@@ -25,21 +25,11 @@ from ndt.errors import InputError
 __all__ = ["load_arrays", "texts"]
 
 GIB = 1 << 30
-DEPTH = 4  # cells within cells; more is a file that refers to itself
-MEMORY = 4 * GIB  # address space of the child process beside what it reads
-ITEMSIZE = {
-    "single": 4,
-    "int32": 4,
-    "uint32": 4,
-    "int16": 2,
-    "uint16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "logical": 1,
-    "char": 4,
-}
+DEPTH = 4  # cells within cells; deeper ones may refer to themselves
+MEMORY = 4 * GIB  # address space of the child process without the data
+ITEMSIZE = dict(single=4, int32=4, uint32=4, char=4, int16=2, uint16=2, int8=1, uint8=1, logical=1)  # else 8
 
-Value = NDArray[Any]  # numbers, text (one string a row), or objects: cells that hold the like
+Value = NDArray[Any]  # numbers, text (one string per row), or objects: cells
 
 
 def load_arrays(
@@ -49,12 +39,12 @@ def load_arrays(
 
     Arguments:
         path: A ``.mat`` or ``.npz`` file.
-        keys: What to read of it; ``a.b`` is field b of struct a.
+        keys: Keys to read; ``a.b`` is field b of struct a.
         max_gib: Largest array that is read, in GiB.
-        probe_seconds: How long the child process that tries a file before MATLAB 7.3 may take; 0 to try none.
+        probe_seconds: Time limit of the child process that opens a file before MATLAB 7.3; 0 for no test.
 
     Raises:
-        InputError: if the file cannot be read, lacks a key, or holds under it what is no array.
+        InputError: if the file cannot be read, lacks a key, or the value of a key is not an array.
     """
     path, keys = Path(path), list(dict.fromkeys(keys))
     if not path.is_file():
@@ -65,13 +55,13 @@ def load_arrays(
         raise
     except MemoryError as error:
         raise InputError(path, "file", "arrays that fit into memory", "larger ones") from error
-    except Exception as error:  # h5py and zipfile raise whatever the broken part happens to cause
+    except Exception as error:  # the exceptions that h5py and zipfile raise for broken files cannot be listed
         found = f"{type(error).__name__} {error}"
         raise InputError(path, "file", f"a {path.suffix.lower()} file that can be read", found) from error
 
 
 def texts(value: Value) -> list[str] | None:
-    """Returns text as a list of strings, one a row or cell; None where it is none."""
+    """Returns text as a list of strings, one per row or cell; None for values that are not text."""
     if value.dtype.kind == "U":
         return [str(row) for row in value.ravel()]
     if value.dtype.kind == "S":
@@ -128,7 +118,7 @@ def _read_npz(path: Path, keys: list[str], max_gib: float) -> dict[str, Value]:
 
 
 def _plain(path: Path, key: str, value: Value) -> Value:
-    """Returns numbers and text as they are; raises for anything else."""
+    """Returns numbers and text unchanged; raises for anything else."""
     if value.dtype.kind not in "biufUS":
         raise InputError(path, key, "numbers, text or cells of them", f"values of type {value.dtype}")
 
@@ -139,7 +129,7 @@ def _read_mat5(path: Path, keys: list[str], max_gib: float, seconds: float) -> d
     from scipy import io
 
     tops = list(dict.fromkeys(key.split(".")[0] for key in keys))
-    probe(path, seconds, MEMORY + int(2 * max_gib * GIB), variables=tops)  # wrong lengths can keep scipy busy for ever
+    probe(path, seconds, MEMORY + int(2 * max_gib * GIB), variables=tops)  # scipy may not end for wrong lengths
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name that occurs twice
         known = {name: (shape, kind) for name, shape, kind in io.whosmat(path, appendmat=False)}
@@ -147,14 +137,13 @@ def _read_mat5(path: Path, keys: list[str], max_gib: float, seconds: float) -> d
             _check_key(path, top, known)
             shape, kind = known[top]
             _check_size(path, top, shape, ITEMSIZE.get(kind, 8), max_gib)
-        # arrays of the class that MATLAB gave them, text as strings; nothing else is made of a file
         found = io.loadmat(path, appendmat=False, mat_dtype=True, variable_names=tops)
 
     return {key: _mat5_value(path, key, _mat5_field(path, key, found), max_gib) for key in keys}
 
 
 def _mat5_field(path: Path, key: str, found: dict[str, Any]) -> Any:
-    """Returns what a key stands for: a variable, or a field of a struct; of a struct array, as cells."""
+    """Returns the variable or the field of a struct that a key names; of a struct array, as cells."""
     top, *fields = key.split(".")
     thing = found[top]
     for k, name in enumerate(fields, 1):
@@ -182,7 +171,7 @@ def _mat5_value(path: Path, key: str, thing: Any, max_gib: float) -> Value:
 
 
 def _dense(path: Path, key: str, matrix: Any, max_gib: float) -> Value:
-    """Returns a sparse matrix in full; its indices are checked first, since they may point anywhere."""
+    """Returns a sparse matrix as a dense one, after a check of its indices."""
     _check_size(path, key, matrix.shape, matrix.dtype.itemsize, max_gib)
     matrix.check_format(full_check=True)
 
@@ -190,7 +179,7 @@ def _dense(path: Path, key: str, matrix: Any, max_gib: float) -> Value:
 
 
 def _cells(values: list[Value], shape: tuple[int, ...]) -> Value:
-    """Returns a cell array; assigned one by one, since NumPy would stack cells of one shape."""
+    """Returns a cell array; cells are assigned one by one, since NumPy would stack cells of equal shape."""
     cells = np.empty(len(values), object)
     for i, value in enumerate(values):
         cells[i] = value
@@ -223,10 +212,9 @@ def _hdf5_value(file: Any, thing: Any, where: tuple[Path, str, float], depth: in
     kind = thing.attrs.get("MATLAB_class", b"")
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
     refers = h5py.check_ref_dtype(thing.dtype) is h5py.Reference
-    if "MATLAB_empty" in thing.attrs:  # the data are the shape of what is not there
-        return np.zeros(
-            tuple(map(int, thing[()])), object if refers or kind == "cell" else "U" if kind == "char" else float
-        )
+    if "MATLAB_empty" in thing.attrs:  # the data are the shape of the empty array
+        dtype = object if refers or kind == "cell" else "U" if kind == "char" else float
+        return np.zeros(tuple(map(int, thing[()])), dtype)
     data = np.asarray(thing[()]).T
     if refers:
         if depth == DEPTH:
@@ -239,7 +227,7 @@ def _hdf5_value(file: Any, thing: Any, where: tuple[Path, str, float], depth: in
 
 
 def _hdf5_sparse(group: Any, where: tuple[Path, str, float]) -> Value:
-    """Returns a sparse matrix in full; it lies by columns."""
+    """Returns a sparse matrix (compressed columns) as a dense one."""
     path, key, max_gib = where
     columns = np.asarray(group["jc"][()])
     shape = (int(group.attrs["MATLAB_sparse"]), len(columns) - 1)

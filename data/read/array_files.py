@@ -1,14 +1,14 @@
-"""``.mat`` and ``.npz`` files to `Session`, by settings that say which key holds what: `ndt.config.data.ArraysConfig`.
+"""Reads ``.mat`` and ``.npz`` files into `Session`; `ndt.config.data.ArraysConfig` names the keys.
 
-Spike times are a cell array, one cell a unit::
+Spike times are a cell array, one cell per unit::
 
     ArraysConfig(spikes="spikes", covariates=("hand_pos", "hand_vel"), timestamps=("t",))
 
 Or they are flat with a `unit_index`, whose values name the units; or counts with a `bin_size`.
 
-A cell array of channels by sorts, as in Indy's and Loco's files (Zenodo 3854034), gives a unit for each cell that holds
-spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that no sorted unit took). Among `columns`,
-``electrode=KEY`` says which electrode each channel or unit has: numbers, or names that end in one, whose first word
+A cell array of channels by sorts, as in the files of Indy and Loco (Zenodo 3854034), gives a unit for each cell with
+spikes, with columns `channel` (row, from 0) and `sort` (0: crossings that belong to no sorted unit). Among `columns`,
+``electrode=KEY`` gives the electrode of each channel or unit: numbers, or names that end in a number, whose first word
 becomes `group` and `location` (``M1 001``). ``merge: electrode`` then sums the sorts of a channel.
 """
 
@@ -45,12 +45,12 @@ def read_arrays(
 
     Arguments:
         path: The file.
-        config: Where it has what.
+        config: Keys of the file.
         max_gib: Largest array that is read, in GiB.
-        probe_seconds: How long the child process that tries a file before MATLAB 7.3 may take; 0 to try none.
+        probe_seconds: Time limit of the child process that opens a file before MATLAB 7.3; 0 for no test.
 
     Raises:
-        InputError: for whatever is wrong with the file or does not fit the settings.
+        InputError: if the file has an error or does not fit the settings.
 
     Example:
         >>> config = ArraysConfig(covariates=("cursor_pos",), timestamps=("t",))
@@ -60,26 +60,22 @@ def read_arrays(
     path, config = Path(path), config or ArraysConfig()
     keys = _Keys.of(config, path)
     file = _File(path, keys, load_arrays(path, keys.all(config), max_gib, probe_seconds))
-    laid = _layout(file, config)
     session = from_arrays(
-        laid.spikes,
+        **_layout(file, config),
         session_id=session_id_of(path),
         subject=config.subject or re.split(r"[_-]", path.stem.removeprefix("sub-"))[0],
-        unit_index=laid.unit_index,
-        bin_size=laid.bin_size,
-        unit_columns=laid.columns,
-        covariates={name: _covariate(file, name, config, laid) for name in keys.covariates},
+        covariates={name: _covariate(file, name, config) for name in keys.covariates},
         units=keys.physical,
         observed=_observed(file, config.observed, keys),
         source=file_source(path),
     )
 
-    return replace(session, dropped=(*laid.dropped, *session.dropped))
+    return replace(session, dropped=(*file.dropped, *session.dropped))
 
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which key is wanted as what."""
+    """Keys by the name of the covariate or column that they hold."""
 
     covariates: dict[str, str]
     columns: dict[str, str]
@@ -108,7 +104,7 @@ class _Keys:
 
 
 def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
-    """Returns names and keys of words ``name=key``; a key alone is named by its last part."""
+    """Returns keys by name from words ``name=key``; the name of a key alone is its last part."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, key = (part.strip() for part in word.partition("="))
@@ -122,11 +118,12 @@ def _pairs(words: Iterable[str], path: Path, field: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _File:
-    """What was read of a file."""
+    """Values read from a file, and messages on what is left out; grows."""
 
     path: Path
     keys: _Keys
     values: dict[str, Value]
+    dropped: list[str] = field(default_factory=list)
 
     def vector(self, key: str) -> Value:
         """Returns numbers of one dimension."""
@@ -136,7 +133,7 @@ class _File:
         return value
 
     def error(self, key: str, expected: str) -> InputError:
-        """Returns what to raise about a value."""
+        """Returns the error to raise about a value."""
         value = self.values[key]
         kind = "cells" if value.dtype == object else "text" if value.dtype.kind in "US" else f"type {value.dtype}"
 
@@ -144,24 +141,14 @@ class _File:
 
 
 def _vector(value: Value) -> Value | None:
-    """Returns numbers of at most one dimension that is not 1; None for anything else."""
+    """Returns numbers with at most one dimension that is not 1; None for anything else."""
     long = [size for size in value.shape if size != 1]
 
     return value.ravel() if value.dtype.kind in "biuf" and (len(long) <= 1 or value.size == 0) else None
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What `from_arrays` is told of spikes and units."""
-
-    spikes: Any
-    columns: Columns
-    unit_index: Value | None = None
-    bin_size: float | None = None
-    dropped: list[str] = field(default_factory=list)
-
-
-def _layout(file: _File, config: ArraysConfig) -> _Layout:
+def _layout(file: _File, config: ArraysConfig) -> dict[str, Any]:
+    """Returns the arguments of `from_arrays` about spikes and units."""
     value = file.values[config.spikes]
     if value.dtype == object:
         if config.unit_index or config.bin_size:
@@ -170,15 +157,16 @@ def _layout(file: _File, config: ArraysConfig) -> _Layout:
     if value.dtype.kind in "biuf" and config.unit_index:
         return _of_flat(file, config)
     if value.dtype.kind in "biuf" and config.bin_size:
-        return _of_counts(file, config)
+        if value.ndim != 2:
+            raise file.error(config.spikes, "counts, bins by units")
+        return {"spikes": value, "unit_columns": _columns(file, value.shape[1]), "bin_size": config.bin_size}
 
     raise file.error(config.spikes, "a cell array of spike times; or flat times and unit_index; or counts and bin_size")
 
 
-def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
-    """Returns a unit for each cell; of channels by sorts, for those that hold spikes or are a channel's first."""
+def _of_cells(file: _File, config: ArraysConfig) -> dict[str, Any]:
+    """Returns a unit for each cell; of channels by sorts, for cells with spikes and the first cell of each channel."""
     cells = file.values[config.spikes]
-    cells = cells.T if config.transposed else cells
     binned = cells.ndim == 2 and min(cells.shape) > 1
     cells = cells if binned else cells.reshape(-1, 1)
     trains = [[_vector(cell) for cell in row] for row in cells]
@@ -187,22 +175,21 @@ def _of_cells(file: _File, config: ArraysConfig) -> _Layout:
     if not kept:
         raise file.error(config.spikes, "cells that are lists of spike times")
     name, row, sort = config.spikes, *np.array(kept).T
-    dropped = []
     if wrong:
         first = cells[wrong[0]]
-        dropped.append(f"{name}: {len(wrong)} cells are no lists of times, the first {wrong[0]} of shape {first.shape}")
+        text = f"{name}: {len(wrong)} cells are not lists of times, the first {wrong[0]} of shape {first.shape}"
+        file.dropped.append(text)
     if (empty := cells.size - len(kept) - len(wrong)) > 0:
-        dropped.append(f"{name}: {empty} of {cells.size} cells are empty and no units")
+        file.dropped.append(f"{name}: {empty} of {cells.size} cells are empty and give no units")
     columns = {key: value[row] for key, value in _columns(file, len(cells)).items()}
     if binned:
         columns = {"channel": row, "sort": sort, "electrode": row, "group": np.full(len(row), "")} | columns
-    spikes = [trains[n][u] for n, u in kept]
 
-    return _Layout(spikes, columns, dropped=dropped)
+    return {"spikes": [trains[n][u] for n, u in kept], "unit_columns": columns}
 
 
-def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
-    """Returns a unit for each value of the index; where columns have more rows, the values are rows, from 0."""
+def _of_flat(file: _File, config: ArraysConfig) -> dict[str, Any]:
+    """Returns a unit for each value of the index; if columns have more rows, the values are row numbers from 0."""
     index = file.vector(config.unit_index)
     labels, unit = np.unique(index, return_inverse=True)
     if len(labels) == 0 or not np.all(labels == np.floor(labels)):  # NaN: not
@@ -213,24 +200,17 @@ def _of_flat(file: _File, config: ArraysConfig) -> _Layout:
     if N != len(labels):
         if labels[0] < 0 or labels[-1] >= N:
             found = f"{len(labels)} from {labels[0]} to {labels[-1]}"
-            raise InputError(
-                file.path, config.unit_index, f"as many values as units, or rows of {N} units from 0", found
-            )
+            expected = f"as many values as units, or rows of {N} units from 0"
+            raise InputError(file.path, config.unit_index, expected, found)
         labels, unit = np.arange(N), index.astype(np.int64)
 
-    return _Layout(file.vector(config.spikes), {"label": labels} | _columns(file, N), unit_index=unit.ravel())
+    columns = {"label": labels} | _columns(file, N)
 
-
-def _of_counts(file: _File, config: ArraysConfig) -> _Layout:
-    counts = file.values[config.spikes].T if config.transposed else file.values[config.spikes]
-    if counts.ndim != 2:
-        raise file.error(config.spikes, "counts, bins by units")
-
-    return _Layout(counts, _columns(file, counts.shape[1]), bin_size=config.bin_size)
+    return {"spikes": file.vector(config.spikes), "unit_columns": columns, "unit_index": unit.ravel()}
 
 
 def _columns(file: _File, N: int) -> Columns:
-    """Returns the columns of N units, or channels; names of electrodes become their number, group and location."""
+    """Returns the columns of N units or channels; names of electrodes become number, group and location."""
     found: Columns = {}
     for name, key in file.keys.columns.items():
         text = texts(file.values[key])
@@ -253,8 +233,8 @@ def _columns(file: _File, N: int) -> Columns:
     return found
 
 
-def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> Series:
-    """Returns timestamps and values of a covariate; without timestamps and rate it has a value a bin of counts."""
+def _covariate(file: _File, name: str, config: ArraysConfig) -> Series:
+    """Returns timestamps and values of a covariate; without timestamps and rate it has one value per bin of counts."""
     key, stamps = file.keys.covariates[name], file.keys.timestamps.get(name, file.keys.timestamps.get("*", ""))
     values = file.values[key]
     if values.dtype.kind not in "biuf" or values.ndim > 2:
@@ -264,8 +244,8 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
         times = file.vector(stamps).astype(np.float64)
     elif config.rate:
         times = np.arange(len(values)) / config.rate
-    elif laid.bin_size is not None:
-        times = lay_bins(0.0, laid.bin_size, len(laid.spikes), file.path).centre
+    elif config.bin_size and not config.unit_index:
+        times = lay_bins(0.0, config.bin_size, len(file.values[config.spikes]), file.path).centre
     else:
         raise InputError(file.path, f"arrays.timestamps of {name}", "a key of timestamps, or a rate", "neither")
     if len(values) != len(times) and values.shape[1] == len(times):
@@ -275,7 +255,7 @@ def _covariate(file: _File, name: str, config: ArraysConfig, laid: _Layout) -> S
 
 
 def _observed(file: _File, key: str, keys: _Keys) -> Value | None:
-    """Returns rows of start and end; None where settings say nothing."""
+    """Returns rows of start and end; None without the setting `observed`."""
     if not key:
         return None
     if key != "timestamps":

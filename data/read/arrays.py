@@ -1,4 +1,4 @@
-"""Arrays to `Session`: spike times or counts, and what was measured beside them."""
+"""Makes a `Session` from arrays of spike times or counts, and of behaviour."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt.data.read.context import by_unit, joined, observed_spikes
-from ndt.data.read.counted import Bins, Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.read.context import by_unit, equal, joined, observed_spikes
+from ndt.data.read.counted import Bins, ObservedSpikes, check_counts, lay_bins, lay_spikes
 from ndt.data.splits import within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
@@ -40,34 +40,35 @@ def from_arrays(
     units: Mapping[str, str] | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> Session:
-    """Returns a recording made of arrays. All times are in seconds on one clock; intervals are half-open.
+    """Returns a session made from arrays. All times are in seconds on one clock; intervals are half-open.
 
     Arguments:
-        spikes: Spike times, one array a unit; or flat times with `unit_index`; or with `bin_size` whole counts, bins by
-            units, (T, N). A count of c becomes c spikes at the centre of its bin; NaN says that the unit was not
+        spikes: Spike times, one array per unit; or flat times with `unit_index`; or with `bin_size` counts, bins by
+            units, (T, N). A count of c becomes c spikes at the centre of its bin; NaN means that the unit was not
             observed in that bin.
         session_id: Name of the recording, unique in a store.
         subject: Name of the subject; by default that of the recording.
-        unit_index: Row of each flat spike's unit, from 0; there are as many units as `unit_columns` have rows, else as
-            the largest index asks for.
+        unit_index: Unit of each flat spike, from 0; the number of units is the length of `unit_columns` if given, else
+            the largest index plus one.
         bin_size: Width of the bins of counts in seconds.
         start: Start of the first bin of counts, or of each, (T,); longer steps are gaps.
-        observed: When the recording ran: rows of start and end, (M, 2). By default the bins of counts, or from the
-            first to the last spike, which a warning says.
-        unit_observed: When each unit was observed: such rows for each of N; or intervals with a column `unit_index`.
-        unit_columns: Columns of units, each of length N; `electrode` (whole, -1 for none) with `group`, `location`,
-            `heldout` … mean what they do elsewhere, and `id` names units across recordings.
-        covariates: By name, timestamps (M,) and values (M,) or (M, C), NaN where missing; with counts, values alone for
-            one value a bin; or a `Covariate`.
+        observed: Observed time: rows of start and end, (M, 2). By default the bins of counts, or the time from the
+            first to the last spike, with a warning.
+        unit_observed: Observed time of each unit: such rows for each of N units; or intervals with a column
+            `unit_index`.
+        unit_columns: Columns of units, each of length N, such as `electrode` (whole, -1 for none), `group`, `location`
+            and `heldout`; `id` identifies units across recordings.
+        covariates: By name, timestamps (M,) and values (M,) or (M, C), NaN if missing; with counts, values alone for
+            one value per bin; or a `Covariate`.
         trials: The table of trials: rows of start and end; or a mapping with `start`, `end` and further columns.
         intervals: Further tables by name.
         task: Name of the task.
         angular: Names of covariates that are angles in radians.
         units: Physical unit of covariates by name.
-        source: Where the arrays come from: `path`, `sha256` …
+        source: Origin of the arrays: `path`, `sha256` …
 
     Raises:
-        InputError: for whatever is wrong with an array, with its name.
+        InputError: for any error in an array, with its name.
 
     Example:
         >>> from_arrays([[0.1, 0.2], [0.15]], session_id="s", observed=[[0, 1]]).spikes.unit_index
@@ -103,7 +104,7 @@ def from_arrays(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the caller says of observed time, where errors are placed, and what was left out or is doubted; grows."""
+    """Observed time as the caller gives it, the name of the recording in errors, and messages; grows."""
 
     where: str
     whole: Intervals | None
@@ -112,7 +113,7 @@ class _Seen:
     warnings: list[str] = field(default_factory=list)
 
     def each(self, N: int) -> list[Intervals] | None:
-        """Returns when each of N units was observed, within the whole; None where that is the same for all."""
+        """Returns the observed time of each of N units, within the whole; None if it is the same for all."""
         given, where = self.of_units, self.where
         if given is None:
             return None
@@ -129,7 +130,7 @@ class _Seen:
         return [own.coalesce() if self.whole is None else own & self.whole for own in rows]
 
 
-def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> Counted:
+def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen) -> ObservedSpikes:
     if unit_index is not None:
         times, unit, N = _flat(spikes, unit_index, num_rows, seen.where)
     else:
@@ -143,21 +144,21 @@ def _timed(spikes: Any, unit_index: ArrayLike | None, num_rows: int, seen: _Seen
     whole, each = seen.whole, seen.each(N)
     of_units = None if each is None else joined(each)
     if each is not None:
-        whole = Intervals(np.concatenate([o.start for o in each]), np.concatenate([o.end for o in each])).coalesce()
-        of_units = None if all(_same(own, whole) for own in each) else of_units
+        whole = joined(each).coalesce()
+        of_units = None if all(equal(own, whole) for own in each) else of_units
     elif whole is None:
         if len(times) == 0:
             raise InputError(seen.where, "observed", "when the recording ran, since there is no spike", "none")
         whole = Intervals(times.min(), np.nextafter(times.max(), np.inf))
         seen.warnings.append(
-            f"observed: not given, so the recording is taken to last from its first spike to its last, "
-            f"{times.min():.6g} to {times.max():.6g} s, without a gap"
+            f"observed: not given; observed time is taken to be that from the first to the last spike, "
+            f"{times.min():.6g} to {times.max():.6g} s"
         )
     kept = observed_spikes(times, unit, whole, of_units)
     if lost := len(times) - len(kept.timestamps):
         seen.dropped.append(f"spikes: {lost} of {len(times)} spikes lie outside observed time")
 
-    return Counted(kept, whole, of_units, N)
+    return ObservedSpikes(kept, whole, of_units, N)
 
 
 def _trains(spikes: Any, where: str) -> list[Times]:
@@ -173,7 +174,7 @@ def _trains(spikes: Any, where: str) -> list[Times]:
 
 
 def _flat(spikes: Any, unit_index: ArrayLike, num_rows: int, where: str) -> tuple[Times, NDArray[np.int64], int]:
-    """Returns flat spikes unit after unit, each unit's in the order given, and the number of units."""
+    """Returns flat spikes ordered by unit, those of a unit in the given order, and the number of units."""
     times, unit = _times(spikes, where, "spikes"), _array(unit_index, where, "unit_index")
     if unit.shape != times.shape or unit.dtype.kind not in "iu":
         expected = f"a whole number for each of {len(times)} spikes"
@@ -181,9 +182,8 @@ def _flat(spikes: Any, unit_index: ArrayLike, num_rows: int, where: str) -> tupl
     N = num_rows or (int(unit.max()) + 1 if len(unit) else 0)
     bad = unit[(unit < 0) | (unit >= N)]
     if len(bad) or N == 0:
-        raise InputError(
-            where, "unit_index", f"rows of {N} units, from 0" if N else "units", bad[0] if len(bad) else "none"
-        )
+        expected = f"rows of {N} units, from 0" if N else "units"
+        raise InputError(where, "unit_index", expected, bad[0] if len(bad) else "none")
     order = np.argsort(unit, kind="stable")
 
     return times[order], unit[order].astype(np.int64), N
@@ -204,7 +204,7 @@ def _times(values: ArrayLike, where: str, name: str) -> Times:
 
 def _counted(
     spikes: Any, unit_index: ArrayLike | None, bin_size: float, start: ArrayLike, seen: _Seen
-) -> tuple[Bins, Counted]:
+) -> tuple[Bins, ObservedSpikes]:
     if unit_index is not None:
         raise InputError(seen.where, "unit_index", "none beside counts, whose columns are the units", "one")
     counts, valid = check_counts(_array(spikes, seen.where, "spikes"), seen.where)
@@ -220,12 +220,8 @@ def _counted(
     return bins, lay_spikes(counts, valid, bins)
 
 
-def _same(a: Intervals, b: Intervals) -> bool:
-    return len(a) == len(b) and bool(np.all((a.start == b.start) & (a.end == b.end)))
-
-
 def _rows(table: Table, where: str, name: str) -> Intervals:
-    """Returns a table of intervals, its rows as they are."""
+    """Returns a table of intervals with its rows in the given order."""
     columns: dict[str, NDArray[np.generic]] = {}
     if isinstance(table, Intervals):
         start, end, columns = table.start, table.end, table.columns
@@ -265,14 +261,14 @@ def _column(values: ArrayLike, where: str, name: str) -> NDArray[np.generic]:
 
 
 def _array(values: Any, where: str, name: str) -> NDArray[Any]:
-    """Returns an array; rows of different lengths are none."""
+    """Returns an array; rows of different lengths are an error."""
     try:
         return np.asarray(values)
     except ValueError as error:
         raise InputError(where, name, "an array", "rows of different lengths") from error
 
 
-def _units(columns: dict[str, NDArray[np.generic]], events: Counted, session_id: str, where: str) -> Units:
+def _units(columns: dict[str, NDArray[np.generic]], events: ObservedSpikes, session_id: str, where: str) -> Units:
     N = events.num_units
     for name, values in columns.items():
         if len(values) != N:

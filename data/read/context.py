@@ -1,7 +1,6 @@
-"""One NWB file by h5py: its limits, what has to be said of it, and its units table.
+"""Reads spike times and observed intervals of an NWB file with h5py, and collects what is left out or doubtful.
 
-Where spike times and observation lie is fixed by the format, and reading them needs no pynwb, so that a file of any
-size becomes counts at the speed of its storage (`ndt.data.counts`).
+The format fixes where these arrays lie, so that reading them needs no pynwb and is as fast as the storage.
 """
 
 import math
@@ -25,7 +24,7 @@ __all__ = [
     "ReadContext",
     "by_unit",
     "cut",
-    "invalid_times",
+    "equal",
     "joined",
     "named",
     "num_units",
@@ -43,12 +42,12 @@ LONGEST = 200  # characters of what was found: hdmf prints whole objects
 
 
 def named(path: str, wanted: tuple[str, ...]) -> bool:
-    """Whether a path is one of those wanted, each a path or the end of one; ``*`` and ``?`` stand for others."""
+    """Whether a path matches one of the patterns, each a path or the end of one, with ``*`` and ``?``."""
     return any(fnmatchcase(f"/{path}", f"*/{slope_of(name) or name}") for name in wanted)
 
 
 def slope_of(word: str) -> str | None:
-    """Returns what ``name=diff(OF)`` is the rate of change of; None for any other word."""
+    """Returns ``OF`` of ``name=diff(OF)``, which asks for its rate of change; None for any other word."""
     found = re.fullmatch(r"[^=]+=diff\((.+)\)", word)
 
     return None if found is None else found[1]
@@ -56,11 +55,11 @@ def slope_of(word: str) -> str | None:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A column whose rows have any length: row n is ``flat[ends[n - 1] : ends[n]]``.
+    """A ragged column: row n is ``flat[ends[n - 1] : ends[n]]``.
 
     Arguments:
-        flat: All rows one after another; an HDF5 dataset, or an array.
-        ends: Where each of the N rows ends, (N,), not descending.
+        flat: All rows, concatenated; an HDF5 dataset, or an array.
+        ends: End of each row in `flat`, (N,), not descending.
     """
 
     flat: Any
@@ -74,13 +73,13 @@ class Ragged:
 
 @dataclass
 class ReadContext:
-    """One file as it is read.
+    """The file that is being read: its name and limits, and messages about its content.
 
     Arguments:
         where: The file, for messages.
         max_gib: Largest array that is read, in GiB.
-        dropped: One sentence for each thing that is left out; grows.
-        warnings: One sentence for each thing that is kept and should be doubted; grows.
+        dropped: One sentence for each item that is left out; grows.
+        warnings: One sentence for each item that is kept but doubtful; grows.
     """
 
     where: str
@@ -89,13 +88,13 @@ class ReadContext:
     warnings: list[str] = field(default_factory=list)
 
     def error(self, name: str, expected: str, found: object) -> InputError:
-        """Returns what to raise about a field of the file."""
+        """Returns the error to raise about a field of the file."""
         text = str(found)
 
         return InputError(self.where, name, expected, text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
 
     def too_large(self, data: Any) -> str | None:
-        """Returns how large an array says that it is, where that is more than is read; its data are not touched."""
+        """Returns the declared size of an array that is larger than the limit, else None; its data are not read."""
         item = getattr(getattr(data, "dtype", None), "itemsize", 8) or 8
         gib = math.prod(map(int, np.shape(data))) * item / GIB
 
@@ -105,7 +104,7 @@ class ReadContext:
         """Returns a dataset as an array in memory.
 
         Raises:
-            InputError: if it is larger than `max_gib`, cannot be read, or holds no numbers where a `dtype` is asked.
+            InputError: if it is larger than `max_gib`, cannot be read, or is not numeric although a `dtype` is given.
         """
         if (size := self.too_large(data)) is not None:
             raise self.error(name, f"at most {self.max_gib:g} GiB (max_gib)", size)
@@ -118,7 +117,7 @@ class ReadContext:
             raise self.error(name, "values that can be read", f"{type(error).__name__} {error}") from error
 
     def ragged(self, table: Any, name: str, num_rows: int) -> Ragged | None:
-        """Returns a ragged column of a table in an HDF5 group, its index checked and its data not yet read.
+        """Returns a ragged column of the units table; its index is checked, its data are not read yet.
 
         Raises:
             InputError: if the index is missing, descends, or does not end where the data end.
@@ -144,53 +143,57 @@ class ReadContext:
 
 
 def num_units(file: Any) -> int:
-    """Returns the rows of the units table; 0 where there is none."""
+    """Returns the number of rows of the units table; 0 if there is no table."""
     units = file.get("units")
 
     return 0 if units is None or "id" not in units else int(units["id"].shape[0])
 
 
-def spike_column(file: Any, reading: ReadContext) -> Ragged | None:
-    """Returns the column of spike times, not yet read; None where the file has no such column."""
+def spike_column(file: Any, context: ReadContext) -> Ragged | None:
+    """Returns the column of spike times, not yet read; None if the file has no such column."""
     units = file.get("units")
-    column = None if units is None else reading.ragged(units, "spike_times", num_units(file))
+    column = None if units is None else context.ragged(units, "spike_times", num_units(file))
     if column is not None and len(np.shape(column.flat)) != 1:
-        raise reading.error("units/spike_times", "one time a spike", f"shape {np.shape(column.flat)}")
+        raise context.error("units/spike_times", "one time a spike", f"shape {np.shape(column.flat)}")
 
     return column
 
 
-def spike_times(column: Ragged, reading: ReadContext) -> tuple[Times, NDArray[np.int64]]:
-    """Returns all S spike times in seconds, unit after unit, and the unit of each.
+def spike_times(column: Ragged, context: ReadContext) -> tuple[Times, NDArray[np.int64]]:
+    """Returns all S spike times in seconds, ordered by unit, and the unit of each.
 
     Raises:
         InputError: if a time is not finite, or times of a unit descend.
     """
-    times = reading.array(column.flat, "units/spike_times", np.float64)
+    times = context.array(column.flat, "units/spike_times", np.float64)
     unit = np.repeat(np.arange(len(column.ends)), column.lengths)
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
-        raise reading.error("units/spike_times", "finite seconds", f"{times[bad[0]]} in unit {unit[bad[0]]}")
+        raise context.error("units/spike_times", "finite seconds", f"{times[bad[0]]} in unit {unit[bad[0]]}")
     bad = np.flatnonzero((np.diff(times) < 0) & (unit[1:] == unit[:-1]))
     if len(bad):
         found = f"{times[bad[0] + 1]:.9g} s after {times[bad[0]]:.9g} s in unit {unit[bad[0]]}"
-        raise reading.error("units/spike_times", "ascending times in each unit", found)
+        raise context.error("units/spike_times", "ascending times in each unit", found)
 
     return times, unit
 
 
-def observation(file: Any, reading: ReadContext) -> tuple[Intervals, Intervals | None] | None:
-    """Returns when any unit was observed, and when each one was, or None for the latter if that is the same for all.
+def observation(file: Any, context: ReadContext) -> tuple[Intervals, Intervals | None] | None:
+    """Returns the time when any unit was observed, and each unit's own, or None for the latter if all are equal.
 
-    None where the file does not say.
+    Returns None if the file has no observed intervals.
     """
     units = file.get("units")
-    column = None if units is None else reading.ragged(units, "obs_intervals", num_units(file))
+    column = None if units is None else context.ragged(units, "obs_intervals", num_units(file))
     if column is None or np.shape(column.flat)[0] == 0:
         return None
-    rows = reading.array(column.flat, "units/obs_intervals", np.float64)
-    if rows.ndim != 2 or rows.shape[1] != 2 or not np.all(_good_rows(rows)):
-        raise reading.error("units/obs_intervals", "pairs of start and end, finite, in that order", _bad_row(rows))
+    rows = context.array(column.flat, "units/obs_intervals", np.float64)
+    expected = "pairs of start and end, finite, in that order"
+    if rows.ndim != 2 or rows.shape[1] != 2:
+        raise context.error("units/obs_intervals", expected, f"shape {rows.shape}")
+    good = np.isfinite(rows).all(axis=1) & (rows[:, 1] >= rows[:, 0])
+    if not good.all():
+        raise context.error("units/obs_intervals", expected, rows[~good][0].tolist())
     N, lengths = len(column.ends), column.lengths
     if np.all(lengths == lengths[0]) and np.ptp(rows.reshape(N, -1, 2), axis=0).max() == 0:
         return Intervals(*rows[: lengths[0]].T).coalesce(), None
@@ -201,40 +204,16 @@ def observation(file: Any, reading: ReadContext) -> tuple[Intervals, Intervals |
     return Intervals(start, end).coalesce(), of_units
 
 
-def _good_rows(rows: Times) -> NDArray[np.bool_]:
-    return np.isfinite(rows).all(axis=1) & (rows[:, 1] >= rows[:, 0])
-
-
-def _bad_row(rows: Times) -> str:
-    if rows.ndim != 2 or rows.shape[1] != 2:
-        return f"shape {rows.shape}"
-    return str(rows[~_good_rows(rows)][0].tolist())
-
-
-def invalid_times(file: Any, reading: ReadContext) -> Intervals:
-    """Returns the rows of ``intervals/invalid_times`` that have both times, in that order."""
-    table = file.get("intervals/invalid_times")
-    if table is None or "start_time" not in table or "stop_time" not in table:
-        return Intervals.empty()
-    path = "intervals/invalid_times"
-    start, end = (reading.array(table[name], f"{path}/{name}", np.float64) for name in ("start_time", "stop_time"))
-    if start.shape != end.shape or start.ndim != 1:
-        raise reading.error(path, "a start and a stop in each row", f"{start.shape} starts and {end.shape} stops")
-    good = end >= start  # NaN: not
-
-    return Intervals(start[good], end[good])
-
-
 def cut(
     observed: Intervals, of_units: Intervals | None, invalid: Intervals, unit: NDArray[np.integer] | None, N: int
 ) -> tuple[Intervals, Intervals | None]:
-    """Returns observed time without invalid times.
+    """Returns observed time, and each unit's own, without invalid times.
 
     Arguments:
-        observed: When any unit was observed.
-        of_units: When each one was; None for all alike.
-        invalid: What to cut out.
-        unit: The units that it concerns; None for all.
+        observed: Time when any unit was observed.
+        of_units: Each unit's observed time; None if all are equal.
+        invalid: Intervals to remove.
+        unit: The units that they concern; None for all.
         N: Number of units.
     """
     if len(invalid) == 0:
@@ -250,15 +229,20 @@ def cut(
 
 
 def joined(each: Sequence[Intervals]) -> Intervals:
-    """Returns each unit's intervals as one table, with a column ``unit_index``."""
+    """Returns a table of all units' intervals, with a column ``unit_index``."""
     owner = np.repeat(np.arange(len(each), dtype=np.int32), list(map(len, each)))
     start, end = (np.concatenate([getattr(own, side) for own in each]) for side in ("start", "end"))
 
     return Intervals(start, end, {"unit_index": owner})
 
 
+def equal(a: Intervals, b: Intervals) -> bool:
+    """Whether two tables have the same rows."""
+    return len(a) == len(b) and bool(np.all((a.start == b.start) & (a.end == b.end)))
+
+
 def by_unit(of_units: Intervals, N: int) -> list[Intervals]:
-    """Returns each of N units' own intervals, as they are."""
+    """Returns the intervals of each of N units from a table with a column ``unit_index``."""
     owner = of_units.columns["unit_index"]
     order = np.argsort(owner, kind="stable")
     edges = np.searchsorted(owner[order], np.arange(N + 1))
@@ -268,7 +252,14 @@ def by_unit(of_units: Intervals, N: int) -> list[Intervals]:
 
 
 def observed_spikes(times: Times, unit: NDArray[np.integer], observed: Intervals, of_units: Intervals | None) -> Spikes:
-    """Returns those of S spikes whose unit was observed then, ascending in time; spikes come unit after unit."""
+    """Returns the spikes that lie in their unit's observed time, ascending in time.
+
+    Arguments:
+        times: Spike times in seconds, ordered by unit, (S,).
+        unit: Unit of each spike, ascending, (S,).
+        observed: Time when any unit was observed.
+        of_units: Each unit's observed time; None if all are equal.
+    """
     if of_units is None:
         keep = observed.contains(times)
     else:

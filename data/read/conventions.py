@@ -1,4 +1,4 @@
-"""Habits of well-known archives, recognised by what a file holds: what is done about each, and what one may set."""
+"""Conventions of well-known archives (NLB, FALCON, IBL, Allen), recognised by the content of a file."""
 
 import re
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from ndt.intervals import Intervals
 __all__ = ["is_period", "of_probes", "recognise", "subject_name"]
 
 Columns = Mapping[str, NDArray[np.generic]]
-PERIODS = {"openloopkinematics", "openloopkinematicsvelocity", "trialnum", "eval_mask", "blacklist"}  # of FALCON's H1
+PERIODS = {"openloopkinematics", "openloopkinematicsvelocity", "trialnum", "eval_mask", "blacklist"}  # FALCON's H1
 NLB_SPLITS = {"train", "val", "test", "none"}
 ALLEN = {"isi_violations", "amplitude_cutoff", "presence_ratio"}
 
 
 def recognise(columns: Columns, tables: Mapping[str, Intervals], counted: bool) -> dict[str, str]:
-    """Returns the conventions that a file follows, and a sentence about each.
+    """Returns the conventions that a file follows, each with a sentence on the settings that it suggests.
 
     Arguments:
         columns: Columns of units.
         tables: Tables of intervals.
-        counted: Whether spikes were counted in bins.
+        counted: Whether the file holds spike counts.
     """
     trials = tables.get("trials", Intervals.empty()).columns
     found = {}
@@ -40,22 +40,22 @@ def recognise(columns: Columns, tables: Mapping[str, Intervals], counted: bool) 
 
 
 def is_period(name: str, rate: float) -> bool:
-    """Whether a series keeps its period as `rate`, and its first timestamp as `offset`, as FALCON's H1 does."""
+    """Whether `rate` of a series holds its period, and `offset` its first timestamp, as in FALCON's H1."""
     return name.lower() in PERIODS and 0 < rate < 1
 
 
 def subject_name(found: str) -> str:
-    """Returns a subject's name without FALCON's split, which would make other units of the same electrodes."""
+    """Returns a subject's name without FALCON's split, which would separate units of the same electrode."""
     return re.sub(r"[_-]held[_-](in|out)[_-](calib|eval|minival)$|[_-]minival$", "", found)
 
 
 def of_probes(table: Intervals, group: NDArray[np.generic]) -> list[tuple[Intervals, NDArray[np.int64] | None]]:
-    """Returns invalid times by the units that they concern: all (None), or those of the probes that their tags name.
+    """Returns invalid times with the units that they concern: all (None), or the units of the probes that tags name.
 
-    Allen's files tag a row with the probe that failed; the others went on recording.
+    Allen's files tag a row with the probe that failed, while the others recorded.
 
     Arguments:
-        table: ``invalid_times``, perhaps with a column `tags` of words joined by commas.
+        table: ``invalid_times``, optionally with a column `tags` of words separated by commas.
         group: Probe of each unit, (N,).
     """
     tags = table.columns.get("tags")
@@ -66,6 +66,6 @@ def of_probes(table: Intervals, group: NDArray[np.generic]) -> list[tuple[Interv
         rows.setdefault(frozenset(named), []).append(row)
 
     return [
-        (table.select(np.array(some)), None if not which else np.flatnonzero(np.isin(group.astype(str), sorted(which))))
+        (table.select(np.array(some)), np.flatnonzero(np.isin(group.astype(str), sorted(which))) if which else None)
         for which, some in rows.items()
     ]

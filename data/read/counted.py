@@ -1,6 +1,6 @@
-"""Spikes that were counted in bins: counts to spikes at the centres of their bins, and which bins were observed.
+"""Spike counts to spikes at the centres of their bins, and the time that was observed.
 
-Bins of the same width, or of a multiple of it, give the counts back exactly; `Session.count_bin` keeps finer ones out.
+Bins of the same width, or of a multiple of it, return the counts exactly; `Session.count_bin` forbids finer bins.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Spikes
 
-__all__ = ["Bins", "Counted", "check_counts", "lay_bins", "lay_spikes"]
+__all__ = ["Bins", "ObservedSpikes", "check_counts", "lay_bins", "lay_spikes"]
 
-MOST = 10_000  # spikes of a unit in a bin; more are no counts
-GAP = 1.5  # bins; a longer step from one start to the next is a gap
-DRIFTING = 1.1  # bins; the same where a clock may drift, since then another segment costs nothing
-SLACK = 0.25  # bins by which a start may miss its place on its segment's grid
+MOST = 10_000  # spikes of a unit in a bin; larger values are not counts
+GAP = 1.5  # bins; a longer step between starts is a gap
+DRIFTING = 1.1  # bins; the same for a clock that may drift, for which additional segments are harmless
+SLACK = 0.25  # bins; largest difference between a start and its time at constant width
 
 
 @dataclass(frozen=True)
 class Bins:
-    """T bins of one width in seconds, in segments that follow one another without a gap inside.
+    """T bins of equal width, in segments without gaps.
 
     Arguments:
         start: Start of each bin in seconds, (T,).
-        width: Width of each, in seconds.
+        width: Width in seconds.
         segment: Segment of each bin, ascending, (T,).
     """
 
@@ -41,7 +41,7 @@ class Bins:
         return self.start + self.width / 2
 
     def intervals(self, chosen: NDArray[np.bool_]) -> Intervals:
-        """Returns the time of the chosen bins, as few intervals as there are uninterrupted runs of them."""
+        """Returns the time of the chosen bins, one interval for each uninterrupted run."""
         rows = np.flatnonzero(chosen)
         if len(rows) == 0:
             return Intervals.empty()
@@ -51,19 +51,19 @@ class Bins:
 
 
 def lay_bins(start: ArrayLike, width: float, T: int, where: object, drift: bool = False) -> Bins:
-    """Returns T bins.
+    """Returns T bins from their given starts.
 
-    Within a segment, bins lie exactly `width` apart from its first start on, so that a clock that trembles moves no edge.
+    Within a segment all bins have exactly this width, so that jitter of timestamps does not move edges.
 
     Arguments:
         start: Start of the first bin in seconds, or of each, (T,); a step of more than one and a half bins is a gap.
         width: Width of a bin in seconds.
         T: Number of bins.
-        where: What an error names.
-        drift: Whether a clock may drift: where it is a quarter of a bin off, a new segment begins.
+        where: Name of the source in errors.
+        drift: Whether the clock may drift; then a new segment begins at a difference of a quarter of a bin.
 
     Raises:
-        InputError: if a width or a start is no finite number, or starts without a gap do not lie `width` apart.
+        InputError: if a width or a start is not finite, or starts without a gap between them are not `width` apart.
     """
     if not (np.isfinite(width) and width > 0):
         raise InputError(where, "bin_size", "a width in seconds above 0", width)
@@ -89,10 +89,10 @@ def lay_bins(start: ArrayLike, width: float, T: int, where: object, drift: bool 
 
 
 def check_counts(counts: ArrayLike, where: object) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Returns counts (T, N) and which of them were observed (those that are no NaN); unobserved ones are 0.
+    """Returns counts (T, N), 0 for NaN, and which of them were observed (those that are not NaN).
 
     Raises:
-        InputError: if they are no whole numbers from 0 to 10,000, or not bins by units.
+        InputError: if they are not whole numbers from 0 to 10,000, or not bins by units.
     """
     counts = np.asarray(counts)
     if counts.ndim != 2 or 0 in counts.shape or counts.dtype.kind not in "biuf":
@@ -109,13 +109,13 @@ def check_counts(counts: ArrayLike, where: object) -> tuple[NDArray[np.int64], N
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Spikes of N units, and when what was observed.
+class ObservedSpikes:
+    """Spikes of N units, and their observed time.
 
     Arguments:
         spikes: The spikes.
-        observed: When some unit was observed, as few intervals as there are.
-        of_units: When each unit was, with a column ``unit_index``; None where all are alike.
+        observed: Time when any unit was observed.
+        of_units: Each unit's observed time, with a column ``unit_index``; None if all are equal.
         num_units: Number of units N.
     """
 
@@ -125,12 +125,14 @@ class Counted:
     num_units: int
 
 
-def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) -> Counted:
-    """Returns the spikes of counts, both (T, N): c at the centre of a bin whose count is c, where it is valid."""
+def lay_spikes(counts: NDArray[np.int64], valid: NDArray[np.bool_], bins: Bins) -> ObservedSpikes:
+    """Returns c spikes at the centre of each valid bin with a count of c; `counts` and `valid` are (T, N)."""
     t, n = np.nonzero(np.where(valid, counts, 0))
     many = counts[t, n]
     each = [bins.intervals(own) for own in valid.T]
-    alike = bool((valid == valid[:, :1]).all())
+    equal = bool((valid == valid[:, :1]).all())
     spikes = Spikes(timestamps=np.repeat(bins.centre[t], many), unit_index=np.repeat(n, many).astype(np.int32))
 
-    return Counted(spikes, bins.intervals(np.asarray(valid.any(axis=1))), None if alike else joined(each), len(each))
+    return ObservedSpikes(
+        spikes, bins.intervals(np.asarray(valid.any(axis=1))), None if equal else joined(each), len(each)
+    )

@@ -1,7 +1,7 @@
-"""Which files there are, what identifies each, which session it holds by its name, and whether it opens at all.
+"""Finds files, identifies them and their sessions, and tests in a child process whether they open.
 
-libhdf5 itself may hang or crash on a damaged file. So each file is first opened in a child process with limits on time
-and memory, and what happens there becomes one clear line here.
+libhdf5 itself may hang or crash on a damaged file. Therefore each file is first opened in a child process with limits
+on time and memory, and a failure there becomes one error here.
 """
 
 import atexit
@@ -34,10 +34,10 @@ GIB = 1 << 30
 
 
 def find_files(files: "Sequence[str | Path] | str | Path") -> "list[Path | RemoteFile]":
-    """Returns the files that paths, glob patterns (``**`` too) and addresses on DANDI stand for: each once, in order.
+    """Returns the files of paths, glob patterns (also ``**``) and addresses on DANDI: each once, sorted.
 
-    A path that exists is taken as it is, even with brackets in its name. A pattern or path without a file is an error.
-    An address is what begins with a scheme, as in ``dandi:000129@0.241017.1444``; see `ndt.data.read.remote`.
+    An existing path is not treated as a pattern, even with brackets in its name. A pattern or path without a file is an
+    error. An address begins with a scheme, as in ``dandi:000129@0.241017.1444``; see `ndt.data.read.remote`.
     """
     found: set[Path] = set()
     remote: dict[str, RemoteFile] = {}
@@ -60,13 +60,13 @@ def find_files(files: "Sequence[str | Path] | str | Path") -> "list[Path | Remot
 
 
 def session_id_of(path: "str | Path | RemoteFile") -> str:
-    """Returns the session that a file's name stands for.
+    """Returns the session id of a file's name.
 
-    DANDI's entities are kept and its modalities are not: ``sub-x_ses-1_desc-train_behavior+ecephys.nwb`` is
-    ``sub-x_ses-1_desc-train``. Any other name stands for itself.
+    Of names on DANDI the modalities are removed: ``sub-x_ses-1_desc-train_behavior+ecephys.nwb`` becomes
+    ``sub-x_ses-1_desc-train``. Other names lose only their suffix.
     """
     stem = Path(path if isinstance(path, str | Path) else path.path).stem
-    stem = os.fsencode(stem).decode(errors="replace")  # names of files need not be UTF-8; those of sessions are
+    stem = os.fsencode(stem).decode(errors="replace")  # names of files need not be UTF-8; session ids are
     if not stem.startswith("sub-"):
         return stem
 
@@ -74,7 +74,7 @@ def session_id_of(path: "str | Path | RemoteFile") -> str:
 
 
 def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
-    """Returns what identifies a session's source: absolute path, SHA-256 and size in bytes of the file."""
+    """Returns absolute path, SHA-256 and size in bytes of a file."""
     if not isinstance(path, str | Path):
         return {"path": str(path), "sha256": path.sha256, "size": path.size}
     path = Path(path).resolve()
@@ -83,7 +83,7 @@ def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
     return {"path": str(path), "sha256": _sha256(path, stat.st_mtime_ns, stat.st_size), "size": stat.st_size}
 
 
-@lru_cache(maxsize=16)  # ingesting asks twice: is this file known, and what is in it
+@lru_cache(maxsize=16)  # ingestion needs it twice: to look for changes, and to read the file
 def _sha256(path: Path, mtime_ns: int, size: int) -> str:
     del mtime_ns, size
     with path.open("rb") as file:
@@ -97,16 +97,15 @@ def probe(
     command: Sequence[str] | None = None,
     variables: Sequence[str] | None = None,
 ) -> None:
-    """Opens an NWB or MATLAB file in a child process first; raises `InputError` unless that ends well.
+    """Opens an NWB or MATLAB file in a child process, and raises `InputError` if that fails.
 
-    The child is started at the first file and goes on to the next; each that it does not survive costs a new one. It
-    ends with this process, however that comes.
+    One child process opens all files, one after another; it is replaced if a file ends it. It ends with this process.
 
     Arguments:
         path: The file.
-        seconds: How long the child may take; nothing is tried where this is 0.
-        memory: How much address space the child may use, in bytes.
-        command: Child to run once in place of ours; see `ndt.data.read.file_probe_child`.
+        seconds: Time limit of the child; 0 for no test.
+        memory: Largest address space of the child, in bytes.
+        command: Child to run once instead of `ndt.data.read.file_probe_child`.
         variables: Variables to load of a MATLAB file before 7.3; None for an NWB file.
     """
     path = Path(path)
@@ -115,9 +114,8 @@ def probe(
     if seconds <= 0:
         return
 
-    request = json.dumps(
-        [str(path), memory, seconds + 1.0, variables]
-    )  # its own alarm is for when nobody waits here any more
+    # the child's own alarm ends it if this process no longer waits
+    request = json.dumps([str(path), memory, seconds + 1.0, variables])
     child = _ours if command is None else _Child(command)
     try:
         with child.lock:
@@ -142,7 +140,7 @@ def _crash(path: Path, code: int, stderr: str) -> InputError:
 
 
 class _Child:
-    """A process that answers one line with one line; started when it is first asked, and again after it died."""
+    """A process that answers each line with a line; it is started at the first request, and again after it ended."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = command
@@ -153,8 +151,8 @@ class _Child:
         """Returns the answer.
 
         Raises:
-            TimeoutError: if there is none in time.
-            CalledProcessError: if the process ends without one.
+            TimeoutError: if there is no answer in time.
+            CalledProcessError: if the process ends without an answer.
         """
         if self.process is None or self.process.poll() is not None:
             self.start()
@@ -162,7 +160,7 @@ class _Child:
         try:
             return self._answer(self.process, line, time.monotonic() + seconds)
         except BaseException:
-            self.end()  # whatever it still does, its next answer would be the wrong one
+            self.end()  # its next answer would belong to this request
             raise
 
     def start(self) -> None:
@@ -177,7 +175,7 @@ class _Child:
         assert process.stdin is not None
         assert process.stdout is not None
         answer = b""
-        with suppress(BrokenPipeError):  # it died; what it left behind is found below
+        with suppress(BrokenPipeError):  # it ended; the exit code is read below
             process.stdin.write(f"{line}\n".encode())
         while not answer.endswith(b"\n"):
             if not wait([process.stdout.fileno()], max(0.0, deadline - time.monotonic())):
@@ -186,8 +184,8 @@ class _Child:
             if not part:
                 code = process.wait(max(0.1, deadline - time.monotonic()))
                 self.errors.seek(0)
-                said = self.errors.read().decode(errors="replace")
-                raise subprocess.CalledProcessError(code, self.command, stderr=said)
+                text = self.errors.read().decode(errors="replace")
+                raise subprocess.CalledProcessError(code, self.command, stderr=text)
             answer += part
 
         return answer.decode()
@@ -201,7 +199,7 @@ class _Child:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the process, which ends when nobody holds its standard input any more."""
+        """Closes the pipes; the process ends when its standard input is closed everywhere."""
         if self.process is None:
             return
         for pipe in filter(None, (self.process.stdin, self.process.stdout, self.errors)):
@@ -210,10 +208,10 @@ class _Child:
 
 
 def _forget() -> None:
-    """Leaves the child to the process that this one was forked from."""
+    """Leaves the child to the process from which this one was forked."""
     _ours.lock = threading.Lock()  # another thread may have held it
     if _ours.process is not None:
-        _ours.process.returncode = 0  # it is not for us to wait for
+        _ours.process.returncode = 0  # only its parent can wait for it
         _ours.close()
 
 

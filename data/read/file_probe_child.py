@@ -1,8 +1,8 @@
-"""A program that `ndt.data.read.file_probe` runs: it opens the files that it is asked for and says what is wrong with each.
+"""Opens files and reports errors in them: the program that `ndt.data.read.file_probe` runs in a child process.
 
-libhdf5 and scipy may hang, crash or take all memory on a damaged file, so this runs in a process of its own, with
-limits. It imports h5py, scipy for MATLAB's files, and nothing of ours. Requests come on standard input, one a line, and
-are answered one a line, as JSON.
+libhdf5 and scipy may hang, crash or exhaust memory on a damaged file, hence a separate process with limits. The program
+imports h5py, scipy for MATLAB files, and nothing of ndt. It reads requests from standard input and writes answers to
+standard output, one line each, as JSON.
 """
 
 import json
@@ -20,10 +20,10 @@ low: Any = h5py  # has modules that type checkers do not see
 
 __all__ = ["main", "trouble"]
 
-Trouble = tuple[str, str, str]  # field, what was expected, what was found
+Trouble = tuple[str, str, str]  # field, expected, found
 
-MAX_DEFLATED = 1100  # deflate packs at most 1032 bytes into one
-SLACK = 16 << 20  # bytes that may be declared without being stored: they cost nothing
+MAX_DEFLATED = 1100  # deflate compresses by at most 1032
+SLACK = 16 << 20  # bytes that may be declared without being stored
 FIXED_RATIO = {low.h5z.FILTER_DEFLATE, low.h5z.FILTER_SHUFFLE, low.h5z.FILTER_FLETCHER32}
 TABLES = ("units", "intervals", "general/extracellular_ephys/electrodes", "processing", "acquisition")
 SERIES = ("TimeSeries", "SpatialSeries")
@@ -31,8 +31,8 @@ MAX_DIMS = 16
 
 
 def main() -> None:
-    """Answers requests ``[path, memory in bytes, seconds, variables]`` by null or what is wrong, until input ends."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm ends the process, even where nobody waits for it any more
+    """Answers requests ``[path, memory in bytes, seconds, variables]`` with null or an error, until input ends."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm ends the process even if no process waits for it
     for line in sys.stdin:
         path, memory, seconds, variables = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -48,15 +48,15 @@ def _limit(memory: int) -> None:
             which = getattr(resource, name)
             hard = resource.getrlimit(which)[1]
             resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-        except (AttributeError, OSError, ValueError):  # the system does not have it, or does not let us
+        except (AttributeError, OSError, ValueError):  # not available or not permitted on this system
             pass
 
 
 def trouble(path: str) -> Trouble | None:
-    """Returns what is wrong with an NWB file, or None.
+    """Returns the first error of an NWB file, or None.
 
-    Visits all objects and what links lead to, and reads the ends of each units column, which visits the index, the
-    chunks and the filters of the data needed later.
+    Visits all objects and targets of links, and reads both ends of each units column, which uses the index, the chunks
+    and the filters of the data needed later.
     """
     try:
         file = h5py.File(path, "r")
@@ -71,12 +71,12 @@ def trouble(path: str) -> Trouble | None:
             found = file.visititems(_visit) or _loop(file, "", {})
             _follow(file)
             return found or _unreadable(file.get("units"))
-    except Exception as error:  # h5py raises whatever the broken part happens to cause
+    except Exception as error:  # the exceptions that h5py raises for broken files cannot be listed
         return "file", "a readable HDF5 file", f"{type(error).__name__} {error}"
 
 
 def matlab_trouble(path: str, variables: list[str]) -> Trouble | None:
-    """Returns what is wrong with a MATLAB file before version 7.3, or None; loads the variables named."""
+    """Returns the first error of a MATLAB file before version 7.3, or None; loads the named variables."""
     from scipy import io
 
     try:
@@ -86,7 +86,7 @@ def matlab_trouble(path: str, variables: list[str]) -> Trouble | None:
             io.loadmat(path, appendmat=False, mat_dtype=True, variable_names=variables)
     except MemoryError:
         return "file", "arrays that fit into memory (max_gib)", "larger ones"
-    except Exception as error:  # scipy raises whatever the broken part happens to cause
+    except Exception as error:  # the exceptions that scipy raises for broken files cannot be listed
         return "file", "a readable MATLAB file", f"{type(error).__name__} {error}"
 
     return None
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _follow(file: Any) -> None:
-    """Opens what links lead to, which may be a pipe that never ends; what else is wrong there, readers say."""
+    """Opens the targets of links, which may be pipes that never end; readers report other errors there."""
     names: list[bytes] = []
     away = (low.h5l.TYPE_SOFT, low.h5l.TYPE_EXTERNAL)
     file.id.links.visit(lambda name, info: names.append(name) if info.type in away else None, info=True)
@@ -107,16 +107,16 @@ def _follow(file: Any) -> None:
 
 
 def _loop(group: Any, name: str, finished: dict[int, bool]) -> Trouble | None:
-    """Returns where a group holds itself, at whatever depth: whoever reads such a file never comes to an end of it.
+    """Returns an error if a group contains itself at any depth: readers of such a file do not terminate.
 
     Arguments:
-        group: Where to look.
+        group: The group.
         name: Its path.
-        finished: Groups met before, by address, and whether all below them was looked at; grows.
+        finished: Visited groups by address, and whether all groups inside were visited; grows.
     """
     address = low.h5o.get_info(group.id).addr
     if address in finished:
-        return None if finished[address] else (name, "groups that do not hold themselves", "a link to one above")
+        return None if finished[address] else (name, "groups that do not contain themselves", "a link to one above")
     finished[address] = False
     for child in group:
         if isinstance(group.get(child, getlink=True), h5py.HardLink) and group.get(child, getclass=True) is h5py.Group:
@@ -129,7 +129,7 @@ def _loop(group: Any, name: str, finished: dict[int, bool]) -> Trouble | None:
 
 
 def _touch(dataset: Any) -> None:
-    """Reads the ends of a dataset whose data lie in another file."""
+    """Reads both ends of a dataset whose data lie in another file."""
     with suppress(Exception):
         if _is_elsewhere(dataset):
             _ = dataset[(0,) * dataset.ndim], dataset[(-1,) * dataset.ndim]
@@ -156,9 +156,9 @@ def _unreadable(units: Any) -> Trouble | None:
 
 
 def _visit(name: str, thing: Any) -> Trouble | None:
-    """Returns what is wrong with a dataset that would be read and declares far more data than are stored.
+    """Returns an error if a dataset that ndt reads declares far more data than are stored.
 
-    Raw recordings may be declared and never written: nobody reads them here.
+    Raw recordings may be declared and never written; ndt does not read them.
     """
     if not isinstance(thing, h5py.Dataset):
         return None
@@ -174,11 +174,11 @@ def _visit(name: str, thing: Any) -> Trouble | None:
     if declared <= MAX_DEFLATED * stored + SLACK or (stored and not filters <= FIXED_RATIO):
         return None
 
-    return name, "as much data as it declares", f"{_bytes(declared)} declared, {_bytes(stored)} stored"
+    return name, "as much data as it declares", f"{declared:.4g} bytes declared, {stored:.4g} stored"
 
 
 def _is_read(name: str, dataset: Any) -> bool:
-    """Returns whether a dataset is a column of a table that we read, or of a series that could be a covariate."""
+    """Whether a dataset belongs to a table that ndt reads, or to a series that could be a covariate."""
     leaf = name.rpartition("/")[2]
     if not name.startswith(TABLES) or leaf.startswith("waveform"):
         return False
@@ -188,12 +188,6 @@ def _is_read(name: str, dataset: Any) -> bool:
 
     narrow = math.prod(dataset.shape[1:]) <= MAX_DIMS and leaf in ("data", "timestamps")
     return narrow and _text(attrs.get("neurodata_type", "")) in SERIES
-
-
-def _bytes(number: int) -> str:
-    power = 0 if number < 1000 else min((len(str(number)) - 1) // 3, 6)
-
-    return f"{number / 1000**power:.4g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 if __name__ == "__main__":

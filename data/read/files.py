@@ -1,4 +1,4 @@
-"""Any recording to a `Session`, whatever its file: NWB here or on DANDI, brainsets HDF5, ``.mat``, ``.npz``."""
+"""Reads a recording of any supported format: NWB (local or on DANDI), brainsets HDF5, ``.mat``, ``.npz``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ __all__ = ["read"]
 
 
 def read(source: "str | Path | RemoteFile", config: IngestConfig | str | Path | None = None) -> Session:
-    """Reads one recording and makes of it what is stored.
+    """Reads one recording and prepares it for the store: selects covariates and units, names units, assigns splits.
 
     Arguments:
-        source: A file, or one on DANDI (`ndt.data.read.remote`).
-        config: How files become sessions.
+        source: A file, or a file on DANDI (`ndt.data.read.remote`).
+        config: Settings of ingestion.
 
     Raises:
-        InputError: for whatever is wrong with the file, or does not fit the settings.
+        InputError: if the file has an error or does not fit the settings.
 
     Example:
         >>> session = read("sub-m1_ses-stevenson2011_behavior+ecephys.nwb")  # doctest: +SKIP
@@ -55,7 +55,7 @@ def _read(source: "str | Path | RemoteFile", config: IngestConfig) -> Session:
 
 
 def _is_brainset(path: Path) -> bool:
-    """Whether a file has the layout of brainsets and temporaldata, which is that of our stores."""
+    """Whether a file has the layout of brainsets and temporaldata, which is also that of our stores."""
     if path.suffix == ".nwb" or not path.is_file() or not h5py.is_hdf5(path):
         return False
     with h5py.File(path, "r") as file:

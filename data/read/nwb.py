@@ -1,6 +1,6 @@
-"""NWB files to `Session`: pynwb says what things mean, h5py reads the long arrays.
+"""Reads NWB files into `Session`: pynwb interprets the file, h5py reads the long arrays.
 
-Spikes are times of units, or counts: a `TimeSeries` of counts (FALCON's H2), or `BinnedSpikes` (``ndx-binned-spikes``).
+Spikes are spike times, or counts: a `TimeSeries` of counts (FALCON's H2), or `BinnedSpikes` (``ndx-binned-spikes``).
 """
 
 import warnings
@@ -31,14 +31,14 @@ from ndt.data.read.context import (
     spike_times,
 )
 from ndt.data.read.conventions import of_probes, recognise, subject_name
-from ndt.data.read.counted import Counted, check_counts, lay_bins, lay_spikes
+from ndt.data.read.counted import ObservedSpikes, check_counts, lay_bins, lay_spikes
 from ndt.data.read.file_probe import file_source, probe, session_id_of
 from ndt.data.read.series import NWB, read_covariates, sample_times, walk
 from ndt.data.read.tables import read_tables, unit_columns
 from ndt.data.splits import within
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Session, Spikes, Units
+from ndt.session import Session, Units
 
 if TYPE_CHECKING:
     from ndt.data.read.remote import RemoteFile
@@ -51,17 +51,17 @@ COUNTS = ("binned_spikes", "spike_counts", "binned_spike_counts", "spikes_binned
 
 
 def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
-    """Reads one recording as it stands in its file; `ndt.data.read.files` goes on to choose, merge and name its units.
+    """Reads one recording as it is in its file; `ndt.data.read.files` then selects, merges and names its units.
 
-    Spikes outside observed time, and whatever else is left out, are listed in the session's `dropped`. Without
-    `obs_intervals` a recording is taken to last from the first to the last spike of any unit.
+    The session's `dropped` lists what is left out, such as spikes outside observed time. Without `obs_intervals` the
+    observed time is that from the first to the last spike of any unit.
 
     Arguments:
-        path: An NWB file (HDF5), here or on DANDI.
-        config: What to read, and how long opening may take.
+        path: An NWB file (HDF5), local or on DANDI.
+        config: Settings `covariates`, `counts`, `counts_at`, `task`, `probe_seconds` and `max_gib`.
 
     Raises:
-        InputError: for whatever is wrong with the file.
+        InputError: for any error in the file.
 
     Example:
         >>> session = read_nwb("sub-m1_ses-stevenson2011_behavior+ecephys.nwb")  # doctest: +SKIP
@@ -72,22 +72,22 @@ def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None
     if isinstance(path, str | Path):
         path = Path(path)
         probe(path, config.probe_seconds)
-    reading = ReadContext(str(path), config.max_gib)
-    with open_hdf5(path) as file, _heard() as heard:
+    context = ReadContext(str(path), config.max_gib)
+    with open_hdf5(path) as file, _recorded_warnings() as messages:
         try:
-            nwb = _open(file, reading)
-            session = _session(file, nwb, path, reading, config)
+            nwb = _open(file, context)
+            session = _session(file, nwb, path, context, config)
         except InputError:
             raise
-        except Exception as error:  # files are broken in more ways than can be listed; hdmf raises what a part causes
-            raise reading.error("content", "what the NWB format allows", f"{type(error).__name__} {error}") from error
+        except Exception as error:  # the exceptions that hdmf raises for broken files cannot be listed
+            raise context.error("content", "what the NWB format allows", f"{type(error).__name__} {error}") from error
 
-    return replace(session, warnings=(*session.warnings, *heard))
+    return replace(session, warnings=(*session.warnings, *messages))
 
 
 @contextmanager
 def open_hdf5(path: "str | Path | RemoteFile") -> Iterator[Any]:
-    """Opens an HDF5 file, here or on DANDI, for reading."""
+    """Opens an HDF5 file, local or on DANDI, for reading."""
     if not isinstance(path, str | Path):
         from ndt.data.read.remote import open_remote
 
@@ -103,31 +103,31 @@ def open_hdf5(path: "str | Path | RemoteFile") -> Iterator[Any]:
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Yields a list that in the end holds what Python warned of within, each once; nothing of it is printed."""
-    told: list[str] = []
+def _recorded_warnings() -> Iterator[list[str]]:
+    """Yields a list that at exit receives the distinct warnings raised inside, which are not printed."""
+    found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # harmless: fields deprecated since the file was written, its copy of an old schema; lengths are checked by us
+        # harmless: deprecated fields, a copy of an old schema in the file; we check lengths ourselves
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*cached namespace.*")
         warnings.filterwarnings("ignore", message=".*[Ll]ength of data does not match length of timestamps.*")
-        yield told
+        yield found
         sentences = (" ".join(f"pynwb: {w.message}".split()) for w in caught)
-        told += dict.fromkeys(text if len(text) <= LONGEST else f"{text[:LONGEST]} …" for text in sentences)
+        found += dict.fromkeys(text if len(text) <= LONGEST else f"{text[:LONGEST]} …" for text in sentences)
 
 
-def _open(file: Any, reading: ReadContext) -> NWB:
-    """Returns what pynwb makes of a file. Types of extensions are read from the file itself."""
+def _open(file: Any, context: ReadContext) -> NWB:
+    """Opens a file with pynwb. Types of extensions are read from the file itself."""
     known = {"core", "hdmf-common", "hdmf-experimental"}
     plain = set(file.get("specifications", {})) <= known
-    # the installed schema is read once a process: of small files that is a third of the work
+    # the installed schema is read once per process: for small files that is a third of the work
     how: dict[str, Any] = {"manager": BuildManager(_type_map())} if plain else {"load_namespaces": True}
     try:
         io: Any = NWBHDF5IO(file=file, mode="r", **how)
         return io.read()
-    except Exception as error:  # hdmf raises whatever the broken part happens to cause
-        raise reading.error("file", "an NWB file that pynwb reads", f"{type(error).__name__} {error}") from error
+    except Exception as error:  # the exceptions that hdmf raises for broken files cannot be listed
+        raise context.error("file", "an NWB file that pynwb reads", f"{type(error).__name__} {error}") from error
 
 
 @cache
@@ -136,7 +136,7 @@ def _type_map() -> Any:
 
 
 def _unknown(file: Any, nwb: NWB) -> list[str]:
-    """Returns the paths of groups that hold data and that pynwb does not know, and so leaves out without a word."""
+    """Returns the paths of groups with data that pynwb does not know and silently leaves out."""
     known = {path for path, _ in walk(nwb)}
     found: list[str] = []
 
@@ -150,21 +150,21 @@ def _unknown(file: Any, nwb: NWB) -> list[str]:
     return found
 
 
-def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", reading: ReadContext, config: IngestConfig) -> Session:
+def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", context: ReadContext, config: IngestConfig) -> Session:
     source = path if isinstance(path, Path) else path.path
     session_id = session_id_of(source)
     entities = dict(part.split("-", 1) for part in session_id.split("_") if "-" in part)
     subject = " ".join(str((nwb.subject and nwb.subject.subject_id) or entities.get("sub") or session_id).split())
-    tables = read_tables(nwb, reading)
+    tables = read_tables(nwb, context)
     counts = count_series(nwb, config.counts)
-    spikes, observed, of_units, columns, bin_size = _spikes(file, nwb, tables, counts, reading, config)
-    covariates = read_covariates(nwb, reading, config.covariates, "" if counts is None else counts[0])
-    if len(observed) == 0:
-        raise reading.error("observed time", "at least one interval outside invalid_times", "none")
-    if observed.duration > LONGEST_SESSION:
-        raise reading.error("observed time", f"at most {LONGEST_SESSION:g} s in all", f"{observed.duration:g} s")
-    reading.dropped += [f"{name}: pynwb knows no such type" for name in _unknown(file, nwb)]
-    N = len(columns["nwb_id"])
+    found, columns, bin_size = _spikes(file, nwb, tables, counts, context, config)
+    covariates = read_covariates(nwb, context, config.covariates, "" if counts is None else counts[0])
+    if len(found.observed) == 0:
+        raise context.error("observed time", "at least one interval outside invalid_times", "none")
+    if (seconds := found.observed.duration) > LONGEST_SESSION:
+        raise context.error("observed time", f"at most {LONGEST_SESSION:g} s in all", f"{seconds:g} s")
+    context.dropped += [f"{name}: pynwb knows no such type" for name in _unknown(file, nwb)]
+    names = np.array([f"{session_id}/unit/{n:05d}" for n in range(found.num_units)], np.str_)
     conventions = recognise(columns, tables, bin_size > 0)
 
     return Session(
@@ -172,16 +172,14 @@ def _session(file: Any, nwb: NWB, path: "Path | RemoteFile", reading: ReadContex
         subject=subject_name(subject),
         task=config.task or str(nwb.protocol or nwb.session_description or "").strip(),
         recording_date=nwb.session_start_time.isoformat(),
-        spikes=spikes,
-        units=Units(
-            id=np.array([f"{session_id}/unit/{n:05d}" for n in range(N)], np.str_), columns=columns, observed=of_units
-        ),
-        observed=observed,
+        spikes=found.spikes,
+        units=Units(id=names, columns=columns, observed=found.of_units),
+        observed=found.observed,
         covariates=covariates,
         intervals=tables,
         source=file_source(path) | {"conventions": conventions},
-        dropped=tuple(reading.dropped),
-        warnings=tuple(reading.warnings),
+        dropped=tuple(context.dropped),
+        warnings=tuple(context.warnings),
         count_bin=bin_size,
     )
 
@@ -191,54 +189,54 @@ def _spikes(
     nwb: NWB,
     tables: dict[str, Intervals],
     counts: tuple[str, NWB] | None,
-    reading: ReadContext,
+    context: ReadContext,
     config: IngestConfig,
-) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]], float]:
-    """Returns spikes in observed time, that time, each unit's own, columns of units, and the width of counted bins."""
+) -> tuple[ObservedSpikes, dict[str, NDArray[np.generic]], float]:
+    """Returns spikes and observed time, columns of units, and the width of bins of counts (0 for spike times)."""
     invalid = tables.get("invalid_times", Intervals.empty())
-    column = spike_column(file, reading)
+    column = spike_column(file, context)
     if config.counts and counts is None:
-        raise reading.error("counts", "a series of spike counts of that name", repr(config.counts))
+        raise context.error("counts", "a series of spike counts of that name", repr(config.counts))
     if counts is not None and (config.counts or column is None):
-        found, width = read_counts_series(*counts, config.counts_at, invalid, reading)
-        columns = unit_columns(nwb, found.num_units, reading)
-        return found.spikes, found.observed, found.of_units, columns, width
+        found, width = read_counts_series(*counts, config.counts_at, invalid, context)
+        return found, unit_columns(nwb, found.num_units, context), width
     if counts is not None:
-        reading.dropped.append(f"{counts[0]}: spike times are read instead; counts={counts[1].name} reads these")
+        context.dropped.append(f"{counts[0]}: spike times are read instead; counts={counts[1].name} reads these")
     if column is None:
         known = "a column of spike times, or a series of spike counts (counts=NAME)"
-        raise reading.error("units/spike_times" if num_units(file) else "units", known, "none")
+        raise context.error("units/spike_times" if num_units(file) else "units", known, "none")
     if len(column.ends) == 0:
-        raise reading.error("units", "at least one unit", "none")
+        raise context.error("units", "at least one unit", "none")
 
-    return *_timed(file, column, nwb, invalid, reading), 0.0
+    columns = unit_columns(nwb, len(column.ends), context)
+
+    return _timed(file, column, columns["group"], invalid, context), columns, 0.0
 
 
 def _timed(
-    file: Any, column: Ragged, nwb: NWB, invalid: Intervals, reading: ReadContext
-) -> tuple[Spikes, Intervals, Intervals | None, dict[str, NDArray[np.generic]]]:
+    file: Any, column: Ragged, probe_names: NDArray[np.generic], invalid: Intervals, context: ReadContext
+) -> ObservedSpikes:
     N = len(column.ends)
-    times, unit = spike_times(column, reading)
-    columns = unit_columns(nwb, N, reading)
-    known = observation(file, reading)
+    times, unit = spike_times(column, context)
+    known = observation(file, context)
     if known is None:
         ends = (times.min(), np.nextafter(times.max(), np.inf)) if len(times) else (0.0, 0.0)
         known = Intervals(*ends).coalesce(), None
-        reading.warnings.append(
-            "units/obs_intervals: none, so the recording is taken to last from first to last spike without a gap"
+        context.warnings.append(
+            "units/obs_intervals: none; observed time is taken to be that from the first to the last spike"
         )
     observed, of_units = known
-    for some, units in of_probes(invalid, columns["group"]):
+    for some, units in of_probes(invalid, probe_names):
         observed, of_units = cut(observed, of_units, some, units, N)
     spikes = observed_spikes(times, unit, observed, of_units)
     if lost := len(times) - len(spikes.timestamps):
-        reading.dropped.append(f"units/spike_times: {lost} of {len(times)} spikes lie outside observed time")
+        context.dropped.append(f"units/spike_times: {lost} of {len(times)} spikes lie outside observed time")
 
-    return spikes, observed, of_units, columns
+    return ObservedSpikes(spikes, observed, of_units, N)
 
 
 def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
-    """Returns path and object of the counts wanted by name, or of the first that is known to be counts."""
+    """Returns path and object of the counts of this name; without a name, of the first known series of counts."""
     for path, thing in walk(nwb):
         kind = type(thing).__name__
         known = kind == "BinnedSpikes" or (isinstance(thing, TimeSeries) and thing.name.lower() in COUNTS)
@@ -249,30 +247,29 @@ def count_series(nwb: NWB, wanted: str) -> tuple[str, NWB] | None:
 
 
 def read_counts_series(
-    path: str, series: NWB, at: str, invalid: Intervals, reading: ReadContext
-) -> tuple[Counted, float]:
+    path: str, series: NWB, at: str, invalid: Intervals, context: ReadContext
+) -> tuple[ObservedSpikes, float]:
     """Returns the spikes of a series of counts, and the width of its bins in seconds.
 
     Arguments:
-        path: Its path, for messages.
-        series: The object.
-        at: Where in its bin a timestamp lies: ``start``, ``centre`` or ``end``.
+        path: Path of the series, for messages.
+        series: The series.
+        at: Position of a timestamp in its bin: ``start``, ``centre`` or ``end``.
         invalid: Times that were not observed; bins that touch them are left out.
-        reading: The file.
+        context: The file.
     """
-    kind, data = type(series).__name__, reading.array(series.data, f"{path}/data")
-    where = f"{reading.where}: {path}"
+    kind, data = type(series).__name__, context.array(series.data, f"{path}/data")
+    where = f"{context.where}: {path}"
     if kind == "BinnedSpikes":
         width = float(series.bin_width_in_ms) / 1e3
         start = float(series.start_time_in_ms or 0.0) / 1e3 + np.arange(data.shape[1], dtype=np.float64) * width
         return _laid_out(data.T, start, width, invalid, where)
     if not isinstance(series, TimeSeries) or data.ndim != 2:
-        raise reading.error(path, "a time series of counts, bins by units", f"{kind} of shape {data.shape}")
-    times = sample_times(series, reading, path)
+        raise context.error(path, "a time series of counts, bins by units", f"{kind} of shape {data.shape}")
+    times = sample_times(series, context, path)
     if len(times) != len(data) or len(times) < 2 or not np.all(np.diff(times) > 0):
-        raise reading.error(
-            f"{path}/timestamps", f"{len(data)} ascending seconds", f"{len(times)}, or they do not ascend"
-        )
+        found = f"{len(times)}, or they do not ascend"
+        raise context.error(f"{path}/timestamps", f"{len(data)} ascending seconds", found)
     width = round(float(np.median(np.diff(times))), 9)  # files give 19.99999 ms
     shift = {"start": 0.0, "centre": 0.5, "end": 1.0}[at]
 
@@ -281,8 +278,8 @@ def read_counts_series(
 
 def _laid_out(
     counts: NDArray[np.generic], start: NDArray[np.float64], width: float, invalid: Intervals, where: str
-) -> tuple[Counted, float]:
-    """Returns the spikes of counts (T, N) in bins from `start`, (T,), on; bins that touch invalid time are lost."""
+) -> tuple[ObservedSpikes, float]:
+    """Returns the spikes of counts (T, N) in bins from `start`, (T,); bins that touch invalid time are left out."""
     whole, valid = check_counts(counts, where)
     bins = lay_bins(start, width, len(whole), where, drift=True)
     clear = Intervals([bins.start.min()], [bins.start.max() + 2 * width]) - invalid

@@ -1,13 +1,11 @@
-"""Sessions to pynapple's objects and back.
+"""Converts sessions to pynapple objects and back.
 
-Our intervals ``[start, end)`` do not contain their end, pynapple's do. In float64 both are the same set where the end
-is moved to the number before it: an end of 10 s is 9.999999999999998 s in pynapple and comes back as 10. Intervals that
-touch then stay apart, which pynapple would otherwise shorten by a microsecond.
+Our intervals ``[start, end)`` do not contain their end; those of pynapple do. The conversion therefore moves each end
+to the adjacent float64: an end of 10 s becomes 9.999999999999998 s in pynapple, and an end of 10 s in pynapple becomes
+10.000000000000002 s here. Touching intervals then stay separate; otherwise pynapple would shorten them by 1 µs.
+pynapple cannot represent an interval of a single number.
 
-The other way round, an end that was typed as 10 in pynapple is 10.000000000000002 here. pynapple holds no interval of a
-single number.
-
-Times are handed over bit for bit. pynapple sorts them, and before version 0.11.3 rounds them to nanoseconds.
+Times are copied exactly. pynapple sorts them, and before version 0.11.3 rounds them to nanoseconds.
 """
 
 import warnings
@@ -18,29 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.read.context import by_unit, equal, joined
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
 
 __all__ = ["Pynapple", "from_pynapple", "to_pynapple"]
 
-TAKEN = ("observed_seconds", "rate", "unit_id")  # names that pynapple or we need; the file's own get a suffix
+TAKEN = ("observed_seconds", "rate", "unit_id")  # reserved names; columns of the same name get a suffix
 SUFFIX = "_of_file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pynapple:
-    """A session in pynapple's objects.
+    """A session as pynapple objects.
 
     Arguments:
-        units: TsGroup of spike times by row of the unit. Its time support is the session's observed time, that of each
-            unit its own, so that rates count observed time only; restricting the group or taking part of it loses
-            that. Metadata are ``unit_id``, ``observed_seconds`` where units differ, and the units' columns; a column of
-            one of these names, or of pynapple's ``rate``, is ``rate_of_file`` and so on.
-        covariates: TsdFrame by name, with dimensions as columns and, of each, metadata ``unit``, ``path`` and
-            ``angular``. One dimension is a frame too, as a Tsd has no metadata.
-        intervals: IntervalSet by name of the table, with its columns as metadata. An IntervalSet holds neither rows
-            that overlap (it merges them), nor out of order, nor empty: a table with one is a pandas DataFrame.
+        units: TsGroup of spike times by unit index. The time support of the group is the session's observed time, and
+            that of each unit its own, so that rates refer to observed time; `restrict` and selections lose this.
+            Metadata are ``unit_id``, ``observed_seconds`` if units differ, and the columns of units; a column with one
+            of these names, or ``rate``, gets the suffix ``_of_file``.
+        covariates: TsdFrame by name, with dimensions as columns and metadata ``unit``, ``path`` and ``angular``.
+        intervals: By name of the table, an IntervalSet with columns as metadata, or a pandas DataFrame if rows overlap,
+            are unsorted or have zero length, which an IntervalSet would change.
     """
 
     units: Any
@@ -58,7 +56,7 @@ def _pynapple() -> Any:
 
 
 def to_pynapple(session: Session) -> Pynapple:
-    """Returns a session in pynapple's objects; its task, date, source, warnings and width of counts have no place.
+    """Returns a session as pynapple objects, without its task, date, source, warnings and bin width of counts.
 
     Example:
         >>> parts = to_pynapple(session)  # doctest: +SKIP
@@ -66,23 +64,12 @@ def to_pynapple(session: Session) -> Pynapple:
     """
     nap = _pynapple()
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):  # rates over no time
-        # names of columns that are no attributes in Python; empty intervals, which are looked for below
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", UserWarning)  # names of columns that are not attributes; empty intervals
         return Pynapple(
             units=_group(nap, session),
             covariates={name: _frame(nap, covariate) for name, covariate in session.covariates.items()},
             intervals={name: _table(nap, table) for name, table in session.intervals.items()},
         )
-
-
-def _closed(end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the last time in intervals that do not contain their end."""
-    return np.nextafter(end, -np.inf)
-
-
-def _half_open(end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the first time after intervals that contain their end."""
-    return np.nextafter(end, np.inf)
 
 
 def _group(nap: Any, session: Session) -> Any:
@@ -94,8 +81,7 @@ def _group(nap: Any, session: Session) -> Any:
     supports = [support] * N
     metadata: dict[str, Any] = {"unit_id": units.id}
     if units.observed is not None:
-        owner = units.observed.columns["unit_index"]
-        own = [units.observed.select(owner == n) for n in range(N)]
+        own = by_unit(units.observed, N)
         supports = [_support(nap, intervals) for intervals in own]
         metadata["observed_seconds"] = [intervals.coalesce().duration for intervals in own]
     spikes = {
@@ -116,7 +102,7 @@ def _group(nap: Any, session: Session) -> Any:
 def _support(nap: Any, intervals: Intervals) -> Any:
     segments = intervals.coalesce()
 
-    return nap.IntervalSet(segments.start, _closed(segments.end))
+    return nap.IntervalSet(segments.start, np.nextafter(segments.end, -np.inf))
 
 
 def _frame(nap: Any, covariate: Covariate) -> Any:
@@ -127,9 +113,9 @@ def _frame(nap: Any, covariate: Covariate) -> Any:
 
 
 def _table(nap: Any, table: Intervals) -> Any:
-    """Returns a table as IntervalSet if that gives all its rows back, else as pandas DataFrame."""
+    """Returns a table as IntervalSet if this preserves all rows, else as pandas DataFrame."""
     columns = {name: values if values.ndim == 1 else list(values) for name, values in table.columns.items()}
-    rows = np.stack([table.start, _closed(table.end)], 1)
+    rows = np.stack([table.start, np.nextafter(table.end, -np.inf)], 1)
     found = nap.IntervalSet(*rows.T)
     if found.values.shape == rows.shape and np.all(found.values == rows):
         return nap.IntervalSet(*rows.T, metadata=columns)
@@ -147,19 +133,19 @@ def from_pynapple(
     subject: str,
     task: str = "",
 ) -> Session:
-    """Returns a session of pynapple's objects; what `to_pynapple` gave comes back equal where pynapple can hold it.
+    """Returns a session from pynapple objects; it inverts `to_pynapple`.
 
     Arguments:
-        units: TsGroup of spike times. Its time support is taken for observed time, that of a unit for its own; pynapple
-            makes it the time from the first to the last spike unless it is told.
+        units: TsGroup of spike times. Its time support is the observed time, and that of each unit its own; pynapple's
+            default is the time from the first to the last spike.
         covariates: Tsd or TsdFrame by name.
-        intervals: IntervalSet, or DataFrame with ``start`` and ``end``, by name; a single one is taken for the trials.
+        intervals: IntervalSet, or DataFrame with ``start`` and ``end``, by name; a single one without name for trials.
         session_id: Identifier, unique in a store.
         subject: Subject identifier.
         task: Task name.
 
     Raises:
-        InputError: if something is another kind of object, or there is no unit.
+        InputError: if an object has another type, or there is no unit.
 
     Example:
         >>> from_pynapple(data["units"], {"ry": data["ry"]}, session_id="a", subject="x")  # doctest: +SKIP
@@ -189,7 +175,7 @@ def from_pynapple(
 
 
 def _intervals(found: Any) -> Intervals:
-    return Intervals(found.start, _half_open(found.end))
+    return Intervals(found.start, np.nextafter(found.end, np.inf))
 
 
 def _units(group: Any, session_id: str, dropped: list[str]) -> Units:
@@ -200,21 +186,13 @@ def _units(group: Any, session_id: str, dropped: list[str]) -> Units:
             columns[name] = columns.pop(f"{name}{SUFFIX}")
     whole = _intervals(group.time_support)
     own = [_intervals(group[key].time_support) for key in group.index]
-    observed = None
-    if not all(_equal(intervals, whole) for intervals in own):
-        owner = np.repeat(np.arange(len(own), dtype=np.int32), list(map(len, own)))
-        start, end = (np.concatenate([getattr(intervals, side) for intervals in own]) for side in ("start", "end"))
-        observed = Intervals(start, end, {"unit_index": owner})
+    observed = None if all(equal(intervals, whole) for intervals in own) else joined(own)
 
     return Units(id=ids.astype(np.str_), columns=dict(sorted(columns.items())), observed=observed)
 
 
-def _equal(a: Intervals, b: Intervals) -> bool:
-    return len(a) == len(b) and bool(np.all(a.start == b.start) and np.all(a.end == b.end))
-
-
 def _columns(frame: Any, where: str, dropped: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Returns columns of numbers or text, each row one of them or an array of the same shape."""
+    """Returns the columns of numbers, text or arrays of equal shape."""
     columns = {}
     for name in frame.columns:
         values = frame[name].to_numpy()

@@ -1,7 +1,7 @@
-"""Files on DANDI: which there are, and reading only the parts that are needed.
+"""Lists files on DANDI and reads the needed parts of them.
 
-Everything is plain HTTP and needs no client: the archive's JSON interface lists a dandiset's files, and range requests
-read parts of them. The interface is described at https://api.dandiarchive.org/api/docs/swagger/.
+The archive's JSON interface lists a dandiset's files, and HTTP range requests read parts of them. The interface is
+described at https://api.dandiarchive.org/api/docs/swagger/.
 """
 
 import fnmatch
@@ -28,14 +28,14 @@ __all__ = ["API", "RemoteFile", "expand", "open_remote"]
 
 API = "https://api.dandiarchive.org/api"
 TIMEOUT = 30.0  # seconds without a byte
-PAUSES = (0.5, 1.0, 2.0)  # seconds before each further try
-PAGE = 100  # files that one answer lists, each with its metadata
+PAUSES = (0.5, 1.0, 2.0)  # seconds before each retry
+PAGE = 100  # files in one answer, each with its metadata
 MIB = 1 << 20
 LONGEST = 16  # blocks of one request
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # status codes of temporary errors
 BROKEN = (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 SPEC = re.compile(r"dandi:(?P<dandiset>\d{6})(?:[@/](?P<version>draft|\d+\.\d{6}\.\d{4}))?(?:/(?P<pattern>.+))?", re.I)
-FORM = "dandi:NNNNNN, with @VERSION and /PATTERN where wanted"
+FORM = "dandi:NNNNNN, optionally with @VERSION and /PATTERN"
 
 T = TypeVar("T")
 
@@ -46,11 +46,11 @@ class RemoteFile:
 
     Arguments:
         dandiset: Six digits.
-        version: ``draft``, or that of a published version.
-        path: Where the file lies in the dandiset.
-        url: Where its bytes are had; redirects to them.
+        version: ``draft``, or the number of a published version.
+        path: Path of the file in the dandiset.
+        url: Address of its content, which redirects to storage.
         size: Bytes.
-        sha256: Of its content; empty where the archive has not computed it yet.
+        sha256: Digest of its content; empty if the archive has not computed it yet.
     """
 
     dandiset: str
@@ -63,30 +63,20 @@ class RemoteFile:
     def __str__(self) -> str:
         return f"dandi:{self.dandiset}@{self.version}/{self.path}"
 
-    @property
-    def name(self) -> str:
-        """The file's name without its folders."""
-        return PurePosixPath(self.path).name
-
-    @property
-    def stem(self) -> str:
-        """The file's name without folders and suffix."""
-        return PurePosixPath(self.path).stem
-
 
 def expand(spec: str, api: str | None = None) -> list[RemoteFile]:
-    """Returns the NWB files that a name on DANDI stands for, sorted by path.
+    """Returns the NWB files of a dandiset that match a pattern, sorted by path.
 
     Files of an embargoed dandiset need a key in the environment variable ``DANDI_API_KEY``.
 
     Arguments:
-        spec: ``dandi:000129``, with ``@draft`` or ``@0.220113.0407`` where another than the latest published version
-            (without one: the draft) is wanted, then a path or pattern after a slash; ``*`` crosses folders, and a
-            folder stands for all that is in it. The archive's own form, ``DANDI:000129/0.220113.0407``, is taken too.
-        api: The archive's interface; by default `API`.
+        spec: ``dandi:000129``, optionally with ``@draft`` or ``@0.220113.0407`` (by default the latest published
+            version, else the draft) and a path, folder or pattern after a slash; ``*`` also matches slashes. The
+            archive's own form, ``DANDI:000129/0.220113.0407``, works too.
+        api: Address of the archive's interface; by default `API`.
 
     Raises:
-        InputError: if that is malformed, there is no such dandiset, version or file, or the archive does not answer.
+        InputError: if `spec` is malformed, there is no such dandiset, version or file, or the archive does not answer.
 
     Example:
         >>> [str(file) for file in expand("dandi:000129/sub-Indy/*train*")]  # doctest: +SKIP
@@ -111,7 +101,7 @@ def expand(spec: str, api: str | None = None) -> list[RemoteFile]:
 
 
 def _assets(api: str, dandiset: str, version: str, pattern: str | None, spec: str) -> Iterator[dict[str, Any]]:
-    """Yields what the archive knows of each file whose path begins as the pattern does, page by page."""
+    """Yields the archive's record of each file whose path has the pattern's constant prefix, page by page."""
     start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip("/") if pattern else ""
     query = {"page_size": PAGE, "order": "path", "metadata": "true"} | ({"path": start} if start else {})
     url = f"{api}/dandisets/{dandiset}/versions/{version}/assets/?{urlencode(query)}"
@@ -135,7 +125,7 @@ def _file(row: dict[str, Any], api: str, dandiset: str, version: str) -> RemoteF
     if path.startswith("/") or {".", ".."} & set(PurePosixPath(path).parts):
         raise InputError(where, "path", "one inside the dandiset", path)
     digest = (row.get("metadata") or {}).get("digest")
-    if digest is None:  # the list of a draft comes without
+    if digest is None:  # the list of a draft has no digests
         digest = _json(url, where, "metadata", "some").get("digest") or {}
 
     return RemoteFile(
@@ -149,22 +139,20 @@ def _file(row: dict[str, Any], api: str, dandiset: str, version: str) -> RemoteF
 
 
 def _json(url: str, where: object, field: str, expected: str) -> dict[str, Any]:
-    """Returns an answer of the archive; `field` and `expected` say what is wrong where it knows nothing of it."""
+    """Returns an answer of the archive; `field` and `expected` describe the error if it is 404."""
 
     def ask() -> bytes:
         with _answer(url, key=True) as response:
             return response.read()
 
     try:
-        found = json.loads(_again(ask, where))
+        answer = _retry(ask, where)
     except HTTPError as error:
         raise _refusal(error, where, field, expected) from error
+    try:
+        return cast(dict[str, Any], json.loads(answer))
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(where, "archive", f"JSON from {url}", error) from error
-
-    return cast(dict[str, Any], found)
 
 
 def _refusal(error: HTTPError, where: object, field: str, expected: str) -> InputError:
@@ -177,11 +165,11 @@ def _refusal(error: HTTPError, where: object, field: str, expected: str) -> Inpu
 
 @contextmanager
 def _answer(url: str, first: int = 0, last: int | None = None, key: bool = False) -> Iterator[http.client.HTTPResponse]:
-    """Yields the answer to a request, of bytes `first` to `last` where they are given."""
+    """Yields the answer to a request, for bytes `first` to `last` if given."""
     request = Request(url, headers={"User-Agent": "ndt"})
     if first or last is not None:
         request.add_header("Range", f"bytes={first}-{'' if last is None else last}")
-    if key and os.environ.get("DANDI_API_KEY"):  # only to the archive itself, never on to where it redirects
+    if key and os.environ.get("DANDI_API_KEY"):  # only to the archive itself, never to the target of a redirect
         request.add_unredirected_header("Authorization", f"token {os.environ['DANDI_API_KEY']}")
     try:
         with urlopen(request, timeout=TIMEOUT) as response:
@@ -191,8 +179,8 @@ def _answer(url: str, first: int = 0, last: int | None = None, key: bool = False
         raise
 
 
-def _again(call: Callable[[], T], where: object) -> T:
-    """Returns what `call` returns, tried again after a pause where the network or the server failed."""
+def _retry(call: Callable[[], T], where: object) -> T:
+    """Returns the result of `call`, with retries after errors of the network or the server."""
     for pause in (*PAUSES, None):
         try:
             return call()
@@ -209,23 +197,16 @@ def _again(call: Callable[[], T], where: object) -> T:
     raise InputError(where, "network", f"an answer within {TIMEOUT:g} s", f"{found}, {len(PAUSES) + 1} times")
 
 
-def _check_size(response: http.client.HTTPResponse, file: RemoteFile) -> None:
-    headers = response.headers
-    size = headers.get("Content-Range", "").rpartition("/")[2] if response.status == 206 else headers["Content-Length"]
-    if size and size.isdigit() and int(size) != file.size:
-        raise InputError(file, "size", f"{file.size} bytes, as the archive says", f"{size} bytes")
-
-
 def open_remote(file: RemoteFile, block_mib: float = 1.0, cache_mib: float = 64.0) -> BinaryIO:
-    """Opens a file on DANDI for reading; only the blocks that are touched are fetched.
+    """Opens a file on DANDI for reading; only the needed blocks are fetched.
 
-    What is read is kept in memory up to a limit. Blocks that follow each other are fetched by ever longer requests, up
-    to 16 at once, so that a long array costs few. A request that fails is tried again.
+    A cache in memory holds the blocks read last. Sequential reads fetch up to 16 blocks in one request. A request that
+    fails is repeated.
 
     Arguments:
         file: The file.
-        block_mib: Size of a block in MiB; at least one is fetched.
-        cache_mib: How much is kept in memory, in MiB.
+        block_mib: Size of a block in MiB.
+        cache_mib: Size of the cache in MiB.
 
     Example:
         >>> with h5py.File(open_remote(file), "r") as h5, NWBHDF5IO(file=h5) as io:  # doctest: +SKIP
@@ -237,15 +218,15 @@ def open_remote(file: RemoteFile, block_mib: float = 1.0, cache_mib: float = 64.
 
 
 class _Ranges(io.RawIOBase):
-    """A seekable file over range requests, with the blocks read last in memory."""
+    """A seekable file over range requests, with a cache of the blocks read last."""
 
     def __init__(self, file: RemoteFile, block: int, most: int) -> None:
         self.file, self.block, self.most = file, block, most
         self.name = str(file)
-        self.url = file.url  # after the first answer, where that redirected to
+        self.url = file.url  # after the first answer, the target of its redirect
         self.blocks: OrderedDict[int, bytes] = OrderedDict()
         self.at = 0
-        self.following, self.ahead = -1, 1  # the block behind the last request, and how many the next one takes
+        self.following, self.ahead = -1, 1  # the block after the last request, and the number of blocks of the next one
 
     def readable(self) -> bool:
         return True
@@ -278,14 +259,14 @@ class _Ranges(io.RawIOBase):
         return max(end - begin, 0)
 
     def fetch(self, index: int, last: int) -> None:
-        """Fetches block `index`, with it those up to `last` that are missing, and more where they follow each other."""
+        """Fetches block `index` and missing blocks up to `last`, and more in sequential reads."""
         self.ahead = min(2 * self.ahead, LONGEST) if index == self.following else 1
         blocks = (self.file.size - 1) // self.block + 1
         stop = min(max(last + 1, index + self.ahead), index + LONGEST, index + self.most, blocks)
         stop = next((i for i in range(index + 1, stop) if i in self.blocks), stop)
         first, end = index * self.block, min(stop * self.block, self.file.size)
         try:
-            found = memoryview(_again(lambda: self.ask(first, end), self.file))
+            found = memoryview(_retry(lambda: self.ask(first, end), self.file))
         except HTTPError as error:
             raise _refusal(error, self.file, "file", "one that can be read") from error
         for i in range(index, stop):
@@ -300,13 +281,16 @@ class _Ranges(io.RawIOBase):
                 if response.status != 206:
                     host = urlsplit(response.url).netloc
                     raise InputError(self.file, "server", "one that answers range requests", f"{host}, which does not")
-                _check_size(response, self.file)
+                size = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if size.isdigit() and int(size) != self.file.size:
+                    expected = f"{self.file.size} bytes, as the archive says"
+                    raise InputError(self.file, "size", expected, f"{size} bytes")
                 found = response.read(end - first)
                 self.url = response.url
         except HTTPError as error:
             if self.url == self.file.url or error.code in PASSING:
                 raise
-            self.url = self.file.url  # where the archive redirects to is valid for an hour or so
+            self.url = self.file.url  # the target of the redirect is valid for about an hour
             return self.ask(first, end)
         if len(found) < end - first:
             raise ConnectionError(f"{len(found)} of {end - first} bytes")

@@ -1,4 +1,4 @@
-"""What an NWB file measured beside the spikes: every series that could be a covariate, wherever it lies."""
+"""Reads the covariates of an NWB file: every numeric time series that is not a raw recording."""
 
 import re
 from collections import Counter
@@ -20,15 +20,15 @@ from ndt.session import Covariate
 
 __all__ = ["NWB", "is_event_series", "read_covariates", "sample_times", "walk"]
 
-NWB = Any  # an NWBFile or what is in one: pynwb makes its attributes at run time, where no type checker sees them
+NWB = Any  # an NWBFile or an object in one: pynwb makes attributes at run time, where no type checker sees them
 
 MAX_DIMS = 16
 MIN_RATE_HZ, MAX_RATE_HZ = 1.0, 2000.0
-MASKS = ("eval_mask", "blacklist")  # FALCON's: which samples count; read as tables of intervals
+MASKS = ("eval_mask", "blacklist")  # FALCON's masks of samples; read as tables of intervals
 
 
 def walk(nwb: NWB) -> Iterator[tuple[str, NWB]]:
-    """Yields path and object of each leaf outside ``intervals`` and ``units``: time series, tables, whatever else."""
+    """Yields path and object of each leaf outside ``intervals`` and ``units``: time series, tables and others."""
 
     def leaves(path: str, thing: NWB) -> Iterator[tuple[str, NWB]]:
         children = () if hasattr(thing, "colnames") or isinstance(thing, TimeSeries) else thing.children
@@ -37,9 +37,9 @@ def walk(nwb: NWB) -> Iterator[tuple[str, NWB]]:
         if not children:
             yield path, thing
 
-    for place in ("acquisition", "stimulus", "analysis", "scratch"):
-        prefix = "stimulus/presentation" if place == "stimulus" else place
-        for name, thing in (getattr(nwb, place, None) or {}).items():
+    for group in ("acquisition", "stimulus", "analysis", "scratch"):
+        prefix = "stimulus/presentation" if group == "stimulus" else group
+        for name, thing in (getattr(nwb, group, None) or {}).items():
             yield from leaves(f"{prefix}/{name}", thing)
     for name, module in nwb.processing.items():
         for child in module.data_interfaces.values():
@@ -47,7 +47,7 @@ def walk(nwb: NWB) -> Iterator[tuple[str, NWB]]:
 
 
 def is_event_series(series: NWB) -> bool:
-    """Whether a time series holds events or intervals and not samples: those are read as tables of intervals."""
+    """Whether a time series holds events or intervals, not samples; these are read as tables of intervals."""
     events = isinstance(series, AnnotationSeries | IntervalSeries)
     boxed = type(getattr(series, "parent", None)).__name__ in ("BehavioralEvents", "BehavioralEpochs")
 
@@ -55,43 +55,43 @@ def is_event_series(series: NWB) -> bool:
 
 
 def read_covariates(
-    nwb: NWB, reading: ReadContext, wanted: tuple[str, ...] = (), counts: str = ""
+    nwb: NWB, context: ReadContext, wanted: tuple[str, ...] = (), counts: str = ""
 ) -> dict[str, Covariate]:
-    """Returns the covariates by name; says of each other series why it is none.
+    """Returns the covariates by name; `context` collects why each other series is not a covariate.
 
-    A covariate is a numeric series of 1 to 16 dimensions with at least two samples, at 1 to 2000 samples a second: more
-    is a raw recording, which is read where it is wanted by name. One-dimensional series that lie in one container and
-    share their timestamps and unit are offered together too, under the container's name.
+    A covariate is a numeric series of 1 to 16 dimensions with at least two samples, at 1 to 2000 samples per second. A
+    faster series counts as a raw recording, and is read only if it is requested by name. One-dimensional series in one
+    container that share timestamps and unit also become one covariate with the container's name.
 
     Arguments:
         nwb: The file.
-        reading: Where to say what is left out.
-        wanted: Names of those to read; empty for all.
-        counts: Path of a series of spike counts, which is none.
+        context: Collects what is left out.
+        wanted: Names of covariates to read; empty for all.
+        counts: Path of a series of spike counts, which is not a covariate.
     """
     kept: dict[str, tuple[NWB, NDArray[np.float64]]] = {}
     for path, series in walk(nwb):
         if hasattr(series, "colnames") or is_event_series(series) or path == counts:
             continue  # a table, or spikes
-        reason = _why_not(series, reading)
+        reason = _why_not(series, context)
         if reason is None and wanted and not named(path, wanted) and not named(path.rpartition("/")[0], wanted):
-            reason = f"not among the covariates asked for ({', '.join(wanted)})"
+            reason = f"not among the requested covariates ({', '.join(wanted)})"
         if reason is None:
-            times = sample_times(series, reading, path)
+            times = sample_times(series, context, path)
             reason = _why_not_times(times, named(path, wanted))
         if reason is not None:
-            reading.dropped.append(f"{path}: {reason}")
+            context.dropped.append(f"{path}: {reason}")
             continue
         kept[path] = series, times
 
     names = _short_names({path: series for path, (series, _) in kept.items()})
-    each = {path: _covariate(names[path], path, *found, reading) for path, found in kept.items()}
+    each = {path: _covariate(names[path], path, *found, context) for path, found in kept.items()}
     found = [*each.values(), *_joined(each, {path: series for path, (series, _) in kept.items()})]
 
     return {covariate.name: covariate for covariate in sorted(found, key=lambda c: c.name)}
 
 
-def _why_not(series: NWB, reading: ReadContext) -> str | None:
+def _why_not(series: NWB, context: ReadContext) -> str | None:
     if not isinstance(series, TimeSeries):
         return f"{type(series).__name__} is not a time series"
     if isinstance(series, ElectricalSeries | ImageSeries):
@@ -104,8 +104,8 @@ def _why_not(series: NWB, reading: ReadContext) -> str | None:
     if shape[0] < 2:
         return f"{shape[0]} samples are fewer than 2"
     stamps = () if series.timestamps is None else series.timestamps
-    if (size := reading.too_large(series.data) or reading.too_large(stamps)) is not None:
-        return f"{size} are more than max_gib ({reading.max_gib:g} GiB)"
+    if (size := context.too_large(series.data) or context.too_large(stamps)) is not None:
+        return f"{size} are more than max_gib ({context.max_gib:g} GiB)"
     if series.timestamps is None and not getattr(series, "rate", None):
         return "it has neither timestamps nor a rate"
     num_times = shape[0] if series.timestamps is None else np.shape(series.timestamps)[0]
@@ -115,14 +115,14 @@ def _why_not(series: NWB, reading: ReadContext) -> str | None:
     return None
 
 
-def sample_times(series: NWB, reading: ReadContext, path: str) -> NDArray[np.float64]:
-    """Returns the timestamps of a series in seconds, (M,); NaN where the file has none for a sample."""
+def sample_times(series: NWB, context: ReadContext, path: str) -> NDArray[np.float64]:
+    """Returns the timestamps of a series in seconds, (M,); NaN for samples without a timestamp."""
     if series.timestamps is None:
         steps, rate = np.arange(np.shape(series.data)[0]), float(series.rate)
         if is_period(series.name, rate):
             return float(series.offset) + steps * rate
         return float(series.starting_time or 0.0) + steps / rate
-    times = reading.array(series.timestamps, f"{path}/timestamps", np.float64)
+    times = context.array(series.timestamps, f"{path}/timestamps", np.float64)
 
     return np.where(np.isfinite(times), times, np.nan)
 
@@ -147,17 +147,17 @@ def _why_not_times(times: NDArray[np.float64], wanted: bool) -> str | None:
     return None
 
 
-def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], reading: ReadContext) -> Covariate:
-    raw = reading.array(series.data, f"{path}/data")
+def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], context: ReadContext) -> Covariate:
+    raw = context.array(series.data, f"{path}/data")
     raw = raw[:, None] if raw.ndim == 1 else raw  # (M, C)
     good = np.isfinite(times)
     if not good.all():
-        reading.warnings.append(f"{path}: {np.sum(~good)} of {len(good)} samples have no timestamp and are left out")
+        context.warnings.append(f"{path}: {np.sum(~good)} of {len(good)} samples have no timestamp and are left out")
         raw, times = raw[good], times[good]
     period = series.timestamps is None and is_period(series.name, float(series.rate))
     if period:
-        reading.warnings.append(f"{path}: rate {series.rate:g} is taken for the period in seconds, as in FALCON's H1")
-    with np.errstate(all="ignore"):  # what becomes infinite is missing, and counted as such
+        context.warnings.append(f"{path}: rate {series.rate:g} is taken for the period in seconds, as in FALCON's H1")
+    with np.errstate(all="ignore"):  # infinite values count as missing
         values = raw * float(series.conversion) + (0.0 if period else float(series.offset))
     values = values.astype(np.float32 if raw.dtype == np.float32 else np.float64)
     unit = str(series.unit or "")
@@ -177,7 +177,7 @@ def _covariate(name: str, path: str, series: NWB, times: NDArray[np.float64], re
 
 
 def _dims(series: NWB, C: int) -> tuple[str, ...]:
-    """Returns columns' names: from comments or description (``columns=[x, y]``, NLB's habit), else x y z or numbers."""
+    """Returns names of columns: from comments or description (NLB's ``columns=[x, y]``), else x y z or numbers."""
     listed = re.search(r"columns\s*=\s*[\[(](.*?)[\])]", f"{series.comments} {series.description}", re.DOTALL)
     names = [part.strip(" '\"\n") for part in listed.group(1).split(",")] if listed else []
     if len(names) == C and all(names):
@@ -191,9 +191,9 @@ def _dims(series: NWB, C: int) -> tuple[str, ...]:
 
 
 def _full_turn(series: NWB, path: str, unit: str) -> float | None:
-    """Returns an angle's full turn in its unit; None for what is no direction.
+    """Returns the full turn of an angle in its unit; None for series that are not circular.
 
-    An angle in degrees that no compass measured may be a joint's, which never turns round; it stays as it is.
+    An angle in degrees outside a `CompassDirection` may be a joint angle, which is not circular.
     """
     compass = isinstance(series, SpatialSeries) and isinstance(series.parent, CompassDirection)
     hint = re.search(r"heading|angle|direction", path, re.IGNORECASE)
@@ -205,7 +205,7 @@ def _full_turn(series: NWB, path: str, unit: str) -> float | None:
 
 
 def _short_names(series: dict[str, NWB]) -> dict[str, str]:
-    """Returns for each path its shortest unambiguous end; spatial series keep their container ("x" says little)."""
+    """Returns the shortest unambiguous end of each path; names of spatial series include their container."""
     ends = Counter("/".join(path.split("/")[-k:]) for path in series for k in range(1, path.count("/") + 2))
     names = {}
     for path, found in series.items():
@@ -218,12 +218,12 @@ def _short_names(series: dict[str, NWB]) -> dict[str, str]:
 
 
 def _boxed(path: str) -> bool:
-    """Whether a series lies in a container, and not in ``acquisition`` or a processing module itself."""
+    """Whether a series lies in a container, not directly in ``acquisition`` or a processing module."""
     return path.count("/") >= (3 if path.startswith(("processing/", "stimulus/")) else 2)
 
 
 def _joined(each: dict[str, Covariate], series: dict[str, NWB]) -> Iterator[Covariate]:
-    """Yields one covariate for each container of one-dimensional series that belong together (muscles, say)."""
+    """Yields one covariate for each container of one-dimensional series with equal timestamps (EMG, for example)."""
     boxes: dict[str, list[Covariate]] = {}
     for path, covariate in each.items():
         if _boxed(path) and covariate.values.shape[1] == 1 and not covariate.angular:
@@ -231,10 +231,10 @@ def _joined(each: dict[str, Covariate], series: dict[str, NWB]) -> Iterator[Cova
     taken = {c.name for c in each.values()}
     for path, parts in boxes.items():
         first, name = parts[0], path.rpartition("/")[2]
-        alike = all(
+        equal = all(
             c.unit == first.unit and len(c.values) == len(first.values) and np.all(c.timestamps == first.timestamps)
             for c in parts
         )
-        if alike and 2 <= len(parts) <= MAX_DIMS and name not in taken:
+        if equal and 2 <= len(parts) <= MAX_DIMS and name not in taken:
             values, dims = np.concatenate([c.values for c in parts], 1), tuple(c.path.split("/")[-1] for c in parts)
             yield replace(first, name=name, path=path, values=values, dims=dims)

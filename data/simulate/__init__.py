@@ -1,6 +1,6 @@
 """A simulated population with known truth, written as NWB files.
 
-Imports: the nouns and `ndt.config`.
+Imports: the nouns, `ndt.config` and `ndt.data.splits`.
 """
 
 __all__: list[str] = []

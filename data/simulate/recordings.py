@@ -1,12 +1,13 @@
-"""A simulated population with known truth, recorded in several sessions and written as real NWB files.
+"""Simulates recordings of a population with known truth, and writes them as NWB files.
 
-All recordings share the dynamics of a few latents and the map from latents to cursor velocity. Each subject has its own
-array and units; from one session to the next some units stay, their tuning drifting, and others take their place.
+All recordings share the latent dynamics and the map from latents to cursor velocity. Each subject has its own array and
+units. From one session to the next some units stay with drifting tuning, and new units replace the others.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -24,21 +25,21 @@ from ndt.data.simulate.population import (
     spike_times,
     velocity,
 )
-from ndt.errors import InputError
+from ndt.data.splits import within
 from ndt.evaluation.metrics import r2
 from ndt.intervals import Intervals
 from ndt.spikes import bin_edges, num_bins
 
-__all__ = ["AWKWARD", "Simulated", "simulate"]
+__all__ = ["Simulated", "simulate"]
 
-AWKWARD = ("gaps", "empty_units", "no_electrodes", "heldout", "overlapping_trials", "rate_series")
-REGIONS = ("M1", "PMd", "S1", "PPC")
+PER_BIN = round(BIN_SIZE / STEP)  # steps
+CENTRES = slice(PER_BIN // 2, None, PER_BIN)  # the steps around the centres of bins
 NUM_EMPTY = 2  # units without a spike
 HELDOUT_SHARE = 0.2
 TRIAL_SECONDS = (2.0, 4.0)
 REACH_SECONDS = (1.4, 1.8)  # trials of the rotational population
 GAP_SECONDS = (1.0, 4.0)
-PIECE_SECONDS = (20.0, 40.0)
+SEGMENT_SECONDS = (20.0, 40.0)
 
 Array = NDArray[np.float64]
 
@@ -60,7 +61,6 @@ class Simulated:
         unit_names: True identity of each unit, as in the file's column ``unit_name``, shape (N,).
         electrodes: Electrode of each unit, shape (N,).
         tuning: True tuning of the units.
-        dispersion: Of spike counts in bins; 0 if Poisson.
     """
 
     path: Path
@@ -75,22 +75,14 @@ class Simulated:
     unit_names: NDArray[np.str_]
     electrodes: NDArray[np.int64]
     tuning: Tuning
-    dispersion: float
 
     def valid(self, intervals: Intervals) -> NDArray[np.bool_]:
         """Returns which bins lie wholly inside the intervals, shape (T,)."""
-        slack = 1e-6 * self.bin_size  # as in `ndt.spikes.unit_valid`
-        merged = intervals.coalesce()
-        row = np.searchsorted(merged.start, self.time + slack, side="right") - 1
-        end = np.r_[merged.end, -np.inf][row]  # row -1, before all intervals, finds the last entry
-
-        valid: NDArray[np.bool_] = self.time + self.bin_size <= end + slack
-
-        return valid
+        return within(self.time, self.time + self.bin_size, intervals.coalesce(), 1e-6 * self.bin_size)
 
     def oracle_velocity(self) -> Array:
-        """Returns the velocity that `ndt.data.simulate.oracle` decodes, knowing the tuning, shape (T, 2)."""
-        return oracle_velocity(self.counts, self.valid(self.observed), self.tuning, self.dispersion, self.bin_size)
+        """Returns the velocity that the oracle decodes from the counts and the true tuning, shape (T, 2)."""
+        return oracle_velocity(self.counts, self.valid(self.observed), self.tuning, self.bin_size)
 
     def oracle_r2(self, intervals: Intervals) -> float:
         """Returns the oracle's variance-weighted R² of ``cursor_vel`` over observed bins inside the intervals."""
@@ -100,45 +92,19 @@ class Simulated:
 
     def save(self, path: Path) -> None:
         """Writes the truth as ``.npz``."""
-        plain = (
-            "bin_size",
-            "time",
-            "latents",
-            "rates_hz",
-            "velocity",
-            "counts",
-            "unit_names",
-            "electrodes",
-            "dispersion",
-        )
-        np.savez_compressed(
-            path,
-            path=str(self.path),
-            session_id=self.session_id,
-            observed=np.stack([self.observed.start, self.observed.end], 1),
-            **{name: getattr(self, name) for name in plain},
-            **{f"tuning_{name}": values for name, values in vars(self.tuning).items()},
-        )
-
-    @classmethod
-    def load(cls, path: Path) -> "Simulated":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            x = dict(file)
-        tuning = {name.removeprefix("tuning_"): x.pop(name) for name in list(x) if name.startswith("tuning_")}
-        x = {name: values.item() if values.ndim == 0 else values for name, values in x.items()}
-        x |= {"path": Path(x["path"]), "observed": Intervals(*x["observed"].T)}
-
-        return cls(**x, tuning=Tuning(**{**tuning, "linear": bool(tuning["linear"])}))
+        arrays = {name: value for name, value in vars(self).items() if name not in ("path", "observed", "tuning")}
+        arrays |= {f"tuning_{name}": values for name, values in vars(self.tuning).items()}
+        observed = np.stack([self.observed.start, self.observed.end], 1)
+        np.savez_compressed(path, path=str(self.path), observed=observed, **arrays)
 
 
 def simulate(
     out: Path | str, config: SimulateConfig | str | Path | None = None, only: Sequence[tuple[int, int]] | None = None
 ) -> list[Simulated]:
-    """Writes ``<out>/sub-simA_ses-01_behavior+ecephys.nwb`` and so on, and the truth under ``<out>/truth/``.
+    """Writes NWB files ``<out>/sub-simA_ses-01_behavior+ecephys.nwb`` and so on, and the truth under ``<out>/truth/``.
 
-    What is written depends on the configuration alone; a session's content does not change when more are asked for,
-    and its units not when its length does.
+    The files depend on the configuration alone. A session's content does not depend on the number of sessions, and its
+    units do not depend on its length.
 
     Arguments:
         out: Folder of the recordings.
@@ -149,9 +115,7 @@ def simulate(
         >>> [s.session_id for s in simulate(tmp, SimulateConfig(num_subjects=1, num_sessions=2, seconds=20.0))]
         ['sub-simA_ses-01', 'sub-simA_ses-02']
     """
-    config = as_config(SimulateConfig, config)
-    _check(config)
-    out = Path(out)
+    config, out = as_config(SimulateConfig, config), Path(out)
     (out / "truth").mkdir(parents=True, exist_ok=True)
     every = [(a, b) for a in range(config.num_subjects) for b in range(config.num_sessions)]
     jobs = every if only is None else list(only)
@@ -161,39 +125,6 @@ def simulate(
         workers = 1  # starting processes would take longer than the work
 
     return list(joblib.Parallel(n_jobs=workers)(joblib.delayed(_simulate_session)(out, config, *job) for job in jobs))
-
-
-def _check(config: SimulateConfig) -> None:
-    if config.dynamics == "rotational" and "overlapping_trials" in config.awkward:
-        raise InputError("simulate", "awkward", "no overlapping_trials where dynamics are rotational", config.awkward)
-    choices = {"dynamics": ("nonlinear", "linear_gaussian", "rotational"), "spiking": ("poisson", "negative_binomial")}
-    for name, allowed in choices.items():
-        if (value := getattr(config, name)) not in allowed:
-            raise InputError("simulate", name, f"one of {', '.join(allowed)}", value)
-    for value in config.awkward:
-        if value not in AWKWARD:
-            raise InputError("simulate", "awkward", f"some of {', '.join(AWKWARD)}", value)
-    ranges = {
-        "num_subjects": (1, 702),
-        "num_sessions": (1, 99),
-        "num_units": (NUM_EMPTY + 1 if "empty_units" in config.awkward else 1, float("inf")),
-        "num_electrodes": (config.num_units, float("inf")),
-        "num_regions": (1, len(REGIONS)),
-        "num_latents": (5, float("inf")),
-        "seconds": (1.0, float("inf")),
-        "persistence": (0.0, 1.0),
-        "drift": (0.0, 1.0),
-        "mean_rate_hz": (1e-3, 1e3),
-        "dispersion": (1e-6, 1e3),
-        "workers": (0, float("inf")),
-        "seed": (0, float("inf")),
-    }
-    for name, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, name)) <= high:
-            wanted = f"at least {low:g}" if high == float("inf") else f"a number from {low:g} to {high:g}"
-            raise InputError("simulate", name, wanted, value)
-    if not np.isfinite(config.seconds):
-        raise InputError("simulate", "seconds", "a finite number", config.seconds)
 
 
 def _letters(index: int) -> str:
@@ -209,26 +140,23 @@ def _population(
     config: SimulateConfig, subject: int, session: int
 ) -> tuple[Tuning, NDArray[np.int64], NDArray[np.int64]]:
     """Returns the session's units in order of their electrodes: tuning, electrode, and number within the subject."""
-    N, linear = config.num_units, config.dynamics == "linear_gaussian"
-
-    def draw(rng: np.random.Generator, n: int) -> Tuning:
-        return Tuning.draw(n, config.num_latents, config.mean_rate_hz, linear, rng)
-
+    N, rate = config.num_units, config.mean_rate_hz
     rng = _rng(config, subject, 0, 0)
-    tuning, electrodes, number = draw(rng, N), np.sort(rng.permutation(config.num_electrodes)[:N]), np.arange(N)
+    tuning = Tuning.draw(N, rate, rng)
+    electrodes, number = np.sort(rng.permutation(config.num_electrodes)[:N]), np.arange(N)
     last_used = np.full(config.num_electrodes, -1)
     last_used[electrodes] = 0
     for day in range(1, session + 1):
         rng = _rng(config, subject, day, 0)
         stay = np.sort(rng.permutation(N)[: round(config.persistence * N)])
         num_new = N - len(stay)
-        kept = tuning.select(stay).mix(draw(rng, len(stay)), config.drift, config.mean_rate_hz)
+        kept = tuning.select(stay).mix(Tuning.draw(len(stay), rate, rng), config.drift, rate)
         last_used[electrodes[stay]] = day
-        # New units come up on electrodes that have been silent for longest, so that they seldom inherit an identity.
+        # New units appear on the electrodes unused for longest, so that they seldom inherit an identity.
         free = rng.permutation(np.flatnonzero(last_used < day))
         new = free[np.argsort(last_used[free], kind="stable")][:num_new]
         last_used[new] = day
-        electrodes, tuning = np.r_[electrodes[stay], new], Tuning.join(kept, draw(rng, num_new))
+        electrodes, tuning = np.r_[electrodes[stay], new], Tuning.join(kept, Tuning.draw(num_new, rate, rng))
         number = np.r_[number[stay], N * (day + 1) + np.arange(num_new)]
         order = np.argsort(electrodes)
         electrodes, tuning, number = electrodes[order], tuning.select(order), number[order]
@@ -237,24 +165,24 @@ def _population(
 
 
 def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: int) -> Simulated:
-    """Simulates one session, writes its file and its truth."""
-    T, per_bin = num_bins(config.seconds, BIN_SIZE), round(BIN_SIZE / STEP)
+    """Simulates one session, and writes its file and its truth."""
+    T = num_bins(config.seconds, BIN_SIZE)
     tuning, electrodes, number = _population(config, subject, session)
     rng = _rng(config, subject, session, 1)
     if "empty_units" in config.awkward:
         tuning.silent[rng.permutation(config.num_units)[:NUM_EMPTY]] = True
-    spans = _spans(config, T * per_bin * STEP, _rng(config, subject, session, 3))
-    z = _latents(config, T * per_bin, spans, rng, _rng(config, subject, session, 5))
+    spans = _spans(config, T * PER_BIN * STEP, _rng(config, subject, session, 3))
+    z = simulate_latents(T * PER_BIN, rng)
+    if config.dynamics == "rotational":
+        z = rotating_latents(z, np.round(spans / STEP).astype(np.int64), _rng(config, subject, session, 5))
     rates_hz = tuning.rates_hz(z)
-    dispersion = config.dispersion if config.spiking == "negative_binomial" else 0.0
     observed, written = _observed(config, T, _rng(config, subject, session, 2))
-    spikes = [t[observed.contains(t)] for t in spike_times(rates_hz, dispersion, rng)]
-    # As in real files, units are listed in an order of their own, which is not that of their identities.
+    spikes = [t[observed.contains(t)] for t in spike_times(rates_hz, rng)]
+    # As in real files, the order of units in the file differs from the order of their identities.
     listed = _rng(config, subject, session, 6).permutation(config.num_units)
     spikes = [spikes[n] for n in listed]
     edges = bin_edges(0.0, BIN_SIZE, T)
-    v = velocity(z, config.dynamics)
-    centre = np.arange(T) * per_bin + per_bin // 2  # the step around a bin's centre
+    v = velocity(z)
     name = f"sim{_letters(subject)}"
     session_id = f"sub-{name}_ses-{session + 1:02d}"
     truth = Simulated(
@@ -262,77 +190,41 @@ def _simulate_session(out: Path, config: SimulateConfig, subject: int, session: 
         session_id=session_id,
         bin_size=BIN_SIZE,
         time=edges[:-1],
-        latents=z[centre],
-        rates_hz=rates_hz[:, listed].reshape(T, per_bin, -1).mean(1),
-        velocity=v[centre],
+        latents=z[CENTRES],
+        rates_hz=rates_hz[:, listed].reshape(T, PER_BIN, -1).mean(1),
+        velocity=v[CENTRES],
         counts=np.stack([np.diff(np.searchsorted(t, edges)) for t in spikes], 1),
         observed=observed,
         unit_names=np.array([f"{name}-{n:06d}" for n in number[listed]]),
         electrodes=electrodes[listed],
         tuning=tuning.select(listed),
-        dispersion=dispersion,
     )
+    heldout = _rng(config, subject, session, 4).random(config.num_units) < HELDOUT_SHARE
     position = np.cumsum(v, 0) * STEP
     trials = _trials(spans, position)
-    _write(truth, config, spikes, position[centre], trials, written, _rng(config, subject, session, 4))
+    _write(truth, config, spikes=spikes, position=position[CENTRES], written=written, trials=trials, heldout=heldout)
 
     return truth
 
 
-def _latents(
-    config: SimulateConfig, num_steps: int, spans: Array, rng: np.random.Generator, rng_trials: np.random.Generator
-) -> Array:
-    """Returns the path of the latents, shape (num_steps, K); `rng_trials` draws where rotations begin."""
-    z = simulate_latents(config.num_latents, num_steps, rng)
-    if config.dynamics != "rotational":
-        return z
+def _write(truth: Simulated, config: SimulateConfig, **content: Any) -> None:
+    """Writes the file, whose `content` is that of `write_recording`, and the truth."""
+    from ndt.data.simulate.writer import write_recording  # pynwb takes seconds to import
 
-    return rotating_latents(z, np.round(spans / STEP).astype(np.int64), rng_trials)
-
-
-def _write(
-    truth: Simulated,
-    config: SimulateConfig,
-    spikes: list[Array],
-    position: Array,
-    trials: Intervals,
-    written: NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> None:
-    """Writes the file and the truth."""
-    from ndt.data.simulate.writer import Recording, write_recording  # pynwb takes seconds to import
-
-    subject, session = truth.session_id.removeprefix("sub-").split("_ses-")
-    recording = Recording(
-        subject=subject,
-        session=int(session),
-        spike_times=spikes,
-        unit_names=truth.unit_names.tolist(),
-        electrodes=None if "no_electrodes" in config.awkward else truth.electrodes,
-        num_electrodes=config.num_electrodes,
-        regions=REGIONS[: config.num_regions],
-        heldout=rng.random(config.num_units) < HELDOUT_SHARE if "heldout" in config.awkward else None,
-        observed=truth.observed,
-        trials=trials,
-        covariates={"cursor_vel": (truth.velocity, "cm/s"), "cursor_pos": (position, "cm")},
-        timestamps=truth.time + BIN_SIZE / 2,
-        written=written,
-        rate_hz=1 / BIN_SIZE if "rate_series" in config.awkward else None,
-    )
-    write_recording(recording, truth.path)
+    write_recording(truth, config, **content)
     truth.save(truth.path.parent / "truth" / f"{truth.session_id}.npz")
 
 
 def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple[Intervals, NDArray[np.bool_]]:
-    """Returns when spikes were recorded, and which samples of the cursor were written.
+    """Returns the time when spikes were recorded, and which samples of the cursor were written.
 
-    The cursor goes on through every second gap, and is missing in the others unless it is written at a regular rate.
+    Cursor samples exist in every second gap; in the others they are missing, unless they have a regular rate.
     """
     end, written = T * BIN_SIZE, np.ones(T, bool)
     if "gaps" not in config.awkward:
         return Intervals([0.0], [end]), written
     starts, ends, t = [0.0], [], 0.0
-    while (t := t + min(rng.uniform(*PIECE_SECONDS), 0.3 * end)) + GAP_SECONDS[1] < end:
+    while (t := t + min(rng.uniform(*SEGMENT_SECONDS), 0.3 * end)) + GAP_SECONDS[1] < end:
         ends.append(t)
         starts.append(t := t + rng.uniform(*GAP_SECONDS) * min(1.0, end / 60))
     observed = Intervals(starts, [*ends, end])
@@ -344,7 +236,7 @@ def _observed(config: SimulateConfig, T: int, rng: np.random.Generator) -> tuple
 
 
 def _spans(config: SimulateConfig, end: float, rng: np.random.Generator) -> Array:
-    """Returns start and end of each trial, with breaks between, or overlapping by half a second, shape (M, 2)."""
+    """Returns start and end of each trial, shape (M, 2); trials have breaks between them or overlap by 0.5 s."""
     length = REACH_SECONDS if config.dynamics == "rotational" else TRIAL_SECONDS
     overlapping = "overlapping_trials" in config.awkward
     found, t = [], rng.uniform(0.0, 0.3)

@@ -1,3 +1,6 @@
-"""Benchmarks, one a module; `ndt.bench` runs them by name."""
+"""Benchmarks, one a module; `ndt.bench` runs them by name.
+
+Imports: every room.
+"""
 
 __all__: list[str] = []

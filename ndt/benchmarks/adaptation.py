@@ -1,30 +1,34 @@
-"""``ndt bench adaptation``: strategies of adapting to a simulated new day half of whose units changed, with labels and without."""
+"""``ndt bench adaptation``: fine-tuning strategies on a simulated new day on which half of the units changed."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ndt.benchmarks.studies import paired_row, pretrained_seeds, simulated
 from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
-from ndt.train.studies import ASKED, finetuned, finish, run_all, sources
-
-if TYPE_CHECKING:
-    pass
+from ndt.data.store import Store
+from ndt.data.windows import BinnedSession
+from ndt.finetune.scoring import score_session
+from ndt.finetune.session_labels import kept_target, last_seconds
+from ndt.finetune.study_run import finetuned
+from ndt.model.architectures import load_model
+from ndt.model.checkpoint import read_json, write_json
+from ndt.train.studies import REQUEST, finish, run_all, sources
 
 __all__ = ["CHANGED", "adaptation"]
 
-# So many electrodes that no new unit inherits a name; a seed on which nothing was ever chosen.
+# Enough electrodes that no new unit inherits a name; the seed was used for no choice of settings.
 CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
-DAY = "sub-simA_ses-04"  # which pretraining never sees
+DAY = "sub-simA_ses-04"  # not pretrained on
 TARGET = "cursor_vel"
 LABELLED = ("scratch", "full", "contexts", "probe")
 UNLABELLED = ("unadapted", "unsupervised", "align")
 
 
 class _Run(NamedTuple):
-    """One run: what is done, with how many seconds, whether units go by new names, and its seed."""
+    """One run: strategy, seconds of data, whether all units are renamed, and seed."""
 
     strategy: str
     seconds: float
@@ -33,27 +37,26 @@ class _Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its row."""
+        """Name of its row."""
         return f"adaptation.{self.strategy}.{self.seconds:g}s{'.renamed' if self.renamed else ''}"
 
 
-def adaptation(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """A new simulated day is adapted to, each way from the last so many seconds of its training split.
+def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]]:
+    """Adapts a pretrained model to a new simulated day by each strategy, from the end of the day's training split.
 
-    Eight sessions of two subjects (`CHANGED`); seven are pretrained on with their labels. Of the eighth's units half
-    were there the day before. Ways that need labels have as many seconds of them; those that do not have the spikes of
-    those seconds alone, and ``unadapted`` the mean rates. ``renamed`` is the same day with all its units under new
-    names, as after sorting anew. Rows have the R² of the network alone on the test split, beside ridge's from as many
-    seconds of labels; the labels of the validation split choose weights where labels are learned from, and penalties.
+    Eight sessions of two subjects are simulated (`CHANGED`). Seven are pretrained on, with labels; half of the eighth's
+    units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data, those in `UNLABELLED`
+    the spikes of the same seconds; ``unadapted`` (zero-shot) uses the mean rates. ``renamed`` is the same day with new
+    names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that of
+    ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
 
     Arguments:
-        out: Folder of the study; what has ended there is not done again.
-        seeds: Seeds of training; the sessions are the same.
-        study: Settings; `pretrain`, `finetune`, `label_seconds` and `workers` are used.
+        out: Folder of the study; completed runs are not repeated.
+        seeds: Number of training seeds, on the same sessions.
+        study: Settings; uses `pretrain`, `finetune`, `label_seconds` and `workers`.
     """
     from ndt.data.ingest import ingest
 
-    study = study or StudyConfig()
     store = simulated(out / "data" / "changed", CHANGED, study.workers)
     source = Path(store.manifest["sessions"][DAY]["source"])
     renamed = IngestConfig(workers=1, unit_identity="session")
@@ -79,30 +82,21 @@ def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
 
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
-    """Returns what metrics.json says of one run."""
-    from ndt.data.store import Store
-    from ndt.model.architectures import load_model
-    from ndt.reports.runs import read_json
-
+    """Returns the content of a run's metrics.json."""
     strategy = {"scratch": "full", "unadapted": "unsupervised"}.get(run.strategy, run.strategy)
     model = load_model(base)
     config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=model.spec.bin_size)
     if run.strategy != "unadapted":
         return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
-    asked = {"settings": asdict(config), "data": sources(Store(store), [DAY]), "base": read_json(base / ASKED)}
+    data = sources(Store(store).manifest, [DAY])
+    request = {"settings": asdict(config), "data": data, "base": read_json(base / REQUEST)}
 
-    return finish(folder, asked, partial(_leave, model, store, config))
+    return finish(folder, request, partial(_score_unadapted, model, store, config))
 
 
-def _leave(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume: bool) -> None:
-    """Writes the scores of a model that learns only the mean rates of the session's units."""
-    from ndt.data.store import Store
-    from ndt.data.windows import BinnedSession
-    from ndt.finetune.scoring import score_session
-    from ndt.finetune.session_labels import kept_target, last_seconds
-    from ndt.model.checkpoint import write_json
-
-    del resume  # there is nothing to go on from
+def _score_unadapted(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume: bool) -> None:
+    """Writes the scores of a model that is given the mean rates of the session's units, and not trained."""
+    del resume  # nothing is trained
     session = Store(store).session(DAY)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
     binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)

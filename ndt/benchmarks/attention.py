@@ -1,6 +1,7 @@
-"""Attention over packed sequences beside padded scaled-dot-product attention, forward and backward."""
+"""``ndt bench attention``: packed attention beside padded scaled-dot-product attention, forward and backward."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,59 +16,50 @@ from ndt.config import BenchConfig
 from ndt.model.attention import attention as packed_attention
 from ndt.model.attention import chosen_backend
 from ndt.model.kernels import BACKENDS
-from ndt.model.layout import PackedLayout, arrange
+from ndt.model.layout import PackedLayout, packed_layout
 from ndt.train.memory import keep_freed_memory
 
 __all__ = ["attention", "list_backends"]
 
-ORDERS, PEER = ("factorised", "joint"), "padded_sdpa"
+ORDERS, PEER = ("axial", "joint"), "padded_sdpa"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MASKS = (("full", 0), ("causal", 0), ("causal", 100), ("time", 0))  # with attention windows in bins; 0 is unlimited
 
 
-def attention(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
-    """Measures attention alone at the preset's width and heads; the peer's mask is batch x 1 x length x length."""
-    model, where = preset(config.preset).model, device()
+def attention(config: BenchConfig, *, sequences: int = 30, longest: int = 1500) -> list[dict[str, Any]]:
+    """Measures tokens/s of attention alone, at the preset's width and number of heads, for each order of attention."""
+    model, where, dtype = preset(config.preset).model, device(), PRECISIONS[config.precision]
     keep_freed_memory()  # as the trainer does
-    data = ragged(model.units_per_patch, sequences=config.sequences, longest=longest)
-    batch = data.batch.to(where)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    batch = ragged(model.units_per_patch, sequences=sequences, longest=longest).batch.to(where)
     heads = (model.num_heads, model.width // model.num_heads)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
-    rows = {x: arrange(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
-    calls = {order: _packed(rows[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
+    layouts = {x: packed_layout(batch.window, batch.time, batch.slot, batch.num_windows, order=x) for x in ORDERS}
+    calls = {order: _packed(layouts[order], heads, dtype) for order in ORDERS} | {PEER: _padded(parts, heads, dtype)}
     seconds = interleaved(calls, config.repeats)
-    layers = {order: len(rows[order].patterns) for order in ORDERS}  # a call takes each route, a layer one of them
-    rates = {x: [batch.num_tokens * layers.get(x, 1) / s for s in taken] for x, taken in seconds.items()}
-
-    names = {x: f"attention.{x}.{_backend(rows[x], dtype)}.{config.precision}" for x in ORDERS}
+    patterns = {x: len(layouts[x].patterns) for x in ORDERS}  # a call computes all of them, a layer one
+    rates = {x: [batch.num_tokens * patterns.get(x, 1) / s for s in taken] for x, taken in seconds.items()}
+    names = {x: f"attention.{x}.{_backend(layouts[x], dtype)}.{config.precision}" for x in ORDERS}
 
     return [row(names[x], rates[x], "tokens/s", PEER, rates[PEER]) for x in ORDERS]
 
 
 def list_backends() -> list[dict[str, Any]]:
-    """Returns for each mask and precision which backend is chosen here, and why the others are not."""
+    """Returns for each mask and precision the backend that this machine uses, and why it refuses the others."""
     found, where = [], device()
-    for mask, attention_window in (("full", 0), ("causal", 0), ("causal", 100), ("time", 0)):
-        for dtype in (torch.float32, torch.bfloat16):
-            refusals = {name: b.refusal(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
-            chosen = chosen_backend(mask, attention_window, where, dtype)
-            name = next(name for name, b in BACKENDS.items() if b is chosen)
-            precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-            found.append(
-                {
-                    "mask": mask,
-                    "attention_window": attention_window,
-                    "precision": precision,
-                    "device": where.type,
-                    "chosen": name,
-                }
-                | {"refusals": {k: v for k, v in refusals.items() if v}}
-            )
+    for (mask, attention_window), (precision, dtype) in product(MASKS, PRECISIONS.items()):
+        refusals = {name: b.unsupported(mask, attention_window, where, dtype) for name, b in BACKENDS.items()}
+        chosen = chosen_backend(mask, attention_window, where, dtype)
+        found.append({
+            "mask": mask, "attention_window": attention_window, "precision": precision, "device": where.type,
+            "chosen": next(name for name, b in BACKENDS.items() if b is chosen),
+            "refusals": {k: v for k, v in refusals.items() if v},
+        })  # fmt: skip
 
     return found
 
 
-def _backend(rows: PackedLayout, dtype: torch.dtype) -> str:
-    used = {chosen_backend(r.mask, r.attention_window, device(), dtype) for r in rows.patterns}
+def _backend(layout: PackedLayout, dtype: torch.dtype) -> str:
+    used = {chosen_backend(r.mask, r.attention_window, device(), dtype) for r in layout.patterns}
 
     return "+".join(name for name, b in BACKENDS.items() if b in used)
 
@@ -78,11 +70,11 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor,
     return q, k, v
 
 
-def _packed(rows: PackedLayout, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
-    inputs = _inputs((len(rows.time), *heads), dtype)
+def _packed(layout: PackedLayout, heads: tuple[int, int], dtype: torch.dtype) -> Callable[[], None]:
+    inputs = _inputs((len(layout.time), *heads), dtype)
 
     def call() -> None:
-        for pattern in rows.patterns:
+        for pattern in layout.patterns:
             torch.autograd.grad(packed_attention(*inputs, pattern).sum(), inputs)
 
     return call
@@ -94,8 +86,7 @@ def _padded(parts: list[Padded], heads: tuple[int, int], dtype: torch.dtype) -> 
 
     def call() -> None:
         for p, qkv in zip(parts, inputs, strict=True):
-            seen = (p.time[:, :, None] >= p.time[:, None, :]) & ~p.padding[:, None, :]
-            out = F.scaled_dot_product_attention(*qkv, attn_mask=seen[:, None])
+            out = F.scaled_dot_product_attention(*qkv, attn_mask=p.attended)
             torch.autograd.grad(out.sum(), qkv)
 
     return call

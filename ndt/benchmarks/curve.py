@@ -1,103 +1,64 @@
-"""``ndt bench curve``: how many seconds of a new session's labels pretraining on others is worth."""
+"""``ndt bench curve``: how many seconds of a new session's labelled data pretraining on other sessions replaces."""
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ndt.benchmarks import studies
 from ndt.benchmarks.studies import data_set, labelled_seconds, paired_row, pretrained_seeds, simulated
 from ndt.config import StudyConfig
 from ndt.errors import InputError
-from ndt.train.studies import finetuned, run_all
-
-if TYPE_CHECKING:
-    from ndt.data.store import Store
+from ndt.finetune.study_run import finetuned
+from ndt.model.architectures import load_model
+from ndt.train.studies import run_all
 
 __all__ = ["curve"]
 
+NEW_SECONDS = 300.0  # length of the new session; seven tenths of it are its training split
 KINDS = ("pretrained", "scratch")
 
 
-def curve(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
-    """A new simulated day decoded from seconds of its labels, by a network pretrained on other days and from scratch.
+def curve(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]]:
+    """Decodes a new simulated day from N seconds of its labels, by a pretrained network and by one from scratch.
 
-    Pretraining sees the spikes of the training splits of the simulated sessions, their labels where
-    `study.pretrain.target` says so, and nothing of the day after the first subject's last, which is decoded; its
-    weights are chosen on the same sessions' validation splits. Both networks then see the last so many seconds of the
-    new day's training split, spikes and labels, and nothing before them: with 15 s the masked loss of both trains on
-    those 15 s. Seed by seed they are given windows of the same times, in the same order, for the same number of steps.
-    Both choose weights, and ridge its penalty and lags, by the labels of the new day's validation split, which the
-    seconds do not count. All are scored on its test split; rows have the networks alone.
-
-    Writes ``config.yaml``, ``curve.json`` and ``report.html`` into `out`, runs into ``<out>/curve/``. Seeds are those
-    of training; the sessions are the same.
+    Pretraining sees the training splits of the sessions of ``sim40``: the spikes and, if `study.pretrain` names a
+    target, the labels. The decoded session is the day after the first subject's last. Both networks are trained on the
+    last N seconds of its training split, spikes and labels, for the same number of steps; with the same seed, they get
+    windows of the same times in the same order. Labels of the validation split, which do not count as the N seconds,
+    choose weights for both networks, and penalty and lags for ridge. Rows compare the R² of the networks alone on the
+    test split.
 
     Arguments:
-        out: Folder of the study.
-        seeds: How many seeds.
-        study: Settings.
+        out: Folder of the study; completed runs, in ``<out>/curve/``, are not repeated.
+        seeds: Number of training seeds, on the same sessions.
+        study: Settings; uses `pretrain`, `finetune`, `label_seconds` and `workers`.
 
     Raises:
-        InputError: if the new day has not so many seconds of labels.
+        InputError: if the training split of the new day is shorter than the longest of `study.label_seconds`.
     """
-    from ndt.model.architectures import load_model
-    from ndt.model.checkpoint import save_config
-    from ndt.reports.run import write_report
-
-    study = study or StudyConfig()
-    simulation, day = study.simulate, study.simulate.num_sessions  # the first subject's next day, alone
-    store = data_set(f"sim{simulation.num_subjects * day}", out, study)
-    longer = replace(simulation, num_sessions=day + 1, seconds=study.new_seconds)
+    simulation, day = studies.SIMULATION, studies.SIMULATION.num_sessions  # from 0: the first subject's next day
+    store = data_set("sim40", out, study.workers)
+    longer = replace(simulation, num_sessions=day + 1, seconds=NEW_SECONDS)
     new = simulated(out / "data" / "new", longer, study.workers, [(0, day)])
-    (session,), longest = new.session_ids, max(study.label_seconds)
-    if longest > (has := labelled_seconds(new, study.finetune)):
-        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training split", longest)
-    save_config(out, study, store.root)
+    (session,), seconds = new.session_ids, sorted(study.label_seconds)
+    if seconds[-1] > (has := labelled_seconds(new, study.finetune)):
+        raise InputError(session, "label_seconds", f"at most the {has:g} s of its training split", seconds[-1])
     home = out / "curve"
     bases = pretrained_seeds(store.root, home / "pretrain", study.pretrain, seeds, study.workers)
     config = replace(study.finetune, bin_size=load_model(bases[0]).spec.bin_size)  # from scratch too
-    places = [(t, kind, s) for t in sorted(study.label_seconds) for kind in KINDS for s in range(seeds)]
+    runs = [(t, kind, s) for t in seconds for kind in KINDS for s in range(seeds)]
     jobs = [
         partial(
             finetuned, home / f"{t:g}s" / kind / f"seed{s}", None if kind == "scratch" else bases[s], session, None,
             new.root, replace(config, label_seconds=t, seed=s),
         )
-        for t, kind, s in places
+        for t, kind, s in runs
     ]  # fmt: skip
-    metrics = dict(zip(places, run_all(jobs, study.workers, "fine-tuning"), strict=True))
-    _save(out, metrics, new, store, study, seeds)
-    write_report(out)
-
-    return _rows(metrics, study, seeds)
-
-
-def _save(out: Path, metrics: dict[Any, Any], new: "Store", store: "Store", study: StudyConfig, seeds: int) -> None:
-    """Writes the curve for the report."""
-    from ndt.data.splits import split
-    from ndt.reports.label_curve import LabelCurve, gather
-
-    simulation, (session,) = study.simulate, new.session_ids
-    seconds = sorted(study.label_seconds)
-    runs, controls = ([[metrics[t, k, s] for s in range(seeds)] for t in seconds] for k in KINDS)
-    LabelCurve(
-        session=session,
-        target=runs[0][0]["target"],
-        seconds=seconds,
-        lines=gather(runs, controls),
-        pretrained_on=(
-            f"the spikes{' and labels' if study.pretrain.target else ''} of {len(store.session_ids)} simulated "
-            f"sessions ({simulation.num_subjects} subjects, {simulation.seconds:g} s a session, {simulation.num_units} "
-            f"units) for {study.pretrain.train.steps} steps, this one not among them; fine-tuned for "
-            f"{study.finetune.train.steps} steps"
-        ),
-        valid_seconds=split(new.session(session), study.pretrain.window).valid.duration,
-    ).save(out)
-
-
-def _rows(metrics: dict[Any, Any], study: StudyConfig, seeds: int) -> list[dict[str, Any]]:
+    metrics = dict(zip(runs, run_all(jobs, study.workers, "fine-tuning"), strict=True))
     budget = f"{study.pretrain.train.steps} + {study.finetune.train.steps} steps"
     rows = []
-    for t in sorted(study.label_seconds):
+    for t in seconds:
         own, other = ([metrics[t, kind, s]["network"]["r2"] for s in range(seeds)] for kind in KINDS)
         ridge = [metrics[t, "scratch", s]["baselines"]["ridge"]["r2"] for s in range(seeds)]
         rows.append(paired_row(f"curve.{t:g}s", own, "R2", "scratch", other, budget) | {"ridge_values": ridge})

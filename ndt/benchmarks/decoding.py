@@ -1,4 +1,4 @@
-"""How well a new simulated day is decoded beside its peers."""
+"""``ndt bench demo``: decoding of a new simulated day beside its peers."""
 
 from typing import Any
 

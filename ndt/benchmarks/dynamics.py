@@ -1,6 +1,6 @@
 """``ndt bench dynamics``: populations simulated at held-out parameters, by HOAM and by its baselines."""
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from ndt.config.reader import load_config
 from ndt.dynamics.systems.named import SYSTEMS
 from ndt.train.studies import finish, run_all
 
-__all__ = ["CONFIGS", "SETTINGS", "dynamics"]
+__all__ = ["CONFIGS", "SETTINGS", "dynamics", "run_seeds"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dynamics"
 FILES = {
@@ -23,11 +23,9 @@ FILES = {
 SETTINGS = {name: load_config(DynamicsConfig, CONFIGS / f"{file}.yaml") for name, file in FILES.items()}
 FITTED = ("action_matching", "conditional_flow_matching", "conditional_diffusion")
 SCORES = {
-    "sliced_w2": "sliced W2",
-    "gaussian_w2": "W2 of Gaussians of the same moments",
-    "w2": "W2",
+    "sliced_w2": "sliced W2", "gaussian_w2": "W2 of Gaussians of the same moments", "w2": "W2",
     "energy_error": "relative error of electric energy",
-}
+}  # fmt: skip
 
 
 def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[str, Any]]:
@@ -43,23 +41,15 @@ def dynamics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[di
         seeds: Seeds of fitting and of the particles.
         study: Settings; `workers` is used.
     """
-    study = study or StudyConfig()
-    places = [(name, s) for name in SETTINGS for s in range(seeds)]
-    jobs = [partial(_fit, name, seed, out / "dynamics" / name / f"seed{seed}") for name, seed in places]
-    found = dict(zip(places, run_all(jobs, study.workers, "fitting"), strict=True))
+    found = run_seeds("dynamics", SETTINGS, _run, out, seeds, study)
     rows = []
     for name, config in SETTINGS.items():
-        each = [found[name, s] for s in range(seeds)]
-        budget = f"{config.hoam.steps} steps"
+        each, budget = found[name], f"{config.hoam.steps} steps"
         for key, unit in SCORES.items():
             own = [m["summary"]["hoam"].get(key) for m in each]
             if None not in own:
-                rows += [
-                    paired_row(
-                        f"dynamics.{name}.{key}", own, unit, peer, [m["summary"][peer][key] for m in each], budget
-                    )
-                    for peer in config.baselines
-                ]
+                row = partial(paired_row, f"dynamics.{name}.{key}", own, unit)
+                rows += [row(peer, [m["summary"][peer][key] for m in each], budget) for peer in config.baselines]
         rows += _fit_rows(name, [m["fit"] for m in each], budget)
 
     return rows
@@ -73,10 +63,7 @@ def _fit_rows(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[s
         paired_row(f"dynamics.{name}.loss", [f["fresh"] for f in fits], "loss", "least", best, budget),
         paired_row(f"dynamics.{name}.overfitted", [float(f["overfitted"]) for f in fits], "share", None, (), budget),
     ]
-    for what, peers in (
-        ("seconds", FITTED),
-        ("simulate_seconds", (*FITTED[1:], "simulator")),
-    ):
+    for what, peers in (("seconds", FITTED), ("simulate_seconds", (*FITTED[1:], "simulator"))):
         own = [fit[what]["hoam"] for fit in fits]
         for peer in peers:
             if all(peer in fit[what] for fit in fits):
@@ -86,12 +73,23 @@ def _fit_rows(name: str, fits: list[dict[str, Any]], budget: str) -> list[dict[s
     return rows
 
 
-def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
-    config = SETTINGS[name]
-    config = replace(config, hoam=replace(config.hoam, seed=seed))
-    request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
+def run_seeds(
+    bench: str, settings: Mapping[str, DynamicsConfig], run: Callable[..., None], out: Path, seeds: int,
+    study: StudyConfig | None,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """Runs each system in every seed, and returns the contents of metrics.json by system; completed runs are read.
 
-    return finish(folder, request, partial(_run, name, config))
+    `run` takes the system, its settings and ``out``, a folder below ``out/bench``, and writes metrics.json there.
+    """
+    jobs = []
+    for name, config in settings.items():
+        for seed in range(seeds):
+            seeded, folder = replace(config, seed=seed), out / bench / name / f"seed{seed}"
+            request = {"system": name, "settings": asdict(seeded)}
+            jobs.append(partial(finish, folder, request, partial(run, name, seeded)))
+    found = iter(run_all(jobs, (study or StudyConfig()).workers, "fitting"))
+
+    return {name: [next(found) for _ in range(seeds)] for name in settings}
 
 
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:

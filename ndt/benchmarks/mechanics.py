@@ -4,23 +4,21 @@ Each system is fitted up to a time and forecast after it, from its first and fro
 first-order methods and by reference forecasts, which need no fit.
 """
 
-import json
 import time as clock
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ndt.benchmarks.dynamics import CONFIGS
+from ndt.benchmarks.dynamics import CONFIGS, run_seeds
 from ndt.benchmarks.studies import paired_row
 from ndt.config import StudyConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.config.reader import load_config
 from ndt.dynamics.systems.diffusion import POTENTIALS
 from ndt.model.checkpoint import write_json
-from ndt.train.studies import finish, run_all
 
 __all__ = ["MECHANICS", "REFERENCES", "mechanics"]
 
@@ -45,14 +43,10 @@ def mechanics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
         seeds: Seeds of fitting and of the particles.
         study: Settings; `workers` is used.
     """
-    study = study or StudyConfig()
-    places = [(name, s) for name in MECHANICS for s in range(seeds)]
-    jobs = [partial(_fit, name, seed, out / "mechanics" / name / f"seed{seed}") for name, seed in places]
-    found = dict(zip(places, run_all(jobs, study.workers, "fitting"), strict=True))
+    found = run_seeds("mechanics", MECHANICS, _run, out, seeds, study)
     rows = []
     for name, config in MECHANICS.items():
-        each = [found[name, s] for s in range(seeds)]
-        budget = f"{config.wlm.steps} steps"
+        each, budget = found[name], f"{config.wlm.steps} steps"
         for start in ("first", "last"):
             row = partial(paired_row, f"mechanics.{name}.{start}", [m["w1"][start]["wlm"] for m in each], "W1")
             rows += [row(peer, [m["w1"][start][peer] for m in each], budget) for peer in config.baselines]
@@ -64,14 +58,6 @@ def mechanics(out: Path, seeds: int, study: StudyConfig | None = None) -> list[d
     return rows
 
 
-def _fit(name: str, seed: int, folder: Path) -> dict[str, Any]:
-    config = MECHANICS[name]
-    config = replace(config, wlm=replace(config.wlm, seed=seed), hoam=replace(config.hoam, seed=seed))
-    request = json.loads(json.dumps({"system": name, "settings": asdict(config)}))
-
-    return finish(folder, request, partial(_run, name, config))
-
-
 def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
     """Fits and scores all models and writes metrics.json: W1 by start and model, at each time and their mean."""
     del resume  # fits are short and start over
@@ -79,7 +65,7 @@ def _run(name: str, config: DynamicsConfig, *, out: Path, resume: bool) -> None:
     from ndt.dynamics.methods import make_model
     from ndt.dynamics.systems.named import SYSTEMS
 
-    system, seed = SYSTEMS[name], config.wlm.seed
+    system, seed = SYSTEMS[name], config.seed
     seen = system.snapshots(config.num_particles, seed)
     config = replace(config, hoam=replace(config.hoam, noise=system.noise))
     ahead = np.flatnonzero(seen.held_out)

@@ -17,6 +17,7 @@ from ndt.config import StudyConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.config.reader import load_config
 from ndt.dynamics.distances import wasserstein
+from ndt.dynamics.first_order import STEPS
 from ndt.dynamics.methods import make_model
 from ndt.dynamics.references import INTERPOLATIONS
 from ndt.dynamics.snapshots import Snapshots
@@ -68,7 +69,9 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
     rows = []
     for name, each in found.items():
         free, conditioned, seconds = zip(*each, strict=True)
-        budget = f"{_steps(name)} steps"
+        method, config = MODELS[name]
+        steps = {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": STEPS}
+        budget = f"{steps.get(method, 0)} steps"
         for row_name, values in ((name, free), (f"{name}.endpoint_conditioned", conditioned)):
             row = partial(paired_row, f"ocean.{row_name}", values, "W1")
             rows += [row(peer, [v] * seeds, budget) for peer, v in known.items()]
@@ -82,8 +85,7 @@ def ocean(out: Path, seeds: int, study: StudyConfig | None = None) -> list[dict[
 def _fitted(name: str, seed: int) -> tuple[float, float, float]:
     """Returns W1 from the snapshot before alone, W1 conditioned on the one after, and seconds of fitting."""
     seen, (method, config) = vortex(), MODELS[name]
-    config = replace(config, hoam=replace(config.hoam, seed=seed), wlm=replace(config.wlm, seed=seed))
-    model = make_model(method, config)
+    model = make_model(method, replace(config, seed=seed))
     began = clock.perf_counter()
     model.fit(seen)
     seconds = clock.perf_counter() - began
@@ -95,8 +97,3 @@ def _fitted(name: str, seed: int) -> tuple[float, float, float]:
 def _w1(made: Iterable[NDArray[np.float64]], seen: Snapshots) -> float:
     """Returns W1 of samples at the held-out times, mean over the times."""
     return float(np.mean([wasserstein(x, seen[h].x, 1) for x, h in zip(made, HELD, strict=True)]))
-
-
-def _steps(name: str) -> int:
-    method, config = MODELS[name]
-    return {"hoam": config.hoam.steps, "wlm": config.wlm.steps, "flow_matching": config.flow_steps}.get(method, 0)

@@ -1,4 +1,7 @@
-"""What others train on the same tokens: a padded transformer that sees all of them, hidden ones as a learned vector."""
+"""The peer of the packed model: a transformer on padded sequences, as others train on the same tokens.
+
+It attends to all tokens; a hidden token is replaced by a learned vector.
+"""
 
 from dataclasses import dataclass
 
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ndt.config import ModelConfig
 from ndt.model.likelihood import poisson_nll
@@ -22,45 +26,51 @@ class Padded:
 
     Arguments:
         counts: Spikes of each unit of each token, shape (B, L, P).
-        predicted: Which of them the model must predict, shape (B, L, P).
-        hidden: Whether any of the token must be predicted, shape (B, L).
+        predicted: Counts that the model must predict, shape (B, L, P).
         padding: Whether there is no token, shape (B, L).
-        time: Bin of each token; of padding, later than all, shape (B, L).
+        time: Bin of each token, shape (B, L); the bin of padding is later than all.
     """
 
     counts: Int[Tensor, "B L P"]
     predicted: Bool[Tensor, "B L P"]
-    hidden: Bool[Tensor, "B L"]
     padding: Bool[Tensor, "B L"]
     time: Int[Tensor, "B L"]
 
+    @property
+    def hidden(self) -> Bool[Tensor, "B L"]:
+        """Whether any count of the token must be predicted."""
+        return self.predicted.any(-1)
+
+    @property
+    def attended(self) -> Bool[Tensor, "B 1 L L"]:
+        """Mask of causal attention: each token attends to the tokens of its own and of earlier bins."""
+        return ((self.time[:, :, None] >= self.time[:, None, :]) & ~self.padding[:, None, :])[:, None]
+
 
 def padded(batch: Batch, sequences: int) -> list[Padded]:
-    """Returns a batch padded, in parts of so many sequences, each part as long as the longest sequence of all."""
-    lengths = torch.bincount(batch.window, minlength=batch.num_windows)
-    B, L = batch.num_windows, int(lengths.max())
-    place = torch.arange(len(batch.window), device=batch.window.device) - (lengths.cumsum(0) - lengths)[batch.window]
-    predicted = batch.hidden
-    kept = torch.where(batch.valid, batch.counts.long(), 0)
-    late = int(batch.time.max()) + 1
-    columns = {"counts": kept, "predicted": predicted, "hidden": predicted.any(-1), "padding": None, "time": batch.time}
-    whole = {}
-    for name, x in columns.items():
-        fill = {"padding": True, "time": late}.get(name, 0)
-        x = torch.zeros_like(predicted[:, 0]) if x is None else x
-        whole[name] = x.new_full((B, L, *x.shape[1:]), fill)
-        whole[name][batch.window, place] = x
+    """Returns a batch in parts of at most `sequences` sequences, all padded to the longest sequence of the batch."""
+    lengths = torch.bincount(batch.window, minlength=batch.num_windows).tolist()
 
-    return [Padded(**{k: x[i : i + sequences] for k, x in whole.items()}) for i in range(0, B, sequences)]
+    def parts(x: Tensor, fill: int = 0) -> tuple[Tensor, ...]:
+        return pad_sequence(x.split(lengths), batch_first=True, padding_value=fill).split(sequences)
+
+    columns = {
+        "counts": parts(torch.where(batch.valid, batch.counts.long(), 0)),
+        "predicted": parts(batch.hidden),
+        "padding": parts(torch.zeros_like(batch.window, dtype=torch.bool), 1),
+        "time": parts(batch.time, int(batch.time.max()) + 1),
+    }
+
+    return [Padded(**dict(zip(columns, part, strict=True))) for part in zip(*columns.values(), strict=True)]
 
 
 class PaddedTransformer(nn.Module):
     """Pre-norm blocks around `scaled_dot_product_attention` with a Boolean mask B x 1 x L x L, causal by bin.
 
-    Counts are embedded linearly, hidden tokens are a learned vector, and places in the sequence are learned.
+    Counts are embedded linearly, and positions in the sequence are learned.
 
     Arguments:
-        config: Architecture; all its layers are in one stack.
+        config: Architecture; encoder and decoder layers form one stack.
         longest: Tokens of the longest sequence.
     """
 
@@ -70,7 +80,7 @@ class PaddedTransformer(nn.Module):
         D, P, self.num_heads = config.width, config.units_per_patch, config.num_heads
         self.embed, self.readout = nn.Linear(P, D), nn.Linear(D, P)
         self.mask_token = nn.Parameter(0.02 * torch.randn(D))
-        self.place = nn.Parameter(0.02 * torch.randn(longest, D))
+        self.position = nn.Parameter(0.02 * torch.randn(longest, D))
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -88,15 +98,14 @@ class PaddedTransformer(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(D), nn.Dropout(config.dropout)
 
     def forward(self, x: Padded) -> Float[Tensor, "B L P"]:
-        """Returns log rates."""
-        seen = (x.time[:, :, None] >= x.time[:, None, :]) & ~x.padding[:, None, :]
-        tokens = self.embed(x.counts.to(self.embed.weight.dtype))
-        z = torch.where(x.hidden[..., None], self.mask_token.to(tokens.dtype), tokens) + self.place
+        """Returns log rates, in log spikes per bin."""
+        tokens, attended = self.embed(x.counts.to(self.embed.weight.dtype)), x.attended
+        z = torch.where(x.hidden[..., None], self.mask_token.to(tokens.dtype), tokens) + self.position
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
             heads = layer["query_key_value"](layer["norm"](z)).unflatten(-1, (3, self.num_heads, -1))
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, L, E) each
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
             z = z + self.dropout(layer["out"](y.transpose(1, 2).flatten(2)))
             z = z + self.dropout(layer["feedforward"](z))
 
@@ -104,5 +113,5 @@ class PaddedTransformer(nn.Module):
 
 
 def padded_loss(model: nn.Module, x: Padded) -> Float[Tensor, ""]:
-    """Returns the Poisson likelihood of what is hidden, summed."""
+    """Returns the Poisson negative log-likelihood of the hidden counts, summed."""
     return poisson_nll(model(x), x.counts, x.predicted)

@@ -1,4 +1,4 @@
-"""Synthetic windows of very different lengths, of several sessions, and the models that train on them."""
+"""Synthetic windows of very different lengths from several sessions, and models that train on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["Ragged", "masked_loss", "preset", "ragged"]
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 BIN_SIZE, RATE_HZ = 0.02, 8.0
-PATCHES = (3, 8)  # tokens a bin of the session with the fewest units, and of that with the most
+PATCHES = range(3, 9)  # patches (tokens a bin) of each of six sessions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class Ragged:
         return pack(self.windows, self.units_per_patch)
 
     def model(self, config: PretrainConfig) -> NDT:
-        """Returns a model in training that knows these sessions; its weights are drawn from a seed."""
+        """Returns a model of these sessions in training mode, with weights drawn from the seed of `config`."""
         torch.manual_seed(config.seed)  # modules initialise from the global generator
-        window_bins = max(len(w.counts) for w in self.windows)
+        length = max(len(w.counts) for w in self.windows)
         spec = ModelSpec(
-            config=config.model, vocabulary=self.vocabulary, bin_size=BIN_SIZE, window_bins=window_bins, data={}
+            config=config.model, vocabulary=self.vocabulary, bin_size=BIN_SIZE, window_bins=length, data={}
         )
         model = new_model(spec).train()
         model.mean_counts.fill_(RATE_HZ * BIN_SIZE)
@@ -57,7 +57,7 @@ class Ragged:
 
 
 def preset(name: str) -> PretrainConfig:
-    """Returns the settings of a preset, by the name of its file in configs/pretrain, or by the path of any other."""
+    """Returns the settings of a file in configs/pretrain by its name, or of any other file by its path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "a path: this installation has no presets"
@@ -73,32 +73,28 @@ def ragged(
 
     .. math:: \ell_i = a + (b - a) \left(\tfrac{i}{n - 1}\right)^2, \qquad i = 0, \dots, n - 1
 
-    in random order. Padded to the longest, they take 2.8 times their tokens. Long sequences have more tokens a bin: six
-    sessions have 3 to 8 patches, the last patch of each only three quarters full.
+    in random order. Padded to the longest, they take 2.8 times their tokens. Long sequences have more tokens a bin. The
+    last patch of each session is three quarters full.
     """
-    rng = np.random.default_rng(seed)
-    low, high = PATCHES
-    sizes = {S: S * units_per_patch - units_per_patch // 4 for S in range(low, high + 1)}  # units, by patches
-    rows = dict(zip(sizes, np.split(np.arange(sum(sizes.values())), np.cumsum(list(sizes.values()))[:-1]), strict=True))
-    share = np.linspace(0, 1, sequences) ** 2
+    rng, low = np.random.default_rng(seed), PATCHES[0]
+    sizes = np.array([S * units_per_patch - units_per_patch // 4 for S in PATCHES])  # units of each session
+    rows = np.split(np.arange(sizes.sum()), sizes.cumsum()[:-1])  # of the vocabulary
     windows = []
-    for x in rng.permutation(share):
-        S = low + round((high - low) * float(x))
+    for x in rng.permutation(np.linspace(0, 1, sequences) ** 2):
+        i = round((len(PATCHES) - 1) * float(x))
+        S, N = PATCHES[i], int(sizes[i])
         T = max(round((shortest + (longest - shortest) * float(x)) / S), 1)
         hidden = (np.arange(T * S) < T * S // 2)[rng.permutation(T * S)].reshape(T, S)
-        counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, sizes[S])).astype(np.uint8)
-        context = np.array([S - low, high - low + 1, high - low + 2])
-        valid = np.ones(counts.shape, bool)
-        hidden = np.repeat(hidden, units_per_patch, axis=1)[:, : sizes[S]]
-        windows.append(Window(counts=counts, valid=valid, unit=rows[S], context=context, hidden=hidden))
-    names = (*(f"session:{S}" for S in sizes), "subject:a", "task:a")
-    units = tuple(f"{S}/{n}" for S, N in sizes.items() for n in range(N))
+        hidden = np.repeat(hidden, units_per_patch, axis=1)[:, :N]
+        counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, N)).astype(np.uint8)
+        context = np.array([i, len(PATCHES), len(PATCHES) + 1])
+        windows.append(Window(counts=counts, valid=np.ones((T, N), bool), unit=rows[i], context=context, hidden=hidden))
+    names = (*(f"session:{S}" for S in PATCHES), "subject:a", "task:a")
+    units = tuple(f"{low + i}/{n}" for i, N in enumerate(sizes) for n in range(N))
 
     return Ragged(windows=windows, vocabulary=Vocabulary(units, names), units_per_patch=units_per_patch)
 
 
 def masked_loss(model: torch.nn.Module, batch: Batch) -> Float[Tensor, ""]:
-    """Returns the Poisson likelihood of what is hidden, a unit and bin."""
-    prediction = model(batch)
-
-    return count_nll(prediction.log_rates, batch) / batch.hidden.sum()
+    """Returns the Poisson negative log-likelihood of the hidden counts, mean over units and bins."""
+    return count_nll(model(batch).log_rates, batch) / batch.hidden.sum()

@@ -1,4 +1,4 @@
-"""Timing of rivals in turns, the rows that come of it, and the machine that they depend on."""
+"""Interleaved timing, the rows of a benchmark, and the hardware that they depend on."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ __all__ = ["device", "hardware", "interleaved", "row", "run_folder"]
 
 
 def device() -> torch.device:
-    """Returns the device that benchmarks run on: a GPU where there is one."""
+    """Returns the device that benchmarks run on: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def hardware() -> dict[str, Any]:
-    """Returns what a figure depends on."""
+    """Returns the hardware and the versions that timings depend on."""
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -39,16 +39,15 @@ def interleaved(
     warmup: int = 1,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Times calls in turns, A B C A B C …, so that a machine's slower minutes fall on all of them alike.
+    """Times calls in turns, A B C A B C …, and returns the seconds of each call in each round, by name.
+
+    Slower minutes of the machine then affect all calls equally.
 
     Arguments:
-        calls: What to time, by name.
-        repeats: Rounds that count.
-        warmup: Rounds before them that do not.
-        clock: Seconds at the moment; by default wall time once the GPU, if any, is idle.
-
-    Returns:
-        Seconds of each call in each round, by name.
+        calls: The calls by name.
+        repeats: Timed rounds.
+        warmup: Untimed rounds before them.
+        clock: Returns the time in seconds; by default wall time once the GPU, if any, is idle.
     """
     now = clock or _wall
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -72,13 +71,13 @@ def _wall() -> float:
 def row(
     name: str, values: Sequence[float], unit: str, peer: str | None = None, peer_values: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """Returns one row of a benchmark: medians, their ratio, and the largest minus the smallest value.
+    """Returns a row of a benchmark: medians, their ratio, and the spread (largest minus smallest value).
 
     Arguments:
-        name: What was measured.
-        values: One a repeat or seed.
-        unit: Their unit.
-        peer: What it is measured against, in the same run; None for nothing.
+        name: Name of the row.
+        values: One per repeat or seed.
+        unit: Unit of the values.
+        peer: Name of the peer, measured in the same run; None for a row without one.
         peer_values: The peer's values, in the same unit.
     """
     value = statistics.median(values)
@@ -90,7 +89,7 @@ def row(
         "unit": unit,
         "peer": peer,
         "peer_value": against,
-        "ratio": value / against if against is not None and against > 0 else None,  # controls are at 0
+        "ratio": value / against if against is not None and against > 0 else None,  # a control may score 0
         "spread": max(values) - min(values),
         "values": list(values),
         "peer_values": list(peer_values),
@@ -99,9 +98,6 @@ def row(
 
 @contextmanager
 def run_folder(out: str) -> Iterator[Path]:
-    """Yields the folder for a benchmark's runs; without a name, one that is removed."""
-    if out:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    """Yields the folder for a benchmark's runs: `out`, or a temporary one if that is empty."""
+    with nullcontext(out) if out else tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

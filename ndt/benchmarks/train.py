@@ -1,4 +1,4 @@
-"""Tokens a second of a training step beside a padded transformer on the same tokens."""
+"""``ndt bench train``: a training step beside that of a padded transformer on the same tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from ndt.train.memory import keep_freed_memory
 
 __all__ = ["Step", "train"]
 
-WARM = 2  # steps until the heap has grown to what a step takes
-PARTS = 5  # sequences that a padded peer takes at once on a CPU: masks L x L of each layer would fill tens of GB
+WARM = 2  # untimed steps, in which the heap grows to what a step takes
+PARTS = 5  # sequences that a padded peer takes at once on a CPU: the masks L x L of all would fill tens of GB
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Step:
     """One training step: forward, backward, clipping, AdamW.
 
     Arguments:
-        model: What learns.
+        model: The model.
         parts: The batch, in parts whose gradients add up.
         loss: Loss of the model on a part.
         bf16: Whether matrix products are in bf16.
@@ -54,11 +54,11 @@ class Step:
         return total
 
 
-def train(config: BenchConfig, *, longest: int = 1500) -> list[dict[str, Any]]:
-    """Measures a step on `config.sequences` windows of up to `longest` tokens; all tokens count, hidden or visible."""
+def train(config: BenchConfig, *, sequences: int = 30, longest: int = 1500) -> list[dict[str, Any]]:
+    """Measures tokens/s of a step on windows of up to `longest` tokens, hidden and visible tokens together."""
     keep_freed_memory()  # as the trainer does
     settings, bf16, where = preset(config.preset), config.precision == "bf16", device()
-    data = ragged(settings.model.units_per_patch, sequences=config.sequences, longest=longest)
+    data = ragged(settings.model.units_per_patch, sequences=sequences, longest=longest)
     batch = data.batch.to(where)
     parts = padded(batch, PARTS if where.type == "cpu" else batch.num_windows)
     size = parts[0].padding.shape[1]

@@ -8,6 +8,7 @@ from ndt.config.model import ModelConfig
 from ndt.config.reader import fill_config, load_config
 from ndt.config.training import (
     BASELINES,
+    MASK_KINDS,
     MEMBERS,
     STRATEGIES,
     BenchConfig,
@@ -20,6 +21,7 @@ from ndt.config.training import (
 
 __all__ = [
     "BASELINES",
+    "MASK_KINDS",
     "MEMBERS",
     "STRATEGIES",
     "ArraysConfig",

@@ -1,38 +1,39 @@
-"""Settings of recordings: how files become sessions, and what the simulator writes."""
+"""Settings of recordings: ingestion into a store, arrays in MATLAB and NumPy files, and the simulator."""
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from ndt.config.reader import INF, choose, require
+from ndt.errors import InputError
 
-__all__ = ["ArraysConfig", "IngestConfig", "SimulateConfig"]
+__all__ = ["AWKWARD", "ArraysConfig", "IngestConfig", "SimulateConfig"]
+
+AWKWARD = ("gaps", "empty_units", "no_electrodes", "heldout", "overlapping_trials", "rate_series")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysConfig:
-    """Where a ``.mat`` or ``.npz`` file has what; see `ndt.data.read.array_files`. Keys of nested MATLAB structs have dots.
+    """Keys of a ``.mat`` or ``.npz`` file; see `ndt.data.read.array_files`. A dot steps into a MATLAB struct.
 
     Arguments:
-        spikes: Key of the spike times (a cell or object array, one array a unit; or flat times with `unit_index`), or
-            with `bin_size` of counts, bins by units.
-        unit_index: Key of each spike's unit, where `spikes` is flat.
-        bin_size: Width in seconds of the bins of counts, which begin at 0 and follow one another.
-        transposed: Whether counts are units by bins.
-        covariates: What to decode, as ``name=key``; samples by dimensions, or the other way round where that fits the
-            timestamps.
-        timestamps: Key of the timestamps of covariates in seconds; or as ``name=key`` for each that has its own.
-        rate: Samples a second of covariates without timestamps; they begin at 0.
-        observed: Key of the start and end of each observed segment, rows of two; or ``timestamps`` for the time that
-            those of covariates span.
+        spikes: Key of the spike times (a cell or object array with one array a unit, or flat times with `unit_index`);
+            with `bin_size`, key of counts, bins by units.
+        unit_index: Key of the unit of each spike, for flat spike times.
+        bin_size: Width in seconds of the bins of counts, which start at 0 and have no gaps.
+        covariates: Behaviour to read, as ``name=key``; samples by dimensions, or dimensions by samples if only that
+            fits the timestamps.
+        timestamps: Key of the timestamps of covariates in seconds; ``name=key`` for a covariate with its own.
+        rate: Samples per second of covariates without timestamps, which start at 0.
+        observed: Key of the start and end of each observed segment, (M, 2); ``timestamps`` for the time that the
+            timestamps of covariates span.
         columns: Columns of units as ``name=key``.
         unit: Physical unit of covariates as ``name=unit``.
-        subject: Subject's name; by default the first part of the file's name.
+        subject: Name of the subject; by default the first part of the file's name.
     """
 
     spikes: str = "spikes"
     unit_index: str = ""
     bin_size: float = 0.0
-    transposed: bool = False
     covariates: tuple[str, ...] = ()
     timestamps: tuple[str, ...] = ()
     rate: float = 0.0
@@ -47,34 +48,34 @@ class ArraysConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """How recordings become a store.
+    """Settings of ingestion.
 
     Arguments:
         unit_identity: ``electrode`` for persistent channels (identity = subject/group/electrode/index on it),
-            ``session`` for units sorted anew each session, else the name of a units column that identifies units across
-            sessions.
-        select: Which units to keep, as an expression over columns of the units table and measured ones, for example
-            ``quality == 'good' and rate_hz > 0.5``; empty for all. See `ndt.data.selection`.
+            ``session`` for units that are sorted anew in each session, or the name of a units column that identifies
+            units across sessions.
+        select: Expression that selects units, over columns of the units table and measured ones, for example
+            ``quality == 'good' and rate_hz > 0.5``; empty for all units. See `ndt.data.selection`.
         merge: ``electrode`` sums the units of an electrode into one (threshold crossings); ``none`` keeps them apart.
-        duplicates: What to do with units that share their spikes: ``keep``, ``drop`` all but the one with most spikes,
-            or ``group`` (a units column `duplicate_group`, whose units are hidden together).
+        duplicates: ``keep`` units that share their spikes, ``drop`` all but the one with most spikes, or ``group`` them
+            (a units column `duplicate_group`; masks hide units of a group together).
         covariates: Covariates to keep, by name or end of path; empty for all. ``vel=diff(pos)`` keeps the rate of
-            change of one under a name of its own.
-        covariates_at: Where in its interval a sample of a covariate stands: ``centre``, or ``start`` or ``end`` where
-            it is a mean over what follows or precedes it.
-        counts: Series of spike counts to read in place of spike times, by name or end of path; empty takes one where a
-            file has no spike times.
-        counts_at: Where in its bin a timestamp of counts lies: ``start``, ``centre`` or ``end``.
-        cut_silence: A segment of more seconds than this without a spike of any unit counts as not observed; 0 for none.
-        split: Blocks of training, validation and test: empty for 70, 10 and 20 % of the time, ``TABLE/COLUMN`` for a
-            column of a table of intervals (NLB's ``trials/split``), ``first:SECONDS`` for so many seconds of training
-            and validation before the test split. Where `evaluate` names sessions, of those alone.
-        evaluate: Sessions (patterns of their names) that pretraining leaves out.
-        task: Task name; by default read from the file.
-        arrays: Where ``.mat`` and ``.npz`` files have what.
+            change of ``pos`` under the name ``vel``.
+        covariates_at: Position of a covariate's timestamp in its sample interval: ``centre``, ``start`` or ``end``.
+        counts: Series of spike counts to read instead of spike times, by name or end of path; if empty, counts are
+            read only from files without spike times.
+        counts_at: Position of a timestamp of counts in its bin: ``start``, ``centre`` or ``end``.
+        cut_silence: Segments longer than this without a spike of any unit, in seconds, count as not observed; 0 for
+            none.
+        split: Train, validation and test splits: empty for 70, 10 and 20 % of the time, ``TABLE/COLUMN`` for a column
+            of a table of intervals (NLB's ``trials/split``), ``first:SECONDS`` for this much training and validation
+            time before the test split, ``fold:K/N`` for cross-validation. With `evaluate`, of those sessions only.
+        evaluate: Sessions (patterns of their names) that are left out of pretraining.
+        task: Task name; by default that in the file.
+        arrays: Keys of ``.mat`` and ``.npz`` files.
         workers: Processes; 0 means one per core.
         cluster: Address of a Dask scheduler that does the work instead, for example ``tcp://head:8786``.
-        probe_seconds: How long opening a file may take in the child process that tries it first.
+        probe_seconds: Time limit of the child process that opens each file first; 0 for no such test.
         max_gib: Largest array read from a file, in GiB.
     """
 
@@ -102,37 +103,33 @@ class IngestConfig:
         choose(self, "", counts_at=("start", "centre", "end"), covariates_at=("start", "centre", "end"))
 
     def evaluates(self, session_id: str) -> bool:
-        """Whether pretraining leaves a session of this name out."""
+        """Whether a session of this name is left out of pretraining."""
         return any(fnmatchcase(session_id, pattern) for pattern in self.evaluate)
 
     def splits(self, session_id: str) -> bool:
-        """Whether `split` is meant for a session of this name."""
+        """Whether `split` applies to a session of this name."""
         return bool(self.split) and (not self.evaluate or self.evaluates(session_id))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
-    """A simulated population recorded in several sessions; see `ndt.data.simulate.recordings`.
+    """Settings of a simulated population recorded in several sessions; see `ndt.data.simulate.recordings`.
 
     Arguments:
         num_subjects: Subjects; each has its own array.
         num_sessions: Recordings of each subject.
         num_units: Units of each recording.
         num_electrodes: Electrodes of each subject; at least `num_units`.
-        num_regions: Regions among which they lie, at most 4. All follow the same latents.
-        num_latents: Dimensions K of the shared dynamics, at least 5.
+        num_regions: Brain regions among which the electrodes are divided, at most 4. All follow the same latents.
         seconds: Length of each recording.
-        persistence: Share of units that stay from one recording of a subject to the next.
+        persistence: Fraction of units that stay from one recording of a subject to the next.
         drift: Standard deviation of a staying unit's change of tuning between recordings, relative to its tuning.
-        mean_rate_hz: Mean firing rate; the linear-Gaussian population fires five times as much.
-        dynamics: ``nonlinear`` (default), ``linear_gaussian``, where ridge or Kalman should win, or ``rotational``:
-            movement rotates within trials, from a state of each; the oracle does not know of it.
-        spiking: ``poisson`` or ``negative_binomial`` (over-dispersed).
-        dispersion: Variance over mean minus one at mean 1, of counts in 50 ms bins, for over-dispersed spikes.
-        awkward: Which awkward things to include: ``gaps empty_units no_electrodes heldout overlapping_trials
-            rate_series``.
+        mean_rate_hz: Mean firing rate.
+        dynamics: ``nonlinear``, or ``rotational``: latents rotate within trials from an initial state of each trial,
+            which the oracle does not know.
+        awkward: Irregularities to include: ``gaps empty_units no_electrodes heldout overlapping_trials rate_series``.
         workers: Processes; 0 means one per core. Files do not depend on it.
-        seed: Seed of everything.
+        seed: Seed.
     """
 
     num_subjects: int = 2
@@ -140,14 +137,24 @@ class SimulateConfig:
     num_units: int = 64
     num_electrodes: int = 96
     num_regions: int = 1
-    num_latents: int = 6
     seconds: float = 300.0
     persistence: float = 0.7
     drift: float = 0.2
     mean_rate_hz: float = 8.0
     dynamics: str = "nonlinear"
-    spiking: str = "poisson"
-    dispersion: float = 0.5
     awkward: tuple[str, ...] = ()
     workers: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = 3 if "empty_units" in self.awkward else 1
+        require(self, {"num_subjects": (1, 702), "num_sessions": (1, 99), "num_units": (least, INF)})
+        require(self, {"num_electrodes": (self.num_units, INF), "num_regions": (1, 4), "seconds": (1, 1e7)})
+        require(self, {"persistence": (0, 1), "drift": (0, 1), "mean_rate_hz": (1e-3, 1e3)})
+        require(self, {"workers": (0, INF), "seed": (0, INF)})
+        choose(self, "", dynamics=("nonlinear", "rotational"))
+        for name in self.awkward:
+            if name not in AWKWARD:
+                raise InputError("settings", "awkward", f"some of {', '.join(AWKWARD)}", name)
+        if self.dynamics == "rotational" and "overlapping_trials" in self.awkward:
+            raise InputError("settings", "awkward", "no overlapping_trials with rotational dynamics", self.awkward)

@@ -6,15 +6,8 @@ from ndt.config.reader import INF, choose, require
 from ndt.errors import InputError
 
 __all__ = [
-    "BASELINES",
-    "DynamicsConfig",
-    "FunctionalConfig",
-    "GenerativeConfig",
-    "HOAMConfig",
-    "PotentialConfig",
-    "TrialsConfig",
-    "WLMConfig",
-]
+    "BASELINES", "DynamicsConfig", "FunctionalConfig", "HOAMConfig", "PotentialConfig", "TrialsConfig", "WLMConfig",
+]  # fmt: skip
 
 TERMS = ("external", "fourier", "pairwise", "attention", "deep_sets")
 BASELINES = (
@@ -23,7 +16,6 @@ BASELINES = (
 )  # fmt: skip
 VELOCITIES = ("auto", "observed", "zero", "action_matching", "learned", "gradient_flow")
 INTERPOLANTS = ("auto", "paths", "transport", "mixture", "snapshots")
-POSITIVE = (1e-12, INF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +27,6 @@ class PotentialConfig:
             hidden units, ``concat`` appends them to x.
         width: Width of the hidden layers.
         depth: Number of layers.
-        rank: Rank of the CoLoRA updates.
         time_frequencies: Number of sine-cosine pairs of time in the condition; 0 for none.
         harmonics: Number of sine-cosine pairs of each periodic dimension.
     """
@@ -43,12 +34,11 @@ class PotentialConfig:
     kind: str = "colora"
     width: int = 32
     depth: int = 5
-    rank: int = 4
     time_frequencies: int = 8
     harmonics: int = 3
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("width", "depth", "rank", "harmonics"), (1, INF)), "potential.")
+        require(self, dict.fromkeys(("width", "depth", "harmonics"), (1, INF)), "potential.")
         require(self, {"time_frequencies": (0, INF)}, "potential.")
         choose(self, "potential", kind=("colora", "film", "concat"))
 
@@ -69,14 +59,10 @@ class HOAMConfig:
             equivalent regression on sample velocities; ``auto``: ``velocity`` if samples have velocities and their
             paths are smooth, else ``action``.
         gauge: ``mean`` sets the potential to 0 at the population's mean; ``none`` leaves its level free, as published.
-        between: Interpolant between snapshots: ``paths`` of paired particles, ``transport`` (optimal-transport pairs),
-            ``mixture`` of both snapshots, or ``snapshots`` (none: the nodes are the snapshot times). ``auto``: paths if
-            particles are paired, else transport if neighbouring snapshots hardly overlap, else a mixture.
-        validation_fraction: Fraction of samples kept for validation, which selects the weights; ignored if a snapshot
-            has fewer than 200 samples.
+        interpolant: Interpolant between snapshots: ``paths`` of paired particles, ``transport`` (optimal-transport
+            pairs), ``mixture`` of both snapshots, or ``snapshots`` (none: the nodes are the snapshot times). ``auto``:
+            paths if particles are paired, else transport if neighbouring snapshots hardly overlap, else a mixture.
         steps: Optimisation steps.
-        learning_rate: Peak learning rate of Adam.
-        seed: Seed of weights, nodes and samples.
     """
 
     potential: PotentialConfig = field(default_factory=PotentialConfig)
@@ -88,15 +74,11 @@ class HOAMConfig:
     form: str = "auto"
     gauge: str = "mean"
     interpolant: str = "auto"
-    validation_fraction: float = 0.1
     steps: int = 2000
-    learning_rate: float = 5e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, dict.fromkeys(("num_nodes", "num_particles", "num_trajectories", "steps"), (1, INF)))
-        require(self, {"noise": (0, INF), "learning_rate": POSITIVE, "seed": (0, INF)})
-        require(self, {"validation_fraction": (0, 0.5)})
+        require(self, {"noise": (0, INF)})
         choose(
             self, "", rule=("stratified", "monte_carlo", "simpson", "gauss_legendre"), gauge=("mean", "none"),
             form=("auto", "action", "velocity"), interpolant=INTERPOLANTS,
@@ -115,7 +97,6 @@ class FunctionalConfig:
         fourier_features: Number of random Fourier features of ``fourier``; 0 for a quadratic form.
         entropy: Temperature T of the entropy term, in squared units of x over squared time; 0 for none. In the
             ``mobility`` scale at high friction it is half the squared noise, in squared units of x over time.
-        learn_entropy: Whether the temperature is learned, starting from `entropy`.
         fisher: Planck's constant of the Fisher-information term, in squared units of x over time; 0 for none.
         density: Density estimate of both terms: ``gaussian``, of the sample moments, or ``kernel``.
     """
@@ -126,7 +107,6 @@ class FunctionalConfig:
     use_time: bool = False
     fourier_features: int = 96
     entropy: float = 0.0
-    learn_entropy: bool = False
     fisher: float = 0.0
     density: str = "kernel"
 
@@ -147,8 +127,7 @@ class WLMConfig:
 
     Arguments:
         functional: Potential functional.
-        friction: Initial friction gamma, per unit of time; 0 stays 0.
-        learn_friction: Whether the friction is learned.
+        friction: Initial friction gamma, per unit of time. It is learned; 0 stays 0.
         scale: ``physical``, or ``mobility``: forces times 1 + gamma, so that friction may grow without bound.
         velocity: Initial velocities of particles: ``observed``, ``zero``, ``action_matching`` (gradient field of action
             matching on the same snapshots), ``learned`` (a network, at the first snapshot of each trajectory),
@@ -163,12 +142,10 @@ class WLMConfig:
         step: Longest step of the solver; 0 for a fifth of the shortest interval between snapshots.
         steps: Optimisation steps.
         learning_rate: Peak learning rate of Adam.
-        seed: Seed of weights and draws.
     """
 
     functional: FunctionalConfig = field(default_factory=FunctionalConfig)
     friction: float = 0.1
-    learn_friction: bool = True
     scale: str = "physical"
     velocity: str = "auto"
     action_matching: HOAMConfig = field(default_factory=lambda: HOAMConfig(steps=400))
@@ -180,11 +157,10 @@ class WLMConfig:
     step: float = 0.0
     steps: int = 800
     learning_rate: float = 5e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": POSITIVE})
-        require(self, dict.fromkeys(("horizon", "step", "weak_form_steps", "friction", "seed"), (0, INF)))
+        require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": (1e-12, INF)})
+        require(self, dict.fromkeys(("horizon", "step", "weak_form_steps", "friction"), (0, INF)))
         choose(
             self, "", scale=("physical", "mobility"), velocity=VELOCITIES,
             loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
@@ -194,42 +170,23 @@ class WLMConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerativeConfig:
-    """Generative models of the population at each time; see `ndt.dynamics.generative`.
-
-    Arguments:
-        steps: Optimisation steps.
-        solver_steps: Solver steps from noise to a population.
-    """
-
-    steps: int = 3000
-    solver_steps: int = 25
-
-    def __post_init__(self) -> None:
-        require(self, {"steps": (1, INF), "solver_steps": (1, INF)})
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrialsConfig:
     """How latents written by ``ndt embed`` become a population of trials; see `ndt.dynamics.latents`.
 
     Arguments:
         nwb: NWB file of the session, which holds the table of trials.
-        event: Alignment event, ``start_time`` or ``stop_time``.
-        duration: Length of each trial from the event, in seconds.
+        duration: Length of each trial from its start, in seconds.
         num_components: Number of principal components.
         smooth: Window of the Savitzky-Golay filter for latents and velocities, in seconds; 0 for none.
     """
 
     nwb: str = ""
-    event: str = "start_time"
     duration: float = 1.0
     num_components: int = 3
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
         require(self, {"duration": (1e-3, INF), "num_components": (1, INF), "smooth": (0, INF)}, "trials.")
-        choose(self, "trials", event=("start_time", "stop_time"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,38 +198,28 @@ class DynamicsConfig:
         hoam: Settings of the first.
         wlm: Settings of the second.
         baselines: Models to compare with, of `BASELINES`; `ndt.dynamics.methods` describes them.
-        flow_steps: Optimisation steps of flow matching between snapshots.
-        generative: Settings of the generative models.
         trials: How latents of ``ndt embed`` become trials.
         held_out_times: Snapshot times that are held out, besides those that the file marks.
-        begin: Where simulations start: at the ``first`` snapshot of each trajectory or the ``last`` fitted one.
+        forecast_from: Where simulations start: at the ``first`` snapshot of each trajectory or the ``last`` fitted one.
         num_particles: Samples per snapshot of a simulated system.
-        solver_step: Longest solver step of action matching; 0 for a five-hundredth of the span.
         num_scored: Most samples per snapshot that are scored; 0 for all.
+        seed: Seed of models, simulated systems and baselines.
     """
 
     method: str = "hoam"
     hoam: HOAMConfig = field(default_factory=HOAMConfig)
     wlm: WLMConfig = field(default_factory=WLMConfig)
     baselines: tuple[str, ...] = ("persistence",)
-    flow_steps: int = 1500
-    generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     trials: TrialsConfig = field(default_factory=TrialsConfig)
     held_out_times: tuple[float, ...] = ()
     forecast_from: str = "first"
     num_particles: int = 4000
-    solver_step: float = 0.0
     num_scored: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         choose(self, "", method=("hoam", "wlm"), forecast_from=("first", "last"))
-        require(self, {"flow_steps": (1, INF), "num_particles": (2, INF), "num_scored": (0, INF)})
-        require(self, {"solver_step": (0, INF)})
+        require(self, {"num_particles": (2, INF), "num_scored": (0, INF), "seed": (0, INF)})
         for name in self.baselines:
             if name not in BASELINES:
                 raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", name)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run: that of its method, of simulated systems and of the baselines."""
-        return (self.wlm if self.method == "wlm" else self.hoam).seed

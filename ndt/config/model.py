@@ -11,8 +11,8 @@ DECODERS = {
     "ndt": ("tcn", "tcn_latents", "linear"),
     "ndt2": ("cross", "linear"),
     "ndt2_quirks": ("cross", "linear"),
-}  # decoders of each architecture
-PUBLISHED = {"norm": "post", "causal": True, "attention_window": 0}  # what NDT2 does not choose
+}  # of each architecture
+PUBLISHED = {"norm": "post", "causal": True, "attention_window": 0}  # settings that NDT2 fixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,28 +20,28 @@ class ModelConfig:
     """Architecture of the transformer. The defaults are the preset `tiny`.
 
     Arguments:
-        architecture: ``ndt`` (ours), ``ndt2`` (as published, to compare with) or ``ndt2_quirks`` (as its code was
-            released); see `ndt.model.ndt2`.
+        architecture: ``ndt`` (ours), ``ndt2`` (as published) or ``ndt2_quirks`` (as its code was released); see
+            `ndt.model.ndt2`.
         width: Width D of tokens; a multiple of 4 times `num_heads`.
         num_layers: Encoder layers.
-        num_decoder_layers: Layers of the masked decoder, and of NDT2's decoder.
+        num_decoder_layers: Layers of the rate decoder, and of NDT2's decoder.
         num_heads: Attention heads H.
         units_per_patch: Units P in one patch.
-        unit_width: Dimensions of a unit's vector.
-        max_count: Spike counts above this are clipped.
-        locality_bias: How strongly new heads favour what is near in time: from 0 in the first to this.
-        causal: Whether a bin reads only its past and present.
-        attention_window: How many bins back a token reads in one layer, its own included; 0 for all of its window.
-        norm: ``post``, or ``pre``, which deep stacks need.
-        feedforward: Hidden width of the feed-forward block over `width`.
+        unit_width: Dimensions of an identity embedding.
+        locality_bias: Initial bias of attention scores towards tokens near in time; it rises from 0 in the first head
+            to this value in the last.
+        causal: Whether the outputs at a bin depend only on its past and present.
+        attention_window: Number of bins that a token attends to in one layer, its own included; 0 for all.
+        norm: Layer norm: ``post``, or ``pre`` for deep models.
+        feedforward: Hidden width of the feed-forward part over `width`.
         dropout: Dropout probability.
-        decoder: ``tcn``: a temporal convolutional network (TCN) over counts (by vectors of units; nothing is encoded);
-            ``tcn_latents``: a TCN over counts and latents; ``linear`` in the latents of a few bins; or NDT2's ``cross``
-            (queries that attend to latents). See `ndt.model.tcn`, `ndt.model.linear`, `ndt.model.ndt2`.
+        decoder: ``tcn``: a temporal convolutional network (TCN) of counts, without the encoder; ``tcn_latents``: a TCN
+            of counts and latents; ``linear``: a linear filter of latents; ``cross``: NDT2's, queries that attend to
+            latents. See `ndt.model.tcn`, `ndt.model.linear`, `ndt.model.ndt2`.
         tcn_width: Width G of the TCN's layers.
         num_tcn_layers: Layers of the TCN; n layers read 2 (2^n - 1) bins of the past.
-        num_members: TCNs whose mean is the decoder's output.
-        count_dropout: Share of counts that the TCN reads as their mean while training.
+        num_members: Number of TCNs; the decoder's output is their mean.
+        count_dropout: Probability that a count is replaced by its mean in the TCN's input, in training.
         tcn_dropout: Dropout probability within the TCN.
     """
 
@@ -52,7 +52,6 @@ class ModelConfig:
     num_heads: int = 4
     units_per_patch: int = 32
     unit_width: int = 32
-    max_count: int = 20
     locality_bias: float = 2.0
     causal: bool = True
     attention_window: int = 0
@@ -68,12 +67,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        require(
-            self, {**dict.fromkeys(at_least_one, (1, INF)), "max_count": (1, 255), "locality_bias": (0, 10)}, "model."
-        )
-        require(self, {"width": (4, INF), "dropout": (0, 0.99), "attention_window": (0, INF)}, "model.")
-        require(self, {"tcn_width": (1, INF), "num_tcn_layers": (0, 12), "num_members": (1, 64)}, "model.")
-        require(self, {"count_dropout": (0, 0.99), "tcn_dropout": (0, 0.99)}, "model.")
+        require(self, dict.fromkeys((*at_least_one, "tcn_width"), (1, INF)), "model.")
+        require(self, dict.fromkeys(("dropout", "count_dropout", "tcn_dropout"), (0, 0.99)), "model.")
+        require(self, {"width": (4, INF), "attention_window": (0, INF), "locality_bias": (0, 10)}, "model.")
+        require(self, {"num_tcn_layers": (0, 12), "num_members": (1, 64)}, "model.")
         choose(self, "model", architecture=tuple(DECODERS), norm=("pre", "post"))
         choose(self, "model", decoder=DECODERS[self.architecture])
         if self.width % (4 * self.num_heads):
@@ -91,5 +88,5 @@ class ModelConfig:
 
     @property
     def decoder_reads_counts(self) -> bool:
-        """Whether the decoder reads counts alone: then nothing needs to be encoded for it."""
+        """Whether the decoder reads counts alone, so that decoding does not run the encoder."""
         return self.decoder == "tcn"

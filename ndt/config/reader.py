@@ -1,4 +1,4 @@
-"""How settings are read from YAML and checked; the settings themselves are in `ndt.config` and `ndt.config.data`."""
+"""Reads settings from YAML and checks them; the other modules of `ndt.config` define them."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -14,7 +14,7 @@ INF = float("inf")
 
 
 def require(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
-    """Raises where a setting lies outside its range, ends included."""
+    """Raises if a setting lies outside its closed range."""
     for name, (low, high) in ranges.items():
         if not low <= (value := getattr(config, name)) <= high:
             expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
@@ -22,7 +22,7 @@ def require(config: object, ranges: Mapping[str, tuple[float, float]], section: 
 
 
 def choose(config: object, section: str, **choices: tuple[str, ...]) -> None:
-    """Raises where a setting is none of its choices."""
+    """Raises if a setting is not one of its choices."""
     for name, known in choices.items():
         if (value := getattr(config, name)) not in known:
             raise InputError("settings", f"{section}.{name}".lstrip("."), " or ".join(known), value)
@@ -32,7 +32,7 @@ def load_config(kind: type[Config], path: str | Path) -> Config:
     """Reads settings from a YAML file that states only departures from the defaults.
 
     Raises:
-        InputError: if the file is missing or not YAML, or has a setting that `kind` lacks or of another type.
+        InputError: if the file is missing or not YAML, or a setting is unknown or of another type.
     """
     import yaml
 
@@ -45,7 +45,7 @@ def load_config(kind: type[Config], path: str | Path) -> Config:
 
 
 def as_config(kind: type[Config], config: "Config | str | Path | None") -> Config:
-    """Returns settings that are given, read from a YAML file, or the defaults."""
+    """Returns the given settings, those of a YAML file, or the defaults."""
     return load_config(kind, config) if isinstance(config, str | Path) else config or kind()
 
 
@@ -55,16 +55,16 @@ def fill_config(kind: type[Config], found: Any, where: str | Path, name: str = "
     Arguments:
         kind: Class of the settings.
         found: The mappings, as YAML gives them.
-        where: What an error names as its place.
-        name: What an error puts before a setting.
+        where: File or other origin, for error messages.
+        name: Prefix of settings in error messages.
 
     Raises:
-        InputError: if there is a setting that `kind` lacks, or of another type or out of range.
+        InputError: if a setting is unknown, of another type or out of range.
     """
     try:
         return _filled(kind, found, where, name)
     except InputError as error:
-        if error.where == "settings":  # a range: whoever checks it does not know the file
+        if error.where == "settings":  # out of range: that check does not know the file
             raise InputError(where, f"{name}.{error.field}", error.expected, error.found) from error
         raise
 

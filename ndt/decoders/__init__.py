@@ -1,4 +1,4 @@
-"""Decoders beside the network: ridge, Kalman filter, naive Bayes, GRU, controls; their ensemble, and input drift.
+"""Baseline decoders (ridge, Kalman filter, naive Bayes, GRU), controls, the ensemble with the network, input drift.
 
 Imports: the nouns, `ndt.config`, `ndt.model` and `ndt.evaluation`.
 """

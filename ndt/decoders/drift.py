@@ -1,7 +1,7 @@
-r"""Whether the input is still such as a model was fitted on: units that fell silent, and rates that shifted.
+r"""Input drift: silent units and shifted rates, relative to the counts that a decoder was fitted on.
 
-Counts are looked at as square roots, whose variance hardly depends on the rate, over a trailing window of observed
-bins. What is not observed, and what lies before the first bin, counts as the training mean: absence is not silence.
+The statistics are trailing means of square-root counts, whose variance hardly depends on the rate. Unobserved entries,
+and those before the first bin, count as the training mean: an unobserved unit is not a silent one.
 
 *Shift*. Of the trailing mean :math:`m_{tn}` of :math:`\sqrt{k_{tn}} - \mu_n`, with its standard deviation :math:`s_n`
 over training windows,
@@ -10,18 +10,17 @@ over training windows,
     \mathrm{shift}_t = \mathrm{mean}_n(m_{tn}) / s, \quad
     \mathrm{distance}_t^2 = \mathrm{mean}_n \min(z_{tn}^2, 25).
 
-The first tells that the whole population fires more or less, the second that units have changed, in whatever direction.
-Rates drift within any recording, so limits come from blocks of training time held back in turn from the estimates that
-they are compared with: as many of their bins are flagged as the stated rate of false alarms. On new data of the same
-kind the rate is the same with 60 windows of training time or more, and some three times as high with 20.
+The first measures a change of the population's rate, the second a change of units in either direction. Rates drift
+within a recording, so the limits are cross-validated: each of five blocks of training time is compared with the
+estimates of the others, and the limits flag the stated share of bins (false alarms). On new data of the same kind the
+share is the same with 60 windows of training time or more, and about three times as high with 20.
 
-*Lost*. A unit is lost after a silence longer than chance: one that the tail of its silences in training, taken as
-exponential, would reach in 1 of 100 such recordings in any unit. How long that is, is each unit's `silence`.
+*Silence*. A unit is silent after more bins without a spike than chance explains: with an exponential tail of its
+silences in training, any unit would reach that `silence` in 1 of 100 such recordings.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,57 +29,55 @@ from ndt.segments import Masks, Segments, take
 
 __all__ = ["Flags", "InputDrift"]
 
-BLOCKS = 5  # of training time, held back in turn
-WINDOWS = 20  # that training time must hold at least; else they are shorter
-MOST = 5.0  # standard deviations that one unit may add to the distance
-TAIL = 0.05  # share of a unit's silences that make its tail
-CHANCE = 0.01  # of any unit being called lost in as much time as the training split, were all as they were
-
-MISSING = {"mean": math.nan, "spread": math.nan, "silence": math.inf}  # arrays, and what null means in them
+BLOCKS = 5  # of training time, for cross-validation
+WINDOWS = 20  # of training time at least; the window is shortened to fit
+MOST = 5.0  # standard deviations at which a unit's shift is clipped in the distance
+TAIL = 0.05  # share of a unit's silences in the tail
+CHANCE = 0.01  # probability of a false silent unit in as much time as the training split
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """What was found at each of R bins.
+    """The state of the input at each of R bins.
 
     Arguments:
-        flagged: Whether the input is out of range for any cause, (R,).
+        flagged: Whether the input is out of distribution for any cause, (R,).
         shift: Shift of the population's rate in standard deviations, positive for more spikes, (R,).
         distance: Root mean square over units of their shifts in standard deviations, (R,).
         unit_shift: Shift of each unit's rate in standard deviations, (R, N).
-        lost: Whether each unit is lost, (R, N).
+        silent: Whether each unit is silent, (R, N).
     """
 
     flagged: NDArray[np.bool_]
     shift: Array
     distance: Array
     unit_shift: NDArray[np.float32]
-    lost: NDArray[np.bool_]
+    silent: NDArray[np.bool_]
 
     @property
     def silent_units(self) -> NDArray[np.int64]:
-        """Indices of units that are lost in the last bin."""
-        return np.flatnonzero(self.lost[-1]) if len(self.lost) else np.zeros(0, np.int64)
+        """Indices of units that are silent in the last bin."""
+        return np.flatnonzero(self.silent[-1]) if len(self.silent) else np.zeros(0, np.int64)
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> "Flags":
-        """Returns what was found at some bins."""
+        """Returns the flags of some bins."""
         return Flags(**{name: values[rows] for name, values in vars(self).items()})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InputDrift:
-    """The range of the counts that a model was fitted on.
+    """Statistics of the counts that a decoder was fitted on, with limits beyond which input is out of distribution.
 
     Arguments:
         window: Bins of the trailing window.
         mean: Mean square root of each unit's count, (N,); NaN where a unit was never observed.
-        spread: Standard deviation of its trailing mean, (N,); at least what one spike a window makes.
+        spread: Standard deviation of its trailing mean, (N,); at least that of one spike a window.
         population: Standard deviation of the mean over units of trailing means.
-        limit_shift: Largest `shift`, up or down, that is in range.
-        limit_distance: Largest `distance` that is in range.
-        silence: Observed bins without a spike after which each unit is lost, (N,); infinite where it fired too rarely.
+        limit_shift: Largest absolute `shift` in distribution.
+        limit_distance: Largest `distance` in distribution.
+        silence: Observed bins without a spike after which a unit is silent, (N,); infinite if it fired too rarely.
     """
 
     window: int
@@ -95,36 +92,26 @@ class InputDrift:
     def fit(
         cls, counts: Segments, train: Masks, bin_size: float, *, window: float = 5.0, false_alarms: float = 0.01
     ) -> "InputDrift":
-        """Learns from training rows.
+        """Fits the statistics to training rows.
 
         Arguments:
             counts: Counts in order of time, one (T, N) a segment; NaN where a unit was not observed.
-            train: Rows that the model was fitted on, one (T,) a segment.
+            train: Rows that the decoder was fitted on, one (T,) a segment.
             bin_size: Seconds.
-            window: Trailing window in seconds; shorter where training rows are less than 20 of them.
-            false_alarms: Share of bins like those of training that may be flagged.
+            window: Trailing window in seconds; shorter if training rows hold fewer than 20 windows.
+            false_alarms: Share of bins to flag in data like the training data.
         """
         x = take(counts, train)
         if len(x) < 2 * BLOCKS:
             raise ValueError(f"train must hold at least {2 * BLOCKS} rows, got {len(x)}")
         bins = max(1, min(round(window / bin_size), len(x) // WINDOWS))
         root = np.sqrt(x)
-        mean, spread, population = _normal(root, bins)
-        limit_shift, limit_distance = _limits(root, bins, false_alarms)
         silence = np.array([_silence(k[~np.isnan(k)], x.shape[1]) for k in x.T])
 
-        return cls(
-            window=bins,
-            mean=mean,
-            spread=spread,
-            population=population,
-            limit_shift=limit_shift,
-            limit_distance=limit_distance,
-            silence=silence,
-        )
+        return cls(bins, *_normal(root, bins), *_limits(root, bins, false_alarms), silence)
 
     def check(self, counts: Segments) -> Flags:
-        """Looks at bins in order of time; causal. Windows and silences go on from one segment into the next.
+        """Returns the flags of bins in order of time; causal. Windows and silences run across segments.
 
         Arguments:
             counts: Counts, one (T, N) a segment, units as in training; NaN where a unit is not observed.
@@ -133,29 +120,16 @@ class InputDrift:
         if x.shape[1] != len(self.mean):
             raise ValueError(f"counts must be (T, N={len(self.mean)}), got {x.shape[1]} units")
         shift, units, distance = _shifts(np.sqrt(x), self.window, self.mean, self.spread, self.population)
-        lost = _silent(x) >= self.silence
-        outside = (np.abs(shift) > self.limit_shift) | (distance > self.limit_distance)
+        silent = _silent_bins(x) >= self.silence
+        flagged = (np.abs(shift) > self.limit_shift) | (distance > self.limit_distance) | silent.any(1)
 
-        flagged, unit_shift = outside | lost.any(1), units.astype(np.float32)
-
-        return Flags(flagged=flagged, shift=shift, distance=distance, unit_shift=unit_shift, lost=lost)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all of it as JSON; what is not finite becomes null."""
-        lists = {k: [v if math.isfinite(v) else None for v in getattr(self, k).tolist()] for k in MISSING}
-
-        return vars(self) | lists
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "InputDrift":
-        """Returns what `to_json` wrote."""
-        arrays: dict[str, Any] = {k: np.array([v if x is None else x for x in found[k]]) for k, v in MISSING.items()}
-
-        return cls(**found | arrays)
+        return Flags(
+            flagged=flagged, shift=shift, distance=distance, unit_shift=units.astype(np.float32), silent=silent
+        )
 
 
 def _trailing(deviation: Array, window: int) -> Array:
-    """Returns the mean over the last `window` rows; what is NaN, and what lies before the first row, counts as 0."""
+    """Returns the mean over the last `window` rows; NaN and rows before the first count as 0."""
     total = np.cumsum(np.nan_to_num(deviation), 0)
     mean = total / window
     mean[window:] -= total[:-window] / window
@@ -164,7 +138,7 @@ def _trailing(deviation: Array, window: int) -> Array:
 
 
 def _normal(root: Array, window: int) -> tuple[Array, Array, float]:
-    """Returns each unit's mean, the standard deviation of its trailing mean, and that of the population's."""
+    """Returns each unit's mean, (N,), the standard deviation of its trailing mean, (N,), and the population's."""
     observed = ~np.isnan(root)
     mean = np.nansum(root, 0) / np.maximum(observed.sum(0), 1)
     mean[~observed.any(0)] = np.nan
@@ -185,38 +159,38 @@ def _shifts(root: Array, window: int, mean: Array, spread: Array, population: fl
 
 
 def _limits(root: Array, window: int, false_alarms: float) -> tuple[float, float]:
-    """Returns limits of `shift` and `distance` that so many rows exceed, of blocks held back from the estimates."""
+    """Returns the limits of `shift` and `distance` that a share `false_alarms` of cross-validated rows exceeds."""
     found = []
     for rows in np.array_split(np.arange(len(root)), BLOCKS):
         shift, _, distance = _shifts(root[rows], window, *_normal(np.delete(root, rows, 0), window))
         found.append(np.abs([shift, distance])[:, window - 1 :])
-    held = np.concatenate(found, 1)  # (2, rows), full windows only
-    each = np.quantile(held, 1 - false_alarms / 2, axis=1)
-    each = np.maximum(each, 1e-9)  # where nothing varies, anything else is out of range
-    both = np.quantile((held / each[:, None]).max(0), 1 - false_alarms)  # the two alarms together, whatever they share
+    tested = np.concatenate(found, 1)  # (2, rows), full windows only
+    each = np.quantile(tested, 1 - false_alarms / 2, axis=1)
+    each = np.maximum(each, 1e-9)  # if nothing varies, any change is out of distribution
+    both = np.quantile((tested / each[:, None]).max(0), 1 - false_alarms)  # corrects for the overlap of the two alarms
 
     return float(each[0] * both), float(each[1] * both)
 
 
 def _silence(counts: Array, num_units: int) -> float:
-    r"""Returns the silence, in bins, after which a unit is lost.
+    r"""Returns the number of bins without a spike after which a unit is silent.
 
-    Of the silences (bins between bins with spikes) the longest k exceed the next one by :math:`\mu` in the mean. If
-    their tail is exponential, of which only these k are known, another silence as long exceeds it by more than y with
-    probability :math:`(1 + y / k\mu)^{-k}`; y is where k times that is `CHANCE` over N.
+    Of its silences (bins between bins with spikes) the longest k exceed the next one by :math:`\mu` on average. If
+    their tail is exponential, estimated from these k, a further silence in it exceeds that one by more than y with
+    probability :math:`(1 + y / k\mu)^{-k}`. We choose y such that k times this probability is `CHANCE` over N.
     """
     silences = np.sort(np.diff(np.flatnonzero(counts > 0)) - 1)
     k = math.ceil(TAIL * len(silences))
     if len(silences) <= k:
         return math.inf
-    mu = max(float(np.mean(silences[-k:] - silences[-k - 1])), 1.0)  # silences are known to a bin
+    mu = max(float(np.mean(silences[-k:] - silences[-k - 1])), 1.0)  # silences are measured to one bin
     excess = k * mu * (math.pow(k * num_units / CHANCE, 1 / k) - 1)
 
     return float(math.ceil(max(silences[-k - 1] + excess, silences[-1] + 1)))
 
 
-def _silent(counts: Array) -> NDArray[np.int64]:
-    """Returns for how many observed bins each unit has been silent, this one included, (R, N)."""
+def _silent_bins(counts: Array) -> NDArray[np.int64]:
+    """Returns the number of observed bins since each unit's last spike, this bin included, (R, N)."""
     observed = np.cumsum(~np.isnan(counts), 0)
     last: NDArray[np.int64] = np.maximum.accumulate(np.where(counts > 0, observed, 0), 0)
 

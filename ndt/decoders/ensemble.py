@@ -1,72 +1,104 @@
-"""The decoder that is delivered: a network and its peers blended, with intervals, and a watch on the input.
+"""The final decoder: an ensemble of the network and other decoders, with prediction intervals and input drift.
 
-It is all that a laboratory needs beside the network's own folder to decode with what was scored: ``ensemble.json`` and
-``ensemble.safetensors`` there. Loading runs no code from a file.
+A run directory holds the ensemble in ``ensemble.json`` and ``ensemble.safetensors`` beside the network's own files.
+Loading runs no code from a file.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
-from ndt.decoders.blend import combined
 from ndt.decoders.drift import InputDrift
+from ndt.decoders.gru import GRU, Network
+from ndt.decoders.naive_bayes import CellBayes, NaiveBayes
+from ndt.decoders.ridge import Ridge
+from ndt.decoders.target_cells import Cells
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
 from ndt.model.checkpoint import load_arrays, read_json, save_arrays, write_json
-from ndt.segments import Array, Segments
-from ndt.target import Part
+from ndt.segments import Scaler, Segments
+from ndt.target import Part, part_columns
 
-__all__ = ["Ensemble", "PartEnsemble"]
+__all__ = ["Ensemble", "PartEnsemble", "ensemble_weights", "flatten", "unflatten", "weighted_mean"]
 
 FILE, ARRAYS = "ensemble.json", "ensemble.safetensors"
-FORMAT = 1
+FORMAT = 2
+ZERO = 1e-3  # smaller weights are rounding
 
 Rows = NDArray[np.floating]
 
 
-class Member(Protocol):
-    """A fitted decoder of one part."""
+def ensemble_weights(true: Rows, members: Mapping[str, Rows]) -> dict[str, float]:
+    r"""Returns the weights, at least 0 and of sum 1, with the least squared error over all rows and columns.
 
-    def predict(self, counts: Segments) -> list[Array]:
-        """Returns targets, one (T, C) a segment."""
-        ...
+    .. math:: \min_w \sum_{tc} \big(y_{tc} - \sum_m w_m \hat y_{m, tc}\big)^2, \quad w \ge 0, \quad \sum_m w_m = 1
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns all of it as arrays by name."""
-        ...
+    Each member alone is such an ensemble, so on these rows the ensemble's variance-weighted R² is at least theirs.
+
+    Reference: Breiman (1996), Stacked regressions, https://doi.org/10.1007/BF00117832
+
+    Arguments:
+        true: Measured values, (R, C); rows with a NaN are unlabelled and left out.
+        members: Predictions of each member, (R, C).
+
+    Example:
+        >>> y = np.array([[0.0], [1.0], [3.0]])
+        >>> ensemble_weights(y, {"twice": 2 * y, "nothing": 0 * y})
+        {'twice': 0.5, 'nothing': 0.5}
+    """
+    y = np.asarray(true, np.float64)
+    known = ~np.isnan(y).any(1)
+    errors = np.stack([(np.asarray(x, np.float64)[known] - y[known]).ravel() for x in members.values()], 1)
+    scale = np.sqrt(np.mean(errors**2)) or 1.0
+    # With weights of sum 1 the ensemble's error is the weighted mean of the members' errors; nnls with a row of ones
+    # finds the weights up to a scale.
+    gram = errors.T @ errors / (len(errors) * scale**2)
+    half = np.linalg.cholesky(gram + 1e-9 * np.eye(len(gram)))  # equal members get equal weights
+    stacked = np.vstack([half.T, np.ones(len(gram))])
+    found, _ = nnls(stacked, np.r_[np.zeros(len(gram)), 1.0])
+    weights = found / found.sum()
+    weights = np.where(weights < ZERO, 0.0, weights)
+    weights = np.round(weights / weights.sum(), 6)
+
+    return dict(zip(members, map(float, weights), strict=True))
+
+
+def weighted_mean(members: Mapping[str, Rows], weights: Mapping[str, float]) -> Rows:
+    """Returns the weighted mean of the members' predictions, (R, C); a member of weight 0 may be missing."""
+    return np.asarray(sum(w * np.asarray(members[name], np.float64) for name, w in weights.items() if w))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartEnsemble:
-    """How one part is decoded.
+    """The decoder of one part of the target.
 
     Arguments:
-        part: What.
-        columns: Its columns among those of the network.
-        weights: Share of each member in the mean, of sum 1; ``network`` is one of them.
+        part: The part.
+        weights: Ensemble weight of each member, of sum 1; ``network`` is one of them.
         members: The other members, by name.
-        conformal: Its intervals.
+        conformal: Its prediction intervals.
     """
 
     part: Part
-    columns: slice
     weights: dict[str, float]
-    members: dict[str, Member]
+    members: dict[str, Ridge | GRU | NaiveBayes]
     conformal: Conformal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """What is delivered beside the network.
+    """All that decoding needs besides the network.
 
     Arguments:
-        parts: One for each part that is decoded.
-        unit_ids: Identity of each unit, in the order of the peers' counts.
-        input_drift: The range of counts that all was fitted on.
+        parts: One for each part of the target.
+        unit_ids: Identity of each unit, in the order of the members' counts.
+        input_drift: Statistics of the training counts, against which new counts are checked.
     """
 
     parts: tuple[PartEnsemble, ...]
@@ -74,31 +106,29 @@ class Ensemble:
     input_drift: InputDrift
 
     def predict(self, network: Rows, counts: Segments) -> Rows:
-        """Returns what is delivered, (R, C), in its unit, classes as probabilities. Causal where the network is.
+        """Returns predictions, (R, C), in the target's units; probabilities for classes. Causal if the network is.
 
         Arguments:
-            network: What the network decodes, (R, C).
-            counts: Counts with units in the order of `unit_ids`, one (T, N) a segment, R bins together; NaN where a unit
-                was not observed.
+            network: The network's predictions, (R, C).
+            counts: Counts with units in the order of `unit_ids`, one (T, N) a segment, R bins together; NaN where
+                a unit was not observed.
         """
         out = np.full(network.shape, np.nan)
-        for part_ensemble in self.parts:
-            members = {"network": network[:, part_ensemble.columns]}
-            for name, peer in part_ensemble.members.items():
-                if part_ensemble.weights.get(name):
-                    members[name] = np.concatenate(peer.predict(counts))
-            out[:, part_ensemble.columns] = combined(members, part_ensemble.weights)
+        for ensemble, columns in zip(self.parts, part_columns([p.part for p in self.parts]), strict=True):
+            weighted = {name: m for name, m in ensemble.members.items() if ensemble.weights.get(name)}
+            predicted = {name: np.concatenate(member.predict(counts)) for name, member in weighted.items()}
+            out[:, columns] = weighted_mean(predicted | {"network": network[:, columns]}, ensemble.weights)
 
         return out
 
     def order(self, unit_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Returns where each of its own units is among others, -1 where it is missing, (N,)."""
-        place = {name: i for i, name in enumerate(unit_ids)}
+        """Returns the index of each of the ensemble's units in `unit_ids`, -1 if it is missing, (N,)."""
+        index = {name: i for i, name in enumerate(unit_ids)}
 
-        return np.array([place.get(name, -1) for name in self.unit_ids], np.int64)
+        return np.array([index.get(name, -1) for name in self.unit_ids], np.int64)
 
     def arranged(self, counts: Segments, unit_ids: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Returns counts with its own units in its own order: those that are missing are not observed (NaN)."""
+        """Returns counts with the ensemble's units in its own order; missing units are not observed (NaN)."""
         order = self.order(unit_ids)
         padded = (np.pad(np.asarray(x, np.float32), ((0, 0), (0, 1)), constant_values=np.nan) for x in counts)
 
@@ -107,19 +137,9 @@ class Ensemble:
     def save(self, folder: Path) -> None:
         """Writes ``ensemble.json`` and ``ensemble.safetensors``."""
         arrays: dict[str, NDArray[Any]] = {}
-        parts = []
-        for i, part_ensemble in enumerate(self.parts):
-            for name, peer in part_ensemble.members.items():
-                arrays |= {f"{i}/{name}/{key}": value for key, value in peer.arrays().items()}
-            columns, conformal = (
-                [part_ensemble.columns.start, part_ensemble.columns.stop],
-                part_ensemble.conformal.to_json(),
-            )
-            known = {"part": vars(part_ensemble.part), "columns": columns, "weights": part_ensemble.weights}
-            parts.append({**known, "members": list(part_ensemble.members), "conformal": conformal})
+        found = flatten(self, arrays)
         save_arrays(arrays, folder / ARRAYS)
-        found = {"format": FORMAT, "unit_ids": list(self.unit_ids), "input_drift": self.input_drift.to_json()}
-        write_json(folder / FILE, {**found, "parts": parts})
+        write_json(folder / FILE, {"format": FORMAT, "ensemble": found})
 
     @classmethod
     def load(cls, folder: Path) -> "Ensemble":
@@ -133,30 +153,56 @@ class Ensemble:
             raise InputError(folder / FILE, "format", str(FORMAT), found.get("format", "none"))
         arrays = load_arrays(folder / ARRAYS)
         try:
-            parts = tuple(_part(i, known, arrays) for i, known in enumerate(found["parts"]))
-            watch = InputDrift.from_json(found["input_drift"])
-            return cls(parts=parts, unit_ids=tuple(found["unit_ids"]), input_drift=watch)
+            ensemble: Ensemble = unflatten(found["ensemble"], arrays)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
 
+        return ensemble
 
-def _part(i: int, known: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PartEnsemble:
-    from ndt.decoders.gru import GRU
-    from ndt.decoders.naive_bayes import NaiveBayes
-    from ndt.decoders.ridge import Ridge
 
-    kinds: dict[str, Any] = {"ridge": Ridge, "gru": GRU, "naive_bayes": NaiveBayes}
-    members: dict[str, Member] = {}
-    for name in known["members"]:
-        begin = f"{i}/{name}/"
-        own = {key.removeprefix(begin): value for key, value in arrays.items() if key.startswith(begin)}
-        members[name] = kinds[name].from_arrays(own)
-    part: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["part"].items()}
+STORED = (CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler)
+CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {"Network": Network.of}
 
-    return PartEnsemble(
-        part=Part(**part),
-        columns=slice(*known["columns"]),
-        weights={name: float(weight) for name, weight in known["weights"].items()},
-        members=members,
-        conformal=Conformal.from_json(known["conformal"]),
-    )
+
+def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
+    """Returns the JSON form of a value; its arrays go to `arrays`, each under the path of fields that leads to it.
+
+    A dataclass becomes a dict with its class name under ``class``; so do a GRU's network, an array and a number that
+    is not finite. Tuples become lists.
+    """
+
+    def inner(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+        return {key: flatten(v, arrays, f"{name}/{key}" if name else str(key)) for key, v in items}
+
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"class": "array", "name": name}
+    if isinstance(value, Network):
+        weights = {key: w.numpy().copy() for key, w in value.state_dict().items()}
+        return {"class": "Network", "weights": inner(weights.items())}
+    if is_dataclass(value):
+        return {"class": type(value).__name__} | inner((f.name, getattr(value, f.name)) for f in fields(value))
+    if isinstance(value, dict):
+        return inner(value.items())
+    if isinstance(value, tuple):
+        return list(inner(enumerate(value)).values())
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"class": "float", "value": str(value)}
+
+    return value
+
+
+def unflatten(found: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Returns the value that `flatten` took apart; lists become tuples."""
+    if isinstance(found, list):
+        return tuple(unflatten(v, arrays) for v in found)
+    if not isinstance(found, dict):
+        return found
+    values = {key: unflatten(v, arrays) for key, v in found.items()}
+    name = values.pop("class", None)
+    if name == "array":
+        return arrays[values["name"]]
+    if name == "float":
+        return float(values["value"])
+
+    return values if name is None else CLASSES[name](**values)

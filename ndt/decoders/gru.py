@@ -1,11 +1,10 @@
-"""A small recurrent network as a decoder: what a laboratory trains when ridge is not enough."""
+"""A small recurrent network (GRU) as a decoder."""
 
 import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,33 +13,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ndt.evaluation.metrics import r2
-from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, take
+from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
 __all__ = ["Network", "GRU", "fit_gru"]
 
-KINDS = ("continuous", "angle", "class")
 WIDTH = 128  # of the recurrent layer
-INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # share of counts set to their mean, and of activations dropped, while training
-WINDOW_BINS, WARM_BINS = (
-    64,
-    8,
-)  # of a training window, and those of them that are not scored unless the segment begins there
+INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # shares of counts set to their mean, and of activations set to 0, in training
+WINDOW_BINS = 64  # of a training window
+WARM_BINS = 8  # at a window's start, outside the loss unless the segment begins there
 BATCH_SIZE = 48  # windows
-STEPS, WARMUP = (
-    180,
-    20,
-)  # of optimisation at most, over which the learning rate falls to 0 as a cosine; in which it rises
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # of AdamW, its peak, and the largest gradient norm
-EMA = 0.97  # decay of the average of weights that is validated and kept
-VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and those without improvement before stopping
-REMEMBERED_S = 20.0  # seconds of history with which validation rows are decoded while training
-CHUNK = 4096  # bins that are decoded at once; the state goes on to the next
+STEPS, WARMUP = 180, 20  # optimisation steps at most, and those of linear warm-up; a cosine takes the rate to 0
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # AdamW's peak rate and decay, and the largest gradient norm
+EMA = 0.97  # decay of the moving average of weights, which is validated and kept
+VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and validations without improvement before stopping
+CHUNK = 4096  # bins of one forward pass; the state carries over to the next
 
 # B = windows in a batch, L = bins in the longest of them, R = rows of all segments
 
 
 class Network(nn.Module):
-    """Gated recurrent units and a linear readout.
+    """A layer of gated recurrent units with a linear readout.
 
     Reference: Cho et al. (2014), https://arxiv.org/abs/1406.1078
 
@@ -58,10 +50,20 @@ class Network(nn.Module):
         self.readout = nn.Linear(width, num_outputs)
 
     def forward(self, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns outputs, (B, T, C), of z-scored counts, (B, T, N), and the state to go on from."""
+        """Returns outputs, (B, T, C), of z-scored counts, (B, T, N), and the final state."""
         hidden, after = self.gru(self.input_dropout(z), state)
 
         return self.readout(self.dropout(hidden)), after
+
+    @classmethod
+    def of(cls, weights: Mapping[str, NDArray[np.float32]]) -> "Network":
+        """Returns the network of a state dictionary, from whose shapes its sizes follow, ready to predict."""
+        (C, D), N = weights["readout.weight"].shape, weights["gru.weight_ih_l0"].shape[1]
+        with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights, which are then replaced
+            network = cls(N, C, D).eval()
+        network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+
+        return network
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class GRU:
     """A recurrent network from z-scored counts to z-scored targets, or to the logits of classes.
 
     Arguments:
-        network: The network, as it is to be used.
+        network: The network, in evaluation mode.
         counts: Scaler of counts.
-        targets: Scaler of targets; of classes, unused.
+        targets: Scaler of targets; unused for classes.
         kind: ``continuous``, ``angle`` or ``class``.
-        steps: Optimisation steps after which validation liked it best.
+        steps: Optimisation steps, with the best validation R².
         valid_r2: R² on validation rows.
     """
 
@@ -85,11 +87,11 @@ class GRU:
     valid_r2: float
 
     def predict(self, counts: Segments) -> list[Array]:
-        """Returns targets, one (T, C) a segment; of classes, probabilities. Causal; each segment begins from nothing."""
-        return [self._decoded(self.counts.apply(x)) for x in counts]
+        """Returns predictions, one (T, C) a segment, probabilities for classes. Causal; no state crosses segments."""
+        return [self._predicted(self.counts.apply(x)) for x in counts]
 
     @torch.no_grad()
-    def _decoded(self, z: Array) -> Array:
+    def _predicted(self, z: Array) -> Array:
         state, out = None, [torch.zeros(0, self.network.readout.out_features)]
         for part in torch.from_numpy(z.astype(np.float32)).split(CHUNK) if len(z) else ():
             found, state = self.network(part[None], state)
@@ -98,81 +100,49 @@ class GRU:
 
         return logits.softmax(1).numpy() if self.kind == "class" else self.targets.invert(logits.numpy())
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns all of it as arrays by name, float32 the weights and float64 the rest, to be written to a file."""
-        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
-        numbers = {"kind": KINDS.index(self.kind), "steps": self.steps, "valid_r2": self.valid_r2}
-        weights = {f"network.{name}": v.numpy().copy() for name, v in self.network.state_dict().items()}
-
-        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()} | weights
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "GRU":
-        """Returns the decoder that `arrays` came from."""
-        weights = {
-            name.removeprefix("network."): torch.from_numpy(np.array(v, np.float32))
-            for name, v in arrays.items()
-            if name.startswith("network.")
-        }
-        C, D = weights["readout.weight"].shape
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = Network(weights["gru.weight_ih_l0"].shape[1], C, D).eval()
-        network.load_state_dict(weights)
-        found = {name: np.asarray(v, np.float64) for name, v in arrays.items() if not name.startswith("network.")}
-        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
-
-        return cls(network, counts, targets, KINDS[int(found["kind"])], int(found["steps"]), float(found["valid_r2"]))
-
 
 def fit_gru(
-    counts: Segments,
-    targets: Segments,
-    train: Masks,
-    valid: Masks,
-    *,
-    bin_size: float,
-    kind: str,
-    seed: int = 0,
+    counts: Segments, targets: Segments, train: Masks, valid: Masks, *, bin_size: float, kind: str, seed: int = 0
 ) -> GRU:
-    """Trains the network; how long is what has the best validation R².
+    """Trains the network and returns it at the step with the best validation R².
 
-    Squared error of z-scored targets is least, of classes cross-entropy. The same seed gives the same network on the
-    same machine; torch's own generator is left as it was.
+    The loss is the squared error of z-scored targets, or the cross-entropy of classes. The same seed gives the same
+    network on one machine; the state of torch's global generator does not change.
 
     Arguments as of `ndt.decoders.ridge.fit_ridge`; besides:
-        kind: What columns are: ``continuous``, ``angle`` or ``class`` (one column a class, 1 for the true one).
+        kind: ``continuous``, ``angle`` or ``class`` (one column a class, 1 for the true one).
         seed: Seed of weights, windows and dropout.
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
-    heard, chosen = segments_of(counts, valid, round(REMEMBERED_S / bin_size))
+    history, chosen = with_history(counts, valid, bin_size)
     true = take(targets, valid)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(x[0].shape[1], y[0].shape[1], WIDTH)
         average = copy.deepcopy(network).eval()
         best: GRU | None = None
-        for step in _trained(network, average, x, y, train, kind, seed):
+        for step in _train(network, average, x, y, train, kind, seed):
             if step % VALID_EVERY and step != STEPS:
                 continue
             model = GRU(average, scale_x, scale_y, kind, step, float("nan"))
-            score = r2(true, take(model.predict(heard), chosen))
+            score = r2(true, take(model.predict(history), chosen))
             if best is None or score > best.valid_r2:
                 best = GRU(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
             if step - best.steps >= PATIENCE * VALID_EVERY:
                 break
-    assert best is not None, "at least one step is made"
+    assert best is not None, "at least one step"
 
     return best
 
 
-def _trained(
+def _train(
     network: Network, average: Network, x: list[Array], y: Segments, train: Masks, kind: str, seed: int
 ) -> Iterator[int]:
-    """Trains a network, and yields the number of each step when it and the average of its weights have been moved."""
+    """Trains a network and the moving average of its weights; yields the number of each step after it."""
     z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float() for a in (x, y))
-    label.nan_to_num_()  # the last row of both is for what a shorter window lacks
+    label.nan_to_num_()  # the last row of both pads shorter windows
     windows = _windows([len(m) for m in train], np.concatenate(list(train)), np.random.default_rng(seed))
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for step in range(1, STEPS + 1):
@@ -186,7 +156,7 @@ def _trained(
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimiser.step()
-        kept = min(EMA, step / (step + 9))  # an average over all steps until there are enough
+        kept = min(EMA, step / (step + 9))  # a plain mean over the first steps
         with torch.no_grad():
             for a, w in zip(average.parameters(), network.parameters(), strict=True):
                 a.lerp_(w, 1 - kept)
@@ -197,10 +167,10 @@ Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 
 
 def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
-    """Yields windows without end: their rows, and which are scored.
+    """Yields windows without end: their rows, and which of these are in the loss.
 
-    Each pass over the segments lays them anew, a window's first bins over the last of the one before, so that it scores
-    each training row once and with bins before it.
+    Each pass over the segments draws new starts. Windows overlap by the bins outside the loss, so each training row is
+    in the loss once a pass, with bins before it.
     """
     step = WINDOW_BINS - WARM_BINS
     first = np.cumsum(lengths) - lengths
@@ -217,7 +187,7 @@ def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Genera
 
 
 def _batch(windows: list[Window], empty: int) -> tuple[Tensor, Tensor]:
-    """Returns rows and which are scored, (B, L) each; a row `empty`, unscored, where a window is shorter."""
+    """Returns rows, and which are in the loss, (B, L) each; row `empty`, outside the loss, pads shorter windows."""
     longest = max(len(rows) for rows, _ in windows)
     batch, known = np.full((len(windows), longest), empty), np.zeros((len(windows), longest), bool)
     for i, (rows, scored) in enumerate(windows):

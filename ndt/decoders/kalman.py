@@ -1,4 +1,4 @@
-"""The Kalman filter as a decoder."""
+"""A Kalman filter as a decoder."""
 
 from dataclasses import dataclass, replace
 
@@ -6,18 +6,17 @@ import numpy as np
 
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.segments import Array, Masks, Scaler, Segments, labelled, segments_of, take
+from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
 __all__ = ["Kalman", "fit_kalman"]
 
-MOST_LAGS = 6  # tried; more of them, closer together, take longer and decode no better
-SHRINKAGES = (1e-3, 1e-2, 1e-1, 0.5)  # shares by which the noise covariance is drawn towards its diagonal
-REMEMBERED_S = 20.0  # seconds of history with which choices are made; a filter has forgotten what was before
+MOST_LAGS = 6  # candidates; more of them take longer and decode no better
+SHRINKAGES = (1e-3, 1e-2, 1e-1, 0.5)  # candidates, of the noise covariance towards its diagonal
 
 
 @dataclass(frozen=True)
 class Kalman:
-    r"""Kalman filter whose state is the target, and with `order` 2 the target one bin earlier too.
+    r"""Kalman filter whose state is the target, and with `order` 2 also the target one bin earlier.
 
     .. math:: x_{t+1} = A x_t + w_t, \qquad y_{t - \mathrm{lag}} = H x_t + q_t
 
@@ -48,24 +47,24 @@ class Kalman:
     valid_r2: float = float("nan")
 
     def predict(self, counts: Segments) -> list[Array]:
-        """Returns targets, one (T, C) a segment."""
+        """Returns predictions, one (T, C) a segment."""
         return self.decode([self.counts.apply(x) for x in counts])
 
     def decode(self, z: list[Array]) -> list[Array]:
-        """Returns targets, one (T, C) a segment, of counts that `counts` has scaled."""
+        """Returns predictions, one (T, C) a segment, from counts that `counts` has scaled."""
         C, gains = len(self.targets.mean), self._gains(max((len(x) for x in z), default=0))
         return [self.targets.invert(self._states(x, gains)[:, :C]) for x in z]
 
     def _gains(self, num_bins: int) -> list[tuple[Array, Array]]:
-        """Returns for each bin with counts what multiplies the predicted state and H' Q^-1 y.
+        """Returns for each bin with counts the matrices that multiply the predicted state and H' Q^-1 y.
 
-        They do not depend on counts and soon stand still; the list ends there.
+        They do not depend on counts and converge; the list ends when they have.
         """
         K, covariance = len(self.transition), self.prior
         gains: list[tuple[Array, Array]] = []
         for _ in range(num_bins):
             gain = np.linalg.solve(np.eye(K) + covariance @ self.information, covariance)
-            gain = (gain + gain.T) / 2  # the posterior covariance, symmetric but for rounding
+            gain = (gain + gain.T) / 2  # the posterior covariance, symmetric up to rounding
             gains.append((np.eye(K) - gain @ self.information, gain))
             if len(gains) > 1 and np.abs(gain - gains[-2][1]).max() < 1e-12 * np.abs(gain).max():
                 break
@@ -74,7 +73,7 @@ class Kalman:
         return gains
 
     def _states(self, z: Array, gains: list[tuple[Array, Array]]) -> Array:
-        """Returns the filtered states of one segment; before the first counts, the mean of the prior."""
+        """Returns the filtered states of one segment, (T, K); the prior mean before the first counts."""
         states, state = np.zeros((len(z), len(self.transition))), np.zeros(len(self.transition))
         evidence = z @ self.readout
         for t in range(self.lag_bins, len(z)):
@@ -87,29 +86,23 @@ class Kalman:
 
 
 def fit_kalman(
-    counts: Segments,
-    targets: Segments,
-    train: Masks,
-    valid: Masks,
-    *,
-    bin_size: float,
-    max_lag_s: float = 0.2,
+    counts: Segments, targets: Segments, train: Masks, valid: Masks, *, bin_size: float, max_lag_s: float = 0.2
 ) -> Kalman:
-    """Fits the Kalman filter; lag, order and shrinkage of the count noise are those with the best validation R².
+    """Fits the Kalman filter; lag, order and shrinkage of the count noise have the best validation R².
 
     Arguments as of `ndt.decoders.ridge.fit_ridge`.
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
     x, y = [scale_x.apply(k) for k in counts], [scale_y.apply(v) for v in targets]
-    (tried, chosen), true = segments_of(x, valid, round(REMEMBERED_S / bin_size)), take(targets, valid)
+    (history, chosen), true = with_history(x, valid, bin_size), take(targets, valid)
     longest = int(max_lag_s / bin_size + 1e-6)
     lags = sorted({round(v) for v in np.linspace(0, longest, min(longest, MOST_LAGS - 1) + 1)})
     best: Kalman | None = None
     for order in (1, 2):
         for lag_bins in lags:
             for model in _kalman_candidates(x, y, train, (scale_x, scale_y), order, lag_bins):
-                score = r2(true, take(model.decode(tried), chosen))
+                score = r2(true, take(model.decode(history), chosen))
                 if best is None or score > best.valid_r2:
                     best = replace(model, valid_r2=score)
 
@@ -126,7 +119,7 @@ def _kalman_candidates(
     order: int,
     lag: int,
 ) -> list[Kalman]:
-    """Returns one filter per shrinkage for one order and lag; none where the data are too short."""
+    """Returns one filter per shrinkage for one order and lag; none if the data are too short."""
     past, now, seen, evidence = [], [], [], []
     for z, y, m in zip(scaled_counts, scaled_targets, train, strict=True):
         state = y if order == 1 else np.concatenate([y, np.vstack([y[:1], y[:-1]])], 1)
@@ -142,7 +135,7 @@ def _kalman_candidates(
     if min(len(x0), len(x)) <= K:
         return []
 
-    tiny = 1e-9 * np.eye(K)  # a state that repeats itself (order 2) has a singular noise
+    tiny = 1e-9 * np.eye(K)  # a state with a lagged copy (order 2) has singular noise
     A = np.linalg.solve(x0.T @ x0 + tiny, x0.T @ x1).T
     W = (x1 - x0 @ A.T).T @ (x1 - x0 @ A.T) / len(x0)
     H = np.linalg.solve(x.T @ x + tiny, x.T @ z).T  # (N, K)

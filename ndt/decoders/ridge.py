@@ -1,11 +1,11 @@
-"""Linear decoders that any new method has to beat: ridge regression and the Wiener filter on lagged counts.
+"""Linear baselines: ridge regression and the Wiener filter on lagged counts.
 
-All baselines work on *segments*: lists of arrays, each an uninterrupted run of bins. Neither lags nor filters cross from
-one segment into the next; what lies before a segment counts as the training mean. All decoders are causal.
+All baselines work on *segments*: lists of arrays, each an uninterrupted run of bins. Lags and filters do not cross
+segments; counts before a segment are taken to be the training mean. All decoders are causal.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ from ndt.segments import Array, Masks, Scaler, Segments, labelled, take
 
 __all__ = ["ALPHAS", "Lagged", "Ridge", "fit_ridge", "lagged", "ridge_weights"]
 
-ALPHAS = tuple(float(a) for a in 10 ** np.arange(0, 5.25, 0.5))  # counts are z-scored, so these are in rows of data
-SOLVABLE = 1e-6  # penalty of the Wiener filter over rows: a millionth of the variance of a count
+ALPHAS = tuple(float(a) for a in 10 ** np.arange(0, 5.25, 0.5))  # in rows of data, because counts are z-scored
+SOLVABLE = 1e-6  # penalty of the Wiener filter a row: a millionth of the variance of a count
 
 
 def lagged(counts: NDArray[np.generic], num_lags: int) -> Array:
@@ -43,7 +43,7 @@ def lagged(counts: NDArray[np.generic], num_lags: int) -> Array:
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge regression on z-scored lagged counts; with next to no penalty, the Wiener filter.
+    """Ridge regression on z-scored lagged counts; the Wiener filter has a negligible penalty.
 
     Arguments:
         weights: From lagged z-scored counts to z-scored targets, shape (N * num_lags, C).
@@ -64,24 +64,8 @@ class Ridge:
     valid_r2: float
 
     def predict(self, counts: Segments) -> list[Array]:
-        """Returns targets, one (T, C) a segment."""
+        """Returns predictions, one (T, C) a segment."""
         return [self.targets.invert(_filter(self.counts.apply(x), self.weights) + self.intercept) for x in counts]
-
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Returns all of it as float64 arrays by name, to be written to a file."""
-        scalers = {f"{name}_{k}": v for name in ("counts", "targets") for k, v in vars(getattr(self, name)).items()}
-        numbers = {name: getattr(self, name) for name in ("weights", "intercept", "num_lags", "alpha", "valid_r2")}
-
-        return {name: np.array(v, np.float64) for name, v in (scalers | numbers).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Ridge":
-        """Returns the ridge regression that `arrays` came from."""
-        found = {name: np.asarray(v, np.float64) for name, v in arrays.items()}
-        counts, targets = (Scaler(found[f"{name}_mean"], found[f"{name}_std"]) for name in ("counts", "targets"))
-        alpha, score = float(found["alpha"]), float(found["valid_r2"])
-
-        return cls(found["weights"], found["intercept"], counts, targets, int(found["num_lags"]), alpha, score)
 
 
 def fit_ridge(
@@ -94,7 +78,7 @@ def fit_ridge(
     max_lag_s: float = 1.0,
     alphas: Sequence[float] = ALPHAS,
 ) -> Ridge:
-    r"""Fits ridge regression; number of lags and penalty are those with the best validation R².
+    r"""Fits ridge regression; the number of lags and the penalty have the best validation R².
 
     .. math:: \min_{W, b} \|Y - X W - b\|^2 + \alpha \|W\|^2
 
@@ -104,8 +88,8 @@ def fit_ridge(
         train: Rows to fit on, one (T,) a segment.
         valid: Rows to choose on, one (T,) a segment.
         bin_size: Seconds.
-        max_lag_s: Longest history tried, in seconds.
-        alphas: Penalties tried.
+        max_lag_s: Longest history, in seconds.
+        alphas: Candidate penalties.
     """
     rows = labelled(targets, train, "train"), labelled(targets, valid, "valid")
 
@@ -113,14 +97,14 @@ def fit_ridge(
 
 
 class Lagged:
-    """Lagged z-scored counts and what regressions on them share, for all targets with labels at the same rows.
+    """Lagged z-scored counts and their normal matrix, shared by all regressions with labels at the same rows.
 
     Arguments:
         counts: Counts, one (T, N) a segment; NaN where a unit was not observed.
         train: Rows to fit on, all labelled, one (T,) a segment.
         valid: Rows to choose on, all labelled, one (T,) a segment.
         bin_size: Seconds.
-        max_lag_s: Longest history tried, in seconds.
+        max_lag_s: Longest history, in seconds.
     """
 
     def __init__(
@@ -134,7 +118,7 @@ class Lagged:
         self.gram -= np.outer(self.total, self.total) / self.num_rows  # centred, the intercept goes unpenalised
 
     def ridge(self, targets: Sequence[Segments], alphas: Sequence[float] = ALPHAS) -> list[Ridge]:
-        """Returns ridge regression of each of several targets, lags and penalty of each chosen for itself."""
+        """Returns ridge regression of each of several targets, each with its own number of lags and penalty."""
         scalers = [Scaler.fit(y, self.train) for y in targets]
         z = [[scale.apply(v) for v in y] for scale, y in zip(scalers, targets, strict=True)]
         side = [self._right_side(y) for y in z]
@@ -148,7 +132,7 @@ class Lagged:
             design = design.astype(np.float32)
             exact, quick = self.gram[:size, :size], self.gram[:size, :size].astype(np.float32)
             rounding = np.finfo(np.float32).eps * exact.trace()
-            for alpha in alphas:  # float32 takes half the time, where the penalty exceeds its rounding
+            for alpha in alphas:  # float32 takes half the time; used if the penalty exceeds its rounding
                 weights = ridge_weights(quick if alpha > rounding else exact, cross[:size], alpha)
                 decoded = np.split(design @ weights, ends, 1)
                 shift = np.split(self.total[:size] @ weights / self.num_rows, ends)
@@ -160,10 +144,10 @@ class Lagged:
         return [self._ridge(columns[i], means[i], scalers[i], best[i]) for i in range(len(targets))]
 
     def wiener(self, targets: Segments) -> Ridge:
-        """Returns the Wiener filter: least squares on lagged counts, as many lags as validation likes best.
+        """Returns the Wiener filter: least squares on lagged counts; the number of lags has the best validation R².
 
-        Its penalty is `SOLVABLE` times the number of training rows: enough for equations that units that are silent,
-        copies of one another or more than rows would leave without one solution, too little to be felt elsewhere.
+        Its penalty, `SOLVABLE` times the number of training rows, makes the solution unique if units are silent,
+        duplicated or more than rows, and is negligible otherwise.
         """
         return self.ridge([targets], (SOLVABLE * self.num_rows,))[0]
 
@@ -188,9 +172,9 @@ class Lagged:
 
 
 def ridge_weights(gram: Array, cross: Array, alpha: float) -> Array:
-    r"""Returns :math:`(X^\top X + \alpha I)^{-1} X^\top Y` from products that many penalties share, (F, C).
+    r"""Returns :math:`(X^\top X + \alpha I)^{-1} X^\top Y`, (F, C).
 
-    scikit-learn would form them anew for each penalty and each number of lags.
+    The products are shared by all penalties and lags; scikit-learn would compute them for each.
 
     Arguments:
         gram: X'X of centred columns, (F, F).
@@ -207,11 +191,11 @@ def ridge_weights(gram: Array, cross: Array, alpha: float) -> Array:
 def _normal_matrix(x: list[Array], train: Masks, num_lags: int) -> tuple[Array, Array]:
     """Returns X'X and X'1 over training rows of the lagged design X.
 
-    The Gram matrix is nearly block Toeplitz: from block (i, j) to block (i + 1, j + 1) only those rows enter or leave
-    where the training mask changes. So one block row is computed in full, and the others follow from edge rows.
+    The Gram matrix is nearly block Toeplitz: blocks (i, j) and (i + 1, j + 1) differ only by rows at which the training
+    mask changes. So one block row is computed in full, and the others follow from these rows.
     """
     N, L = x[0].shape[1], num_lags
-    z = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in x])  # the pads keep segments from mixing
+    z = np.concatenate([np.pad(k, ((L, 0), (0, 0))) for k in x])  # the padding separates segments
     mask = np.concatenate([np.pad(m, (L, 0)) for m in train]).astype(np.float64)
     rows = np.flatnonzero(mask)
     total, first = np.empty((L, N)), np.empty((N, L, N))
@@ -221,7 +205,7 @@ def _normal_matrix(x: list[Array], train: Masks, num_lags: int) -> tuple[Array, 
 
     change = np.r_[mask[1:], 0.0] - mask
     edge = np.flatnonzero(change)
-    edges = z[np.maximum(edge[:, None] - np.arange(L), 0)].reshape(len(edge), L * N)  # row 0 is a pad: zeros
+    edges = z[np.maximum(edge[:, None] - np.arange(L), 0)].reshape(len(edge), L * N)  # row 0 is padding: zeros
     gram = ((edges * change[edge, None]).T @ edges).reshape(L, N, L, N)
     step = gram.copy()
     gram[0] = first

@@ -1,4 +1,7 @@
-"""Dynamics of populations from snapshots: how a density moves, learned from samples of it at several times."""
+"""Dynamics of populations from snapshots: the motion of a density, learned from samples of it at several times.
+
+Imports: the nouns, `ndt.config` and `ndt.model`.
+"""
 
 from ndt.config.dynamics import HOAMConfig, WLMConfig
 from ndt.dynamics.hoam import HOAM

@@ -1,6 +1,7 @@
 """Samples of one step of action matching: nodes in time of some trajectories, and particles at each node."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,19 +19,12 @@ END_PARTICLES = 512  # samples at each end of a trajectory
 # M = trajectories, Q = nodes of each, B = M · Q slices, N = particles of a slice, E = particles of an end
 
 
-@dataclass(frozen=True)
-class Ends:
-    """Samples at the first and the last time of each trajectory in turn, for the end terms of the ``action`` form.
+class Ends(NamedTuple):
+    """Samples at the first and the last time of each trajectory in turn, for the end terms of the ``action`` form."""
 
-    Arguments:
-        x: Samples, shape (2 M, E, d).
-        time: Their times, shape (2 M,).
-        mean: Gauge point, at which the potential is set to 0, shape (2 M, d).
-    """
-
-    x: Tensor
-    time: Tensor
-    mean: Tensor
+    x: Tensor  # samples, (2 M, E, d)
+    time: Tensor  # (2 M,)
+    mean: Tensor  # gauge point, at which the potential is set to 0, (2 M, d)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from ndt.dynamics.snapshots import Snapshot, Snapshots
 
 __all__ = ["roll_out", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
+Array = NDArray[np.float64]
+
 LARGEST = 1000  # most samples of an exact transport
 
 # N, K = samples of both populations, d = dimensions
 
 
 def wasserstein(
-    x: NDArray[np.floating], y: NDArray[np.floating], order: int = 2, *, period: NDArray[np.float64] | None = None,
+    x: NDArray[np.floating], y: NDArray[np.floating], order: int = 2, *, period: Array | None = None,
     rng: np.random.Generator | None = None,
 ) -> float:  # fmt: skip
     """Returns the Wasserstein distance of order 1 or 2 between samples (N, d) and (K, d), exact for up to 1000 each."""
@@ -36,19 +38,16 @@ def wasserstein(
     return float(cost[rows, columns].mean() ** (1 / order))
 
 
-def distances(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def distances(x: NDArray[Any], y: NDArray[Any], period: Array | None) -> Array:
     """Returns the distance of each of (N, d) to each of (K, d), the short way round periodic dimensions; (N, K)."""
     if period is None or not np.isfinite(period).any():
         return np.asarray(cdist(x, y), np.float64)
-    total = np.zeros((len(x), len(y)))
-    for j in range(len(period)):
-        total += nearest((x[:, None, j] - y[None, :, j])[..., None], period[[j]])[..., 0] ** 2
 
-    return np.sqrt(total)
+    return np.asarray(np.sqrt((nearest(x[:, None] - y[None], period) ** 2).sum(-1)))
 
 
 def sliced_w2(
-    x: NDArray[np.floating], y: NDArray[np.floating], num_slices: int = 64, *, period: NDArray[np.float64] | None = None
+    x: NDArray[np.floating], y: NDArray[np.floating], num_slices: int = 64, *, period: Array | None = None
 ) -> float:
     """Returns the root of the mean squared W2 along random directions; periodic dimensions are mapped to circles.
 
@@ -78,9 +77,7 @@ def gaussian_w2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     return float(np.sqrt(max(shift + np.trace(a + b - 2 * middle), 0.0)))
 
 
-def mmd(
-    x: NDArray[np.floating], y: NDArray[np.floating], *, period: NDArray[np.float64] | None = None, most: int = LARGEST
-) -> float:
+def mmd(x: NDArray[np.floating], y: NDArray[np.floating], *, period: Array | None = None, most: int = LARGEST) -> float:
     """Returns the unbiased squared maximum mean discrepancy, by a Gaussian kernel of the median distance.
 
     Reference: Gretton et al. (2012), A kernel two-sample test, https://jmlr.org/papers/v13/gretton12a.html
@@ -94,9 +91,7 @@ def mmd(
     return float(own - 2 * np.exp(-(between**2) / (2 * width**2)).mean())
 
 
-def roll_out(
-    advance: Callable[..., NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0, **options: Any
-) -> list[NDArray[np.float64]]:
+def roll_out(advance: Callable[..., Array], snapshots: Snapshots, *, seed: int = 0, **options: Any) -> list[Array]:
     """Simulates each trajectory from its first snapshot; returns samples at its snapshots' times, (T, N, d) each.
 
     Arguments:
@@ -114,7 +109,7 @@ def roll_out(
     return found
 
 
-def score(paths: list[NDArray[np.float64]], snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
+def score(paths: list[Array], snapshots: Snapshots, *, seed: int = 0) -> list[dict[str, float]]:
     """Compares simulated samples with snapshots.
 
     Arguments:
@@ -153,7 +148,7 @@ def _even(snapshot: Snapshot, rng: np.random.Generator) -> Snapshot:
     return Snapshot(snapshot.time, snapshot.x[rows], velocity, np.full(n, 1 / n))
 
 
-def _moments(x: NDArray[Any], y: NDArray[Any], period: NDArray[np.float64]) -> dict[str, float]:
+def _moments(x: NDArray[Any], y: NDArray[Any], period: Array) -> dict[str, float]:
     x, y = on_circles(x, period), on_circles(y, period)
     a, b = (np.atleast_2d(np.cov(v.T)) for v in (x, y))
     scale = np.sqrt(np.trace(b))

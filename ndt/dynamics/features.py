@@ -85,10 +85,9 @@ class Fourier(nn.Module):
         z, w = (x - self.scales.centre) / self.scales.length, v / self.scales.length
         bend = -torch.cos(z @ self.omega.T + self.shift) * (w @ self.omega.T) ** 2
 
-        return torch.cat(
-            [torch.zeros_like(x), w[:, self.upper[0]] * w[:, self.upper[1]],
-             bend / self.omega.norm(dim=1).clamp(min=0.1)], 1
-        )  # fmt: skip
+        bend = bend / self.omega.norm(dim=1).clamp(min=0.1)
+
+        return torch.cat([torch.zeros_like(x), w[:, self.upper[0]] * w[:, self.upper[1]], bend], 1)
 
     def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         """Returns V, in units of `unit`: squared lengths over squared times."""
@@ -101,13 +100,10 @@ class Fourier(nn.Module):
 
 
 def ridge(
-    design: NDArray[np.float64],
-    target: NDArray[np.float64],
-    *,
-    least: float = -np.inf,
+    design: NDArray[np.float64], target: NDArray[np.float64], *, least: float = -np.inf,
     strength: float | NDArray[np.float64] = 1e-4,
-) -> NDArray[np.float64]:
-    """Returns weights of ridge regression with a penalty each; the last weight is bounded below by `least`."""
+) -> NDArray[np.float64]:  # fmt: skip
+    """Returns weights of ridge regression, with one penalty or one each; `least` bounds the last weight below."""
     penalty = strength * len(design) * np.maximum(np.mean(design**2, 0), 1e-12)
     gram = design.T @ design + np.diag(penalty)
     root = np.linalg.cholesky(gram)

@@ -36,8 +36,11 @@ from ndt.errors import InputError
 
 __all__ = ["FlowMatching", "GradientFlow"]
 
+Array = NDArray[np.float64]
+
 LARGEST = 2000  # most samples of a kernel density
 WIDTH, BATCH, NODES = 64, 1024, 16  # hidden units; samples of a step, and the times that they are spread over
+STEPS = 1500  # of optimisation
 SMOOTH = 0.02  # noise about the straight lines, in standard deviations of the data
 
 # N = particles, d = dimensions, p = parameters, F = features
@@ -47,8 +50,8 @@ class FlowMatching(Head):
     """Flow matching along optimal transport between neighbouring snapshots.
 
     Arguments:
-        steps: Optimisation steps.
         seed: Seed of weights and draws.
+        steps: Optimisation steps; None for 1500.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
@@ -56,10 +59,10 @@ class FlowMatching(Head):
         (2, 50, 1)
     """
 
-    def __init__(self, steps: int = 1500, seed: int = 0) -> None:
-        self.steps, self.seed = steps, seed
+    def __init__(self, seed: int = 0, steps: int | None = None) -> None:
+        self.seed, self.steps = seed, steps or STEPS
         self.network: _Velocity | None = None
-        self.losses: NDArray[np.float64] = np.zeros(0)
+        self.losses: Array = np.zeros(0)
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits the velocity to the snapshots that are not held out, and returns itself."""
@@ -75,12 +78,12 @@ class FlowMatching(Head):
             path = trajectories[m]
             times = path.time[0] + (path.time[-1] - path.time[0]) * (np.arange(NODES) + rng.random(NODES)) / NODES
             x, v = path.sample(times, BATCH // NODES, rng)
-            at, wanted = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
+            at, target = (torch.as_tensor(a, dtype=torch.float32) for a in (x, v))
             noise = torch.as_tensor(rng.standard_normal(x.shape), dtype=torch.float32)
             mu = torch.as_tensor(seen.mu[[m]], dtype=torch.float32).expand(NODES, -1)
             found = network(at + width * noise, torch.as_tensor(times, dtype=torch.float32), mu)
 
-            return ((found - wanted) / network.unit).square().mean()
+            return ((found - target) / network.unit).square().mean()
 
         self.network, self.losses = descend(network, loss, self.steps, 3e-3, progress)
 
@@ -89,13 +92,13 @@ class FlowMatching(Head):
     @torch.no_grad()
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples; beyond the fitted times the velocity field is that of the last one."""
         del seed, options  # nothing is drawn
         network = self.network
         if network is None:
             raise InputError("flow matching", "network", "one that was fitted", "none")
-        given = torch.as_tensor(np.zeros((1, 0)) if mu is None else np.reshape(mu, (1, -1)), dtype=torch.float32)
+        given = network.scales.mu_tensor(mu)[None]
         first, last = network.scales.span.tolist()
 
         def drift(x: Tensor, time: float) -> Tensor:
@@ -157,7 +160,7 @@ class GradientFlow(Head):
         self.potential: Fourier | None = None
         self.temperature = 0.0
         self.step = 0.0
-        self.losses: NDArray[np.float64] = np.zeros(0)
+        self.losses: Array = np.zeros(0)
 
     def fit(self, snapshots: Snapshots, progress: Progress | None = None) -> Self:
         """Fits potential and temperature to the snapshots that are not held out, and returns itself."""
@@ -165,7 +168,7 @@ class GradientFlow(Head):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             potential = Fourier(scales_of(seen), self.fourier_features)
-        rows, wanted, steps = [], [], []
+        rows, targets, steps = [], [], []
         for m in range(seen.num_trajectories):
             for before, after in pairwise(seen.of(m)):
                 first, last = transport_pairs(before, after, seen.period, rng)
@@ -174,10 +177,10 @@ class GradientFlow(Head):
                 slope = potential.unit * potential.slopes(y)  # (N, d, F)
                 score = _score(torch.as_tensor(after.x[:LARGEST], dtype=torch.float32), y)
                 rows.append(torch.cat([slope, score[..., None]], 2).flatten(0, 1).double().numpy())
-                wanted.append(((before.x[first] - after.x[last]) / h).ravel())
+                targets.append(((before.x[first] - after.x[last]) / h).ravel())
                 steps.append(h)
         self.potential, self.step = potential, min(steps) / 10
-        design, target = np.concatenate(rows), np.concatenate(wanted)
+        design, target = np.concatenate(rows), np.concatenate(targets)
         found = ridge(design, target, least=0.0)  # no temperature is below 0
         with torch.no_grad():
             potential.weight.copy_(torch.as_tensor(found[:-1], dtype=torch.float32))
@@ -191,7 +194,7 @@ class GradientFlow(Head):
     @torch.no_grad()
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples along the gradient flow, with noise of the temperature."""
         del mu, options  # one potential for all
         potential = self.potential

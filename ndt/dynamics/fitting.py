@@ -20,16 +20,9 @@ Progress = Callable[[int, float], None]  # called with steps taken and the last 
 
 
 def descend(
-    model: M,
-    loss: Callable[[], Tensor],
-    steps: int,
-    learning_rate: float,
-    progress: Progress | None = None,
-    *,
-    held: Callable[[M], float] | None = None,
-    clip: float = 0.0,
-    ema: float = 0.99,
-) -> tuple[M, NDArray[np.float64]]:
+    model: M, loss: Callable[[], Tensor], steps: int, learning_rate: float, progress: Progress | None = None, *,
+    held: Callable[[M], float] | None = None, clip: float = 0.0, ema: float = 0.99,
+) -> tuple[M, NDArray[np.float64]]:  # fmt: skip
     """Minimises a loss and returns the average of the model's weights, and the loss of each step.
 
     Arguments:
@@ -44,7 +37,7 @@ def descend(
         ema: Decay of the average; it is shorter in early steps, to forget the initial weights.
 
     Raises:
-        InputError: if a loss is not a number.
+        InputError: if a loss is not finite.
     """
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
@@ -55,8 +48,8 @@ def descend(
         found = loss()
         losses[step] = found.item()
         if not math.isfinite(losses[step]):
-            told = f"{losses[step]} in step {step + 1}"
-            raise InputError("settings", "learning_rate", "one by which the loss stays a number", told)
+            expected = "a finite number in every step (a lower learning rate may help)"
+            raise InputError("fit", "loss", expected, f"{losses[step]} in step {step + 1}")
         optimiser.zero_grad()
         found.backward()
         if clip:

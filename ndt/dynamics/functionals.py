@@ -67,8 +67,9 @@ DENSITIES = {"gaussian": gaussian_log_density, "kernel": kernel_log_density}
 
 def _slope(x: Tensor, density: str) -> Tensor:
     """Returns grad log ρ at samples, for a fixed density: gradients do not pass through the kernel centres."""
-    at = x + torch.zeros_like(x)
-    (slope,) = torch.autograd.grad(DENSITIES[density](x, at).sum(), at, create_graph=True)
+    with torch.enable_grad():
+        at = x + torch.zeros_like(x).requires_grad_()
+        (slope,) = torch.autograd.grad(DENSITIES[density](x, at).sum(), at, create_graph=True)
 
     return slope
 
@@ -130,9 +131,6 @@ class Functional(nn.Module):
         self.attention = _Attention(num, config.width) if "attention" in config.terms else None
         self.encoder = _network(num, config.width, config.width) if "deep_sets" in config.terms else None
         self.decoder = _network(num + config.width, config.width, 1) if "deep_sets" in config.terms else None
-        # a tenth of its logarithm, as the friction
-        start = torch.tensor(math.log(config.entropy) / 10 if config.entropy else -math.inf)
-        self.log_entropy = nn.Parameter(start, requires_grad=config.learn_entropy and config.entropy > 0)
         for network in (self.pairwise, self.decoder):
             if network is not None:
                 nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
@@ -159,7 +157,7 @@ class Functional(nn.Module):
                 others = self.encoder(z).mean(0).expand(len(z), -1)
                 found = found + unit * self.decoder(torch.cat([z, others], 1))[:, 0]
         if config.entropy:
-            found = found + self.temperature * DENSITIES[config.density](x, x)
+            found = found + config.entropy * DENSITIES[config.density](x, x)
         if config.fisher:
             found = found + config.fisher**2 / 8 * _slope(x, config.density).square().sum(1)
 
@@ -173,11 +171,6 @@ class Functional(nn.Module):
             (slope,) = torch.autograd.grad(self(at, time, mu).sum(), at, create_graph=keep)
 
         return -slope
-
-    @property
-    def temperature(self) -> Tensor:
-        """Temperature T of the entropy."""
-        return torch.exp(10 * self.log_entropy)
 
     @property
     def _span(self) -> Tensor:

@@ -23,7 +23,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ndt.config.dynamics import GenerativeConfig
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.heads import Head
 from ndt.dynamics.periodic import wrap
@@ -34,6 +33,7 @@ from ndt.errors import InputError
 __all__ = ["GenerativeModel"]
 
 WIDTH, FREQUENCIES, BATCH = 128, 8, 1024  # hidden units; sine-cosine pairs of time and noise; samples of a step
+STEPS, SOLVER_STEPS = 3000, 25  # of optimisation; from noise to a population
 
 
 class GenerativeModel(Head):
@@ -41,17 +41,17 @@ class GenerativeModel(Head):
 
     Arguments:
         objective: ``flow_matching``: conditional flow matching; ``diffusion``, with a cosine schedule.
-        config: Settings.
         seed: Seed of weights and batches.
+        steps: Optimisation steps; None for 3000.
 
     Example:
         >>> seen = Snapshots.from_arrays(np.random.default_rng(0).normal(size=(2, 50, 1)), [0.0, 1.0])
-        >>> GenerativeModel("flow_matching", GenerativeConfig(steps=3)).fit(seen).sample(20, [0.0, 0.5]).shape
+        >>> GenerativeModel("flow_matching", steps=3).fit(seen).sample(20, [0.0, 0.5]).shape
         (2, 20, 1)
     """
 
-    def __init__(self, objective: str = "flow_matching", config: GenerativeConfig | None = None, seed: int = 0) -> None:
-        self.objective, self.config, self.seed = objective, config or GenerativeConfig(), seed
+    def __init__(self, objective: str = "flow_matching", seed: int = 0, steps: int | None = None) -> None:
+        self.objective, self.seed, self.steps = objective, seed, steps or STEPS
         self.network: _Network | None = None
         self.losses: NDArray[np.float64] = np.zeros(0)
 
@@ -73,18 +73,18 @@ class GenerativeModel(Head):
             for i in [i for i in np.unique(which) if draws[i] is not None]:  # weighted ones, one by one
                 mine = which == i
                 row[mine] = rng.choice(size[i], mine.sum(), p=draws[i])
-            target = network.scaled(x[seen.start[which] + row])
+            target = (x[seen.start[which] + row] - network.scales.centre) / network.scales.length
             z = torch.as_tensor(rng.standard_normal(target.shape), dtype=torch.float32)
             tau = torch.as_tensor(rng.random((len(z), 1)), dtype=torch.float32)
             if self.objective == "flow_matching":
-                y, wanted = (1 - tau) * z + tau * target, target - z
+                y, velocity = (1 - tau) * z + tau * target, target - z
             else:
                 angle = math.pi / 2 * tau
-                y, wanted = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
+                y, velocity = angle.cos() * target + angle.sin() * z, angle.cos() * z - angle.sin() * target
 
-            return (network(y, tau, time[which], mu[which]) - wanted).square().mean()
+            return (network(y, tau, time[which], mu[which]) - velocity).square().mean()
 
-        self.network, self.losses = descend(network, loss, self.config.steps, 3e-3, progress)
+        self.network, self.losses = descend(network, loss, self.steps, 3e-3, progress)
 
         return self
 
@@ -94,12 +94,12 @@ class GenerativeModel(Head):
         network = self.network
         if network is None:
             raise InputError("per-time model", "network", "one that was fitted", "none")
-        parameters = torch.as_tensor(np.zeros((1, 0)) if mu is None else np.reshape(mu, (1, -1)), dtype=torch.float32)
+        scales, parameters = network.scales, network.scales.mu_tensor(mu)
         generator, found = torch.Generator().manual_seed(seed), []
         for t in np.asarray(times, np.float64).tolist():
             y = torch.randn(num, network.num_dims, generator=generator)
             given = torch.full((num,), t), parameters.expand(num, -1)
-            found.append(network.unscaled(self._solved(network, y, *given)).double().numpy())
+            found.append((self._solved(network, y, *given) * scales.length + scales.centre).double().numpy())
 
         return wrap(np.stack(found), network.period)
 
@@ -112,7 +112,7 @@ class GenerativeModel(Head):
         return np.concatenate([snapshot.x[None], later])
 
     def _solved(self, network: "_Network", y: Tensor, t: Tensor, mu: Tensor) -> Tensor:
-        n = self.config.solver_steps
+        n = SOLVER_STEPS
         ones = torch.ones(len(y), 1)
         if self.objective == "flow_matching":  # Heun's scheme
             for i in range(n):
@@ -143,12 +143,6 @@ class _Network(nn.Module):
         self.conditioner = nn.Sequential(
             nn.Linear(num_conditions, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2 * WIDTH * len(self.layers)),
         )  # fmt: skip
-
-    def scaled(self, x: Tensor) -> Tensor:
-        return (x - self.scales.centre) / self.scales.length
-
-    def unscaled(self, y: Tensor) -> Tensor:
-        return y * self.scales.length + self.scales.centre
 
     def forward(self, y: Tensor, tau: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         condition = self.scales.condition(t, mu)

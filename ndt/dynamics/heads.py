@@ -1,4 +1,4 @@
-"""What all dynamics models share: interpolation, forecasts and scores from `advance`, and files of weights."""
+"""Base of all dynamics models: interpolation, forecasts and scores from `advance`, and files of weights."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
@@ -21,6 +21,8 @@ from ndt.model.checkpoint import load_weights, read_json, save_weights, write_js
 
 __all__ = ["Head", "read_shape", "read_weights", "save_model"]
 
+Array = NDArray[np.float64]
+
 C = TypeVar("C")
 SHAPE = ("config", "num_dims", "num_parameters", "periodic")
 
@@ -31,19 +33,19 @@ class Head(ABC):
     @abstractmethod
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples to times, of which its own is the first; shape (T, N, d)."""
 
     def motion(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    ) -> tuple[Array, Array | None]:
         """Returns what `advance` does, and the velocities if the model's particles have their own."""
         return self.advance(snapshot, times, mu, seed=seed, **options), None
 
     def interpolate(
         self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *, endpoint_conditioned: bool = False,
         **options: Any,
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> Array:  # fmt: skip
         """Returns samples at times, each advanced from the latest snapshot before it; shape (T, N, d).
 
         Arguments:
@@ -59,15 +61,15 @@ class Head(ABC):
         times, moments = np.asarray(times, np.float64), np.array([s.time for s in known])
         if np.any(times < moments[0]):
             raise InputError("interpolate", "times", f"at least {moments[0]:g}, the first snapshot's", times.min())
-        parts: dict[int, NDArray[np.float64]] = {}  # by index in `times`: (N, d)
+        parts: dict[int, Array] = {}  # by index in `times`: (N, d)
         for k in np.unique(start := np.searchsorted(moments, times, side="right") - 1):
             mine = np.flatnonzero(start == k)
             last = moments[k + 1 : k + 2] if endpoint_conditioned else moments[:0]
-            steps, place = np.unique(np.concatenate([[moments[k]], times[mine], last]), return_inverse=True)
+            steps, index = np.unique(np.concatenate([[moments[k]], times[mine], last]), return_inverse=True)
             path, velocity = self.motion(known[k], steps, mu, **options)
             if len(last):
                 path = _conditioned(path, velocity, steps, known[k + 1], snapshots.period)
-            parts |= zip(mine.tolist(), path[place[1 : 1 + len(mine)]], strict=True)
+            parts |= zip(mine.tolist(), path[index[1 : 1 + len(mine)]], strict=True)
         n = min(len(part) for part in parts.values())
 
         return np.stack([parts[i][:n] for i in range(len(times))])
@@ -75,7 +77,7 @@ class Head(ABC):
     def forecast(
         self, snapshots: Snapshots, times: ArrayLike, trajectory: int = 0, *,
         forecast_from: Literal["first", "last"] = "last", **options: Any,
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> Array:  # fmt: skip
         """Returns samples at times after a trajectory's last snapshot, shape (T, N, d).
 
         Arguments:
@@ -97,10 +99,7 @@ class Head(ABC):
         return score(roll_out(self.advance, snapshots, seed=seed, **options), snapshots, seed=seed)
 
 
-def _conditioned(
-    path: NDArray[np.float64], velocity: NDArray[np.float64] | None, times: NDArray[np.float64], end: Snapshot,
-    period: NDArray[np.float64],
-) -> NDArray[np.float64]:  # fmt: skip
+def _conditioned(path: Array, velocity: Array | None, times: Array, end: Snapshot, period: Array) -> Array:
     """Returns paths (T, N, d) with the same start that end in the samples of a snapshot at the last time."""
     simulated = Snapshot(end.time, path[-1], None, np.full(len(path[-1]), 1 / len(path[-1])))
     rows, others = transport_pairs(simulated, end, period, np.random.default_rng(0))
@@ -146,8 +145,16 @@ def save_model(folder: str | Path, method: str, model: nn.Module, scales: Scales
     return folder
 
 
-def read_shape(folder: str | Path, method: str, config: type[C]) -> tuple[C, Scales, dict[str, Any]]:
+def read_shape(
+    folder: str | Path, method: str, config: type[C], more: tuple[str, ...] = ()
+) -> tuple[C, Scales, dict[str, Any]]:
     """Returns the settings, scales of the right shapes for `read_weights` to fill, and all of ``model.json``.
+
+    Arguments:
+        folder: Folder of the model.
+        method: Name that `save_model` wrote.
+        config: Class of the settings.
+        more: Further entries that ``model.json`` must hold.
 
     Raises:
         InputError: if the file is missing, of another method, or incomplete.
@@ -156,9 +163,9 @@ def read_shape(folder: str | Path, method: str, config: type[C]) -> tuple[C, Sca
     found = read_json(path)
     if found.get("method") != method:
         raise InputError(path, "method", method, found.get("method", "none"))
-    for name in SHAPE:
+    for name in (*SHAPE, *more):
         if name not in found:
-            raise InputError(path, name, "what a model's shape follows from", "nothing")
+            raise InputError(path, name, "an entry of that name", "nothing")
     d, p = int(found["num_dims"]), int(found["num_parameters"])
     period = np.where(found["periodic"], 1.0, np.inf)
     scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))

@@ -27,7 +27,6 @@ higher-order action matching, https://arxiv.org/abs/2410.12000. The Laplacian en
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,14 +49,17 @@ from ndt.errors import InputError
 
 __all__ = ["HOAM", "Check"]
 
+Array = NDArray[np.float64]
+
 CHECKED = 8  # most trajectories of one fresh estimate of the loss
+RATE, VALIDATION = 5e-3, 0.1  # peak learning rate; fraction of samples kept for validation
 
 # B = slices of a step, Q = nodes in time, N = particles of a node, d = dimensions, p = parameters, M = trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Fitted loss beside fresh estimates of it.
+    """Loss of the fitted model, and fresh estimates of it.
 
     Arguments:
         loss: Loss of the fitted model with the rule, nodes and particles of a step, mean over trajectories.
@@ -92,6 +94,7 @@ class HOAM(Head):
 
     Arguments:
         config: Settings.
+        seed: Seed of weights, nodes and samples.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -103,10 +106,10 @@ class HOAM(Head):
 
     method = "hoam"
 
-    def __init__(self, config: HOAMConfig | None = None) -> None:
-        self.config = config or HOAMConfig()
+    def __init__(self, config: HOAMConfig | None = None, seed: int = 0) -> None:
+        self.config, self.seed = config or HOAMConfig(), seed
         self.potential: Potential | None = None
-        self.losses: NDArray[np.float64] = np.zeros(0)  # of each step of fitting
+        self.losses: Array = np.zeros(0)  # of each step of fitting
         self.check: Check | None = None
 
     # ---- fitting
@@ -122,19 +125,17 @@ class HOAM(Head):
             InputError: if a trajectory has fewer than two snapshots to fit, the interpolant does not suit the
                 snapshots, or a loss is not a number.
         """
-        config = self.config
-        rng = np.random.default_rng(config.seed)
-        seen, apart = snapshots.fitted.split(config.validation_fraction, rng)
+        config, rng = self.config, np.random.default_rng(self.seed)
+        seen, apart = snapshots.fitted.split(VALIDATION, rng)
         trajectories = interpolants(seen, config.interpolant, rng)
         validation = [] if apart is None else interpolants(apart, trajectories[0].kind, rng)
-        if config.form == "velocity" and not trajectories[0].has_velocities:
+        if config.form == "velocity" and not (first := trajectories[0]).has_velocities:
             expected = "paths, transport or recorded velocities for form=velocity"
-            found = f"{trajectories[0].kind} without velocities"
-            raise InputError("settings", "interpolant", expected, found)
+            raise InputError("settings", "interpolant", expected, f"{first.kind} without velocities")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(self.seed)
             potential = Potential(config.potential, scales_of(seen))
-        probes = torch.Generator().manual_seed(config.seed)
+        probes = torch.Generator().manual_seed(self.seed)
         held_batch = Batch.drawn(validation, seen.mu, self._finer(len(seen.mu)), rng) if validation else None
 
         def loss() -> Tensor:
@@ -142,10 +143,10 @@ class HOAM(Head):
 
         def held(model: Potential) -> float:
             assert held_batch is not None, "there are validation samples"
-            return float(self._loss(model, held_batch, torch.Generator().manual_seed(config.seed)).mean().detach())
+            return float(self._loss(model, held_batch, torch.Generator().manual_seed(self.seed)).mean().detach())
 
         self.potential, self.losses = descend(
-            potential, loss, config.steps, config.learning_rate, progress, held=held if validation else None
+            potential, loss, config.steps, RATE, progress, held=held if validation else None
         )
         self.check = self._check(self.potential, trajectories, validation, seen.mu, rng)
 
@@ -199,13 +200,13 @@ class HOAM(Head):
         return s[:, :-1] - s[:, -1:]
 
     def _check(
-        self, potential: Potential, trajectories: list[Interpolant], validation: list[Interpolant],
-        mu: NDArray[np.float64], rng: np.random.Generator,
+        self, potential: Potential, trajectories: list[Interpolant], validation: list[Interpolant], mu: Array,
+        rng: np.random.Generator,
     ) -> Check:  # fmt: skip
         """Estimates the loss by its own rule and by a finer one."""
         finer = self._finer(len(mu))
         own = replace(self.config, num_trajectories=finer.num_trajectories)
-        probes = torch.Generator().manual_seed(self.config.seed + 1)
+        probes = torch.Generator().manual_seed(self.seed + 1)
         repeats = max(32 // own.num_trajectories, 8)
         parts = min([repeats, *(len(x) for path in validation for x in path.samples)])
         losses, kinetics = np.zeros((repeats, 3 if validation else 2)), np.zeros(repeats)
@@ -235,44 +236,41 @@ class HOAM(Head):
         """Results of fitting as plain values: the check, and whether nodes or samples were over-fitted."""
         if (check := self.check) is None:
             return {}
-        flags = {"overfitted": check.overfitted, "overfitted_samples": check.overfitted_samples}
+        return {
+            "steps": self.config.steps, **vars(check), "overfitted": check.overfitted,
+            "overfitted_samples": check.overfitted_samples,
+        }  # fmt: skip
 
-        return {"steps": self.config.steps, **vars(check), **flags}
-
-    def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+    def velocity(self, x: ArrayLike, time: float, mu: ArrayLike | None = None) -> Array:
         """Returns the gradient of the potential at positions (N, d), with parameters (p,)."""
         positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        return self._drift(self._parameters(mu))(positions, time).double().numpy()
+        return self._drift(self._fitted().scales.mu_tensor(mu))(positions, time).double().numpy()
 
     def simulate(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, step: float = 0.0, seed: int = 0
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Moves samples through time and returns them at all times, (T, N, d).
 
         Arguments:
             x0: Samples at the first time, (N, d).
             times: Times T, ascending; beyond the fitted times the potential is extrapolated.
-            mu: Parameters, (p,); a warning says how far they lie outside the fitted range.
+            mu: Parameters, (p,); a warning is issued if they lie outside the fitted range.
             step: Longest step of Heun's scheme; 0 for a five-hundredth of the fitted span.
             seed: Seed of the noise.
         """
-        model, start = self._fitted(), torch.as_tensor(np.asarray(x0), dtype=torch.float32)
-        if start.ndim != 2 or start.shape[1] != len(model.scales.centre):
-            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)})", tuple(start.shape))
-        first, last = model.scales.span.tolist()
-        parameters = self._parameters(mu)
-        for line in model.scales.beyond(parameters):
-            warnings.warn(line, stacklevel=2)
+        scales = self._fitted().scales
+        start, parameters = scales.initial(x0, mu)
+        first, last = scales.span.tolist()
         samples = integrate(
             self._drift(parameters), start, np.asarray(times, np.float64), step=step or (last - first) / 500,
-            noise=self.config.noise, period=model.scales.period, generator=torch.Generator().manual_seed(seed),
+            noise=self.config.noise, period=scales.period, generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
 
         return samples.double().numpy()
 
     def advance(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
+    ) -> Array:
         """Advances a snapshot's samples; see `simulate`."""
         return self.simulate(snapshot.x, times, mu, seed=seed, **options)
 
@@ -282,19 +280,10 @@ class HOAM(Head):
         def drift(x: Tensor, time: float) -> Tensor:
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
-                s = model(at[None], torch.full((1,), time), mu)
+                s = model(at[None], torch.full((1,), time), mu[None])
                 return torch.autograd.grad(s.sum(), at)[0]
 
         return drift
-
-    def _parameters(self, mu: ArrayLike | None) -> Tensor:
-        """Returns parameters as (1, p)."""
-        p = len(self._fitted().scales.mu_mean)
-        found = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64))
-        if len(found) != p:
-            raise InputError("simulate", "mu", f"({p},)", found.shape)
-
-        return torch.as_tensor(found, dtype=torch.float32)[None]
 
     def _fitted(self) -> Potential:
         if self.potential is None:
@@ -307,7 +296,6 @@ class HOAM(Head):
     def save(self, folder: str | Path) -> Path:
         """Writes ``model.safetensors`` and ``model.json`` into a folder and returns it."""
         model = self._fitted()
-
         return save_model(folder, self.method, model, model.scales, self.config)
 
     @classmethod

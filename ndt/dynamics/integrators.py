@@ -13,21 +13,13 @@ from ndt.errors import InputError
 __all__ = ["METHODS", "integrate"]
 
 Drift = Callable[[Tensor, float], Tensor]
-Step = Callable[[Drift, Tensor, float, float, Tensor | float, Tensor], Tensor]
 METHODS = ("euler", "heun")
 
 
 def integrate(
-    drift: Drift,
-    x0: Float[Tensor, "N d"],
-    times: NDArray[np.float64],
-    *,
-    step: float,
-    method: str = "heun",
-    noise: float = 0.0,
-    period: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, "T N d"]:
+    drift: Drift, x0: Float[Tensor, "N d"], times: NDArray[np.float64], *, step: float, method: str = "heun",
+    noise: float = 0.0, period: Tensor | None = None, generator: torch.Generator | None = None,
+) -> Float[Tensor, "T N d"]:  # fmt: skip
     """Returns samples at all times.
 
     The Euler-Maruyama scheme is of weak order 1, Heun's of order 2 (for a constant eps). Without noise, steps are equal
@@ -52,7 +44,7 @@ def integrate(
     if times.ndim != 1 or not len(times) or not np.all(np.diff(times) > 0) or not step > 0:
         raise InputError("simulate", "times", "one or more, each later than the one before", times.tolist())
     if not noise:
-        return _wrapped(_smooth(drift, x0, times, step, _STEPS[method]), period)
+        return _wrapped(_smooth(drift, x0, times, step, method), period)
     frames, x = [x0], x0
     for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         num = max(1, int(np.ceil((end - start) / step - 1e-9)))
@@ -60,23 +52,23 @@ def integrate(
         for i in range(num):
             push = torch.randn(x.shape, generator=generator, dtype=x.dtype) * (noise * h**0.5)
             t = start + i * h
-            x = _wrapped(_STEPS[method](drift, x, t, h, push, drift(x, t)), period)
+            x = _wrapped(_step(method, drift, x, t, h, drift(x, t), push), period)
         frames.append(x)
 
     return torch.stack(frames)
 
 
-def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, method: Step) -> Tensor:
+def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, method: str) -> Tensor:
     """Returns solutions without noise at all times, (T, N, d); they are not wrapped."""
     begin, last = float(times[0]), float(times[-1])
     num = max(1, int(np.ceil((last - begin) / step - 1e-9)))
     h = (last - begin) / num
-    place = np.minimum(((times - begin) / h).astype(int), num - 1) if h else np.zeros(len(times), int)
+    index = np.minimum(((times - begin) / h).astype(int), num - 1) if h else np.zeros(len(times), int)
     frames, x, speed = [x0], x0, drift(x0, begin)
     for i in range(num if len(times) > 1 else 0):
-        new = method(drift, x, begin + i * h, h, 0.0, speed)
+        new = _step(method, drift, x, begin + i * h, h, speed)
         after = drift(new, begin + (i + 1) * h)
-        for time in times[1:][place[1:] == i].tolist():
+        for time in times[1:][index[1:] == i].tolist():
             a = (time - begin) / h - i
             bend = (a**3 - 2 * a**2 + a) * h * speed + (3 * a**2 - 2 * a**3) * (new - x) + (a**3 - a**2) * h * after
             frames.append(x + bend)
@@ -85,16 +77,14 @@ def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, m
     return torch.stack(frames)
 
 
-def _euler(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
-    del drift, t  # the first stage is the only one
-    return x + h * first + push
+def _step(
+    method: str, drift: Drift, x: Tensor, t: float, h: float, first: Tensor, push: Tensor | float = 0.0
+) -> Tensor:
+    """Returns samples after a step of h; `first` is the drift at its start and `push` its noise."""
+    if method == "euler":
+        return x + h * first + push
 
-
-def _heun(drift: Drift, x: Tensor, t: float, h: float, push: Tensor | float, first: Tensor) -> Tensor:
     return x + h / 2 * (first + drift(x + h * first + push, t + h)) + push
-
-
-_STEPS = {"euler": _euler, "heun": _heun}
 
 
 def _wrapped(x: Tensor, period: Tensor | None) -> Tensor:

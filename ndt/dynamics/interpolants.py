@@ -20,6 +20,8 @@ from ndt.errors import InputError
 
 __all__ = ["Interpolant", "Strata", "interpolants", "transport_pairs"]
 
+Array = NDArray[np.float64]
+
 LARGEST = 1000  # most samples that are paired exactly: the assignment costs their number cubed
 LEVELS = 10  # of the tree that orders samples; its 1024 leaves exceed the number of draws
 
@@ -36,9 +38,7 @@ class Interpolant:
         rng: Source of the samples that are paired, if there are more than can be paired exactly.
     """
 
-    def __init__(
-        self, snapshots: list[Snapshot], period: NDArray[np.float64], kind: str, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, snapshots: list[Snapshot], period: Array, kind: str, rng: np.random.Generator) -> None:
         self.time = np.array([s.time for s in snapshots])
         self.kind, self.period = kind, period
         self.samples = [s.x for s in snapshots]
@@ -46,7 +46,7 @@ class Interpolant:
         velocities = [s.velocity for s in snapshots if s.velocity is not None]
         self.velocities = velocities if len(velocities) == len(snapshots) else None
         self.mean = np.stack([s.mean for s in snapshots])  # (K, d)
-        self.segments: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []  # starts and displacements
+        self.segments: list[tuple[Array, Array]] = []  # starts and displacements
         for before, after in pairwise(snapshots) if kind in ("paths", "transport") else ():
             rows = (slice(None), slice(None)) if kind == "paths" else transport_pairs(before, after, period, rng)
             x = before.x[rows[0]]
@@ -75,9 +75,7 @@ class Interpolant:
 
         return bool(total[1] < 0.75 * total[0])
 
-    def sample(
-        self, time: NDArray[np.float64], num: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sample(self, time: Array, num: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """Returns independent samples at each of the times and their velocities, each of shape (Q, num, d).
 
         Velocities are NaN unless `has_velocities`.
@@ -114,7 +112,7 @@ class Interpolant:
 
         return found
 
-    def _draw(self, k: int, x: NDArray[np.float64], num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw(self, k: int, x: Array, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Returns rows of the samples that start segment k, or of snapshot k."""
         if k not in self.strata:
             even = np.full(len(x), 1 / len(x))  # weights have entered the choice of transport pairs
@@ -122,7 +120,7 @@ class Interpolant:
 
         return self.strata[k].draw(num, rng)
 
-    def gauge_point(self, time: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def gauge_point(self, time: Array) -> tuple[Array, Array]:
         """Returns the point at which the potential is set to 0 and its velocity, each of shape (Q, d).
 
         It is the population's mean, linear in time between snapshots; 0 in periodic dimensions.
@@ -150,7 +148,7 @@ class Strata:
         array([0, 1, 2, 3, 4, 5, 6, 7])
     """
 
-    def __init__(self, x: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
+    def __init__(self, x: Array, weight: Array) -> None:
         N = len(x)
         order, part = np.arange(N), np.zeros(N, np.int64)
         for level in range(1, min(LEVELS, int(np.log2(N))) + 1):
@@ -170,7 +168,7 @@ class Strata:
 
 
 def transport_pairs(
-    before: Snapshot, after: Snapshot, period: NDArray[np.float64], rng: np.random.Generator
+    before: Snapshot, after: Snapshot, period: Array, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the optimal-transport coupling of two snapshots as paired rows, each of shape (n,).
 
@@ -215,7 +213,7 @@ def interpolants(snapshots: Snapshots, kind: str, rng: np.random.Generator) -> l
     return found
 
 
-def _automatic(snapshots: list[Snapshot], period: NDArray[np.float64]) -> str:
+def _automatic(snapshots: list[Snapshot], period: Array) -> str:
     """Chooses ``transport`` if neighbouring snapshots hardly overlap, else ``mixture``.
 
     Pairs of independent samples differ by chance however little the population moved; over a short time that noise is

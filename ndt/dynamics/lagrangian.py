@@ -10,8 +10,8 @@ conserves energy. In the ``mobility`` scale forces are (1 + γ) a. At γ = 0 bot
 tend to a, a gradient flow, so that γ may be learned from one limit to the other. The physical potential is (1 + γ)
 times the fitted one.
 
-Reference: Guan, Atanackovic, Neklyudov (2026), A call to Lagrangian action: learning population mechanics from temporal
-snapshots, https://arxiv.org/abs/2605.08550, whose kick is of first order; this one follows from the equation.
+Reference: Guan, Atanackovic, Neklyudov (2026), https://arxiv.org/abs/2605.08550, whose kick is of first order; this one
+follows from the equation.
 """
 
 import math
@@ -44,15 +44,9 @@ def kick(gamma: Tensor, h: float, scale: str = "physical") -> tuple[Tensor, Tens
 
 
 def roll(
-    force: Force,
-    x: Float[Tensor, "*B N d"],
-    v: Float[Tensor, "*B N d"],
-    times: NDArray[np.float64],
-    gamma: Tensor | float = 0.0,
-    *,
-    step: float,
-    scale: str = "physical",
-) -> tuple[Float[Tensor, "T *B N d"], Float[Tensor, "T *B N d"]]:
+    force: Force, x: Float[Tensor, "*B N d"], v: Float[Tensor, "*B N d"], times: NDArray[np.float64],
+    gamma: Tensor | float = 0.0, *, step: float, scale: str = "physical",
+) -> tuple[Float[Tensor, "T *B N d"], Float[Tensor, "T *B N d"]]:  # fmt: skip
     """Returns positions and velocities at all times; gradients pass through the whole rollout, forces included.
 
     Arguments:
@@ -105,7 +99,7 @@ class Lagrangian(nn.Module):
         self.functional = Functional(config.functional, scales)
         # a tenth of its logarithm, so that it changes by a factor while weights change by a tenth
         start = torch.tensor(math.log(config.friction) / 10 if config.friction else -math.inf)
-        self.log_friction = nn.Parameter(start, requires_grad=config.learn_friction and config.friction > 0)
+        self.log_friction = nn.Parameter(start, requires_grad=config.friction > 0)
         d, p = len(scales.centre), len(scales.mu_mean)
         self.initial = nn.Sequential(nn.Linear(d + p, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, d))
         nn.init.zeros_(self.initial[-1].weight)  # type: ignore[arg-type]

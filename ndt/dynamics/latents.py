@@ -1,24 +1,23 @@
 """Latents of a recording as a population of trials: each trial is a particle, aligned to an event."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import savgol_filter
 
-from ndt.config.dynamics import TrialsConfig
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
-__all__ = ["Rotation", "read_trials", "rotation", "trials"]
+__all__ = ["Rotation", "rotation", "trials"]
+
+Array = NDArray[np.float64]
 
 # R = bins, D = latents, T = bins of a trial, N = trials, d = components
 
 
 def trials(
-    latents: NDArray[np.floating], time: NDArray[np.float64], onsets: ArrayLike, duration: float, num_components: int,
+    latents: NDArray[np.floating], time: Array, onsets: ArrayLike, duration: float, num_components: int,
     smooth: float = 0.0,
 ) -> tuple[Snapshots, float]:  # fmt: skip
     """Returns trials in their first principal components, and the fraction of variance these explain.
@@ -57,13 +56,12 @@ def trials(
     else:
         velocity = np.gradient(paths, times, axis=0, edge_order=2 if len(paths) > 2 else 1)
 
-    return (
-        Snapshots.from_arrays(paths, times, velocity=velocity, paired=True),
-        float(power[:num_components].sum() / power.sum()),
-    )
+    explained = float(power[:num_components].sum() / power.sum())
+
+    return Snapshots.from_arrays(paths, times, velocity=velocity, paired=True), explained
 
 
-def _aligned(time: NDArray[np.float64], onsets: ArrayLike, duration: float) -> tuple[NDArray[np.int64], float]:
+def _aligned(time: Array, onsets: ArrayLike, duration: float) -> tuple[NDArray[np.int64], float]:
     """Returns the rows of the bins of each complete trial, (N, T), and the bin size in seconds."""
     step = float(np.median(np.diff(time)))
     length = int(duration / step + 1e-6)
@@ -86,7 +84,7 @@ class Rotation(NamedTuple):
     r2: float
 
 
-def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation:
+def rotation(paths: Array, times: Array) -> Rotation:
     r"""Returns the rotation frequency of a population, from a fitted linear system :math:`\dot x = A(x - c)`.
 
     The frequency is the largest imaginary part of the eigenvalues of A, over 2π. A is fitted to central differences of
@@ -109,33 +107,3 @@ def rotation(paths: NDArray[np.float64], times: NDArray[np.float64]) -> Rotation
     fastest = float(np.abs(np.linalg.eigvals(found[:-1].T).imag).max())
 
     return Rotation(float(np.arcsin(min(fastest * h, 1.0)) / h / (2 * np.pi)), 1 - left)
-
-
-def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
-    """Reads latents written by ``ndt embed`` and aligns them to an event of the recording's trials.
-
-    Arguments:
-        path: The .npz file.
-        config: Recording, event and length.
-
-    Raises:
-        InputError: if the files are of different sessions, or there are no trials.
-    """
-    from ndt.data.read.files import read
-
-    if not config.nwb:
-        raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
-    with np.load(path, allow_pickle=False) as file:
-        for name in ("latents", "time", "options"):
-            if name not in file.files:
-                raise InputError(path, name, "an array of that name, as ndt embed writes it", ", ".join(file.files))
-        latents, time, options = file["latents"], file["time"], json.loads(str(file["options"]))
-    session = read(config.nwb)
-    if session.session_id != options.get("session", session.session_id):
-        raise InputError(config.nwb, "session", options["session"], session.session_id)
-    if "trials" not in session.intervals:
-        raise InputError(config.nwb, "trials", "a table of trials", ", ".join(session.intervals) or "none")
-    table = session.intervals["trials"]
-    onsets = table.start if config.event == "start_time" else table.end
-
-    return trials(latents, time, onsets, config.duration, config.num_components, config.smooth)[0]

@@ -32,10 +32,12 @@ EXACT, DENSE = 400, 2000  # most samples of an assignment, and of a matrix of al
 
 
 def assignment(x: Float[Tensor, "N d"], y: Float[Tensor, "K d"]) -> Float[Tensor, ""]:
-    """Returns the least mean squared distance of pairs; N = K."""
+    """Returns the least mean squared distance of pairs; N = K. It is NaN if a distance is not finite."""
     if len(x) != len(y):
         raise InputError("loss", "assignment", "as many samples on both sides", f"{len(x)} and {len(y)}")
     cost = torch.cdist(x.detach(), y.detach()).square()
+    if not cost.isfinite().all():
+        return cost.new_tensor(math.nan)
     rows, columns = linear_sum_assignment(cost.double().cpu().numpy())
 
     return (x[torch.as_tensor(rows)] - y[torch.as_tensor(columns)]).square().sum(1).mean()
@@ -115,11 +117,8 @@ def sliced(
 
 
 LOSSES: dict[str, Loss] = {
-    "assignment": assignment,
-    "sinkhorn": sinkhorn,
-    "energy": energy_distance,
-    "sliced": sliced,
-}
+    "assignment": assignment, "sinkhorn": sinkhorn, "energy": energy_distance, "sliced": sliced,
+}  # fmt: skip
 
 
 def loss_of(name: str, num: int, other: int) -> Loss:

@@ -10,22 +10,10 @@ from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.references import ConstantVelocity, LinearExtrapolation, Persistence
 from ndt.dynamics.wlm import WLM
 
-__all__ = ["METHODS", "NAMES", "Model", "make_model"]
+__all__ = ["METHODS", "Model", "make_model"]
 
 Model = HOAM | WLM | GenerativeModel | FlowMatching | GradientFlow | Persistence
 METHODS: dict[str, type[HOAM] | type[WLM]] = {"hoam": HOAM, "wlm": WLM}
-NAMES = {
-    "hoam": "action matching (HOAM)",
-    "wlm": "Lagrangian mechanics (WLM)",
-    "action_matching": "action matching (Monte-Carlo time sampling)",
-    "conditional_flow_matching": "flow matching per time",
-    "conditional_diffusion": "diffusion per time",
-    "flow_matching": "flow matching between snapshots (OT-CFM)",
-    "gradient_flow": "gradient flow (JKO)",
-    "persistence": "persistence",
-    "constant_velocity": "constant velocity",
-    "linear_extrapolation": "linear extrapolation",
-}
 
 
 def make_model(name: str, config: DynamicsConfig) -> Model:
@@ -33,15 +21,14 @@ def make_model(name: str, config: DynamicsConfig) -> Model:
 
     ``action_matching`` is action matching as first published: nodes in time by Monte Carlo and a free level.
     """
-    seed = config.seed
-    hoam = replace(config.hoam, seed=seed)
+    hoam, seed = config.hoam, config.seed
     models: dict[str, Callable[[], Model]] = {
-        "hoam": lambda: HOAM(hoam),
-        "wlm": lambda: WLM(config.wlm),
-        "action_matching": lambda: HOAM(replace(hoam, rule="monte_carlo", gauge="none", form="action")),
-        "conditional_flow_matching": lambda: GenerativeModel("flow_matching", config.generative, seed),
-        "conditional_diffusion": lambda: GenerativeModel("diffusion", config.generative, seed),
-        "flow_matching": lambda: FlowMatching(config.flow_steps, seed),
+        "hoam": lambda: HOAM(hoam, seed),
+        "wlm": lambda: WLM(config.wlm, seed),
+        "action_matching": lambda: HOAM(replace(hoam, rule="monte_carlo", gauge="none", form="action"), seed),
+        "conditional_flow_matching": lambda: GenerativeModel("flow_matching", seed),
+        "conditional_diffusion": lambda: GenerativeModel("diffusion", seed),
+        "flow_matching": lambda: FlowMatching(seed),
         "gradient_flow": lambda: GradientFlow(seed),
         "persistence": Persistence,
         "constant_velocity": ConstantVelocity,

@@ -5,8 +5,10 @@ from numpy.typing import NDArray
 
 __all__ = ["nearest", "on_circles", "wrap"]
 
+Array = NDArray[np.float64]
 
-def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+
+def wrap(x: Array, period: Array) -> Array:
     """Returns samples (…, d) with periodic dimensions wrapped into [0, period)."""
     around = np.isfinite(period)
     if not around.any():
@@ -18,7 +20,7 @@ def wrap(x: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.floa
     return found
 
 
-def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDArray[np.float64]:
+def nearest(difference: Array, period: Array) -> Array:
     """Returns differences (…, d) the short way round periodic dimensions."""
     around = np.isfinite(period)
     if not around.any():
@@ -29,7 +31,7 @@ def nearest(difference: NDArray[np.float64], period: NDArray[np.float64]) -> NDA
     return found
 
 
-def on_circles(x: NDArray[np.floating], period: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def on_circles(x: NDArray[np.floating], period: Array | None) -> Array:
     """Returns samples (N, d) with periodic dimensions mapped to circles of that circumference, after the others."""
     if period is None or not np.isfinite(period).any():
         return np.asarray(x, np.float64)

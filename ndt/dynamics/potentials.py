@@ -12,19 +12,25 @@ parameterized partial differential equations, https://arxiv.org/abs/2402.14646
 """
 
 import math
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ndt.config.dynamics import PotentialConfig
 from ndt.dynamics.snapshots import Snapshots
+from ndt.errors import InputError
 
 __all__ = ["Potential", "Scales", "scales_of"]
+
+Array = NDArray[np.float64]
+
+RANK = 4  # of the CoLoRA updates
 
 # B = slices, each at a time of a trajectory, N = particles of a slice, d = dimensions, p = parameters
 
@@ -40,10 +46,7 @@ class Scales(nn.Module):
         mu: Fitted parameters, shape (M, p).
     """
 
-    def __init__(
-        self, centre: NDArray[np.float64], length: NDArray[np.float64], period: NDArray[np.float64],
-        span: tuple[float, float], mu: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+    def __init__(self, centre: Array, length: Array, period: Array, span: tuple[float, float], mu: Array) -> None:
         super().__init__()
 
         for name, value in (("centre", centre), ("length", length), ("period", period), ("span", np.array(span))):
@@ -66,20 +69,28 @@ class Scales(nn.Module):
         start, end = self.span
         return torch.cat([(2 * (t - start) / (end - start) - 1)[:, None], (mu - self.mu_mean) / self.mu_scale], 1)
 
-    def beyond(self, mu: Tensor) -> list[str]:
-        """Returns a warning for each parameter of (M, p) outside the fitted range, with its distance."""
-        found = []
-        for j, (low, high) in enumerate(self.mu_range.T.tolist()):
-            slack = 1e-6 * max(abs(low), abs(high))  # of single precision
-            for value in sorted({v for v in mu[:, j].tolist() if not low - slack <= v <= high + slack}):
-                over = max(low - value, value - high)
-                share = f", {over / (high - low):.0%} of that range" if high > low else ""
-                where = f"mu[{j}]" if len(self.mu_mean) > 1 else "mu"
-                found.append(
-                    f"{where} = {value:g} lies outside the fitted range {low:g} to {high:g} by {over:.3g}{share}"
-                )
+    def mu_tensor(self, mu: ArrayLike | None) -> Tensor:
+        """Returns the parameters of one trajectory as (p,); None if the model has none."""
+        values, p = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64)), len(self.mu_mean)
+        if len(values) != p:
+            raise InputError("simulate", "mu", f"({p},)", values.shape)
 
-        return found
+        return torch.as_tensor(values, dtype=torch.float32)
+
+    def initial(self, x0: ArrayLike, mu: ArrayLike | None) -> tuple[Tensor, Tensor]:
+        """Returns the samples (N, d) and parameters (p,) of a simulation; warns of parameters out of range."""
+        x, parameters = torch.as_tensor(np.asarray(x0), dtype=torch.float32), self.mu_tensor(mu)
+        if x.ndim != 2 or x.shape[1] != len(self.centre):
+            raise InputError("simulate", "x0", f"(N, {len(self.centre)})", tuple(x.shape))
+        for j, (value, (low, high)) in enumerate(zip(parameters.tolist(), self.mu_range.T.tolist(), strict=True)):
+            over = max(low - value, value - high)
+            if over > 1e-6 * max(abs(low), abs(high)):  # of single precision
+                share = f", {over / (high - low):.0%} of that range" if high > low else ""
+                name = f"mu[{j}]" if len(parameters) > 1 else "mu"
+                outside = f"lies outside the fitted range {low:g} to {high:g} by {over:.3g}{share}"
+                warnings.warn(f"{name} = {value:g} {outside}", stacklevel=3)
+
+        return x, parameters
 
     @property
     def action(self) -> Tensor:
@@ -98,7 +109,7 @@ def scales_of(seen: Snapshots) -> Scales:
 class _Layer(nn.Module):
     """One conditioned layer, which takes `num_inputs` numbers of the conditioner."""
 
-    def __init__(self, kind: str, inner: int, outer: int, rank: int, num_conditions: int) -> None:
+    def __init__(self, kind: str, inner: int, outer: int, num_conditions: int) -> None:
         super().__init__()
 
         self.kind = kind
@@ -106,9 +117,9 @@ class _Layer(nn.Module):
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(self.linear.in_features))
         nn.init.zeros_(self.linear.bias)
         if kind == "colora":
-            self.down = nn.Parameter(torch.randn(inner, rank) / math.sqrt(inner))
-            self.up = nn.Parameter(torch.zeros(rank, outer))
-        self.num_inputs = {"colora": rank, "film": 2 * outer, "concat": 0}[kind]
+            self.down = nn.Parameter(torch.randn(inner, RANK) / math.sqrt(inner))
+            self.up = nn.Parameter(torch.zeros(RANK, outer))
+        self.num_inputs = {"colora": RANK, "film": 2 * outer, "concat": 0}[kind]
 
     def forward(self, x: Float[Tensor, "B N inner"], given: Float[Tensor, "B own"]) -> Float[Tensor, "B N outer"]:
         if self.kind == "colora":
@@ -146,7 +157,7 @@ class Potential(nn.Module):
         num_features = len(self.flat) + 2 * config.harmonics * len(self.round)
         self.num_conditions = 1 + scales.mu_mean.numel() + 2 * config.time_frequencies
         widths = [num_features, *[config.width] * (config.depth - 1), 1]
-        layers = [_Layer(config.kind, a, b, config.rank, self.num_conditions) for a, b in pairwise(widths)]
+        layers = [_Layer(config.kind, a, b, self.num_conditions) for a, b in pairwise(widths)]
         self.parts = [layer.num_inputs for layer in layers]
         self.layers = nn.ModuleList(layers)
         self.upper = torch.triu_indices(len(self.flat), len(self.flat))

@@ -43,7 +43,7 @@ class ConstantVelocity(Persistence):
     ) -> Array:
         """Returns the samples at all times, each at its own velocity, (T, N, d)."""
         del mu, seed, options
-        return np.stack([constant_velocity(snapshot, None, t, self.seen.period) for t in np.asarray(times).tolist()])
+        return np.stack([constant_velocity(snapshot, t, self.seen.period) for t in np.asarray(times).tolist()])
 
 
 class LinearExtrapolation(Persistence):
@@ -73,9 +73,8 @@ class LinearExtrapolation(Persistence):
         return np.stack([wrap(x + (t - snapshot.time) * velocity, period) for t in np.asarray(times).tolist()])
 
 
-def constant_velocity(before: Snapshot, after: Snapshot | None, time: float, period: Array) -> Array:
-    """Returns the samples of the earlier snapshot moved at their own velocities, (N, d)."""
-    del after
+def constant_velocity(before: Snapshot, time: float, period: Array) -> Array:
+    """Returns the samples of a snapshot moved at their own velocities, (N, d)."""
     return wrap(before.x + (time - before.time) * _velocity(before), period)
 
 
@@ -103,7 +102,7 @@ def hermite(before: Snapshot, after: Snapshot, time: float, period: Array) -> Ar
 
 INTERPOLATIONS: dict[str, Callable[[Snapshot, Snapshot, float, Array], Array]] = {  # before, after, time, period
     "persistence": lambda before, *_: before.x,
-    "constant_velocity": constant_velocity,
+    "constant_velocity": lambda before, _, time, period: constant_velocity(before, time, period),
     "displacement_interpolation": displacement_interpolation,
     "hermite": hermite,
 }

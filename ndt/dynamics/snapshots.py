@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from ndt.dynamics.periodic import wrap
 from ndt.errors import InputError
 
-__all__ = ["Snapshot", "Snapshots"]
+__all__ = ["Snapshot", "Snapshots", "read_arrays"]
+
+Array = NDArray[np.float64]
 
 # S = snapshots, R = samples of all of them, d = dimensions, M = trajectories, p = parameters
 
@@ -20,9 +22,9 @@ class Snapshot(NamedTuple):
     """One population at one time: time, samples (N, d), velocities (N, d) if known, and normalised weights (N,)."""
 
     time: float
-    x: NDArray[np.float64]
-    velocity: NDArray[np.float64] | None
-    weight: NDArray[np.float64]
+    x: Array
+    velocity: Array | None
+    weight: Array
 
     def rows(self, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Returns rows of `num` random samples, or of all in order if there are fewer; by weight if weights differ."""
@@ -33,12 +35,12 @@ class Snapshot(NamedTuple):
         return np.arange(size) if size <= num else rng.choice(size, num, replace=False)
 
     @property
-    def mean(self) -> NDArray[np.float64]:
+    def mean(self) -> Array:
         """Weighted mean, shape (d,)."""
         return np.asarray(self.weight @ self.x)
 
     @property
-    def std(self) -> NDArray[np.float64]:
+    def std(self) -> Array:
         """Weighted standard deviation of each dimension, shape (d,)."""
         return np.asarray(np.sqrt(self.weight @ (self.x - self.mean) ** 2))
 
@@ -65,66 +67,57 @@ class Snapshots:
         InputError: if shapes disagree, a value is not finite, a snapshot is empty, or times do not ascend.
     """
 
-    x: NDArray[np.float64]
+    x: Array
     start: NDArray[np.int64]
-    time: NDArray[np.float64]
+    time: Array
     trajectory: NDArray[np.int64]
-    mu: NDArray[np.float64]
+    mu: Array
     paired: bool
-    velocity: NDArray[np.float64] | None = None
-    weight: NDArray[np.float64] | None = None
-    period: NDArray[np.float64]
+    velocity: Array | None = None
+    weight: Array | None = None
+    period: Array
     held_out: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         (R, d), S = self.x.shape, len(self.time)
-        _same("velocity", (R, d) if self.velocity is None else self.velocity.shape, (R, d))
-        _same("weight", (R,) if self.weight is None else self.weight.shape, (R,))
-        _same("period", self.period.shape, (d,))
-        for name in ("trajectory", "held_out"):
-            _same(name, getattr(self, name).shape, (S,))
-        _finite("samples", self.x)
-        _finite("velocities", self.velocity)
-        _finite("parameters", self.mu)
+        shapes = {"velocity": (R, d), "weight": (R,), "period": (d,), "trajectory": (S,), "held_out": (S,)}
+        for name, shape in shapes.items():
+            if getattr(self, name) is not None:
+                _same(name, getattr(self, name).shape, shape)
+        for name, values in (("samples", self.x), ("velocities", self.velocity), ("parameters", self.mu)):
+            if values is not None and not np.isfinite(values).all():
+                raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} others")
         if not np.all(np.diff(self.start) > 0) or self.start[-1] != R:
             raise InputError("snapshots", "samples", "at least one a snapshot", np.diff(self.start).tolist())
-        if self.weight is not None and not (np.all(self.weight >= 0) and np.isfinite(self.weight).all()):
+        if self.weight is not None and not np.all((self.weight >= 0) & np.isfinite(self.weight)):
             raise InputError("snapshots", "weights", "numbers of at least 0", "others")
         for m in range(len(self.mu)):
-            t = self.time[self.trajectory == m]
+            mine = self.trajectory == m
+            t, sizes = self.time[mine], np.diff(self.start)[mine].tolist()
             if not np.all(np.diff(t) > 0) or not np.isfinite(t).all():
                 raise InputError("snapshots", f"times of trajectory {m}", "each later than the one before", t.tolist())
-            if self.paired and len(set(np.diff(self.start)[self.trajectory == m].tolist())) > 1:
-                sizes = np.diff(self.start)[self.trajectory == m].tolist()
-                raise InputError("snapshots", f"samples of trajectory {m}", "as many each time, being paired", sizes)
+            if self.paired and len(set(sizes)) > 1:
+                raise InputError("snapshots", f"samples of trajectory {m}", "equal numbers, as they are paired", sizes)
 
     @classmethod
     def from_arrays(
-        cls,
-        x: Any,
-        time: Any,
-        mu: ArrayLike | None = None,
-        *,
-        velocity: Any = None,
-        weight: Any = None,
-        paired: bool = False,
-        period: ArrayLike | None = None,
-        held_out_times: Sequence[float] = (),
+        cls, x: Any, time: Any, mu: ArrayLike | None = None, *, velocity: Any = None, weight: Any = None,
+        paired: bool = False, period: ArrayLike | None = None, held_out_times: Sequence[float] = (),
         held_out_mu: Sequence[Any] = (),
-    ) -> "Snapshots":
-        """Builds them from arrays or nested lists.
+    ) -> "Snapshots":  # fmt: skip
+        """Builds snapshots from arrays or nested lists.
 
         Arguments:
-            x: Of one trajectory an array (T, N, d), or a list of T arrays (N_i, d); of several an array (M, T, N, d),
-                or a list of what one may be.
-            time: Times (T,); of several trajectories one such list for all, or one each.
+            x: Array (T, N, d) or list of T arrays (N_i, d) for one trajectory; array (M, T, N, d) or list of M such
+                arrays or lists for several.
+            time: Times (T,), common to all trajectories, or a list of the times of each.
             mu: Parameters of each trajectory: (M,) or (M, p).
             velocity: As `x`.
             weight: As `x` without its last dimension.
-            paired: Whether row i is the same particle in all snapshots of the trajectory.
+            paired: Whether row i is the same particle in all snapshots of a trajectory.
             period: Period of each dimension; 0, None or infinity for none.
             held_out_times: Times of held-out snapshots, in all trajectories.
-            held_out_mu: Parameters of trajectories that are held out as a whole.
+            held_out_mu: Parameters of trajectories to hold out as a whole.
 
         Example:
             >>> len(Snapshots.from_arrays(np.zeros((3, 5, 2)), [0.0, 0.5, 1.0]))
@@ -133,60 +126,44 @@ class Snapshots:
         populations = _trajectories(x, 2, "samples")
         M = len(populations)
         times = _times(time, M)
-        flat = [np.asarray(s, np.float64) for population in populations for s in population]
+        flat = [s for population in populations for s in population]
+        d = flat[0].shape[-1]
         for m, (population, t) in enumerate(zip(populations, times, strict=True)):
             _same(f"snapshots of trajectory {m}", (len(population),), (len(t),))
-        _same("dimensions of snapshots", tuple(sorted({s.shape[-1] for s in flat})), (flat[0].shape[-1],))
+        _same("dimensions of snapshots", tuple(sorted({s.shape[-1] for s in flat})), (d,))
         parameters = np.zeros((M, 0)) if mu is None else np.asarray(mu, np.float64).reshape(np.shape(mu)[0], -1)
         _same("mu", (len(parameters),), (M,))
         moment, trajectory = np.concatenate(times), np.repeat(np.arange(M), [len(t) for t in times])
-        d = flat[0].shape[-1]
         held = np.isin(moment, np.asarray(held_out_times, np.float64))
-        for wanted in (np.asarray(each, np.float64).ravel() for each in held_out_mu):
-            same = np.all(parameters == wanted, axis=1) if parameters.shape[1] == len(wanted) else np.zeros(M, bool)
+        for each in (np.asarray(each, np.float64).ravel() for each in held_out_mu):
+            same = np.all(parameters == each, axis=1) if parameters.shape[1] == len(each) else np.zeros(M, bool)
             if not same.any():
-                raise InputError(
-                    "snapshots", "held_out_mu", f"parameters of a trajectory: {parameters.tolist()}", wanted
-                )
+                expected = f"parameters of a trajectory: {parameters.tolist()}"
+                raise InputError("snapshots", "held_out_mu", expected, each)
             held |= same[trajectory]
 
         lengths = np.full(d, np.inf) if period is None else _periods(period)
         _same("period", lengths.shape, (d,))
 
         return cls(
-            x=wrap(np.concatenate(flat), lengths),
-            start=np.concatenate([[0], np.cumsum([len(s) for s in flat])]),
-            time=moment,
-            trajectory=trajectory,
-            mu=parameters,
-            paired=paired,
+            x=wrap(np.concatenate(flat), lengths), start=np.concatenate([[0], np.cumsum([len(s) for s in flat])]),
+            time=moment, trajectory=trajectory, mu=parameters, paired=paired, period=lengths, held_out=held,
             velocity=None if velocity is None else _joined(velocity, 2, "velocities"),
             weight=None if weight is None else _joined(weight, 1, "weights"),
-            period=lengths,
-            held_out=held,
-        )
+        )  # fmt: skip
 
     @classmethod
     def from_npz(cls, path: str | Path) -> "Snapshots":
-        """Reads what `to_npz` wrote, or arrays ``x`` and ``time``, and others that `from_arrays` takes."""
+        """Reads a file of `to_npz`, or arrays ``x`` and ``time`` and others that `from_arrays` takes."""
+        found = read_arrays(path, ("x", "time"))
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
-            raise InputError(path, "content", "an .npz file of arrays", error) from error
-        for name in ("x", "time"):
-            if name not in found:
-                raise InputError(path, name, "an array of that name", ", ".join(found) or "none")
-        try:
-            if "start" in found:
-                return cls(**{**found, "paired": bool(found["paired"])})  # type: ignore[arg-type]
-            found["paired"] = bool(found.get("paired", False))  # type: ignore[assignment]
-            return cls.from_arrays(found.pop("x"), found.pop("time"), **found)  # type: ignore[arg-type]
+            found["paired"] = bool(found.get("paired", False))
+            return cls(**found) if "start" in found else cls.from_arrays(**found)
         except TypeError as error:
             raise InputError(path, "content", "the arrays of snapshots", error) from error
 
     def to_npz(self, path: str | Path) -> Path:
-        """Writes them and returns the path."""
+        """Writes the arrays to a file and returns its path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.npz")
@@ -231,21 +208,13 @@ class Snapshots:
         """Returns the chosen snapshots, shape (S,), without trajectories that have none left."""
         if not chosen.any():
             raise InputError("snapshots", "chosen", "at least one snapshot", "none")
-        kept = np.unique(self.trajectory[chosen])
-        size = np.diff(self.start)
-        rows = np.repeat(chosen, size)
+        kept, size = np.unique(self.trajectory[chosen]), np.diff(self.start)
 
         return replace(
-            self,
-            x=self.x[rows],
-            start=np.concatenate([[0], np.cumsum(size[chosen])]),
-            time=self.time[chosen],
-            trajectory=np.searchsorted(kept, self.trajectory[chosen]),
-            mu=self.mu[kept],
-            velocity=None if self.velocity is None else self.velocity[rows],
-            weight=None if self.weight is None else self.weight[rows],
+            self, **self._samples(np.repeat(chosen, size)), start=np.concatenate([[0], np.cumsum(size[chosen])]),
+            time=self.time[chosen], trajectory=np.searchsorted(kept, self.trajectory[chosen]), mu=self.mu[kept],
             held_out=self.held_out[chosen],
-        )
+        )  # fmt: skip
 
     def split(
         self, fraction: float, rng: np.random.Generator, least: int = 200
@@ -277,12 +246,12 @@ class Snapshots:
     def _rows(self, chosen: NDArray[np.bool_]) -> "Snapshots":
         """Returns chosen samples, shape (R,), of all snapshots."""
         return replace(
-            self,
-            x=self.x[chosen],
-            start=np.concatenate([[0], np.cumsum(chosen)[self.start[1:] - 1]]),
-            velocity=None if self.velocity is None else self.velocity[chosen],
-            weight=None if self.weight is None else self.weight[chosen],
+            self, **self._samples(chosen), start=np.concatenate([[0], np.cumsum(chosen)[self.start[1:] - 1]])
         )
+
+    def _samples(self, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        arrays = {"x": self.x, "velocity": self.velocity, "weight": self.weight}
+        return {name: None if values is None else values[chosen] for name, values in arrays.items()}
 
     @property
     def fitted(self) -> "Snapshots":
@@ -290,17 +259,30 @@ class Snapshots:
         return self.select(~self.held_out)
 
 
+def read_arrays(path: str | Path, required: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the arrays of an .npz file by name.
+
+    Raises:
+        InputError: if the file is not readable or lacks a required array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(path, "content", "an .npz file of arrays", error) from error
+    for name in required:
+        if name not in found:
+            raise InputError(path, name, "an array of that name", ", ".join(found) or "none")
+
+    return found
+
+
 def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if tuple(found) != tuple(expected):
         raise InputError("snapshots", name, f"shape {tuple(expected)}", tuple(found))
 
 
-def _finite(name: str, values: NDArray[np.float64] | None) -> None:
-    if values is not None and not np.isfinite(values).all():
-        raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} that are not")
-
-
-def _trajectories(x: Any, inner: int, name: str) -> list[list[NDArray[np.float64]]]:
+def _trajectories(x: Any, inner: int, name: str) -> list[list[Array]]:
     """Returns a list of snapshots for each trajectory; a snapshot has `inner` dimensions."""
     try:
         depth = _depth(x)
@@ -310,18 +292,16 @@ def _trajectories(x: Any, inner: int, name: str) -> list[list[NDArray[np.float64
             raise ValueError(f"{depth} dimensions")
         return [[np.asarray(s, np.float64) for s in population] for population in x]
     except (TypeError, ValueError) as error:
-        expected = (
-            "(T, N, d) or (M, T, N, d), or lists of such" if inner == 2 else "(T, N) or (M, T, N), or lists of such"
-        )
-        raise InputError("snapshots", name, expected, error) from error
+        shape = "T, N, d" if inner == 2 else "T, N"
+        raise InputError("snapshots", name, f"({shape}) or (M, {shape}), or lists of such", error) from error
 
 
 def _depth(x: Any) -> int:
     return x.ndim if hasattr(x, "ndim") else 1 + _depth(x[0]) if isinstance(x, list | tuple) and x else 0
 
 
-def _times(time: Any, num_trajectories: int) -> list[NDArray[np.float64]]:
-    if _depth(time) == 1 or (hasattr(time, "ndim") and time.ndim == 1):
+def _times(time: Any, num_trajectories: int) -> list[Array]:
+    if _depth(time) == 1:
         return [np.asarray(time, np.float64)] * num_trajectories
     times = [np.asarray(t, np.float64) for t in time]
     _same("lists of times", (len(times),), (num_trajectories,))
@@ -329,11 +309,11 @@ def _times(time: Any, num_trajectories: int) -> list[NDArray[np.float64]]:
     return times
 
 
-def _joined(values: Any, inner: int, name: str) -> NDArray[np.float64]:
+def _joined(values: Any, inner: int, name: str) -> Array:
     return np.concatenate([s for population in _trajectories(values, inner, name) for s in population])
 
 
-def _periods(period: ArrayLike) -> NDArray[np.float64]:
+def _periods(period: ArrayLike) -> Array:
     found = np.array([np.inf if p is None or p == 0 else p for p in np.ravel(np.asarray(period, object))], np.float64)
     if not np.all(found > 0):
         raise InputError("snapshots", "period", "lengths above 0, or 0 for none", period)

@@ -1,4 +1,4 @@
-r"""Weak form of the momentum balance: fits a Lagrangian without a rollout, as a start for rollouts.
+r"""Weak form of the momentum balance: fits a Lagrangian without rollouts, and thus initialises rollouts.
 
 A population whose particles move by :math:`\ddot x = -\nabla\Psi - \gamma\dot x` obeys, for every test function φ,
 
@@ -14,9 +14,7 @@ quadratic and Fourier features; each is divided by its noise.
 Velocities are the observed ones, else those of the field of action matching at nodes of its own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ndt.config.dynamics import WLMConfig
 from ndt.dynamics.features import Fourier, ridge
 from ndt.dynamics.fitting import descend
 from ndt.dynamics.hoam import HOAM
@@ -31,9 +30,6 @@ from ndt.dynamics.interpolants import interpolants
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
-
-if TYPE_CHECKING:
-    from ndt.config.dynamics import WLMConfig
 
 __all__ = ["WeakForm", "fit_weak_form", "nodes_of"]
 
@@ -47,7 +43,7 @@ FREQUENCY = 0.5  # factor of the test functions' frequencies
 
 @dataclass(frozen=True)
 class Nodes:
-    """Particles of one trajectory at K times, and their velocities: lists of (N, d) each, N as it comes."""
+    """Particles of one trajectory at K times and their velocities: lists of (N, d), whose N may differ."""
 
     times: NDArray[np.float64]
     x: list[Tensor]
@@ -60,7 +56,7 @@ def nodes_of(seen: Snapshots, action_matching: HOAM | None, most: int, seed: int
 
     Arguments:
         seen: Snapshots to fit.
-        action_matching: Whose field velocities are; None where they were observed.
+        action_matching: Model whose field gives the velocities; None if velocities were observed.
         most: Most particles of a node.
         seed: Seed of the draws.
 
@@ -110,11 +106,12 @@ class WeakForm:
                 noise.append(self.test.curvatures(x, v).var(0) + rate.var(0) / h**2)
         self.noise = torch.stack(noise).mean(0).sqrt().clamp(min=1e-12)  # (J,), of a particle
 
-    def moments(self, each: Nodes, k: int) -> tuple[Tensor, Tensor]:
-        """Returns E[∇φ · v] and E[vᵀ(∇²φ)v] at node k, each (J,)."""
-        slope = self.test.slopes(each.x[k])
+    def moments(self, each: Nodes, nodes: range) -> tuple[Tensor, Tensor]:
+        """Returns E[∇φ · v] and E[vᵀ(∇²φ)v] at nodes, each (nodes, J)."""
+        rates = [torch.einsum("ndj,nd->nj", self.test.slopes(each.x[k]), each.v[k]).mean(0) for k in nodes]
+        curved = [self.test.curvatures(each.x[k], each.v[k]).mean(0) for k in nodes]
 
-        return torch.einsum("ndj,nd->nj", slope, each.v[k]).mean(0), self.test.curvatures(each.x[k], each.v[k]).mean(0)
+        return torch.stack(rates), torch.stack(curved)
 
     def force_moments(self, each: Nodes, k: int) -> Float[Tensor, " J"]:
         """Returns -E[∇φ · ∇Ψ] at node k, Ψ in the physical scale but for the factor of mobility."""
@@ -125,65 +122,53 @@ class WeakForm:
     def residual(self, each: Nodes, first: int, last: int) -> Tensor:
         """Returns the residual at the inner ones of consecutive nodes, (inner, J), in units of a particle's noise."""
         model = self.lagrangian
-        told = [self.moments(each, k) for k in range(first, last)]
-        rate, curved = (torch.stack(parts) for parts in zip(*told, strict=True))
+        rate, curved = self.moments(each, range(first, last))
         force = torch.stack([self.force_moments(each, k) for k in range(first, last)]) * model.mobility
         change, mass = _hats(each.times[first:last])
 
         return (change @ rate - mass @ (curved + force - model.friction * rate)) / (mass.sum(1)[:, None] * self.noise)
 
 
-def fit_weak_form(lagrangian: Lagrangian, nodes: list[Nodes], config: "WLMConfig") -> NDArray[np.float64]:
-    """Fits a Lagrangian to the weak form in place; returns the loss of each step, one if it is solved exactly."""
-    weak_form = WeakForm(lagrangian, nodes, config.seed)
-    if config.functional.terms == ("fourier",) and not config.functional.learn_entropy:
-        return np.array([_solved(weak_form)])
-    rng = np.random.default_rng(config.seed)
-    average, losses = descend(
-        lagrangian, _drawn(weak_form, rng), config.weak_form_steps, config.learning_rate, clip=1.0, ema=0.98
-    )
-    lagrangian.load_state_dict(average.state_dict())
-
-    return losses
-
-
-def _drawn(weak_form: WeakForm, rng: np.random.Generator) -> Callable[[], Tensor]:
-    """Returns a function that draws consecutive nodes and returns their mean squared residual."""
+def fit_weak_form(lagrangian: Lagrangian, nodes: list[Nodes], config: WLMConfig, seed: int) -> None:
+    """Fits a Lagrangian to the weak form in place: by ridge regression if the potential is linear, else by Adam."""
+    weak_form, rng = WeakForm(lagrangian, nodes, seed), np.random.default_rng(seed)
 
     def loss() -> Tensor:
-        each = weak_form.nodes[rng.integers(len(weak_form.nodes))]
+        """Returns the mean squared residual of consecutive nodes, drawn at random."""
+        each = nodes[rng.integers(len(nodes))]
         num = min(len(each.times), WINDOW)
         first = int(rng.integers(len(each.times) - num + 1))
 
         return weak_form.residual(each, first, first + num).square().mean()
 
-    return loss
+    fourier = lagrangian.functional.fourier
+    if fourier is not None and config.functional.terms == ("fourier",):
+        _solve(weak_form, fourier)
+        return
+    average, _ = descend(lagrangian, loss, config.weak_form_steps, config.learning_rate, clip=1.0, ema=0.98)
+    lagrangian.load_state_dict(average.state_dict())
 
 
 @torch.no_grad()
-def _solved(weak_form: WeakForm) -> float:
-    """Solves for the weights of a linear potential and for friction; returns the mean squared residual."""
+def _solve(weak_form: WeakForm, fourier: Fourier) -> None:
+    """Sets the weights of a linear potential and the friction, by ridge regression."""
     model = weak_form.lagrangian
-    fourier = model.functional.fourier
-    assert fourier is not None, "it is the term"
     fourier.weight.zero_()
     mobile = model.config.scale == "mobility"
-    rows, wanted = [], []
+    rows, targets = [], []
     for each in weak_form.nodes:
-        K = len(each.times)
-        told = [weak_form.moments(each, k) for k in range(K)]
-        rate, curved = (torch.stack(parts) for parts in zip(*told, strict=True))
-        fixed = torch.stack(
-            [weak_form.force_moments(each, k) for k in range(K)]
-        )  # of entropy and Fisher terms: weights are 0
-        design = torch.stack([_products(weak_form.test, fourier, x) for x in each.x])  # (K, J, F)
+        rate, curved = weak_form.moments(each, range(len(each.times)))
+        # forces of entropy and Fisher terms: the weights are 0
+        fixed = torch.stack([weak_form.force_moments(each, k) for k in range(len(each.times))])
+        products = [torch.einsum("ndj,ndf->jf", weak_form.test.slopes(x), fourier.slopes(x)) for x in each.x]
+        design = torch.stack([fourier.unit * p / len(x) for p, x in zip(products, each.x, strict=True)])  # (K, J, F)
         change, mass = _hats(each.times)
         size = mass.sum(1)[:, None] * weak_form.noise
         slowed = mass @ (rate - fixed if mobile else rate) / size
         pulled = torch.einsum("ik,kjf->ijf", mass, design) / size[..., None]
         rows.append(torch.cat([pulled, slowed[..., None]], 2).flatten(0, 1).double().numpy())
-        wanted.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
-    design_all, target = np.concatenate(rows), np.concatenate(wanted)
+        targets.append(((mass @ (curved + fixed) - change @ rate) / size).ravel().double().numpy())
+    design_all, target = np.concatenate(rows), np.concatenate(targets)
     penalty = np.full(design_all.shape[1], RIDGE)
     penalty[-1 - len(fourier.shift) : -1] *= FOURIER_PENALTY  # the quadratic form comes first
     if model.log_friction.requires_grad:
@@ -192,18 +177,10 @@ def _solved(weak_form: WeakForm) -> float:
         model.log_friction.fill_(float(np.log(friction)) / 10)
     else:
         friction = float(model.friction)
-        found = np.append(
-            ridge(design_all[:, :-1], target - friction * design_all[:, -1], strength=penalty[:-1]), friction
-        )
+        known = friction * design_all[:, -1]
+        found = np.append(ridge(design_all[:, :-1], target - known, strength=penalty[:-1]), friction)
     weight = found[:-1] / (1 + friction if mobile else 1.0)
     fourier.weight.copy_(torch.as_tensor(weight, dtype=torch.float32))
-
-    return float(np.mean((design_all @ found - target) ** 2))
-
-
-def _products(test: Fourier, fourier: Fourier, x: Tensor) -> Tensor:
-    """Returns E[∇φ · ∇feature], (J, F)."""
-    return fourier.unit * torch.einsum("ndj,ndf->jf", test.slopes(x), fourier.slopes(x)) / len(x)
 
 
 def _hats(times: NDArray[np.float64]) -> tuple[Tensor, Tensor]:

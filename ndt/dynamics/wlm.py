@@ -18,7 +18,6 @@ snapshots, https://arxiv.org/abs/2605.08550.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +41,7 @@ from ndt.errors import InputError
 
 __all__ = ["WLM"]
 
+Array = NDArray[np.float64]
 CLIP, EMA = 1.0, 0.98  # largest gradient norm; decay of the average of weights
 
 # N = particles, d = dimensions, p = parameters, T = times
@@ -52,6 +52,7 @@ class WLM(Head):
 
     Arguments:
         config: Settings.
+        seed: Seed of weights and draws.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -63,14 +64,12 @@ class WLM(Head):
 
     method = "wlm"
 
-    def __init__(self, config: WLMConfig | None = None) -> None:
-        self.config = config or WLMConfig()
+    def __init__(self, config: WLMConfig | None = None, seed: int = 0) -> None:
+        self.config, self.seed = config or WLMConfig(), seed
         self.lagrangian: Lagrangian | None = None
         self.action_matching: HOAM | None = None
-        self.velocity = self.config.velocity
-        self.step = self.config.step
-        self.losses: NDArray[np.float64] = np.zeros(0)
-        self.frictions: NDArray[np.float64] = np.zeros(0)
+        self.velocity, self.step = self.config.velocity, self.config.step
+        self.losses, self.frictions = np.zeros(0), np.zeros(0)  # at each step of fitting
 
     # ---- fitting
 
@@ -83,7 +82,7 @@ class WLM(Head):
 
         Raises:
             InputError: if a trajectory has fewer than two snapshots to fit, observed velocities are required and
-                missing, or a loss is not a number.
+                missing, or a loss is not finite.
         """
         config, seen = self.config, snapshots.fitted
         trajectories = [seen.of(m) for m in range(seen.num_trajectories)]
@@ -96,12 +95,9 @@ class WLM(Head):
         if self.velocity == "observed" and not observed:
             expected = "velocities, or velocity=action_matching, zero or learned"
             raise InputError("snapshots", "velocity", expected, "none")
-        self.action_matching = HOAM(config.action_matching).fit(seen) if self.velocity == "action_matching" else None
+        matching = HOAM(config.action_matching, self.seed)
+        self.action_matching = matching.fit(seen) if self.velocity == "action_matching" else None
         self.step = config.step or min(float(np.diff([s.time for s in each]).min()) for each in trajectories) / 5
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            lagrangian = Lagrangian(config, scales_of(seen), self.velocity == "learned")
-        loss = self._loss(lagrangian, trajectories, seen.mu)
         frictions = np.zeros(config.steps)
 
         def record(step: int, value: float) -> None:
@@ -109,27 +105,24 @@ class WLM(Head):
             if progress is not None:
                 progress(step, value)
 
-        if config.weak_form_steps:
-            self._fit_weak_form(lagrangian, seen, observed)
-        self.lagrangian, self.losses = descend(
-            lagrangian, loss, config.steps, config.learning_rate, record, clip=CLIP, ema=EMA
-        )
+        with torch.random.fork_rng(devices=[]):  # of weights, and of the directions of the sliced loss
+            torch.manual_seed(self.seed)
+            lagrangian = Lagrangian(config, scales_of(seen), self.velocity == "learned")
+            if config.weak_form_steps:
+                field = None if self.velocity == "observed" else self.action_matching or matching.fit(seen)
+                nodes = nodes_of(seen, field, config.num_particles, self.seed)
+                fit_weak_form(lagrangian, nodes, config, self.seed)
+            loss = self._loss(lagrangian, trajectories, seen.mu)
+            self.lagrangian, self.losses = descend(
+                lagrangian, loss, config.steps, config.learning_rate, record, clip=CLIP, ema=EMA
+            )
         self.frictions = frictions
 
         return self
 
-    def _fit_weak_form(self, lagrangian: Lagrangian, seen: Snapshots, observed: bool) -> None:
-        """Fits the weak form of the momentum balance, with observed velocities or those of action matching."""
-        config = self.config
-        known = observed and all(s.velocity is not None for s in seen.of(0)) and config.velocity in ("auto", "observed")
-        action_matching = None if known else self.action_matching or HOAM(config.action_matching).fit(seen)
-        fit_weak_form(lagrangian, nodes_of(seen, action_matching, config.num_particles, config.seed), config)
-
-    def _loss(
-        self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: NDArray[np.float64]
-    ) -> Callable[[], Tensor]:
+    def _loss(self, lagrangian: Lagrangian, trajectories: list[list[Snapshot]], mu: Array) -> Callable[[], Tensor]:
         """Returns a function that draws a rollout and returns its mean loss over snapshots, in squared data widths."""
-        config, rng = self.config, np.random.default_rng(self.config.seed)
+        config, rng = self.config, np.random.default_rng(self.seed)
         scale = lagrangian.scales
         unit = scale.length.square().sum().sqrt()
         # learned velocities, and zero ones, are those of the first snapshot only
@@ -140,37 +133,40 @@ class WLM(Head):
             m, a = starts[rng.integers(len(starts))]
             path, parameters = trajectories[m], torch.as_tensor(mu[m], dtype=torch.float32)
             most = min(len(path) - 1 - a, config.horizon or len(path))
-            passed = path[a : a + 1 + int(rng.integers(1, most + 1))]
-            rows = passed[0].rows(config.num_particles, rng)
-            x = torch.as_tensor(passed[0].x[rows], dtype=torch.float32)
-            v = self._initial(lagrangian, passed[0], rows, parameters)
-            found, _ = lagrangian.roll(x, v, np.array([s.time for s in passed]), parameters, self.step)
+            first, *later = path[a : a + 1 + int(rng.integers(1, most + 1))]
+            rows = first.rows(config.num_particles, rng)
+            x = torch.as_tensor(first.x[rows], dtype=torch.float32)
+            v = self._initial(lagrangian, x, first, rows, parameters)
+            times = np.array([first.time, *(s.time for s in later)])
+            simulated, _ = lagrangian.roll(x, v, times, parameters, self.step)
             total = x.new_zeros(())
-            for simulated, snapshot in zip(found[1:], passed[1:], strict=True):
+            for made, snapshot in zip(simulated[1:], later, strict=True):
                 target = torch.as_tensor(snapshot.x[snapshot.rows(len(x), rng)], dtype=torch.float32)
-                distance = loss_of(config.loss, len(simulated), len(target))
-                here, there = (_on_circles(y, scale.period) / unit for y in (simulated, target))
-                total = total + distance(here, there)
+                distance = loss_of(config.loss, len(made), len(target))
+                total = total + distance(*(_on_circles(y, scale.period) / unit for y in (made, target)))
 
-            return total / (len(passed) - 1)
+            return total / len(later)
 
         return loss
 
-    def _initial(self, lagrangian: Lagrangian, snapshot: Snapshot, rows: NDArray[np.int64], mu: Tensor) -> Tensor:
-        """Returns initial velocities of samples of a snapshot, (N, d)."""
-        x = snapshot.x[rows]
-        if self.velocity == "learned":
-            return lagrangian.velocity(torch.as_tensor(x, dtype=torch.float32), mu)
-        if self.velocity == "action_matching":
-            assert self.action_matching is not None, "it was fitted"
-            return torch.as_tensor(self.action_matching.velocity(x, snapshot.time, mu.numpy()), dtype=torch.float32)
-        if self.velocity == "gradient_flow":
-            return lagrangian.functional.acceleration(torch.as_tensor(x, dtype=torch.float32), snapshot.time, mu)
+    def _initial(
+        self, lagrangian: Lagrangian, x: Tensor, snapshot: Snapshot, rows: NDArray[np.int64] | slice, mu: Tensor
+    ) -> Tensor:
+        """Returns initial velocities of samples x of a snapshot, those in `rows`, (N, d)."""
         if self.velocity == "observed":
-            assert snapshot.velocity is not None, "it was checked"
+            if snapshot.velocity is None:
+                expected = "velocities of the samples: the model was fitted with them"
+                raise InputError("simulate", "v0", expected, "none")
             return torch.as_tensor(snapshot.velocity[rows], dtype=torch.float32)
+        if self.velocity == "action_matching" and self.action_matching is not None:
+            field = self.action_matching.velocity(x.numpy(), snapshot.time, mu.numpy())
+            return torch.as_tensor(field, dtype=torch.float32)
+        if self.velocity == "learned":
+            return lagrangian.velocity(x, mu)
+        if self.velocity == "gradient_flow":
+            return lagrangian.functional.acceleration(x, snapshot.time, mu)
 
-        return torch.zeros(x.shape, dtype=torch.float32)
+        return torch.zeros_like(x)
 
     # ---- use
 
@@ -189,91 +185,69 @@ class WLM(Head):
         """Friction gamma, per unit of time."""
         return float(self._fitted().friction)
 
-    def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> NDArray[np.float64]:
+    @torch.no_grad()
+    def acceleration(self, x: ArrayLike, time: float = 0.0, mu: ArrayLike | None = None) -> Array:
         """Returns the acceleration of each particle (N, d), without friction, in the physical scale."""
         model = self._fitted()
-        with torch.no_grad():
-            at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-            found = model.functional.acceleration(at, time, self._parameters(mu)) * model.mobility
+        positions = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+        found = model.functional.acceleration(positions, time, model.scales.mu_tensor(mu)) * model.mobility
 
         return found.double().numpy()
 
+    @torch.no_grad()
     def energy(self, x: ArrayLike, v: ArrayLike, mu: ArrayLike | None = None, time: float = 0.0) -> float:
         """Returns the mean kinetic and potential energy of a particle, in the physical scale.
 
         It is conserved without friction; with friction it falls by gamma E|v|² per unit of time.
         """
-        at = torch.as_tensor(np.asarray(x), dtype=torch.float32)
-        model = self._fitted()
-        potential = model.functional(at, time, self._parameters(mu)).mean() * model.mobility
+        model, positions = self._fitted(), torch.as_tensor(np.asarray(x), dtype=torch.float32)
+        potential = model.functional(positions, time, model.scales.mu_tensor(mu)).mean() * model.mobility
 
-        return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential.detach()))
+        return float(np.mean(np.sum(np.square(v), -1)) / 2 + float(potential))
 
-    def simulate(
+    def simulate(self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, **options: Any) -> Array:
+        """Moves samples through time and returns their positions at all times, (T, N, d); see `trajectories`."""
+        return self.trajectories(x0, times, mu, **options)[0]
+
+    @torch.no_grad()
+    def trajectories(
         self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, v0: ArrayLike | None = None,
-        step: float = 0.0, seed: int = 0,
-    ) -> NDArray[np.float64]:  # fmt: skip
-        """Moves samples through time and returns them at all times, (T, N, d).
+        step: float = 0.0,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Returns positions and velocities of samples at all times, each (T, N, d).
 
         Arguments:
             x0: Samples at the first time, (N, d).
             times: Times T, ascending.
-            mu: Parameters, (p,).
+            mu: Parameters, (p,); a warning is issued if they lie outside the fitted range.
             v0: Velocities at the first time; by default as in fitting, which requires them if they were observed.
             step: Longest step of the solver; by default that of fitting.
-            seed: Not used: the dynamics are deterministic.
         """
-        return self.trajectories(x0, times, mu, v0=v0, step=step)[0]
-
-    def trajectories(
-        self, x0: ArrayLike, times: ArrayLike, mu: ArrayLike | None = None, *, v0: ArrayLike | None = None,
-        step: float = 0.0,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Returns positions and velocities of samples at all times, each (T, N, d); see `simulate`."""
         model, moments = self._fitted(), np.asarray(times, np.float64)
-        start, parameters = np.asarray(x0, np.float64), self._parameters(mu)
-        if start.ndim != 2 or start.shape[1] != len(model.scales.centre):
-            raise InputError("simulate", "x0", f"(N, {len(model.scales.centre)})", start.shape)
-        for line in model.scales.beyond(parameters[None]):
-            warnings.warn(line, stacklevel=3)
-        with torch.no_grad():
-            if v0 is None:
-                if self.velocity == "observed":
-                    raise InputError(
-                        "simulate", "v0", "velocities of the samples: the model was fitted with them", "none"
-                    )
-                seen = Snapshot(float(moments[0]), start, None, np.ones(len(start)))
-                v = self._initial(model, seen, np.arange(len(start)), parameters)
-            else:
-                v = torch.as_tensor(np.asarray(v0), dtype=torch.float32)
-            x = torch.as_tensor(start, dtype=torch.float32)
-            found, speed = model.roll(x, v, moments, parameters, step or self.step)
-        period = model.scales.period.double().numpy()
+        x, parameters = model.scales.initial(x0, mu)
+        if v0 is None:
+            first = Snapshot(float(moments[0]), x.numpy(), None, np.ones(len(x)))
+            v = self._initial(model, x, first, slice(None), parameters)
+        else:
+            v = torch.as_tensor(np.asarray(v0), dtype=torch.float32)
+        positions, velocities = model.roll(x, v, moments, parameters, step or self.step)
 
-        return wrap(found.double().numpy(), period), speed.double().numpy()
-
-    def advance(
-        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> NDArray[np.float64]:
-        """Advances a snapshot's samples, with its velocities if the model was fitted with observed ones."""
-        return self.motion(snapshot, times, mu, seed=seed, **options)[0]
+        return wrap(positions.double().numpy(), model.scales.period.double().numpy()), velocities.double().numpy()
 
     def motion(
         self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns the same, and velocities, each (T, N, d)."""
+    ) -> tuple[Array, Array]:
+        """Advances a snapshot's samples, with its velocities if the model was fitted with observed ones."""
         del seed  # the dynamics are deterministic
         v0 = snapshot.velocity if self.velocity == "observed" else None
 
         return self.trajectories(snapshot.x, times, mu, v0=v0, **options)
 
-    def _parameters(self, mu: ArrayLike | None) -> Tensor:
-        wanted = len(self._fitted().scales.mu_mean)
-        found = np.zeros(0) if mu is None else np.ravel(np.asarray(mu, np.float64))
-        if len(found) != wanted:
-            raise InputError("simulate", "mu", f"({wanted},)", found.shape)
-
-        return torch.as_tensor(found, dtype=torch.float32)
+    def advance(
+        self, snapshot: Snapshot, times: ArrayLike, mu: ArrayLike | None = None, *, seed: int = 0, **options: Any
+    ) -> Array:
+        """Returns the positions of `motion`, (T, N, d)."""
+        return self.motion(snapshot, times, mu, seed=seed, **options)[0]
 
     def _fitted(self) -> Lagrangian:
         if self.lagrangian is None:
@@ -298,17 +272,11 @@ class WLM(Head):
         Raises:
             InputError: if a file is missing, or of another method or architecture.
         """
-        config, scales, found = read_shape(folder, cls.method, WLMConfig)
-        for name in ("velocity", "step"):
-            if name not in found:
-                raise InputError(
-                    Path(folder) / "model.json", name, "initial velocities and step of rollouts", "nothing"
-                )
+        config, scales, found = read_shape(folder, cls.method, WLMConfig, ("velocity", "step"))
         model = cls(config)
         model.velocity, model.step = found["velocity"], float(found["step"])
-        model.action_matching = (
-            HOAM.load(Path(folder) / "action_matching") if model.velocity == "action_matching" else None
-        )
+        if model.velocity == "action_matching":
+            model.action_matching = HOAM.load(Path(folder) / "action_matching")
         model.lagrangian = Lagrangian(config, scales, model.velocity == "learned")
         read_weights(model.lagrangian, folder)
 

@@ -1,4 +1,4 @@
-"""Scores of decoders and models: R², likelihoods, bootstrap errors, conformal intervals, the Neural Latents Benchmark.
+"""Scores of decoders and models: R², likelihoods, bootstrap errors, conformal intervals, Neural Latents Benchmark.
 
 Imports: the nouns, `ndt.config` and `ndt.model`.
 """

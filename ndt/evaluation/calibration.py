@@ -1,9 +1,9 @@
-r"""Whether a decoder knows how far off it is: what its intervals hold over time, and at levels other than their own.
+r"""Calibration of prediction intervals and of class probabilities: coverage over time and at several levels.
 
-Half widths are stored for one level :math:`\ell`. At a level p they are scaled as those of normal errors,
-:math:`h_p = h \, z_p / z_\ell` with :math:`z_p = \Phi^{-1}((1 + p) / 2)`: at :math:`\ell` that is what was delivered,
-and elsewhere it says whether errors are spread as normal ones are. Classes have probabilities, which need no such
-assumption: of the bins in which the likeliest class was given a probability p, a share p should be of it.
+Half widths are stored for one level :math:`\ell`. At a level p they are scaled as for normal errors,
+:math:`h_p = h \, z_p / z_\ell` with :math:`z_p = \Phi^{-1}((1 + p) / 2)`, so levels other than :math:`\ell` test
+whether errors are normal. Class probabilities need no such assumption: among bins whose likeliest class has
+probability p, a share p should belong to it.
 """
 
 import numpy as np
@@ -16,23 +16,23 @@ __all__ = ["LEVELS", "at_levels", "confidence", "noise", "over_time"]
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 PARTS = 10  # of the test split
-FEWEST = 10  # rows to take a share of
-REPLICATES = 200  # for error bars, which are drawn and not read off
+FEWEST = 10  # rows for a share
+REPLICATES = 200  # enough for error bars
 
 Array = NDArray[np.float64]
 
-# T = bins, K = what has a half width, L = levels
+# T = bins, K = dimensions with a half width, L = levels
 
 
 def over_time(time: ArrayLike, covered: ArrayLike, parts: int = PARTS) -> tuple[Array, Array]:
-    """Returns the mean time of each tenth of the rows, (P,), and the share that its intervals hold, (P,).
+    """Returns the mean time of each of P equal parts of the rows, (P,), and the coverage of its intervals, (P,).
 
-    Tenths have equally many rows, give or take one; of fewer than 100 rows there are fewer parts, of 10 rows at least.
+    Parts have at least 10 rows, so fewer than 100 rows make fewer parts.
 
     Arguments:
         time: Seconds, ascending, shape (T,).
-        covered: 1 where the truth lies within, 0 where not, shape (T, K); rows with NaN are left out.
-        parts: How many, 10 for tenths.
+        covered: 1 if the truth lies in the interval, else 0, shape (T, K); rows with NaN are left out.
+        parts: Number of parts.
 
     Example:
         >>> over_time([0.0, 1.0, 2.0, 3.0], [[1.0], [1.0], [0.0], [1.0]], parts=1)
@@ -49,11 +49,11 @@ def over_time(time: ArrayLike, covered: ArrayLike, parts: int = PARTS) -> tuple[
 
 
 def noise(error: float | None, calibration_error: float | None, parts: int) -> float:
-    r"""Returns the standard error of the share that one of `parts` holds, :math:`\sqrt{P e^2 + c^2}`; NaN if unknown.
+    r"""Returns the standard error of the coverage of one of P parts, :math:`\sqrt{P e^2 + c^2}`; NaN if unknown.
 
     Arguments:
-        error: Standard error e of the share that the whole test split holds.
-        calibration_error: Its standard error c for want of validation rows; none counts as 0.
+        error: Standard error e of the coverage of the whole test split.
+        calibration_error: Standard error c of coverage due to few validation rows; None counts as 0.
         parts: Number of equal parts P.
 
     Example:
@@ -68,13 +68,13 @@ def noise(error: float | None, calibration_error: float | None, parts: int) -> f
 
 
 def at_levels(misfit: ArrayLike, half_width: ArrayLike, segment: ArrayLike, *, level: float) -> tuple[Array, Array]:
-    """Returns the share that intervals of each of the `LEVELS` hold, (L,), and its standard error, (L,).
+    """Returns the coverage of intervals at each of `LEVELS`, (L,), and its standard error, (L,).
 
     Arguments:
-        misfit: How far off each row is, NaN where unlabelled, shape (T, K).
+        misfit: Error of each row (see `ndt.evaluation.conformal.misfit`), NaN if unlabelled, shape (T, K).
         half_width: Half widths at `level`, shape (T, K).
         segment: Segment of each row, ascending, shape (T,).
-        level: Share of rows that half widths are made for.
+        level: Nominal coverage of the half widths.
     """
     s, half = np.asarray(misfit, np.float64), np.asarray(half_width, np.float64)
     z = norm.ppf((1 + np.array(LEVELS)) / 2) / norm.ppf((1 + level) / 2)
@@ -88,13 +88,12 @@ def at_levels(misfit: ArrayLike, half_width: ArrayLike, segment: ArrayLike, *, l
 
 
 def confidence(true: ArrayLike, predicted: ArrayLike, segment: ArrayLike) -> tuple[Array, Array, Array]:
-    """Returns how probable the likeliest class was said to be, how often it was right, and the error of that.
+    """Returns the mean probability of the likeliest class, its accuracy, and the accuracy's standard error, (G,) each.
 
-    Rows are taken together by the probability of their likeliest class, in steps of 0.1; of fewer than 10 rows nothing
-    is said. Shapes are (G,) for G groups.
+    The G groups of rows are bins of that probability, 0.1 wide, with at least 10 rows.
 
     Arguments:
-        true: One-hot, NaN where unlabelled, shape (T, C).
+        true: One-hot, NaN if unlabelled, shape (T, C).
         predicted: Probabilities, shape (T, C).
         segment: Segment of each row, ascending, shape (T,).
     """
@@ -102,10 +101,10 @@ def confidence(true: ArrayLike, predicted: ArrayLike, segment: ArrayLike) -> tup
     known = ~np.isnan(y).any(1) & ~np.isnan(x).any(1)
     y, x, segments = y[known], np.clip(x[known], 0.0, 1.0), segments[known]
     top, right = x.max(1, initial=0.0), (x.argmax(1) == y.argmax(1)) * 1.0
-    group = np.minimum((10 * top + 1e-9).astype(np.int64), 9)  # 0.3 is a hair below 3 tenths
+    group = np.minimum((10 * top + 1e-9).astype(np.int64), 9)  # 10 * 0.3 may round below 3
     rows = [np.flatnonzero(group == g) for g in range(10)]
     rows = [r for r in rows if len(r) >= FEWEST]
     error = [block_bootstrap_mean(right[r], segments[r], replicates=REPLICATES)[1] for r in rows]
-    said, share = ([float(v[r].mean()) for r in rows] for v in (top, right))
+    probability, share = ([float(v[r].mean()) for r in rows] for v in (top, right))
 
-    return np.array(said), np.array(share), np.array(error)
+    return np.array(probability), np.array(share), np.array(error)

@@ -1,16 +1,16 @@
-r"""Predictive intervals: how wide they must be to hold the truth as often as they say.
+r"""Conformal prediction intervals of a stated coverage, and adaptive (online conformal) ones.
 
-*Split conformal*: scores :math:`s_t` (how far off a prediction is) of n validation rows are sorted, and q is the
-:math:`\lceil (n + 1)(1 - \alpha) \rceil`-th. A new row's score is at most q with probability :math:`1 - \alpha` or
-slightly more if all rows are exchangeable. Rows of a recording are not: neighbours err alike, and errors grow as units
-drift. Hence `Conformal.error` says how uncertain coverage is for want of validation rows, and *adaptive* widths follow
-the truth where it arrives, by steps that balance at a share :math:`\alpha` of misses:
+*Split conformal*: q is the :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th smallest of the scores :math:`s_t` (absolute
+errors, say) of n validation rows. If all rows are exchangeable, a new row's score is at most q with probability
+:math:`1 - \alpha` or slightly more. Rows of a recording are not exchangeable: errors of neighbours are correlated, and
+errors grow as units drift. So `Conformal.error` estimates the uncertainty of coverage due to few validation rows, and
+*adaptive* widths follow the labels that arrive:
 
 .. math:: h_t = h^0_t e^{\theta_t}, \quad \theta_{t + 1} = \theta_t + \gamma (\mathrm{miss}_t - \alpha).
 
-The share of misses among T rows is :math:`\alpha + (\theta_{T + 1} - \theta_1) / \gamma T` exactly: it comes to
-:math:`\alpha` as 1 / T whatever the recording does, as long as errors are bounded. This is the quantile tracking of
-Angelopoulos et al. on a logarithmic scale, so that no unit enters and no width is infinite.
+The share of misses among T rows is exactly :math:`\alpha + (\theta_{T + 1} - \theta_1) / \gamma T`, which converges to
+:math:`\alpha` as 1 / T if errors are bounded. This is the quantile tracking of Angelopoulos et al. on a logarithmic
+scale, which has no unit and keeps widths finite.
 
 Reference: Lei et al. (2018), Distribution-free predictive inference for regression, https://arxiv.org/abs/1604.04173;
 Gibbs & Candès (2021), Adaptive conformal inference under distribution shift, https://arxiv.org/abs/2106.00263;
@@ -19,7 +19,7 @@ https://arxiv.org/abs/2307.16895; Sadinle, Lei & Wasserman (2019), for classes, 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,24 +30,24 @@ from ndt.evaluation.metrics import angular_error_deg
 
 __all__ = ["Conformal", "adaptive", "conformal_quantile", "misfit"]
 
-GAMMA = 0.1  # of 0.01 to 0.2, narrow and soon right on blocks of five recordings before their test splits
-ROWS_PER_KNOT, MOST_KNOTS = 100, 10  # of the scale: so few numbers of so many rows cost no coverage
-LEAST_SCALE = 0.05  # of the largest: an interval is not narrowed further on the strength of easy validation rows
-LEAST_CLASS = 1e-6  # a half width of 0 could not be widened
-LARGEST = {"continuous": np.inf, "angle": 180.0, "class": 1.0}  # a wider interval holds no more
+GAMMA = 0.1  # from 0.01 to 0.2, narrow and quick to converge on the validation splits of five recordings
+ROWS_PER_KNOT, MOST_KNOTS = 100, 10  # of the scale; few parameters from many rows cost no coverage
+LEAST_SCALE = 0.05  # of the largest scale, which limits the effect of easy validation rows
+LEAST_CLASS = 1e-6  # a half width of 0 could not grow
+LARGEST = {"continuous": np.inf, "angle": 180.0, "class": 1.0}  # half width that covers everything
 
 Array = NDArray[np.float64]
 
 
 def misfit(true: ArrayLike, predicted: ArrayLike, kind: str) -> Array:
-    """Returns how far off each row is, at least 0, (R, K); NaN where it is unlabelled.
+    """Returns the error of each row, at least 0, (R, K); NaN if it is unlabelled.
 
     *continuous*: absolute error of each dimension, K = C. *angle*: absolute error of each direction in degrees,
     K = C / 2. *class*: 1 less the probability of the true class, K = 1.
 
     Arguments:
         true: Measured values, shape (R, C).
-        predicted: Decoded values, shape (R, C).
+        predicted: Predictions, shape (R, C).
         kind: ``continuous``, ``angle`` or ``class``.
     """
     y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
@@ -58,7 +58,7 @@ def misfit(true: ArrayLike, predicted: ArrayLike, kind: str) -> Array:
     elif kind == "angle":
         found = angular_error_deg(y, x)
     elif kind == "class":
-        found = np.maximum(1 - np.sum(x * y, 1, keepdims=True), 0.0)  # ridge knows probabilities over 1
+        found = np.maximum(1 - np.sum(x * y, 1, keepdims=True), 0.0)  # ridge predicts values above 1
     else:
         raise ValueError(f"kind must be continuous, angle or class, got {kind!r}")
 
@@ -66,11 +66,11 @@ def misfit(true: ArrayLike, predicted: ArrayLike, kind: str) -> Array:
 
 
 def conformal_quantile(scores: ArrayLike, level: float) -> Array:
-    r"""Returns the :math:`\lceil (n + 1) \cdot level \rceil`-th smallest of n scores; infinity where n is too small.
+    r"""Returns the :math:`\lceil (n + 1) \cdot level \rceil`-th smallest of n scores; infinity if n is too small.
 
     Arguments:
-        scores: Scores, shape (n, K), each column by itself.
-        level: Share that must not be larger, between 0 and 1.
+        scores: Scores, shape (n, K).
+        level: Share of scores at or below the quantile, between 0 and 1.
 
     Example:
         >>> conformal_quantile([[3.0], [1.0], [2.0], [4.0]], 0.6)
@@ -83,22 +83,19 @@ def conformal_quantile(scores: ArrayLike, level: float) -> Array:
 
 
 def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: float = GAMMA) -> Array:
-    """Returns half widths that follow the labels of the rows before, (R, K).
-
-    A row without a label leaves the width as it was.
+    """Returns half widths adapted to the labels of earlier rows, (R, K); unlabelled rows do not change them.
 
     Arguments:
-        scores: What `misfit` returns, rows in order of time, shape (R, K).
+        scores: Errors as of `misfit`, rows in order of time, shape (R, K).
         half_width: Half widths to start from, shape (R, K).
-        level: Share to cover, between 0 and 1.
-        gamma: Step: the width's logarithm grows by ``gamma * level`` at a miss, and falls by ``gamma * (1 - level)``
-            at a hit.
+        level: Nominal coverage, between 0 and 1.
+        gamma: Step: the log width grows by ``gamma * level`` at a miss and falls by ``gamma * (1 - level)`` at a hit.
     """
     s, half = np.asarray(scores, np.float64), np.asarray(half_width, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(s / half)
     shift = np.zeros(ratio.shape)
-    for k, column in enumerate(ratio.T.tolist()):  # plain numbers: ten times as fast as rows of an array
+    for k, column in enumerate(ratio.T.tolist()):  # plain numbers are ten times as fast as rows of an array
         theta = 0.0
         for row, known in enumerate(column):
             shift[row, k] = theta
@@ -108,25 +105,23 @@ def adaptive(scores: ArrayLike, half_width: ArrayLike, *, level: float, gamma: f
     return np.asarray(half * np.exp(shift))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Conformal:
-    """Intervals around predictions, prediction ± half width; of classes, sets of them.
+    """Prediction intervals, prediction ± half width, or prediction sets of classes.
 
-    With 200 validation rows or more, the half width is a quantile times a scale that grows with how hard a row looks:
-    with the prediction's distance from its mean, for continuous targets; with the shortness of the predicted vector,
-    for angles. The scale is the mean misfit of validation rows that look alike, made monotone. With fewer rows, and
-    for classes, it is 1.
-
-    A set of classes holds all whose probability is 1 - half width or more; it may be empty.
+    With 200 validation rows or more, the half width is a quantile times a scale that grows with a row's difficulty: the
+    prediction's distance from its mean for continuous targets, the shortness of the predicted vector for angles.
+    The scale is the isotonic regression of validation errors on difficulty. With fewer rows, and for classes, it is 1.
+    A prediction set holds the classes of probability 1 - half width or more; it may be empty.
 
     Arguments:
         kind: ``continuous``, ``angle`` or ``class``.
-        level: Share of rows to cover, between 0 and 1.
-        quantile: Of misfits over scale, one a dimension, (K,); infinite where validation rows are too few.
+        level: Nominal coverage, between 0 and 1.
+        quantile: Quantile of errors over scale, one a dimension, (K,); infinite with too few validation rows.
         centre: Mean prediction on validation rows, (C,).
-        knots: How hard rows look where the scale is known, ascending, one tuple a dimension; linear between.
-        scales: The scale there.
-        error: Standard error of coverage for want of validation rows; NaN where unknown.
+        knots: Difficulties between which the scale is linear, ascending, one tuple a dimension.
+        scales: The scale at each knot.
+        error: Standard error of coverage due to few validation rows; NaN if unknown.
     """
 
     kind: str
@@ -141,77 +136,65 @@ class Conformal:
     def fit(
         cls, true: ArrayLike, predicted: ArrayLike, kind: str, *, level: float = 0.9, segment: ArrayLike | None = None
     ) -> "Conformal":
-        """Learns from validation rows: rows that the predictor was not trained on.
+        """Fits the intervals to validation rows, which the predictor was not trained on.
 
         Arguments:
             true: Measured values, shape (R, C); rows with a NaN are unlabelled and left out.
-            predicted: Decoded values, shape (R, C).
+            predicted: Predictions, shape (R, C).
             kind: ``continuous``, ``angle`` or ``class``.
-            level: Share of rows to cover, between 0 and 1.
-            segment: Segment that each row lies in, ascending, (R,); see `ndt.evaluation.bootstrap`.
+            level: Nominal coverage, between 0 and 1.
+            segment: Segment of each row, ascending, (R,); see `ndt.evaluation.bootstrap`.
         """
         scores, x = misfit(true, predicted, kind), np.asarray(predicted, np.float64)
         labelled = ~np.isnan(scores).any(1)
         scores, x = scores[labelled], x[labelled]
         centre = x.mean(0) if len(x) else np.zeros(x.shape[1])
-        tables = [_scale(h, s) for h, s in zip(_hardness(x, centre, kind).T, scores.T, strict=True)]
-        knots, scales = zip(*tables, strict=True)
-        relative = scores / _interpolated(_hardness(x, centre, kind), knots, scales)
+        hard = _difficulty(x, centre, kind)
+        knots, scales = zip(*(_scale(h, s) for h, s in zip(hard.T, scores.T, strict=True)), strict=True)
+        relative = scores / _interpolated(hard, knots, scales)
         quantile = conformal_quantile(relative, level)
         if kind == "class":
             quantile = np.maximum(quantile, LEAST_CLASS)
         inside = (relative <= quantile).astype(np.float64)
         _, error = block_bootstrap_mean(inside, None if segment is None else np.asarray(segment)[labelled])
 
-        return cls(
-            kind=kind,
-            level=level,
-            quantile=tuple(quantile.tolist()),
-            centre=tuple(centre.tolist()),
-            knots=knots,
-            scales=scales,
-            error=error,
-        )
+        return cls(kind, level, tuple(quantile.tolist()), tuple(centre.tolist()), knots, scales, error)
 
     def half_width(self, predicted: ArrayLike) -> Array:
         """Returns half widths, (R, K), of predictions, (R, C): in the unit, in degrees, or a probability."""
-        hard = _hardness(np.asarray(predicted, np.float64), np.array(self.centre), self.kind)
+        hard = _difficulty(np.asarray(predicted, np.float64), np.array(self.centre), self.kind)
 
         return np.minimum(_interpolated(hard, self.knots, self.scales) * self.quantile, LARGEST[self.kind])
 
     def adapt(self, true: ArrayLike, predicted: ArrayLike) -> Array:
-        """Returns half widths that follow the labels of rows before, (R, K); see `adaptive`.
+        """Returns adaptive half widths, (R, K), for rows in order of time; see `adaptive`.
 
         Arguments:
-            true: Measured values, NaN where no label arrives, rows in order of time, shape (R, C).
-            predicted: Decoded values, shape (R, C).
+            true: Measured values, NaN if no label arrives, shape (R, C).
+            predicted: Predictions, shape (R, C).
         """
-        found = adaptive(misfit(true, predicted, self.kind), self.half_width(predicted), level=self.level)
+        half = adaptive(misfit(true, predicted, self.kind), self.half_width(predicted), level=self.level)
 
-        return np.minimum(found, LARGEST[self.kind])
+        return np.minimum(half, LARGEST[self.kind])
 
     def covered(self, true: ArrayLike, predicted: ArrayLike, half_width: ArrayLike) -> Array:
-        """Returns 1 where the truth, (R, C), lies within half widths, (R, K), 0 where not, NaN where it is unknown."""
+        """Returns 1 if the truth, (R, C), lies within half widths, (R, K), else 0; NaN if it is unknown."""
         scores = misfit(true, predicted, self.kind)
 
         return np.where(np.isnan(scores), np.nan, scores <= np.asarray(half_width))
 
     def sets(self, predicted: ArrayLike, half_width: ArrayLike) -> NDArray[np.bool_]:
-        """Returns which classes are in each row's set, (R, C), of probabilities, (R, C), and half widths, (R, 1)."""
-        assert self.kind == "class", "only classes have sets"
+        """Returns each row's prediction set, (R, C), from probabilities, (R, C), and half widths, (R, 1)."""
+        assert self.kind == "class", "only classes have prediction sets"
 
         return 1 - np.asarray(predicted, np.float64) <= np.asarray(half_width)
 
     def measure(self, true: ArrayLike, predicted: ArrayLike, segment: ArrayLike | None = None) -> dict[str, Any]:
-        """Returns coverage and width on test rows, with and without adaptation, as metrics.json says them.
+        """Returns coverage and width on test rows, with and without adaptation, under the keys of metrics.json.
 
-        Errors are of the test rows alone; of coverage without adaptation, `interval_calibration_error` adds to them.
-        Widths are the mean half width of each dimension; of classes, the mean number in a set.
-
-        Arguments:
-            true: Measured values, NaN where unlabelled, rows in order of time, shape (R, C).
-            predicted: Decoded values, shape (R, C).
-            segment: Segment that each row lies in, ascending, (R,); see `ndt.evaluation.bootstrap`.
+        Standard errors describe the test rows alone; without adaptation, `interval_calibration_error` adds to them.
+        Widths are the mean half width of each dimension, or the mean size of prediction sets. Arguments as of `fit`,
+        rows in order of time.
         """
         found: dict[str, Any] = {"interval_calibration_error": self.error}
         share = f"coverage_{100 * self.level:g}"
@@ -223,24 +206,9 @@ class Conformal:
 
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns all of it as JSON; what is not finite becomes null."""
-        quantile = [q if math.isfinite(q) else None for q in self.quantile]
 
-        return asdict(self) | {"quantile": quantile, "error": self.error if math.isfinite(self.error) else None}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "Conformal":
-        """Returns what `to_json` wrote."""
-        tables = {name: tuple(map(tuple, found[name])) for name in ("knots", "scales")}
-        quantile = tuple(math.inf if q is None else q for q in found["quantile"])
-        error = math.nan if found["error"] is None else found["error"]
-
-        return cls(**found | tables | {"quantile": quantile, "centre": tuple(found["centre"]), "error": error})
-
-
-def _hardness(predicted: Array, centre: Array, kind: str) -> Array:
-    """Returns how hard each row looks, larger for harder, (R, K)."""
+def _difficulty(predicted: Array, centre: Array, kind: str) -> Array:
+    """Returns the expected difficulty of each row, (R, K)."""
     if kind == "continuous":
         return np.abs(predicted - centre)
     if kind == "angle":
@@ -250,7 +218,7 @@ def _hardness(predicted: Array, centre: Array, kind: str) -> Array:
 
 
 def _scale(hard: Array, scores: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns knots and the mean score at each, never falling from one to the next; of few rows, one knot and 1."""
+    """Returns knots and the isotonic mean score at each; for few rows, one knot of scale 1."""
     from sklearn.isotonic import isotonic_regression
 
     num_knots = min(len(hard) // ROWS_PER_KNOT, MOST_KNOTS)

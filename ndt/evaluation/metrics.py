@@ -1,4 +1,4 @@
-"""Scores: R² and angular error of what was decoded, and likelihoods of spike counts. Each name says its convention."""
+"""R², angular error and other scores of predictions, and likelihoods of spike counts; names state conventions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
+
+from ndt.target import KINDS
 
 __all__ = [
     "angular_error_deg",
@@ -16,12 +18,16 @@ __all__ = [
     "r2",
     "r2_per_dim",
     "r2_uniform",
+    "score",
 ]
 
 MIN_RATE = 1e-9  # NLB's floor for rates of zero, in spikes per bin
+LEAST_PROBABILITY = 1e-6  # a true class with probability 0 costs log 1e6, not infinity
+
+Array = NDArray[np.float64]
 
 
-def _sums(true: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _sums(true: ArrayLike, predicted: ArrayLike) -> tuple[Array, Array]:
     """Returns squared error and squared deviation from the mean, each summed over labelled rows, shape (C,)."""
     y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
     if y.shape != x.shape or y.ndim != 2:
@@ -34,7 +40,7 @@ def _sums(true: ArrayLike, predicted: ArrayLike) -> tuple[NDArray[np.float64], N
 
 
 def _ratio(error: Any, total: Any) -> Any:
-    """Returns 1 - error / total; NaN where nothing varies, since R² is then undefined."""
+    """Returns 1 - error / total; NaN if nothing varies, since R² is then undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(total) > 0, 1 - np.asarray(error) / np.asarray(total), np.nan)
 
@@ -44,11 +50,11 @@ def r2(true: ArrayLike, predicted: ArrayLike) -> float:
 
     .. math:: R^2 = 1 - \sum_{tc} (y_{tc} - \hat y_{tc})^2 / \sum_{tc} (y_{tc} - \bar y_c)^2
 
-    Rows with a NaN in `true` are unlabelled and left out. NaN where `true` does not vary.
+    Rows with a NaN in `true` are unlabelled and left out. NaN if `true` does not vary.
 
     Arguments:
-        true: Measured covariates, shape (T, C).
-        predicted: Decoded covariates, shape (T, C).
+        true: Measured targets, shape (T, C).
+        predicted: Predictions, shape (T, C).
 
     Example:
         >>> r2([[0.0], [1.0], [2.0]], [[0.0], [1.0], [1.0]])
@@ -59,7 +65,7 @@ def r2(true: ArrayLike, predicted: ArrayLike) -> float:
     return float(_ratio(error.sum(), total.sum()))
 
 
-def r2_per_dim(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+def r2_per_dim(true: ArrayLike, predicted: ArrayLike) -> Array:
     """Returns R² of each dimension, shape (C,); see `r2`."""
     return np.asarray(_ratio(*_sums(true, predicted)), np.float64)
 
@@ -69,12 +75,12 @@ def r2_uniform(true: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.mean(r2_per_dim(true, predicted)))
 
 
-def angular_error_deg(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+def angular_error_deg(true: ArrayLike, predicted: ArrayLike) -> Array:
     """Returns the absolute difference of directions in degrees, 0 to 180, shape (T, C / 2); NaN where `true` is.
 
     Arguments:
         true: Cosine and sine of each angle side by side, shape (T, C).
-        predicted: The same, of any length, since only directions count; none at all is 90 degrees off.
+        predicted: The same, of any length; a vector of length 0 has an error of 90 degrees.
 
     Example:
         >>> angular_error_deg([[1.0, 0.0]], [[0.0, 3.0]])
@@ -113,7 +119,7 @@ def poisson_nll(rates: ArrayLike, counts: ArrayLike) -> float:
 
 
 def bits_per_spike(nll_model: float, nll_null: float, num_spikes: float) -> float:
-    """Returns how many bits per spike the model gains over the null model; likelihoods are summed and in nats."""
+    """Returns the gain over the null model in bits per spike, from summed negative log-likelihoods in nats."""
     if num_spikes <= 0:
         return float("nan")
 
@@ -123,8 +129,8 @@ def bits_per_spike(nll_model: float, nll_null: float, num_spikes: float) -> floa
 def co_bps(rates: ArrayLike, counts: ArrayLike) -> float:
     """Returns co-smoothing bits per spike as the Neural Latents Benchmark defines it.
 
-    Likelihoods are pooled over all trials, bins and units; the null rate of a unit is its mean count in the evaluation
-    data given here. Averages of per-unit scores are another quantity.
+    Likelihoods are pooled over all trials, bins and units, unlike averages of per-unit scores. The null rate of a unit
+    is its mean count in these evaluation data.
 
     Reference: Pei et al. (2021), Neural Latents Benchmark '21, https://arxiv.org/abs/2109.04463
 
@@ -141,17 +147,109 @@ def co_bps(rates: ArrayLike, counts: ArrayLike) -> float:
     return bits_per_spike(poisson_nll(rate, k), poisson_nll(np.broadcast_to(null, k.shape), k), float(np.nansum(k)))
 
 
-def paired_difference(values: Sequence[float], peers: Sequence[float]) -> tuple[float, float | None]:
-    r"""Returns the mean difference of pairs and its standard error; one pair has no error.
+def paired_difference(values: Sequence[float], references: Sequence[float]) -> tuple[float, float | None]:
+    r"""Returns the mean difference of pairs and its standard error; None for one pair.
 
     .. math:: \bar d = \tfrac1n \sum_s d_s, \quad \mathrm{se} = \sqrt{\tfrac{1}{n (n - 1)} \sum_s (d_s - \bar d)^2}
 
     Arguments:
-        values: One of each pair (a seed), n in number.
-        peers: What each is compared to, in the same order.
+        values: One value a pair (a seed), n in number.
+        references: The value that each is compared to, in the same order.
     """
-    if len(values) != len(peers) or not len(values):
-        raise ValueError(f"values and peers must be pairs, at least one, got {len(values)} and {len(peers)}")
-    d = np.asarray(values, np.float64) - np.asarray(peers, np.float64)
+    if len(values) != len(references) or not len(values):
+        raise ValueError(f"values and references must be pairs, at least one, got {len(values)} and {len(references)}")
+    d = np.asarray(values, np.float64) - np.asarray(references, np.float64)
 
     return float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else None
+
+
+def score(true: ArrayLike, predicted: ArrayLike, kind: str, *, trial: ArrayLike | None = None) -> dict[str, Any]:
+    """Returns the scores of a target at its labelled rows, as plain numbers; NaN if undefined.
+
+    All kinds have ``r2`` (variance-weighted; a Brier skill score for one-hot columns), ``r2_uniform`` (mean over
+    columns), ``r2_per_dim`` and ``num_bins``.
+
+    - *continuous*: ``rmse`` over all rows and dimensions, in the target's unit; ``correlation`` (Pearson's), mean over
+      dimensions.
+    - *angle*, columns cosine and sine of each: ``median_error_deg``, ``mean_error_deg`` (of the absolute difference of
+      directions, mean over angles).
+    - *class*, one column a class: ``accuracy`` of the likeliest class; ``balanced_accuracy``, its mean over classes
+      that occur; ``chance``, the accuracy of the most frequent class; ``log_loss`` in nats, of probabilities that sum
+      to 1, each at least 1e-6. With trials, ``num_trials`` and ``trial_accuracy``: the predicted class of a trial has
+      the largest mean probability over its labelled rows, and most of these rows have its true class.
+
+    Arguments:
+        true: Measured values, shape (R, C); rows with a NaN are unlabelled and left out.
+        predicted: Predictions, shape (R, C).
+        kind: ``continuous``, ``angle`` or ``class``.
+        trial: Trial of each row, -1 for none, shape (R,); for classes only.
+
+    Example:
+        >>> score([[0.0, 1.0], [1.0, 0.0]], [[0.2, 0.8], [0.6, 0.4]], "class")["accuracy"]
+        1.0
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    if y.shape != x.shape or y.ndim != 2:
+        raise ValueError(f"true and predicted must both be (R, C), got {y.shape} and {x.shape}")
+    labelled = ~np.isnan(y).any(1)
+    y, x = y[labelled], x[labelled]
+    found: dict[str, Any] = {"r2": r2(y, x), "r2_uniform": r2_uniform(y, x), "r2_per_dim": r2_per_dim(y, x)}
+    if kind == "continuous":
+        found |= _continuous(y, x)
+    elif kind == "angle":
+        found |= _angle(y, x)
+    else:
+        found |= _class(y, x)
+        if trial is not None:
+            found |= _trials(y, x, np.asarray(trial)[labelled])
+
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in found.items()} | {"num_bins": len(y)}
+
+
+def _mean(x: Array) -> Array:
+    """Returns the mean over rows; NaN without rows."""
+    return x.mean(0) if len(x) else np.full(x.shape[1:], np.nan)
+
+
+def _continuous(y: Array, x: Array) -> dict[str, Any]:
+    dy, dx = y - _mean(y), x - _mean(x)
+    with np.errstate(divide="ignore", invalid="ignore"):  # undefined if either does not vary
+        correlation = _mean(dy * dx) / np.sqrt(_mean(dy**2) * _mean(dx**2))
+
+    return {"rmse": float(np.sqrt(_mean((y - x) ** 2).mean())), "correlation": float(correlation.mean())}
+
+
+def _angle(y: Array, x: Array) -> dict[str, Any]:
+    error = angular_error_deg(y, x)
+    median = np.median(error, 0) if len(error) else np.full(error.shape[1], np.nan)
+
+    return {"median_error_deg": float(median.mean()), "mean_error_deg": float(_mean(error).mean())}
+
+
+def _class(y: Array, x: Array) -> dict[str, Any]:
+    label, hit = y.argmax(1), (y.argmax(1) == x.argmax(1)).astype(np.float64)
+    rows = np.bincount(label, minlength=y.shape[1])
+    occurs = rows > 0
+    recall = np.bincount(label, hit, minlength=y.shape[1])[occurs] / rows[occurs]
+    p = np.clip(x, LEAST_PROBABILITY, 1.0)
+    p /= p.sum(1, keepdims=True)
+
+    return {
+        "accuracy": float(_mean(hit)),
+        "balanced_accuracy": float(_mean(recall)),
+        "chance": float(rows.max() / len(y)) if len(y) else float("nan"),
+        "log_loss": float(_mean(-np.log(p[np.arange(len(y)), label]))),
+    }
+
+
+def _trials(y: Array, x: Array, trial: NDArray[Any]) -> dict[str, Any]:
+    inside = trial >= 0
+    _, number = np.unique(trial[inside], return_inverse=True)
+    num_trials = int(number.max()) + 1 if len(number) else 0
+    votes, truth = np.zeros((2, num_trials, y.shape[1]))
+    np.add.at(votes, number, x[inside])  # the sum over rows ranks classes as the mean does
+    np.add.at(truth, number, y[inside])
+
+    return {"num_trials": num_trials, "trial_accuracy": float(_mean((votes.argmax(1) == truth.argmax(1)) * 1.0))}

@@ -1,8 +1,8 @@
-"""The Neural Latents Benchmark '21: what it asks of each data set, its scores, and the file of a submission.
+"""The Neural Latents Benchmark '21: the task of each data set, the scores, and the file of a submission.
 
-Rates are in spikes per bin, arrays are trials by bins by units, held-in units before held-out ones. Where the paper and
-nlb_tools (make_tensors.py, evaluation.py, as of 2022) differ, times, lags, kernels, columns and scores are those of the
-latter. Numbers of units are those of the published files. Whether EvalAI's server runs that version was not verified.
+Rates are in spikes per bin, arrays are trials by bins by units, held-in units before held-out ones. Tasks and scores
+follow nlb_tools (make_tensors.py, evaluation.py, as of 2022) where it differs from the paper; numbers of units are
+those of the published files. We did not verify that EvalAI's server runs this version.
 
 Reference: Pei et al. (2021), Neural Latents Benchmark '21, https://arxiv.org/abs/2109.04463
 """
@@ -27,7 +27,6 @@ __all__ = [
     "TASKS",
     "NlbTask",
     "co_bps_per_unit",
-    "find_task",
     "group_name",
     "psth_r2",
     "score_submission",
@@ -38,7 +37,7 @@ __all__ = [
 
 ALPHAS = np.logspace(-4, 0, 9)  # penalties of the ridge regression that NLB decodes velocity with
 FEWEST = 10  # rows to fit on: two in each of five folds
-BIN_MS = {5: "", 20: "_20"}  # widths that the benchmark scores, and how a group's name ends
+BIN_MS = {5: "", 20: "_20"}  # widths that the benchmark scores, and the suffix of a group's name
 
 # M = trials, T = bins, F = bins after them, N = units, C = covariate dimensions, J = conditions, K = decoders
 
@@ -47,22 +46,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class NlbTask:
-    """A way to cut a recording's trials, and what is scored of them.
+    """The trials of a data set and their scores. Empty strings and tuples stand for none.
 
     Arguments:
         name: Name of the data set.
         align: Column of the table `trials` with the time that trials are aligned to; ``start`` for their start.
-        window: From when to when a trial is seen, in seconds from `align`; None for the trial as the table has it.
-        forward: How long after that rates are predicted, in seconds.
-        covariate: Velocity that is decoded; empty for none.
-        lag: How much later than spikes velocity is read, in seconds.
-        decoder: Column of `trials` whose values 0 and 1 have a decoder each; empty for one decoder.
-        conditions: Columns of `trials` that make a condition, of which there is a PSTH; empty for none.
-        kernel: Standard deviation of the Gaussian that spikes are smoothed with for PSTHs, in seconds.
-        since: Column of `trials` with a time before which a trial is not scored; empty for none.
-        per_trial: Columns of `trials` that are correlated with neural speed, see `tp_corr`; empty for none.
-        outlier: Column of `trials` that is 1 where a trial has no behaviour and is in no PSTH; empty for none.
-        num_units: Held-in and held-out units of the published files; 0 where any number will do.
+        window: Visible time of a trial in seconds from `align`; None for the interval of the table.
+        forward: Duration of forward prediction after the window, in seconds.
+        covariate: Name of the velocity to decode.
+        lag: Delay of velocity after spikes, in seconds.
+        decoder: Column of `trials` whose values 0 and 1 select one of two decoders.
+        conditions: Columns of `trials` whose combinations are the conditions of PSTHs.
+        kernel: Standard deviation of the Gaussian smoothing for PSTHs, in seconds.
+        since: Column of `trials` with the time at which scoring begins.
+        per_trial: Columns of `trials` for the correlation with neural speed, see `tp_corr`.
+        outlier: Column of `trials` that is 1 if a trial has no behaviour and enters no PSTH.
+        num_units: Held-in and held-out units of the published files; 0 for any number.
     """
 
     name: str
@@ -127,18 +126,6 @@ TASKS = {
 }
 
 
-def find_task(name: str) -> NlbTask:
-    """Returns what a data set asks.
-
-    Raises:
-        InputError: if there is no such data set.
-    """
-    if name not in TASKS:
-        raise InputError("nlb", "dataset", f"one of {', '.join(TASKS)}", repr(name))
-
-    return TASKS[name]
-
-
 def group_name(dataset: str, bin_size: float) -> str:
     """Returns the name of a data set's group in a submission.
 
@@ -153,13 +140,13 @@ def group_name(dataset: str, bin_size: float) -> str:
 
 
 def co_bps_per_unit(rates: ArrayLike, counts: ArrayLike) -> float:
-    """Returns the mean over units of each unit's own bits per spike; units without a spike are left out.
+    """Returns the mean over units of their bits per spike; units without a spike are left out.
 
-    It is what several later papers report in place of co-bps; the two are not to be compared.
+    Several later papers report this score in place of co-bps; the two are not comparable.
 
     Arguments:
         rates: Predicted spikes per bin, shape (..., N).
-        counts: Spikes per bin, NaN where not observed, shape of `rates`.
+        counts: Spikes per bin, NaN if not observed, shape of `rates`.
     """
     k = np.asarray(counts, np.float64)
     each = [co_bps(np.asarray(rates)[..., [n]], k[..., [n]]) for n in range(k.shape[-1]) if np.nansum(k[..., n]) > 0]
@@ -168,14 +155,14 @@ def co_bps_per_unit(rates: ArrayLike, counts: ArrayLike) -> float:
 
 
 def psth_r2(psth: ArrayLike, rates: ArrayLike, trials: Sequence[ArrayLike]) -> float:
-    """Returns the mean over units of the R² of trial-averaged rates against true PSTHs, all conditions at once.
+    """Returns the mean over units of the R² of trial-averaged rates against true PSTHs, pooled over conditions.
 
-    Bins in which a PSTH is NaN are left out, and so are conditions without a trial.
+    Bins in which a PSTH is NaN and conditions without a trial are left out.
 
     Arguments:
-        psth: True PSTHs in spikes per bin, NaN where there is none, shape (J, T, N).
+        psth: True PSTHs in spikes per bin, shape (J, T, N).
         rates: Predicted spikes per bin of the evaluated trials, shape (M, T, N).
-        trials: Which of the trials are of each condition, J of them.
+        trials: Indices of the trials of each of J conditions.
     """
     true, predicted = np.asarray(psth, np.float64), np.asarray(rates, np.float64)
     if true.ndim != 3 or true.shape[1:] != predicted.shape[1:] or len(true) != len(trials):
@@ -199,17 +186,17 @@ def vel_r2(
     train_masks: NDArray[np.bool_] | None = None,
     masks: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Returns how well ridge regression on predicted rates decodes velocity: R², averaged over dimensions and decoders.
+    """Returns the R² of velocity decoded by ridge regression on predicted rates, averaged over dimensions and decoders.
 
-    The penalty is the one of `ALPHAS` with the best R² over five blocks of rows, each predicted from the others.
+    Five-fold cross-validation over blocks of rows selects the penalty from `ALPHAS`.
 
     Arguments:
         train_rates: Predicted spikes per bin of the training trials, shape (M, T, N).
-        train_behavior: Their velocity at the bins, lag applied, NaN where missing, shape (M, T, C).
-        rates: Of the evaluated trials, shape (M', T', N).
-        behavior: Of the evaluated trials, shape (M', T', C).
-        train_masks: Which training trials each of K decoders is fitted on, shape (M, K); None for one on all.
-        masks: Which evaluated trials it is scored on, shape (M', K).
+        train_behavior: Their velocity at the bins, lag applied, NaN if missing, shape (M, T, C).
+        rates: Those of the evaluated trials, shape (M', T', N).
+        behavior: Velocity of the evaluated trials, shape (M', T', C).
+        train_masks: Training trials of each of K decoders, shape (M, K); None for one decoder of all trials.
+        masks: Evaluated trials of each decoder, shape (M', K).
     """
     if (train_masks is None) != (masks is None):
         raise ValueError("train_masks and masks must both be given, or neither")
@@ -225,7 +212,7 @@ def vel_r2(
 
 
 def _labelled(rates: Array, behavior: Array, masks: NDArray[np.bool_] | None) -> list[tuple[Array, Array]]:
-    """For each decoder the bins of its trials that have behaviour: rates (R, N), behaviour (R, C)."""
+    """Returns for each decoder the labelled bins of its trials: rates (R, N), behaviour (R, C)."""
     masks = np.ones((len(rates), 1), bool) if masks is None else masks
     known = ~np.isnan(behavior[..., 0])
 
@@ -233,17 +220,17 @@ def _labelled(rates: Array, behavior: Array, masks: NDArray[np.bool_] | None) ->
 
 
 def tp_corr(rates: ArrayLike, counts: ArrayLike, behavior: ArrayLike) -> float:
-    r"""Returns the correlation of neural speed with the interval that was produced, averaged over conditions.
+    r"""Returns the correlation of neural speed with the produced interval, averaged over conditions.
 
     .. math:: v_m = \tfrac{1}{T_m - 1} \sum_t \| \lambda_{m,t+1} - \lambda_{m,t} \|
 
-    over the bins from Set to Go. The faster rates move, the sooner the subject acts: better is more negative.
+    over the bins from Set to Go. Faster rates precede shorter intervals, so a better score is more negative.
 
     Arguments:
         rates: Predicted spikes per bin of all units, shape (M, T, N).
         counts: Spikes per bin of the held-out units, NaN outside Set to Go, shape (M, T, N').
-        behavior: Of each trial: three columns that make its condition (response, direction, prior), any others, and
-            last the interval produced; NaN leaves a trial out. Shape (M, C). Conditions of one trial are left out.
+        behavior: Three columns of the trial's condition (response, direction, prior), any others, and last the produced
+            interval, shape (M, C). Trials with NaN, and conditions of one trial, are left out.
     """
     x, b = np.asarray(rates, np.float64), np.asarray(behavior, np.float64)
     inside = ~np.isnan(np.asarray(counts, np.float64)[..., 0])
@@ -254,7 +241,7 @@ def tp_corr(rates: ArrayLike, counts: ArrayLike, behavior: ArrayLike) -> float:
     found = []
     for j in range(int(condition.max(initial=-1)) + 1):
         if np.sum(same := condition == j) > 1:
-            with np.errstate(invalid="ignore", divide="ignore"):  # one speed, or one interval: NaN, which is said
+            with np.errstate(invalid="ignore", divide="ignore"):  # NaN if either is constant
                 found.append(np.corrcoef(speed[same], b[rows[same], -1])[0, 1])
 
     return float(np.mean(found)) if found else float("nan")
@@ -263,15 +250,15 @@ def tp_corr(rates: ArrayLike, counts: ArrayLike, behavior: ArrayLike) -> float:
 def score_submission(rates: Mapping[str, Any], true: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the scores of a data set's rates.
 
-    Under ``nlb`` the benchmark's own, as far as targets allow: ``co-bps``, ``vel R2`` (``tp corr`` for dmfc_rsg),
-    ``psth R2`` and ``fp-bps``, which is co-bps of all units in the bins after each trial. Beside them
-    ``co_bps_per_unit``, which is no score of the benchmark.
+    ``nlb`` holds the benchmark's scores if their targets exist: ``co-bps``, ``vel R2`` (``tp corr`` for dmfc_rsg),
+    ``psth R2`` and ``fp-bps``, the co-bps of all units in the bins after each trial. ``co_bps_per_unit`` is not a score
+    of the benchmark.
 
     Arguments:
-        rates: Predicted spikes per bin: ``eval_rates_heldin``, ``eval_rates_heldout`` (M, T, N), the same of
+        rates: Predicted spikes per bin: ``eval_rates_heldin``, ``eval_rates_heldout`` (M, T, N), the same with
             ``train_``, and ``eval_rates_heldin_forward``, ``eval_rates_heldout_forward`` (M, F, N).
-        true: ``eval_spikes_heldout`` (M, T, N), and where there are any ``train_behavior`` and ``eval_behavior``
-            (M, T, C), for dmfc_rsg (M, C); ``train_decode_mask`` and ``eval_decode_mask`` (M, K); ``psth`` (J, T, N),
+        true: ``eval_spikes_heldout`` (M, T, N), and if present ``train_behavior`` and ``eval_behavior`` (M, T, C), for
+            dmfc_rsg (M, C); ``train_decode_mask`` and ``eval_decode_mask`` (M, K); ``psth`` (J, T, N),
             ``eval_cond_idx`` (J lists of trials); ``eval_spikes_heldin_forward``, ``eval_spikes_heldout_forward``.
     """
 
@@ -297,16 +284,16 @@ def score_submission(rates: Mapping[str, Any], true: Mapping[str, Any]) -> dict[
 def write_submission(
     path: str | Path, group: str, rates: Mapping[str, NDArray[Any]], num_units: tuple[int, int] = (0, 0)
 ) -> Path:
-    """Writes a submission's HDF5 file, whole or not at all, in float32, and returns its path.
+    """Writes the HDF5 file of a submission atomically, in float32, and returns its path.
 
     Arguments:
         path: The file, ``.h5``.
         group: Name of the data set's group, see `group_name`.
         rates: Its arrays, see `score_submission`.
-        num_units: Held-in and held-out units that it must have; 0 where any number will do.
+        num_units: Expected held-in and held-out units; 0 for any number.
 
     Raises:
-        InputError: if rates are negative or not finite, or of another number of units; nothing is written then.
+        InputError: if rates are negative or not finite, or of another number of units.
     """
     for key, array in rates.items():
         if not np.isfinite(array).all() or (array < 0).any():

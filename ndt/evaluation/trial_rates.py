@@ -1,4 +1,4 @@
-"""Rates of held-out units, and of bins to come, in the trials of a session: what co-smoothing asks of a model."""
+"""Predicted rates in trials, of held-out units and of later bins, as co-smoothing and forward prediction need."""
 
 from collections.abc import Iterator
 
@@ -17,9 +17,9 @@ from ndt.spikes import bin_spikes, observed_bins
 
 __all__ = ["trial_rates"]
 
-# M = trials, T = bins that are seen, F = bins after them, N = units, R = bins of a batch
+# M = trials, T = visible bins, F = bins after them, N = units, R = bins of a batch
 
-Span = tuple[int, int, int]  # bins `first … last - 1` of a trial are a window, of which those from `keep` on are kept
+Span = tuple[int, int, int]  # first, keep, last: a window of bins `first … last - 1`; rates are kept from `keep` on
 
 
 def trial_rates(
@@ -35,34 +35,35 @@ def trial_rates(
 ) -> NDArray[np.float32]:
     """Returns predicted spikes per bin in all bins of trials, (M, T + F, N), units in the order of the session.
 
-    The model sees the units that are not held out in the first T bins of the trial, where they were observed, and
-    nothing else: no spike before the trial, after those bins, or of a held-out unit. A trial longer than the model's
-    windows is cut into windows that overlap by half.
+    The model reads only observed counts of held-in units in the first T bins of the trial. A trial longer than the
+    model's windows is cut into windows that overlap by half.
 
     Arguments:
-        model: A model that knows the session's units and contexts, see `NDT.extended`; left in the mode it was in.
+        model: A model that knows the session's units and contexts, see `NDT.extended`; its mode does not change.
         session: The session.
         start: Start of each trial's first bin in seconds, (M,).
-        num_bins: Bins T that are seen; their width is the model's.
+        num_bins: Visible bins T, of the model's width.
         forward: Bins F after them.
-        heldout: Units that are hidden, (N,); None for none.
-        mean_counts: Spikes per bin of each unit, (N,); by default those that the model knows.
+        heldout: Held-out units, (N,); None for none.
+        mean_counts: Spikes per bin of each unit, (N,); by default the model's.
         batch_size: Windows at once.
 
     Raises:
-        InputError: if so many bins after the trial leave the model's longest window none to see.
+        InputError: if F leaves no visible bin in the model's longest window.
     """
     rows, T, N = model.vocabulary.rows(session), num_bins + forward, session.num_units
     spans = _spans(num_bins, forward, model.spec.window_bins, session.session_id)
-    seen = np.ones(N, bool) if heldout is None else ~np.asarray(heldout, bool)
+    heldin = np.ones(N, bool) if heldout is None else ~np.asarray(heldout, bool)
     means = None if mean_counts is None else np.asarray(mean_counts, np.float64)
 
     def read(batch: Batch) -> Tensor:
-        """Rates of all units in each bin, (R, N); tokens lie by bin and patch, the last patch padded."""
+        """Returns rates of all units in each bin, (R, N); tokens are ordered by bin and patch, the last one padded."""
         log_rates = model.log_rates(batch, model.encode(batch), every=True).float().clamp(max=CAP)
         return log_rates.exp().reshape(len(batch.bin_time), -1)[:, :N]
 
-    windows = _windows(session, np.asarray(start, np.float64), model.spec.bin_size, spans, num_bins, seen, rows, means)
+    windows = _windows(
+        session, np.asarray(start, np.float64), model.spec.bin_size, spans, num_bins, heldin, rows, means
+    )
     found = per_bin(model, windows, read, len(start) * T, batch_size).reshape(len(start), T, N)
     out = np.empty_like(found)
     out[:, :, rows.order] = found
@@ -71,7 +72,7 @@ def trial_rates(
 
 
 def _spans(num_bins: int, forward: int, longest: int, where: str) -> list[Span]:
-    """Windows that cover a trial once, each but the first with half a window of history."""
+    """Returns windows that cover a trial, each but the first with half a window of history."""
     T = num_bins + forward
     if T <= longest:
         return [(0, 0, T)]
@@ -90,18 +91,18 @@ def _windows(
     bin_size: float,
     spans: list[Span],
     num_bins: int,
-    seen: NDArray[np.bool_],
+    heldin: NDArray[np.bool_],
     rows: Rows,
     means: NDArray[np.float64] | None,
 ) -> Iterator[tuple[Window, int]]:
-    """Yields windows of trials laid end to end, and the first bin that is kept of each.
+    """Yields windows of concatenated trials, and the first bin that each keeps.
 
-    Every entry is valid: what was not observed is asked for like what is hidden.
+    Every entry is valid: the model predicts unobserved entries like hidden ones.
     """
     T = spans[-1][-1]
     for m, begin in enumerate(start):
         counts = bin_spikes(session, float(begin), bin_size, T)
-        visible = observed_bins(session, float(begin), bin_size, T) & seen
+        visible = observed_bins(session, float(begin), bin_size, T) & heldin
         visible[num_bins:] = False
         for first, keep, last in spans:
             part, index = slice(first, last), (m * T + first, m * T + last)

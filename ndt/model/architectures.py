@@ -1,4 +1,4 @@
-"""The architectures of the transformer, by the name that settings give them."""
+"""The architectures of the transformer, by their names in settings."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ARCHITECTURES: dict[str, type[NDT]] = {"ndt": NDT, "ndt2": NDT2, "ndt2_quirks": 
 
 
 def new_model(spec: ModelSpec) -> NDT:
-    """Returns a new model of the architecture that its specification names."""
+    """Returns a new model of the architecture of its specification."""
     return ARCHITECTURES[spec.config.architecture](spec)
 
 
@@ -20,7 +20,7 @@ def load_model(name: str | Path, revision: str | None = None) -> NDT:
     """Loads a model of any architecture from a folder, else from the Hugging Face Hub.
 
     Raises:
-        InputError: if there is no model, or its architecture differs from what its weights or this version expect.
+        InputError: if there is no model, or its weights or fields differ from those of this version.
     """
     folder = find_model(name, revision)
     spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))

@@ -1,4 +1,4 @@
-"""Attention over packed sequences: one function, whatever the mask and the kernel. `ndt.model.layout` says who reads whom."""
+"""Attention over packed sequences, for every pattern of `ndt.model.layout` and kernel of `ndt.model.kernels`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ from ndt.model.layout import AttentionPattern
 
 __all__ = ["attention", "chosen_backend", "using_backend"]
 
-# L = rows of queries, M = rows of keys, H = heads, E = dimensions of one
+# L = rows of queries, M = rows of keys, H = heads, E = dimensions of a head
 
 BACKEND: ContextVar[str] = ContextVar("backend", default="auto")
 
 
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
-    """Makes `attention` use one backend, or choose with ``auto``.
+    """Makes `attention` use the named backend within the context; ``auto`` lets it choose.
 
     Example:
         >>> with using_backend("sdpa"):
@@ -38,37 +38,36 @@ def using_backend(name: str) -> Iterator[None]:
 
 
 def chosen_backend(mask: str, attention_window: int, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Returns the backend that `attention` uses: the one asked for, else the first that can.
+    """Returns the backend that `attention` uses: the one of `using_backend`, else the first that supports the mask.
 
     Raises:
-        InputError: if the one asked for cannot, with its reason.
+        InputError: if the backend of `using_backend` does not support it; the error gives the reason.
     """
     name = BACKEND.get()
-    if name != "auto":
-        reason = BACKENDS[name].refusal(mask, attention_window, device, dtype)
-        if reason:
-            raise InputError("settings", f"attention backend {name}", "one that can", reason)
-        return BACKENDS[name]
+    if name == "auto":
+        return next(b for b in BACKENDS.values() if not b.unsupported(mask, attention_window, device, dtype))
+    if reason := BACKENDS[name].unsupported(mask, attention_window, device, dtype):
+        raise InputError("settings", f"attention backend {name}", "a backend that supports this attention", reason)
 
-    return next(b for b in BACKENDS.values() if not b.refusal(mask, attention_window, device, dtype))
+    return BACKENDS[name]
 
 
 def attention(
     q: Float[Tensor, "L H E"], k: Float[Tensor, "M H E"], v: Float[Tensor, "M H E"], pattern: AttentionPattern
 ) -> Float[Tensor, "L H E"]:
-    """Returns scaled-dot-product attention of each query over the keys that its route lets it read.
+    """Returns scaled-dot-product attention of each query over the keys that the pattern allows.
 
-    Nothing is padded, and no mask is larger than a sequence's queries by its keys. A query that reads nothing gets
-    zeros.
+    Nothing is padded, and no mask is larger than the queries of a sequence times its keys. A query without an allowed
+    key gets zeros.
 
     Raises:
-        InputError: if the backend that `using_backend` asked for cannot express the mask, or cannot run here.
+        InputError: if the backend of `using_backend` does not support the mask, or this device or precision.
     """
     backend = chosen_backend(pattern.mask, pattern.attention_window, q.device, q.dtype)
-    q = pattern.queries.lay_out(q)
+    q = pattern.queries.gather(q)
     if pattern.keys is pattern.queries:
-        k, v = pattern.queries.lay_out(k), pattern.queries.lay_out(v)
+        k, v = pattern.queries.gather(k), pattern.queries.gather(v)
     elif pattern.keys.rows is not None:
         k, v = k.index_select(0, pattern.keys.rows), v.index_select(0, pattern.keys.rows)
 
-    return pattern.queries.put_back(backend.attend(q, k, v, pattern))
+    return pattern.queries.scatter(backend.attend(q, k, v, pattern))

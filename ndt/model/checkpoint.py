@@ -1,6 +1,5 @@
-"""Models on disk: weights in safetensors, everything else in JSON. Loading runs no code from a file."""
+"""Models on disk: weights in safetensors, everything else in JSON. Loading never runs code from a file."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -31,7 +30,6 @@ __all__ = [
     "save_arrays",
     "save_config",
     "save_weights",
-    "sha256",
     "write_json",
 ]
 
@@ -40,17 +38,17 @@ FORMAT = 5  # of model.json
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """What a decoder decodes, and how it was standardised on the training split.
+    """Target of a decoder, and its standardisation on the training split.
 
     Arguments:
-        name: Name of the target; of several, with commas between.
-        dims: Names of the C columns of all parts; of an angle, its cosine and sine; of classes, the classes.
-        unit: Physical unit; of several, with commas between.
-        mean: Mean of each column; of a class 0.
-        std: Standard deviation of each column, positive; of a class 1.
-        parts: What the columns are.
-        lag: Seconds by which what is decoded follows the spikes; negative: the estimate comes late.
-        auxiliary: What the decoder learned beside, and does not deliver.
+        name: Name of the target; several are separated by commas.
+        dims: Names of the C columns of all parts: cosine and sine of an angle, one column for each class.
+        unit: Physical unit; several are separated by commas.
+        mean: Mean of each column; 0 for classes.
+        std: Standard deviation of each column, positive; 1 for classes.
+        parts: Parts of the target.
+        lag: Seconds by which the target follows the spikes; negative if the estimate is late.
+        auxiliary: Parts of the auxiliary targets, which are trained on but not predicted.
     """
 
     name: str
@@ -67,10 +65,10 @@ class TargetSpec:
 
     @classmethod
     def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "TargetSpec":
-        """Returns that of a target; of each part, those chosen rows count that have a label of it.
+        """Returns the specification of a target, standardised on the labelled bins among `rows`, (R,).
 
         Raises:
-            InputError: if a part has no label in these rows, one of its dimensions does not vary, or it lacks a class.
+            InputError: if a part has no label in these bins, a dimension that does not vary, or an absent class.
         """
         mean, std = np.zeros((2, target.values.shape[1]))
         for i, part in enumerate(target.parts):
@@ -95,19 +93,19 @@ class TargetSpec:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Columns that the network learns: what is decoded, and what is learned beside it, if anything."""
-        beside = sum(part.num_columns for part in self.auxiliary)
+        """Columns of the target, and of the auxiliary targets if there are any."""
+        auxiliary = sum(part.num_columns for part in self.auxiliary)
 
-        return (len(self.dims), beside) if beside else (len(self.dims),)
+        return (len(self.dims), auxiliary) if auxiliary else (len(self.dims),)
 
     def same(self, other: "TargetSpec") -> bool:
-        """Whether both mean the same quantities at the same lag, however standardised."""
+        """Whether both are the same quantities at the same lag, whatever their standardisation."""
         own, others = ((c.name, c.dims, c.unit, c.parts, c.lag, c.auxiliary) for c in (self, other))
 
         return own == others
 
     def adopt(self, target: Target) -> Target | None:
-        """Returns a target with the columns of this decoder, which may know more classes; None if it is another."""
+        """Returns a target with the columns of this one, which may have more classes; None if they differ otherwise."""
         if self.lag != target.lag or len(self.parts) != len(target.parts):
             return None
         for own, part in zip(self.parts, target.parts, strict=True):
@@ -117,19 +115,12 @@ class TargetSpec:
 
         return target.expanded(self.parts)
 
-    def columns(self, i: int) -> slice:
-        """Returns where the columns of part `i` are."""
-        return part_columns(self.parts)[i]
-
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns (R, C) values in standard deviations from the mean; 1 and 0 of classes stay."""
+        """Returns standardised values, (R, C); 1 and 0 of classes stay."""
         return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
     def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns decoded (R, C) values in their unit: standardised ones put back, logits of classes as probabilities.
-
-        What a model decodes is either; what `standardise` returned has probabilities already, not logits.
-        """
+        """Returns outputs of a model, (R, C), in the target's unit, and logits of classes as probabilities."""
         found = values * np.array(self.std) + np.array(self.mean)
         for part, columns in zip(self.parts, part_columns(self.parts), strict=True):
             if part.kind == "class":
@@ -139,7 +130,7 @@ class TargetSpec:
 
 
 def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
-    """Refuses a part that cannot be learned from these labels, (R, C)."""
+    """Raises if a part cannot be learned from these labels, (R, C)."""
     if not len(values):
         raise InputError(where, part.name, "a label on the training split", "none")
     if part.kind != "class":
@@ -154,16 +145,16 @@ def _check_labels(part: Part, values: NDArray[np.float32], where: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything about a model but its weights.
+    """Specification of a model: everything except its weights.
 
     Arguments:
         config: Architecture.
         vocabulary: Names of the rows of its tables.
         bin_size: Bin width in seconds.
-        window_bins: Longest window that it was trained on, in bins.
-        target: What it decodes; None before fine-tuning.
-        data: Sessions that it was trained on, by id: SHA-256 of the source.
-        encodes: Whether its encoder was trained; a decoder of counts from scratch has no use for one.
+        window_bins: Longest training window, in bins.
+        target: Target of the decoder; None before fine-tuning.
+        data: SHA-256 of the source of each training session, by session id.
+        encodes: Whether the encoder was trained; a decoder of counts trained from scratch needs none.
     """
 
     config: ModelConfig
@@ -185,14 +176,14 @@ class ModelSpec:
         """Reads what `to_json` wrote.
 
         Raises:
-            InputError: if the format is another, or the architecture has other fields than this version's.
+            InputError: if the format or the fields differ from those of this version.
         """
         if found.get("format") != FORMAT:
             raise InputError(where, "format", f"model format {FORMAT}", found.get("format", "none"))
         try:
             return cls(
                 config=ModelConfig(**found["config"]),
-                vocabulary=_vocabulary(found["vocabulary"]),
+                vocabulary=Vocabulary(**{k: tuple(map(_tuples, v)) for k, v in found["vocabulary"].items()}),
                 bin_size=float(found["bin_size"]),
                 window_bins=int(found["window_bins"]),
                 target=None if found["target"] is None else _target(found["target"]),
@@ -203,30 +194,21 @@ class ModelSpec:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error
 
 
+def _tuples(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _target(found: dict[str, Any]) -> TargetSpec:
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    fields: dict[str, Any] = {k: _tuples(v) for k, v in found.items()}
     for name in ("parts", "auxiliary"):
-        plain[name] = tuple(Part(**{**part, "dims": tuple(part["dims"])}) for part in found[name])
+        fields[name] = tuple(Part(**{k: _tuples(v) for k, v in part.items()}) for part in found[name])
 
-    return TargetSpec(**plain)
-
-
-def _vocabulary(found: dict[str, Any]) -> Vocabulary:
-    return Vocabulary(
-        units=tuple(found["units"]),
-        contexts=tuple(found["contexts"]),
-        places=tuple(found["places"]),
-        unit_sites=tuple((int(a), int(b)) for a, b in found["unit_sites"]),
-        unit_depths=tuple(map(float, found["unit_depths"])),
-    )
+    return TargetSpec(**fields)
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
-    """Returns the folder of a model: the one of that name, else a copy from the Hugging Face Hub.
-
-    Raises:
-        InputError: if there is neither.
-    """
+    """Returns the folder of a model, or of its download from the Hugging Face Hub; an InputError if neither exists."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -234,7 +216,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     try:
         allowed = ["model.json", "model.safetensors"]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=allowed))
-    except Exception as error:  # the hub raises a dozen kinds: none is worth more to the user than its text
+    except Exception as error:  # the hub raises a dozen types
         raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
 
 
@@ -244,10 +226,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     Raises:
         InputError: if the file is missing or not safetensors, or names or shapes differ from the model's.
     """
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(path, "weights", "a safetensors file", error) from error
+    weights = _tensors(path)
     own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     stored = {k: tuple(v.shape) for k, v in weights.items()}
     if own != stored:
@@ -258,45 +237,39 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes tensors beside their place and renames, so that a crash leaves no half file."""
+    """Writes tensors to a temporary file and renames it, so that a crash leaves no partial file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
     os.replace(temporary, path)
 
 
 def save_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> None:
-    """Writes arrays as safetensors, beside their place and renamed."""
+    """Writes arrays as safetensors, like `save_weights`."""
     save_weights({k: torch.from_numpy(np.array(v, order="C")) for k, v in arrays.items()}, path)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Reads arrays from safetensors.
+    """Reads arrays from safetensors; raises an InputError if the file is missing or not safetensors."""
+    return {k: v.numpy() for k, v in _tensors(path).items()}
 
-    Raises:
-        InputError: if the file is missing or not safetensors.
-    """
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return {k: v.numpy() for k, v in load_file(path).items()}
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
 
 
 def save_config(run: Path, config: Any, store: Path) -> None:
-    """Writes a run's resolved configuration, and where its store is."""
+    """Writes a run's resolved configuration, and the path of its store."""
     plain = asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     write_json(run / "run.json", {"store": str(store.resolve())})
 
 
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_json(path: Path, found: Any) -> None:
-    """Writes JSON beside its place and renames. NaN becomes null: it is not JSON."""
+    """Writes JSON to a temporary file and renames it. NaN and infinity become null, which JSON has."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}", delete=False) as file:
         json.dump(_finite(found), file, indent=1)
         file.write("\n")
@@ -305,11 +278,7 @@ def write_json(path: Path, found: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        InputError: if the file is missing or not JSON.
-    """
+    """Reads JSON; raises an InputError if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The loss of what is decoded."""
+"""Loss of decoded targets."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ __all__ = ["decoding_loss", "num_labels"]
 
 
 def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
-    r"""Returns the sum over labelled bins and parts; over `num_labels` it is their mean.
+    r"""Returns the loss summed over labelled bins and parts; divided by `num_labels` it is their mean.
 
-    A part's loss at a bin is the mean squared error of its standardised columns, or of K classes the cross-entropy of
-    the softmax over its logits,
+    A part's loss at a bin is the mean squared error of its standardised columns, or for K classes the cross-entropy of
+    the softmax of its logits,
 
     .. math:: -\frac{1}{\log K} \sum_k y_k \log \frac{e^{x_k}}{\sum_j e^{x_j}} ,
 
-    so that what knows nothing, a mean or equal chances, costs 1 of every part.
+    so that predicting the mean, or equal probabilities, has loss 1 for every part.
 
     Arguments:
-        decoded: Standardised values, and logits of classes; of several decoders, one after another (Q a multiple of R),
-            their mean loss counts.
+        decoded: Standardised values, and logits of classes. Outputs of several decoders are concatenated (Q a multiple
+            of R), and their losses averaged.
         target: Standardised values, and 1 or 0 for each class; a part with a NaN at a bin has no label there.
-        parts: What the columns are.
+        parts: Parts of the target, whose columns these are.
     """
     copies = max(len(decoded) // max(len(target), 1), 1)
     target = target.repeat(copies, 1)
@@ -38,8 +38,8 @@ def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], p
         missing = y.isnan().any(1, keepdim=True)
         y = y.nan_to_num()
         if part.kind == "class":
-            surprise = -(y * x.log_softmax(1)).sum(1, keepdim=True)
-            total = total + torch.where(missing, 0.0, surprise).sum() / math.log(part.num_columns)
+            entropy = -(y * x.log_softmax(1)).sum(1, keepdim=True)
+            total = total + torch.where(missing, 0.0, entropy).sum() / math.log(part.num_columns)
         else:
             total = total + torch.where(missing, 0.0, x - y).square().sum() / part.num_columns
 

@@ -1,4 +1,4 @@
-"""Runs a model over the bins of a session, and exports one latent per bin with what made it."""
+"""Runs a model over the bins of a session, and exports one latent per bin with its provenance."""
 
 import json
 import os
@@ -28,22 +28,22 @@ MODULE = "ndt"  # processing module in the NWB copy
 def per_window(
     model: NDT,
     windows: Iterable[tuple[Window, int]],
-    read: Callable[[Batch], Tensor],
+    output: Callable[[Batch], Tensor],
     batch_size: int = 64,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yields where in the grid the kept bins of each window are, and what `read` says of them, (n, …).
+    """Yields for each window the bins of the session whose output is kept, and that output, (n, …).
 
     Arguments:
-        model: The model; it is left in the mode it was in.
-        windows: Windows and, for each, the first bin of the grid whose output is kept (the window's last is the last).
-        read: Takes a batch, returns one row a bin: ``model.decode`` or ``model.latents``.
-        batch_size: Windows at once.
+        model: The model; its training mode is restored.
+        windows: Windows and, for each, the first bin of the session whose output is kept; the rest of the window is.
+        output: Function of a batch with one row for each bin: ``model.decode`` or ``model.latents``.
+        batch_size: Windows per batch.
     """
-    training, device, todo = model.training, next(model.parameters()).device, iter(windows)
+    training, device, remaining = model.training, next(model.parameters()).device, iter(windows)
     model.eval()
-    while some := list(islice(todo, batch_size)):
+    while some := list(islice(remaining, batch_size)):
         batch = pack([w for w, _ in some], model.config.units_per_patch).to(device)
-        rows = read(batch).float().cpu().numpy()
+        rows = output(batch).float().cpu().numpy()
         for (w, keep), part in zip(some, np.split(rows, np.cumsum([len(w.counts) for w, _ in some])[:-1]), strict=True):
             yield slice(keep, w.index[1]), part[keep - w.index[0] :]
     model.train(training)
@@ -52,19 +52,16 @@ def per_window(
 def per_bin(
     model: NDT,
     windows: Iterable[tuple[Window, int]],
-    read: Callable[[Batch], Tensor],
+    output: Callable[[Batch], Tensor],
     num_bins: int,
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
-    """Returns what `read` says of each bin, (R, …); NaN for bins that no window keeps.
-
-    Arguments as of `per_window`, and the number of bins R of the grid.
-    """
+    """Returns the output at each of the session's R bins, (R, …), NaN without a window. Arguments as `per_window`."""
     out = None
-    for place, rows in per_window(model, windows, read, batch_size):
+    for bins, rows in per_window(model, windows, output, batch_size):
         if out is None:
             out = np.full((num_bins, *rows.shape[1:]), np.nan, np.float32)
-        out[place] = rows
+        out[bins] = rows
 
     return np.zeros((num_bins, 0), np.float32) if out is None else out
 
@@ -76,9 +73,9 @@ class Embeddings:
     Arguments:
         latents: Latent of each bin, shape (R, D).
         time: Centre of each bin in seconds, in the file's own clock, shape (R,).
-        segment: Uninterrupted segment of each bin, shape (R,).
-        options: What made them: session, model hash, bin width, window, version.
-        source: The NWB file of the session, where known.
+        segment: Segment of each bin, shape (R,).
+        options: Provenance: session, model hash, bin width, window, version.
+        source: The NWB file of the session, if known.
     """
 
     latents: NDArray[np.float32]
@@ -102,8 +99,8 @@ class Embeddings:
         """Writes a copy of the session's NWB file with the latents in a processing module, and returns its path.
 
         Arguments:
-            path: The copy; the source is never changed.
-            source: The NWB file; by default the one that was ingested.
+            path: Path of the copy; the source is never changed.
+            source: The NWB file; by default the ingested one.
 
         Raises:
             InputError: if the source is missing, is the copy itself, or already has such a module.
@@ -128,14 +125,14 @@ class Embeddings:
         from pynwb import NWBHDF5IO, TimeSeries
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the source's own quirks; ours are checked by a test
+            warnings.simplefilter("ignore")  # about the source; a test checks what we add
             io: Any = NWBHDF5IO(path=copy, mode="a")
             with io:
                 nwb = io.read()
                 if MODULE in nwb.processing:
                     raise InputError(source, f"processing/{MODULE}", "no such module yet", "one")
                 module = nwb.create_processing_module(MODULE, "population embeddings by ndt")
-                told = "latent of the population in each bin; timestamps are bin centres"
-                made = {"description": told, "comments": json.dumps(self.options)}
-                module.add(TimeSeries("latents", self.latents, unit="a.u.", timestamps=self.time, **made))
+                text = "latent of the population in each bin; timestamps are bin centres"
+                notes = {"description": text, "comments": json.dumps(self.options)}
+                module.add(TimeSeries("latents", self.latents, unit="a.u.", timestamps=self.time, **notes))
                 io.write(nwb)

@@ -15,28 +15,28 @@ __all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
 
-def rotate(x: Float[Tensor, "L H E"], rows: PackedLayout, *, key: bool) -> Float[Tensor, "L H E"]:
-    r"""Turns the first half of each head's dimensions by angles proportional to time.
+def rotate(x: Float[Tensor, "L H E"], layout: PackedLayout, *, key: bool) -> Float[Tensor, "L H E"]:
+    r"""Rotary embedding: rotates the first half of each head's dimensions by angles proportional to time.
 
     The score of a query at t and a key at s then depends on t - s and not on t. Keys of context tokens have no time:
-    their turned half is set to zero, or their score would depend on the query's absolute time.
+    their rotated half is zero, otherwise their score would depend on the query's absolute time.
 
     Reference: Su et al. (2021), eq. 34, https://arxiv.org/abs/2104.09864; half of the dimensions only.
     """
-    phases = rows.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
-    pairs = 2 * phases.shape[-1]  # one dimension and the next are a complex number: half the time of cosines and sines
+    phases = layout.phases(x.shape[-1] // 4, x.dtype, key=key)  # (L, 1, E / 4)
+    pairs = 2 * phases.shape[-1]  # adjacent dimensions as a complex number: twice as fast as cosines and sines
     a, rest = x.split([pairs, x.shape[-1] - pairs], dim=-1)
-    turned = torch.view_as_complex(rearrange(a, "l h (f two) -> l h f two", two=2).to(phases.real.dtype)) * phases
+    rotated = torch.view_as_complex(rearrange(a, "l h (f two) -> l h f two", two=2).to(phases.real.dtype)) * phases
 
-    return torch.cat([torch.view_as_real(turned).flatten(-2).to(x.dtype), rest], dim=-1)
+    return torch.cat([torch.view_as_real(rotated).flatten(-2).to(x.dtype), rest], dim=-1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of packed rows over themselves, or over a memory.
+    """Multi-head attention of packed rows to themselves, or to a memory (cross-attention).
 
     Arguments:
         config: Architecture; uses `width`, `num_heads`, `locality_bias`.
-        rotary: Whether scores depend on differences in time.
+        rotary: Whether scores depend on differences in time (`rotate`).
     """
 
     def __init__(self, config: ModelConfig, *, rotary: bool = True) -> None:
@@ -48,17 +48,16 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, D)
         if rotary and config.locality_bias:
-            self._favour_the_near(config.locality_bias)
+            self._add_locality_bias(config.locality_bias)
 
-    def _favour_the_near(self, most: float) -> None:
-        r"""Starts heads with scores that fall with distance in time, as if all had learned to look at what is near.
+    def _add_locality_bias(self, largest: float) -> None:
+        r"""Initialises heads with scores that fall with distance in time.
 
-        Biases :math:`b_h` of the dimensions that time turns add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores,
-        which is largest at no distance. They rise from 0 in the first head, which reads all alike, to `most` in the
-        last.
+        Biases :math:`b_h` of the rotated dimensions add :math:`b_h^2 \sum_f \cos(\omega_f (t - s))` to scores, which is
+        largest at zero distance. They rise from 0 in the first head, which has no preference, to `largest` in the last.
         """
         D, H = self.query.in_features, self.num_heads
-        strength = torch.linspace(0, most, H)[:, None]
+        strength = torch.linspace(0, largest, H)[:, None]
         quarter = D // H // 4
         with torch.no_grad():
             for bias in (self.query.bias, self.key_value.bias[:D]):
@@ -67,39 +66,43 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "L D"],
-        rows: PackedLayout,
+        layout: PackedLayout,
         pattern: AttentionPattern,
         memory: Float[Tensor, "M D"] | None = None,
-        memory_rows: PackedLayout | None = None,
+        memory_layout: PackedLayout | None = None,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns what each row reads along the route, of the rows or of a memory's; for chosen rows, or for all."""
-        if memory is None or memory_rows is None:
-            memory, memory_rows = x, rows
-            q, k, v = rearrange(self._project(x), "l (three h e) -> three l h e", three=3, h=self.num_heads)
+        """Returns attention of all rows, or of the rows `keep`.
+
+        Arguments:
+            x: Rows of the queries.
+            layout: Their layout.
+            pattern: Which rows attend to which.
+            memory: Rows of the keys and values; None for self-attention.
+            memory_layout: Their layout.
+            keep: Rows to return.
+        """
+        if memory is None or memory_layout is None:
+            memory_layout = layout
+            weight = torch.cat([self.query.weight, self.key_value.weight])  # one matrix product in place of two
+            x = F.linear(x, weight, torch.cat([self.query.bias, self.key_value.bias]))
+            q, k, v = rearrange(x, "l (three h e) -> three l h e", three=3, h=self.num_heads)
         else:
             q = rearrange(self.query(x), "l (h e) -> l h e", h=self.num_heads)
             k, v = rearrange(self.key_value(memory), "m (kv h e) -> kv m h e", kv=2, h=self.num_heads)
-        if self.rotary and pattern.timed:  # within a bin there is no time
-            q, k = rotate(q, rows, key=False), rotate(k, memory_rows, key=True)
+        if self.rotary and pattern.timed:  # all tokens of a bin have the same time
+            q, k = rotate(q, layout, key=False), rotate(k, memory_layout, key=True)
 
-        read = rearrange(attention(q, k, v, pattern), "l h e -> l (h e)")
+        heads = rearrange(attention(q, k, v, pattern), "l h e -> l (h e)")
 
-        return self.out(read if keep is None else read.index_select(0, keep))
-
-    def _project(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L three_D"]:
-        """Returns queries, keys and values beside each other."""
-        weight = torch.cat([self.query.weight, self.key_value.weight])  # one product of matrices in place of two
-        bias = torch.cat([self.query.bias, self.key_value.bias])
-
-        return F.linear(x, weight, bias)
+        return self.out(heads if keep is None else heads.index_select(0, keep))
 
 
 class Dropout(nn.Module):
-    """Zeroes each number with a probability, and scales up the others, while training.
+    """Dropout with a faster mask on CPUs.
 
-    torch draws the mask of a CPU tensor number by number on one thread: a seventh of a training step on two. Here four
-    come from each 64 bits, so that the probability is rounded to 1 / 65536.
+    torch draws the mask of a CPU tensor number by number on one thread, which takes a seventh of a training step on two
+    cores. Here each 64 random bits give four mask entries; the probability is rounded to a multiple of 1 / 65536.
 
     Arguments:
         p: The probability.
@@ -111,7 +114,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the tensor, thinned out."""
+        """Zeroes entries with probability p in training, and scales the others by 1 / (1 - p)."""
         if not self.training or not self.p:
             return x
         if x.device.type != "cpu":
@@ -120,13 +123,11 @@ class Dropout(nn.Module):
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = bits[: x.numel()].view(x.shape) >= dropped - 2**15
 
-        scale = 2**16 / (2**16 - dropped)
-
-        return x * keep.to(x.dtype).mul_(scale)  # a product by bools takes longer
+        return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))  # a product with bools takes longer
 
 
 class FeedForward(nn.Module):
-    """SwiGLU of as many parameters as two layers with a GELU between: its hidden width is two thirds of theirs.
+    """SwiGLU with the number of parameters of a two-layer MLP: its hidden width is two thirds of the MLP's.
 
     Reference: Shazeer (2020), https://arxiv.org/abs/2002.05202.
 
@@ -138,13 +139,13 @@ class FeedForward(nn.Module):
         super().__init__()
 
         D = config.width
-        hidden = -(-2 * config.feedforward * D // 24) * 8  # two thirds, up to a multiple of 8
+        hidden = -(-2 * config.feedforward * D // 24) * 8  # two thirds, rounded up to a multiple of 8
         self.inner = nn.Linear(D, 2 * hidden)
         self.outer = nn.Linear(hidden, D)
 
     def forward(self, x: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:
-        """Returns the transformed rows, each by itself."""
-        # Halves of the weights, and not of what comes out: the gradients of halves would be joined by a copy.
+        """Returns the transformed rows, each independently."""
+        # Splitting the weights, not the output: the gradients of output halves would be joined by a copy.
         parts = zip(self.inner.weight.chunk(2), self.inner.bias.chunk(2), strict=True)
         gate, x = (F.linear(x, weight, bias) for weight, bias in parts)
 
@@ -154,12 +155,12 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Transformer block: attention, then feed-forward.
 
-    Norms come first within each residual branch (``pre``), or after its sum (``post``).
+    Layer norms are applied within each residual branch (``pre``), or after its sum (``post``).
 
     Arguments:
         config: Architecture.
-        rotary: Whether scores depend on differences in time.
-        feedforward: Kind of feed-forward layers.
+        rotary: Whether scores depend on differences in time (`rotate`).
+        feedforward: Class of the feed-forward part.
     """
 
     def __init__(self, config: ModelConfig, *, rotary: bool = True, feedforward: type[nn.Module] = FeedForward) -> None:
@@ -176,12 +177,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "L D"],
-        rows: PackedLayout,
+        layout: PackedLayout,
         pattern: AttentionPattern,
         keep: Int[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Returns the transformed rows, or chosen ones (`keep`): the last block need not compute what nobody reads."""
-        inner = self.attention(self._before(self.norm, x), rows, pattern, keep=keep)
+        """Returns all transformed rows, or the rows `keep`: the last block skips rows that no readout uses."""
+        inner = self.attention(self._before(self.norm, x), layout, pattern, keep=keep)
         x = x if keep is None else x.index_select(0, keep)
         x = self._after(self.norm, x + self.dropout(inner))
         inner = self.feedforward(self._before(self.feedforward_norm, x))

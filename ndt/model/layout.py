@@ -1,24 +1,27 @@
-"""Who reads whom: sequences of rows of a packed tensor, and the orders in which tokens of windows read each other.
+"""Attention patterns: which tokens attend to which, for many windows packed into one tensor without padding.
 
-Rows of a packed tensor are tokens of many sequences. A `AttentionPattern` says which rows make up which sequence, and who reads
-whom. Three masks suffice:
+A packed tensor holds window after window; in each, first its context tokens (session, subject, task), then its data
+tokens (a patch of units in a bin), ordered by bin and slot. Queries attend to keys of the same sequence only. An
+`AttentionPattern` lists the sequences of queries and of keys, and one of three masks within a sequence:
 
-- ``full``: a query reads all keys of its sequence.
-- ``causal``: by place. The last query reads all keys, each earlier one reads one key less. Keys put before the queries
-  (context tokens) are thus read by all. Every fused kernel knows this mask.
-- ``time``: by bin. A query reads the keys whose bin is not later than its own; context tokens, whose bin is `CONTEXT`,
-  are read by all and read only each other. NDT2's mask, which no fused kernel but FlexAttention knows.
+- ``full``: a query attends to all keys of its sequence.
+- ``causal``: by index, aligned at the end. The last query attends to all keys, each earlier query to one key less. Keys
+  placed before the first query (context tokens) are therefore visible to every query. Every fused kernel has this mask.
+- ``time``: by bin. A query attends to keys of its own and earlier bins. Context tokens have bin `CONTEXT`, before all
+  others: every query attends to them, and they attend only to each other. Only FlexAttention has this mask fused.
 
-A query may also read no further back than `AttentionPattern.attention_window` bins.
+With an attention window of w bins, a query attends to no data token more than w - 1 bins back.
 
-`arrange` makes the routes of windows, in one of two orders:
+`packed_layout` returns the patterns of a model's layers, for one of two orders:
 
-- ``factorised``: layers in turn read along time (each slot of a window by itself, causal) and across a bin (all slots).
-  It needs only masks that every fused kernel knows.
-- ``joint`` (NDT2): one sequence a window, masked by bin, so that tokens of one bin read each other.
+- ``axial`` (ours): layers alternate. Even layers attend over time: the tokens of one slot of a window attend to
+  themselves and to earlier bins of that slot, and to the window's context tokens. Odd layers attend over space: all
+  tokens of one bin attend to each other. Both masks exist in every fused kernel.
+- ``joint`` (NDT2): each window is one sequence with the mask ``time``, so that a token attends to all slots of its own
+  and of earlier bins.
 
-Context tokens stand before the data of their window, are read by all of it, and never read data of a causal model: else
-the future could travel through them.
+Context tokens attend to context tokens of their window (over time, if causal, to themselves and those before) and never
+to data tokens: otherwise they would carry information from the future to the past.
 """
 
 from dataclasses import dataclass, field
@@ -29,17 +32,17 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["CONTEXT", "MASKS", "PackedLayout", "AttentionPattern", "Sequences", "arrange"]
+__all__ = ["CONTEXT", "MASKS", "AttentionPattern", "PackedLayout", "Sequences", "packed_layout"]
 
 CONTEXT = -1  # bin of context tokens, before every bin
 MASKS = ("full", "causal", "time")
 
-# L = rows of queries, M = rows of keys, Q and K = the same as sequences lay them out, H = heads, E = dimensions of one,
-# B = windows, S = sequences, V = rows that are not context tokens
+# L = rows of the packed tensor, Q = rows ordered by sequence, H = heads, E = dimensions of a head, B = windows,
+# S = sequences, V = data rows
 
 
 class _Permuted(torch.autograd.Function):
-    """Rows in another order, each once: `index_select` cannot know that, and adds gradients up."""
+    """Rows in another order, each once. The gradient of `index_select` would be accumulated; this one is permuted."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -67,54 +70,55 @@ class Sequences:
     Arguments:
         lengths: Tokens of each sequence, on the CPU, shape (S,). A sequence may be empty.
         time: Bin of each token, sequence after sequence, `CONTEXT` for context tokens, shape (Q,).
-        rows: Row of each token in the packed tensor, shape (Q,); None where the tensor holds the sequences as they are.
+        rows: Row of each token in the packed tensor, shape (Q,); None if the tensor is ordered by sequence already.
     """
 
     lengths: Int[Tensor, " S"]
     time: Int[Tensor, " Q"]
     rows: Int[Tensor, " Q"] | None = None
 
-    def lay_out(self, x: Float[Tensor, "L H E"]) -> Float[Tensor, "Q H E"]:
-        """Returns rows of a packed tensor, sequence after sequence; each must stand in one of them, once."""
+    def gather(self, x: Float[Tensor, "L H E"]) -> Float[Tensor, "Q H E"]:
+        """Returns rows of a packed tensor ordered by sequence; each row must belong to exactly one sequence."""
         return x if self.rows is None else _permuted(x, self.rows, self.inverse)
 
-    def put_back(self, x: Float[Tensor, "Q H E"]) -> Float[Tensor, "L H E"]:
-        """Returns what `lay_out` returned in the order of the packed tensor."""
+    def scatter(self, x: Float[Tensor, "Q H E"]) -> Float[Tensor, "L H E"]:
+        """Inverts `gather`: returns rows in the order of the packed tensor."""
         return x if self.rows is None else _permuted(x, self.inverse, self.rows)
 
     @cached_property
     def inverse(self) -> Int[Tensor, " Q"]:
-        """Where each row of the packed tensor stands in the sequences; each must stand there once."""
+        """Index into `rows` of each row of the packed tensor."""
         assert self.rows is not None, "rows in their own order need no inverse"
         order = torch.arange(len(self.rows), device=self.rows.device)
 
         return torch.empty_like(self.rows).index_copy(0, self.rows, order)
 
     @cached_property
-    def ends(self) -> Int[Tensor, " ends"]:
-        """Where each sequence begins, and where the last one ends: (S + 1,) int32 on the device of `time`."""
-        ends = torch.zeros(len(self.lengths) + 1, dtype=torch.int32)
-        ends[1:] = self.lengths.cumsum(0)
+    def offsets(self) -> Int[Tensor, " offsets"]:
+        """First token of each sequence, and the end of the last: (S + 1,) int32 on the device of `time`."""
+        offsets = torch.zeros(len(self.lengths) + 1, dtype=torch.int32)
+        offsets[1:] = self.lengths.cumsum(0)
 
-        return ends.to(self.time.device)
+        return offsets.to(self.time.device)
 
     @cached_property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest sequence."""
         return int(self.lengths.max()) if len(self.lengths) else 0
 
 
 @dataclass(eq=False)
 class AttentionPattern:
-    """Which rows read which.
+    """Which queries attend to which keys.
 
     Arguments:
-        queries: Sequences of the rows that read; each row stands in one of them, once.
-        keys: As many sequences of the rows that are read; a row may stand in several. The same object as `queries`
-            where sequences read themselves.
+        queries: Sequences of queries; each row of the packed tensor belongs to exactly one.
+        keys: As many sequences of keys; a row may belong to several. For self-attention within the sequences it is the
+            same object as `queries`.
         mask: One of `MASKS`.
-        attention_window: How many bins back a query reads, its own included; 0 for all. Context tokens are read from anywhere.
-        timed: Whether tokens of one sequence are of different bins.
+        attention_window: Number of bins that a query attends to, its own included, besides context
+            tokens; 0 for all.
+        timed: Whether the tokens of a sequence have different bins.
     """
 
     queries: Sequences
@@ -122,7 +126,7 @@ class AttentionPattern:
     mask: str = "time"
     attention_window: int = 0
     timed: bool = True
-    cache: dict[str, object] = field(default_factory=dict, repr=False)  # what a kernel makes once for all layers
+    cache: dict[str, object] = field(default_factory=dict, repr=False)  # masks that a kernel builds once for all layers
 
     def __post_init__(self) -> None:
         assert self.mask in MASKS, self.mask
@@ -130,35 +134,35 @@ class AttentionPattern:
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
-        """Runs of sequences of equal size: how many, and the queries and keys of each."""
+        """Runs of adjacent sequences of equal size: (sequences, queries of each, keys of each)."""
         sizes = torch.stack([self.queries.lengths, self.keys.lengths], 1)
         unique, number = sizes.unique_consecutive(dim=0, return_counts=True)
 
         return [(c, n, m) for c, (n, m) in zip(number.tolist(), unique.tolist(), strict=True)]
 
-    def seen(self, query_time: Int[Tensor, "*s n"], key_time: Int[Tensor, "*s m"]) -> Bool[Tensor, "*s n m"]:
-        """Returns what queries read of keys, both of whole sequences of equal size, given by their bins."""
+    def allowed(self, query_time: Int[Tensor, "*s n"], key_time: Int[Tensor, "*s m"]) -> Bool[Tensor, "*s n m"]:
+        """Returns the attention mask, True for allowed pairs, of whole sequences of equal size, given by their bins."""
         n, m = query_time.shape[-1], key_time.shape[-1]
-        at, since = query_time[..., :, None], key_time[..., None, :]
-        seen = torch.ones(*query_time.shape[:-1], n, m, dtype=torch.bool, device=query_time.device)
+        query, key = query_time[..., :, None], key_time[..., None, :]
+        allowed = torch.ones(*query_time.shape[:-1], n, m, dtype=torch.bool, device=query_time.device)
         if self.mask == "causal":
-            seen = seen.tril(m - n)
+            allowed = allowed.tril(m - n)
         elif self.mask == "time":
-            seen = since <= at
+            allowed = key <= query
         if self.attention_window:
-            seen = seen & ((since == CONTEXT) | (since > at - self.attention_window))
+            allowed = allowed & ((key == CONTEXT) | (key > query - self.attention_window))
 
-        return seen
+        return allowed
 
 
 @dataclass(eq=False)
 class PackedLayout:
-    """Rows of a packed tensor: window after window, in each its context tokens, then its tokens by bin and slot.
+    """Positions of the rows of a packed tensor in time and windows, and the attention patterns of the layers.
 
     Arguments:
         time: Bin of each row, `CONTEXT` for context tokens, shape (L,).
         lengths: Rows of each window, on the CPU, shape (B,).
-        patterns: Layer i reads along ``routes[i % len(routes)]``.
+        patterns: Layer i has the pattern ``patterns[i % len(patterns)]``.
     """
 
     time: Int[Tensor, " L"]
@@ -168,30 +172,30 @@ class PackedLayout:
 
     @cached_property
     def data(self) -> Int[Tensor, " V"]:
-        """Which rows are not context tokens."""
+        """Indices of the data rows."""
         return (self.time != CONTEXT).nonzero()[:, 0]
 
     def pattern(self, layer: int) -> AttentionPattern:
-        """Returns the route of a layer."""
+        """Returns the attention pattern of a layer."""
         return self.patterns[layer % len(self.patterns)]
 
     def phases(self, num: int, dtype: torch.dtype, *, key: bool) -> Complex[Tensor, "L 1 num"]:
-        """Returns each row's turn at `num` frequencies, as complex numbers of length 1; of context keys, zeros.
+        """Returns the rotary phases of each row at `num` frequencies: unit complex numbers, or zero for context keys.
 
-        Angles are made in float64, since float32 loses a radian at late times; the numbers have 64 bits a part where
-        `dtype` has, else 32: there are no complex numbers of bfloat16.
+        Angles are computed in float64, since float32 loses a radian at late times. The parts of the result have 64 bits
+        if `dtype` has, else 32: torch has no complex numbers of bfloat16.
         """
         precision = torch.complex128 if dtype == torch.float64 else torch.complex64
-        if (at := (num, precision, key)) not in self._phases:
+        if (cached := (num, precision, key)) not in self._phases:
             frequency = 1000.0 ** -(torch.arange(num, device=self.time.device, dtype=torch.float64) / num)
             angle = self.time.double()[:, None, None] * frequency  # (L, 1, num)
             length = (self.time != CONTEXT).double()[:, None, None] if key else torch.ones_like(angle)
-            self._phases[at] = torch.polar(length.expand_as(angle), angle).to(precision)
+            self._phases[cached] = torch.polar(length.expand_as(angle), angle).to(precision)
 
-        return self._phases[at]
+        return self._phases[cached]
 
 
-def arrange(
+def packed_layout(
     window: Int[Tensor, " L"],
     time: Int[Tensor, " L"],
     slot: Int[Tensor, " L"],
@@ -201,97 +205,82 @@ def arrange(
     causal: bool = True,
     attention_window: int = 0,
 ) -> PackedLayout:
-    """Returns how rows are read that lie as `PackedLayout` says.
+    """Returns the layout of a packed tensor.
 
     Arguments:
         window: Window of each row, ascending.
         time: Bin of each row within its window.
-        slot: Slot of each row; of context tokens, any.
+        slot: Slot of each row; ignored for context tokens.
         num_windows: Windows B.
-        order: ``factorised`` or ``joint``.
-        causal: Whether data read only their past and present; ``joint`` is always causal.
-        attention_window: How many bins back a row reads, its own included; 0 for all.
+        order: ``axial`` or ``joint``.
+        causal: Whether data tokens attend to their past and present only; ``joint`` is always causal.
+        attention_window: Number of bins that a token attends to, its own included; 0 for all.
     """
     lengths = torch.bincount(window, minlength=num_windows).cpu()
-    if order == "factorised":
-        mask = "causal" if causal else "full"
-        patterns = [_along(window, time, slot, lengths, mask, attention_window), _within(window, time, lengths)]
-    else:
+    if order == "joint":
         rows = Sequences(lengths, time)
-        patterns = [AttentionPattern(rows, rows, "time", attention_window)]
+        return PackedLayout(time, lengths, [AttentionPattern(rows, rows, "time", attention_window)])
+    over_time, over_space = (_data_sequences(window, time, index) for index in (slot, time))
+    queries, keys = _with_contexts(*over_time, window, time, lengths)
+    within_bin, _ = _with_contexts(*over_space, window, time, lengths)
+    mask = "causal" if causal else "full"
 
-    return PackedLayout(time, lengths, patterns)
-
-
-def _along(
-    window: Tensor, time: Tensor, slot: Tensor, lengths: Tensor, mask: str, attention_window: int
-) -> AttentionPattern:
-    """Each slot of a window along time, its keys preceded by the window's context tokens."""
-    data = (time != CONTEXT).nonzero()[:, 0]
-    key = window[data] * (int(slot.max()) + 1 if len(slot) else 1) + slot[data]
-    key, order = key.sort(stable=True)  # by bin within a slot, as they lay
-    _, number = key.unique_consecutive(return_counts=True)
-    rows = data[order]
-    of = window[rows[number.cumsum(0) - number]]  # window of each sequence
-
-    return _route(rows, number, of, window, time, lengths, mask, attention_window, prefix=True)
+    return PackedLayout(
+        time,
+        lengths,
+        [
+            AttentionPattern(queries, keys, mask, attention_window),
+            AttentionPattern(within_bin, within_bin, "full", timed=False),
+        ],
+    )
 
 
-def _within(window: Tensor, time: Tensor, lengths: Tensor) -> AttentionPattern:
-    """Each bin of a window."""
+def _data_sequences(window: Tensor, time: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Data rows that share window and `index` (their slot, or their bin): rows by sequence, and sequence lengths."""
     rows = (time != CONTEXT).nonzero()[:, 0]
-    key = window[rows] * (int(time.max()) + 1 if len(time) else 1) + time[rows]
+    key = window[rows] * (int(index.max()) + 1 if len(index) else 1) + index[rows]
+    key, order = key.sort(stable=True)  # rows of a sequence stay in the order of their bins and slots
     _, number = key.unique_consecutive(return_counts=True)
-    of = window[rows[number.cumsum(0) - number]]
 
-    return _route(rows, number, of, window, time, lengths, "full", 0, prefix=False)
+    return rows[order], number
 
 
-def _route(
-    rows: Tensor,
-    number: Tensor,
-    of: Tensor,
-    window: Tensor,
-    time: Tensor,
-    lengths: Tensor,
-    mask: str,
-    attention_window: int,
-    *,
-    prefix: bool,
-) -> AttentionPattern:
-    """Sequences of data rows, sorted by their length, and after them one of each window's context tokens.
+def _with_contexts(
+    rows: Tensor, number: Tensor, window: Tensor, time: Tensor, lengths: Tensor
+) -> tuple[Sequences, Sequences]:
+    """Queries and keys of data sequences, sorted by length, then of one sequence of context tokens for each window.
+
+    Keys of a data sequence are its window's context tokens and the sequence itself.
 
     Arguments:
         rows: Data rows, sequence after sequence.
-        number: Rows of each sequence.
-        of: Window of each sequence.
+        number: Rows of each data sequence.
         window: Window of all rows.
         time: Bin of all rows.
         lengths: Rows of each window.
-        mask: Of the route.
-        attention_window: Of the route.
-        prefix: Whether sequences of data read the context tokens of their window.
     """
-    starts = (lengths.cumsum(0) - lengths).to(rows.device)  # where each window's context tokens begin
+    starts = (lengths.cumsum(0) - lengths).to(rows.device)  # first context token of each window
     contexts = torch.bincount(window[time == CONTEXT], minlength=len(lengths))
-    sized = torch.argsort(number * (int(contexts.max()) + 1 if len(contexts) else 1) + contexts[of], stable=True)
-    begin, number, of = (number.cumsum(0) - number)[sized], number[sized], of[sized]
+    begin = number.cumsum(0) - number
+    owner = window[rows[begin]]  # window of each sequence
+    by_size = torch.argsort(number * (int(contexts.max()) + 1 if len(contexts) else 1) + contexts[owner], stable=True)
+    begin, number, owner = begin[by_size], number[by_size], owner[by_size]
 
-    pool = torch.cat([rows, torch.arange(len(window), device=rows.device)])  # data rows, then rows by their place
-    own, size = torch.cat([begin, len(rows) + starts]), torch.cat([number, contexts])
-    query_rows = pool[_ragged(own, size)]
-    queries = Sequences(size.cpu(), time[query_rows], query_rows)
-    if not prefix:
-        return AttentionPattern(queries, queries, mask, attention_window, timed=False)
-    read = torch.stack([torch.cat([len(rows) + starts[of], own[len(of) :]]), own], 1).flatten()
-    amount = torch.stack([torch.cat([contexts[of], torch.zeros_like(contexts)]), size], 1)
-    key_rows = pool[_ragged(read, amount.flatten())]
+    pool = torch.cat([rows, torch.arange(len(window), device=rows.device)])  # data rows, then all rows by their index
+    first, size = torch.cat([begin, len(rows) + starts]), torch.cat([number, contexts])
+    query_rows = pool[_ranges(first, size)]
+    key_first = torch.stack([torch.cat([len(rows) + starts[owner], first[len(owner) :]]), first], 1).flatten()
+    key_size = torch.stack([torch.cat([contexts[owner], torch.zeros_like(contexts)]), size], 1)
+    key_rows = pool[_ranges(key_first, key_size.flatten())]
 
-    return AttentionPattern(queries, Sequences(amount.sum(1).cpu(), time[key_rows], key_rows), mask, attention_window)
+    return (
+        Sequences(size.cpu(), time[query_rows], query_rows),
+        Sequences(key_size.sum(1).cpu(), time[key_rows], key_rows),
+    )
 
 
-def _ragged(start: Int[Tensor, " S"], length: Int[Tensor, " S"]) -> Int[Tensor, " L"]:
-    """Returns ``start[i], start[i] + 1, …`` of each length, one after another."""
+def _ranges(start: Int[Tensor, " S"], length: Int[Tensor, " S"]) -> Int[Tensor, " L"]:
+    """Returns ``start[i], start[i] + 1, …`` of each length, concatenated."""
     shift = start - (length.cumsum(0) - length)
 
     return shift.repeat_interleave(length) + torch.arange(int(length.sum()), device=start.device)

@@ -1,4 +1,4 @@
-"""The Poisson likelihood of spike counts, summed in nats; no model changes the log of y!, which is left out."""
+"""Poisson likelihood of spike counts, summed in nats, without the constant log y!."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +8,7 @@ from ndt.model.tokens import Batch
 
 __all__ = ["count_nll", "poisson_nll"]
 
-CAP = 8.0  # log rates are capped at 3000 spikes a bin: one wild step must not overflow
+CAP = 8.0  # log rates are capped at 3000 spikes per bin, to avoid overflow
 
 
 def poisson_nll(
@@ -21,5 +21,5 @@ def poisson_nll(
 
 
 def count_nll(log_rates: Float[Tensor, "W P"], batch: Batch) -> Tensor:
-    """Returns the sum over the batch's hidden entries, from predictions for its tokens `Batch.predicted`."""
+    """Returns the sum over the batch's hidden entries, for predictions of the tokens `Batch.predicted`."""
     return poisson_nll(log_rates, batch.counts[batch.predicted], batch.hidden[batch.predicted])

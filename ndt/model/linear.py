@@ -1,4 +1,4 @@
-"""Decodes targets linearly: an affine map of the latents of the last few bins."""
+"""Linear decoder: an affine map from the latents of the last bins to the target."""
 
 import torch
 from jaxtyping import Float
@@ -10,26 +10,26 @@ from ndt.model.tokens import Batch
 
 __all__ = ["LinearDecoder"]
 
-HISTORY, MOST_BINS = 0.25, 10  # seconds of latents that are read, and their number; more won nothing
+HISTORY, MOST_BINS = 0.25, 10  # seconds and largest number of bins of latents; more gave no gain
 
 # R = bins of the batch, D = width, C = target dimensions
 
 
 class LinearDecoder(nn.Module):
-    r"""Reads the target off the latents of a bin and of those before it.
+    r"""Causal linear filter of latents.
 
     .. math:: y_t = b + \sum_{l < L} W_l z_{t - l}
 
-    where latents of bins before the window are zero. Causal.
+    where latents of bins before the window are zero.
 
     Arguments:
-        spec: Specification of a model that decodes.
+        spec: Specification of a model with a target.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        assert spec.target is not None, "it decodes something"
+        assert spec.target is not None, "a decoder has a target"
         self.bins = max(1, min(round(HISTORY / spec.bin_size), MOST_BINS, spec.window_bins // 2))
         self.readout = nn.Linear(self.bins * spec.config.width, len(spec.target.dims))
 
@@ -38,7 +38,7 @@ class LinearDecoder(nn.Module):
         return self.readout(self.read(batch, latents))
 
     def read(self, batch: Batch, latents: Float[Tensor, "R D"]) -> Float[Tensor, "R LD"]:
-        """Returns what each bin is read from: its latent, that of the bin before, and so on."""
+        """Returns the features of each bin: its latent and those of the preceding bins."""
         place = places(batch)
 
         return torch.cat([shifted(latents, place, lag) for lag in range(self.bins)], 1)

@@ -1,10 +1,10 @@
-"""Which entries (a unit in a bin) of a window the model does not see and must predict.
+"""Masks: which entries (a unit in a bin) of a window are hidden from the encoder and must be predicted.
 
-Masks are drawn a window at a time, before packing, so that what is hidden costs the encoder nothing. Where whole units
-are hidden, so are those that repeat their spikes: a visible twin would tell what is to be predicted.
+Masks are drawn for each window before packing, so that the encoder does not process hidden tokens. Masks of whole units
+hide all units with duplicated spikes together: a visible duplicate would reveal the counts to be predicted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +19,19 @@ Labels = NDArray[np.integer]
 
 
 class Members(NamedTuple):
-    """Patch and group of each unit as numbers, each (N,); a group is named by the place of its first unit."""
+    """Patch and group of each unit, each (N,); the number of a group is the index of its first unit."""
 
     patch: Labels
     group: Labels
 
 
 def random_mask(shape: tuple[int, int], ratio: float, rng: np.random.Generator) -> Mask:
-    """Hides cells at random: exactly ``round(ratio * T * S)`` of them.
+    """Hides exactly ``round(ratio * T * S)`` tokens at random.
 
     Arguments:
         shape: Bins T and patches S.
-        ratio: Share to hide, 0 to 1.
-        rng: Source of chance.
+        ratio: Hidden fraction, 0 to 1.
+        rng: Random generator.
 
     Example:
         >>> int(random_mask((4, 5), 0.5, np.random.default_rng(0)).sum())
@@ -49,7 +49,7 @@ def _random(T: int, units: Members, ratio: float, rng: np.random.Generator) -> M
 
 
 def _span(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
-    """Runs of bins of each patch: what lies one bin away no longer tells; tokens at random in the shortest windows."""
+    """Runs of bins of each patch, so that neighbouring bins do not reveal a token; random tokens in short windows."""
     S = int(units.patch[-1]) + 1
     hidden = np.zeros((T, S), bool)
     length = int(rng.integers(2, max(T // 4, 2) + 1))
@@ -58,14 +58,14 @@ def _span(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mas
         chosen = rng.permutation(len(edges) - 1)[: round(ratio * (len(edges) - 1))]
         for i in chosen:
             hidden[edges[i] : edges[i + 1], s] = True
-    if hidden.all() or not hidden.any():  # too few runs for the ratio
+    if hidden.all() or not hidden.any():  # too few runs for this ratio
         return _random(T, units, ratio, rng)
 
     return hidden[:, units.patch]
 
 
 def _unit(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
-    """Whole units (co-smoothing): up to `ratio` of them, the share drawn anew each time; twins count once."""
+    """Whole units (co-smoothing): a random fraction of the groups, at most `ratio`."""
     groups = np.unique(units.group)
     number = int(np.clip(round(ratio * rng.random() * len(groups)), 1, max(len(groups) - 1, 1)))
 
@@ -73,7 +73,7 @@ def _unit(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mas
 
 
 def _forward(T: int, units: Members, ratio: float, rng: np.random.Generator) -> Mask:
-    """The last bins (prediction): up to `ratio` of them, the share drawn anew each time."""
+    """The last bins (prediction): a random fraction of the bins, at most `ratio`."""
     hidden = np.arange(T) >= T - np.clip(round(ratio * rng.random() * T), 1, max(T - 1, 1))
 
     return np.broadcast_to(hidden[:, None], (T, len(units.patch)))
@@ -90,7 +90,7 @@ KINDS: dict[str, Callable[[int, Members, float, np.random.Generator], Mask]] = {
 def draw_mask(
     num_bins: int,
     group: Labels,
-    weights: Mapping[str, float],
+    kinds: Sequence[str],
     ratio: float,
     units_per_patch: int,
     rng: np.random.Generator,
@@ -99,19 +99,17 @@ def draw_mask(
 
     Arguments:
         num_bins: Bins T.
-        group: Group of each unit as a number from 0, (N,): units of one group repeat each other's spikes, and are
-            hidden together where whole units are.
-        weights: How often each of `KINDS` is drawn, relative to the others; at least one is positive.
-        ratio: Share to hide, 0 to 1.
-        units_per_patch: Units P in one patch; patches are made of the units as they lie.
-        rng: Source of chance.
+        group: Group number of each unit from 0, (N,): units of one group have duplicated spikes, and masks of whole
+            units hide them together.
+        kinds: Names of `KINDS`, drawn with equal probability.
+        ratio: Hidden fraction, 0 to 1.
+        units_per_patch: Units P in one patch, consecutive in the given order.
+        rng: Random generator.
     """
-    names = [name for name in KINDS if weights.get(name, 0.0) > 0]
-    share = np.array([weights[name] for name in names])
-    name = names[int(rng.choice(len(names), p=share / share.sum()))] if len(names) > 1 else names[0]
-    place = np.arange(len(group))
+    name = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
+    index = np.arange(len(group))
     first = np.zeros(int(group.max()) + 1, np.int64)
-    first[group[::-1]] = place[::-1]  # of several, the last to be written stays: the first unit's
-    units = Members(place // units_per_patch, first[group])
+    first[group[::-1]] = index[::-1]  # written in reverse, so that the first unit of a group stays
+    units = Members(index // units_per_patch, first[group])
 
     return KINDS[name](num_bins, units, ratio, rng)

@@ -1,8 +1,8 @@
-"""NDT2 as published, to compare with: its own segments in the steps of `ndt.model.transformer.NDT`, whose layers it shares.
+"""NDT2 as published, as a reference: its modules replace those of `ndt.model.transformer.NDT`, whose layers they share.
 
-A unit is its place in its patch, which is right for persistent channels only. Time and slot are learned tables, tokens
-of one bin read each other, feed-forward layers are plain, and a decoder attends to all tokens.
-`configs/pretrain/ndt2.yaml` is its preset.
+A unit is identified by its index in its patch, which suits persistent channels only. Time and slot have learned
+embeddings, tokens attend to all tokens of their own and earlier bins, feed-forward parts have two layers, and the
+decoder cross-attends to all tokens. `configs/pretrain/ndt2.yaml` is its preset.
 
 Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS.
 """
@@ -17,14 +17,14 @@ from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.checkpoint import ModelSpec
 from ndt.model.layers import Attention, Block, Dropout
-from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, arrange
-from ndt.model.patches import Population
+from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, packed_layout
+from ndt.model.patches import MAX_COUNT, Population
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, Encoded
 
 __all__ = ["NDT2", "CrossDecoder", "Quirks"]
 
-MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and of slots: 5 s of 20 ms, 288 channels in patches of 32
+MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and slots: 5 s of 20 ms bins, 288 channels in patches of 32
 
 # L = tokens, W = chosen tokens, M = rows of the memory, P = units of a patch, R = bins of the batch, D = width,
 # C = target dimensions
@@ -34,7 +34,7 @@ def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[
     """Returns rows of a learned table of bins or slots.
 
     Raises:
-        InputError: if an index is beyond the table.
+        InputError: if an index exceeds the table.
     """
     if len(index) and int(index.max()) >= table.num_embeddings:
         expected = f"at most {table.num_embeddings}, the rows of NDT2's table"
@@ -43,7 +43,7 @@ def _look_up(table: nn.Embedding, index: Int[Tensor, " L"], what: str) -> Float[
     return table(index)
 
 
-class _LearnedPlace(nn.Module):
+class _LearnedPosition(nn.Module):
     """Embeds a token's bin and slot by tables."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -57,15 +57,15 @@ class _LearnedPlace(nn.Module):
 
 
 class _SlotEmbedding(nn.Module):
-    """Concatenates embeddings of the counts of a patch's places (sec. 3.1), D / P dimensions each.
+    """Concatenates embeddings of the counts of a patch's units (sec. 3.1), D / P dimensions each.
 
-    What is not seen counts zero. The embedding of a count that is `frozen` is zero and stays so.
+    Entries that are not visible have count 0. The embedding of the count `frozen` stays zero.
     """
 
     def __init__(self, config: ModelConfig, frozen: int | None = None) -> None:
         super().__init__()
 
-        self.count = nn.Embedding(config.max_count + 1, config.width // config.units_per_patch, padding_idx=frozen)
+        self.count = nn.Embedding(MAX_COUNT + 1, config.width // config.units_per_patch, padding_idx=frozen)
 
     def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
         counts = torch.where(batch.seen, batch.counts, 0)[chosen]
@@ -74,21 +74,21 @@ class _SlotEmbedding(nn.Module):
 
 
 class _SlotReadout(nn.Module):
-    """Reads log rates of a patch's places by one linear map (sec. 3.1)."""
+    """Linear map from a token's latent to the log rates of its patch (sec. 3.1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-        self.place = nn.Linear(config.width, config.units_per_patch)
+        self.linear = nn.Linear(config.width, config.units_per_patch)
 
     def forward(
         self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
     ) -> Float[Tensor, "W P"]:
-        return self.place(z)
+        return self.linear(z)
 
 
 class _FeedForward(nn.Sequential):
-    """Two layers with a GELU between."""
+    """Two layers with a GELU in between."""
 
     def __init__(self, config: ModelConfig) -> None:
         D, hidden = config.width, config.feedforward * config.width
@@ -96,14 +96,14 @@ class _FeedForward(nn.Sequential):
 
 
 class _Block(Block):
-    """A block whose attention knows no time but what tokens say of it."""
+    """A block without rotary embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, rotary=False, feedforward=_FeedForward)
 
 
 class _CrossBlock(nn.Module):
-    """Attention to a memory, then a block."""
+    """Cross-attention to a memory, then a block."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -116,20 +116,20 @@ class _CrossBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "R D"],
-        rows: PackedLayout,
+        layout: PackedLayout,
         memory: Float[Tensor, "M D"],
-        across: AttentionPattern,
-        read: PackedLayout,
+        cross: AttentionPattern,
+        memory_layout: PackedLayout,
     ) -> Float[Tensor, "R D"]:
-        x = self.norm(x + self.dropout(self.attention(x, rows, across, memory, read)))
+        x = self.norm(x + self.dropout(self.attention(x, layout, cross, memory, memory_layout)))
 
-        return self.block(x, rows, rows.pattern(0))
+        return self.block(x, layout, layout.pattern(0))
 
 
 class CrossDecoder(nn.Module):
-    """Asks once per bin what the target is.
+    """Decoder with one query per bin.
 
-    A query is its bin's time alone; it reads all tokens of its past and present, then the queries of its past.
+    A query is the embedding of its bin; it attends to all tokens of its own and earlier bins, then to earlier queries.
 
     Arguments:
         config: Architecture.
@@ -143,31 +143,31 @@ class CrossDecoder(nn.Module):
         self.blocks = nn.ModuleList(_CrossBlock(config) for _ in range(config.num_decoder_layers))
         self.readout = nn.Linear(config.width, target_dims)
 
-    def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_rows: PackedLayout) -> Float[Tensor, "R C"]:
+    def forward(self, batch: Batch, memory: Float[Tensor, "M D"], memory_layout: PackedLayout) -> Float[Tensor, "R C"]:
         """Returns the target at each bin, standardised.
 
         Arguments:
             batch: The batch.
-            memory: Context tokens and encoded tokens, as `memory_rows` says.
-            memory_rows: PackedLayout of the memory.
+            memory: Encoded context and data tokens.
+            memory_layout: Their layout.
         """
         time = batch.bin_time
-        rows = arrange(batch.bin_window, time, torch.zeros_like(time), batch.num_windows, order="joint")
-        keys = Sequences(memory_rows.lengths, memory_rows.time)
-        across = AttentionPattern(Sequences(rows.lengths, rows.time), keys, "time")
+        layout = packed_layout(batch.bin_window, time, torch.zeros_like(time), batch.num_windows, order="joint")
+        keys = Sequences(memory_layout.lengths, memory_layout.time)
+        cross = AttentionPattern(Sequences(layout.lengths, layout.time), keys, "time")
         x = _look_up(self.time, time, "bins")
         for block in self.blocks:
-            x = block(x, rows, memory, across, memory_rows)
+            x = block(x, layout, memory, cross, memory_layout)
 
         return self.readout(x)
 
 
 class NDT2(NDT):
-    """Neural Data Transformer 2; its windows have at most as many bins as its table of time."""
+    """Neural Data Transformer 2; windows have at most `MAX_BINS` bins."""
 
     ARCHITECTURE: ClassVar[str] = "ndt2"
     EMBEDDING: ClassVar[type[nn.Module]] = _SlotEmbedding
-    PLACE: ClassVar[type[nn.Module]] = _LearnedPlace
+    POSITION: ClassVar[type[nn.Module]] = _LearnedPosition
     BLOCK: ClassVar[type[Block]] = _Block
     READOUT: ClassVar[type[nn.Module]] = _SlotReadout
     ORDER: ClassVar[str] = "joint"
@@ -180,18 +180,18 @@ class NDT2(NDT):
         super().__init__(spec)
 
     def _add_units(self, spec: ModelSpec) -> None:
-        """Adds nothing: a unit is its place."""
+        """Adds nothing: units have no embeddings."""
 
     def _decoder(self, spec: ModelSpec) -> nn.Module:
-        assert spec.target is not None, "something is decoded"
+        assert spec.target is not None, "a decoder has a target"
         if spec.config.decoder == "cross":
             return CrossDecoder(spec.config, len(spec.target.dims))
 
         return super()._decoder(spec)
 
     def population(self, batch: Batch) -> Population:
-        """Returns the batch's units: mean counts, and vectors of no dimension."""
-        mean = self._means(batch)
+        """Returns the batch's units: mean counts, and embeddings with zero dimensions."""
+        mean = self._mean_counts(batch)
 
         return Population(mean.new_zeros(len(mean), 0), mean)
 
@@ -203,21 +203,21 @@ class NDT2(NDT):
             return super().decode(batch, encoded, detach_latents=detach_latents)
         encoded = encoded or self.encode(batch)
 
-        return self.decoder(batch, encoded.memory, encoded.rows)
+        return self.decoder(batch, encoded.memory, encoded.layout)
 
 
 class _FiveFrozen(_SlotEmbedding):
-    """Five spikes are a frozen zero: the released code pads batches with fives."""
+    """The embedding of count 5 stays zero, because the released code pads batches with fives."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, frozen=5)
 
 
 class Quirks(NDT2):
-    """NDT2 with what its released code does beside what the paper says.
+    """NDT2 with four behaviours of its released code that the paper does not mention.
 
-    One mask is drawn for all windows of a batch, five spikes are a frozen zero, the first 120 ms of each window are not
-    decoded, and validation R² is averaged over batches.
+    One mask is drawn for all windows of a batch, the embedding of count 5 stays zero, the first 120 ms of each window
+    have no decoding loss, and validation R² is averaged over batches.
     """
 
     ARCHITECTURE: ClassVar[str] = "ndt2_quirks"

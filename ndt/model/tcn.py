@@ -1,4 +1,4 @@
-"""Decodes targets by convolutions over bins: of the counts themselves, and of the encoder's latents."""
+"""Temporal convolutional network (TCN): decodes targets from counts, and from the encoder's latents."""
 
 from collections.abc import Sequence
 
@@ -15,24 +15,24 @@ from ndt.model.tokens import Batch
 __all__ = ["TCNDecoder", "PopulationReadIn", "places", "shifted"]
 
 # L = tokens, P = units of a patch, J = patches of the batch, R = bins of the batch, N = units of a window, D = width,
-# E = width of a unit's vector, G = width of the convolutions, C = target dimensions, A = those of what is learned
-# beside, V = C + A
+# E = width of an identity embedding, G = width of the convolutions, C = target dimensions, A = auxiliary dimensions,
+# V = C + A
 
 
 def places(batch: Batch) -> Int[Tensor, "R 2"]:
-    """Returns how many bins there are before and behind each in its window."""
+    """Returns the number of bins before and after each bin in its window."""
     lengths = torch.bincount(batch.bin_window, minlength=batch.num_windows)
 
     return torch.stack([batch.bin_time, lengths[batch.bin_window] - 1 - batch.bin_time], 1)
 
 
 def shifted(x: Float[Tensor, "R G"], place: Int[Tensor, "R 2"], bins: int) -> Float[Tensor, "R G"]:
-    """Returns for each bin the row so many bins earlier (later if negative) in its window; zeros where there is none.
+    """Returns for each bin the row `bins` earlier (later if negative) in its window; zeros outside the window.
 
     Arguments:
-        x: One row a bin, window after window.
-        place: Bins before and behind each in its window.
-        bins: How far.
+        x: One row for each bin, window after window.
+        place: Number of bins before and after each bin in its window.
+        bins: Shift.
     """
     if bins == 0:
         return x
@@ -44,15 +44,15 @@ def shifted(x: Float[Tensor, "R G"], place: Int[Tensor, "R 2"], bins: int) -> Fl
 
 
 class PopulationReadIn(nn.Module):
-    r"""Sums units' vectors, each weighted by how far its count is from its mean.
+    r"""Sums units' read-in vectors, weighted by their standardised counts.
 
     .. math:: x_t = \frac{\sqrt{N_t}}{|S_t|} \sum_{n \in S_t} \frac{c_{tn} - \mu_n}{\sqrt{\mu_n + 0.1}}\, u_n
 
-    over the units :math:`S_t` that are seen, of the :math:`N_t` that were observed. It is what a linear decoder reads,
-    with unit vectors for weights; so what one session's vectors have learned, another's with the same units know.
+    over the visible units :math:`S_t` of the :math:`N_t` observed ones. This is the input of a linear decoder whose
+    weights are the vectors; sessions with the same units share them.
 
     Arguments:
-        dropout: Share of counts set to their mean while training.
+        dropout: Probability that a count is replaced by its mean in training.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -61,10 +61,10 @@ class PopulationReadIn(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, batch: Batch, population: Population) -> Float[Tensor, "R E"]:
-        """Returns one vector a bin; zeros where nothing is seen."""
+        """Returns one vector for each bin; zeros without visible units."""
         R, vectors = len(batch.bin_time), population.vectors
         mean = population.mean_counts[batch.members][batch.patch]  # (L, P)
-        far = ((batch.counts - mean) * (mean + 0.1).rsqrt()).clamp(-6, 6)  # one burst must not drown the population
+        far = ((batch.counts - mean) * (mean + 0.1).rsqrt()).clamp(-6, 6)  # so that one burst does not dominate the sum
         z = self.dropout(torch.where(batch.seen, far, 0.0).to(vectors.dtype))
         row = batch.bin_index()
         patch, order = batch.patch.sort(stable=True)
@@ -82,7 +82,7 @@ class PopulationReadIn(nn.Module):
 
 
 class _Convolutions(nn.Module):
-    """One stack: residual convolutions of three taps, each twice as far apart as in the one before."""
+    """One member: residual convolutions of three taps, whose dilation doubles with each layer."""
 
     def __init__(self, config: ModelConfig, num_outputs: int) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class _Convolutions(nn.Module):
     def forward(
         self, place: Int[Tensor, "R 2"], population: Float[Tensor, "R E"], latents: Float[Tensor, "R D"] | None
     ) -> Float[Tensor, "R V"]:
-        """Returns what is decoded at each bin, standardised."""
+        """Returns the target at each bin, standardised."""
         x = self.counts(population)
         if self.latents is not None:
-            assert latents is not None, "a decoder of latents has them"
+            assert latents is not None, "a decoder of latents reads them"
             x = x + self.latents(self.dropout(latents))
         for i, layer in enumerate(self.layers):
             taps = (2 * 2**i, 2**i, 0) if self.causal else (2**i, 0, -(2**i))
@@ -111,19 +111,19 @@ class _Convolutions(nn.Module):
 
 
 class TCNDecoder(nn.Module):
-    """The mean of a few stacks of convolutions over a window's bins, each of which reads counts, and latents if asked.
+    """The mean of several TCNs over a window's bins, each of which reads counts, and optionally latents.
 
-    A stack of n layers reaches 2 (2^n - 1) bins back, so that the state of a stream is bounded. Each stack learns by
-    itself, with its own dropout and from its own start: stacks then differ, and their mean errs less than any.
+    A member of n layers reads 2 (2^n - 1) bins of the past, so that a stream has bounded state. Each member has its own
+    loss, dropout and initial weights; the members therefore differ, and their mean has a smaller error than any.
 
-    Reference: Bai et al. (2018), Temporal convolutional networks, https://arxiv.org/abs/1803.01271; residual stacks of
+    Reference: Bai et al. (2018), Temporal convolutional networks, https://arxiv.org/abs/1803.01271; residual layers of
     dilated causal convolutions.
 
     Arguments:
         config: Architecture; uses `decoder`, `tcn_width`, `num_tcn_layers`, `tcn_dropout`, `count_dropout` and
             `num_members`.
         target_dims: Dimensions C.
-        auxiliary_dims: Dimensions A of what is learned beside it.
+        auxiliary_dims: Dimensions A of auxiliary targets.
     """
 
     def __init__(self, config: ModelConfig, target_dims: int, auxiliary_dims: int = 0) -> None:
@@ -141,12 +141,12 @@ class TCNDecoder(nn.Module):
     ) -> Float[Tensor, "Q V"]:
         """Returns the target at each bin, standardised, (R, C).
 
-        While training, what each stack says, one after another, and behind the target what is learned beside it.
+        In training, it returns the outputs of all members, concatenated along bins, including auxiliary targets.
 
         Arguments:
             batch: The batch.
-            latents: Mean latent of each bin; None where counts alone are read.
-            population: The batch's units, with the vectors that each stack reads them by, side by side.
+            latents: Mean latent of each bin; None for a decoder of counts.
+            population: The batch's units; their vectors are the read-in vectors of all members, concatenated.
         """
         place = places(batch)
         read = self._read(batch, population)
@@ -155,7 +155,7 @@ class TCNDecoder(nn.Module):
         return torch.cat(each) if self.training else torch.stack(each).mean(0)[:, : self.target_dims]
 
     def _read(self, batch: Batch, population: Population) -> Sequence[Float[Tensor, "R E"]]:
-        """Returns what each stack reads of the counts; while training, without other counts each."""
+        """Returns each member's read-in of the counts; in training, with a dropout mask for each."""
         num_members, vectors = len(self.stacks), population.vectors
         if not self.training:
             return self.read_in(batch, population).chunk(num_members, 1)

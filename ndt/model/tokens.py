@@ -1,8 +1,8 @@
-"""Windows of counts to patches of units x one bin, packed one after another.
+"""Tokens: windows of spike counts, cut into patches of units and packed into one batch without padding.
 
-A token is one bin of one patch, a patch at most P units. Each of its entries (a unit in a bin) is visible, hidden (to
-be predicted) or invalid (not observed, or padding of a session's last patch). A token without a visible entry is no
-work for the encoder, one without any valid entry is left out.
+A token is one bin of one patch; a patch has at most P units. Each entry of a token (a unit in a bin) is visible, hidden
+(to be predicted) or invalid (not observed, or padding of a session's last patch). The encoder skips tokens without a
+visible entry; a batch leaves out tokens without a valid entry.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,19 +26,19 @@ __all__ = ["Batch", "Window", "pack"]
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """An uninterrupted run of T bins of one session, with its N units in the order of their identities.
+    """T consecutive bins of one session, with its N units sorted by identity.
 
     Arguments:
         counts: Spikes per bin, shape (T, N).
         valid: Whether the unit was observed in the bin, shape (T, N).
         unit: Row of each unit in the model's vocabulary, shape (N,).
-        context: Row of each context in the model's vocabulary; any number of them, shape (K,).
-        mean_counts: Spikes per bin of each unit in this session, shape (N,); None where the model knows them.
-        hidden: Entries that the model must predict and does not see, shape (T, N); None hides nothing.
-        target: Targets at the bins, NaN where there is no label, shape (T, C); None where no decoder is trained.
-        latents: Latent of each bin where it is known already, shape (T, D); in all windows of a batch or in none.
-        index: Place of the window's bins in the session's grid: (first, last + 1).
-        session: Whose window it is, for messages.
+        context: Row of each context in the model's vocabulary, shape (K,).
+        mean_counts: Spikes per bin of each unit in this session, shape (N,); None for those of the model.
+        hidden: Entries that the model must predict, shape (T, N); None hides nothing.
+        target: Targets at the bins, NaN without a label, shape (T, C); None if no decoder is trained.
+        latents: Precomputed latent of each bin, shape (T, D), for all windows of a batch or none.
+        index: Bins of the window in the binned session: (first, last + 1).
+        session: Id of the session, for error messages.
     """
 
     counts: NDArray[np.uint8]
@@ -56,7 +55,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B packed windows; tokens lie window by window, in each by bin and slot.
+    """B packed windows; tokens are ordered by window, bin and slot.
 
     Arguments:
         counts: Spikes of each entry, shape (L, P); 0 where invalid.
@@ -65,18 +64,18 @@ class Batch:
         patch: Row of the token's patch in `members`, shape (L,).
         members: Index in `unit` of each unit of each patch, shape (J, P); 0 at padding.
         time: Bin of the token within its window, shape (L,).
-        slot: Place of the token's patch within its window, shape (L,).
+        slot: Index of the token's patch within its window, shape (L,).
         window: Window of the token, ascending, shape (L,).
         unit: Row of each unit of the windows' sessions in the model's vocabulary, shape (U,).
-        mean_counts: Spikes per bin of each of these units in its session, shape (U,); NaN where the model knows them.
+        mean_counts: Spikes per bin of each of these units in its session, shape (U,); NaN for those of the model.
         context: Row of each context in the model's vocabulary, shape (K,).
         context_window: Window of the context, ascending, shape (K,).
-        target: Targets at all bins, NaN where there is no label, shape (R, C).
+        target: Targets at all bins, NaN without a label, shape (R, C).
         bin_time: Bin within its window, shape (R,).
         bin_window: Window of the bin, ascending, shape (R,).
         num_windows: Windows B.
-        latents: Latents of all bins where they are known already, shape (R, D).
-        sessions: Ids of the sessions that are in the batch, where windows know theirs.
+        latents: Precomputed latents of all bins, shape (R, D).
+        sessions: Ids of the sessions in the batch.
     """
 
     counts: Int[Tensor, "L P"]
@@ -105,17 +104,17 @@ class Batch:
 
     @property
     def seen(self) -> Bool[Tensor, "L P"]:
-        """Entries that the model sees."""
+        """Visible entries."""
         return self.valid & ~self.hidden
 
     @property
     def visible(self) -> Bool[Tensor, " L"]:
-        """Tokens of which the model sees something."""
+        """Tokens with a visible entry."""
         return self.seen.any(-1)
 
     @property
     def predicted(self) -> Bool[Tensor, " L"]:
-        """Tokens of which something is to be predicted."""
+        """Tokens with a hidden entry."""
         return self.hidden.any(-1)
 
     def bin_index(self) -> Int[Tensor, " L"]:
@@ -126,59 +125,48 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in held.items()}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
         return Batch(**moved)
 
 
-def _patches(x: NDArray[np.generic], P: int) -> NDArray[np.generic]:
-    """Cuts (…, N) into (…, ceil(N / P), P), filled up with zeros."""
-    N = x.shape[-1]
-    padded = np.zeros((*x.shape[:-1], -(-N // P) * P), x.dtype)
-    padded[..., :N] = x
-
-    return rearrange(padded, "... (s p) -> ... s p", p=P)
-
-
-def _fill(windows: Sequence[Window], P: int) -> dict[str, NDArray[np.generic]]:
-    """Entries of all tokens, (L, P), written once into their place; tokens without a valid entry included."""
+def _entries(windows: Sequence[Window], P: int) -> dict[str, NDArray[np.generic]]:
+    """Entries of all tokens, (L, P), including tokens without a valid entry; each array is written once."""
     sizes = [len(w.counts) * -(-w.counts.shape[1] // P) for w in windows]
     L = sum(sizes)
-    counts, valid = np.zeros((L, P), np.int64), np.zeros((L, P), bool)
-    hidden = np.zeros((L, P), bool)
-    at = 0
+    counts, valid, hidden = np.zeros((L, P), np.int64), np.zeros((L, P), bool), np.zeros((L, P), bool)
+    first = 0
     for w, size in zip(windows, sizes, strict=True):
         T, N = w.counts.shape
-        units = [x[at : at + size].reshape(T, -1)[:, :N] for x in (counts, valid, hidden)]  # views: units of a bin
+        units = [x[first : first + size].reshape(T, -1)[:, :N] for x in (counts, valid, hidden)]  # views, (T, N)
         np.multiply(w.counts, w.valid, out=units[0], casting="unsafe")
         units[1][:] = w.valid
         if w.hidden is not None:
             np.logical_and(w.hidden, w.valid, out=units[2])
-        at += size
+        first += size
 
     return {"counts": counts, "valid": valid, "hidden": hidden}
 
 
-def _places(windows: Sequence[Window], P: int, first: Sequence[int]) -> dict[str, NDArray[np.int64]]:
+def _positions(windows: Sequence[Window], P: int, first: Sequence[int]) -> dict[str, NDArray[np.int64]]:
     """Bin, slot, patch and window of all tokens, (L,); patches of window i are numbered from ``first[i]``."""
     bins = np.array([len(w.counts) for w in windows])
     slots = np.array([-(-w.counts.shape[1] // P) for w in windows])
     window = np.repeat(np.arange(len(windows)), bins * slots)
-    place = np.arange(len(window)) - np.repeat(np.cumsum(bins * slots) - bins * slots, bins * slots)
-    time, slot = np.divmod(place, slots[window])
+    index = np.arange(len(window)) - np.repeat(np.cumsum(bins * slots) - bins * slots, bins * slots)
+    time, slot = np.divmod(index, slots[window])
 
     return {"time": time, "slot": slot, "patch": np.asarray(first)[window] + slot, "window": window}
 
 
 def _populations(windows: Sequence[Window], P: int) -> tuple[list[int], dict[str, NDArray[np.generic]]]:
-    """Units and patches of the batch: windows of one session share theirs.
+    """Units and patches of the batch, shared by windows of one session.
 
     Returns the first patch of each window, and the batch's units, their mean counts, and the members of its patches.
     """
     units: list[NDArray[np.int64]] = []
-    members: list[NDArray[np.generic]] = []
+    members: list[NDArray[np.int64]] = []
     means: list[NDArray[np.float32]] = []
     first: list[int] = []
     shared: dict[bytes, int] = {}  # first patch of each set of units
@@ -190,37 +178,39 @@ def _populations(windows: Sequence[Window], P: int) -> tuple[list[int], dict[str
             units.append(w.unit)
             mean = np.full(len(w.unit), np.nan) if w.mean_counts is None else w.mean_counts
             means.append(mean.astype(np.float32))
-            members.append(_patches(np.arange(num_units, num_units + len(w.unit)), P))
+            padded = np.zeros(-(-len(w.unit) // P) * P, np.int64)
+            padded[: len(w.unit)] = np.arange(num_units, num_units + len(w.unit))
+            members.append(padded.reshape(-1, P))
             num_units, num_patches = num_units + len(w.unit), num_patches + len(members[-1])
         first.append(shared[key])
-    arrays = {"members": np.concatenate(members), "unit": np.concatenate(units), "mean_counts": np.concatenate(means)}
+    arrays: dict[str, NDArray[np.generic]] = {"members": np.concatenate(members), "unit": np.concatenate(units)}
+    arrays["mean_counts"] = np.concatenate(means)
 
     return first, arrays
 
 
 def pack(windows: Sequence[Window], units_per_patch: int) -> Batch:
-    """Packs windows into a batch. Tokens without a single valid entry are left out.
+    """Packs windows into a batch without padding; tokens without a valid entry are left out.
 
     Raises:
         InputError: if there is no window, or windows have targets of different dimensions.
     """
     if not windows:
-        raise InputError("batch", "windows", "at least one", "none; was everything filtered out?")
+        raise InputError("batch", "windows", "at least one", "none")
     dims = sorted({w.target.shape[1] for w in windows if w.target is not None})
     if len(dims) > 1:
         raise InputError("batch", "targets", "of the same dimensions in all windows", f"{dims} dimensions")
-    first, known = _populations(windows, units_per_patch)
-    places = _places(windows, units_per_patch, first)
-    arrays = _fill(windows, units_per_patch) | places
-    some = arrays["valid"].any(1)
-    if not some.all():
-        arrays = {name: x[some] for name, x in arrays.items()}
+    first, population = _populations(windows, units_per_patch)
+    arrays = _entries(windows, units_per_patch) | _positions(windows, units_per_patch, first)
+    valid = arrays["valid"].any(1)
+    if not valid.all():
+        arrays = {name: x[valid] for name, x in arrays.items()}
 
     lengths = [len(w.counts) for w in windows]
     C = dims[0] if dims else 0
     targets = [np.full((len(w.counts), C), np.nan, np.float32) if w.target is None else w.target for w in windows]
     numbers = np.arange(len(windows))
-    arrays |= known | {
+    arrays |= population | {
         "context": np.concatenate([w.context for w in windows]),
         "context_window": np.repeat(numbers, [len(w.context) for w in windows]),
         "target": np.concatenate(targets),

@@ -1,7 +1,7 @@
 """The masked transformer: patches and context tokens in, latents and firing rates out.
 
-It descends from Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS, whose own model is
-`ndt.model.ndt2.NDT2`; where ours differs, DECISIONS.md says why.
+It is derived from Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS, whose model is
+`ndt.model.ndt2.NDT2`; DECISIONS.md gives the reason for each difference.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.model.layers import Block, Dropout
-from ndt.model.layout import CONTEXT, PackedLayout, arrange
+from ndt.model.layout import CONTEXT, PackedLayout, packed_layout
 from ndt.model.linear import LinearDecoder
-from ndt.model.patches import Population, VectorEmbedding, VectorReadout
+from ndt.model.patches import PatchEmbedding, Population, RateReadout
 from ndt.model.tcn import TCNDecoder
 from ndt.model.tokens import Batch
-from ndt.model.vocabulary import KINDS, Vocabulary
+from ndt.model.vocabulary import CONTEXT_KINDS, Vocabulary
 from ndt.session import Session
 
 __all__ = ["NDT", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
-TABLES = ("unit", "unit_site", "context", "readin")  # parameters that have a row for each name in the vocabulary
+TABLES = ("unit", "unit_site", "context", "readin")  # parameters with one row for each name in the vocabulary
 
 # B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
-# of a patch, U = units of the batch, D = width, E = width of a unit's vector, R = bins, C = target dimensions
+# of a patch, U = units of the batch, D = width, E = width of an identity embedding, R = bins, C = target dimensions
 
 
 class PositionalEmbedding(nn.Module):
-    """Embeds a token's slot by sinusoids, which no table bounds; time is rotary.
+    """Embeds a token's slot by sinusoids, for any number of slots; time is embedded by rotation (`ndt.model.layers`).
 
     Arguments:
         config: Architecture; uses `width`.
@@ -45,11 +45,11 @@ class PositionalEmbedding(nn.Module):
         super().__init__()
 
         self.wave = nn.Linear(16, config.width)
-        nn.init.normal_(self.wave.weight, std=0.02)  # small: norms then let a hidden token be what it reads, not where
+        nn.init.normal_(self.wave.weight, std=0.02)  # small, so that after a norm content dominates position
         nn.init.zeros_(self.wave.bias)
 
     def forward(self, time: Int[Tensor, " L"], slot: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
-        """Returns one embedding a token."""
+        """Returns one embedding for each token."""
         octave = 2.0 ** -torch.arange(8, device=slot.device)
         phase = slot[:, None] * octave * torch.pi / 2
 
@@ -57,10 +57,10 @@ class PositionalEmbedding(nn.Module):
 
 
 class Prediction(NamedTuple):
-    """What the model says of a batch; None where it was not asked, or cannot.
+    """Outputs of the model for a batch; None if not requested, or without a decoder.
 
     Arguments:
-        log_rates: Of the units of the tokens to be predicted (`Batch.predicted`), in log spikes per bin, (W, P).
+        log_rates: Log spikes per bin of the units of the tokens to be predicted (`Batch.predicted`), (W, P).
         decoded: Standardised target at all bins, (R, C).
     """
 
@@ -70,63 +70,68 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What the encoder says of a batch.
+    """Outputs of the encoder for a batch.
 
     Arguments:
         tokens: Latents of the visible tokens, shape (V, D).
         visible: Which of the batch's tokens are visible, shape (L,).
-        memory: Encoded context and tokens together, as `rows` says, shape (K + V, D).
-        rows: PackedLayout of the memory.
+        memory: Encoded context and data tokens in the order of `layout`, shape (K + V, D).
+        layout: Layout of the memory.
         population: The batch's units.
     """
 
     tokens: Float[Tensor, "V D"]
     visible: Bool[Tensor, " L"]
     memory: Float[Tensor, "M D"]
-    rows: PackedLayout
+    layout: PackedLayout
     population: Population
 
 
 class NDT(nn.Module):
-    """Neural Data Transformer over unit patches.
+    """Neural Data Transformer over patches of units.
 
-    Six steps: (1) a token embeds the counts of its patch's visible units; (2) its slot is added; (3) context tokens of
-    session, subject and task are put before each window; (4) the encoder reads visible tokens, causally; (5) tokens of
-    which nothing is visible enter as one learned token, and a light decoder predicts the rates of what is hidden; (6) a
-    decoder, where there is one, reads counts or latents. Context tokens enter each stack anew.
+    Six steps: (1) a token embeds the counts of its patch's visible units; (2) the positional embedding of its slot is
+    added; (3) context tokens of session, subject and task precede each window; (4) the causal encoder transforms the
+    visible tokens; (5) tokens without visible entries enter as one learned mask token, and a shallow rate decoder
+    predicts the rates of hidden entries; (6) the decoder of the target, if there is one, reads counts or latents. The
+    context tokens enter encoder and rate decoder anew.
 
-    Another architecture (`ndt.model.ndt2`) has other segments in the same steps.
+    Another architecture (`ndt.model.ndt2`) replaces the modules of these steps.
 
     Arguments:
-        spec: Architecture, names of the rows of its tables, and what it decodes.
+        spec: Architecture, names of the rows of its tables, and the target.
     """
 
-    ARCHITECTURE: ClassVar[str] = "ndt"  # as settings name it
-    EMBEDDING: ClassVar[type[nn.Module]] = VectorEmbedding
-    PLACE: ClassVar[type[nn.Module]] = PositionalEmbedding
+    ARCHITECTURE: ClassVar[str] = "ndt"  # its name in settings
+    EMBEDDING: ClassVar[type[nn.Module]] = PatchEmbedding
+    POSITION: ClassVar[type[nn.Module]] = PositionalEmbedding
     BLOCK: ClassVar[type[Block]] = Block
-    READOUT: ClassVar[type[nn.Module]] = VectorReadout
-    ORDER: ClassVar[str] = "factorised"  # who reads whom, see `ndt.model.layout`
-    KNOWS_UNITS: ClassVar[bool] = True  # whether units have vectors of their own
+    READOUT: ClassVar[type[nn.Module]] = RateReadout
+    ORDER: ClassVar[str] = "axial"  # of the attention patterns, see `ndt.model.layout`
+    KNOWS_UNITS: ClassVar[bool] = True  # whether units have identity embeddings
     SHARED_MASK: ClassVar[bool] = False  # whether one mask is drawn for all windows of a batch
-    UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window whose labels do not count
-    R2_BINS: ClassVar[int | None] = None  # bins of which each gives one validation R², then averaged; None: all at once
+    UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window without a decoding loss
+    R2_BINS: ClassVar[int | None] = None  # validation R² is averaged over segments of this many bins; None: one R²
+
+    mean_counts: Tensor
+    kind_of_context: Tensor
+    site_of_unit: Tensor
+    depth_of_unit: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        c, known = spec.config, spec.vocabulary
+        c, vocabulary = spec.config, spec.vocabulary
         self.spec = spec
-        self.store: Path | None = None  # where the sessions that it was trained on are, if known
-        self.mean_counts: Tensor
-        self.register_buffer("mean_counts", torch.ones(len(known.units)))  # spikes per bin of each unit
+        self.store: Path | None = None  # store of the sessions that it was trained on, if known
+        self.register_buffer("mean_counts", torch.ones(len(vocabulary.units)))  # spikes per bin of each unit
         self._add_units(spec)
-        self.context = nn.Parameter(0.02 * torch.randn(len(known.contexts), c.width))
-        self.context_kind = nn.Parameter(0.02 * torch.randn(len(KINDS), c.width))
+        self.context = nn.Parameter(0.02 * torch.randn(len(vocabulary.contexts), c.width))
+        self.context_kind = nn.Parameter(0.02 * torch.randn(len(CONTEXT_KINDS), c.width))
         self.embed = self.EMBEDDING(c)
-        self.place, self.rate_position = self.PLACE(c), self.PLACE(c)
+        self.position, self.rate_position = self.POSITION(c), self.POSITION(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
-        self.dropout = Dropout(c.dropout)  # around stacks
+        self.dropout = Dropout(c.dropout)  # of the inputs and outputs of encoder and rate decoder
         self.encoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_layers))
         self.encoder_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
         self.rate_decoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_decoder_layers))
@@ -134,30 +139,28 @@ class NDT(nn.Module):
         self.rates = self.READOUT(c)
         self.readin: nn.Parameter | None = None
         self.decoder = self._decoder(spec) if spec.target else None
-        kinds = [KINDS.index(name.partition(":")[0]) for name in known.contexts]
-        self.kind_of_context: Tensor
+        kinds = [CONTEXT_KINDS.index(name.partition(":")[0]) for name in vocabulary.contexts]
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
 
     def _add_units(self, spec: ModelSpec) -> None:
-        """Adds what is known of units."""
-        known, E = spec.vocabulary, spec.config.unit_width
-        self.unit = nn.Parameter(torch.randn(len(known.units), E))
-        self.unit_site = nn.Parameter(torch.zeros(len(known.places), E))  # region and probe
+        """Adds the tables of units: identity embeddings, and those of region, probe and depth."""
+        vocabulary, E = spec.vocabulary, spec.config.unit_width
+        U = len(vocabulary.units)
+        self.unit = nn.Parameter(torch.randn(U, E))
+        self.unit_site = nn.Parameter(torch.zeros(len(vocabulary.sites), E))  # region and probe
         self.depth = nn.Parameter(torch.zeros(E))  # per millimetre
-        self.site_of_unit: Tensor
-        places = torch.tensor(known.unit_sites or [(0, 0)] * len(known.units), dtype=torch.long).view(-1, 2)
-        self.register_buffer("site_of_unit", places, persistent=False)
-        self.depth_of_unit: Tensor
-        depths = torch.tensor(known.unit_depths or [0.0] * len(known.units), dtype=torch.float32)
+        sites = torch.tensor(vocabulary.unit_sites or [(0, 0)] * U, dtype=torch.long).view(-1, 2)
+        self.register_buffer("site_of_unit", sites, persistent=False)
+        depths = torch.tensor(vocabulary.unit_depths or [0.0] * U, dtype=torch.float32)
         self.register_buffer("depth_of_unit", depths, persistent=False)
 
     def _decoder(self, spec: ModelSpec) -> nn.Module:
-        """Returns a new decoder."""
-        assert spec.target is not None, "something is decoded"
+        """Returns a new decoder of the target."""
+        assert spec.target is not None, "a decoder has a target"
         c = spec.config
         if c.decoder == "linear":
             return LinearDecoder(spec)
-        # What the decoder reads of a unit beside its vector: labels teach it, where the masked loss teaches vectors.
+        # Read-in weights are added to identity embeddings: labels train the former, the masked loss the latter.
         self.readin = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_members))
 
         return TCNDecoder(c, *spec.target.outputs)
@@ -169,70 +172,65 @@ class NDT(nn.Module):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Names of the rows of the unit, place and context tables."""
+        """Names of the rows of the unit, site and context tables."""
         return self.spec.vocabulary
 
     def forward(self, batch: Batch, *, rates: bool = True, detach_latents: bool = False) -> Prediction:
-        """Returns log rates of the hidden units, unless not asked, and the standardised target at all bins.
+        """Returns log rates of the units of tokens to be predicted, and the standardised target at all bins.
 
-        Nothing is encoded that neither rates nor the target are read from.
+        The encoder runs only if rates or the decoder need it.
 
         Arguments:
             batch: The batch.
-            rates: Whether rates are asked for.
-            detach_latents: Whether a TCN decoder reads latents without passing its gradient on to the encoder.
+            rates: Whether to predict rates.
+            detach_latents: Whether a TCN decoder stops its gradient at the latents.
         """
         encoded = self.encode(batch) if rates else None
         decoded = self.decode(batch, encoded, detach_latents=detach_latents) if self.decoder is not None else None
-        if encoded is None:
-            return Prediction(None, decoded)
 
-        return Prediction(self.log_rates(batch, encoded), decoded)
+        return Prediction(None if encoded is None else self.log_rates(batch, encoded), decoded)
 
     def population(self, batch: Batch) -> Population:
-        """Returns the batch's units: vectors of identity, region, probe and depth, and mean counts."""
+        """Returns the batch's units: embeddings of identity, region, probe and depth, and mean counts."""
         vectors = self.unit.index_select(0, batch.unit)
         if len(self.unit_site):
             vectors = vectors + self.unit_site[self.site_of_unit[batch.unit]].sum(1)
 
-        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, self._means(batch))
+        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, self._mean_counts(batch))
 
-    def _means(self, batch: Batch) -> Float[Tensor, " U"]:
-        """Returns spikes per bin of the batch's units: their session's own, where the batch brings them."""
+    def _mean_counts(self, batch: Batch) -> Float[Tensor, " U"]:
+        """Returns spikes per bin of the batch's units: of their session if the batch has them, else the model's."""
         return torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Returns latents of the tokens of which something is visible. The others cost nothing here."""
+        """Returns latents of the visible tokens; the encoder does not process the others."""
         visible, population = batch.visible, self.population(batch)
-        tokens = self.embed(batch, visible, population) + self.place(batch.time[visible], batch.slot[visible])
+        tokens = self.embed(batch, visible, population) + self.position(batch.time[visible], batch.slot[visible])
         context = self.context[batch.context] + self.context_kind[self.kind_of_context[batch.context]]
-        order, rows = self._arrange(batch, visible)
-        x = torch.cat([context, self.dropout(tokens)])
-        x = x.index_select(0, order)
+        order, layout = self._layout(batch, visible)
+        x = torch.cat([context, self.dropout(tokens)]).index_select(0, order)
         for i, block in enumerate(self.encoder):
-            x = block(x, rows, rows.pattern(i))
+            x = block(x, layout, layout.pattern(i))
         x = self.dropout(self.encoder_norm(x))
+        tokens = x.index_select(0, layout.data)
 
-        tokens = x.index_select(0, rows.data)
-
-        return Encoded(tokens=tokens, visible=visible, memory=x, rows=rows, population=population)
+        return Encoded(tokens=tokens, visible=visible, memory=x, layout=layout, population=population)
 
     def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
-        """Returns log rates in log spikes per bin of all units of the tokens to be predicted, or of every token."""
+        """Returns log spikes per bin of all units of the tokens to be predicted, or of every token."""
         x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
         x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_position(batch.time, batch.slot)
-        order, rows = self._arrange(batch, torch.ones_like(encoded.visible))
+        order, layout = self._layout(batch, torch.ones_like(encoded.visible))
         x = torch.cat([self.context[batch.context], self.dropout(x)]).index_select(0, order)
         chosen = torch.ones_like(encoded.visible) if every else batch.predicted
         last = len(self.rate_decoder) - 1
         for i, block in enumerate(self.rate_decoder):
-            x = block(x, rows, rows.pattern(i), keep=rows.data[chosen] if i == last else None)
-        x = self.rate_norm(x)
+            x = block(x, layout, layout.pattern(i), keep=layout.data[chosen] if i == last else None)
 
-        return self.rates(self.dropout(x), batch, chosen, encoded.population)
+        return self.rates(self.dropout(self.rate_norm(x)), batch, chosen, encoded.population)
 
     def latents(self, batch: Batch, encoded: Encoded | None = None) -> Float[Tensor, "R D"]:
-        """Returns one latent a bin: the mean over its visible tokens, zeros where there is none."""
+        """Returns one latent for each bin: the mean over its visible tokens, zeros without any."""
         encoded = encoded or self.encode(batch)
         key = batch.bin_index()[encoded.visible]
         total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1])
@@ -246,35 +244,29 @@ class NDT(nn.Module):
         """Returns the target at each bin, in units of its standard deviation on the training split.
 
         Arguments:
-            batch: The batch; of one that brings its latents nothing is encoded.
-            encoded: Its encoding, where it is known.
-            detach_latents: Whether a TCN decoder reads latents without passing its gradient on to the encoder.
+            batch: The batch; if it holds latents, the encoder does not run.
+            encoded: Its encoding, if already computed.
+            detach_latents: Whether a TCN decoder stops its gradient at the latents.
         """
         if self.decoder is None:
             raise ValueError("this model was not fine-tuned for a target")
-        if isinstance(self.decoder, TCNDecoder):
-            return self._decode_tcn(batch, encoded, detach_latents)
-
-        return self.decoder(batch, self.latents(batch, encoded))
-
-    def _decode_tcn(self, batch: Batch, encoded: Encoded | None, detach_latents: bool) -> Float[Tensor, "Q C"]:
-        assert isinstance(self.decoder, TCNDecoder)
-        assert self.readin is not None, "a TCN decoder reads units"
+        if not isinstance(self.decoder, TCNDecoder):
+            return self.decoder(batch, self.latents(batch, encoded))
         latents = batch.latents
         if latents is None and self.decoder.reads_latents:
             encoded = encoded or self.encode(batch)
             latents = self.latents(batch, encoded)
             latents = latents.detach() if detach_latents else latents
+        assert self.readin is not None, "a TCN decoder has read-in weights"
         population = encoded.population if encoded is not None else self.population(batch)
-        vectors = population.vectors.repeat(1, self.config.num_members)  # a stack reads them in its own way
-        read = vectors + self.readin.index_select(0, batch.unit)
+        vectors = population.vectors.repeat(1, self.config.num_members) + self.readin.index_select(0, batch.unit)
 
-        return self.decoder(batch, latents, Population(read, population.mean_counts))
+        return self.decoder(batch, latents, Population(vectors, population.mean_counts))
 
-    def _arrange(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
-        """Puts each window's context tokens before its chosen tokens.
+    def _layout(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
+        """Places each window's context tokens before its chosen tokens.
 
-        Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the arrangement of the result.
+        Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the layout of the result.
         """
         c, contexts = self.config, batch.context_window
         window = torch.cat([contexts, batch.window[chosen]])
@@ -283,43 +275,41 @@ class NDT(nn.Module):
         order = torch.argsort(window, stable=True)
         x = (window[order], time[order], slot[order], batch.num_windows)
 
-        return order, arrange(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
+        return order, packed_layout(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
 
     def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
         """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
 
-        They come from the session's training split and need no labels.
+        They are computed on the session's training split and need no labels.
         """
         rows = self.vocabulary.rows(session)
         self.mean_counts[torch.from_numpy(rows.unit)] = torch.from_numpy(mean_counts[rows.order]).to(self.mean_counts)
 
         return self
 
-    def extended(self, spec: ModelSpec, *, fresh: bool = False) -> "NDT":
-        """Returns a copy for a specification that knows more units and contexts, or decodes something.
+    def extended(self, spec: ModelSpec) -> "NDT":
+        """Returns a copy for a specification with more units and contexts, or with a target.
 
-        Unknown units start at the mean of the known (with the vectors of their region, probe and depth where the file
-        has them) and are read as their vectors say; unknown contexts start at the mean of their kind, or at random
-        (`fresh`). A decoder is kept where it decodes the same target, else it starts anew.
+        Unknown units start at the mean identity embedding (plus the embeddings of their region, probe and depth, if the
+        file has them) with zero read-in weights; unknown contexts start at the mean of their kind. The decoder is kept
+        if its target is the same, else it is new.
         """
-        other, old = type(self)(spec), self.state_dict()
-        mine, theirs = self.spec.target, spec.target
-        alike = self.config.decoder == spec.config.decoder
-        if mine is None or theirs is None or not (alike and mine.same(theirs)):
-            old = {k: v for k, v in old.items() if not k.startswith("decoder.")}
+        other, weights = type(self)(spec), self.state_dict()
+        target, kept = self.spec.target, self.config.decoder == spec.config.decoder
+        if target is None or spec.target is None or not (kept and target.same(spec.target)):
+            weights = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
         new = other.state_dict()  # shares memory with the parameters
-        tables = {name: old.pop(name) for name in (*TABLES, "mean_counts") if name in old and name in new}
-        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
+        tables = {name: weights.pop(name) for name in (*TABLES, "mean_counts") if name in weights and name in new}
         for name, known in tables.items():
             if name == "unit" and len(known):
                 new[name][:] = known.mean(0)
             new[name][: len(known)] = known
         known = tables["context"]
+        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
         for row in range(len(known), len(kinds)):
-            same = [i for i in range(len(known)) if kinds[i] == kinds[row]]
-            if same and not fresh:
+            if same := [i for i in range(len(known)) if kinds[i] == kinds[row]]:
                 new["context"][row] = known[same].mean(0)
-        other.load_state_dict(old, strict=False)
+        other.load_state_dict(weights, strict=False)
 
         return other
 
@@ -337,8 +327,8 @@ class NDT(nn.Module):
         """Loads a model from a folder, else from the Hugging Face Hub.
 
         Raises:
-            InputError: if there is no model, its architecture is another (`ndt.model.architectures.load_model` loads any), or
-                differs from what its weights or this version expect.
+            InputError: if there is no model, it has another architecture (`load_model` of `ndt.model.architectures`
+                loads any), or its weights or fields differ from those of this version.
         """
         folder = find_model(name, revision)
         spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))

@@ -1,4 +1,4 @@
-"""Which row of the model's tables belongs to which unit, place, session, subject and task."""
+"""Rows of the model's tables: units, their recording sites, and contexts (session, subject, task)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from ndt.model.tokens import Window
 from ndt.session import Session
 
-__all__ = ["KINDS", "Rows", "Vocabulary"]
+__all__ = ["CONTEXT_KINDS", "Rows", "Vocabulary"]
 
-KINDS = ("session", "subject", "task")  # of contexts
-DEPTH = ("depth", "rel_z", "z")  # columns of the units table that say how deep a unit lies, in micrometres
+CONTEXT_KINDS = ("session", "subject", "task")
+DEPTH = ("depth", "rel_z", "z")  # columns of the units table that hold the depth in micrometres, by priority
 
 
 class Rows(NamedTuple):
-    """Where a session's units and contexts are in a model's tables.
+    """Table rows of a session's units and contexts.
 
     Arguments:
-        order: The session's units in the order of their identities, so that a file that lists the same units in another
-            order gives the same patches, shape (N,).
+        order: Permutation that sorts the session's units by identity, shape (N,): patches do not depend on the order
+            of units in the file.
         unit: Table row of each unit in that order, shape (N,).
-        context: Table row of each context: session, subject, task; shape (3,).
-        group: Group of each unit in that order as a number, shape (N,): units that repeat each other's spikes share
-            one, as their column `duplicate_group` says; all others have their own.
+        context: Table rows of session, subject and task, shape (3,).
+        group: Group number of each unit in that order, shape (N,): units with duplicated spikes (column
+            `duplicate_group`) share one; every other unit has its own.
     """
 
     order: NDArray[np.int64]
@@ -43,18 +43,9 @@ class Rows(NamedTuple):
         index: tuple[int, int] = (0, 0),
         session: str = "",
     ) -> Window:
-        """Returns a window, its units in the order of their identities, of arrays in the order of the session.
-
-        Arguments:
-            counts: Spikes per bin, shape (T, N).
-            valid: Whether the unit was observed in the bin, shape (T, N).
-            hidden: Entries that the model must predict, shape (T, N).
-            mean_counts: Spikes per bin of each unit, shape (N,).
-            index: First bin of the window in the session's grid, and the bin after its last.
-            session: Whose window it is.
-        """
+        """Returns a `Window`, sorted by identity; arguments are its fields, in the session's order of units."""
         return Window(
-            counts=counts.take(self.order, 1),  # bin by bin, faster than an index
+            counts=counts.take(self.order, 1),  # faster than indexing
             valid=valid.take(self.order, 1),
             hidden=None if hidden is None else hidden.take(self.order, 1),
             mean_counts=None if mean_counts is None else mean_counts[self.order],
@@ -67,19 +58,19 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names of the rows of the unit table, of the context table and of the table of places.
+    """Names of the rows of the unit, context and site tables.
 
     Arguments:
-        units: Unit identities, one a row.
-        contexts: Context names, one a row: ``session:…``, ``subject:…``, ``task:…``.
-        places: Names of regions and probes, one a row: ``region:…``, ``probe:…``.
+        units: Unit identities.
+        contexts: Contexts: ``session:…``, ``subject:…``, ``task:…``.
+        sites: Regions and probes: ``region:…``, ``probe:…``.
         unit_sites: Rows of the region and of the probe of each unit.
-        unit_depths: Depth of each unit in millimetres; 0 where the file has none.
+        unit_depths: Depth of each unit in millimetres; 0 if unknown.
     """
 
     units: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
     unit_sites: tuple[tuple[int, int], ...] = ()
     unit_depths: tuple[float, ...] = ()
 
@@ -87,16 +78,13 @@ class Vocabulary:
     def context_names(session: Session) -> tuple[str, ...]:
         """Returns the names of a session's contexts: session, subject, task."""
         return tuple(
-            f"{k}:{v}" for k, v in zip(KINDS, (session.session_id, session.subject, session.task), strict=True)
+            f"{k}:{v}" for k, v in zip(CONTEXT_KINDS, (session.session_id, session.subject, session.task), strict=True)
         )
 
     def extend(self, sessions: Iterable[Session]) -> "Vocabulary":
-        """Returns a vocabulary that also knows these sessions; old rows stay where they are.
-
-        A session's new units come in the order of their identities, so that the order of its file is of no account.
-        """
+        """Returns a vocabulary with the rows of these sessions appended, new units of a session sorted by identity."""
         units = {u: i for i, u in enumerate(self.units)}
-        contexts, places = dict.fromkeys(self.contexts), {p: i for i, p in enumerate(self.places)}
+        contexts, sites = dict.fromkeys(self.contexts), {site: i for i, site in enumerate(self.sites)}
         unit_sites, unit_depths = list(self.unit_sites), list(self.unit_depths)
         for session in sessions:
             contexts |= dict.fromkeys(self.context_names(session))
@@ -105,11 +93,11 @@ class Vocabulary:
                 if (u := str(session.units.id[n])) not in units:
                     units[u] = len(units)
                     names = (f"region:{regions[n]}", f"probe:{probes[n]}")
-                    first, second = (places.setdefault(name, len(places)) for name in names)
+                    first, second = (sites.setdefault(name, len(sites)) for name in names)
                     unit_sites.append((first, second))
                     unit_depths.append(float(depths[n]))
 
-        return Vocabulary(tuple(units), tuple(contexts), tuple(places), tuple(unit_sites), tuple(unit_depths))
+        return Vocabulary(tuple(units), tuple(contexts), tuple(sites), tuple(unit_sites), tuple(unit_depths))
 
     def rows(self, session: Session) -> Rows:
         """Returns the table rows of a session.
@@ -133,7 +121,7 @@ def _column(session: Session, name: str) -> NDArray[np.str_]:
 
 
 def _groups(session: Session) -> NDArray[np.int64]:
-    """Number of each unit's group: the column's own, and numbers after those where it has -1."""
+    """Group number of each unit; units with -1 in the column get numbers of their own."""
     alone = np.arange(len(session.units))
     column = session.units.columns.get("duplicate_group")
     if column is None:

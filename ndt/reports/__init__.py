@@ -1,6 +1,6 @@
 """Pages, figures and console tables of runs and recordings.
 
-Imports: every room of `ndt` above it, and no verb; it draws what it is given.
+Imports: the nouns and every room of `ndt` from `ndt.config` to `ndt.dynamics`; neither `ndt.data` nor a verb.
 """
 
 __all__: list[str] = []

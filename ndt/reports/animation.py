@@ -8,7 +8,7 @@ from ndt.reports.plots import GRID, INK, QUIET
 __all__ = ["animate"]
 
 WIDTH, HEIGHT, MARGIN, SECONDS = 640, 380, 46, 8
-MOST, FRAMES = 150, 40  # particles and frames
+MOST, FRAMES = 150, 40  # particles, frames
 
 
 def animate(
@@ -19,10 +19,10 @@ def animate(
 
     Arguments:
         x: Positions of particles, shape (T, N, d); the first two dimensions are shown.
-        times: Times T, ascending.
+        times: Ascending times, shape (T,).
         seen: Time and samples of each snapshot.
         names: Names of the two dimensions.
-        colour: Of the particles.
+        colour: Colour of the particles.
     """
     frames = np.unique(np.linspace(0, len(times) - 1, FRAMES).round().astype(int))
     paths, moments = x[frames][:, :MOST, :2], (times[frames] - times[0]) / (times[-1] - times[0])
@@ -66,10 +66,8 @@ def _snapshot(at: float, places: NDArray[np.float64], time: float) -> str:
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places)
     near = [min(max(at + step, 0.0), 1.0) for step in (-0.04, 0.0, 0.04)]
     keys, values = [0.0, *near, 1.0], [0.2, 0.2, 0.8, 0.2, 0.2]
-    if at <= 0.0:
-        values[:3] = [0.8] * 3
-    if at >= 1.0:
-        values[2:] = [0.8] * 3
+    values[:3] = [0.8] * 3 if at <= 0.0 else values[:3]
+    values[2:] = [0.8] * 3 if at >= 1.0 else values[2:]
     glow = (
         f'<animate attributeName="opacity" dur="{SECONDS}s" repeatCount="indefinite" '
         f'keyTimes="{";".join(f"{k:.4g}" for k in keys)}" values="{";".join(map(str, values))}"/>'

@@ -1,39 +1,32 @@
-"""What the verbs print for people: short tables, and where to look next."""
+"""Prints the results of the verbs as short tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndt.reports.names import PREDICTORS
-from ndt.reports.runs import score_table
+from ndt.reports.names import DYNAMICS, in_order, predictor_name
+from ndt.reports.page import fixed, many
+from ndt.reports.runs import Decoder, score_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "show_bench",
-    "show_curve",
-    "show_demo",
-    "show_dynamics",
-    "show_embed",
-    "show_evaluate",
-    "show_inspect",
-    "show_finetune",
-    "show_pretrain",
-    "show_simulate",
-    "show_report",
-    "show_ingest",
-]
+    "show_bench", "show_curve", "show_demo", "show_dynamics", "show_embed", "show_evaluate", "show_finetune",
+    "show_ingest", "show_inspect", "show_pretrain", "show_report", "show_simulate",
+]  # fmt: skip
 
 
-def _table(*columns: str) -> "Table":
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> "Table":
     """Returns a table whose first column is text and whose others are numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(columns):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
 
     return table
 
@@ -46,12 +39,8 @@ def _print(*parts: Any) -> None:
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
 
 
-def _number(value: object, digits: int = 3) -> str:
-    return f"{value:,.{digits}f}" if isinstance(value, int | float) else "–"
-
-
 def show_simulate(result: dict[str, Any]) -> None:
-    """Prints what ``ndt simulate`` wrote."""
+    """Prints the files of ``ndt simulate``."""
     for r in result["recordings"]:
         _print(f"{r['path']}  {r['units']} units")
 
@@ -63,7 +52,7 @@ def _dropped(sentences: list[str], limit: int = 6) -> str:
 
 
 def show_inspect(result: dict[str, Any]) -> None:
-    """Prints what ``ndt inspect`` found: of files, or of what sessions of a store share."""
+    """Prints the summaries of files, or the overlaps of sessions in a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
     if "overlaps" in result:
@@ -77,18 +66,17 @@ def show_inspect(result: dict[str, Any]) -> None:
 
 def _show_file(f: dict[str, Any]) -> None:
     _print(f"{f['session_id']}  subject {f['subject'] or 'unnamed'}")
-    observed = f"{f['observed_seconds']:,.1f} s observed in {f['segments']} segment{'s' * (f['segments'] != 1)}"
+    observed = f"{f['observed_seconds']:,.1f} s observed in {many(f['segments'], 'segment')}"
     counted = f", counted in bins of {1e3 * f['count_bin']:g} ms" if f.get("count_bin") else ""
     _print(f"  {f['units']} units, {f['spikes']:,} spikes{counted}, {observed}")
     if f.get("conventions"):
         _print(f"  conventions of {', '.join(f['conventions'])}")
-    if f["covariates"]:
-        table = _table("  covariate", "dims", "unit", "rate", "of observed time", "path")
-        for c in f["covariates"]:
-            dims = ", ".join(c["dims"]) if isinstance(c["dims"], list | tuple) else str(c["dims"])
-            row = [dims, c["unit"], f"{c['rate']:.1f} Hz", f"{c['coverage']:.0%}", c["path"]]
-            table.add_row(f"  {c['name']}", *row)
-        _print(table)
+    rows = [
+        [f"  {c['name']}", ", ".join(c["dims"]), c["unit"], f"{c['rate']:.1f} Hz", f"{c['coverage']:.0%}", c["path"]]
+        for c in f["covariates"]
+    ]
+    if rows:
+        _print(_table(["  covariate", "dims", "unit", "rate", "of observed time", "path"], rows))
     for finding in f.get("findings", ()):
         if finding["grade"] != "note":
             _print(f"  {finding['grade']}: {finding['where']}: {finding['message']}")
@@ -102,28 +90,26 @@ def _show_overlaps(result: dict[str, Any]) -> None:
     for o in result["overlaps"]:
         (a, b), (c, d) = o["first_time"], o["second_time"]
         what = f"{o['first']} and {o['second']}: {o['kind']}, {o['num_units']} units"
-        when = f"{a:,.1f} to {b:,.1f} s of the one are {c:,.1f} to {d:,.1f} s of the other"
-        held = f"{o['exposed_seconds']:,.1f} s of it train where the other validates or tests"
-        _print(f"{'error' if o['leak'] else 'warning'}: {what}; {when}{'; ' + held if o['leak'] else ''}")
+        when = f"{a:,.1f} to {b:,.1f} s of the first are {c:,.1f} to {d:,.1f} s of the second"
+        leak = f"; {o['exposed_seconds']:,.1f} s are training data of one and validation or test data of the other"
+        _print(f"{'error' if o['leak'] else 'warning'}: {what}; {when}{leak if o['leak'] else ''}")
 
 
 def _show_recipes(recipes: list[dict[str, Any]]) -> None:
-    table = _table("recipe", "what", "source", "licence", "tried")
-    for r in recipes:
-        table.add_row(r["name"], r["title"], r["source"], r["licence"], "yes" if r["tried"] else "no")
-    _print(table)
+    rows = [[r["name"], r["title"], r["source"], r["licence"], "yes" if r["tried"] else "no"] for r in recipes]
+    _print(_table(["recipe", "data", "source", "licence", "tried"], rows))
 
 
 def show_ingest(result: dict[str, Any]) -> None:
     """Prints the sessions of a store."""
     if "recipes" in result:
         return _show_recipes(result["recipes"])
-    table = _table("session", "units", "spikes", "observed", "segments", "covariates")
+    rows = []
     for name, s in sorted(result["sessions"].items()):
-        covariates = ", ".join(c if isinstance(c, str) else c["name"] for c in s["covariates"]) or "none"
+        covariates = ", ".join(c["name"] for c in s["covariates"]) or "none"
         seconds = f"{s['observed_seconds']:,.0f} s"
-        table.add_row(name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates)
-    _print(table)
+        rows.append([name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates])
+    _print(_table(["session", "units", "spikes", "observed", "segments", "covariates"], rows))
     for name, s in sorted(result["sessions"].items()):
         if s["dropped"]:
             _print(name, _dropped(list(s["dropped"])))
@@ -131,30 +117,28 @@ def show_ingest(result: dict[str, Any]) -> None:
 
 
 def show_pretrain(result: dict[str, Any]) -> None:
-    """Prints how pretraining ended."""
+    """Prints the validation scores of pretraining."""
     valid = result["valid"]
-    table = _table("validation", "value")
-    table.add_row("Poisson NLL per bin and unit", _number(valid["nll"], 4))
-    table.add_row("the same at mean rates", _number(valid["null_nll"], 4))
-    table.add_row("bits per spike", _number(valid["bits_per_spike"]))
-    _print(table, f"run: {result['run']}")
+    rows = [
+        ["Poisson NLL per bin and unit", fixed(valid["nll"], 4)],
+        ["Poisson NLL of mean rates", fixed(valid["null_nll"], 4)],
+        ["bits per spike", fixed(valid["bits_per_spike"])],
+    ]
+    _print(_table(["validation", "value"], rows), f"run: {result['run']}")
 
 
 def _scores(sessions: list[dict[str, Any]]) -> "Table":
-    """Returns a table of test R², one row for each predictor that any session has, one column a session."""
-    found = []
-    for s in sessions:
-        r2 = {name: part.get("r2") for name, part in s.get("baselines", {}).items()}
-        found.append(r2 | {"ensemble": s["test"]["r2"], "network": s.get("network", {}).get("r2")})
-    shown = [name for name in PREDICTORS if any(r.get(name) is not None for r in found)]
+    """Returns a table of test R²: predictors in rows, sessions in columns."""
+    found = [Decoder(metrics=s).r2 for s in sessions]
+    shown = in_order(name for r2 in found for name in r2)
     head = ["", *(f"{s['session']}\n{s['target']}" for s in sessions)]
-    rows = [[PREDICTORS[name], *(_number(r.get(name)) for r in found)] for name in shown]
+    rows = [[predictor_name(name), *(fixed(r2.get(name)) for r2 in found)] for name in shown]
 
-    return _filled("R² on test bins (variance-weighted)", head, rows)
+    return _table(head, rows, "R² on test bins (variance-weighted)")
 
 
 def show_finetune(result: dict[str, Any]) -> None:
-    """Prints a decoder's scores beside its baselines', and the curve of labels if the run has one."""
+    """Prints the scores of a decoder and its baselines, and the label curve if the run has one."""
     if "targets" in result:
         show_evaluate(result)
     show_curve(result)
@@ -162,14 +146,13 @@ def show_finetune(result: dict[str, Any]) -> None:
 
 
 def show_evaluate(result: dict[str, Any]) -> None:
-    """Prints all scores of a decoder, one table a target; or what the Neural Latents Benchmark says of a model."""
+    """Prints a table of scores for each target, or scores of the Neural Latents Benchmark."""
     if "nlb" in result:
         return _show_nlb(result)
     for name, part in result["targets"].items():
         title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
-        _print(_filled(title, *score_table(part)), *_trust(part))
-    watch = result["input_drift"]
-    if lost := watch["silent_units"]:
+        _print(_table(*score_table(part), title), *_uncertainty(part))
+    if lost := result["input_drift"]["silent_units"]:
         _print(f"silent units: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
     if missing := result.get("missing_units"):
         _print(f"{len(missing)} units of the decoder are not in this session")
@@ -177,25 +160,16 @@ def show_evaluate(result: dict[str, Any]) -> None:
 
 def _show_nlb(result: dict[str, Any]) -> None:
     found = result["nlb"]
-    table = _table("Neural Latents Benchmark", "score")
-    for name, value in (found.get("scores") or {}).get("nlb", {}).items():
-        table.add_row(name, _number(value, 4))
-    if (found.get("scores") or {}).get("co_bps_per_unit") is not None:
-        table.add_row("not NLB's: co-bps, mean over units", _number(found["scores"]["co_bps_per_unit"], 4))
-    notes = [str(note) for note in found.get("left_out") or ()]
-    _print(table, *notes, *([f"submission: {result['path']}"] if result.get("path") else []))
+    scores = found.get("scores") or {}
+    rows = [[name, fixed(value, 4)] for name, value in scores.get("nlb", {}).items()]
+    if scores.get("co_bps_per_unit") is not None:
+        rows.append(["co-bps, mean over units (not an NLB score)", fixed(scores["co_bps_per_unit"], 4)])
+    _print(_table(["Neural Latents Benchmark", "score"], rows), *map(str, found.get("left_out") or ()))
+    if result.get("path"):
+        _print(f"submission: {result['path']}")
 
 
-def _filled(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    table = _table(*head)
-    for row in rows:
-        table.add_row(*row)
-    table.title, table.title_justify = title, "left"
-
-    return table
-
-
-def _trust(part: dict[str, Any]) -> list[str]:
+def _uncertainty(part: dict[str, Any]) -> list[str]:
     """Returns the ensemble's uncertainty, its gain over ridge, the coverage of its intervals, and input drift."""
     t = part["test"]
     low, high = t.get("r2_interval_95") or (None, None)
@@ -204,10 +178,10 @@ def _trust(part: dict[str, Any]) -> list[str]:
         for name in ("interval_coverage_90", "interval_coverage_90_error", "adaptive_coverage_90")
     )
     lines = [
-        f"ensemble R² {_number(t['r2'])}, 95 % interval {_number(low)} to {_number(high)}; "
-        f"gain over ridge {_number(t.get('over_ridge'))} ± {_number(t.get('over_ridge_error'))}",
-        f"90 % intervals hold {_number(covered, 1)} % ± {_number(error, 1)}; "
-        f"adaptive (online conformal) intervals {_number(adapted, 1)} %",
+        f"ensemble R² {fixed(t['r2'])}, 95 % interval {fixed(low)} to {fixed(high)}; "
+        f"gain over ridge {fixed(t.get('over_ridge'), signed=True)} ± {fixed(t.get('over_ridge_error'))}",
+        f"90 % intervals contain the target in {fixed(covered, 1)} % ± {fixed(error, 1)}; "
+        f"adaptive (online conformal) intervals {fixed(adapted, 1)} %",
     ]
     if t.get("out_of_distribution", 0) > 0:
         lines.append(
@@ -218,73 +192,70 @@ def _trust(part: dict[str, Any]) -> list[str]:
 
 
 def show_curve(result: dict[str, Any]) -> None:
-    """Prints the curve of R² against seconds of labels that is in a run directory."""
+    """Prints the label curve of a run directory, if it has one."""
     from ndt.reports.label_curve import read_curve, sentences, table
 
     if (curve := read_curve(Path(result["run"]))) is not None:
         title = f"{curve.session}, {curve.target}: medians over seeds"
-        _print(_filled(title, *table(curve)), *sentences(curve))
+        _print(_table(*table(curve), title), *sentences(curve))
 
 
 def show_embed(result: dict[str, Any]) -> None:
-    """Prints what ``ndt embed`` wrote."""
-    _print(f"{result['path']}: {result['num_bins']:,} bins x {result['num_dims']} dimensions")
+    """Prints the file of ``ndt embed`` and its shape."""
+    _print(f"{result['path']}: {result['num_bins']:,} bins × {result['num_dims']} dimensions")
 
 
 def show_dynamics(result: dict[str, Any]) -> None:
-    """Prints scores of a fit, or what was written."""
+    """Prints the scores of a fit, or the file of simulated trajectories."""
     if "summary" not in result:
         _print(f"{result['trajectories']} trajectories of {result['times']} times in {result['path']}")
         return
     first = next(iter(result["summary"].values()))
     keys = [k for k in ("w1", "w2", "sliced_w2", "mean_error", "cov_error", "energy_error") if k in first]
-    table = _table("means", *(k.replace("_", " ") for k in keys))
-    for name, each in result["summary"].items():
-        table.add_row(name, *(_number(each.get(key)) for key in keys))
-    _print(table)
+    rows = [
+        [DYNAMICS.get(name, name), *(fixed(each.get(key)) for key in keys)] for name, each in result["summary"].items()
+    ]
+    _print(_table(["model", *(key.replace("_", " ") for key in keys)], rows))
     if fit := result.get("fit"):
         if fit.get("overfitted"):
-            _print(f"the loss, {fit['loss']:.4g}, lies below what fresh nodes show, {fit['fresh']:.4g}: over-fitted")
+            _print(f"over-fitted: the loss, {fit['loss']:.4g}, is below that of fresh nodes, {fit['fresh']:.4g}")
         if "friction" in fit:
             _print(f"friction {fit['friction']:.4g} per unit of time")
         _print(f"page: {Path(result['run']) / 'report.html'}")
 
 
 def show_report(result: dict[str, Any]) -> None:
-    """Prints where the page is."""
+    """Prints the path of the report."""
     _print(f"report: {result['report']}")
 
 
 def show_demo(result: dict[str, Any]) -> None:
-    """Prints the demo's scores and where its report is."""
+    """Prints the demo's scores and the path of its report."""
     _print(_scores(list(result["sessions"].values())))
     if "report" in result:
         show_report(result)
 
 
 def show_bench(result: dict[str, Any]) -> None:
-    """Prints a benchmark's rows beside their peers, or the kernels of attention."""
+    """Prints a benchmark's rows and their peers, or the attention kernels of this machine."""
+    hardware = ", ".join(f"{k} {v}" for k, v in result["hardware"].items())
     if "backends" in result:
-        table = _table("mask", "attention window", "precision", "kernel")
-        for b in result["backends"]:
-            table.add_row(b["mask"], str(b["attention_window"] or "all"), b["precision"], b["chosen"])
-        reasons = dict.fromkeys(f"{k}: {v}" for b in result["backends"] for k, v in b["refusals"].items())
-        _print(table, *reasons, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
-        return
+        kernels = result["backends"]
+        rows = [[b["mask"], str(b["attention_window"] or "all"), b["precision"], b["chosen"]] for b in kernels]
+        reasons = dict.fromkeys(f"{k}: {v}" for b in kernels for k, v in b["refusals"].items())
+        return _print(_table(["mask", "attention window", "precision", "kernel"], rows), *reasons, hardware)
     studied = any("difference" in r for r in result["rows"])
-    more = ("difference", "budget") if studied else ()
-    table = _table("row", "value", "unit", "peer", "peer value", "ratio", "spread", *more)
+    head = ["row", "value", "unit", "peer", "peer value", "ratio", "spread", *(["difference", "budget"] * studied)]
+    rows = []
     for r in result["rows"]:
-        values = [_number(r.get(k)) for k in ("value", "peer_value", "ratio", "spread")]
-        cells = [r["name"], values[0], r.get("unit", ""), r.get("peer") or "–", *values[1:]]
-        table.add_row(*cells, *([_difference(r), r.get("budget", "")] if studied else []))
-    _print(table, ", ".join(f"{k} {v}" for k, v in result["hardware"].items()))
+        value, *others = (fixed(r.get(k)) for k in ("value", "peer_value", "ratio", "spread"))
+        cells = [r["name"], value, r.get("unit", ""), predictor_name(r.get("peer") or "–"), *others]
+        rows.append([*cells, *([_difference(r), r.get("budget", "")] if studied else [])])
+    _print(_table(head, rows), hardware)
 
 
 def _difference(row: dict[str, Any]) -> str:
-    """Returns the mean difference to the peer in paired seeds, and its standard error."""
-    if row.get("difference") is None:
-        return "–"
-    error = row["standard_error"]
+    """Returns the mean difference to the peer over paired seeds, and its standard error."""
+    error = row["standard_error"] if row.get("difference") is not None else None
 
-    return f"{row['difference']:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    return fixed(row.get("difference"), signed=True) + (f" ± {error:.3f}" if error is not None else "")

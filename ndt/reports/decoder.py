@@ -1,4 +1,4 @@
-"""A fine-tuned decoder's section of the report: a part for each target that it decodes, and how it was trained."""
+"""Report section of a fine-tuned decoder: scores of each target, input drift, and learning curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from ndt.reports import plots
 from ndt.reports.figures import LEVEL, figures
-from ndt.reports.names import PREDICTORS, SCORES, STRATEGIES
-from ndt.reports.page import Drawing, Graded, Section, Table, fixed
+from ndt.reports.names import SCORES, STRATEGIES, predictor_name
+from ndt.reports.page import Drawing, Graded, Section, Table, fixed, many
 from ndt.reports.plots_decoder import with_unit
 from ndt.reports.runs import Decoder, digits_of, read_json, read_log, score_table
 
 __all__ = ["error", "section", "series", "unscored"]
 
-NOISE = 2.0  # standard errors that are taken for chance
+NOISE = 2.0  # standard errors
 EXPECTED = 0.03  # share of bins that false alarms may flag: 1 %, or three times that after short training
-LISTED = 12  # units that are named
+LISTED = 12  # units listed by name
 UNLABELLED = ("unsupervised", "align")
 
 
@@ -41,21 +41,20 @@ def section(decoder: Decoder) -> Section:
 
 
 def unscored(run: Path) -> Section | None:
-    """Returns the section of a fine-tuning run whose test split was not scored; None where there is no such run."""
+    """Returns the section of a fine-tuning run without test scores; None for any other run."""
     m = read_json(run / "metrics.json")
     if "test" in m or "strategy" not in m:
         return None
     r2 = (m.get("valid") or {}).get("network")
-    told = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
-    text = [_fitting(m), told if r2 is not None else "The session has too few labels to be scored."]
-    log = read_log(run / "log.jsonl")
-    drawings = _training(Decoder(metrics=m, log=log, scratch_log=[], predictions={}))
+    score = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
+    text = [_fitting(m), score if r2 is not None else "The session has too few labels for a score."]
+    drawings = _training(Decoder(metrics=m, log=read_log(run / "log.jsonl")))
 
     return Section(title=f"Adapted to {m['session']}", anchor="adapted", text=text, drawings=drawings)
 
 
 def _known(value: object) -> float:
-    """Returns a number of metrics.json; NaN for null, and where there is none."""
+    """Returns a number of metrics.json; NaN if it is null or missing."""
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
@@ -64,47 +63,44 @@ def _percent(value: object) -> str:
 
 
 def _fitting(m: Mapping[str, Any]) -> str:
-    told = []
-    steps = [f"{m['steps']:,} steps"] if m.get("steps") else []
-    steps += (
-        [f"{m['decoder_steps']:,} {'more ' if steps else 'steps '}of the decoder"] if m.get("decoder_steps") else []
-    )
+    parts, steps = [], [f"{m['steps']:,} steps"] if m.get("steps") else []
+    if m.get("decoder_steps"):
+        steps.append(f"{m['decoder_steps']:,} {'more ' if steps else ''}steps of the decoder")
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
     if m.get("strategy") in UNLABELLED:
-        told.append(f"fitted to the training split's spikes{spent}")
+        parts.append(f"fitted to the training split's spikes{spent}")
     elif m.get("label_seconds"):
-        told.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
+        parts.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
     if strategy := m.get("strategy"):
-        told.append(f"adaptation: {STRATEGIES.get(strategy, strategy)}")
+        parts.append(f"adaptation: {STRATEGIES.get(strategy, strategy)}")
     if matched := m.get("alignment"):
-        told.append(f"{matched['matched']} of {matched['unknown']} unknown units matched to units of {matched['to']}")
+        parts.append(f"{matched['matched']} of {matched['unknown']} unknown units matched to units of {matched['to']}")
     if m.get("bin_size"):
-        told.append(f"bins of {1e3 * m['bin_size']:g} ms")
+        parts.append(f"bins of {1e3 * m['bin_size']:g} ms")
     if lag := m.get("lag"):
-        told.append(f"the target {'follows' if lag > 0 else 'precedes'} the spikes by {1e3 * abs(lag):g} ms")
-    text = "; ".join([*told, f"seed {m.get('seed', 0)}"])
+        parts.append(f"the target {'follows' if lag > 0 else 'precedes'} the spikes by {1e3 * abs(lag):g} ms")
+    text = "; ".join([*parts, f"seed {m.get('seed', 0)}"])
 
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _drift(m: Mapping[str, Any]) -> list[Graded]:
-    """Warns of units that fell silent, and of spikes unlike those of training."""
-    watch, found = m.get("input_drift") or {}, []
-    if silent := watch.get("silent_units"):
+    """Returns warnings about units that became silent and about input drift."""
+    drift, found = m.get("input_drift") or {}, []
+    if silent := drift.get("silent_units"):
         more = f" and {len(silent) - LISTED} more" if len(silent) > LISTED else ""
-        where = f"{len(silent)} silent unit{'s' * (len(silent) > 1)}:"
         message = f"no spike at the end of the test split, for longer than chance: {', '.join(silent[:LISTED])}{more}."
-        found.append(Graded(grade="warning", where=where, message=message))
-    flagged = _known(watch.get("flagged"))
+        found.append(Graded(grade="warning", where=f"{many(len(silent), 'silent unit')}:", message=message))
+    flagged = _known(drift.get("flagged"))
     if flagged > 0:
-        much = flagged > EXPECTED
+        large = flagged > EXPECTED
         message = (
-            f"{_percent(flagged)} of test bins are out of the distribution of training; the population's rate shifts "
-            f"by {fixed(watch.get('rate_shift'), 1)} standard deviations at most. "
-            f"{'Do not rely on the decoder there.' if much else 'As many may be false alarms.'}"
+            f"{_percent(flagged)} of test bins are out of the distribution of training; the population rate shifts by "
+            f"at most {fixed(drift.get('rate_shift'), 1)} standard deviations. "
+            f"{'Do not rely on the decoder in these bins.' if large else 'False alarms alone may flag that many.'}"
         )
-        found.append(Graded(grade="warning" if much else "note", where="Input drift:", message=message))
+        found.append(Graded(grade="warning" if large else "note", where="Input drift:", message=message))
 
     return found
 
@@ -112,7 +108,7 @@ def _drift(m: Mapping[str, Any]) -> list[Graded]:
 def _part(decoder: Decoder) -> Section:
     name, (head, rows) = str(decoder.metrics["target"]), score_table(decoder.metrics)
     bins = fixed(decoder.metrics["test"].get("num_bins"), 0)
-    caption = f"All on the same {bins} labelled test bins. Weight: ensemble weight. R² is variance-weighted."
+    caption = f"Scores on the same {bins} labelled test bins. Weight: ensemble weight. R² is variance-weighted."
     table = Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption)
 
     return Section(
@@ -125,7 +121,7 @@ def _part(decoder: Decoder) -> Section:
 
 
 def error(decoder: Decoder) -> tuple[str, str] | None:
-    """Returns the ensemble's error, or accuracy, with its name; None where the run does not say."""
+    """Returns the ensemble's error or accuracy and its name; None if the run has none."""
     key, heading, digits = SCORES[decoder.kind][0]
     if (value := decoder.metrics["test"].get(key)) is None:
         return None
@@ -138,28 +134,22 @@ def _sentences(decoder: Decoder) -> list[str]:
     t = decoder.metrics["test"]
     low, high = t.get("r2_interval_95") or (None, None)
     interval = f" (95 % interval {fixed(low)} to {fixed(high)}, block bootstrap over time)" if low is not None else ""
-    told = [f"The ensemble has R² {fixed(t.get('r2'))}{interval}."]
+    sentences = [f"The ensemble has R² {fixed(t.get('r2'))}{interval}."]
     if t.get("over_ridge") is not None:
-        told[0] += f" {_over_ridge(_known(t['over_ridge']), _known(t.get('over_ridge_error')))}"
+        sentences[0] += f" {_over_ridge(_known(t['over_ridge']), _known(t.get('over_ridge_error')))}"
     if t.get("num_trials"):
-        told[0] += f" The test split has {t['num_trials']:,} trials."
-    held = [
-        _held(decoder, name, words)
-        for name, words in (
-            ("interval", "if set on validation bins"),
-            ("adaptive", "if adaptive (online conformal)"),
-        )
-        if t.get(f"{name}_coverage_90") is not None
-    ]
-    if held:
-        what = "sets of classes hold the true one" if decoder.kind == "class" else "intervals hold the target"
-        told.append(f"Its 90 % {what} in {', and in '.join(held)}; ± is the standard error.")
+        sentences.append(f"The test split has {t['num_trials']:,} trials.")
+    kinds = {"interval": "calibrated on validation bins", "adaptive": "adaptive (online conformal)"}
+    covered = [_coverage(decoder, k, words) for k, words in kinds.items() if t.get(f"{k}_coverage_90") is not None]
+    if covered:
+        what = "sets of classes contain the true class" if decoder.kind == "class" else "intervals contain the target"
+        sentences.append(f"Its 90 % {what} in {' and in '.join(covered)}; ± is the standard error.")
 
-    return told
+    return sentences
 
 
 def _over_ridge(difference: float, error: float) -> str:
-    gain = f"Its gain over ridge is {difference:+.3f}".replace("-", "−")
+    gain = f"Its gain over ridge is {fixed(difference, signed=True)}"
     if not np.isfinite(error):
         return f"{gain}{'' if abs(difference) < 5e-4 else '; too few independent segments of time for an error'}."
     noise = abs(difference) <= NOISE * error
@@ -167,43 +157,43 @@ def _over_ridge(difference: float, error: float) -> str:
     return f"{gain} ± {error:.3f} (standard error), {'within' if noise else 'beyond'} noise (2 standard errors)."
 
 
-def _held(decoder: Decoder, name: str, words: str) -> str:
+def _coverage(decoder: Decoder, name: str, words: str) -> str:
     """Returns the coverage of intervals or sets, and their size."""
     t = decoder.metrics["test"]
     size, half, error = (t.get(f"{name}_{key}") for key in ("set_size", "half_width", "coverage_90_error"))
-    wide = f" ({fixed(size[0], 2)} classes on average)" if size else ""
+    extent = f", {fixed(size[0], 2)} classes on average" if size else ""
     if half:
         labels, unit = decoder.dims if len(half) > 1 else [""], decoder.unit
         each = [f"{label} {fixed(h, digits_of(h))}".strip() for label, h in zip(labels, half, strict=False)]
-        wide = f" (mean half width {', '.join(each)}{unit if unit == '°' else f' {unit}'.rstrip()})"
+        extent = f", mean half width {', '.join(each)}{unit if unit == '°' else f' {unit}'.rstrip()}"
     spread = f" ± {fixed(100 * error, 1)} %" if error is not None else ""
 
-    return f"{_percent(t[f'{name}_coverage_90'])}{spread} {words}{wide}"
+    return f"{_percent(t[f'{name}_coverage_90'])}{spread} of test bins ({words}{extent})"
 
 
 def _findings(m: Mapping[str, Any]) -> list[Graded]:
-    """Warns where ridge is better and where intervals do not hold their level; names baselines without a score."""
+    """Returns warnings if ridge is better or intervals miss their level, and notes on baselines without a score."""
     t, found = m["test"], []
     if _known(t.get("over_ridge")) < -NOISE * _known(t.get("over_ridge_error")):
-        had = " It used labels, which the ensemble did not." if m.get("strategy") in UNLABELLED else ""
-        message = f"alone decodes better, beyond noise.{had}"
+        labels = " It used labels, the ensemble did not." if m.get("strategy") in UNLABELLED else ""
+        message = f"alone decodes better, beyond noise.{labels}"
         found.append(Graded(grade="warning", where="Ridge regression", message=message))
     off, error = _known(t.get("interval_coverage_90")) - LEVEL, _known(t.get("interval_coverage_90_error"))
     error = np.hypot(error, np.nan_to_num(_known(t.get("interval_calibration_error"))))
     if abs(off) > NOISE * error:
-        message = f"hold {'more' if off > 0 else 'less'} than 90 %, beyond noise."
+        message = f"contain {'more' if off > 0 else 'fewer'} than 90 % of targets, beyond noise."
         found.append(Graded(grade="note" if off > 0 else "warning", where="90 % intervals", message=message))
     for name, fact in m.get("baselines", {}).items():
         if fact.get("r2") is None:
-            words, reason = PREDICTORS.get(name, name), fact.get("left_out", "R² is undefined on these bins")
-            where = f"{words[0].upper()}{words[1:]}"
-            found.append(Graded(grade="note", where=where, message=f"has no score: {reason}"))
+            words, reason = predictor_name(name), fact.get("left_out", "R² is undefined on these bins")
+            message = f"has no score: {reason}"
+            found.append(Graded(grade="note", where=f"{words[0].upper()}{words[1:]}", message=message))
 
     return found
 
 
 def series(log: list[dict[str, Any]], split: str, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns steps and values of a curve in a log."""
+    """Returns steps and values of one measure in a log."""
     rows = [(r["step"], r[key]) for r in log if r.get("split") == split and r.get(key) is not None]
     x, y = np.array(rows, np.float64).reshape(-1, 2).T
 
@@ -214,13 +204,13 @@ def _training(decoder: Decoder) -> list[Drawing]:
     log, scratch = decoder.log, decoder.scratch_log
     own = "pretrained" if scratch else "network"
     panels = {
-        label: {own: series(log, split, key), "from scratch": series(scratch, split, key)}
+        label: {own: series(log, split, key), "trained from scratch": series(scratch, split, key)}
         for label, split, key in (
             ("validation R² of the network", "valid", "r2"),
             ("training error (standardised)", "train", "mse"),
         )
     }
-    caption = f"Fine-tuning{', beside the same network trained from scratch' if scratch else ''}."
+    caption = f"Learning curves of fine-tuning{', and of the same network trained from scratch' if scratch else ''}."
     likelihood = {"training": series(log, "train", "nll"), "validation": series(log, "valid", "nll")}
     nll = {"NLL of masked counts (nats per bin and unit)": likelihood}  # of strategies without labels
 

@@ -1,4 +1,4 @@
-"""Report of a dynamics run: scores, and densities, moments and energies over time, true and simulated."""
+"""Writes the HTML report of a dynamics run: scores, densities, moments and energies over time."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.dynamics.hoam import HOAM
-from ndt.dynamics.methods import NAMES
 from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import System
 from ndt.dynamics.wlm import WLM
 from ndt.reports import plots
 from ndt.reports.animation import animate
-from ndt.reports.page import Graded, Section, Table, number, render, versions, write_text
-from ndt.reports.plots import BLUE, CRIMSON, GREEN, INK, ORANGE, PURPLE, QUIET, page_figure
+from ndt.reports.names import DYNAMICS
+from ndt.reports.page import Drawing, Graded, Section, Table, number, render, versions, write_text
+from ndt.reports.plots import BLUE, CRIMSON, GREEN, GRID, INK, ORANGE, PURPLE, QUIET, page_figure
 
 __all__ = ["write_report"]
 
@@ -25,22 +25,18 @@ COLOURS = {
 }  # fmt: skip
 DASHES = {"constant_velocity": ":", "linear_extrapolation": "-."}
 SCORES = {
-    "w2": "W2",
-    "sliced_w2": "sliced W2",
-    "mean_error": "means",
-    "cov_error": "covariances",
-    "energy_error": "energy",
-}
+    "w2": "W2", "sliced_w2": "sliced W2", "mean_error": "means", "cov_error": "covariances", "energy_error": "energy",
+}  # fmt: skip
 WORDS = {
-    "W2": "Wasserstein distance of order 2: root of the least mean squared distance that transports one set of samples "
-    "to another. It is above 0 even for two samples of one population.",
+    "W2": "Wasserstein distance of order 2: root of the least mean squared distance of a transport from one set of "
+    "samples to the other. It is above 0 even for two samples of one population.",
     "sliced W2": "Root of the mean squared W2 along 64 random directions; periodic dimensions are mapped to circles.",
     "means, covariances": "Errors relative to the true standard deviation and covariance.",
     "energy": "Electric energy: norm over time of the error, divided by that of the true energy.",
-    "loss": "Action-matching loss. Its minimum is minus half the mean squared velocity; with fresh nodes it cannot be "
-    "lower.",
+    "loss": "Action-matching loss. Its minimum is minus half the mean squared velocity; with fresh quadrature nodes it "
+    "cannot be lower.",
 }
-MOMENTS = {"mean": np.mean, "standard deviation": np.std}
+MOMENTS: dict[str, Any] = {"mean": np.mean, "standard deviation": np.std}
 Paths = dict[str, list[NDArray[np.float64]]]
 
 
@@ -87,7 +83,7 @@ def write_report(
 
 def _scores(found: dict[str, Any], seen: Snapshots) -> Section:
     keys = [k for k in SCORES if k in found["summary"][found["method"]]]
-    rows = [[NAMES[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
+    rows = [[DYNAMICS[name], *(number(each.get(k)) for k in keys)] for name, each in found["summary"].items()]
     what = "held-out parameters and times" if seen.held_out.any() else "all snapshots, which were fitted"
     start = "last fitted" if found["forecast_from"] == "last" else "first"
     text = f"Each population was simulated from its {start} snapshot. Means over {what}; lower is better."
@@ -110,40 +106,30 @@ def _range(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[str, ...]) -> Section:
     section = Section(title="Densities", anchor="densities")
+    one, cells = seen.num_dims == 1, 40
     for m in range(min(seen.num_trajectories, 2)):
         true = seen.of(m)
         at = np.unique(np.linspace(0, len(true) - 1, 4).round().astype(int))
         both = np.concatenate([s.x for s in true] + list(made[m]))
-        one = seen.num_dims == 1
         limits = [_range(both[:, j]) for j in range(min(seen.num_dims, 2))]
         with page_figure(3.6, 2, len(at), sharex=True, sharey=not one) as sheet:
-            for column, k in enumerate(at):
+            for axes, k in zip(sheet.axes.T, at, strict=True):
                 frames = (true[k].x, made[m][k])
-                cells = 40
-                counts = [
-                    np.histogram(x[:, 0], cells, limits[0])[0][None]
-                    if one else np.histogram2d(x[:, 0], x[:, 1], cells, limits)[0].T / len(x)
-                    for x in frames
-                ]  # fmt: skip
-                top = max(float(np.quantile(c, 0.995)) for c in counts)
-                for row, (count, label) in enumerate(zip(counts, ("true", "model"), strict=True)):
-                    ax = sheet.axes[row, column]
+                counts = [np.histogramdd(x[:, : len(limits)], cells, limits)[0].T / len(x) for x in frames]
+                top = max(1e-12, *(float(np.quantile(c, 0.995)) for c in counts))
+                for ax, count, colour, cmap in zip(axes, counts, (INK, BLUE), ("Greys", "Blues"), strict=True):
                     if one:
-                        edges = np.linspace(*limits[0], cells + 1)
-                        ax.stairs(count[0], edges, color=BLUE if row else INK, fill=True, alpha=0.6)
+                        ax.stairs(count, np.linspace(*limits[0], cells + 1), color=colour, fill=True, alpha=0.6)
                     else:
                         box = (*limits[0], *limits[1])
-                        ax.imshow(count, origin="lower", extent=box, aspect="auto", vmin=0, vmax=max(top, 1e-12),
-                                  cmap="Blues" if row else "Greys")  # fmt: skip
-                    if row == 0:
-                        ax.set_title(f"t = {true[k].time:.3g}")
-                    if column == 0:
-                        ax.set_ylabel(f"{label}\n{'samples' if one else names[1]}")
-                    if row == 1:
-                        ax.set_xlabel(names[0])
+                        ax.imshow(count, origin="lower", extent=box, aspect="auto", vmin=0, vmax=top, cmap=cmap)
+                axes[0].set_title(f"t = {true[k].time:.3g}")
+                axes[1].set_xlabel(names[0])
+            for ax, label in zip(sheet.axes[:, 0], ("true", "model"), strict=True):
+                ax.set_ylabel(f"{label}\n{'share of samples' if one else names[1]}")
         shown = names[0] if one else f"{names[0]} and {names[1]}"
         caption = f"Density of {shown}, true (top) and simulated (bottom); {_title(seen, m)}. One scale per column."
-        section.drawings.append(plots.Drawing(sheet.svg, caption))
+        section.drawings.append(Drawing(sheet.svg, caption))
 
     return section
 
@@ -151,38 +137,32 @@ def _densities(seen: Snapshots, made: list[NDArray[np.float64]], names: tuple[st
 def _moments(seen: Snapshots, paths: Paths, names: tuple[str, ...]) -> Section:
     section = Section(title="Moments over time", anchor="moments")
     for m in range(min(seen.num_trajectories, 2)):
-        true = seen.of(m)
+        true, dims = seen.of(m), min(seen.num_dims, 3)
         times = np.array([s.time for s in true])
-        dims = min(seen.num_dims, 3)
         with page_figure(3.8, 2, dims, sharex=True) as sheet:
-            for j in range(dims):
-                for row, label in enumerate(MOMENTS):
-                    of: Any = MOMENTS[label]
-                    ax = sheet.axes[row, j]
-                    known = np.array([of(s.x[:, j]) for s in true])
+            for row, (label, moment) in enumerate(MOMENTS.items()):
+                sheet.axes[row, 0].set_ylabel(label)
+                for j, ax in enumerate(sheet.axes[row]):
+                    known = np.array([moment(s.x[:, j], axis=0) for s in true])
                     ax.plot(times, known, "o", color=INK, markersize=3, label="true")
                     for name, each in paths.items():
                         if name != "persistence":
-                            ax.plot(times, of(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
-                                    label=NAMES[name])  # fmt: skip
-                    ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
-                    low, high = known.min() - np.ptp(known), known.max() + np.ptp(known)
+                            ax.plot(times, moment(each[m][..., j], axis=1), DASHES.get(name, "-"), color=COLOURS[name],
+                                    label=DYNAMICS[name])  # fmt: skip
+                    ax.grid(axis="y", color=GRID, linewidth=0.7)
                     bottom, top = ax.get_ylim()
-                    if np.ptp(known) > 0:
-                        ax.set_ylim(max(low, bottom), min(high, top))
-                    if j == 0:
-                        ax.set_ylabel(label)
-                    if row == 0:
-                        ax.set_title(names[j])
-                    else:
-                        ax.set_xlabel("time")
+                    if (spread := np.ptp(known)) > 0:
+                        ax.set_ylim(max(known.min() - spread, bottom), min(known.max() + spread, top))
+            for j in range(dims):
+                sheet.axes[0, j].set_title(names[j])
+                sheet.axes[1, j].set_xlabel("time")
             handles, labels = sheet.axes[0, 0].get_legend_handles_labels()
             sheet.figure.legend(handles, labels, fontsize=7.5, loc="outside upper center", ncols=4)
         caption = (
             f"Mean and standard deviation, {_title(seen, m)}. Those of periodic dimensions jump at the seam. Axes are "
             "limited to three times the range of the truth."
         )
-        section.drawings.append(plots.Drawing(sheet.svg, caption))
+        section.drawings.append(Drawing(sheet.svg, caption))
 
     return section
 
@@ -195,55 +175,49 @@ def _energy(seen: Snapshots, energies: dict[str, Any]) -> Section:
             times = np.array([s.time for s in seen.of(m)])
             ax.plot(times, energies["true"][m], "o", color=INK, markersize=3, label="true")
             for name, each in energies["simulated"].items():
-                ax.plot(times, each[m], color=COLOURS[name], label=NAMES[name])
+                ax.plot(times, each[m], color=COLOURS[name], label=DYNAMICS[name])
             ax.set(xlabel="time", yscale="log", title=_title(seen, m))
-            ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+            ax.grid(axis="y", color=GRID, linewidth=0.7)
         sheet.axes[0, 0].set_ylabel("electric energy")
         sheet.axes[0, 0].legend(fontsize=7.5)
     caption = "Electric energy, computed on the same mesh. Independent samples have shot noise."
 
-    return Section(title="Energy over time", anchor="energy", drawings=[plots.Drawing(sheet.svg, caption)])
+    return Section(title="Energy over time", anchor="energy", drawings=[Drawing(sheet.svg, caption)])
 
 
 def _mechanics(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> Section:
-    """Shows the friction during fitting, and the energy of the particles of each trajectory."""
+    """Shows the friction during fitting and the energy of simulated particles."""
     num = min(seen.num_trajectories, 3)
     with page_figure(2.8, 1, 2) as sheet:
         left, right = sheet.axes[0]
         left.plot(np.arange(1, len(model.frictions) + 1), model.frictions, color=BLUE)
-        left.set(xlabel="step of fitting", ylabel="friction (1 / time)", ylim=(0, None))
+        left.set(xlabel="optimisation step", ylabel="friction (1 / time)", ylim=(0, None))
         for m in range(num):
-            first, times = seen.of(m)[0], [s.time for s in seen.of(m)]
-            v0 = first.velocity if model.velocity == "observed" else None
-            x, v = model.trajectories(first.x, times, seen.mu[m], v0=v0)
+            times, colour = [s.time for s in seen.of(m)], (BLUE, ORANGE, GREEN)[m]
+            x, v = model.motion(seen.of(m)[0], times, seen.mu[m])
             energy = [model.energy(a, b, seen.mu[m], t) for a, b, t in zip(x, v, times, strict=True)]
-            motion = (v**2).sum(2).mean(1) / 2
-            right.plot(times, energy, color=(BLUE, ORANGE, GREEN)[m], label=f"{_title(seen, m)}, total")
-            right.plot(times, motion, "--", color=(BLUE, ORANGE, GREEN)[m], label="kinetic" if m == 0 else None)
+            kinetic, colour = (v**2).sum(2).mean(1) / 2, (BLUE, ORANGE, GREEN)[m]
+            right.plot(times, energy, color=colour, label=f"{_title(seen, m)}, total")
+            right.plot(times, kinetic, "--", color=colour, label="kinetic" if m == 0 else None)
         right.set(xlabel="time", ylabel="energy of a particle")
         right.legend(fontsize=7.5)
         for ax in (left, right):
-            ax.grid(axis="y", color=plots.GRID, linewidth=0.7)
+            ax.grid(axis="y", color=GRID, linewidth=0.7)
     caption = (
         "Friction during fitting, and mean energy of simulated particles, which is conserved without friction. The "
         "level of the potential is arbitrary."
     )
 
-    drawings = [plots.Drawing(sheet.svg, caption)]
+    drawings = [Drawing(sheet.svg, caption)]
     if seen.num_dims > 1:
-        drawings.insert(0, _animation(model, seen, names))
+        snapshots = seen.of(0)
+        frames = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
+        made = model.advance(snapshots[0], frames, seen.mu[0])
+        moving = animate(made, frames, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
+        shown = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
+        drawings.insert(0, Drawing(moving, shown))
 
     return Section(title="Mechanics", anchor="mechanics", drawings=drawings)
-
-
-def _animation(model: WLM, seen: Snapshots, names: tuple[str, ...]) -> plots.Drawing:
-    snapshots = seen.of(0)
-    times = np.linspace(snapshots[0].time, snapshots[-1].time, 81)
-    made = model.advance(snapshots[0], times, seen.mu[0])
-    moving = animate(made, times, [(s.time, s.x) for s in snapshots], (names[0], names[1]), COLOURS["wlm"])
-    caption = f"{_title(seen, 0)}: simulated particles, and snapshots (grey) at their times."
-
-    return plots.Drawing(moving, caption)
 
 
 def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
@@ -267,11 +241,11 @@ def _fit(fit: dict[str, Any], losses: NDArray[np.float64]) -> Section:
         f"(± {fit['error']:.2g}); the optimal loss, minus half the mean squared velocity, is {fit['kinetic']:.4g}."
     )
 
-    return Section(title="Fit", anchor="fit", text=[text], findings=_checked(fit), drawings=curve)
+    return Section(title="Fit", anchor="fit", text=[text], findings=_overfitting(fit), drawings=curve)
 
 
-def _checked(fit: dict[str, Any]) -> list[Graded]:
-    """Returns whether nodes and samples were over-fitted."""
+def _overfitting(fit: dict[str, Any]) -> list[Graded]:
+    """Returns findings on over-fitting of quadrature nodes and of samples."""
     nodes = (
         "The loss is below that of fresh nodes: the potential over-fits the quadrature. "
         "Draw new nodes each step (rule=stratified) or fix the level (gauge=mean)."
@@ -280,10 +254,9 @@ def _checked(fit: dict[str, Any]) -> list[Graded]:
     found = [Graded(grade="warning" if fit["overfitted"] else "ok", where="quadrature", message=nodes)]
     if fit["validation"] is not None:
         samples = f"The loss of validation samples is {fit['validation']:.4g}, " + (
-            "above that of fitted samples: these are over-fitted. Use more samples, or fewer steps."
-            if fit["overfitted_samples"] else "no more than that of fitted samples, to its error."
+            "above that of fitted samples: the model over-fits these. Use more samples, or fewer steps."
+            if fit["overfitted_samples"] else "no more than that of fitted samples, to within its error."
         )  # fmt: skip
-        grade = "warning" if fit["overfitted_samples"] else "ok"
-        found.append(Graded(grade=grade, where="samples", message=samples))
+        found.append(Graded(grade="warning" if fit["overfitted_samples"] else "ok", where="samples", message=samples))
 
     return found

@@ -1,4 +1,4 @@
-"""The figures of one target of a decoder: its predictions over time, their errors, and the calibration of intervals."""
+"""Figures of one target of a decoder: predictions over time, their errors, and the calibration of intervals."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from ndt.reports.runs import Decoder
 
 __all__ = ["LEVEL", "figures"]
 
-LEVEL = 0.9  # of the intervals that a run directory holds
-MOST_PANELS = 6  # of traces, one below the other
+LEVEL = 0.9  # nominal coverage of the intervals in a run directory
+MOST_PANELS = 6  # of traces
 
 
 def figures(decoder: Decoder) -> list[Drawing]:
-    """Returns the figures of a decoder of one target; none where it has no predictions or no labels."""
+    """Returns the figures of a decoder of one target; none without predictions or labels."""
     p = decoder.predictions
     if not {"time", "segment", "true", "ensemble"} <= set(p) or not np.isfinite(p["true"]).all(1).any():
         return []
@@ -40,7 +40,7 @@ def _over_time(decoder: Decoder) -> Drawing:
     if kind == "angle":
         lines = {n: np.degrees(np.arctan2(x[:, 1::2], x[:, ::2])) for n, x in lines.items()}
     band = p["half_width"][rows].astype(np.float64) if "half_width" in p else None
-    caption += " Band: the ensemble's 90 % interval, set on validation bins." if band is not None else ""
+    caption += " Band: the ensemble's 90 % interval, calibrated on validation bins." if band is not None else ""
     caption += f" The first {MOST_PANELS} of {len(names)} dimensions." if len(names) > MOST_PANELS else ""
     labels = [f"{name}\n({unit})" if unit else name for name in names[:MOST_PANELS]]
 
@@ -68,25 +68,25 @@ def _calibration(decoder: Decoder) -> Drawing:
     p, t, classes = decoder.predictions, decoder.metrics["test"], decoder.kind == "class"
     half = p["half_width"].astype(np.float64)
     off = misfit(p["true"], p["ensemble"], decoder.kind)  # (T, K)
-    halves = {"set on validation bins": half}
+    halves = {"calibrated on validation bins": half}
     if "adaptive_half_width" in p:
-        halves["adaptive"] = p["adaptive_half_width"].astype(np.float64)
+        halves["adaptive (online conformal)"] = p["adaptive_half_width"].astype(np.float64)
     shares = {}
     for name, h in halves.items():
         time, shares[name] = calibration.over_time(p["time"], np.where(np.isnan(off), np.nan, off <= h))
     noise = calibration.noise(t.get("interval_coverage_90_error"), t.get("interval_calibration_error"), len(time))
     if classes:
         nominal, measured, error = calibration.confidence(p["true"], p["ensemble"], p["segment"])
-        labels = ("probability of the likeliest class (%)", "bins in which it is true (%)")
-        right = "Right: how often the likeliest class is true, against its probability."
+        labels = ("probability of the likeliest class (%)", "accuracy (%)")
+        right = "Right: accuracy of the likeliest class against its probability."
     else:
         nominal = np.array(calibration.LEVELS)
         measured, error = calibration.at_levels(off, half, p["segment"], level=LEVEL)
-        labels = ("level of the interval (%)", "test bins that it holds (%)")
-        right = "Right: other levels, from the 90 % interval scaled as if errors were normal."
+        labels = ("nominal coverage (%)", "measured coverage (%)")
+        right = "Right: other levels, from the 90 % interval scaled by normal quantiles."
     caption = (
-        f"Left: share of test bins whose 90 % {'set of classes' if classes else 'interval'} holds the target, in "
-        f"{len(time)} parts of equally many bins. {right} Grey and bars: ±2 standard errors, if known."
+        f"Left: coverage of 90 % {'sets of classes' if classes else 'intervals'} in {len(time)} parts of the test "
+        f"split with equally many bins. {right} Grey and bars: ±2 standard errors, if known."
     )
 
     return plots_errors.calibration(time, shares, LEVEL, noise, (nominal, measured, error), labels, caption)

@@ -1,8 +1,12 @@
-"""Names of what our pages and tables show, and what their numbers mean: one table each, used everywhere."""
+"""Display names of predictors, adaptation strategies and models of dynamics, and definitions of reported numbers."""
 
-__all__ = ["CONTROLS", "DECODING", "PREDICTORS", "RECORDING", "SCORES", "STRATEGIES"]
+from collections.abc import Iterable
 
-PREDICTORS = {  # key in metrics.json -> name, in the order in which they are shown
+__all__ = [
+    "CONTROLS", "DECODING", "DYNAMICS", "PREDICTORS", "RECORDING", "SCORES", "STRATEGIES", "in_order", "predictor_name",
+]  # fmt: skip
+
+PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figures
     "ensemble": "ensemble",
     "network": "network alone",
     "scratch": "network trained from scratch",
@@ -17,15 +21,27 @@ PREDICTORS = {  # key in metrics.json -> name, in the order in which they are sh
     "block_permuted": "ridge, block-permuted targets",
     "circularly_shifted": "ridge, circularly shifted targets",
 }
-CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should find nothing
+CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should score about 0
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
-    "contexts": "embeddings of units and sessions, and the read-in",
+    "contexts": "fine-tuning of unit and session embeddings and of the read-in",
     "probe": "linear probe of the latents",
     "unsupervised": "masked prediction without labels",
     "align": "alignment of units to an earlier session, then masked prediction without labels",
 }
-SCORES = {  # by kind of target, beside R²: key in metrics.json, heading, decimals (None: three digits)
+DYNAMICS = {  # models and references: key in metrics.json -> name
+    "hoam": "action matching (HOAM)",
+    "wlm": "Lagrangian mechanics (WLM)",
+    "action_matching": "action matching (Monte-Carlo time sampling)",
+    "conditional_flow_matching": "flow matching per time",
+    "conditional_diffusion": "diffusion per time",
+    "flow_matching": "flow matching between snapshots (OT-CFM)",
+    "gradient_flow": "gradient flow (JKO)",
+    "persistence": "persistence",
+    "constant_velocity": "constant velocity",
+    "linear_extrapolation": "linear extrapolation",
+}
+SCORES = {  # scores shown with R², by kind of target: key in metrics.json, heading, decimals (None: three digits)
     "continuous": (("rmse", "RMSE ({unit})", None), ("correlation", "correlation", 3)),
     "angle": (("median_error_deg", "median error (°)", 1), ("mean_error_deg", "mean error (°)", 1)),
     "class": (
@@ -38,17 +54,17 @@ SCORES = {  # by kind of target, beside R²: key in metrics.json, heading, decim
 DECODING = {
     "R²": (
         "1 − Σ(y − ŷ)² / Σ(y − ȳ)², with both sums over all test bins of the session and all dimensions of the target "
-        "(variance-weighted), ȳ being each dimension's mean over those bins. 1 is perfect; 0 is no better than that "
-        "mean. Of directions, y is cosine and sine; of classes, one-hot labels (R² is then a Brier skill score)."
+        "(variance-weighted); ȳ is each dimension's mean over those bins. 1 is perfect; 0 is no better than that mean. "
+        "For directions, y is cosine and sine; for classes, one-hot labels (R² is then a Brier skill score)."
     ),
     "Test split": (
-        "Contiguous time, or whole segments or trials where a recording is cut, that neither pretraining nor fitting "
-        "nor any choice has seen, separated from the rest by a guard. All predictors are scored on the same bins and "
-        "use spikes of the present and past only."
+        "Contiguous time, or whole segments or trials of an interrupted recording, that neither pretraining nor "
+        "fitting nor any choice used. A guard separates it from the other splits. All predictors are scored on the "
+        "same bins and read spikes of the present and past only."
     ),
     "Ensemble": (
-        "The decoder that a user gets: a weighted mean of the network and other predictors. The weights sum to 1 and "
-        "minimise squared error on the validation split. Claims about pretraining rest on the network alone."
+        "The final decoder: a weighted mean of the network and other predictors. The weights sum to 1 and minimise "
+        "squared error on the validation split. Claims about pretraining rest on the network alone."
     ),
     "Within noise": (
         "A difference of at most 2 standard errors. Neighbouring bins have correlated errors, so standard errors and "
@@ -56,22 +72,22 @@ DECODING = {
         "recording, not between recordings."
     ),
     "90 % interval, 90 % set": (
-        "Split conformal: as wide as needed to hold 90 % of the validation bins; a value or direction plus or minus "
-        "its half width, or all classes that are probable enough. Adaptive (online conformal) intervals widen after "
-        "each miss and narrow after each hit; they need the target to arrive one bin later."
+        "Split conformal prediction: a half width around the predicted value or direction, or a threshold on the "
+        "probability of classes, that covers 90 % of validation bins. Adaptive (online conformal) intervals widen "
+        "after each miss and narrow after each hit; they need the true target one bin later."
     ),
     "Input drift": (
         "Bins whose preceding seconds of spikes are out of the distribution of training: another population rate, "
-        "other units, or a unit silent for longer than chance. 1 % of in-distribution bins are flagged."
+        "other units, or a unit silent for longer than chance explains. 1 % of in-distribution bins are flagged."
     ),
     "Ridge regression": (
         "Linear regression on lagged, z-scored counts; the penalty and the number of lags are chosen on the validation "
-        "split. The Wiener filter has next to no penalty. With time-varying gain, predictions are multiplied by one "
-        "gain for each bin since the segment or trial began."
+        "split. The Wiener filter has almost no penalty. A time-varying gain multiplies predictions by one gain for "
+        "each bin since the segment or trial began."
     ),
     "Kalman filter, naive Bayes, GRU": (
-        "The Kalman filter models the target's dynamics, and counts given the target, as linear. Naive Bayes takes "
-        "units as independent with Poisson counts given a cell of the target's space. The GRU is a small recurrent "
+        "The Kalman filter assumes linear dynamics of the target and linear tuning of counts. Naive Bayes assumes "
+        "independent units with Poisson counts in each cell of the target's space. The GRU is a small recurrent "
         "network. All are fitted on the training split."
     ),
     "Trained from scratch": "The same network trained on this session alone, without pretraining.",
@@ -82,37 +98,46 @@ DECODING = {
     ),
     "Oracle": "Simulated recordings only: a decoder that knows the simulator's parameters.",
     "Bits per spike": (
-        "How much more likely the held-out counts are under the model than under each unit's mean rate in the training "
-        "split, in bits and divided by the number of spikes."
+        "Log likelihood of the held-out counts under the model minus that under each unit's mean rate in the training "
+        "split, in bits, divided by the number of spikes."
     ),
 }
 
 RECORDING = {
     "Error, warning, note": (
-        "Error: nothing can be learned from the recording. Warning: something may be wrong, or will surprise. Note: a "
-        "property of the recording; no action is needed."
+        "Error: no model can be trained on the recording. Warning: a likely fault, or an unexpected property. Note: a "
+        "property that needs no action."
     ),
     "Observed": (
-        "Time in which at least one unit was recorded: the file's obs_intervals without its invalid_times, or, where "
-        "it has none, from its first to its last spike. Rates divide by the time in which their own unit was observed."
+        "Time in which at least one unit was recorded: obs_intervals without invalid_times, or, in a file without "
+        "obs_intervals, from the first to the last spike. The rate of a unit is per second in which it was observed."
     ),
-    "Presence": "Share of the blocks of time in which a unit was observed that hold a spike of it.",
+    "Presence": "Share of the blocks of time in which a unit was observed that contain at least one of its spikes.",
     "Intervals under 2 ms": (
-        "Share of a unit's inter-spike intervals that are shorter than 2 ms. A single unit has next to none; threshold "
-        "crossings of several units have some, up to what chance gives."
+        "Share of a unit's inter-spike intervals that are shorter than 2 ms. A single unit has almost none; threshold "
+        "crossings of several units have up to the share that chance gives."
     ),
     "Duplicates and cross-talk": (
-        "Two units that share more of their spikes, to within half a millisecond, than chance, the session's typical "
-        "pair and neighbouring lags allow: at least half of the less active unit's spikes for a duplicate, less for "
-        "cross-talk. Masking one while its twin stays visible makes masked prediction look better than it is."
+        "Two units that share more spikes, within half a millisecond, than chance, the session's typical pair and "
+        "neighbouring lags explain: at least half of the less active unit's spikes for a duplicate, less for "
+        "cross-talk. A masked unit whose duplicate stays visible inflates the scores of masked prediction."
     ),
-    "Coverage": (
-        "Share of observed time in which a covariate was sampled; each sample reaches half a sampling interval to both "
-        "sides."
-    ),
-    "Missing": "Share of a covariate's samples that hold no number. They are masked, and never filled.",
+    "Coverage": "Share of observed time in which a covariate was sampled; a sample covers one sampling interval.",
+    "Missing": "Share of a covariate's samples without a finite value. They are masked, never filled.",
     "Train, validation, test": (
-        "Contiguous time, or whole segments where a recording is cut, used by all pretraining and fine-tuning on this "
-        "recording. Between them lies a guard as long as the model's window, here 2 s."
+        "Contiguous time, or whole segments of an interrupted recording, used by all pretraining and fine-tuning on "
+        "this recording. A guard as long as the model's window, here 2 s, separates the splits."
     ),
 }
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Returns predictors once each, in the order of `PREDICTORS`, unknown ones last."""
+    rank = {key: i for i, key in enumerate(PREDICTORS)}
+
+    return sorted(dict.fromkeys(keys), key=lambda key: rank.get(key, len(rank)))
+
+
+def predictor_name(key: str) -> str:
+    """Returns a predictor's display name; that of an unknown one is its key."""
+    return PREDICTORS.get(key, key)

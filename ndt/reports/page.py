@@ -1,7 +1,6 @@
-"""Self-contained HTML pages: nothing is fetched, nothing is executed, and they print.
+"""Self-contained HTML pages, made of sections of text, findings, tables and figures by one template.
 
-A page is data: a title, tiles, and sections of text, findings, tables and drawings. One template makes all pages, and
-what comes from a file is escaped in it.
+A page fetches nothing and runs no script; the template escapes every text that comes from a file.
 """
 
 import importlib.metadata
@@ -13,35 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
-    "GRADES",
-    "Cell",
-    "Drawing",
-    "Graded",
-    "Section",
-    "Table",
-    "compact",
-    "count_grades",
-    "fixed",
-    "number",
-    "percent",
-    "render",
-    "versions",
-    "worst",
-    "write_text",
-]
+    "GRADES", "Cell", "Drawing", "Graded", "Section", "Table", "compact", "count_grades", "fixed", "many", "number",
+    "percent", "render", "versions", "worst", "write_text",
+]  # fmt: skip
 
-GRADES = {"error": "Error", "warning": "Warning", "note": "Note", "ok": "No finding"}  # worst first, and in words
+GRADES = {"error": "Error", "warning": "Warning", "note": "Note", "ok": "No finding"}  # worst first: key -> words
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell that is more than text.
-
-    Arguments:
-        text: What it says; for a grade, its word.
-        href: Where it leads, relative to the page; empty for nowhere.
-        grade: Key of `GRADES` that colours it; empty for none.
-    """
+    """A table's cell with a link, relative to the page, or with the colour of a grade (a key of `GRADES`)."""
 
     text: str
     href: str = ""
@@ -53,10 +33,10 @@ class Graded:
     """A finding.
 
     Arguments:
-        grade: How bad it is; a key of `GRADES`, which gives its colour.
-        where: What it is about.
+        grade: Key of `GRADES`, which gives the colour.
+        where: Subject of the finding.
         message: A sentence.
-        word: Its grade in words, where those are not of `GRADES`.
+        word: Grade in words, if not that of `GRADES`.
     """
 
     grade: str
@@ -67,7 +47,7 @@ class Graded:
 
 @dataclass(kw_only=True)
 class Table:
-    """A table of the page; `numeric` names the columns that align right."""
+    """A table; `numeric` are the columns that align right."""
 
     head: list[str]
     rows: Sequence[Sequence[str | Cell]]
@@ -77,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on a page: an ``<svg>`` element, and a caption for those who see it and those who do not."""
+    """A figure: an ``<svg>`` element and its caption, which is also its text for screen readers."""
 
     svg: str
     caption: str
@@ -85,19 +65,19 @@ class Drawing:
 
 @dataclass(kw_only=True)
 class Section:
-    """A section of the page; parts that are empty are left out.
+    """A section of the page; the template leaves empty fields out.
 
     Arguments:
-        title: Its heading.
-        anchor: Its id on the page; that of a part is not used.
+        title: Heading.
+        anchor: Id on the page; unused in parts.
         text: Paragraphs.
         findings: Graded sentences.
         tables: Tables.
         drawings: Figures.
-        dropped: What was left out, by the name of who lost it.
+        dropped: Sentences about what was left out, by file or session.
         sources: Preformatted texts by name.
-        parts: Sections one level below this one, with a smaller heading.
-        definitions: What words mean.
+        parts: Subsections.
+        definitions: Meaning of each term.
     """
 
     title: str
@@ -115,15 +95,7 @@ class Section:
 def render(
     title: str, subtitle: str, sections: Sequence[Section], tiles: Sequence[tuple[str, str]] = (), kind: str = "report"
 ) -> str:
-    """Returns a page.
-
-    Arguments:
-        title: Its heading.
-        subtitle: A line below.
-        sections: In order; the navigation lists them.
-        tiles: Values and their labels, shown first.
-        kind: What the page is; ends the title of its window.
-    """
+    """Returns a page: heading, tiles of values and their labels, and sections; `kind` ends the window's title."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -137,7 +109,7 @@ def render(
 
 
 def versions(packages: Sequence[str]) -> Table:
-    """Returns a table of the interpreter, the platform and those of the packages that are installed."""
+    """Returns a table of the versions of Python, the platform and the installed ones of the packages."""
     rows = [["Python", platform.python_version()], ["platform", f"{platform.system()} {platform.machine()}"]]
     for name in packages:
         try:
@@ -145,21 +117,21 @@ def versions(packages: Sequence[str]) -> Table:
         except importlib.metadata.PackageNotFoundError:
             continue
 
-    return Table(head=["package", "version"], rows=rows, caption="Where this page was written")
+    return Table(head=["package", "version"], rows=rows, caption="Versions that wrote this page")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it, so that a crash leaves no half of it."""
-    beside = path.with_name(f".{path.name}.partial")
+    """Writes a file under a temporary name and renames it, so that a crash leaves no partial file."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(beside, path)
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(partial, path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def percent(share: float) -> str:
-    """Returns a share in per cent, with two digits where it is small.
+    """Returns a share in per cent, with two digits if it is small.
 
     Example:
         >>> percent(0.4444), percent(0.01234), percent(0.0), percent(1.0)
@@ -169,7 +141,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float) -> str:
-    """Returns a number with three digits or all before the point, never with an exponent but for the tiniest.
+    """Returns a number with three significant digits, or with all digits before the decimal point.
 
     Example:
         >>> number(36980.4), number(3.14159), number(0.0123), number(float("nan"))
@@ -181,20 +153,20 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}").replace("-", "−")
 
 
-def fixed(value: object, digits: int = 3) -> str:
-    """Returns a number with `digits` decimals; a dash where there is none.
+def fixed(value: object, digits: int = 3, *, signed: bool = False) -> str:
+    """Returns a number with `digits` decimals; a dash for None and NaN.
 
     Example:
-        >>> fixed(-1234.5, 1), fixed(None)
-        ('−1,234.5', '–')
+        >>> fixed(-1234.5, 1), fixed(0.5, 2, signed=True), fixed(None)
+        ('−1,234.5', '+0.50', '–')
     """
-    there = isinstance(value, int | float) and math.isfinite(value)
+    finite = isinstance(value, int | float) and math.isfinite(value)
 
-    return f"{value:,.{digits}f}".replace("-", "−") if there else "–"
+    return f"{value:{'+' * signed},.{digits}f}".replace("-", "−") if finite else "–"
 
 
 def compact(count: int) -> str:
-    """Returns a count with all its digits, or in millions from one of them on.
+    """Returns a count with all its digits, or in millions from 1,000,000.
 
     Example:
         >>> compact(842910), compact(38175752)
@@ -203,8 +175,18 @@ def compact(count: int) -> str:
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
 
 
+def many(count: int, noun: str) -> str:
+    """Returns a count and its noun, in the plural unless the count is 1.
+
+    Example:
+        >>> many(1, "gap"), many(2000, "gap")
+        ('1 gap', '2,000 gaps')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def worst(grades: Sequence[str]) -> str:
-    """Returns the worst of the grades; ``ok`` of none.
+    """Returns the worst of the grades; ``ok`` if there is none.
 
     Example:
         >>> worst(["note", "error", "warning"]), worst([])
@@ -214,12 +196,12 @@ def worst(grades: Sequence[str]) -> str:
 
 
 def count_grades(grades: Sequence[str]) -> str:
-    """Returns how many there are of each grade, in words.
+    """Returns the number of findings of each grade, in words.
 
     Example:
         >>> count_grades(["note", "error", "note"]), count_grades([])
         ('1 error, 2 notes', 'no finding')
     """
-    counts = [(grades.count(grade), word.lower()) for grade, word in GRADES.items() if grade != "ok"]
+    counts = [many(n, word.lower()) for grade, word in GRADES.items() if grade != "ok" and (n := grades.count(grade))]
 
-    return ", ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in counts if n) or "no finding"
+    return ", ".join(counts) or "no finding"

@@ -1,7 +1,7 @@
-"""Figures of a page and their style, drawn by matplotlib and returned as SVG to be put into a page.
+"""Style of figures, and figures of sessions and learning curves, as SVG for a page.
 
-Figures take arrays or a session, and know nothing of runs or files. Text stays text, so that a page can be searched and
-read aloud; what has thousands of marks is drawn as one picture inside the SVG, so that a page stays small.
+Figures take arrays or a session, never runs or files. Text stays text, so that a page can be searched and read aloud;
+figures with thousands of marks rasterise them, so that a page stays small.
 """
 
 import io
@@ -22,21 +22,13 @@ from ndt.intervals import Intervals
 from ndt.reports.page import Drawing
 from ndt.session import Session
 
-__all__ = [
-    "Drawing",
-    "curves",
-    "embedding",
-    "page_figure",
-    "raster",
-    "rates",
-    "thin",
-]
+__all__ = ["Drawing", "curves", "embedding", "page_figure", "raster", "rates", "thin"]
 
 # T = bins, D = latent dimensions, S = spikes
 
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e3e6ea"
 CRIMSON = "#b02a5b"
-BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # apart for colour-blind eyes, and in grey
+BLUE, ORANGE, GREEN, PURPLE = "#0b62a4", "#d1660c", "#2a8c4a", "#8250a8"  # distinct to colour-blind readers and in grey
 COLOURS = {
     "ensemble": BLUE,
     "network": BLUE,
@@ -48,7 +40,7 @@ COLOURS = {
     "gru": INK,
     "ridge_time_gain": ORANGE,
     "oracle": INK,
-}  # of controls: quiet
+}  # controls are drawn in QUIET
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ndt",  # the same data give the same page
@@ -69,7 +61,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-WHEEL = LinearSegmentedColormap.from_list(  # angles: ends where it starts, and is nowhere near white
+WHEEL = LinearSegmentedColormap.from_list(  # for angles: cyclic, and nowhere near white
     "wheel", "#c2403c #d98b1f #9c9f1a #3f9d4f #1f9aa0 #2f6fbf #7a55c2 #b8478f #c2403c".split()
 )
 WIDTH = 7.6  # inches; the page's text is as wide
@@ -84,7 +76,7 @@ class _Sheet:
 
 @contextmanager
 def page_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> Iterator[_Sheet]:
-    """Yields a figure as wide as the page, in its style; `svg` of it is there when the block has ended."""
+    """Yields a figure as wide as the page, in its style; its `svg` is set when the block ends."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         sheet = _Sheet(figure, figure.subplots(rows, columns, squeeze=False, **grid))
@@ -102,9 +94,9 @@ def raster(session: Session, window: tuple[float, float], origin: float = 0.0) -
     """Draws a session's spikes, units sorted by rate, above the mean rate; unobserved time is grey.
 
     Arguments:
-        session: The session.
+        session: Session of N units.
         window: First and last second shown, on the session's clock.
-        origin: Second of that clock at which the axis has zero.
+        origin: Second of that clock at which the axis has its zero.
     """
     (start, end), N, spikes = window, session.num_units, session.spikes
     rows = slice(*np.searchsorted(spikes.timestamps, window))
@@ -134,13 +126,13 @@ def raster(session: Session, window: tuple[float, float], origin: float = 0.0) -
 
 
 def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
-    """Draws the distribution of the units' mean rates, one row a session."""
+    """Draws the distribution of the units' mean rates in spikes/s, one row a session."""
     names = list(by_session)
     with page_figure(0.6 + 0.26 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
         for row, name in enumerate(names):
-            x = np.maximum(by_session[name], 0.01)  # silent units stand at the axis's end, not outside of it
-            spread = (np.arange(len(x)) * 0.618034) % 1 - 0.5  # golden ratio: even without being regular
+            x = np.maximum(by_session[name], 0.01)  # silent units at the end of the axis
+            spread = (np.arange(len(x)) * 0.618034) % 1 - 0.5  # golden ratio: evenly spread
             ax.scatter(x, row + 0.5 * spread, s=5, color=BLUE, alpha=0.45, linewidths=0, rasterized=True)
             ax.plot([np.median(x)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
         ax.set_yticks(range(len(names)), names)
@@ -150,9 +142,8 @@ def rates(by_session: Mapping[str, NDArray[np.float64]]) -> Drawing:
         ax.xaxis.set_minor_formatter("")
         ax.tick_params(axis="y", length=0)
 
-    return Drawing(
-        sheet.svg, "Mean rates, one dot a unit; the stroke is the median. Units below 0.01 spikes/s stand at 0.01."
-    )
+    caption = "Mean rates, one dot a unit; the stroke is the median. Rates below 0.01 spikes/s are drawn at 0.01."
+    return Drawing(sheet.svg, caption)
 
 
 def curves(
@@ -160,14 +151,13 @@ def curves(
     lines: Mapping[str, float],
     caption: str,
 ) -> list[Drawing]:
-    """Draws learning curves side by side, as one drawing; none where no curve has a point.
+    """Draws learning curves side by side in one drawing; returns none if no curve has a point.
 
     Arguments:
-        panels: By the label of the y axis, curves by name: steps and values.
-        lines: Constants for the first panel, by name.
-        caption: The drawing's caption.
+        panels: Curves by label of the y axis and name: steps and values.
+        lines: Constants of the first panel, by name.
     """
-    colours = {"training": QUIET, "validation": BLUE, "pretrained": BLUE, "network": BLUE, "from scratch": PURPLE}
+    colours = {"training": QUIET, "trained from scratch": PURPLE}
     drawn = {label: {name: xy for name, xy in panel.items() if len(xy[0])} for label, panel in panels.items()}
     drawn = {label: panel for label, panel in drawn.items() if panel}
     if not drawn:
@@ -175,7 +165,7 @@ def curves(
     with page_figure(2.6, 1, len(drawn)) as sheet:
         for ax, (label, panel) in zip(sheet.axes[0], drawn.items(), strict=True):
             for name, (x, y) in panel.items():
-                ax.plot(x, y, "o-" if len(x) <= 24 else "-", color=colours.get(name, INK), markersize=3, label=name)
+                ax.plot(x, y, "o-" if len(x) <= 24 else "-", color=colours.get(name, BLUE), markersize=3, label=name)
             ax.set(xlabel="optimisation step", ylabel=label)
             ax.margins(x=0.02)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
@@ -198,14 +188,14 @@ def embedding(
     """Draws principal components 1-2 and 1-3 of the latents.
 
     Arguments:
-        latents: One row a bin, shape (T, D).
-        colour: What colours the dots, NaN for grey, shape (T,).
-        label: What the colour is, with its unit.
+        latents: Latents, shape (T, D).
+        colour: Values of the colour scale, NaN for grey, shape (T,).
+        label: Label of the colour scale, with its unit.
         cyclic: Whether the colour is an angle in degrees.
     """
     centred = latents - latents.mean(0)
     _, s, axes = np.linalg.svd(thin(centred, 20000), full_matrices=False)
-    share = s**2 / max(float(np.sum(s**2)), 1e-12)  # latents that never move have no share to give
+    share = s**2 / max(float(np.sum(s**2)), 1e-12)  # constant latents have no variance
     pcs, colour = thin(centred @ axes[:3].T), thin(colour)
     pairs = [(0, 1), (0, 2)] if pcs.shape[1] > 2 else [(0, min(1, pcs.shape[1] - 1))]
     grey, cmap = ~np.isfinite(colour), WHEEL if cyclic else "viridis"
@@ -225,4 +215,4 @@ def embedding(
             bar.set_ticks([-180, -90, 0, 90, 180])
 
     caption = f"Latents of {len(latents):,} bins on their first principal components, coloured by {label}."
-    return Drawing(sheet.svg, caption + (" Grey: no label, or slow movement." if grey.any() and cyclic else ""))
+    return Drawing(sheet.svg, caption + (" Grey: missing target, or slow movement." if grey.any() and cyclic else ""))

@@ -1,7 +1,4 @@
-"""Figures of a decoder: how good it is beside others, and what it says from bin to bin.
-
-As in `ndt.reports.plots`, figures take arrays and know nothing of runs or files.
-"""
+"""Figures of a decoder: test R² of all predictors, and decoded against measured targets over time."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ndt.reports.names import CONTROLS, PREDICTORS
+from ndt.reports.names import CONTROLS, in_order, predictor_name
 from ndt.reports.page import Drawing, fixed
 from ndt.reports.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure
 
@@ -24,9 +21,9 @@ __all__ = ["broken", "circled", "first_seconds", "probabilities", "runs", "score
 
 # T = bins, K = panels: dimensions, or angles in degrees; C = classes
 
-FLOOR = -0.5  # the axis goes no lower: what is worse than this says no more, and would squeeze all else
-HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "gru", "ridge_time_gain")  # beside what is of their colour
-AMBER = "#fae7bf"  # input drift; light enough to read on, and to print
+FLOOR = -0.5  # lowest end of the R² axis
+HOLLOW = ("network", "wiener", "kalman", "naive_bayes", "gru", "ridge_time_gain")  # share a colour with another
+AMBER = "#fae7bf"  # input drift
 STROKES = {"measured": (INK, 1.9, 3), "ensemble": (BLUE, 1.4, 4)}  # colour, width, order of lines; others thin
 INKS = LinearSegmentedColormap.from_list("probability", ["#ffffff", "#bdd7ec", "#5b9bd0", BLUE, "#083a63"])
 
@@ -34,7 +31,7 @@ Array = NDArray[np.floating]
 
 
 def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int = 80) -> NDArray[np.bool_]:
-    """Returns the bins of the first `seconds`, or the first `least` bins where those hold fewer (cut recordings)."""
+    """Returns a mask of the bins of the first `seconds`, and of at least the first `least` bins."""
     shown = time < time[0] + seconds
     shown[:least] = True
 
@@ -42,17 +39,16 @@ def first_seconds(time: NDArray[np.float64], seconds: float = 20.0, least: int =
 
 
 def broken(time: NDArray[np.float64], values: NDArray[Any], segment: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns both with a NaN between segments, so that no line is drawn across time that was not observed."""
+    """Returns times and values with NaN between segments, so that no line crosses unobserved time."""
     cuts = np.flatnonzero(np.diff(segment) != 0) + 1
 
     return np.insert(time.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
 
 
 def circled(degrees: NDArray[Any]) -> list[NDArray[np.float64]]:
-    """Returns copies of a line of directions, whole turns apart: cut to ±180°, it leaves over one edge and comes back.
+    """Returns copies of an unwrapped line of directions, whole turns apart, that cover ±180° and a turn beyond.
 
-    From bin to bin each takes the shorter way round the circle. There is a turn to spare on either side, for a band
-    around the line.
+    An axis cut at ±180° then shows the line continuous, and a band around it on both edges.
 
     Arguments:
         degrees: Directions from -180 to 180, shape (T,).
@@ -62,14 +58,14 @@ def circled(degrees: NDArray[Any]) -> list[NDArray[np.float64]]:
         [[-550.0, -530.0], [-190.0, -170.0], [170.0, 190.0], [530.0, 550.0]]
     """
     step = np.diff(degrees)
-    turns = np.r_[0.0, np.cumsum(np.where(np.abs(step) > 180, -np.sign(step), 0))]  # NaN is no turn
+    turns = np.r_[0.0, np.cumsum(np.where(np.abs(step) > 180, -np.sign(step), 0))]  # NaN is not a turn
     copies = np.arange(-turns.max() - 1, -turns.min() + 2)
 
     return [degrees + 360 * (turns + copy) for copy in copies.tolist()]
 
 
 def runs(values: NDArray[Any], segment: NDArray[Any]) -> list[tuple[int, int]]:
-    """Returns the first row and the row after the last of each run of equal values within a segment."""
+    """Returns the half-open ranges of rows of equal values within a segment."""
     if not len(values):
         return []
     cuts = np.flatnonzero((np.diff(values) != 0) | (np.diff(segment) != 0)) + 1
@@ -79,7 +75,7 @@ def runs(values: NDArray[Any], segment: NDArray[Any]) -> list[tuple[int, int]]:
 
 
 def with_unit(label: str, unit: str) -> str:
-    """Returns a label with its unit in brackets, if it has one."""
+    """Returns a label with its unit, if any, in brackets."""
     return f"{label} ({unit})" if unit else label
 
 
@@ -93,29 +89,28 @@ def scores(
 
     Arguments:
         r2: R² by predictor, at least one.
-        interval: 95 % interval of the ensemble's.
-        weights: Ensemble weights, shown beside the names.
+        interval: 95 % interval of the ensemble's R².
+        weights: Ensemble weights, shown with the names.
         label: Label of the axis.
     """
-    names = [name for name in PREDICTORS if name in r2] + [name for name in r2 if name not in PREDICTORS]
+    names = in_order(r2)
     low = max(min(0.0, *r2.values()), FLOOR)
     with page_figure(0.55 + 0.28 * len(names)) as sheet:
         ax: Axes = sheet.axes[0, 0]
         for row, name in enumerate(names):
-            beside = interval[1] if interval is not None and name == "ensemble" else 0.0
-            _score(ax, row, name, r2[name], low, max(r2[name], beside, 0.0))
+            end = interval[1] if interval is not None and name == "ensemble" else 0.0
+            _score(ax, row, name, r2[name], low, max(r2[name], end, 0.0))
         if interval is not None and "ensemble" in r2:
             (first, last), row = np.clip(interval, low, 1), names.index("ensemble")
             ax.add_patch(Rectangle((first, row - 0.32), last - first, 0.64, color=BLUE, alpha=0.3, linewidth=0))
         ax.axvline(0, color=QUIET, linewidth=0.8)
-        words = [PREDICTORS.get(name, name) for name in names]
-        words = [f"{w}, weight {weights[n]:.2f}" if n in weights else w for n, w in zip(names, words, strict=True)]
+        words = [predictor_name(n) + (f", weight {weights[n]:.2f}" if n in weights else "") for n in names]
         ax.set_yticks(range(len(names)), words)
         ax.tick_params(axis="y", length=0)
         ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(low - 0.03 * (1 - low), 1 + 0.04 * (1 - low)), xlabel=label)
         ax.spines["left"].set_visible(False)
 
-    caption = "All rows are scored on the same bins, and all decoders are causal."
+    caption = "All predictors are causal and scored on the same bins."
     if any(name in r2 for name in CONTROLS):
         caption += " With permuted or shifted targets, R² should be about 0, or below."
     if interval is not None:
@@ -126,18 +121,18 @@ def scores(
     return Drawing(sheet.svg, caption)
 
 
-def _score(ax: Axes, row: int, name: str, value: float, low: float, beside: float) -> None:
+def _score(ax: Axes, row: int, name: str, value: float, low: float, number_at: float) -> None:
     colour, filled, shown = COLOURS.get(name, QUIET), name not in HOLLOW, max(value, low)
     ax.plot([0, shown], [row, row], color=colour, linewidth=2.2 if filled else 1.2, solid_capstyle="butt")
     marker = "<" if value < low else "o"
     ax.plot(shown, row, marker, color=colour, markerfacecolor=colour if filled else "white", markersize=7)
-    ax.annotate(fixed(value), (beside, row), (9, 0), textcoords="offset points", va="center")
+    ax.annotate(fixed(value), (number_at, row), (9, 0), textcoords="offset points", va="center")
 
 
 def _bins(
     time: NDArray[np.float64], segment: NDArray[Any], outside: NDArray[np.bool_] | None
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Returns half the width of a bin in seconds, and begin and end of each run of bins with input drift."""
+    """Returns half the width of a bin in seconds, and start and end of each run of bins with input drift."""
     steps = np.diff(time)[np.diff(segment) == 0]
     half = float(np.median(steps)) / 2 if len(steps) else 0.01
     drift = [] if outside is None else [(a, b) for a, b in runs(outside, segment) if outside[a]]
@@ -155,19 +150,18 @@ def traces(
     circular: bool = False,
     caption: str = "",
 ) -> Drawing:
-    """Draws measured against decoded covariates over time, one panel a dimension; nothing is drawn across gaps.
+    """Draws measured and decoded targets over time, one panel a dimension; lines break between segments.
 
     Arguments:
         time: Bins in seconds, shape (T,).
-        lines: ``measured`` and what was decoded by predictor, NaN where there is none, each (T, K).
+        lines: ``measured``, and the prediction of each predictor, NaN if missing; (T, K) each.
         segment: Segment of each bin, shape (T,).
         labels: Names of the K panels, with units.
-        half_width: Half width of the ensemble's interval, not finite where it has none, (T, K).
-        outside: Whether the input of a bin has drifted, (T,).
+        half_width: Half width of the ensemble's interval, not finite if missing, shape (T, K).
+        outside: Whether a bin has input drift, shape (T,).
         circular: Whether values are directions in degrees, -180 to 180.
-        caption: The drawing's caption.
     """
-    cut = len(np.unique(segment)) > 12  # short segments: a line alone would hardly show
+    dotted = len(np.unique(segment)) > 12  # dots keep short segments visible
     half, spans = _bins(time, segment, outside)
     copies = circled if circular else lambda values: [values]
     with page_figure(0.75 + (1.8 if circular else 1.45) * len(labels), len(labels), 1, sharex=True) as sheet:
@@ -184,7 +178,7 @@ def traces(
                 colour, width, above = STROKES.get(name, (COLOURS.get(name, QUIET), 0.9, 2))
                 style: dict[str, Any] = {"color": colour, "linewidth": width, "zorder": above, "markersize": 3}
                 for centre in copies(values[:, k]):
-                    ax.plot(*broken(time, centre, segment), ".-" if cut and name != "measured" else "-", **style)
+                    ax.plot(*broken(time, centre, segment), ".-" if dotted and name != "measured" else "-", **style)
             ax.set_ylabel(label)
             ax.grid(axis="y", color=GRID, linewidth=0.7)
             if circular:
@@ -194,7 +188,7 @@ def traces(
         handles: list[Artist] = [Patch(color=BLUE, alpha=0.16, label="90 % interval")] if half_width is not None else []
         for name in lines:
             colour, width, _ = STROKES.get(name, (COLOURS.get(name, QUIET), 0.9, 2))
-            handles.append(Line2D([], [], color=colour, linewidth=width, label=PREDICTORS.get(name, name)))
+            handles.append(Line2D([], [], color=colour, linewidth=width, label=predictor_name(name)))
         handles += [Patch(color=AMBER, label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=8.5)
 
@@ -210,21 +204,20 @@ def probabilities(
     outside: NDArray[np.bool_] | None = None,
     caption: str = "",
 ) -> Drawing:
-    """Draws the probability of each class over time as a strip, with a frame around the true one.
+    """Draws the probability of each class over time, with frames around the true class.
 
     Arguments:
         time: Bins in seconds, shape (T,).
-        probability: Of each class, shape (T, C).
-        true: Index of the true class, -1 where there is no label, shape (T,).
+        probability: Probability of each class, shape (T, C).
+        true: Index of the true class, -1 if missing, shape (T,).
         segment: Segment of each bin, shape (T,).
         classes: Names of the C classes.
-        outside: Whether the input of a bin has drifted, (T,).
-        caption: The drawing's caption.
+        outside: Whether a bin has input drift, shape (T,).
     """
     half, spans = _bins(time, segment, outside)
     with page_figure(1.0 + float(np.clip(0.24 * len(classes), 0.7, 5.0))) as sheet:
         ax: Axes = sheet.axes[0, 0]
-        ax.set_facecolor(GRID)  # where no bin is; a probability of 0 is white
+        ax.set_facecolor(GRID)  # no bins; a probability of 0 is white
         for first, last in runs(np.zeros(len(time)), segment):
             edges = np.r_[time[first:last] - half, time[last - 1] + half]
             rows = np.arange(len(classes) + 1) - 0.5
@@ -243,9 +236,8 @@ def probabilities(
         ax.set(ylim=(len(classes) - 0.5, -0.5), xlim=(time[0] - half, time[-1] + half))
         ax.set_xlabel("time in the recording (s)")
         ax.tick_params(axis="y", length=0)
-        sheet.figure.colorbar(
-            marks, ax=ax, label="probability", aspect=18 if len(classes) < 10 else 32, ticks=[0, 0.5, 1]
-        )
+        aspect = 18 if len(classes) < 10 else 32
+        sheet.figure.colorbar(marks, ax=ax, label="probability", aspect=aspect, ticks=[0, 0.5, 1])
         handles = [Patch(facecolor="none", edgecolor=ORANGE, linewidth=1.3, label="true class")]
         handles += [Patch(color="#c98a1b", label="input drift")] if spans else []
         sheet.figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)

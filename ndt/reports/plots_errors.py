@@ -1,7 +1,4 @@
-"""Figures of how far off a decoder is, by the kind of what it decodes, and of whether it knows that.
-
-As in `ndt.reports.plots`, figures take arrays and know nothing of runs or files.
-"""
+"""Figures of a decoder's errors, by kind of target, and of the calibration of its intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ndt.reports.names import PREDICTORS
+from ndt.reports.names import predictor_name
 from ndt.reports.page import Drawing
 from ndt.reports.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure, thin
 from ndt.reports.plots_decoder import INKS, with_unit
@@ -19,8 +16,8 @@ __all__ = ["angle_errors", "calibration", "confusion", "scatter"]
 
 # T = bins, C = dimensions or classes, P = parts of the test split, L = points of a curve
 
-PANELS = 4  # beside each other
-WRITTEN = 12  # classes up to which a matrix has its numbers in it
+PANELS = 4  # side by side
+WRITTEN = 12  # classes of a matrix with numbers in its cells
 
 Array = NDArray[np.floating]
 
@@ -35,7 +32,7 @@ def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: S
             ax: Axes = sheet.axes[0, c]
             both = np.concatenate([true[:, c], predicted[:, c]])
             ends = np.percentile(both, [0.1, 99.9]) if len(both) else np.array([0.0, 1.0])
-            ends += np.array([-0.05, 0.05]) * max(float(np.ptp(ends)), 1e-9)  # a constant still gets an axis
+            ends += np.array([-0.05, 0.05]) * max(float(np.ptp(ends)), 1e-9)  # a constant gets an axis, too
             ax.plot(ends, ends, color=QUIET, linewidth=0.9)
             ax.scatter(true[:, c], predicted[:, c], s=5, color=BLUE, alpha=0.35, linewidths=0, rasterized=True)
             ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=with_unit("measured", unit))
@@ -43,7 +40,7 @@ def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: S
             ax.set_title(dims[c] if known is None else f"{dims[c]}: R² {known:.3f}".replace("-", "−"))
             ax.locator_params(nbins=4)
         sheet.axes[0, 0].set_ylabel(with_unit("decoded", unit))
-    caption = "Ensemble, one dot a test bin; on the line, decoded equals measured."
+    caption = "Ensemble, one dot a test bin; the line is equality."
     if len(dims) > shown:
         caption += f" The first {shown} of {len(dims)} dimensions."
 
@@ -51,7 +48,7 @@ def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: S
 
 
 def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
-    """Draws how often each true class was decoded as each class, as a share of the true class's bins.
+    """Draws the confusion matrix as shares of each true class's bins.
 
     Arguments:
         counts: Bins by true class (rows) and decoded class (columns), shape (C, C).
@@ -80,25 +77,21 @@ def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
         for i in range(1, len(classes)) if few else ():
             ax.axhline(i - 0.5, color=GRID, linewidth=0.7)
             ax.axvline(i - 0.5, color=GRID, linewidth=0.7)
-        ax.set(xlabel="decoded: the likeliest class", ylabel="true class (its bins)")
-        sheet.figure.colorbar(
-            marks, ax=ax, label="share of the true class's bins", aspect=18 if few else 32, ticks=[0, 0.5, 1]
-        )
-    numbers = "; below each share, bins" if few else ""
+        ax.set(xlabel="decoded class", ylabel="true class (its bins)")
+        label, aspect = "share of the true class's bins", 18 if few else 32
+        sheet.figure.colorbar(marks, ax=ax, label=label, aspect=aspect, ticks=[0, 0.5, 1])
+    caption = f"Ensemble on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %"
+    caption += "; below each share, bins." if few else "."
     empty = [name for name, n in zip(classes, total[:, 0].tolist(), strict=True) if not n]
-    never = f" Not in the test split: {', '.join(empty)}." if empty else ""
 
-    return Drawing(
-        sheet.svg,
-        f"Ensemble on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %{numbers}.{never}",
-    )
+    return Drawing(sheet.svg, caption + (f" Not in the test split: {', '.join(empty)}." if empty else ""))
 
 
 def angle_errors(errors: Mapping[str, Array]) -> Drawing:
-    """Draws the absolute errors of directions: the share of bins below each error.
+    """Draws the cumulative distribution of absolute errors of directions.
 
     Arguments:
-        errors: Degrees by predictor, not NaN, each (T,).
+        errors: Degrees by predictor, without NaN, (T,) each.
     """
     with page_figure(2.8) as sheet:
         ax: Axes = sheet.axes[0, 0]
@@ -106,10 +99,10 @@ def angle_errors(errors: Mapping[str, Array]) -> Drawing:
             median = f", median {np.median(degrees):.1f}°" if len(degrees) else ""
             share = 100 * np.arange(1, len(degrees) + 1) / max(len(degrees), 1)
             (line,) = ax.step(np.sort(degrees), share, where="post", color=COLOURS.get(name, QUIET))
-            line.set(label=f"{PREDICTORS.get(name, name)}{median}", linestyle="--" if name == "network" else "-")
+            line.set(label=f"{predictor_name(name)}{median}", linestyle="--" if name == "network" else "-")
         ax.plot([0, 180], [0, 100], color=QUIET, linewidth=1, linestyle=(0, (1, 2)), label="random direction, 90°")
         ax.set(xlim=(0, 180), xticks=[0, 45, 90, 135, 180], xlabel="absolute error of the direction (°)")
-        ax.set(ylim=(0, 100), ylabel="test bins (%) with at most that")
+        ax.set(ylim=(0, 100), ylabel="test bins with at most this error (%)")
         ax.grid(axis="y", color=GRID, linewidth=0.7)
         ax.legend(loc="lower right", fontsize=8.5)
 
@@ -125,16 +118,15 @@ def calibration(
     labels: tuple[str, str],
     caption: str,
 ) -> Drawing:
-    """Draws the share of bins that intervals hold over time, and beside it a reliability curve.
+    """Draws the coverage of intervals over time, and a reliability curve.
 
     Arguments:
-        time: Mean time of each part of the test split, (P,).
-        shares: Share that its intervals hold, by the name of the intervals, each (P,).
-        level: Share that they should hold.
-        noise: Standard error of the share of one part; NaN if unknown.
-        curve: Nominal shares, measured shares, and their standard errors, NaN where unknown; (L,) each.
+        time: Mean time of each part of the test split, shape (P,).
+        shares: Coverage in each part, by name of the intervals, (P,) each.
+        level: Nominal coverage.
+        noise: Standard error of the coverage of one part; NaN if unknown.
+        curve: Nominal coverage, measured coverage, and its standard error, NaN if unknown; (L,) each.
         labels: Labels of the curve's two axes.
-        caption: The drawing's caption.
     """
     styles: list[dict[str, Any]] = [
         {"color": BLUE, "marker": "o"},
@@ -146,11 +138,11 @@ def calibration(
         left, right = sheet.axes[0]
         if np.isfinite(noise):
             ends = 100 * np.clip([level - 2 * noise, level + 2 * noise], 0, 1)
-            left.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors of a part")
+            left.axhspan(*ends, color=GRID, linewidth=0, zorder=0, label="±2 standard errors")
         left.axhline(100 * level, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"nominal {100 * level:g} %")
         for (name, share), style in zip(shares.items(), styles, strict=False):
             left.plot(time, 100 * share, markersize=5, linewidth=1.2, label=name, **style)
-        left.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="test bins held (%)")
+        left.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="coverage of test bins (%)")
         left.margins(x=0.04)
         sheet.figure.legend(loc="outside upper left", ncols=4, fontsize=8.5)
         right.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9)

@@ -1,8 +1,4 @@
-"""Figures of one recording, for the page that is looked at before anything is trained.
-
-As in `ndt.reports.plots`, figures take arrays and know nothing of files. What a figure leaves out, its caption says. Times are
-seconds; whoever calls chooses where zero is.
-"""
+"""Figures of one recording for its inspection page. Times are seconds; captions name what a figure leaves out."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt.intervals import Intervals
-from ndt.reports.page import Drawing
+from ndt.reports.page import Drawing, many
 from ndt.reports.plots import BLUE, GREEN, GRID, ORANGE, PURPLE, QUIET, page_figure
 from ndt.session import Covariate
 
@@ -26,17 +22,17 @@ __all__ = ["MANY", "ROWS", "UNSEEN", "isi", "plain_text", "presence", "shorten",
 
 # M = blocks of time, N = units, S = samples, C = covariate dimensions
 
-MANY = 200  # marks above which they are drawn as one picture
+MANY = 200  # marks above which they are rasterised
 UNSEEN = "#e9ebee"  # not observed
-ROWS = "#5d7f9e"  # of tables of intervals
+ROWS = "#5d7f9e"  # rows of tables of intervals
 DIM_COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
-DIM_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # apart without colour, too
+DIM_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # distinct without colour
 MOST_DIMS = len(DIM_COLOURS)
 
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """Draws names of a file as they are: no formulas in dollars, no complaint about letters that only browsers have."""
+    """Draws names of a file verbatim: without formulas, and without warnings about missing glyphs."""
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
@@ -44,7 +40,7 @@ def plain_text() -> Iterator[None]:
 
 
 def shorten(text: str, most: int = 26) -> str:
-    """Returns a text of one line, its middle left out where it is longer than `most`."""
+    """Returns a text on one line, its middle replaced by … if it is longer than `most`."""
     text = " ".join(text.split())
     half = (most - 1) // 2
 
@@ -52,12 +48,12 @@ def shorten(text: str, most: int = 26) -> str:
 
 
 def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequence[str]) -> Drawing:
-    """Draws the rate of each unit in each block of time, units in the order given.
+    """Draws the rate of each unit in each block of time.
 
     Arguments:
         edges: Edges of M blocks in seconds, shape (M + 1,).
         hz: Rates, NaN where the unit was not observed, shape (M, N).
-        groups: Region or probe of each unit, those of a group together; one name alone is not shown.
+        groups: Region or probe of each unit, sorted; a single name is not shown.
     """
     N = hz.shape[1]
     top = max(float(np.nanpercentile(hz, 98)), 1e-3) if np.isfinite(hz).any() else 1.0
@@ -69,7 +65,7 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
         norm = PowerNorm(0.5, 0.0, top, clip=True)
         mesh = ax.pcolormesh(edges, np.arange(N + 1), hz.T, cmap="viridis", norm=norm, rasterized=True)
         bar = sheet.figure.colorbar(mesh, ax=ax, label="rate (spikes/s)", aspect=30, pad=0.015)
-        bar.set_ticks([top * x**2 for x in (0.0, 0.25, 0.5, 0.75, 1.0)])  # evenly spaced on the scale of a square root
+        bar.set_ticks([top * x**2 for x in (0.0, 0.25, 0.5, 0.75, 1.0)])  # evenly spaced on the square-root scale
         bar.ax.yaxis.set_major_formatter("{x:.3g}")
         bar.minorticks_off()
         ax.set(xlim=edges[[0, -1]], ylim=(N, 0), xlabel="time in the recording (s)", ylabel="unit")
@@ -77,16 +73,16 @@ def presence(edges: NDArray[np.float64], hz: NDArray[np.float64], groups: Sequen
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         shown = _name_groups(ax, groups, round(8 * (height - 0.6)))
 
-    said = [f"Rate of each of {N:,} units in {len(hz):,} blocks of time, units sorted by region and in it by rate."]
-    said += ["The scale of colours is a square root, and ends at the 98th percentile."]
-    said += ["Hatched: the unit was not observed."] if np.isnan(hz).any() else []
-    said += [f"Only the {shown} largest regions are named."] if shown else []
+    caption = f"Rate of each of {N:,} units in {len(hz):,} blocks of time, sorted by region, then by rate."
+    caption += " The colour scale is a square root that ends at the 98th percentile."
+    caption += " Hatched: the unit was not observed." if np.isnan(hz).any() else ""
+    caption += f" Only the {shown} largest regions are named." if shown else ""
 
-    return Drawing(sheet.svg, " ".join(said))
+    return Drawing(sheet.svg, caption)
 
 
 def _name_groups(ax: Axes, groups: Sequence[str], most: int) -> int:
-    """Names groups of rows in place of their numbers where `most` fit; returns how many, if not all of them."""
+    """Labels at most `most` groups of rows instead of row numbers; returns their number if groups are missing, or 0."""
     N = len(groups)
     first = [n for n in range(N) if n == 0 or groups[n] != groups[n - 1]]
     ends = [*first[1:], N]
@@ -111,14 +107,14 @@ def isi(
     share: NDArray[np.float64],
     few: NDArray[np.bool_],
 ) -> Drawing:
-    """Draws the short inter-spike intervals of all units together, and each unit's share under 2 ms.
+    """Draws short inter-spike intervals, pooled over units, and each unit's share of intervals under 2 ms.
 
     Arguments:
-        counts: Intervals between `edges`, shape (K,).
+        counts: Number of intervals between `edges`, shape (K,).
         edges: Seconds, shape (K + 1,).
-        rate: Each unit's rate in spikes/s, shape (N,).
-        share: Its share of intervals under 2 ms; NaN where it has none, shape (N,).
-        few: Whether that rests on few spikes, shape (N,).
+        rate: Rate of each unit in spikes/s, shape (N,).
+        share: Share of intervals under 2 ms, NaN for units without intervals, shape (N,).
+        few: Units with under 100 spikes, shape (N,).
     """
     seen = np.isfinite(share) & (rate > 0)
     top = 1.08 * max(0.01, share[seen & ~few].max(initial=0.0))  # few spikes can give any share
@@ -136,30 +132,28 @@ def isi(
 
     caption = (
         f"Left: inter-spike intervals of all units up to {1e3 * edges[-1]:g} ms. Right: share of each unit's intervals "
-        "that are under 2 ms; on the dashed line, as many as spikes without a refractory period have (Poisson)."
+        "under 2 ms; the dashed line is the share of a Poisson process, without a refractory period."
     )
     without, beyond = int(np.sum(~seen)), int(np.sum(share[seen & few] > top))
-    caption += f" {beyond:,} units of under 100 spikes lie above." if beyond else ""
-    caption += f" {without:,} units have no interval." if without else ""
+    caption += f" {many(beyond, 'unit')} of under 100 spikes not shown, above the axis." if beyond else ""
+    caption += f" {many(without, 'unit')} without intervals." if without else ""
 
     return Drawing(sheet.svg, caption)
 
 
 def _refractory(
-    ax: Axes,
-    rate: NDArray[np.float64],
-    share: NDArray[np.float64],
-    rows: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    ax: Axes, rate: NDArray[np.float64], share: NDArray[np.float64], rows: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     top: float,
-) -> None:
-    many, few = rows
-    x = rate[few | many]
+) -> None:  # fmt: skip
+    enough, few = rows
+    x = rate[few | enough]
     low, high = 0.7 * min(0.1, x.min(initial=0.1)), 1.4 * max(10.0, x.max(initial=10.0))
     line = np.geomspace(low, high, 100)
-    ax.plot(line, -100 * np.expm1(-0.002 * line), color=QUIET, linewidth=1, linestyle=(0, (4, 2)), label="chance")
+    ax.plot(line, -100 * np.expm1(-0.002 * line), color=QUIET, linewidth=1, linestyle=(0, (4, 2)), label="Poisson")
     style: dict[str, Any] = {"s": 12, "rasterized": len(x) > MANY}
-    ax.scatter(rate[many], share[many], color=BLUE, alpha=0.65, linewidths=0, label="unit", **style)
-    ax.scatter(rate[few], share[few], color="white", edgecolors=BLUE, linewidths=0.6, label="of < 100 spikes", **style)
+    ax.scatter(rate[enough], share[enough], color=BLUE, alpha=0.65, linewidths=0, label="unit", **style)
+    style |= {"color": "white", "edgecolors": BLUE, "linewidths": 0.6, "label": "unit of < 100 spikes"}
+    ax.scatter(rate[few], share[few], **style)
     ax.set(xscale="log", xlim=(low, high), ylim=(-0.02 * top, top))
     ax.set(xlabel="rate of the unit (spikes/s)", ylabel="intervals under 2 ms (%)")
     ax.xaxis.set_major_formatter("{x:g}")
@@ -169,13 +163,13 @@ def _refractory(
 
 
 def traces(shown: Sequence[Covariate], window: tuple[float, float], unseen: Intervals, caption: str = "") -> Drawing:
-    """Draws covariates in a window, one panel each; nothing is drawn across a break of samples.
+    """Draws covariates in a window, one panel each; lines break where samples are missing.
 
     Arguments:
         shown: Covariates, their samples cut to the window.
         window: First and last second.
-        unseen: When no unit was observed; shaded.
-        caption: What is said beside what the drawing itself has to say.
+        unseen: Time in which no unit was observed; shaded.
+        caption: Start of the caption.
     """
     with page_figure(0.45 + 1.12 * len(shown), len(shown), 1, sharex=True) as sheet:
         for row, trace in enumerate(shown):
@@ -191,8 +185,8 @@ def traces(shown: Sequence[Covariate], window: tuple[float, float], unseen: Inte
         sheet.axes[-1, 0].xaxis.set_major_formatter("{x:,.10g}")
         sheet.figure.align_ylabels()
 
-    many = [f"{trace.name} ({len(trace.dims)})" for trace in shown if len(trace.dims) > MOST_DIMS]
-    more = f" Only the first {MOST_DIMS} dimensions are drawn of {', '.join(many)}." if many else ""
+    long = [f"{trace.name} ({len(trace.dims)})" for trace in shown if len(trace.dims) > MOST_DIMS]
+    more = f" Only the first {MOST_DIMS} dimensions of {', '.join(long)} are drawn." if long else ""
 
     return Drawing(sheet.svg, caption + more)
 

@@ -1,7 +1,4 @@
-"""The time line of a recording: on one axis of time, what there is when.
-
-As in `ndt.reports.plots`, figures take arrays and know nothing of files.
-"""
+"""The time line of a recording: observed time, tables, splits and covariates on one axis of time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +14,12 @@ from ndt.reports.plots_recording import MANY, ROWS, UNSEEN, shorten
 
 __all__ = ["Lane", "timeline"]
 
-TOO_MANY = 5000  # bars above which those that touch become one
+TOO_MANY = 5000  # bars above which touching ones are merged
 PALE = "#cfe6d6"
 COLOURS = {
-    "observed": INK,
-    "silent": ORANGE,
-    "shown": QUIET,
-    "rows": ROWS,
-    "train": BLUE,
-    "valid": PURPLE,
-    "test": ORANGE,
+    "observed": INK, "silent": ORANGE, "shown": QUIET, "rows": ROWS, "train": BLUE, "valid": PURPLE, "test": ORANGE,
     "covariate": GREEN,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +27,12 @@ class Lane:
     """A row of the time line.
 
     Arguments:
-        name: What is at its left.
-        bars: When it is drawn.
+        name: Label on the left.
+        bars: Times of its bars.
         kind: Key of `COLOURS`.
-        note: What is at its right.
-        stagger: Whether bars alternate between two heights, so that those that touch can be told apart.
-        pale: When it is drawn lighter, on top of `bars`: samples without a value.
+        note: Label on the right.
+        stagger: Whether bars alternate between two heights, so that touching ones stay distinct.
+        pale: Times drawn lighter, on top of `bars`: samples without a value.
     """
 
     name: str
@@ -59,14 +50,14 @@ def timeline(
     rate: tuple[NDArray[np.float64], NDArray[np.float64]],
     caption: str = "",
 ) -> Drawing:
-    """Draws the whole session on one axis of time: the population's rate, and below it what there is when.
+    """Draws the whole session on one axis of time: the mean rate, and below it one row a lane.
 
     Arguments:
-        lanes: Rows, from above.
+        lanes: Rows, from the top.
         window: First and last second shown.
-        unseen: When no unit was observed; shaded through all rows.
-        rate: Edges of M blocks, shape (M + 1,), and the mean rate of a unit in each, NaN where none was observed, (M,).
-        caption: What is said beside what the drawing itself has to say.
+        unseen: Time in which no unit was observed; shaded through all rows.
+        rate: Edges of M blocks, shape (M + 1,), and the mean rate of a unit in each, NaN if none was observed, (M,).
+        caption: End of the caption.
     """
     least = (window[1] - window[0]) / 900
     unseen = unseen & Intervals([window[0]], [window[1]])
@@ -87,15 +78,15 @@ def timeline(
         ax.xaxis.set_major_formatter("{x:,.10g}")
         ax.spines["left"].set_visible(False)
 
-    said = {
+    sentences = {
         "The whole session on one axis of time.": True,
         "Grey: no unit was observed.": unseen.duration > least,
         "Rows of a table alternate between two heights.": any(lane.stagger for lane in lanes),
-        "Rows shorter than a line is wide are drawn longer.": any(lane.kind == "rows" for lane in lanes),
+        "Rows shorter than the width of a line are drawn longer.": any(lane.kind == "rows" for lane in lanes),
         "Pale: samples without a value.": any(len(lane.pale) for lane in lanes),
     }
 
-    return Drawing(sheet.svg, " ".join([*(text for text, true in said.items() if true), caption]).strip())
+    return Drawing(sheet.svg, " ".join([*(text for text, true in sentences.items() if true), caption]).strip())
 
 
 def _lane(ax: Axes, lane: Lane, row: int, least: float) -> None:
@@ -104,9 +95,7 @@ def _lane(ax: Axes, lane: Lane, row: int, least: float) -> None:
         ax.axhline(row, color=GRID, linewidth=0.6, zorder=1)
     if lane.stagger:
         order = np.argsort(bars.start, kind="stable")
-        wide = min(
-            least, 0.5 * float(np.ptp(np.r_[bars.start, bars.end])) / len(order[::2])
-        )  # no more than half is ink
+        wide = min(least, 0.5 * float(np.ptp(np.r_[bars.start, bars.end])) / len(order[::2]))  # at most half is ink
         for side in (0, 1):
             _spans(ax, bars.select(order[side::2]), row + (0.14, 0.54)[side], 0.32, colour, wide)
     else:
@@ -119,11 +108,11 @@ def _lane(ax: Axes, lane: Lane, row: int, least: float) -> None:
 
 
 def _spans(ax: Axes, times: Intervals, y: float, height: float, colour: str, least: float = 0.0, z: float = 2) -> None:
-    """Draws bars of one height; each is at least `least` seconds wide."""
+    """Draws bars of one height, each at least `least` seconds wide."""
     width, middle = np.maximum(times.end - times.start, least), (times.start + times.end) / 2
     shown = Intervals(middle - width / 2, middle + width / 2)
     if len(shown) > TOO_MANY:
         shown = shown.coalesce()
     bars = np.stack([shown.start, shown.end - shown.start], 1)
     drawn = ax.broken_barh(bars.tolist(), (y, height), color=colour, linewidth=0, rasterized=len(bars) > MANY, zorder=z)
-    drawn.set_snap(False)  # bars narrower than a pixel must give as much colour as they are wide
+    drawn.set_snap(False)  # bars narrower than a pixel keep the share of colour of their width

@@ -6,23 +6,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.reports.names import DYNAMICS
 from ndt.reports.page import Section, Table, number
 from ndt.reports.plots import BLUE, CRIMSON, GRID, INK, Drawing, page_figure
 from ndt.reports.runs import read_json
 
 __all__ = ["section"]
 
-NAMES = {
-    "latents": "latents of the recording",
-    "wlm": "Lagrangian mechanics (WLM)",
-    "hoam": "action matching (HOAM)",
-}
+NAMES = {"latents": "latents of the recording"} | {name: DYNAMICS[name] for name in ("wlm", "hoam")}
 COLOURS = {"latents": INK, "wlm": CRIMSON, "hoam": BLUE}
 SHOWN = 40  # trials
 
 
 def section(run: Path) -> Iterator[Section]:
-    """Yields the section if the run has this example."""
+    """Yields the section if the run includes the example."""
     found = read_json(run / "rotation" / "rotation.json")
     if not found:
         return
@@ -50,7 +47,7 @@ def section(run: Path) -> Iterator[Section]:
 
 
 def _drawn(times: NDArray[np.float64], paths: dict[str, NDArray[np.float64]]) -> Drawing:
-    """Draws trials in the plane of the first two components, and the mean over trials in time."""
+    """Draws trials in the plane of the first two components, and the mean over trials against time."""
     low, high = np.quantile(np.concatenate([x[..., :2].reshape(-1, 2) for x in paths.values()]), [0.003, 0.997], axis=0)
     with page_figure(3.0, 1, 4) as sheet:
         for ax, (name, x) in zip(sheet.axes[0], paths.items(), strict=False):
@@ -65,7 +62,7 @@ def _drawn(times: NDArray[np.float64], paths: dict[str, NDArray[np.float64]]) ->
         last = sheet.axes[0, 3]
         for name, x in paths.items():
             last.plot(times, x.mean(1)[:, 0], color=COLOURS[name], linewidth=1.4)
-        last.binned(color=GRID, linewidth=0.5)
+        last.grid(color=GRID, linewidth=0.5)
         last.set(xlabel="seconds from the start")
         last.set_title("mean of component 1", fontsize=8)
 

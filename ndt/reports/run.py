@@ -1,12 +1,9 @@
-"""A run as one self-contained HTML page: nothing is fetched, nothing is executed, and it prints.
+"""Writes the HTML report of a run of pretraining, fine-tuning, a label curve or the demo."""
 
-The module is also the verb ``ndt.report(run)``.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +13,40 @@ from ndt.reports import decoder as report_decoder
 from ndt.reports import label_curve, plots, plots_decoder
 from ndt.reports import rotation as report_rotation
 from ndt.reports.decoder import series
-from ndt.reports.names import DECODING, PREDICTORS
+from ndt.reports.names import DECODING, in_order, predictor_name
 from ndt.reports.page import Drawing, Section, Table, fixed, render, versions, write_text
 from ndt.reports.plots_recording import plain_text
 from ndt.reports.runs import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
 
-__all__ = ["write_report"]
+__all__ = ["Sessions", "run_store", "write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
 LABELS = {  # of the axis of scores, by kind of target
     "continuous": "R² on test bins (variance-weighted)",
     "angle": "R² of cosine and sine on test bins (variance-weighted)",
-    "class": "R² of the classes' probabilities on test bins (Brier skill score)",
+    "class": "R² of class probabilities on test bins (Brier skill score)",
 }
 
 
-def write_report(run: Path, store: Path | None = None) -> Path:
+class Sessions(Protocol):
+    """Recordings that a report draws: an opened `ndt.data.store.Store`."""
+
+    manifest: dict[str, Any]
+
+    def session(self, session_id: str) -> Session:
+        """Returns a session of the manifest."""
+
+
+def write_report(run: Path, store: Sessions | None = None) -> Path:
     """Writes ``report.html`` into a run directory and returns its path.
 
     Arguments:
-        run: Directory of `ndt demo`, `pretrain`, `finetune` or a curve; whatever of it is there is shown.
-        store: Store of the sessions, for rasters and embeddings; by default the run's own.
+        run: Directory of `ndt demo`, `pretrain`, `finetune` or a label curve; the page shows what it contains.
+        store: Sessions for rasters and embeddings; without it the page has no raster.
 
     Raises:
-        InputError: if there is nothing to show, or a file is not what it should be.
+        InputError: if the run has no results, or a file has another format.
     """
     run = Path(run)
     decoders, pretraining = list(read_decoders(run)), read_pretraining(run)
@@ -48,49 +54,39 @@ def write_report(run: Path, store: Path | None = None) -> Path:
     adapted = report_decoder.unscored(run)
     if not decoders and all(part is None for part in (pretraining, curve, adapted)):
         raise InputError(run, "metrics.json", "a run of pretrain, finetune or demo", "none that ended")
-    entries, sessions = _open_store(store or _own_store(run))
 
     with plain_text():
         sections = [
             _scores(decoders),
             None if curve is None else label_curve.section(curve),
-            _recordings(entries, sessions, decoders),
+            _recordings(store, decoders),
             _pretrain_section(pretraining),
             *(report_decoder.section(d) for d in decoders),
             adapted,
-            *_embeddings(run, sessions, decoders),
+            *_embeddings(run, store, decoders),
             *report_rotation.section(run),
             _configuration(run),
-            Section(title="What the numbers mean", anchor="definitions", definitions=DECODING),
+            Section(title="Definitions", anchor="definitions", definitions=DECODING),
         ]
     shown = [section for section in sections if section is not None]
     title = _title(run, decoders, curve) if adapted is None else adapted.title
     # the run's name and not its path: pages are passed on
     subtitle = f"Run {run.resolve().name}, page written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by ndt"
-    page = render(title, subtitle, shown, _tiles(decoders, pretraining))
     path = run / "report.html"
-    write_text(path, page)
+    write_text(path, render(title, subtitle, shown, _tiles(decoders, pretraining)))
 
     return path
 
 
-def _own_store(run: Path) -> Path | None:
-    """Returns the store inside a demo's run, or the one that a run was trained on; None where it is gone."""
+def run_store(run: Path) -> Path | None:
+    """Returns the path of a demo's store, or of the store that a run was trained on; None if it is gone."""
     named = read_json(run / "run.json").get("store")
 
     return next((path for path in (run / "store", *([Path(named)] if named else [])) if path.exists()), None)
 
 
-def _open_store(path: Path | None) -> tuple[dict[str, Any], Callable[[str], Session | None]]:
-    """Returns the manifest's entries and a function from session id to session."""
-    if path is None:
-        return {}, lambda session_id: None
-    from ndt.data.store import Store
-
-    store = Store(path)
-    entries = dict(sorted(store.manifest["sessions"].items()))
-
-    return entries, lambda session_id: store.session(session_id) if session_id in entries else None
+def _session(store: Sessions | None, session_id: str) -> Session | None:
+    return store.session(session_id) if store is not None and session_id in store.manifest["sessions"] else None
 
 
 def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | None) -> str:
@@ -104,7 +100,7 @@ def _title(run: Path, decoders: list[Decoder], curve: label_curve.LabelCurve | N
 
 
 def _targets(decoders: list[Decoder]) -> dict[str, list[Decoder]]:
-    """Returns the decoders of each target, each of that one alone."""
+    """Returns all decoders of one target, by target."""
     found: dict[str, list[Decoder]] = {}
     for decoder in decoders:
         for one in decoder.by_target():
@@ -128,16 +124,16 @@ def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | No
 
 
 def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
-    """R² of the ensemble and of what to hold it against; of several targets only what matters most."""
+    """Returns R² of the ensemble and its references; of fewer references if the run has several targets."""
     many = f", median of {len(members)} sessions" if len(members) > 1 else ""
     of = f" of {target}" if several else ""
-    names = ("ensemble", "network", "ridge") if several else ("ensemble", "network", "scratch", "ridge", "oracle")
+    names = ("ensemble", "network", "ridge") + (() if several else ("scratch", "oracle", "block_permuted"))
     tiles = []
-    for name in (*names, *(() if several else ("block_permuted",))):
+    for name in names:
         if values := [d.r2[name] for d in members if name in d.r2]:
             weight = members[0].weights.get(name) if len(members) == 1 else None
-            beside = f", weight {weight:.2f}" if weight is not None else ""
-            tiles.append((fixed(float(np.median(values))), f"R²{of}, {PREDICTORS[name]}{beside}{many}"))
+            share = f", weight {weight:.2f}" if weight is not None else ""
+            tiles.append((fixed(float(np.median(values))), f"R²{of}, {predictor_name(name)}{share}{many}"))
     if len(members) == 1 and (found := report_decoder.error(members[0])) is not None:
         tiles.insert(1, (found[0], f"{found[1]}{of}, ensemble"))
 
@@ -162,64 +158,60 @@ def _scores(decoders: list[Decoder]) -> Section | None:
 
 
 def _many_scores(section: Section, target: str, members: list[Decoder]) -> None:
-    """Adds medians over sessions as a figure, and a table of each."""
-    names = [name for name in PREDICTORS if any(name in d.r2 for d in members)]
+    """Adds a figure of medians over sessions and a table of all sessions."""
+    names = in_order(name for d in members for name in d.r2)
     medians = {name: float(np.median([d.r2[name] for d in members if name in d.r2])) for name in names}
     if not medians:
         return
-    section.text.append(f"The figure shows medians over {len(members)} sessions; the table has each.")
+    section.text.append(f"The figure shows medians over {len(members)} sessions; the table lists each session.")
     section.drawings.append(plots_decoder.scores(medians, label=LABELS[members[0].kind]))
     rows = [[d.session, fixed(d.weights.get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
-    head = ["session", "weight of the network", *(PREDICTORS[name] for name in names)]
+    head = ["session", "weight of the network", *map(predictor_name, names)]
     caption = f"R² of {target} on test bins, and the network's ensemble weight"
     section.tables.append(Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption))
 
 
-def _recordings(
-    entries: Mapping[str, Any], sessions: Callable[[str], Session | None], decoders: list[Decoder], most: int = 16
-) -> Section | None:
+def _recordings(store: Sessions | None, decoders: list[Decoder], most: int = 16) -> Section | None:
+    entries = dict(sorted(store.manifest["sessions"].items())) if store is not None else {}
     if not entries:
         return None
     rows = []
     for name, e in entries.items():
-        covariates = ", ".join(c if isinstance(c, str) else str(c["name"]) for c in e["covariates"])
+        covariates = ", ".join(str(c["name"]) for c in e["covariates"])
         counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "segments")]
         rows.append([name, str(e["subject"]), *counts, covariates])
     head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
     section = Section(title="Recordings", anchor="recordings", dropped=_dropped(entries))
     section.tables.append(Table(head=head, rows=rows, numeric=range(2, 6)))
-    session = sessions(decoders[0].session if decoders else next(iter(entries)))
-    if session is not None:
+    if (session := _session(store, decoders[0].session if decoders else next(iter(entries)))) is not None:
         section.drawings.append(_raster(session, decoders))
         rates = {}
         for name in list(entries)[:most]:
-            if (each := sessions(name)) is not None:
+            if (each := _session(store, name)) is not None:
                 spikes = np.bincount(each.spikes.unit_index, minlength=each.num_units)
-                rates[name] = spikes / max(each.observed.duration, 1e-9)  # nothing observed, nothing counted
+                rates[name] = spikes / max(each.observed.duration, 1e-9)  # without observed time, 0 spikes / 0 s
         section.drawings.append(plots.rates(rates))
 
     return section
 
 
 def _dropped(entries: Mapping[str, Any], most: int = 12) -> dict[str, list[str]]:
-    """Returns what was left out by session; sessions that lost the same things share an entry."""
-    together: dict[tuple[str, ...], list[str]] = {}
+    """Returns sentences about left-out data by session; sessions with the same sentences share an entry."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
     for name, entry in entries.items():
         if entry.get("dropped"):
-            together.setdefault(tuple(map(str, entry["dropped"])), []).append(name)
+            grouped.setdefault(tuple(map(str, entry["dropped"])), []).append(name)
+    found = {}
+    for lost, names in grouped.items():
+        more = [f"and {len(lost) - most} more, listed in the store's manifest.json"] if len(lost) > most else []
+        key = "all sessions" if len(names) == len(entries) > 1 else ", ".join(names)
+        found[key] = [*lost[:most], *more]
 
-    return {
-        ", ".join(names) if len(names) < len(entries) or len(names) == 1 else "all sessions": (
-            [*lost[:most], f"and {len(lost) - most} more; the store's manifest.json has them all"]
-            if len(lost) > most
-            else list(lost)
-        )
-        for lost, names in together.items()
-    }
+    return found
 
 
 def _raster(session: Session, decoders: list[Decoder], seconds: float = 20.0) -> Drawing:
-    """Draws the seconds in which the decoder's traces are shown, else some from the middle."""
+    """Draws the seconds of the decoder's traces; without a decoder, seconds from the middle."""
     observed = session.observed
     middle = observed.start[len(observed) // 2] if len(observed) > 1 else (observed.start[0] + observed.end[0]) / 2
     times = decoders[0].predictions.get("time", np.zeros(0)) if decoders else np.zeros(0)
@@ -260,13 +252,13 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     return section
 
 
-def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: list[Decoder]) -> Iterator[Section]:
+def _embeddings(run: Path, store: Sessions | None, decoders: list[Decoder]) -> Iterator[Section]:
     targets = {d.session: str(d.metrics["target"]) for d in decoders}
     section = Section(title="Embeddings", anchor="embeddings")
     for path in sorted((run / "embed").glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
             time, latents = file["time"], file["latents"].astype(np.float64)
-        session, name = sessions(path.stem), targets.get(path.stem)
+        session, name = _session(store, path.stem), targets.get(path.stem)
         covariate = session.covariates.get(name) if session is not None and name is not None else None
         colour, label, cyclic = _colour(time, covariate)
         drawing = plots.embedding(latents, colour, label, cyclic=cyclic)
@@ -276,7 +268,7 @@ def _embeddings(run: Path, sessions: Callable[[str], Session | None], decoders: 
 
 
 def _colour(time: NDArray[np.float64], covariate: Covariate | None) -> tuple[NDArray[np.float64], str, bool]:
-    """Returns each bin's colour, its label, and whether that is cyclic: the covariate's direction or value, or time."""
+    """Returns each bin's colour, its label, and whether it is cyclic: the target's direction or value, or time."""
     if covariate is None or covariate.values.shape[1] > 2 or len(covariate.timestamps) < 2:
         return time.astype(np.float64), "time in the recording (s)", False
     near = np.searchsorted(covariate.timestamps, time).clip(1, len(covariate.timestamps) - 1)
@@ -289,9 +281,9 @@ def _colour(time: NDArray[np.float64], covariate: Covariate | None) -> tuple[NDA
         return values[:, 0], f"{covariate.name} ({covariate.unit})", False
     size = np.linalg.norm(values, axis=1)
     angle = np.degrees(np.arctan2(values[:, 1], values[:, 0]))
-    still = size < 0.5 * np.nanmedian(size) if np.isfinite(size).any() else np.ones(len(size), bool)
+    slow = size < 0.5 * np.nanmedian(size) if np.isfinite(size).any() else np.ones(len(size), bool)
 
-    return np.where(still, np.nan, angle), f"direction of {covariate.name} (°)", True
+    return np.where(slow, np.nan, angle), f"direction of {covariate.name} (°)", True
 
 
 def _configuration(run: Path) -> Section:

@@ -1,9 +1,9 @@
-"""What a run directory holds, read back: metrics, logs and predictions, and the table of its scores."""
+"""Reads metrics, logs and predictions of run directories, and tabulates scores."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.errors import InputError
-from ndt.reports.names import PREDICTORS, SCORES
+from ndt.reports.names import SCORES, in_order, predictor_name
 from ndt.reports.page import fixed
 
 __all__ = ["Decoder", "digits_of", "read_decoders", "read_json", "read_log", "read_pretraining", "score_table"]
 
-SHARED = ("time", "segment", "out_of_distribution")  # arrays of all targets together
+SHARED = ("time", "segment", "out_of_distribution")  # arrays that all targets share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What a fine-tuning run left behind: of all its targets, or of one.
+    """Results of a fine-tuning run, for all its targets or for one.
 
     Arguments:
-        metrics: Fine-tuning form of metrics.json.
-        log: Lines of its log.jsonl.
-        scratch_log: The same of the network without pretraining, where a demo ran it.
-        predictions: Arrays of predictions.npz by name; empty where there are none.
+        metrics: Content of metrics.json.
+        log: Lines of log.jsonl.
+        scratch_log: Lines of the log of the network trained from scratch, if a demo trained one.
+        predictions: Arrays of predictions.npz by name, if any.
     """
 
     metrics: dict[str, Any]
-    log: list[dict[str, Any]]
-    scratch_log: list[dict[str, Any]]
-    predictions: dict[str, NDArray[Any]]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    scratch_log: list[dict[str, Any]] = field(default_factory=list)
+    predictions: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def session(self) -> str:
-        """Session that was decoded."""
+        """Decoded session."""
         return str(self.metrics["session"])
 
     @property
@@ -47,14 +47,14 @@ class Decoder:
 
     @property
     def unit(self) -> str:
-        """Unit of half widths and of what is drawn; empty for classes."""
+        """Unit of half widths and of drawn values; empty for classes."""
         given = str(self.predictions.get("unit", self.metrics.get("unit", "")))
 
         return {"continuous": given, "angle": "°"}.get(self.kind, "")
 
     @property
     def dims(self) -> list[str]:
-        """Names of dimensions, of angles or of classes."""
+        """Names of the dimensions, angles or classes."""
         dims = [str(d) for d in self.predictions.get("dims", self.metrics.get("dims") or ())]
         if self.kind != "angle":
             return dims
@@ -62,7 +62,7 @@ class Decoder:
         return [d[4:-1] if d.startswith("cos(") else d for d in dims[::2]]  # columns are cosine and sine of each
 
     def by_target(self) -> list["Decoder"]:
-        """Returns a decoder for each target: metrics and predictions of that one under plain names."""
+        """Returns a decoder for each target, with that target's metrics and arrays under plain names."""
         m, p = self.metrics, self.predictions
         shared = {name: p[name] for name in SHARED if name in p}
         found = []
@@ -81,7 +81,7 @@ class Decoder:
 
     @property
     def r2(self) -> dict[str, float]:
-        """Test R² of each predictor that has one."""
+        """Finite test R² by predictor."""
         found = {"ensemble": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}
         found |= {name: part.get("r2") for name, part in self.metrics.get("baselines", {}).items()}
 
@@ -89,7 +89,7 @@ class Decoder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON object, or nothing where there is no such file."""
+    """Returns a JSON object; an empty one if there is no such file."""
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a log; a last line that a crash cut short is left out."""
+    """Returns the lines of a log without a last one that a crash cut short."""
     lines = path.read_text().splitlines() if path.exists() else []
     out = []
     for line in lines:
@@ -112,11 +112,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def read_decoders(run: Path) -> Iterator[Decoder]:
-    """Yields the fine-tuning run in a directory, or those of a demo."""
+    """Yields the decoder of a fine-tuning run, or all decoders of a demo."""
     together = read_json(run / "metrics.json").get("sessions", {})
     for folder in (run, *sorted((run / "finetune").glob("*"))):
         metrics = read_json(folder / "metrics.json")
-        metrics = together.get(metrics.get("session"), metrics)  # a demo knows controls that a single run does not
+        metrics = together.get(metrics.get("session"), metrics)  # a demo has further controls
         if "test" in metrics:
             saved, arrays = folder / "predictions.npz", {}
             if saved.exists():
@@ -128,7 +128,7 @@ def read_decoders(run: Path) -> Iterator[Decoder]:
 
 
 def read_pretraining(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """Returns metrics and log of the pretraining run in a directory or of a demo; None where there is none."""
+    """Returns metrics and log of a pretraining run or of a demo's; None if there is none."""
     for folder in (run / "pretrain", run):
         metrics = read_json(folder / "metrics.json")
         if "nll" in metrics.get("valid", {}):
@@ -138,26 +138,22 @@ def read_pretraining(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] |
 
 
 def digits_of(value: float | None) -> int:
-    """Returns how many decimals make three digits."""
+    """Returns the number of decimals that shows three significant digits."""
     return max(0, 2 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 2
 
 
 def score_table(m: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Returns the head and the rows of a table of one target's predictors: ensemble weight, R², and errors by kind.
-
-    Arguments:
-        m: Metrics of the target: ``test``, ``network``, ``baselines``, ``weights``, ``kind``, ``unit``.
-    """
+    """Returns head and rows of a table of one target's predictors: ensemble weight, R² and errors."""
     test, weights = m["test"], m.get("weights") or {}
     scored: dict[str, Mapping[str, Any]] = {"ensemble": test, "network": m.get("network", {})} | m.get("baselines", {})
     columns = [c for c in SCORES[m.get("kind", "continuous")] if test.get(c[0]) is not None]
     rows = []
-    for name in (*PREDICTORS, *(n for n in scored if n not in PREDICTORS)):
+    for name in in_order((*scored, *weights)):
         found = scored.get(name, {})
         if found.get("r2") is not None or name in ("ensemble", "network", *weights):
             cells = [fixed(found.get(key), digits_of(test[key]) if d is None else d) for key, _, d in columns]
             weight = fixed(weights[name], 2) if name in weights else ""
-            rows.append([PREDICTORS.get(name, name), weight, fixed(found.get("r2")), *cells])
+            rows.append([predictor_name(name), weight, fixed(found.get("r2")), *cells])
     if test.get("chance") is not None:
         always = [fixed(test["chance"]) if key == "accuracy" else "" for key, _, _ in columns]
         rows.append(["always the most frequent class", "", "", *always])

@@ -1,43 +1,39 @@
-"""Tells a loss that explodes from one that is high."""
+"""Detects a diverging loss."""
 
 import math
 
-__all__ = ["DivergenceGuard"]
+__all__ = ["FACTOR", "DivergenceGuard"]
 
-YOUNG = 10  # steps before a term of the loss is judged: its average is not yet one
-MEMORY = 100  # steps that the average is about
+FACTOR = 20  # times its running average: a larger term of the loss diverges
+BURN_IN = 10  # steps before a term is checked, while its average is unreliable
+MEMORY = 100  # steps in the average
 
 
 class DivergenceGuard:
     r"""Compares each term of the loss with the running average of its magnitude.
 
-    .. math:: x > f \, m, \qquad m \leftarrow m + (|x| - m) / \min(n, 100)
+    .. math:: x > 20 \, m, \qquad m \leftarrow m + (|x| - m) / \min(n, 100)
 
-    after n steps of the term. Magnitudes, since the likelihood of many spikes, without :math:`\log y!`, is negative.
-
-    Arguments:
-        factor: f; 0 judges nothing but whether the loss is a number.
+    after n steps of the term. Magnitudes, because the likelihood of many spikes, without :math:`\log y!`, is negative.
     """
 
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-        self.usual: dict[str, list[float]] = {}  # steps seen, and the average; JSON can hold it
+    def __init__(self) -> None:
+        self.averages: dict[str, list[float]] = {}  # number of steps, and average, by term; serialisable as JSON
 
-    def wrong(self, terms: dict[str, float]) -> dict[str, str]:
-        """Returns what is wrong with which term, in words."""
+    def violations(self, terms: dict[str, float]) -> dict[str, str]:
+        """Returns messages, by term, of terms that are not finite or diverge."""
         found = {}
         for name, value in terms.items():
-            steps, average = self.usual.get(name, [0, 0.0])
+            steps, average = self.averages.get(name, [0, 0.0])
             if not math.isfinite(value):
                 found[name] = f"{name} {value}"
-            elif self.factor and steps >= YOUNG and value > self.factor * average:
+            elif steps >= BURN_IN and value > FACTOR * average:
                 found[name] = f"{name} {value:.4g} after {average:.4g} on average"
 
         return found
 
-    def take(self, terms: dict[str, float]) -> None:
-        """Takes a step's terms into the averages."""
+    def update(self, terms: dict[str, float]) -> None:
+        """Adds a step's terms to the averages."""
         for name, value in terms.items():
-            steps, average = self.usual.get(name, [0, 0.0])
-            steps += 1
-            self.usual[name] = [steps, average + (abs(value) - average) / min(steps, MEMORY)]
+            steps, average = self.averages.get(name, [0, 0.0])
+            self.averages[name] = [steps + 1, average + (abs(value) - average) / min(steps + 1, MEMORY)]

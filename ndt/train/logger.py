@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log.jsonl, TensorBoard, a progress bar."""
+"""Logs of a training run: log.jsonl, TensorBoard and a progress bar."""
 
 import json
 import math
@@ -9,14 +9,14 @@ __all__ = ["RunLogger"]
 
 
 class RunLogger:
-    """Writes a run's measures and shows how far it is; a context manager.
+    """Logs a run's metrics and shows its progress; a context manager.
 
     Arguments:
         out: Run directory.
-        step: Steps taken before this run, if it was resumed.
+        step: Steps before a resumed run continues, else 0.
         steps: Steps of the whole run.
         bar: Whether to show a progress bar.
-        quiet: Whether to do nothing at all: of several processes, one tells.
+        quiet: Whether to do nothing: only one of several processes logs.
     """
 
     def __init__(self, out: Path, step: int, *, steps: int, bar: bool, quiet: bool) -> None:
@@ -37,18 +37,18 @@ class RunLogger:
         if self.board is not None:
             self.board.close()
 
-    def write(self, split: str, step: int, seconds: float, found: dict[str, float], **beside: float) -> None:
-        """Writes measures of a split after a step; what stands beside them goes to the log only."""
+    def write(self, split: str, step: int, seconds: float, metrics: dict[str, float], **extra: float) -> None:
+        """Writes metrics of a split after a step; `extra` goes to log.jsonl only."""
         if self.quiet:
             return
-        for name, value in found.items():
+        for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
-        line = {"step": step, "split": split, **found, **beside, "seconds": round(seconds, 3)}
+        line = {"step": step, "split": split, **metrics, **extra, "seconds": round(seconds, 3)}
         with open(self.out / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
     def show(self, step: int, speed: float, best: float) -> None:
-        """Shows steps, tokens a second and the best score so far."""
+        """Shows steps, tokens per second and the best validation score."""
         if self.bar is not None:
             note = f"{speed:,.0f} tokens/s" + (f"  best on validation {best:.4f}" if best > -math.inf else "")
             self.bar.update(self.task, completed=step, note=note)

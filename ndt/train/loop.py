@@ -1,9 +1,9 @@
 """The training loop that pretraining and fine-tuning share; they differ in their `Objective`.
 
-Data and masks are functions of (seed, step, place in the global batch). A process takes its slice of the global batch,
-in as many micro-batches as it is told, and a loss is a sum over valid targets divided by their number in the global
-batch, which is known before the first of them. Hence any number of processes and of micro-batches takes the same steps
-(but for dropout, which each draws for itself), and a resumed run is the uninterrupted one.
+Data and masks are functions of (seed, step, row of the global batch). Each process takes its slice of the global batch,
+in one or more micro-batches. A loss is a sum over valid targets divided by their number in the global batch, which is
+computed before the first backward pass. Hence the steps do not depend on the number of processes and micro-batches
+(except for dropout, which each process draws for itself), and a resumed run equals an uninterrupted one.
 """
 
 import copy
@@ -26,27 +26,28 @@ from ndt.errors import InputError
 from ndt.model.attention import using_backend
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, TABLES
-from ndt.train.guard import DivergenceGuard
+from ndt.train.guard import FACTOR, DivergenceGuard
 from ndt.train.logger import RunLogger
 from ndt.train.memory import keep_freed_memory
-from ndt.train.parallel import compile_blocks, exchanging, local, recompute_blocks, release_blocks, shard, whole
+from ndt.train.parallel import exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.train.resume import Checkpoints, drop_later, part
 
 __all__ = ["Objective", "Trainer"]
 
-ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up, not multiplied by
-STALE = (
+CLIP = 1.0  # largest norm of the gradient
+ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up by index
+OUTPUTS = (
     *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
     *("ensemble.json", "ensemble.safetensors"),
 )
-STALE_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last holds a decoder's own steps, after the network's
+OUTPUT_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last is of the decoder training stage
 
 
 class Objective(Protocol):
-    """What a run trains on, for what, and how it is judged."""
+    """Training data, loss and validation of a run."""
 
     def batch(self, step: int, rows: range) -> Batch:
-        """Returns these rows of the global batch of a step: a function of step and rows, and of nothing else."""
+        """Returns these rows of the global batch of a step, as a function of step and rows alone."""
         ...
 
     def targets(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -54,15 +55,15 @@ class Objective(Protocol):
         ...
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: int) -> dict[str, tuple[Tensor, float]]:
-        """Returns the sum over targets and the weight of each term of the loss; terms are those of `targets`."""
+        """Returns the sum over targets and the weight of each term of the loss, the terms of `targets`."""
         ...
 
     def rate(self, name: str, step: int) -> float:
-        """Returns a parameter's learning rate at a step over that of the step: always the same, or 0 while it rests."""
+        """Returns the factor of a parameter's learning rate: constant, or 0 at steps that freeze the parameter."""
         ...
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns measures on validation data; the one named ``score`` (higher is better) chooses the weights."""
+        """Returns metrics on the validation split; ``score`` (higher is better) selects the weights."""
         ...
 
 
@@ -70,16 +71,16 @@ class Trainer:
     """Trains a model: AdamW, warm-up and cosine, clipping, averaged weights, validation, checkpoints, exact resumption.
 
     Arguments:
-        model: The model; after `run` it holds the weights that were best on validation.
-        objective: What to train for.
-        config: The loop.
-        out: Run directory; log.jsonl, tensorboard/ and checkpoints/ are written there.
+        model: The model; after `run` it has the weights with the best validation score.
+        objective: Training data, loss and validation.
+        config: Settings of the loop.
+        out: Run directory, which gets log.jsonl, tensorboard/ and checkpoints/.
         seed: Seed of dropout.
-        resume: Whether to go on from the last checkpoint in `out`.
+        resume: Whether to continue from the last checkpoint in `out`.
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: if there is nothing to resume, or a process would be left without a window.
+        InputError: if there is no checkpoint to resume from, or a process would have no window.
     """
 
     def __init__(
@@ -94,24 +95,21 @@ class Trainer:
         progress: bool,
     ) -> None:
         keep_freed_memory()
-        for name, parameter in model.named_parameters():  # what never learns needs no gradient
+        for name, parameter in model.named_parameters():  # parameters that stay frozen need no gradient
             parameter.requires_grad_(objective.rate(name, config.steps) > 0)
         self.accelerator = _accelerator(model, objective, config)
-        least = self.accelerator.num_processes * config.micro_batches
-        if config.batch_size < least:
-            raise InputError("settings", "train.batch_size", f"a window for each of {least} parts", config.batch_size)
+        parts = self.accelerator.num_processes * config.micro_batches
+        if config.batch_size < parts:
+            raise InputError("settings", "train.batch_size", f"a window for each of {parts} parts", config.batch_size)
         self.objective, self.config, self.out, self.seed = objective, config, out, seed
         self.step = self.tokens = self.waited = 0
         self.seconds, self.best_score = 0.0, -math.inf
-        self.guard, self.checkpoints = (
-            DivergenceGuard(config.divergence_factor),
-            Checkpoints(out, self.accelerator, config.sharding),
-        )
+        self.guard, self.checkpoints = DivergenceGuard(), Checkpoints(out, self.accelerator, config.sharding)
         out.mkdir(parents=True, exist_ok=True)
 
         self.model = model
-        self._spread()
-        # On CPUs one call for all weights; None is torch's choice, which False would forestall.
+        self._distribute()
+        # On CPUs one call for all weights. None leaves the choice to torch, False would not.
         fused = True if self.accelerator.device.type == "cpu" and not self.checkpoints.sharded else None
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
@@ -119,33 +117,31 @@ class Trainer:
         if resume:
             self._resume()
         elif self.accelerator.is_main_process:
-            for name in STALE_FOLDERS:
+            for name in OUTPUT_FOLDERS:
                 shutil.rmtree(out / name, ignore_errors=True)
-            for name in STALE:
+            for name in OUTPUTS:
                 (out / name).unlink(missing_ok=True)
         self.logger = RunLogger(
             out, self.step, steps=config.steps, bar=progress, quiet=not self.accelerator.is_main_process
         )
 
-    def _spread(self) -> None:
-        """Makes `network`, which has the weights in training, and `wrapped`, which is called.
+    def _distribute(self) -> None:
+        """Makes `network`, which holds the weights in training, and `wrapped`, whose calls exchange gradients.
 
-        A sharded network is a copy: `model` stays whole, to be validated and delivered.
+        A sharded network is a copy: `model` stays whole, for validation and the result.
         """
         if sharded := self.checkpoints.sharded:
-            self.network = copy.deepcopy(self.model.to("cpu"))  # moved to its device share by share
+            self.network = copy.deepcopy(self.model.to("cpu"))  # moved to its device shard by shard
         else:
             self.network = self.model.to(self.accelerator.device)
         if self.config.checkpoint_activations:
             recompute_blocks(self.network)
-        if self.config.compile:
-            compile_blocks(self.network, self.accelerator.device)
         if sharded:
             shard(self.network)
         self.wrapped: torch.nn.Module = self.network if sharded else self.accelerator.prepare(self.network)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters of one rate and decay each. Decay shrinks matrices that mix dimensions, and nothing else."""
+        """Parameter groups with equal rate and decay; only matrices that mix dimensions decay."""
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in _learning(self.network):
             decay = 0.0 if name.endswith(ROWS) or parameter.ndim < 2 else self.config.weight_decay
@@ -154,18 +150,14 @@ class Trainer:
         return [{"params": p, "rate": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
     def run(self) -> dict[str, float]:
-        """Trains to the end, puts the best weights into the model and returns what was counted on the way.
+        """Trains, loads the best weights into the model and returns counts of steps, tokens and seconds.
 
         Raises:
-            InputError: if the loss is no number or explodes.
+            InputError: if the loss is not finite, or diverges.
         """
-        with using_backend(self.config.attention):
-            return self._run()
-
-    def _run(self) -> dict[str, float]:
         self.network.train()
-        with self.logger:
-            while self.step < self.config.steps and not self._exhausted():
+        with using_backend(self.config.attention), self.logger:
+            while self.step < self.config.steps and not 0 < self.config.patience <= self.waited:
                 begin, rate = time.perf_counter(), self._rate()
                 terms = self._take_step()
                 self.seconds += time.perf_counter() - begin
@@ -193,42 +185,39 @@ class Trainer:
     def _speed(self) -> float:
         return self.tokens / max(self.seconds, 1e-9)
 
-    def _exhausted(self) -> bool:
-        return 0 < self.config.patience <= self.waited
-
     def _take_step(self) -> dict[str, float]:
-        config, step, device = self.config, self.step, self.accelerator.device
+        step, device = self.step, self.accelerator.device
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)  # dropout takes no generator
+        torch.manual_seed((self.seed * 1_000_003 + step) * ranks + rank)  # dropout has no generator argument
         batches = [self.objective.batch(step, rows).to(device) for rows in self._rows()]
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate() * group["rate"]
 
         numbers = [self.objective.targets(batch, step) for batch in batches]
         names = list(numbers[0])
-        everywhere = self._sum(sum(torch.stack([n[k] for k in names]) for n in numbers))
-        divisors = dict(zip(names, everywhere.clamp(min=1), strict=True))
+        in_all = self._sum(sum(torch.stack([n[k] for k in names]) for n in numbers))
+        divisors = dict(zip(names, in_all.clamp(min=1), strict=True))
         values = []
         for i, batch in enumerate(batches):
             with exchanging(self.wrapped, last=i == len(batches) - 1):
                 values.append(self._backward(batch, divisors))
         total = self._sum(sum(torch.stack([v[k] for k in names]) for v in values))
-        shown = {k: float(x / divisors[k]) for k, x in zip(names, total, strict=True)}
+        terms = {k: float(x / divisors[k]) for k, x in zip(names, total, strict=True)}
         for name, parameter in self.network.named_parameters():
             if not self.objective.rate(name, step):
                 parameter.grad = None
-        norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)})[""]
-        self._judge({k: shown[k] for k, n in zip(names, everywhere, strict=True) if n}, norm, batches, numbers, values)
+        norm = whole({"": torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)})[""]
+        self._check({k: terms[k] for k, n in zip(names, in_all, strict=True) if n}, norm, batches, numbers, values)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._average()
         self.step += 1
         self.tokens += int(self._sum(torch.tensor(sum(len(b.time) for b in batches), device=device)))
 
-        return shown
+        return terms
 
     def _rows(self) -> list[range]:
-        """This process's places in the global batch, a range for each micro-batch."""
+        """This process's rows of the global batch, one range for each micro-batch."""
         ranks, rank, parts = self.accelerator.num_processes, self.accelerator.process_index, self.config.micro_batches
         first, last = (r * self.config.batch_size // ranks for r in (rank, rank + 1))
         ends = [first + m * (last - first) // parts for m in range(parts + 1)]
@@ -236,18 +225,17 @@ class Trainer:
         return [range(a, b) for a, b in pairwise(ends)]
 
     def _backward(self, batch: Batch, divisors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds a micro-batch's share to the gradients and returns the sums over its targets."""
+        """Adds a micro-batch's gradients and returns the sums over its targets."""
         total = torch.zeros((), device=self.accelerator.device)
         with self.accelerator.autocast():
             losses = self.objective.losses(self.wrapped, batch, self.step)
         for name, (value, weight) in losses.items():
-            # Gradients are averaged over ranks.
-            total = total + weight * value * self.accelerator.num_processes / divisors[name]
+            total = total + weight * value * self.accelerator.num_processes / divisors[name]  # ranks are averaged
         total.backward()
 
         return {name: value.detach() for name, (value, _) in losses.items()}
 
-    def _judge(
+    def _check(
         self,
         terms: dict[str, float],
         norm: Tensor,
@@ -255,42 +243,35 @@ class Trainer:
         numbers: list[dict[str, Tensor]],
         values: list[dict[str, Tensor]],
     ) -> None:
-        """Stops all processes before a step that would spoil the weights; else takes the terms as usual ones."""
-        wrong = self.guard.wrong(terms)
-        if not wrong and math.isfinite(float(norm)):
-            return self.guard.take(terms)
-        blamed, present = set(), set()
+        """Stops all processes before a step with a diverging loss or gradient, naming the sessions at fault."""
+        found = self.guard.violations(terms)
+        if not found and math.isfinite(float(norm)):
+            return self.guard.update(terms)
+        suspects, present = set(), set()
         for batch, number, value in zip(batches, numbers, values, strict=True):
             mean = {k: float(value[k] / number[k]) for k in number if number[k]}
-            present |= (sessions := set(batch.sessions))
-            if self.guard.wrong(mean):
-                blamed |= sessions
-        found = gather_object([(blamed, present)])
-        sessions = set().union(*(f[0] for f in found)) or set().union(*(f[1] for f in found))
-        self._stop("loss", wrong or {"": f"a gradient of norm {float(norm)}"}, sessions)
+            present |= set(batch.sessions)
+            if self.guard.violations(mean):
+                suspects |= set(batch.sessions)
+        ranks = gather_object([(suspects, present)])
+        sessions = set().union(*(r[0] for r in ranks)) or set().union(*(r[1] for r in ranks))
+        self._stop("loss", ", ".join(found.values()) or f"a gradient of norm {float(norm)}", sessions)
 
-    def _stop(self, what: str, wrong: dict[str, str], sessions: set[str]) -> NoReturn:
+    def _stop(self, what: str, found: str, sessions: set[str]) -> NoReturn:
         last = self.checkpoints.last()
         saved = f"last good checkpoint: {last.relative_to(self.out) if last else 'none yet'}"
         batch = f"; sessions in the batch: {', '.join(sorted(sessions))}" if sessions else ""
-        most = (
-            f", at most {self.config.divergence_factor:g} (train.divergence_factor) times its average"
-            if self.config.divergence_factor
-            else ""
-        )
-        expected = f"a finite number{most}; lower train.learning_rate"
-        raise InputError(
-            self.out, f"{what} at step {self.step}", expected, f"{', '.join(wrong.values())}{batch}; {saved}"
-        )
+        expected = f"a finite number, at most {FACTOR} times its average; lower train.learning_rate"
+        raise InputError(self.out, f"{what} at step {self.step}", expected, f"{found}{batch}; {saved}")
 
     def _sum(self, x: Any) -> Tensor:
-        """Sum over processes, without a gradient."""
+        """Returns the sum over processes, without a gradient."""
         total: Any = self.accelerator.reduce(x.detach().clone(), "sum")
 
         return total
 
     def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # young averages forget their start
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # short at first, to forget the start
         state = self.network.state_dict()
         average, weights = [local(self.average[k]) for k in state], [local(v) for v in state.values()]
         # One call for all tensors has no public name; it takes half the time of one call each.
@@ -300,12 +281,12 @@ class Trainer:
         state = self.network.state_dict()
         finite = torch.stack([local(v).isfinite().all() for v in state.values()]).all()
         if self._sum(1 - finite.long()):
-            self._stop("weights", {"": "others"}, set())
+            self._stop("weights", "others", set())
         kept = None if self.network is not self.model else {k: v.clone() for k, v in state.items()}
         self.model.to(self.accelerator.device).load_state_dict(whole(self.average))
-        with self.accelerator.autocast():  # some kernels take half precision only
+        with self.accelerator.autocast():  # some kernels need half precision
             found = self.objective.validate(self.model)
-        found = gather_object([found])[0]  # one opinion, where a GPU's last bits differ
+        found = gather_object([found])[0]  # of one rank, since GPUs may differ in the last bits
         if kept is not None:
             self.model.load_state_dict(kept)
         else:
@@ -328,7 +309,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         counters = {k: getattr(self, k) for k in ("step", "tokens", "waited", "seconds", "best_score")}
-        counters |= {"usual": self.guard.usual, "identity": self._identity()}
+        counters |= {"averages": self.guard.averages, "identity": self._identity()}
         self.checkpoints.write(self.step, self._tensors(), counters)
 
     def _resume(self) -> None:
@@ -337,7 +318,7 @@ class Trainer:
             moments = {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
             like |= {f"optimizer/{name}/{k}": v for k, v in ({"step": torch.zeros(())} | moments).items()}
         tensors, counters = self.checkpoints.read(self._identity(), like)
-        self.guard.usual = counters.pop("usual", {})
+        self.guard.averages = counters.pop("averages", {})
         for name, value in counters.items():
             setattr(self, name, -math.inf if value is None else value)  # JSON has no infinity: no score yet
         self.network.load_state_dict(part(tensors, "model/"))
@@ -351,22 +332,22 @@ class Trainer:
             drop_later(self.out / "log.jsonl", self.step)
 
     def _identity(self) -> str:
-        """What a resumed run must share with its checkpoint: architecture, vocabulary, bins, data, batch and seed."""
+        """Hash of what must match on resumption: architecture, vocabulary, bins, data, batch size and seed."""
         found = {k: v for k, v in self.model.spec.to_json().items() if k != "versions"}
 
         return hashlib.sha256(json.dumps([found, self.seed, self.config.batch_size]).encode()).hexdigest()
 
 
 def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accelerator:
-    """Device, processes and precision. bf16 has the range of fp32 and needs no loss scaler; accelerate makes none."""
+    """Device, processes and precision. bf16 has the range of fp32, so that accelerate makes no loss scaler."""
     cuda = torch.cuda.is_available()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-    resting = any(not objective.rate(name, 0) for name, _ in _learning(model))
+    frozen = any(not objective.rate(name, 0) for name, _ in _learning(model))
 
     return Accelerator(
         cpu=not cuda,
         mixed_precision="bf16" if bf16 else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=resting)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=frozen)],
     )
 
 

@@ -1,4 +1,4 @@
-"""Keeps the memory of large tensors from being handed back and fetched anew at every step."""
+"""Keeps freed memory in the process, so that large tensors cause no page faults at every step."""
 
 import ctypes
 import sys
@@ -9,12 +9,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets the C library keep freed memory for the next allocation; returns whether it will.
+    """Makes glibc keep freed memory for the next allocation; returns whether it does.
 
-    glibc maps each block of 32 MiB or more by itself and unmaps it when it is freed, so that every such tensor costs a
-    page fault and a cleared page every 4 KiB, each time. The threshold cannot be raised past 32 MiB; but blocks can be
-    kept off maps altogether, and the heap from being trimmed. The process then holds its high-water mark until it ends.
-    Changes nothing where the C library is not glibc, and may be called more than once.
+    By default glibc maps each block of 32 MiB or more separately and unmaps it when freed, so that each such tensor
+    costs a page fault every 4 KiB. The threshold cannot be raised above 32 MiB, but separate maps and trimming of the
+    heap can be turned off; the process then keeps its peak memory until it ends. Without glibc nothing changes.
 
     Reference: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """

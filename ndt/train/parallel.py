@@ -1,6 +1,5 @@
-"""A model spread over processes, and its transformer blocks made cheaper: sharding, recomputation, compilation."""
+"""Several processes, and less memory: gradient exchange, sharding, and recomputation of activations."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,9 +11,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ndt.model.layers import Attention, Block
+from ndt.model.layers import Block
 
-__all__ = ["compile_blocks", "exchanging", "local", "recompute_blocks", "release_blocks", "shard", "whole"]
+__all__ = ["exchanging", "local", "recompute_blocks", "release_blocks", "shard", "whole"]
 
 
 def _blocks(model: nn.Module) -> Iterator[Block]:
@@ -22,41 +21,18 @@ def _blocks(model: nn.Module) -> Iterator[Block]:
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Lets each block keep its input only; its activations are computed again, with the same dropout, on the way back.
+    """Makes each block keep only its input and recompute its activations, with the same dropout, in the backward pass.
 
-    Names of parameters stay as they are, which a wrapping module would change.
+    A wrapping module would do the same, but change the names of parameters.
     """
     for block in _blocks(model):
         block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
-def compile_blocks(model: nn.Module, device: torch.device) -> None:
-    """Compiles what works on tokens one by one, in place and for any number of them; warns on a CPU.
-
-    Attention is left out: it follows the sequences' lengths, and would be compiled anew for each batch.
-    """
-    if device.type == "cpu":
-        warnings.warn("train.compile does not pay on a CPU", stacklevel=2)
-    for part in _tokenwise(model):
-        part.forward = torch.compile(_framed(part.forward), dynamic=True)
-
-
-def _framed(forward: Any) -> Any:
-    """The same function in a frame of our own: torch silently compiles none of its own, such as `nn.Sequential`'s."""
-    return lambda x: forward(x)
-
-
-def _tokenwise(model: nn.Module) -> Iterator[nn.Module]:
-    for block in _blocks(model):
-        for child in block.children():
-            if not isinstance(child, Attention) and any(True for _ in child.children()):  # one layer gains nothing
-                yield child
-
-
 def release_blocks(model: nn.Module) -> None:
-    """Undoes `recompute_blocks` and `compile_blocks`: they are for training."""
-    for module in (*_blocks(model), *_tokenwise(model)):
-        module.__dict__.pop("forward", None)
+    """Undoes `recompute_blocks`."""
+    for block in _blocks(model):
+        block.__dict__.pop("forward", None)
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,7 +43,7 @@ def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def shard(model: nn.Module) -> None:
-    """Leaves each process its share of each parameter, by FSDP2: block by block, and the rest as one."""
+    """Shards each parameter over the processes by FSDP2: one group for each block, and one for the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for block in _blocks(model):
@@ -76,7 +52,7 @@ def shard(model: nn.Module) -> None:
 
 
 def exchanging(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Within it, gradients are summed over processes after the last micro-batch, and only gathered up before."""
+    """Context of a micro-batch's backward pass: only after the last are gradients summed over processes."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(wrapped, FSDPModule):
@@ -89,12 +65,12 @@ def exchanging(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Returns this process's share of a tensor, not a copy."""
+    """Returns this process's shard of a tensor, without a copy."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors with the shares of all processes; all must call it."""
+    """Returns tensors gathered from the shards of all processes; all processes must call it."""
     with torch.no_grad():
         return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: written whole or not at all, and read back to the bit.
+"""Checkpoints of a run, written atomically and restored bit for bit.
 
-Tensors are safetensors, which cannot run code. Those of several processes that share a model are the exception: each
-writes its share through torch.distributed.checkpoint, which any number of processes reads again, and whose index is a
-pickle. Only a run that is itself to be sharded reads them.
+Tensors are stored as safetensors, which cannot run code. Sharded models are the exception: each process writes its
+shard through torch.distributed.checkpoint, whose index is a pickle. Only a sharded run reads such checkpoints.
 """
 
 import json
@@ -33,7 +32,7 @@ class Checkpoints:
     Arguments:
         run: Run directory.
         accelerator: The processes.
-        sharding: ``none`` or ``fsdp``, as the run was told; a single process has nothing to share.
+        sharding: ``none`` or ``fsdp``; a single process does not shard.
     """
 
     def __init__(self, run: Path, accelerator: Accelerator, sharding: str) -> None:
@@ -41,21 +40,23 @@ class Checkpoints:
         self.sharded = sharding == "fsdp" and accelerator.num_processes > 1
 
     def last(self) -> Path | None:
-        """Returns the newest checkpoint, if there is one."""
+        """Returns the newest checkpoint, or None."""
         return max(self.folder.glob("step_*"), default=None)
 
     def write(self, step: int, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        """Writes a checkpoint beside its place and renames: a kill leaves no half one. All processes must call it."""
+        """Writes a checkpoint to a temporary folder and renames it; all processes must call it."""
         main = self.accelerator.is_main_process
         folder = self.folder / f"step_{step:08d}"
         temporary = folder.with_name(f".{folder.name}")
         if main:
-            for stale in self.folder.glob(".step_*"):  # of a run that was killed while it wrote
+            for stale in self.folder.glob(".step_*"):  # of a run that was killed while writing
                 shutil.rmtree(stale)
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         if self.sharded:
-            _write_shares(tensors, temporary)
+            from torch.distributed.checkpoint.state_dict_saver import save
+
+            save(tensors, checkpoint_id=temporary)
         if not main:
             return
         if not self.sharded:
@@ -70,12 +71,11 @@ class Checkpoints:
         """Returns the tensors and counters of the newest checkpoint.
 
         Arguments:
-            identity: What the checkpoint must have been written with.
-            like: Tensors of the names, shapes and shares that the run has; what the checkpoint lacks of the optimiser's
-                state it never had.
+            identity: Identity that the checkpoint must have.
+            like: Tensors with the names, shapes and shards of the run; the checkpoint may lack optimiser state.
 
         Raises:
-            InputError: if there is no checkpoint, or it is of another run.
+            InputError: if there is no checkpoint, or it belongs to another run.
         """
         folder = self.last()
         if folder is None:
@@ -86,22 +86,23 @@ class Checkpoints:
         if (folder / WHOLE).exists():
             tensors = _read_whole(like, folder)
         elif self.sharding == "fsdp":
-            tensors = _read_shares(like, folder)
+            tensors = _read_shards(like, folder)
         else:
             raise InputError(folder, "train.sharding", "fsdp, as the checkpoint", self.sharding)
-        if {k: v.shape for k, v in _model(tensors).items()} != {k: v.shape for k, v in _model(like).items()}:
+        shapes = ({k: v.shape for k, v in part(some, "model/").items()} for some in (tensors, like))
+        if next(shapes) != next(shapes):
             raise InputError(folder, "architecture", "the checkpoint's own", "another; start a new run")
 
         return tensors, counters
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Returns the tensors whose names begin with a prefix, without it."""
+    """Returns the tensors whose names begin with a prefix, by their names without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def drop_later(log: Path, step: int) -> None:
-    """Drops the lines of a log after a step, and one cut short by a kill."""
+    """Drops the lines of a log after a step, and an incomplete line."""
     lines = log.read_text().splitlines() if log.exists() else []
     log.write_text("".join(line + "\n" for line in lines if _step_of(line) <= step))
 
@@ -113,10 +114,6 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return part(tensors, "model/")
-
-
 def _read_whole(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     found = load_file(folder / WHOLE)
     for name, own in like.items():
@@ -126,19 +123,13 @@ def _read_whole(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _write_shares(tensors: dict[str, Tensor], folder: Path) -> None:
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    save(tensors, checkpoint_id=folder)
-
-
-def _read_shares(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+def _read_shards(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     found = {k: v.detach().clone() for k, v in like.items() if k in stored}
-    with warnings.catch_warnings():  # torch warns that a single process reads, which is what it is to do
+    with warnings.catch_warnings():  # torch warns that only one process reads
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         load(found, checkpoint_id=folder)
 

@@ -1,65 +1,58 @@
-"""Many runs: what has ended is not repeated, processes, and settings that depart from others.
+"""Studies of many runs: each run is trained once per folder, runs share the processes, settings are overridden by name.
 
-A run's folder says in ``request.json`` what it was asked for: settings, sources of the data, and the same of the model
-that it started from. One that was asked for the same and has ended is read; one that has not is resumed from its last
-checkpoint; one that was asked for anything else is cleared and begun anew. The program's own code is not compared.
+The file ``request.json`` in a run's folder holds everything that the run depends on: its settings, the sources of its
+data, and the model that it started from. `finish` reads a completed run with the same request, resumes an interrupted
+one from its last checkpoint, and clears and retrains a run with another request. Versions of the code are not compared.
 """
 
-import hashlib
 import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ndt.config.reader import fill_config
 from ndt.errors import InputError
-from ndt.reports.runs import read_json
+from ndt.model.checkpoint import read_json, write_json
 
-if TYPE_CHECKING:
-    from ndt.config import FinetuneConfig, PretrainConfig
-    from ndt.data.store import Store
-    from ndt.model.transformer import NDT
-
-__all__ = ["ASKED", "overridden", "finetuned", "finish", "pretrained", "run_all", "sources"]
+__all__ = ["REQUEST", "finish", "overridden", "run_all", "sources"]
 
 T = TypeVar("T")
 
-ASKED = "request.json"
+REQUEST = "request.json"
 
 
-def sources(store: "Store", sessions: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the SHA-256 of the file behind each session, and how it was ingested; of all sessions by default."""
-    entries = store.manifest["sessions"]
+def sources(manifest: Mapping[str, Any], sessions: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the SHA-256 and the ingestion options of sessions in a store's manifest; of all sessions by default."""
+    entries = manifest["sessions"]
 
-    return {s: {key: entries[s].get(key) for key in ("sha256", "options")} for s in sessions or store.session_ids}
+    return {s: {key: entries[s].get(key) for key in ("sha256", "options")} for s in sessions or entries}
 
 
-def overridden(config: T, departures: Mapping[str, Any], where: str | Path, name: str) -> T:
-    """Returns settings that depart from others in those that are named by their dotted names.
+def overridden(config: T, overrides: Mapping[str, Any], where: str | Path, name: str) -> T:
+    """Returns settings with some of them overridden.
 
     Arguments:
-        config: The others.
-        departures: Values by dotted name, as YAML gives them.
-        where: What an error names as its place.
-        name: What an error puts before a setting.
+        config: The settings to start from.
+        overrides: Values by dotted name, as YAML gives them.
+        where: File or command that an error message names.
+        name: Prefix of a setting's name in an error message.
 
     Raises:
-        InputError: if there is no such setting, or it has another type or range.
+        InputError: if a setting does not exist or its value has another type or range.
 
     Example:
         >>> from ndt.config import FinetuneConfig
-        >>> departed(FinetuneConfig(), {"train.steps": 7}, "here", "x").train.steps
+        >>> overridden(FinetuneConfig(), {"train.steps": 7}, "here", "x").train.steps
         7
     """
     settings: dict[str, Any] = asdict(
         config,  # type: ignore[call-overload]
         dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items},
     )
-    for dotted, value in departures.items():
+    for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         into: Any = settings
         for parent in parents:
@@ -71,87 +64,42 @@ def overridden(config: T, departures: Mapping[str, Any], where: str | Path, name
     return fill_config(type(config), settings, where, name)
 
 
-def finish(folder: Path, asked: dict[str, Any], train: Callable[..., object]) -> dict[str, Any]:
-    """Returns what metrics.json says of a run, which is trained as far as it has not been.
+def finish(folder: Path, request: dict[str, Any], train: Callable[..., object]) -> dict[str, Any]:
+    """Trains a run unless it is complete, and returns the content of its metrics.json; empty if training wrote none.
 
     Arguments:
-        folder: Of the run.
-        asked: All that the run depends on.
-        train: Trains when called with ``out`` and ``resume``, and writes metrics.json last.
+        folder: Folder of the run.
+        request: Everything that the run depends on.
+        train: Called with ``out`` and ``resume``; writes metrics.json last.
 
     Raises:
-        InputError: if there is a folder that is not a study's run.
+        InputError: if the folder holds files but no request.
     """
-    from ndt.model.checkpoint import write_json
-
-    asked = json.loads(json.dumps(asked))  # tuples become lists, as in the file
-    if read_json(folder / ASKED) != asked:
-        if folder.exists() and not (folder / ASKED).exists() and any(folder.iterdir()):
+    stated, metrics = folder / REQUEST, folder / "metrics.json"
+    request = json.loads(json.dumps(request))  # tuples become lists, as in the file
+    if not stated.exists() or read_json(stated) != request:
+        if folder.exists() and not stated.exists() and any(folder.iterdir()):
             raise InputError(folder, "folder", "a new one, or a run of this study", "something else")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(folder / ASKED, asked)
-    if not (folder / "metrics.json").exists():
+        write_json(stated, request)
+    if not metrics.exists():
         train(out=folder, resume=any((folder / "checkpoints").glob("step_*")))
-    if (folder / "metrics.json").exists():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nine tenths of a run's size, and nothing to resume
+    if not metrics.exists():
+        return {}
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nine tenths of a run's size, and nothing to resume
 
-    return read_json(folder / "metrics.json")
-
-
-def pretrained(store: Path, folder: Path, config: "PretrainConfig") -> dict[str, Any]:
-    """Returns what metrics.json says of a pretraining run, which is trained as far as it has not been."""
-    from ndt.data.store import Store
-    from ndt.pretrain.train import pretrain
-
-    asked = {"settings": asdict(config), "data": sources(Store(store), config.sessions)}
-
-    return finish(folder, asked, partial(pretrain, store, config=config, progress=False))
-
-
-def finetuned(
-    folder: Path,
-    base: "NDT | str | Path | None",
-    session: str,
-    target: str | None,
-    store: "str | Path | Store",
-    config: "FinetuneConfig",
-) -> dict[str, Any]:
-    """Returns what metrics.json says of a decoder, which is fitted as far as it has not been.
-
-    Arguments:
-        folder: Of the run.
-        base: A pretrained model, or its run directory; None for a network from scratch.
-        session: Session id.
-        target: Name of the target; None for a velocity or heading.
-        store: The store of the session.
-        config: Settings.
-    """
-    from ndt.data.store import Store
-    from ndt.finetune.adapt import finetune
-    from ndt.model.architectures import load_model
-
-    model = load_model(base) if isinstance(base, str | Path) else base
-    opened = store if isinstance(store, Store) else Store(store)
-    weights = b"" if model is None else b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())
-    asked = {
-        "settings": asdict(config),
-        "target": target,
-        "data": sources(opened, [session]),
-        "base": hashlib.sha256(weights).hexdigest() if weights else None,
-    }
-
-    return finish(folder, asked, partial(finetune, model, session, target, config=config, store=opened, progress=False))
+    return dict(read_json(metrics))
 
 
 def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progress: bool = True) -> list[T]:
     """Runs jobs in processes of one thread each and returns their results in order.
 
     Arguments:
-        jobs: What to call; picklable.
-        workers: Processes; one runs them here.
-        title: What the bar on stderr says.
-        progress: Whether there is one.
+        jobs: Picklable functions without arguments.
+        workers: Number of processes; with one, jobs run in this process.
+        title: Title of the progress bar on stderr.
+        progress: Whether to show the progress bar.
     """
     from joblib import Parallel, delayed
     from rich.console import Console
@@ -161,7 +109,7 @@ def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progre
         return []
     results: Any = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator")(delayed(_alone)(job) for job in jobs)
     with warnings.catch_warnings(), Progress(console=Console(stderr=True), disable=not progress) as bar:
-        # joblib replaces a process that has grown; where warnings are errors, the thread that says so would end of it
+        # joblib warns from its dispatching thread when it replaces a process; as an error, that would end the thread
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         return list(bar.track(results, total=len(jobs), description=title))
 

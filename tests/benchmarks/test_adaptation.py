@@ -1,4 +1,4 @@
-"""The benchmark of adaptation strategies, on little: a row for each, and nothing done twice."""
+"""``ndt bench adaptation`` on a small simulation: a row for each strategy, and no run is repeated."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ STUDY = StudyConfig(
 
 
 @pytest.mark.slow
-def test_each_way_has_a_row_and_what_ended_is_not_done_again(tmp_path, monkeypatch) -> None:
+def test_each_strategy_has_a_row_and_completed_runs_are_not_repeated(tmp_path, monkeypatch) -> None:
     tiny = SimulateConfig(
         num_subjects=1, num_units=12, num_electrodes=60, seconds=40.0, mean_rate_hz=15.0, persistence=0.5
     )
@@ -30,5 +30,5 @@ def test_each_way_has_a_row_and_what_ended_is_not_done_again(tmp_path, monkeypat
     by_name = {row["name"]: row for row in rows}
     assert by_name["adaptation.unadapted.8s"]["train_seconds"] == [0.0]
     assert by_name["adaptation.align.8s.renamed"]["matched"] != by_name["adaptation.full.8s"].get("matched")
-    monkeypatch.setattr("ndt.finetune.adapt.finetune", lambda *_, **__: pytest.fail("it is done again"))
+    monkeypatch.setattr("ndt.finetune.adapt.finetune", lambda *_, **__: pytest.fail("a run is repeated"))
     assert module.adaptation(tmp_path, 1, STUDY) == rows

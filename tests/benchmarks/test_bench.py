@@ -1,4 +1,4 @@
-"""Benchmarks: rows have their schema, peers train on the same tokens, operations are counted as torch counts them."""
+"""Benchmarks: rows have their schema, and peers train on the same tokens."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,6 @@ from ndt import bench as bench_module
 from ndt.bench import BENCHMARKS, bench
 from ndt.benchmarks.attention import attention, list_backends
 from ndt.benchmarks.decoding import demo
-from ndt.benchmarks.loader import loader, write_store
 from ndt.benchmarks.padded import PaddedTransformer, padded, padded_loss
 from ndt.benchmarks.ragged import masked_loss, preset, ragged
 from ndt.benchmarks.timing import interleaved, row
@@ -26,13 +25,11 @@ SMALL = "model: {width: 64, num_layers: 2, num_decoder_layers: 1, num_heads: 4, 
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch) -> BenchConfig:
+def config(tmp_path) -> BenchConfig:
     """A benchmark of a small model, of a second or so."""
-    monkeypatch.setattr("ndt.benchmarks.loader.WINDOWS", 2)
-    monkeypatch.setattr("ndt.benchmarks.loader.NUM_UNITS", 12)
     (tmp_path / "preset.yaml").write_text(SMALL)
 
-    return BenchConfig(repeats=2, sequences=5, sessions=2, preset=str(tmp_path / "preset.yaml"))
+    return BenchConfig(repeats=2, preset=str(tmp_path / "preset.yaml"))
 
 
 def settings(config: BenchConfig) -> PretrainConfig:
@@ -51,7 +48,7 @@ def check(rows: list[dict]) -> None:
     json.dumps(rows, allow_nan=False)
 
 
-def test_calls_take_turns_and_the_warm_up_does_not_count() -> None:
+def test_calls_are_timed_in_turns_without_the_warm_up() -> None:
     order, clock = [], iter(range(100))
     calls = {"a": lambda: order.append("a"), "b": lambda: [order.append("b"), next(clock), next(clock)]}
     seconds = interleaved(calls, 3, warmup=1, clock=lambda: next(clock))
@@ -59,7 +56,7 @@ def test_calls_take_turns_and_the_warm_up_does_not_count() -> None:
     assert seconds == {"a": [1, 1, 1], "b": [3, 3, 3]}
 
 
-def test_a_row_is_medians_and_a_control_at_zero_has_no_ratio() -> None:
+def test_row_holds_medians_and_no_ratio_to_a_peer_below_zero() -> None:
     found = row("x", [3.0, 1.0, 8.0], "R2", "y", [2.0, 9.0, 1.0])
     expected = {"value": 3.0, "peer_value": 2.0, "ratio": 1.5, "spread": 7.0}
     assert {k: found[k] for k in expected} == expected
@@ -67,7 +64,7 @@ def test_a_row_is_medians_and_a_control_at_zero_has_no_ratio() -> None:
     check([found, row("x", [1.0, 2.0], "s")])
 
 
-def test_sequences_are_ragged_of_several_sessions_and_half_hidden() -> None:
+def test_sequences_have_different_lengths_and_half_of_their_patches_hidden() -> None:
     data = ragged(32)
     batch = data.batch
     lengths = torch.bincount(batch.window)
@@ -85,7 +82,7 @@ def test_sequences_are_ragged_of_several_sessions_and_half_hidden() -> None:
 
 
 @pytest.mark.parametrize("sequences", [2, 5])
-def test_the_padded_peer_sees_the_same_tokens(config, sequences) -> None:
+def test_padded_sequences_hold_the_same_tokens(config, sequences) -> None:
     batch = ragged(4, sequences=5, shortest=6, longest=90).batch
     parts = padded(batch, sequences)
     assert [len(p.padding) for p in parts] == ([2, 2, 1] if sequences == 2 else [5])
@@ -100,7 +97,7 @@ def test_the_padded_peer_sees_the_same_tokens(config, sequences) -> None:
     assert int(whole["time"][~there].min()) > int(batch.time.max())
 
 
-def test_the_peer_is_causal_ignores_padding_and_learns(config) -> None:
+def test_padded_transformer_is_causal_ignores_padding_and_learns(config) -> None:
     model = settings(config).model
     batch = ragged(4, sequences=5, shortest=6, longest=90).batch
     whole = padded(batch, 5)[0]
@@ -122,16 +119,16 @@ def test_the_peer_is_causal_ignores_padding_and_learns(config) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_parts_take_the_step_of_the_whole(config) -> None:
-    """Masks of all sequences at once would not fit into memory; parts must be the same step."""
-    batch, ends = ragged(4, sequences=5, shortest=6, longest=90).batch, []
+def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(config) -> None:
+    """Masks of all sequences at once would not fit into memory."""
+    batch, gradients = ragged(4, sequences=5, shortest=6, longest=90).batch, []
     for sequences in (5, 2):
         torch.manual_seed(0)
         parts = padded(batch, sequences)
         peer = PaddedTransformer(settings(config).model, parts[0].padding.shape[1])
         Step(peer, parts, padded_loss)()
-        ends.append([p.grad for p in peer.parameters()])
-    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+        gradients.append([p.grad for p in peer.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)  # float32 sums in another order
 
 
 def test_a_packed_step_learns(config) -> None:
@@ -144,24 +141,23 @@ def test_a_packed_step_learns(config) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_train_rows(config, precision) -> None:
-    rows = train(replace(config, precision=precision), longest=90)
+    rows = train(replace(config, precision=precision), sequences=5, longest=90)
     check(rows)
     names = [(r["name"], r["peer"]) for r in rows]
     assert names == [(f"train.packed.{precision}", "padded_sdpa"), ("train.padding", None)]
     assert all(r["value"] > 0 for r in rows)
 
 
-def test_loader_and_attention_rows(config) -> None:
-    rows = [*loader(config), *attention(config, longest=90)]
+def test_attention_rows(config) -> None:
+    rows = attention(config, sequences=5, longest=90)
     check(rows)
     assert [(r["name"], r["peer"]) for r in rows] == [
-        ("loader.batch", "train_step"),
-        ("attention.factorised.sdpa.fp32", "padded_sdpa"),
+        ("attention.axial.sdpa.fp32", "padded_sdpa"),
         ("attention.joint.sdpa.fp32", "padded_sdpa"),
     ]
 
 
-def test_kernels_are_listed_with_the_reasons_against_the_others(capsys) -> None:
+def test_list_has_the_chosen_kernel_and_the_refusals_of_the_others(capsys) -> None:
     listed = list_backends()
     assert {(b["mask"], b["precision"]) for b in listed} == {
         (mask, precision) for mask in ("full", "causal", "time") for precision in ("fp32", "bf16")
@@ -173,16 +169,6 @@ def test_kernels_are_listed_with_the_reasons_against_the_others(capsys) -> None:
     assert main(["bench", "attention", "--list"]) == 0
     assert "xformers: xformers has kernels for CUDA only" in capsys.readouterr().out or torch.cuda.is_available()
     assert main(["bench", "train", "--list"]) == 2
-
-
-def test_the_loaders_store_is_what_it_claims(tmp_path) -> None:  # not as `config` shrinks it
-    store = write_store(tmp_path, 3)
-    sessions = [store.session(s) for s in store.session_ids]
-    assert len(sessions) == 3
-    assert len({s.num_units for s in sessions}) > 1
-    for s in sessions:
-        assert 90 <= s.num_units <= 110
-        np.testing.assert_allclose(len(s.spikes.timestamps) / s.num_units / s.observed.duration, 8.0, rtol=0.05)
 
 
 def test_every_name_resolves_and_decoding_rows_keep_their_shape(monkeypatch) -> None:
@@ -210,7 +196,7 @@ def test_every_name_resolves_and_decoding_rows_keep_their_shape(monkeypatch) -> 
 def test_bad_names_and_options_are_input_errors(config, capsys) -> None:
     with pytest.raises(InputError, match=r"one of: attention, train, .*, curve, adaptation, dynamics, .*, found tain"):
         bench("tain")
-    for field in ("repeats", "sequences", "sessions", "seeds"):
+    for field in ("repeats", "seeds"):
         with pytest.raises(InputError, match=f"{field}: expected at least 1, found 0"):
             BenchConfig(**{field: 0})
     with pytest.raises(InputError, match="precision: expected fp32 or bf16, found fp16"):

@@ -14,6 +14,7 @@ from ndt.config.dynamics import (
     PotentialConfig,
     WLMConfig,
 )
+from ndt.dynamics import first_order
 from tests.realdata import real_file
 
 SMALL = PotentialConfig(width=8, depth=2, time_frequencies=2)
@@ -39,18 +40,19 @@ def test_interpolations_of_the_vortex_have_the_published_errors(monkeypatch, tmp
     assert all(np.isfinite(row["value"]) for row in rows)
 
 
-def test_a_vortex_that_is_not_there_is_named(monkeypatch, tmp_path) -> None:
+def test_a_missing_file_of_the_vortex_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("NDT_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"ocean_vortex_small\.npz: NDT_DATA: expected the file of a vortex"):
         vortex_module.vortex()
 
 
 @pytest.mark.slow
-def test_forecasts_have_rows_of_each_peer_from_both_beginnings(monkeypatch, tmp_path) -> None:
+def test_forecasts_have_rows_of_each_peer_from_both_starts(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(first_order, "STEPS", 2)
     functional = FunctionalConfig(terms=("fourier",), fourier_features=4)
     mechanics = WLMConfig(functional=functional, weak_form_steps=1, steps=2, num_particles=30)
     config = DynamicsConfig(
-        method="wlm", hoam=QUICK, wlm=mechanics, flow_steps=2, num_particles=30,
+        method="wlm", hoam=QUICK, wlm=mechanics, num_particles=30,
         baselines=("hoam", "flow_matching", "gradient_flow", *forecasts.REFERENCES),
     )  # fmt: skip
     monkeypatch.setattr(forecasts, "MECHANICS", {"harmonic_oscillator": config})

@@ -1,4 +1,4 @@
-"""``ndt bench recordings``: which runs it asks for, and that its rows are those of the runs."""
+"""``ndt bench recordings``: the runs that it starts, and the rows that it makes of them."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from ndt.errors import InputError
 
 
 def metrics(seed: int, fold: int, seconds: float) -> dict:
-    """What a run might have found: numbers that tell seed, fold and seconds."""
+    """Scores that depend on seed, fold and seconds."""
     r2 = 0.5 + 0.01 * seed + 0.001 * fold + 0.0001 * seconds
     test = {"r2": r2, "median_error_deg": 10 * r2, "adaptive_coverage_90": 0.9 + 0.01 * seed}
     test |= {"adaptive_coverage_90_error": 0.01, "interval_coverage_90": 0.8}
@@ -25,8 +25,8 @@ def metrics(seed: int, fold: int, seconds: float) -> dict:
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Every run that is asked for, as (base, folder, settings); none is made."""
+def started(monkeypatch):
+    """Every run that the benchmark starts, as (base, folder, settings); nothing is trained."""
     found = []
 
     def decode(folder, base, session, target, store, config: FinetuneConfig) -> dict:
@@ -44,18 +44,18 @@ def asked(monkeypatch):
     return found
 
 
-def test_runs_are_folds_seeds_and_seconds_that_there_are(asked, tmp_path) -> None:
+def test_runs_are_folds_seeds_and_the_seconds_that_the_recording_has(started, tmp_path) -> None:
     study = StudyConfig(data=("A2929",), label_seconds=(30.0, 60.0, 120.0))
     bench.recordings(tmp_path, 2, study)
-    settings = [(c.split, c.label_seconds, c.seed) for _, _, c in asked]
+    settings = [(c.split, c.label_seconds, c.seed) for _, _, c in started]
     folds = [(f"fold:{k}/5", 0.0, seed) for k in range(1, 6) for seed in (0, 1)]
     assert settings == [*folds, *(("", t, seed) for t in (30.0, 60.0) for seed in (0, 1))]
-    assert len({folder for _, folder, _ in asked}) == len(asked)
-    assert {c.baselines for _, _, c in asked if not c.label_seconds} == {BASELINES}
-    assert {c.baselines for _, _, c in asked if c.label_seconds} == {bench.FEWER}
+    assert len({folder for _, folder, _ in started}) == len(started)
+    assert {c.baselines for _, _, c in started if not c.label_seconds} == {BASELINES}
+    assert {c.baselines for _, _, c in started if c.label_seconds} == {bench.FEWER}
 
 
-def test_rows_are_paired_with_their_peers(asked, tmp_path) -> None:
+def test_rows_are_paired_with_their_peers(started, tmp_path) -> None:
     rows = {r["name"]: r for r in bench.recordings(tmp_path, 3, StudyConfig(data=("m1",), label_seconds=(30.0,)))}
     whole = rows["m1.r2.ensemble"]
     np.testing.assert_allclose(whole["values"], [0.5, 0.51, 0.52])
@@ -67,15 +67,15 @@ def test_rows_are_paired_with_their_peers(asked, tmp_path) -> None:
     assert rows["m1.coverage"]["static"] == [0.8] * 3
 
 
-def test_the_second_day_of_chewie_starts_from_the_first(asked, tmp_path) -> None:
+def test_second_day_of_chewie_is_pretrained_on_the_first(started, tmp_path) -> None:
     study = StudyConfig(data=("chewie1", "chewie2"), label_seconds=(1000.0,))
     rows = {r["name"]: r for r in bench.recordings(tmp_path, 2, study)}
-    bases = [base for base, folder, _ in asked if "transfer" in folder.name]
+    bases = [base for base, folder, _ in started if "transfer" in folder.name]
     assert bases == [tmp_path / "chewie1" / "pretrain" / f"seed{s}" for s in (0, 1)]
     np.testing.assert_allclose(rows["chewie2.pretrained.network"]["difference"], 0.0, atol=1e-12)
 
 
-def test_unknown_and_missing_recordings_are_said(tmp_path, monkeypatch) -> None:
+def test_unknown_and_missing_recordings_are_refused(tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match="data: expected some of m1, s1, chewie1"):
         bench.recordings(tmp_path, 1, StudyConfig(data=("m7",)))
     monkeypatch.setenv("NDT_DATA", str(tmp_path))

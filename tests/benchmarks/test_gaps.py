@@ -1,4 +1,4 @@
-"""A file with a fifth of its time unobserved: rates are the true ones, and no window holds a moment of it."""
+"""A file with a fifth of its time unobserved: rates equal the true ones, and no window holds unobserved time."""
 
 import json
 
@@ -10,8 +10,7 @@ from ndt.benchmarks import gaps
 from ndt.benchmarks.gaps import in_gap, simulate
 from ndt.config import BenchConfig, IngestConfig
 from ndt.data.read.nwb import read_nwb
-from ndt.data.sampler import Sampler
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import BinnedSession, Sampler
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
 from tests.recordings import units, write_nwb
@@ -29,7 +28,7 @@ def path(truth, tmp_path_factory):
     return path
 
 
-def test_the_simulation_is_what_it_says(truth):
+def test_simulated_spikes_have_their_rates_and_lie_in_observed_time(truth):
     observed = truth.observed
     np.testing.assert_allclose(observed.duration, 480)
     np.testing.assert_allclose(observed.end[-1], 600)
@@ -47,7 +46,7 @@ def test_the_simulation_is_what_it_says(truth):
     assert abs(late.mean() - share) < 5 * np.sqrt(share * (1 - share) / len(late))
 
 
-def test_a_window_is_in_a_gap_where_it_holds_any_of_it():
+def test_in_gap_by_hand():
     observed = Intervals([0.0, 5.0, 9.0], [3.0, 7.0, 10.0])
     windows = np.array([[0, 3], [2, 3.1], [3, 5], [4, 6], [5, 7], [6, 9.5], [9, 10], [9.5, 10.5], [-1, 0.5], [20, 21]])
     np.testing.assert_array_equal(in_gap(windows, observed), [0, 1, 1, 1, 0, 1, 0, 1, 1, 1])
@@ -64,8 +63,8 @@ def test_our_rates_are_true_within_sampling_error_and_no_window_is_in_a_gap(trut
     assert len(np.unique(np.searchsorted(truth.observed.start, found.windows[:, 0], side="right"))) > 10
 
 
-def test_whoever_ignores_the_gaps_is_a_fifth_too_low(truth, path):
-    """The same file, read as if it had no observation intervals: the figure by which others are off."""
+def test_rates_over_the_whole_file_are_a_fifth_too_low(truth, path):
+    """The rates of a reader that ignores `obs_intervals`."""
     domain = truth.observed.end[-1] - truth.observed.start[0]
     rates = np.array([len(spikes) for spikes in truth.spikes]) / domain
     np.testing.assert_allclose(np.mean(rates / truth.rates), 0.8, atol=0.02)
@@ -74,8 +73,8 @@ def test_whoever_ignores_the_gaps_is_a_fifth_too_low(truth, path):
     assert abs(in_gap(windows, truth.observed).mean() - sum(starts) / 599) < 0.04  # a gap spoils 1 s before it as well
 
 
-def test_units_that_come_and_go_are_each_counted_in_their_own_time(tmp_path):
-    """Each unit misses its own fifth; a bin counts for a unit only where that one was observed."""
+def test_each_unit_is_counted_in_its_own_observed_time(tmp_path):
+    """Each unit is unobserved in another fifth of the time; a bin is valid for a unit that was observed in it."""
     rng = np.random.default_rng(1)
     rates, observed, spikes = rng.uniform(5, 40, 12), [], []
     for rate in rates:
@@ -100,10 +99,10 @@ def test_units_that_come_and_go_are_each_counted_in_their_own_time(tmp_path):
 
 
 @pytest.mark.parametrize("peer", ["pynapple", "temporaldata"])
-def test_peers_read_the_file_as_they_do(truth, path, peer):
-    """If this fails, a peer has begun to use `obs_intervals`, and what we say of it must change."""
+def test_peers_ignore_the_observed_time(truth, path, peer):
+    """If this fails, a peer has begun to use `obs_intervals`, and the documents must be corrected."""
     pytest.importorskip(peer)
-    found = gaps.MEMBERS[peer](path, 0)
+    found = gaps.PEERS[peer](path, 0)
     np.testing.assert_allclose(np.mean(found.rates / truth.rates), 0.8, atol=0.02)
     assert found.windows.shape == (2000, 2)
     assert in_gap(found.windows, truth.observed).mean() > 0.15
@@ -116,9 +115,9 @@ def small(monkeypatch):
         monkeypatch.setattr(gaps, name, value)
 
 
-def test_rows_name_what_is_measured_beside_peers_that_are_installed(small, monkeypatch):
+def test_rows_compare_to_installed_peers(small, monkeypatch):
     pytest.importorskip("temporaldata")
-    monkeypatch.setattr(gaps, "MEMBERS", {"temporaldata": gaps.MEMBERS["temporaldata"], "absent": None})
+    monkeypatch.setattr(gaps, "PEERS", {"temporaldata": gaps.PEERS["temporaldata"], "absent": None})
     rows = bench("gaps", BenchConfig(seeds=2))["rows"]
     json.dumps(rows, allow_nan=False)
     assert [(r["name"], r["unit"], r["peer"]) for r in rows] == [
@@ -130,7 +129,7 @@ def test_rows_name_what_is_measured_beside_peers_that_are_installed(small, monke
     assert rows[2]["values"] == [0, 0]
 
 
-def test_without_any_peer_there_are_rows_of_ours(small, monkeypatch):
-    monkeypatch.setattr(gaps, "MEMBERS", {})
+def test_rows_without_an_installed_peer(small, monkeypatch):
+    monkeypatch.setattr(gaps, "PEERS", {})
     rows = gaps.gaps(BenchConfig(seeds=1))
     assert [(r["name"], r["peer"], r["ratio"]) for r in rows] == [(f"gaps.{key}", None, None) for key in gaps.UNITS]

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_decoder import PARTS, fake_decoder
 from fake_run import SESSION, fake_run
 
-from ndt.reports.run import write_report
+from ndt.api import report as write_report
 
 pytestmark = pytest.mark.browser
 

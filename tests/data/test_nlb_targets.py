@@ -8,7 +8,7 @@ from scipy.signal.windows import gaussian
 
 from ndt.data.nlb_targets import as_population, nlb_targets, select_trials, unit_groups
 from ndt.errors import InputError
-from ndt.evaluation.nlb import NlbTask, find_task
+from ndt.evaluation.nlb import TASKS, NlbTask
 from ndt.evaluation.trial_rates import trial_rates
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
@@ -17,7 +17,7 @@ from tests.problems import busy_model, specification
 LENGTH = 2.0  # of a trial in seconds
 SPLIT = ("train", "train", "none", "val", "train", "val", "val", "train")
 ONSET = np.array([0.5, 0.507, 0.51, 0.513, np.nan, 0.52, 0.3, 0.533])  # the 7th: its PSTH reaches over the pause
-MAZE = find_task("mc_maze")
+MAZE = TASKS["mc_maze"]
 
 
 def session(rate_hz=40.0, seed=0, **columns):
@@ -125,14 +125,14 @@ def test_without_the_benchmarks_split_the_sessions_blocks_say_which_trials_are_e
     np.testing.assert_allclose(evaluated.event, [14.7], rtol=0, atol=1e-9)
 
 
-def test_what_trials_need_is_said():
+def test_errors_name_missing_trials_and_columns():
     recording = session()
     with pytest.raises(InputError, match="trials: expected a table of trials, found no table"):
         select_trials(replace(recording, intervals={}), MAZE, ("val",), 0.02)
     with pytest.raises(
         InputError, match=r"trials/go_time: expected a column of times in seconds, or one of start, mov"
     ):
-        select_trials(recording, find_task("dmfc_rsg"), ("val",), 0.02)
+        select_trials(recording, TASKS["dmfc_rsg"], ("val",), 0.02)
     with pytest.raises(InputError, match="trials: expected trials of test that have move_onset_time, found none"):
         select_trials(recording, MAZE, ("test",), 0.02)
     with pytest.raises(InputError, match="bin_size: expected a multiple of 15 ms, in which spikes were counted"):
@@ -212,7 +212,7 @@ def test_spikes_are_those_of_the_units_in_the_benchmarks_order():
 @pytest.mark.parametrize(("name", "lag"), [("mc_maze", 0.1), ("mc_maze_small", 0.12)])
 @pytest.mark.parametrize("bin_size", [0.005, 0.02])
 def test_velocity_is_read_at_the_start_of_the_bin_and_a_lag_later(name, lag, bin_size):
-    recording, task = session(), find_task(name)
+    recording, task = session(), TASKS[name]
     train, evaluated = both(recording, task, bin_size)
     found, _ = nlb_targets(recording, task, train, evaluated)
     for part, trials in (("train", train), ("eval", evaluated)):
@@ -233,7 +233,7 @@ def test_velocity_is_missing_where_it_was_not_measured():
 
 
 def test_two_decoders():
-    task = find_task("area2_bump")
+    task = TASKS["area2_bump"]
     recording = session(ctr_hold_bump=np.array([0, 1, 1, 0, 0, 1, 1, 1]), cond_dir=np.zeros(8))
     train, evaluated = both(recording, task)
     found, _ = nlb_targets(recording, task, train, evaluated)
@@ -243,14 +243,14 @@ def test_two_decoders():
     np.testing.assert_allclose(found["eval_behavior"][..., 0], time, rtol=0, atol=1e-5)
 
 
-def test_what_cannot_be_scored_is_said():
+def test_scores_without_targets_are_listed():
     recording = replace(session(), covariates={})
     table = recording.intervals["trials"]
     columns = {name: table.columns[name] for name in ("split", "move_onset_time")}
     bare = replace(recording, intervals={"trials": Intervals(table.start, table.end, columns)})
     found, left_out = nlb_targets(bare, MAZE, *both(bare))
     assert left_out == (
-        "vel R2: there is no covariate hand_vel",
+        "vel R2: the session has no covariate hand_vel",
         "psth R2: trials have no column trial_type",
     )
     assert found.keys() == {*("eval_spikes_heldout", "eval_spikes_heldin_forward", "eval_spikes_heldout_forward")}
@@ -321,7 +321,7 @@ def test_dmfc_is_scored_from_set_to_go():
         "is_outlier": np.array([0, 0, 0, 0, 0, 0, 1, 0]),
         **{name: np.zeros(8, int) for name in ("is_eye", "theta", "is_short")},
     }
-    recording, task = session(**columns), find_task("dmfc_rsg")
+    recording, task = session(**columns), TASKS["dmfc_rsg"]
     train, evaluated = both(recording, task)
     assert (train.num_bins, evaluated.num_bins) == (75, 75)
     found, left_out = nlb_targets(recording, task, train, evaluated)

@@ -101,7 +101,7 @@ WRONG = {
     "range": (GOOD.replace("select: ", "workers: -1, select: "), r"recipe\.ingest\.workers: expected at least 0, .*"),
     "no list": (GOOD.replace('["*.mat"]', "x"), r"recipe\.files: expected a list of words, found 'x'"),
     "no reason": (GOOD.replace("true", "false"), r"recipe\.reason: expected why it was not tried, found none"),
-    "a name": (GOOD + "name: x\n", r"recipe\.name: expected nothing, .*"),
+    "a name": (GOOD + "name: x\n", r"recipe\.name: expected no name: .*"),
     "no mapping": ("[1, 2]", r"recipe: expected the keys .*, found no title"),
     "no yaml": ("a: [", r"recipe: expected a YAML file, found .*"),
 }

@@ -6,8 +6,7 @@ from hypothesis import given
 from problems import recording
 from strategies import recordings, seeds
 
-from ndt.data.sampler import Sampler
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import BinnedSession, Sampler
 from ndt.errors import InputError
 from ndt.model.vocabulary import Vocabulary
 

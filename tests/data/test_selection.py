@@ -157,7 +157,7 @@ def test_duplicates_are_grouped_or_all_but_the_fullest_dropped() -> None:
     )
     kept = prepare(twins(), IngestConfig(duplicates="drop"))
     np.testing.assert_array_equal(kept.units.id, ["b", "c", "d"])
-    assert kept.dropped == ("units: they share their spikes with others: a",)
+    assert kept.dropped == ("units: duplicates of others: a",)
     np.testing.assert_array_equal(prepare(twins(), IngestConfig()).units.id, ["a", "b", "c", "d"])
 
 

@@ -119,7 +119,7 @@ def test_without_covariates_all_observed_time_is_split() -> None:
 @pytest.mark.parametrize("seconds", [0.5, 4.0, 9.0])
 def test_too_short_is_said_with_how_short(seconds) -> None:
     with pytest.raises(
-        InputError, match=rf"at least 1 s with guards of 2 s, found blocks of .* s out of {seconds:.1f} s"
+        InputError, match=rf"at least 1 s with guards of 2 s, found splits of .* s out of {seconds:.1f} s"
     ):
         split(recording([(0.0, seconds)]), 2.0)
 
@@ -184,7 +184,7 @@ def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> Non
     ("rule", "message"),
     [
         ("trials/other", r"split: expected first:SECONDS, fold:K/N, or one of trials/split, found 'trials/other'"),
-        ("first:90", r"split: expected training and test time by 'first:90', found blocks: train$"),
+        ("first:90", r"split: expected training and test time by 'first:90', found splits: train$"),
         ("first:x", "expected first:SECONDS, fold:K/N, or one of"),
     ],
 )
@@ -196,7 +196,7 @@ def test_rules_that_leave_no_blocks_are_refused(rule, message) -> None:
 
 def test_a_table_of_one_kind_of_row_is_no_split() -> None:
     session = replace(recording([(0.0, 60.0)]), intervals=trials_of(["none", "none"]))
-    with pytest.raises(InputError, match="training and test time by 'trials/split', found blocks: none"):
+    with pytest.raises(InputError, match="training and test time by 'trials/split', found splits: none"):
         assign_splits(session, "trials/split")
 
 

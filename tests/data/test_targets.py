@@ -118,10 +118,10 @@ def test_more_than_64_integers_are_numbers_and_as_many_texts_are_refused() -> No
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("continuous:text", "trials/text: expected numbers, to be taken for continuous, found text"),
-        ("angle:text", "trials/text: expected numbers, to be taken for angle, found text"),
-        ("class:pair", "trials/pair: expected one value a row, to be taken for classes"),
-        ("angle:turn", "angle trials/turn: expected angles in radians, or a unit .*, found values up to 315"),
+        ("continuous:text", "trials/text: expected numbers for continuous, found text"),
+        ("angle:text", "trials/text: expected numbers for angle, found text"),
+        ("class:pair", "trials/pair: expected one value per row for classes"),
+        ("angle:turn", "angle trials/turn: expected angles in radians, or the unit .*, found values up to 315"),
     ],
 )
 def test_what_cannot_be_taken_for_it_is_refused(name, told) -> None:
@@ -146,7 +146,7 @@ def test_a_state_lasts_from_its_event_to_the_next() -> None:
     assert codes(found.values) == [None, None, 2, 2, 0, 0, 1, 1, 1, 1, 1, 1]
     np.testing.assert_array_equal(found.trial[0][[0, 2, 4, 6]], [-1, 1, 2, 0])
     assert codes(build_targets(session, "state", np.array([29.0, 31.0]), 0.5).values) == [1, None]  # 30 s were observed
-    with pytest.raises(InputError, match=r"states/x: expected rows that last, .* found events without a length"):
+    with pytest.raises(InputError, match=r"states/x: expected rows longer than 0 s, .* found events of zero length"):
         build_targets(session, "x", BINS, 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Controls: what knows no spikes or has labels that are not its own fails, and gains are those that were put in."""
+"""Controls: decoders without spikes or with wrong labels fail, and fitted gains equal the true ones."""
 
 from itertools import pairwise
 
@@ -151,7 +151,7 @@ def test_a_decoder_of_the_wrong_labels_scores_about_zero(control: str) -> None:
     assert abs(r2(x[test], wrong.predict([y])[0][test])) < 0.05
 
 
-def test_no_labels_is_the_users_to_know() -> None:
+def test_no_labels_raise_an_input_error() -> None:
     counts, linear, targets, _ = reaches(noise=0.1)
     train, valid, nothing = blocks(60, 8, 0, 30, 60, 60)
     ridge = fit_ridge(counts, linear, train, valid, bin_size=BIN)

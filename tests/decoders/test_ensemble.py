@@ -1,18 +1,22 @@
-"""What is ensemble: the same from files as from memory, whatever the order of units, and never worse than ridge."""
+"""Ensembles: weights that minimise squared error, the weighted mean, matching of units, and files."""
 
 import json
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from ndt.decoders.drift import InputDrift
-from ndt.decoders.ensemble import Ensemble, PartEnsemble
+from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, flatten, unflatten, weighted_mean
 from ndt.decoders.gru import fit_gru
 from ndt.decoders.naive_bayes import fit_naive_bayes
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
+from ndt.evaluation.metrics import r2
 from ndt.target import Part
 
 LENGTHS, N = (300, 200), 6
@@ -20,7 +24,7 @@ LENGTHS, N = (300, 200), 6
 
 @pytest.fixture(scope="module")
 def problem():
-    """Counts that follow a direction, its labels, and what a network might have said of it."""
+    """Counts that follow a direction, the direction, and the predictions of a network."""
     rng = np.random.default_rng(0)
     angle = np.cumsum(rng.normal(0, 0.15, sum(LENGTHS)))
     y = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -35,10 +39,10 @@ def ensemble(problem) -> Iterator[Ensemble]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"WIDTH": 8, "STEPS": 4, "VALID_EVERY": 2, "BATCH_SIZE": 4}.items():
             patch.setattr(f"ndt.decoders.gru.{name}", value)
-        yield blended_decoder(*problem)
+        yield fitted_ensemble(*problem)
 
 
-def blended_decoder(x, y, network) -> Ensemble:
+def fitted_ensemble(x, y, network) -> Ensemble:
     early = np.arange(sum(LENGTHS)) < 350
     train, valid = (np.split(rows, np.cumsum(LENGTHS)[:-1]) for rows in (early, ~early))
     rows = {"bin_size": 0.05}
@@ -49,7 +53,6 @@ def blended_decoder(x, y, network) -> Ensemble:
     }
     part_ensemble = PartEnsemble(
         part=Part(name="heading", kind="angle", dims=("yaw",)),
-        columns=slice(0, 2),
         weights={"network": 0.5, "ridge": 0.2, "gru": 0.1, "naive_bayes": 0.2},
         members=members,
         conformal=Conformal.fit(np.concatenate(y)[:200], network[:200], "angle"),
@@ -59,16 +62,16 @@ def blended_decoder(x, y, network) -> Ensemble:
     )
 
 
-def test_it_is_the_weighted_mean_of_its_members(ensemble, problem) -> None:
+def test_prediction_is_the_weighted_mean_of_members(ensemble, problem) -> None:
     x, _, network = problem
     part_ensemble = ensemble.parts[0]
     expected = 0.5 * network + sum(
-        part_ensemble.weights[n] * np.concatenate(p.predict(x)) for n, p in part_ensemble.members.items()
+        part_ensemble.weights[n] * np.concatenate(m.predict(x)) for n, m in part_ensemble.members.items()
     )
     np.testing.assert_allclose(ensemble.predict(network, x), expected)
 
 
-def test_from_files_it_says_the_same_to_the_last_bit(ensemble, problem, tmp_path) -> None:
+def test_a_saved_ensemble_predicts_the_same_to_the_last_bit(ensemble, problem, tmp_path) -> None:
     x, _, network = problem
     ensemble.save(tmp_path)
     found = Ensemble.load(tmp_path)
@@ -89,7 +92,7 @@ def test_units_are_found_by_identity_and_missing_ones_are_not_observed(ensemble,
     np.testing.assert_array_equal(ensemble.predict(network, arranged), ensemble.predict(network, lost))
 
 
-def test_a_member_without_weight_is_not_asked(ensemble, problem) -> None:
+def test_a_member_of_weight_zero_does_not_predict(ensemble, problem) -> None:
     x, _, network = problem
     part_ensemble = ensemble.parts[0]
     alone = PartEnsemble(
@@ -99,7 +102,7 @@ def test_a_member_without_weight_is_not_asked(ensemble, problem) -> None:
     np.testing.assert_allclose(only.predict(network, x), network)
 
 
-def test_files_that_are_missing_or_of_another_format_are_said(ensemble, tmp_path) -> None:
+def test_errors_name_files_that_are_missing_or_of_another_format(ensemble, tmp_path) -> None:
     with pytest.raises(InputError, match=r"ensemble\.json: content: expected a JSON file"):
         Ensemble.load(tmp_path)
     ensemble.save(tmp_path)
@@ -109,8 +112,62 @@ def test_files_that_are_missing_or_of_another_format_are_said(ensemble, tmp_path
     ensemble.save(tmp_path)
     found = json.loads((tmp_path / "ensemble.json").read_text())
     (tmp_path / "ensemble.json").write_text(json.dumps(found | {"format": 99}))
-    with pytest.raises(InputError, match="format: expected 1, found 99"):
+    with pytest.raises(InputError, match="format: expected 2, found 99"):
         Ensemble.load(tmp_path)
-    (tmp_path / "ensemble.json").write_text(json.dumps({k: v for k, v in found.items() if k != "parts"}))
+    del found["ensemble"]["parts"]
+    (tmp_path / "ensemble.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match="content: expected what `ndt finetune` writes"):
         Ensemble.load(tmp_path)
+
+
+def test_numbers_that_are_not_finite_go_through_json() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 1))
+    conformal = Conformal.fit(y, x, "continuous")  # of five rows: an infinite quantile, an unknown error
+    found = unflatten(json.loads(json.dumps(flatten(conformal, {}), allow_nan=False)), {})
+    assert found.quantile == conformal.quantile == (np.inf,)
+    assert np.isnan([found.error, conformal.error]).all()
+
+
+@given(seed=st.integers(0, 10**6), num_members=st.integers(1, 4))
+def test_weights_are_convex_and_no_member_decodes_these_rows_better(seed, num_members) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(50, 2))
+    members = {f"m{i}": rng.uniform(0, 2) * y + rng.normal(size=y.shape) for i in range(num_members)}
+    weights = ensemble_weights(y, members)
+    assert min(weights.values()) >= 0
+    np.testing.assert_allclose(sum(weights.values()), 1.0, atol=1e-5)
+    assert r2(y, weighted_mean(members, weights)) >= max(r2(y, m) for m in members.values()) - 1e-4
+
+
+def test_weights_are_the_minimum_that_a_general_solver_finds() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(200, 2))
+    noise = rng.normal(size=(3, 200, 2))
+    members = {"a": y + noise[0], "b": 0.8 * y + 0.5 * noise[1], "c": y + 0.7 * noise[0] + noise[2]}
+    stacked = np.stack(list(members.values()))
+    found = minimize(
+        lambda w: np.sum((y - np.tensordot(w, stacked, 1)) ** 2),
+        np.full(3, 1 / 3),
+        bounds=[(0, 1)] * 3,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+    )
+    np.testing.assert_allclose(list(ensemble_weights(y, members).values()), found.x, atol=2e-3)
+
+
+def test_weights_follow_inverse_variances_of_independent_errors() -> None:
+    rng = np.random.default_rng(1)
+    y, spread = rng.normal(size=(40_000, 1)), np.array([1.0, 2.0, 0.5])
+    members = {str(s): y + s * rng.normal(size=y.shape) for s in spread}
+    expected = spread**-2.0 / np.sum(spread**-2.0)
+    np.testing.assert_allclose(list(ensemble_weights(y, members).values()), expected, atol=0.02)
+
+
+def test_unlabelled_rows_do_not_count_and_a_member_that_is_right_has_all_the_weight() -> None:
+    y = np.array([[0.0], [1.0], [3.0], [np.nan]])
+    assert ensemble_weights(y, {"right": np.nan_to_num(y), "wrong": -np.nan_to_num(y)}) == {"right": 1.0, "wrong": 0.0}
+
+
+def test_members_of_weight_zero_may_be_missing() -> None:
+    np.testing.assert_allclose(weighted_mean({"a": np.ones((2, 1))}, {"a": 1.0, "b": 0.0}), np.ones((2, 1)))
+    with pytest.raises(KeyError):
+        weighted_mean({"a": np.ones((2, 1))}, {"a": 0.5, "b": 0.5})

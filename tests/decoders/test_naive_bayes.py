@@ -1,4 +1,4 @@
-"""Naive Bayes against posteriors by slow loops, and against the best that there is of populations that are known."""
+"""Naive Bayes against posteriors by slow loops, and against the optimal decoder of known populations."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
+from ndt.decoders.ensemble import flatten, unflatten
 from ndt.decoders.naive_bayes import LOST, CellBayes, NaiveBayes, fit_naive_bayes
 from ndt.decoders.target_cells import circle, classes, grid, spread
 from ndt.errors import InputError
@@ -215,7 +216,7 @@ def test_three_dimensions_and_two_angles_are_decoded_one_by_one() -> None:
         np.testing.assert_allclose(three.predict([counts])[0][:, c], column.predict([counts])[0][:, 0], rtol=1e-12)
 
 
-def test_probabilities_of_classes_are_what_they_say() -> None:
+def test_probabilities_of_classes_are_calibrated() -> None:
     """Of bins given a class with probability about p, about the share p is of it."""
     rng, T = np.random.default_rng(1), 6000
     label = rng.integers(3, size=T)
@@ -257,7 +258,7 @@ def test_pieces_do_not_mix_and_the_future_does_not_leak(cut, options: dict) -> N
     np.testing.assert_array_equal(m.predict(x[2:3])[0], before[2])
 
 
-def test_it_sees_nothing_outside_its_masks_and_scores_what_it_predicts(cut) -> None:
+def test_it_reads_only_its_masks_and_scores_its_predictions(cut) -> None:
     x, y, train, valid = cut
     valid = [m & (np.arange(len(m)) % 2 == 0) for m in valid]
     one = fit_naive_bayes(x, y, train, valid, bin_size=BIN, kind="angle")
@@ -271,10 +272,11 @@ def test_it_sees_nothing_outside_its_masks_and_scores_what_it_predicts(cut) -> N
 @pytest.mark.parametrize(
     ("kind", "cells"), [("angle", [circle(6), circle(6)]), ("class", [classes(3)]), ("continuous", [grid(EDGES)])]
 )
-def test_it_comes_back_from_its_arrays(kind: str, cells) -> None:
+def test_a_stored_naive_bayes_predicts_the_same(kind: str, cells) -> None:
     parts = [model(c, window_bins=3, step=0.5, power=0.4, valid_r2=0.7) for c in cells]
     whole = NaiveBayes((*parts, model(cells[0], window_bins=2)), kind, BIN, 0.75)  # the last without continuity
-    again = NaiveBayes.from_arrays(whole.arrays())
+    arrays: dict = {}
+    again = unflatten(flatten(whole, arrays), arrays)
     assert again.chosen == whole.chosen
     assert whole.chosen["step"][-2:] == [0.5, None]
     assert (again.kind, again.bin_size, again.valid_r2, again.parts[0].valid_r2) == (kind, BIN, 0.75, 0.7)
@@ -282,7 +284,7 @@ def test_it_comes_back_from_its_arrays(kind: str, cells) -> None:
     np.testing.assert_array_equal(again.predict(x)[0], whole.predict(x)[0])
 
 
-def test_no_labels_is_the_users_to_know(cut) -> None:
+def test_no_labels_raise_an_input_error(cut) -> None:
     x, y, train, _ = cut
     with pytest.raises(InputError, match="valid: expected at least 2 labelled bins, found 0"):
         fit_naive_bayes(x, y, train, [np.zeros_like(m) for m in train], bin_size=BIN, kind="angle")

@@ -1,14 +1,15 @@
-"""Baselines against slow references, and what makes them fair: causal, within segments, chosen on validation only."""
+"""Baselines against slow references: causal, within segments, selected on validation rows only."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SlowRidge
 
+from ndt.decoders.ensemble import flatten, unflatten
 from ndt.decoders.kalman import fit_kalman
-from ndt.decoders.ridge import SOLVABLE, Lagged, Ridge, fit_ridge, lagged
+from ndt.decoders.ridge import SOLVABLE, Lagged, fit_ridge, lagged
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.segments import segments_of
+from ndt.segments import with_history
 
 BIN = 0.05
 
@@ -38,7 +39,7 @@ def test_lagged_by_hand() -> None:
 def test_stretches_by_hand() -> None:
     x = [np.arange(6), np.arange(6, 9), np.arange(9, 15)]
     rows = [np.isin(x[0], [3, 4]), np.zeros(3, bool), np.isin(x[2], [9, 12])]
-    segments, masks = segments_of(x, rows, history=2)
+    segments, masks = with_history(x, rows, bin_size=10.0)  # two bins
     for found, wanted in zip(segments, ([1, 2, 3, 4], [9, 10, 11, 12]), strict=True):
         np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(join(segments, masks), [3, 4, 9, 12])
@@ -179,18 +180,17 @@ def test_targets_fitted_together_are_as_fitted_alone() -> None:
         np.testing.assert_allclose(model.intercept, alone.intercept, rtol=1e-9, atol=1e-12)
 
 
-def test_ridge_comes_back_from_its_arrays() -> None:
+def test_a_stored_ridge_regression_predicts_the_same() -> None:
     counts, targets, train, valid = segments()
     model = fit_ridge(counts, targets, train, valid, bin_size=BIN)
-    arrays = model.arrays()
-    assert {a.dtype for a in arrays.values()} == {np.dtype(np.float64)}
-    again = Ridge.from_arrays(arrays)
+    arrays: dict = {}
+    again = unflatten(flatten(model, arrays), arrays)
     assert (again.num_lags, again.alpha, again.valid_r2) == (model.num_lags, model.alpha, model.valid_r2)
     for found, wanted in zip(again.predict(counts), model.predict(counts), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_no_labels_is_the_users_to_know() -> None:
+def test_no_labels_raise_an_input_error() -> None:
     counts, targets, train, _ = segments()
     nothing = [np.zeros_like(m) for m in train]
     for fit in (fit_ridge, fit_kalman):

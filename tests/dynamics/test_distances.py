@@ -10,7 +10,7 @@ from ndt.dynamics.snapshots import Snapshots
 RNG = np.random.default_rng(0)
 
 
-def test_a_shift_is_as_far_as_it_is_long() -> None:
+def test_the_distance_of_a_shifted_population_is_the_shift() -> None:
     x = RNG.normal(size=(300, 3))
     shift = np.array([3.0, 0.0, -4.0])
     for order in (1, 2):
@@ -20,7 +20,7 @@ def test_a_shift_is_as_far_as_it_is_long() -> None:
     assert sliced_w2(x, RNG.permutation(x)) < 1e-12
 
 
-def test_one_dimension_is_scipys() -> None:
+def test_distances_in_one_dimension_equal_scipys() -> None:
     x, y = RNG.normal(size=(200, 1)), RNG.exponential(size=(200, 1))
     np.testing.assert_allclose(wasserstein(x, y, 1), wasserstein_distance(x[:, 0], y[:, 0]), rtol=1e-10)
     np.testing.assert_allclose(
@@ -28,12 +28,12 @@ def test_one_dimension_is_scipys() -> None:
     )  # a direction is the line, or its mirror
 
 
-def test_a_slice_of_a_shift_is_its_part_along_it() -> None:
+def test_sliced_w2_of_a_shift_is_its_root_mean_square_projection() -> None:
     x = RNG.normal(size=(500, 4))
     np.testing.assert_allclose(sliced_w2(x, x + np.array([2.0, 0, 0, 0]), 4096), 1.0, rtol=0.05)  # 2 / sqrt(4)
 
 
-def test_gaussians_are_as_far_as_their_formula_says() -> None:
+def test_gaussian_w2_equals_its_closed_form() -> None:
     a, b = np.array([[2.0, 0.3], [0.3, 0.5]]), np.array([[0.7, -0.2], [-0.2, 1.1]])
     x, y = (RNG.multivariate_normal(np.zeros(2), c, 200_000) for c in (a, b))
     values, vectors = np.linalg.eigh(a)
@@ -42,7 +42,7 @@ def test_gaussians_are_as_far_as_their_formula_says() -> None:
     np.testing.assert_allclose(gaussian_w2(x, y) ** 2, exact, rtol=0.03)
 
 
-def test_what_is_round_is_near_itself_across_the_seam() -> None:
+def test_distances_are_periodic() -> None:
     x, period = RNG.uniform(0, 10, (200, 1)), np.array([10.0])
     moved = np.mod(x + 9.5, 10.0)
     assert wasserstein(x, moved, 1, period=period) <= 0.5 + 1e-9
@@ -51,7 +51,7 @@ def test_what_is_round_is_near_itself_across_the_seam() -> None:
     assert sliced_w2(clump, across, period=period) < 0.25 < sliced_w2(clump, across)
 
 
-def test_mmd_is_unbiased_and_sees_a_difference() -> None:
+def test_mmd_is_unbiased_and_detects_a_shift() -> None:
     same = [mmd(RNG.normal(size=(100, 2)), RNG.normal(size=(100, 2))) for _ in range(200)]
     assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(200)
     assert mmd(RNG.normal(size=(100, 2)), RNG.normal(1.0, 1, (100, 2))) > 5 * np.std(same)

@@ -46,7 +46,7 @@ def test_an_ensemble_obeys_newtons_law(name) -> None:
     np.testing.assert_allclose(pushed, law(x, v), atol=2e-4 * scale)
 
 
-def test_a_gas_widens_as_its_own_density_pushes() -> None:
+def test_an_isothermal_gas_obeys_its_equation() -> None:
     """Of a Gaussian of width sigma: T x / sigma² - k x - gamma v."""
     system = ensembles.isothermal_gas(0.5, 1.0, 0.3, width=0.4)
     x, v, rate, pushed = accelerations(system, 0.8)
@@ -57,7 +57,7 @@ def test_a_gas_widens_as_its_own_density_pushes() -> None:
     np.testing.assert_allclose(pushed, law, atol=1e-3 * np.abs(law).max())
 
 
-def test_a_vortex_has_a_core_that_turns_as_one_and_a_turn_at_the_distance_1_takes_1() -> None:
+def test_a_vortex_core_rotates_rigidly_and_the_period_at_radius_1_is_1() -> None:
     found = ensembles.vortex_tracers(core=50.0, width=0.1).simulate(20, np.array([0.0, 0.25]))
     x, y = (found[i].x for i in range(2))
     np.testing.assert_allclose(y, np.stack([-x[:, 1], x[:, 0]], 1), atol=1e-3)
@@ -123,7 +123,7 @@ def test_boids_turn_as_the_formula_says() -> None:
     np.testing.assert_allclose(found[3], [-0.5, 0.5])
 
 
-def test_what_is_forecast_is_held_out() -> None:
+def test_systems_hold_out_times_after_the_fitted_ones() -> None:
     seen = SYSTEMS["vortex_tracers"].snapshots(5)
     assert seen.held_out.sum() == 40
     assert seen.time[~seen.held_out].max() == pytest.approx(1.5)
@@ -138,7 +138,7 @@ def test_drifters_are_read_with_velocities_between_two_times() -> None:
     assert seen.time[seen.held_out].tolist() == [1.0, 3.0]
 
 
-def test_cells_of_a_stand_in_are_scaled_by_those_that_are_fitted(tmp_path) -> None:
+def test_embryoid_cells_are_standardised_by_fitted_cells(tmp_path) -> None:
     path = write_embryoid(tmp_path / "eb.npz", num_cells=600, num_dims=12)
     with np.load(path) as file:
         assert (file["pcs"].shape, file["pcs_delta"].shape) == ((600, 12), (600, 12))
@@ -162,14 +162,14 @@ def test_cells_of_a_stand_in_are_scaled_by_those_that_are_fitted(tmp_path) -> No
         ({}, {"held_out": [7]}, r"sample_labels: expected two or more samples, among them \[7\]"),
     ],
 )
-def test_cells_that_cannot_be_are_refused(arrays, options, told, tmp_path) -> None:
+def test_invalid_embryoid_files_are_refused(arrays, options, told, tmp_path) -> None:
     whole = {"pcs": np.zeros((4, 6)), "pcs_delta": np.zeros((4, 6)), "sample_labels": np.array([0, 0, 1, 1])}
     np.savez(tmp_path / "eb.npz", **(arrays if "pcs" in arrays else whole | arrays))
     with pytest.raises(InputError, match=told):
         embryoid(tmp_path / "eb.npz", **options)
 
 
-def test_files_that_are_none_are_refused(tmp_path) -> None:
+def test_unreadable_files_are_refused(tmp_path) -> None:
     (tmp_path / "a.npz").write_text("no archive")
     for read in (embryoid, drifters):
         with pytest.raises(InputError, match=r"a\.npz: content: expected an \.npz file of arrays"):

@@ -43,7 +43,7 @@ def white(num: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("terms", LEARNED)
-def test_order_does_not_matter_and_doubling_every_particle_changes_no_acceleration(terms) -> None:
+def test_accelerations_are_permutation_equivariant_and_unchanged_by_duplication(terms) -> None:
     psi, x = functional(terms), white(12)
     a = psi.acceleration(x, 0.5, NONE)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
@@ -53,7 +53,7 @@ def test_order_does_not_matter_and_doubling_every_particle_changes_no_accelerati
 
 
 @pytest.mark.parametrize("terms", LEARNED)
-def test_an_acceleration_is_minus_n_times_the_change_of_the_functional(terms) -> None:
+def test_accelerations_are_minus_n_times_the_gradient_of_the_functional(terms) -> None:
     psi, x = functional(terms), white(7)
     a = psi.acceleration(x, 0.5, NONE)
     for i, j in ((0, 0), (3, 1), (6, 0)):
@@ -64,7 +64,7 @@ def test_an_acceleration_is_minus_n_times_the_change_of_the_functional(terms) ->
         torch.testing.assert_close(a[i, j], -len(x) * change, rtol=1e-6, atol=1e-8)
 
 
-def test_a_linear_potential_has_no_period() -> None:
+def test_the_fourier_term_refuses_periodic_dimensions() -> None:
     with pytest.raises(
         InputError, match="fourier: expected no fourier or gradient_flow with a periodic dimension, found it"
     ):
@@ -72,7 +72,7 @@ def test_a_linear_potential_has_no_period() -> None:
 
 
 @pytest.mark.parametrize("terms", [terms for terms in LEARNED if terms != ("fourier",)])
-def test_what_is_round_has_no_seam(terms) -> None:
+def test_accelerations_are_periodic(terms) -> None:
     psi, x = functional(terms, period=(3.0, np.inf)), white(9)
     turned = x + torch.tensor([3.0, 0.0], dtype=torch.float64) * torch.arange(9)[:, None]
     torch.testing.assert_close(psi.acceleration(turned, 0.5, NONE), psi.acceleration(x, 0.5, NONE))
@@ -88,7 +88,14 @@ def test_pressure_and_quantum_force_of_a_gaussian_are_their_closed_forms() -> No
         torch.testing.assert_close(quantum, 0.9**2 * x / (4 * sigma**4), rtol=1e-5, atol=1e-6)
 
 
-def test_kernels_have_nearly_the_pressure_of_the_gaussian() -> None:
+def test_a_functional_with_a_fisher_term_has_a_value_without_gradients() -> None:
+    psi, x = functional(fisher=0.9), white(20)
+    with torch.no_grad():
+        found = psi(x, 0.0, NONE)
+    torch.testing.assert_close(found, psi(x, 0.0, NONE).detach())
+
+
+def test_kernel_density_pressure_is_close_to_that_of_the_gaussian() -> None:
     """A kernel widens what it sees; within a fifth, of a thousand samples, where most of them are."""
     x = white(1000)
     found = functional(entropy=1.0, density="kernel").acceleration(x, 0.0, NONE)
@@ -104,7 +111,7 @@ def test_densities_sum_to_one(density) -> None:
     np.testing.assert_allclose(DENSITIES[density](x, grid).exp().sum().item() * 0.1**2, 1.0, atol=1e-3)
 
 
-def test_time_enters_only_where_it_may() -> None:
+def test_only_use_time_makes_the_potential_time_dependent() -> None:
     x = white(5)
     for use_time in (False, True):
         psi = functional(("external",), use_time=use_time)
@@ -119,12 +126,12 @@ def test_time_enters_only_where_it_may() -> None:
         ({"width": 7}, "functional.width: expected a multiple of 4"),
     ],
 )
-def test_what_is_no_functional_is_refused(options, told) -> None:
+def test_invalid_functionals_are_refused(options, told) -> None:
     with pytest.raises(InputError, match=told):
         FunctionalConfig(**options)
 
 
-def test_a_linear_potential_is_its_weights_times_its_features_and_begins_as_nothing() -> None:
+def test_the_fourier_term_is_linear_in_its_weights_and_starts_at_0() -> None:
     model = functional(("fourier",), fourier_features=7)
     model.fourier.weight.data.zero_()
     x = torch.randn(5, 2, dtype=torch.float64)
@@ -134,15 +141,3 @@ def test_a_linear_potential_is_its_weights_times_its_features_and_begins_as_noth
         form.weight.normal_()
     expected = -form.unit * form.slopes(x) @ form.weight
     torch.testing.assert_close(model.acceleration(x, 0.0, NONE), expected)
-
-
-def test_a_temperature_is_learned_where_it_may_be() -> None:
-    for learn in (False, True):
-        config = FunctionalConfig(terms=(), entropy=0.3, learn_entropy=learn, density="gaussian")
-        model = Functional(config, functional().scales)
-        np.testing.assert_allclose(float(model.temperature.detach()), 0.3, rtol=1e-6)
-        assert model.log_entropy.requires_grad is learn
-    x = torch.randn(8, 2, dtype=torch.float64)
-    model = model.double()
-    model(x, 0.0, NONE).sum().backward()
-    assert float(model.log_entropy.grad.abs()) > 0

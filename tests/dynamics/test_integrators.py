@@ -25,7 +25,7 @@ def test_errors_fall_at_the_order_of_the_method(method, order) -> None:
     np.testing.assert_allclose(np.polyfit(np.log(steps), np.log(errors), 1)[0], order, atol=0.15)
 
 
-def test_between_its_steps_a_solution_is_of_the_same_order() -> None:
+def test_values_between_steps_have_the_same_order() -> None:
     x0, times = torch.tensor([[1.0, 0.5]], dtype=torch.float64), np.array([0.0, 0.013, 0.37, 0.61, 0.987])
     turns = torch.tensor([[-0.5, 2.0], [-2.0, -0.5]], dtype=torch.float64)
     exact = torch.cat([x0 @ torch.matrix_exp((t + t**2 / 2) * turns) for t in times])
@@ -48,7 +48,7 @@ def test_noise_has_the_law_of_ornstein_and_uhlenbeck(method) -> None:
     np.testing.assert_allclose(found.var().item() / variance, 1, atol=4 * np.sqrt(2 / n) + bias)
 
 
-def test_a_hundred_times_cost_no_more_than_two() -> None:
+def test_the_cost_does_not_depend_on_the_number_of_times() -> None:
     calls = []
 
     def drift(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_a_hundred_times_cost_no_more_than_two() -> None:
     assert len(calls) == 2 * (2 * 10 + 1)
 
 
-def test_what_is_round_comes_back_and_the_first_frame_is_the_start() -> None:
+def test_periodic_dimensions_are_wrapped_and_the_first_frame_is_the_start() -> None:
     x0 = torch.tensor([[0.6, 0.5]])
     found = integrate(
         lambda x, _: torch.full_like(x, -1.0), x0, np.array([0.0, 1.0, 2.5]), step=0.1, method="euler",
@@ -77,7 +77,7 @@ def test_what_is_round_comes_back_and_the_first_frame_is_the_start() -> None:
         ({"times": np.array([1.0, 0.0])}, "each later than the one before"),
     ],
 )
-def test_what_cannot_be_solved_is_refused(options, told) -> None:
+def test_invalid_solver_options_are_refused(options, told) -> None:
     options = {"times": np.array([0.0, 1.0]), "step": 0.1, **options}
     times = options.pop("times")
     with pytest.raises(InputError, match=told):

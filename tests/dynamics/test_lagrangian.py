@@ -35,7 +35,7 @@ def test_steps_are_of_second_order_for_every_friction(gamma, scale) -> None:
     assert np.all(np.abs(orders - 2) < 0.1)
 
 
-def test_free_particles_go_straight_and_friction_stops_them() -> None:
+def test_free_particles_equal_their_closed_form_with_and_without_friction() -> None:
     x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     v, times = x.flip(0), np.array([0.0, 0.7, 1.6])
     for gamma in (0.0, 1e-6, 0.5, 20.0):
@@ -47,7 +47,7 @@ def test_free_particles_go_straight_and_friction_stops_them() -> None:
 
 
 @pytest.mark.parametrize("gamma", [1e3, 1e4])
-def test_with_much_friction_mobility_is_the_gradient_flow(gamma) -> None:
+def test_mobility_at_high_friction_is_the_gradient_flow(gamma) -> None:
     """A population in a harmonic potential of curvature k shrinks as exp(-k t)."""
     x = torch.linspace(-2, 3, 101, dtype=torch.float64)[:, None]
     times = np.array([0.0, 0.5, 1.5])
@@ -56,7 +56,7 @@ def test_with_much_friction_mobility_is_the_gradient_flow(gamma) -> None:
         assert (found[k] - np.exp(-1.3 * t) * x).abs().mean() < 0.02  # W1: order is kept
 
 
-def test_without_friction_energy_keeps_to_the_second_order_and_time_runs_back() -> None:
+def test_without_friction_energy_is_conserved_and_time_is_reversible() -> None:
     x = torch.tensor([[1.0, 0.2], [0.3, -1.0]], dtype=torch.float64)
     v, times = torch.tensor([[0.0, 1.0], [0.5, 0.0]], dtype=torch.float64), np.array([0.0, 7.0])
 
@@ -76,7 +76,7 @@ def test_without_friction_energy_keeps_to_the_second_order_and_time_runs_back() 
     assert drift[1] < drift[0] / 3
 
 
-def test_friction_takes_its_power_from_the_energy() -> None:
+def test_energy_falls_by_the_power_of_friction() -> None:
     """dE/dt = -gamma |v|²."""
     x = torch.tensor([[1.0], [-0.4]], dtype=torch.float64)
     times = np.linspace(0, 2, 401)
@@ -88,7 +88,7 @@ def test_friction_takes_its_power_from_the_energy() -> None:
     )
 
 
-def test_a_circle_round_a_vortex_is_kept_by_its_own_potential() -> None:
+def test_circular_orbits_of_a_vortex_are_kept() -> None:
     """Tracers of a point vortex have a = -G² / (4 pi² r³): second order, though no first-order gradient turns them."""
     strength = 2 * np.pi
     angle = torch.linspace(0, 1, 9, dtype=torch.float64)[:-1]
@@ -116,7 +116,7 @@ def test_kicks_of_little_friction_are_continuous() -> None:
 @pytest.mark.parametrize(
     ("options", "told"), [({"scale": "other"}, "scale: expected one of"), ({"step": 0.0}, "times: expected one")]
 )
-def test_what_cannot_be_rolled_is_refused(options, told) -> None:
+def test_invalid_rollouts_are_refused(options, told) -> None:
     x = torch.zeros(1, 1)
     with pytest.raises(InputError, match=told):
         roll(lambda x, t: x, x, x, np.array([0.0, 1.0]), **{"step": 0.1, **options})

@@ -7,9 +7,9 @@ from ndt.config import SimulateConfig
 from ndt.config.dynamics import DynamicsConfig, TrialsConfig
 from ndt.data.simulate.population import PREPARED, ROTATION_HZ, ROTATION_SECONDS, STEP, rotating_latents
 from ndt.data.simulate.recordings import simulate
-from ndt.dynamics.latents import _aligned, read_trials, rotation, trials
+from ndt.dynamics.latents import _aligned, rotation, trials
 from ndt.errors import InputError
-from ndt.fit_dynamics import fit_run
+from ndt.fit_dynamics import fit_run, read_trials
 from ndt.model.inference import Embeddings
 
 
@@ -23,7 +23,7 @@ def spiral(hz: float, times: np.ndarray, num: int = 30) -> np.ndarray:
     return np.stack([turned.real, turned.imag], -1) @ plane.T + 3.0
 
 
-def test_a_rotation_has_its_frequency_whatever_the_plane_the_bin_and_the_noise() -> None:
+def test_the_rotation_frequency_is_recovered_for_any_plane_and_bin() -> None:
     for step in (0.01, 0.05):
         times = np.arange(0, 1.2, step)
         found = rotation(spiral(1.6, times), times)
@@ -64,7 +64,7 @@ def test_trials_with_a_gap_are_excluded() -> None:
         _aligned(np.arange(9.0), [20.0], 3.0)
 
 
-def test_latents_of_the_simulation_turn_within_trials_and_are_straight_between() -> None:
+def test_simulated_latents_rotate_within_trials_and_are_linear_between_them() -> None:
     z = np.random.default_rng(0).normal(size=(1000, 5))
     spans = np.array([[100, 250], [300, 460], [520, 700]])
     found = rotating_latents(z, spans, np.random.default_rng(1))
@@ -92,7 +92,7 @@ def exported(tmp_path_factory):
     return found.to_npz(out / "latents.npz"), made.path
 
 
-def test_exported_latents_turn_as_they_were_simulated(exported) -> None:
+def test_exported_latents_have_the_simulated_frequency(exported) -> None:
     path, nwb = exported
     seen = read_trials(path, TrialsConfig(nwb=str(nwb), duration=1.3, num_components=4))
     paths = seen.x.reshape(len(seen), -1, 4)
@@ -104,7 +104,7 @@ def test_latents_without_their_recording_are_refused(exported, sim_truth, tmp_pa
     with pytest.raises(InputError, match=r"trials\.nwb: expected the NWB file of the session"):
         fit_run(str(path), tmp_path / "run", DynamicsConfig(), progress=False)
     np.savez(tmp_path / "bare.npz", latents=np.zeros((4, 2)))
-    with pytest.raises(InputError, match="time: expected an array of that name, as ndt embed writes it, found latents"):
+    with pytest.raises(InputError, match="time: expected an array of that name, found latents"):
         read_trials(tmp_path / "bare.npz", TrialsConfig(nwb="x.nwb"))
     with pytest.raises(InputError, match="rotation: times: expected at least three, as many as positions, found 2"):
         rotation(np.zeros((2, 5, 2)), np.arange(2.0))

@@ -60,7 +60,7 @@ def test_drawn_rules_are_unbiased(rule) -> None:
 
 
 @pytest.mark.parametrize(("rule", "power"), [(monte_carlo, 1), (stratified, 3)])
-def test_variance_falls_as_it_is_said_to(rule, power) -> None:
+def test_variance_falls_at_the_documented_order(rule, power) -> None:
     rng = np.random.default_rng(1)
     sizes = np.array([8, 16, 32])
     spread = [np.var([integral(rule(n, rng), np.exp) for _ in range(3000)]) for n in sizes]
@@ -68,7 +68,7 @@ def test_variance_falls_as_it_is_said_to(rule, power) -> None:
 
 
 @pytest.mark.parametrize("rule", [*FIXED, *DRAWN])
-def test_nodes_ascend_and_weights_are_the_interval(rule) -> None:
+def test_nodes_ascend_and_weights_sum_to_the_interval(rule) -> None:
     found = draw(rule, 12, np.random.default_rng(2)).onto(-1.0, 4.0)
     assert np.all(np.diff(found.nodes) > 0)
     assert -1.0 <= found.nodes[0] < found.nodes[-1] <= 4.0
@@ -83,6 +83,6 @@ def test_nodes_ascend_and_weights_are_the_interval(rule) -> None:
         (lambda: simpson_on(np.array([0.0, 1.0, 1.0])), "each later than the one before"),
     ],
 )
-def test_what_is_no_rule_is_refused(call, told) -> None:
+def test_invalid_rules_are_refused(call, told) -> None:
     with pytest.raises(InputError, match=told):
         call()

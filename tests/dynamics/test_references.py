@@ -29,7 +29,7 @@ def placed(name: str, seen: Snapshots, time: float) -> np.ndarray:
     return found[np.argsort(found[:, 0])]
 
 
-def test_a_cubic_is_found_by_velocities_at_both_ends_and_a_straight_line_by_less() -> None:
+def test_hermite_is_exact_for_cubics_and_all_interpolations_for_lines() -> None:
     cubic, at = moved(3)
     for t in (0.5, 0.8, 1.5):
         np.testing.assert_allclose(placed("hermite", cubic, t), at(t), atol=1e-9)
@@ -40,14 +40,14 @@ def test_a_cubic_is_found_by_velocities_at_both_ends_and_a_straight_line_by_less
     np.testing.assert_array_equal(placed("persistence", straight, 1.1), straight[0].x)
 
 
-def test_what_is_round_is_gone_round_the_short_way() -> None:
+def test_interpolations_take_the_short_way_round() -> None:
     x = np.array([[[0.9], [0.4]], [[0.1], [0.6]]])
     seen = Snapshots.from_arrays(x, [0.0, 1.0], velocity=np.full_like(x, 0.2), period=[1.0])
     for name in ("constant_velocity", "displacement_interpolation", "hermite"):
         np.testing.assert_allclose(placed(name, seen, 0.75).ravel(), [0.05, 0.55], atol=1e-12)
 
 
-def test_missing_velocities_are_named() -> None:
+def test_missing_velocities_are_refused() -> None:
     seen = Snapshots.from_arrays(np.zeros((2, 3, 2)), [0.0, 1.0])
     for name in ("constant_velocity", "hermite"):
         with pytest.raises(InputError, match="velocity: expected velocities"):

@@ -21,7 +21,7 @@ def ragged() -> Snapshots:
     return Snapshots.from_arrays(x, [[0.0, 1.0], [0.0, 0.3, 2.0]], [[0.5], [0.7]], held_out_times=[1.0])
 
 
-def test_ragged_populations_are_found_again() -> None:
+def test_ragged_populations_are_recovered() -> None:
     seen = ragged()
     assert (len(seen), seen.num_trajectories, seen.num_dims, seen.span) == (5, 2, 2, (0.0, 2.0))
     assert [len(s.x) for s in seen.of(0)] == [3, 5]
@@ -34,14 +34,14 @@ def test_ragged_populations_are_found_again() -> None:
     np.testing.assert_array_equal(kept.of(1)[2].x, seen.of(1)[2].x)
 
 
-def test_trajectories_that_are_held_out_are_gone_with_their_parameters() -> None:
+def test_held_out_trajectories_are_dropped_with_their_parameters() -> None:
     x = np.arange(24.0).reshape(3, 2, 2, 2)
     seen = Snapshots.from_arrays(x, [0.0, 1.0], [1.0, 2.0, 3.0], held_out_mu=[2.0])
     assert seen.fitted.mu.ravel().tolist() == [1.0, 3.0]
     np.testing.assert_array_equal(seen.fitted.of(1)[0].x, x[2, 0])
 
 
-def test_files_give_back_what_was_written(tmp_path) -> None:
+def test_files_are_read_as_written(tmp_path) -> None:
     seen = ragged()
     same(Snapshots.from_npz(seen.to_npz(tmp_path / "deep" / "seen.npz")), seen)
     x = np.random.default_rng(1).random((4, 10, 2)) * 7
@@ -60,7 +60,10 @@ def test_files_give_back_what_was_written(tmp_path) -> None:
         (lambda: Snapshots.from_arrays(np.full((2, 4, 2), np.nan), [0.0, 1.0]), "expected finite numbers, found 16"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4)), [0.0, 1.0]), r"expected \(T, N, d\) or"),
         (lambda: Snapshots.from_arrays([np.zeros((0, 2)), np.zeros((2, 2))], [0.0, 1.0]), "at least one a snapshot"),
-        (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 2))], [0, 1], paired=True), "being paired"),
+        (
+            lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 2))], [0, 1], paired=True),
+            "as they are paired",
+        ),
         (lambda: Snapshots.from_arrays([np.zeros((3, 2)), np.zeros((2, 3))], [0, 1]), "dimensions of snapshots"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], weight=-np.ones((2, 4))), "numbers of at least 0"),
         (lambda: Snapshots.from_arrays(np.zeros((2, 4, 2)), [0, 1], period=[-1.0, 0]), "lengths above 0"),
@@ -68,12 +71,12 @@ def test_files_give_back_what_was_written(tmp_path) -> None:
         (lambda: ragged().select(np.zeros(5, bool)), "at least one snapshot"),
     ],
 )
-def test_what_are_no_snapshots_is_refused(call, told) -> None:
+def test_invalid_snapshots_are_refused(call, told) -> None:
     with pytest.raises(InputError, match=told):
         call()
 
 
-def test_a_file_that_is_none_is_named(tmp_path) -> None:
+def test_invalid_files_are_named(tmp_path) -> None:
     (tmp_path / "no.npz").write_text("no")
     for name in ("no.npz", "absent.npz"):
         with pytest.raises(InputError, match=f"{name}: content: expected an .npz file of arrays"):
@@ -83,7 +86,7 @@ def test_a_file_that_is_none_is_named(tmp_path) -> None:
         Snapshots.from_npz(tmp_path / "lacks.npz")
 
 
-def test_what_is_round_is_measured_the_short_way() -> None:
+def test_periodic_differences_take_the_short_way_round() -> None:
     period = np.array([10.0, np.inf])
     np.testing.assert_allclose(wrap(np.array([[-1.0, -1.0], [23.0, 23.0], [-1e-18, 0.0]]), period)[:, 0], [9, 3, 0])
     np.testing.assert_allclose(nearest(np.array([[9.0, 9.0], [-6.0, -6.0]]), period), [[-1.0, 9.0], [4.0, -6.0]])
@@ -95,14 +98,14 @@ def interpolant(kind: str, **given) -> Interpolant:
     return Interpolant(seen.of(0), seen.period, kind, np.random.default_rng(0))
 
 
-def test_paths_go_straight_and_the_short_way_round() -> None:
+def test_paths_are_straight_and_take_the_short_way_round() -> None:
     x, speed = interpolant("paths").sample(np.array([0.5]), 50, np.random.default_rng(0))
     first = np.unique(x[0], axis=0)
     np.testing.assert_allclose(first, [[1.5, 1.5], [9.5, 0.5]])
     np.testing.assert_allclose(np.unique(speed[0], axis=0), [[1.0, 1.0]])
 
 
-def test_a_mixture_takes_each_snapshot_as_often_as_it_is_near() -> None:
+def test_a_mixture_draws_each_snapshot_in_proportion_to_time() -> None:
     x, speed = interpolant("mixture").sample(np.array([0.5]), 4000, np.random.default_rng(0))
     np.testing.assert_allclose((x[0, :, 1] >= 2).mean(), 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 4000))
     assert np.isnan(speed).all()
@@ -116,7 +119,7 @@ def test_recorded_velocities_are_those_of_their_samples() -> None:
         np.testing.assert_array_equal(v, {0.0: [0, 1], 1.0: [2, 3], 2.0: [4, 5], 3.0: [6, 7]}[at[1]])
 
 
-def test_pairs_of_least_cost_are_those_of_sorted_samples_in_one_dimension() -> None:
+def test_transport_pairs_in_one_dimension_are_sorted_samples() -> None:
     rng = np.random.default_rng(2)
     one, other = (Snapshot(0.0, rng.normal(size=(60, 1)), None, np.full(60, 1 / 60)) for _ in range(2))
     rows, columns = transport_pairs(one, other, np.array([np.inf]), rng)
@@ -126,7 +129,7 @@ def test_pairs_of_least_cost_are_those_of_sorted_samples_in_one_dimension() -> N
     np.testing.assert_array_equal(y[order], np.sort(other.x, axis=0))
 
 
-def test_weights_draw_samples_as_often_as_they_say() -> None:
+def test_samples_are_drawn_in_proportion_to_their_weights() -> None:
     x = np.array([[[0.0], [1.0]], [[5.0], [6.0]]])
     seen = Snapshots.from_arrays(x, [0.0, 1.0], weight=np.array([[3.0, 1.0], [0.0, 2.0]]))
     assert seen[1].weight.tolist() == [0.0, 1.0]
@@ -137,7 +140,7 @@ def test_weights_draw_samples_as_often_as_they_say() -> None:
         np.testing.assert_allclose(found[1], 6.0)
 
 
-def test_samples_that_are_not_paired_have_no_paths_and_one_snapshot_is_too_few() -> None:
+def test_unpaired_paths_and_single_snapshots_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="interpolant: expected transport, mixture or snapshots"):
         interpolants(ragged(), "paths", rng)
@@ -165,7 +168,7 @@ def test_paths_of_a_diffusion_are_rough_and_smooth_ones_are_not() -> None:
         assert not Interpolant(seen.of(0), seen.period, "transport", rng).rough
 
 
-def test_parts_of_an_interpolant_share_no_particle_and_together_are_all() -> None:
+def test_parts_of_an_interpolant_partition_its_particles() -> None:
     x = np.arange(10.0)[None, :, None] + np.array([0.0, 100.0])[:, None, None]
     seen = Snapshots.from_arrays(x, [0.0, 1.0], paired=True)
     whole = Interpolant(seen.of(0), seen.period, "paths", np.random.default_rng(0))
@@ -175,7 +178,7 @@ def test_parts_of_an_interpolant_share_no_particle_and_together_are_all() -> Non
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_samples_that_are_set_apart_are_in_no_other_part(paired) -> None:
+def test_a_split_partitions_the_samples(paired) -> None:
     rng = np.random.default_rng(5)
     seen = Snapshots.from_arrays(np.arange(3 * 250.0).reshape(3, 250, 1), [0.0, 1.0, 2.0], paired=paired)
     kept, apart = seen.split(0.1, rng)

@@ -9,14 +9,14 @@ from ndt.dynamics.interpolants import Strata
 
 
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(0, 2**31))
-def test_as_many_draws_as_samples_take_each_once(num, dims, seed) -> None:
+def test_as_many_draws_as_samples_draw_each_once(num, dims, seed) -> None:
     rng = np.random.default_rng(seed)
     rows = Strata(rng.normal(size=(num, dims)), np.full(num, 1 / num)).draw(num, rng)
     assert sorted(rows) == list(range(num))
 
 
 @given(st.integers(0, 2**31))
-def test_samples_are_drawn_as_often_as_they_weigh(seed) -> None:
+def test_stratified_draws_are_in_proportion_to_weights(seed) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.random(7) * (rng.random(7) < 0.7)
     weight = (weight + (weight.sum() == 0)) / (weight + (weight.sum() == 0)).sum()
@@ -37,5 +37,5 @@ def test_smooth_functions_have_less_variance_and_the_same_mean(dims, ratio) -> N
     np.testing.assert_allclose(even.mean(), f.mean(), atol=4 * even.std() / np.sqrt(1000))
 
 
-def test_none_is_drawn_of_nothing_asked() -> None:
+def test_no_draws_are_possible() -> None:
     assert len(Strata(np.zeros((4, 1)), np.full(4, 0.25)).draw(0, np.random.default_rng(0))) == 0

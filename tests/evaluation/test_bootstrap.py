@@ -1,4 +1,4 @@
-"""Block bootstrap: series whose errors are known, a slow reference for blocks, and what must not be answered."""
+"""Block bootstrap: series whose errors are known, a slow reference for blocks, and undefined errors."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ def block_length(x) -> int:
     return _length(len(x), *_spectrum(np.asarray(x, float)))
 
 
-def paired_r2_difference(y, x, peer, segment=None, **options) -> tuple[float, float]:
-    found = block_bootstrap_r2(y, x, segment, peer=peer, **options)
+def paired_r2_difference(y, x, reference, segment=None, **options) -> tuple[float, float]:
+    found = block_bootstrap_r2(y, x, segment, reference=reference, **options)
     return found.value, found.error
 
 
@@ -64,7 +64,7 @@ def test_blocks_by_hand() -> None:
     np.testing.assert_array_equal(_block_sums(x, segment, 2)[:, 0], [3, 6, 12, 9, 112, 96, 96])
 
 
-def test_what_recurs_in_every_trial_is_no_error() -> None:
+def test_structure_that_recurs_in_every_trial_adds_no_error() -> None:
     # a reach is fast in its middle, each time: the sum over whole reaches does not vary, that over cut ones does
     x, segment = np.tile([0.0, 1.0, 5.0, 5.0, 1.0, 0.0], 30)[:, None], np.repeat(np.arange(30), 6)
     np.testing.assert_allclose(_block_sums(x, segment, 4), 12.0, rtol=1e-12)

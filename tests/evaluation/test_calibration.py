@@ -1,4 +1,4 @@
-"""Coverage over time and by level, and probabilities of classes: cases by hand, and errors whose answer is known."""
+"""Coverage over time and by level, and probabilities of classes: hand-computed cases and normal errors."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_noise_of_a_part_grows_with_the_root_of_their_number():
     assert np.isnan(noise(float("nan"), 0.03, 4))
 
 
-def test_levels_of_normal_errors_hold_what_they_say_and_others_do_not():
+def test_normal_errors_are_calibrated_at_all_levels_and_others_are_not():
     """Half widths of 1.645 standard deviations hold 90 %; scaled, normal errors keep to all levels. If all errors are
     equal, all levels whose interval is shorter hold nothing and all others everything."""
     sd = np.array([1.0, 3.0])
@@ -47,7 +47,7 @@ def test_levels_of_normal_errors_hold_what_they_say_and_others_do_not():
     np.testing.assert_array_equal(share, np.array(LEVELS) >= 0.9)
 
 
-def test_own_level_is_what_was_delivered_and_unlabelled_rows_are_left_out():
+def test_own_level_uses_the_stored_half_widths_and_unlabelled_rows_are_left_out():
     off, half = np.array([[0.5], [1.0], [np.nan], [1.5]]), np.ones((4, 1))
     share, _ = at_levels(off, half, np.zeros(4), level=0.9)
     np.testing.assert_allclose(share[LEVELS.index(0.9)], 2 / 3)  # on the edge is within

@@ -1,4 +1,4 @@
-"""Predictive intervals: exact quantiles, coverage that can be worked out, and what adaptation promises."""
+"""Predictive intervals: exact quantiles, coverage against closed forms, and the guarantee of adaptive intervals."""
 
 import json
 
@@ -243,21 +243,14 @@ def test_measured_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["continuous", "angle", "class"])
-@pytest.mark.parametrize("n", [5, 400])
-def test_saved_and_read_it_is_the_same(kind: str, n: int) -> None:
+def test_too_few_validation_rows_give_the_widest_intervals(kind: str) -> None:
     rng = np.random.default_rng(10)
-    y, x = (one_hot(rng.integers(2, size=n), 2), rng.dirichlet([1, 1], n)) if kind == "class" else rng.random((2, n, 2))
-    found = Conformal.fit(y, x, kind)
-    again = Conformal.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
-    np.testing.assert_array_equal(again.half_width(x), found.half_width(x))
-    np.testing.assert_array_equal(again.error, found.error)
-    assert again.to_json() == found.to_json()
-    expected = {"continuous": np.inf, "angle": 180.0, "class": 1.0}[kind]
-    if n == 5:  # too few to say: everything is possible
-        np.testing.assert_array_equal(found.half_width(x), np.full_like(found.half_width(x), expected))
+    y, x = (one_hot(rng.integers(2, size=5), 2), rng.dirichlet([1, 1], 5)) if kind == "class" else rng.random((2, 5, 2))
+    half = Conformal.fit(y, x, kind).half_width(x)
+    np.testing.assert_array_equal(half, np.full_like(half, {"continuous": np.inf, "angle": 180.0, "class": 1.0}[kind]))
 
 
-def test_unlabelled_rows_teach_nothing() -> None:
+def test_unlabelled_rows_do_not_enter_the_fit() -> None:
     rng = np.random.default_rng(11)
     y, x = rng.standard_normal((2, 300, 2))
     holes = np.where((np.arange(300) % 3 == 0)[:, None] & [True, False], np.nan, y)

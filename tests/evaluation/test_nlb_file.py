@@ -7,7 +7,6 @@ from ndt.evaluation.metrics import co_bps
 from ndt.evaluation.nlb import (
     TASKS,
     co_bps_per_unit,
-    find_task,
     group_name,
     psth_r2,
     score_submission,
@@ -158,5 +157,3 @@ def test_the_seven_data_sets():
     for width in (0.005, 0.02):  # lags are whole bins of both widths
         lags = [task.lag / width for task in TASKS.values()]
         np.testing.assert_allclose(lags, np.round(lags), rtol=0, atol=1e-9)
-    with pytest.raises(InputError, match=r"dataset: expected one of mc_maze, mc_rtt, .*, found 'maze'"):
-        find_task("maze")

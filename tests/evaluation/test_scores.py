@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, r2_score
 
-from ndt.evaluation.metrics import angular_error_deg
-from ndt.evaluation.scores import score
+from ndt.evaluation.metrics import angular_error_deg, score
 
 
 def one_hot(label, num_classes: int) -> np.ndarray:

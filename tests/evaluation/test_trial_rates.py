@@ -39,7 +39,7 @@ def rates(model, session, **changed):
     return trial_rates(model, session, START, 10, **{"forward": 4, "heldout": HELDOUT, **changed})
 
 
-def test_what_must_be_predicted_changes_nothing(model, session):
+def test_hidden_counts_do_not_change_predictions(model, session):
     whole = rates(model, session)
     assert whole.shape == (5, 14, 7)
     assert np.isfinite(whole).all()
@@ -126,7 +126,7 @@ def test_without_held_out_units_or_bins_to_come_all_is_seen(model, session):
     assert np.abs(other - found).max() > 0
 
 
-def test_what_was_not_observed_is_predicted_and_not_taken_for_silence(model, session):
+def test_unobserved_counts_are_predicted_and_not_read_as_silence(model, session):
     """A unit that was never observed is like one that is held out."""
     rows = [(0.0, 30.0, n) for n in range(7) if not HELDOUT[n]]
     observed = Intervals([r[0] for r in rows], [r[1] for r in rows], {"unit_index": np.array([r[2] for r in rows])})
@@ -150,7 +150,7 @@ def test_longer_trials_are_cut_into_windows_that_the_model_knows(model, session,
     np.testing.assert_allclose(found[:, -1], last[:, -1], rtol=1e-4)  # the last
 
 
-def test_what_is_kept_of_a_window_has_half_a_window_of_history(model, session):
+def test_kept_bins_of_a_window_have_half_a_window_of_history(model, session):
     found = trial_rates(model, session, START, 90)
     second = trial_rates(model, session, START + 8 * 0.05, 16)
     np.testing.assert_allclose(found[:, 16:24], second[:, 8:], rtol=1e-4)

@@ -10,7 +10,7 @@ from problems import busy_model, permuted, recording, specification
 
 from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
-from ndt.data.resample import resample
+from ndt.data.covariates import resample
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2

@@ -105,14 +105,14 @@ def objective(binned: BinnedSession, target: Target, **options) -> tuple[NDT, De
 
 
 def test_the_auxiliary_loss_is_added_with_its_weight(binned, target) -> None:
-    model, decoding = objective(binned, target, auxiliary_weight=0.25, masked_weight=0.0)
+    model, decoding = objective(binned, target, masked_weight=0.0)
     batch = decoding.batch(0, range(4))
     assert batch.target.shape[1] == 2 + 3 + 2
     losses, numbers = decoding.losses(model, batch, 99), decoding.targets(batch, 99)
     with torch.no_grad():
         decoded = model.decoder.train()(batch, None, model.population(batch))  # the same dropout is not drawn again
     assert decoded.shape == (len(batch.bin_time), 7)
-    assert (losses["mse"][1], losses["auxiliary"][1]) == (1.0, 0.25)
+    assert (losses["mse"][1], losses["auxiliary"][1]) == (1.0, 0.3)
     torch.manual_seed(1)
     losses = decoding.losses(model, batch, 99)
     torch.manual_seed(1)
@@ -139,7 +139,7 @@ def test_predictions_exclude_auxiliary_targets_which_model_json_names(binned, ta
 
 
 @pytest.mark.slow
-def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path) -> None:
+def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path, monkeypatch) -> None:
     """Counts tell of one hidden thing; few labels of it are delivered, many stand beside."""
     from ndt.finetune.decoder_stage import DecoderStage
     from ndt.train.loop import Trainer
@@ -160,6 +160,8 @@ def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path) -> Non
     series["pos"] = Covariate(name="pos", path="pos", values=hidden @ np.array([[1.0, 0.5], [-0.5, 1.0]]), **of)
     binned = BinnedSession(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
     target, train = build_targets(binned.session, "vel", binned.start, 0.05, split=binned.split), binned.split == TRAIN
+    monkeypatch.setattr("ndt.finetune.decoding.AUXILIARY_WEIGHT", 1.0)
+    monkeypatch.setattr("ndt.finetune.decoder_stage.READIN_LR_SCALE", 10.0)
     for names in ("", "pos"):
         spec: ModelSpec = specification([binned.session], config=replace(MODEL, tcn_width=16))
         spec_of_target = TargetSpec.fitted(target, train, "here")
@@ -168,7 +170,7 @@ def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path) -> Non
         model = NDT(replace(spec, target=spec_of_target))
         model.observe(binned.session, binned.mean_counts(train))
         values = auxiliary_values(binned, spec_of_target.auxiliary, target, train)
-        config = FinetuneConfig(auxiliary_weight=1.0, readin_lr_scale=10.0)
+        config = FinetuneConfig()
         for seed in range(3):  # one start differs from another by as much as the help
             torch.manual_seed(seed)
             model = NDT(replace(spec, target=spec_of_target))

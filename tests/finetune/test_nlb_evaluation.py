@@ -10,7 +10,7 @@ from ndt.config import IngestConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.data.ingest import ingest
 from ndt.data.nlb_targets import as_population, nlb_targets, select_trials
 from ndt.errors import InputError
-from ndt.evaluation.nlb import NlbTask, find_task, score_submission
+from ndt.evaluation.nlb import TASKS, NlbTask, score_submission
 from ndt.finetune.nlb_evaluation import evaluate_nlb, nlb_submission
 from ndt.intervals import Intervals
 from ndt.model.transformer import NDT
@@ -18,7 +18,7 @@ from ndt.pretrain.train import pretrain
 from ndt.session import Covariate, Session, Spikes, Units
 from tests.problems import TINY, busy_model, specification
 
-MAZE = find_task("mc_maze")
+MAZE = TASKS["mc_maze"]
 SIZE = ModelConfig(
     width=16, num_layers=1, num_decoder_layers=1, num_heads=1, units_per_patch=4, unit_width=8, locality_bias=0.0
 )
@@ -183,7 +183,7 @@ def test_any_recordings_trials_are_scored_and_only_the_benchmarks_written(untrai
     task = NlbTask(name="mine", window=(0.0, 0.5), forward=0.1, covariate="hand_vel")
     found = evaluate_nlb(untrained, "sub-n_ses-1", dataset=task)
     assert found["scores"]["nlb"].keys() == {"co-bps", "vel R2", "fp-bps"}
-    assert found["left_out"] == ("psth R2: no columns make a condition",)
+    assert found["left_out"] == ("psth R2: the task names no condition columns",)
     with pytest.raises(
         InputError, match=r"s\.h5: dataset: expected one of mc_maze, .* where a file is written, found mine"
     ):
@@ -209,7 +209,7 @@ def test_a_trained_model_foretells_held_out_units_better_than_an_untrained_one(s
         bin_size=0.02,
         window=0.9,
     )
-    config = replace(config, mask=replace(config.mask, unit=1.0, forward=1.0, random_only_steps=0))
+    config = replace(config, mask=replace(config.mask, kinds=("random", "unit", "forward"), random_only_steps=0))
     model = pretrain(store, tmp_path / "run", config, progress=False)
     found = evaluate_nlb(tmp_path / "run", "sub-n_ses-1", dataset="mc_maze")
     fresh = NDT(model.spec)

@@ -184,10 +184,10 @@ def test_the_backend_is_chosen_and_refused() -> None:
         attention(*x, path)
 
 
-def test_rows_have_an_inverse_and_sequences_have_ends() -> None:
+def test_rows_have_an_inverse_and_sequences_have_offsets() -> None:
     some = sequences([[0, 1], [], [2]], torch.tensor([2, 0, 1]))
-    assert some.ends.tolist() == [0, 2, 2, 3]
-    assert some.ends.dtype == torch.int32
-    assert some.longest == 2
+    assert some.offsets.tolist() == [0, 2, 2, 3]
+    assert some.offsets.dtype == torch.int32
+    assert some.max_length == 2
     assert some.rows[some.inverse].tolist() == [0, 1, 2]
-    assert sequences([]).longest == 0
+    assert sequences([]).max_length == 0

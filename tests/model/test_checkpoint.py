@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
-from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, sha256, write_json
+from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, write_json
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
 from ndt.target import Part, Target
@@ -207,8 +207,3 @@ def test_a_resolved_configuration_can_be_read_again(tmp_path) -> None:
     assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sessions"] == ["a", "b"]
     assert read_json(tmp_path / "run" / "run.json")["store"] == str(tmp_path / "store")
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -33,16 +33,6 @@ def test_an_extended_model_says_the_same_of_what_it_knew() -> None:
     torch.testing.assert_close(other.context[row], model.context[0])  # the mean of the one session it knew
 
 
-def test_unknown_contexts_start_at_random_if_asked() -> None:
-    old, new = recording(num_units=4), recording(num_units=4, name="sub-a_ses-2")
-    model, spec = busy_model(specification([old])), specification([old, new])
-    known, row = len(model.context), spec.vocabulary.contexts.index("session:sub-a_ses-2")
-    other = model.extended(spec, fresh=True)
-    torch.testing.assert_close(other.context[:known], model.context)
-    assert (other.context[row] - model.context[0]).abs().max() > 0.1
-    assert 0.005 < other.context[row].std() < 0.05
-
-
 def test_new_units_start_at_the_mean_of_the_known_and_where_their_region_and_depth_are() -> None:
     old = placed(recording(num_units=4), ["M1", "PMd", "M1", "PMd"], [0.0, 100.0, 200.0, 300.0])
     new = recording(num_units=6, name="sub-a_ses-2")
@@ -56,7 +46,7 @@ def test_new_units_start_at_the_mean_of_the_known_and_where_their_region_and_dep
     window = BinnedSession(new, 0.05, 1.0).window(0, 5, rows)
     batch = pack([replace(window, context=window.context[1:])], P)
     found = other.population(batch).vectors[batch.unit == row][0]
-    place = model.unit_site[[model.vocabulary.places.index(name) for name in ("region:PMd", "probe:")]].sum(0)
+    place = model.unit_site[[model.vocabulary.sites.index(name) for name in ("region:PMd", "probe:")]].sum(0)
     torch.testing.assert_close(found, model.unit.mean(0) + place + 0.5 * model.depth)  # millimetres
 
 

@@ -27,18 +27,18 @@ def cached(mask: str, attention_window: int = 0) -> AttentionPattern:
     ("name", "mask", "attention_window", "device", "dtype", "reason"),
     [
         ("xformers", "full", 0, CPU, HALF, "CUDA only"),
-        ("xformers", "time", 0, CUDA, HALF, "masks by place in the sequence, not the mask by time"),
-        ("xformers", "causal", 4, CUDA, FULL, "not a reach in bins"),
-        ("xformers", "full", 4, CUDA, FULL, "not a reach in bins"),
+        ("xformers", "time", 0, CUDA, HALF, "masks by index in the sequence, not the mask by time"),
+        ("xformers", "causal", 4, CUDA, FULL, "not an attention window in bins"),
+        ("xformers", "full", 4, CUDA, FULL, "not an attention window in bins"),
         ("varlen", "causal", 0, CPU, HALF, "CUDA only"),
         ("varlen", "causal", 0, CUDA, FULL, "float16 and bfloat16, not float32"),
         ("varlen", "time", 0, CUDA, HALF, "not the mask by time"),
-        ("varlen", "causal", 2, CUDA, torch.float16, "not a reach in bins"),
+        ("varlen", "causal", 2, CUDA, torch.float16, "not an attention window in bins"),
         ("flex", "time", 2, CPU, FULL, "backward pass on CUDA only"),
     ],
 )
 def test_what_a_kernel_cannot_do_it_says(name, mask, attention_window, device, dtype, reason) -> None:
-    assert reason in BACKENDS[name].refusal(mask, attention_window, device, dtype)
+    assert reason in BACKENDS[name].unsupported(mask, attention_window, device, dtype)
     with using_backend(name), pytest.raises(InputError, match=f"settings: attention backend {name}: .*{reason}"):
         chosen_backend(mask, attention_window, device, dtype)
 
@@ -49,7 +49,7 @@ def test_what_it_can_do_it_does_not_refuse(mask, attention_window, monkeypatch) 
     monkeypatch.setattr("ndt.model.kernels._xformers", object)  # as if it were installed and imported
     plain = mask != "time" and not attention_window
     able = lambda device, dtype: [
-        n for n, b in BACKENDS.items() if not b.refusal(mask, attention_window, device, dtype)
+        n for n, b in BACKENDS.items() if not b.unsupported(mask, attention_window, device, dtype)
     ]
     assert able(CPU, FULL) == able(CPU, HALF) == ["sdpa"]
     assert able(CUDA, HALF) == (["xformers", "varlen", "flex", "sdpa"] if plain else ["flex", "sdpa"])
@@ -61,7 +61,7 @@ def test_what_it_can_do_it_does_not_refuse(mask, attention_window, monkeypatch) 
 
 def test_without_xformers_the_next_is_taken(monkeypatch) -> None:
     monkeypatch.setattr("ndt.model.kernels._xformers", lambda: None)
-    assert "not installed" in BACKENDS["xformers"].refusal("causal", 0, CUDA, HALF)
+    assert "not installed" in BACKENDS["xformers"].unsupported("causal", 0, CUDA, HALF)
     assert chosen_backend("causal", 0, CUDA, HALF) is BACKENDS["varlen"]
 
 
@@ -145,7 +145,7 @@ def test_varlen_is_told_where_sequences_end_and_what_is_causal(mask, monkeypatch
 @pytest.mark.parametrize("name", BACKENDS)
 def test_on_a_gpu_every_kernel_is_the_reference(name, mask, attention_window, dtype, tolerance) -> None:
     """Outputs and gradients, relative to the largest; what a kernel refuses is skipped, with its reason."""
-    if reason := BACKENDS[name].refusal(mask, attention_window, CUDA, dtype):
+    if reason := BACKENDS[name].unsupported(mask, attention_window, CUDA, dtype):
         pytest.skip(reason)
     path = pattern([t[2:] for t in TIMES], TIMES, mask, attention_window, permuted=True)
     here = pattern([t[2:] for t in TIMES], TIMES, mask, attention_window, permuted=True)

@@ -8,7 +8,7 @@ import torch
 
 from ndt.config import ModelConfig
 from ndt.model.layers import Attention, Block, Dropout, FeedForward, rotate
-from ndt.model.layout import CONTEXT, PackedLayout, arrange
+from ndt.model.layout import CONTEXT, PackedLayout, packed_layout
 
 CONFIG = ModelConfig(width=32, num_heads=2, norm="pre")
 
@@ -17,7 +17,7 @@ def packed(shift: int = 0, order: str = "joint", **options: int) -> PackedLayout
     """Two windows of two context tokens and some bins each."""
     time = [CONTEXT, CONTEXT, *(t + shift for t in range(7)), CONTEXT, CONTEXT, *(t + shift for t in range(0, 9, 2))]
     window = torch.tensor([0] * 9 + [1] * 7)
-    return arrange(window, torch.tensor(time), torch.zeros(16, dtype=torch.int64), 2, order=order, **options)
+    return packed_layout(window, torch.tensor(time), torch.zeros(16, dtype=torch.int64), 2, order=order, **options)
 
 
 def test_rotation_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_new_heads_favour_the_near_as_the_formula_says() -> None:
     assert not score[0].any()
 
 
-@pytest.mark.parametrize("order", ["joint", "factorised"])
+@pytest.mark.parametrize("order", ["joint", "axial"])
 @pytest.mark.parametrize("shift", [1, 10**6])
 def test_shifting_all_time_changes_nothing(order, shift) -> None:
     """Angles in float32 lost a tenth of a radian at a million bins; context keys turned with time would change too."""
@@ -84,7 +84,7 @@ def test_within_a_bin_and_where_it_is_not_rotary_attention_has_no_time() -> None
     torch.manual_seed(0)
     x = torch.randn(16, 32)
     for rotary, layer in ((False, 0), (True, 1)):
-        attend, early, late = Attention(CONFIG, rotary=rotary), packed(order="factorised"), packed(5, "factorised")
+        attend, early, late = Attention(CONFIG, rotary=rotary), packed(order="axial"), packed(5, "axial")
         found, expected = (attend(x, rows, rows.pattern(layer)) for rows in (late, early))
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -151,12 +151,12 @@ def test_swiglu_by_hand_and_of_as_many_parameters_as_two_plain_layers() -> None:
     torch.testing.assert_close(gated(x), expected)
 
 
-@pytest.mark.parametrize("order", ["joint", "factorised"])
+@pytest.mark.parametrize("order", ["joint", "axial"])
 def test_reach_is_a_horizon_of_one_layer(order) -> None:
     """Of a window of 3 W bins, what is read at t is what the last W bins and the contexts hold, as in a window of W."""
     torch.manual_seed(0)
     W, block, x = 4, Block(CONFIG), torch.randn(2 + 3 * 4, 32, requires_grad=True)
-    laid = lambda bins: arrange(
+    laid = lambda bins: packed_layout(
         torch.zeros(2 + len(bins), dtype=torch.int64),
         torch.tensor([CONTEXT, CONTEXT, *bins]),
         torch.zeros(2 + len(bins), dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Orders: who reads whom, row by row, is what the docstring of `ndt.model.layout` says, however ragged the windows are."""
+"""Attention patterns are those of the docstring of `ndt.model.layout`, row by row, for ragged windows."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from problems import reads
 from strategies import seeds
 
-from ndt.model.layout import CONTEXT, AttentionPattern, PackedLayout, arrange
+from ndt.model.layout import CONTEXT, AttentionPattern, PackedLayout, packed_layout
 
-ORDERS = ("joint", "factorised")
+ORDERS = ("joint", "axial")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def laid(draw: st.DrawFn) -> Rows:
 
 def arranged(some: Rows, order: str, causal: bool, attention_window: int) -> PackedLayout:
     columns = torch.tensor(some.rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
-    return arrange(*columns, some.number, order=order, causal=causal, attention_window=attention_window)
+    return packed_layout(*columns, some.number, order=order, causal=causal, attention_window=attention_window)
 
 
 def pairs(pattern: AttentionPattern, L: int, M: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ def expected(some: Rows, order: str, layer: int, causal: bool, attention_window:
         for j, (other, u, place) in enumerate(some.rows):
             if window != other:
                 continue
-            across_bin = order == "factorised" and layer == 1
+            across_bin = order == "axial" and layer == 1
             if u == CONTEXT:  # stands before data, which reads it; contexts read each other, in order where by place
                 by_place = causal and not across_bin and order != "joint"
                 reads_it = (t == CONTEXT and (j <= i or not by_place)) or (t != CONTEXT and not across_bin)
@@ -66,7 +66,7 @@ def expected(some: Rows, order: str, layer: int, causal: bool, attention_window:
             elif across_bin:
                 reads_it = u == t
             else:
-                same = place == slot or order != "factorised"
+                same = place == slot or order != "axial"
                 reads_it = same and (u <= t or not causal) and (not attention_window or u > t - attention_window)
             found[i, j] = reads_it
     return found
@@ -74,13 +74,13 @@ def expected(some: Rows, order: str, layer: int, causal: bool, attention_window:
 
 @pytest.mark.parametrize(
     ("order", "causal"),
-    [("joint", True), ("factorised", True), ("factorised", False)],
+    [("joint", True), ("axial", True), ("axial", False)],
 )
 @settings(max_examples=30)
 @given(some=laid(), attention_window=st.sampled_from([0, 1, 2]))
 def test_who_reads_whom(order, causal, some, attention_window) -> None:
     rows, L = arranged(some, order, causal, attention_window), len(some.rows)
-    assert len(rows.patterns) == (2 if order == "factorised" else 1)
+    assert len(rows.patterns) == (2 if order == "axial" else 1)
     for layer in range(3):
         path = rows.pattern(layer)
         for laid_rows in (path.queries, path.keys):
@@ -107,16 +107,16 @@ def test_through_any_number_of_layers_no_data_hears_the_future_and_no_context_he
     torch.testing.assert_close(heard[data][:, ~data], same[data][:, ~data])  # all data hears all contexts of its window
 
 
-def test_factorised_layers_together_hear_all_of_the_past() -> None:
+def test_axial_layers_together_hear_all_of_the_past() -> None:
     some = Rows([(0, t, s) for t in range(4) for s in range(3)], 1)
-    rows = arranged(some, "factorised", causal=True, attention_window=0)
+    rows = arranged(some, "axial", causal=True, attention_window=0)
     along, within = (pairs(rows.pattern(i), 12, 12).float() for i in (0, 1))
     time = torch.arange(12) // 3
     torch.testing.assert_close((within @ along) > 0, time <= time[:, None])
 
 
-def test_sequences_of_factorised_routes_are_sorted_so_that_equal_ones_are_one_call() -> None:
+def test_sequences_of_axial_routes_are_sorted_so_that_equal_ones_are_one_call() -> None:
     sizes = [3, 1, 3, 2, 1] * 40
     some = Rows([(b, t, 0) for b, n in enumerate(sizes) for t in range(n)], len(sizes))
-    runs = arranged(some, "factorised", causal=True, attention_window=0).pattern(0).runs
+    runs = arranged(some, "axial", causal=True, attention_window=0).pattern(0).runs
     assert [r for r in runs if r[1]] == [(80, 1, 1), (40, 2, 2), (80, 3, 3)]

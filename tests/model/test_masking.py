@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 
-from ndt.config import MaskConfig
+from ndt.config import MASK_KINDS, MaskConfig
 from ndt.errors import InputError
 from ndt.model.masking import KINDS, draw_mask, random_mask
 
@@ -16,7 +16,7 @@ P = 4
 def drawn(kind: str, T: int, N: int, ratio: float, seed: int, group: np.ndarray | None = None) -> np.ndarray:
     """A mask; each unit is in a group of its own unless told otherwise."""
     group = np.arange(N) if group is None else group
-    return draw_mask(T, group, {kind: 1.0}, ratio, P, np.random.default_rng(seed))
+    return draw_mask(T, group, [kind], ratio, P, np.random.default_rng(seed))
 
 
 def runs(row: np.ndarray) -> list[int]:
@@ -65,7 +65,7 @@ def test_spans_are_runs_of_one_length_within_each_patch(T, N, ratio, seed) -> No
 
 def test_spans_hide_as_much_as_asked_on_average() -> None:
     rng = np.random.default_rng(0)
-    mean = np.mean([draw_mask(40, np.arange(12), {"span": 1.0}, 0.4, P, rng).mean() for _ in range(2000)])
+    mean = np.mean([draw_mask(40, np.arange(12), ["span"], 0.4, P, rng).mean() for _ in range(2000)])
     np.testing.assert_allclose(mean, 0.4, atol=0.02)
 
 
@@ -102,31 +102,29 @@ def test_something_is_left_and_something_is_hidden(kind, T, N, seed) -> None:
     assert not hidden.all()
 
 
-def test_kinds_are_drawn_as_often_as_their_weights_say() -> None:
-    weights, rng = {"random": 1.0, "unit": 3.0, "span": 0.0, "forward": 4.0}, np.random.default_rng(0)
-    found = dict.fromkeys(("random", "unit", "forward"), 0)
+def test_kinds_are_drawn_with_equal_probability() -> None:
+    kinds, rng = ("random", "unit", "forward"), np.random.default_rng(0)
+    found = dict.fromkeys(kinds, 0)
     for _ in range(2000):
-        hidden = draw_mask(16, np.arange(16), weights, 0.25, P, rng)
+        hidden = draw_mask(16, np.arange(16), kinds, 0.25, P, rng)
         throughout, bins = (hidden == hidden[0]).all(), (hidden == hidden[:, :1]).all()
         found["unit" if throughout else "forward" if bins else "random"] += 1
-    for kind, share in (("random", 1 / 8), ("unit", 3 / 8), ("forward", 4 / 8)):
-        np.testing.assert_allclose(found[kind] / 2000, share, atol=0.05)  # more than four standard errors
+    for kind in kinds:
+        np.testing.assert_allclose(found[kind] / 2000, 1 / 3, atol=0.05)  # more than four standard errors
 
 
-def test_a_mask_is_a_function_of_its_chance() -> None:
-    weights, rng = dict.fromkeys(KINDS, 1.0), np.random.default_rng
-    a, b = ([draw_mask(9, np.arange(14), weights, 0.5, P, rng(s)).tobytes() for s in range(40)] for _ in range(2))
+def test_a_mask_is_a_function_of_the_generator() -> None:
+    kinds, rng = tuple(KINDS), np.random.default_rng
+    a, b = ([draw_mask(9, np.arange(14), kinds, 0.5, P, rng(s)).tobytes() for s in range(40)] for _ in range(2))
     assert a == b
     assert len(set(a)) > 20
 
 
-def test_bad_weights_are_said() -> None:
-    with pytest.raises(InputError, match="settings: mask: expected a weight above 0 of one of: random, span"):
-        MaskConfig(random=0.0)
-    for name, value in (("ratio", 1.0), ("ratio", 0.0), ("span", -1.0)):
+def test_bad_mask_settings_are_refused_by_name() -> None:
+    for name, value in (("ratio", 1.0), ("ratio", 0.0), ("kinds", ()), ("kinds", ("random", "region"))):
         with pytest.raises(InputError, match=rf"settings: mask\.{name}: expected"):
             MaskConfig(**{name: value})
-    assert set(KINDS) | {"ratio", "random_only_steps"} == set(vars(MaskConfig()))
+    assert tuple(KINDS) == MASK_KINDS
 
 
 @given(**some)
@@ -139,7 +137,7 @@ def test_without_groups_units_are_drawn_as_they_always_were(T, N, ratio, seed) -
     own = np.random.default_rng(seed).permutation(N)  # numbers of their own, whichever
     for group in (np.arange(N), own):
         again = np.random.default_rng(seed)
-        np.testing.assert_array_equal(draw_mask(T, group, {"unit": 1.0}, ratio, P, again), expected)
+        np.testing.assert_array_equal(draw_mask(T, group, ["unit"], ratio, P, again), expected)
         assert again.bit_generator.state == rng.bit_generator.state  # what is drawn next is the same, too
 
 

@@ -16,7 +16,7 @@ import ndt.model.ndt2
 from ndt.api import embed
 from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.config.model import DECODERS
-from ndt.data.resample import resample
+from ndt.data.covariates import resample
 from ndt.data.windows import TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
@@ -57,7 +57,7 @@ def test_slots_are_places_and_what_is_not_seen_counts_zero() -> None:
         expected = torch.cat([layer.count.weight[int(c)] for c in counts[token]])
         torch.testing.assert_close(found[token], expected, rtol=0, atol=0)
     readout, z = model.rates, torch.randn(len(found), 24)
-    expected = z @ readout.place.weight.T + readout.place.bias
+    expected = z @ readout.linear.weight.T + readout.linear.bias
     torch.testing.assert_close(readout(z, batch, batch.visible, units(batch)), expected)
 
 
@@ -107,7 +107,7 @@ def test_a_query_reads_contexts_and_the_tokens_of_its_past_and_present(a, b) -> 
     attention = model.decoder.blocks[0].attention
     attention.register_forward_pre_hook(lambda _, given: patterns.append(given[2]))
     model.decode(batch, encoded)
-    time, window = encoded.rows.time, torch.arange(2).repeat_interleave(encoded.rows.lengths)
+    time, window = encoded.layout.time, torch.arange(2).repeat_interleave(encoded.layout.lengths)
     expected = (batch.bin_window[:, None] == window) & ((time == CONTEXT) | (time <= batch.bin_time[:, None]))
     torch.testing.assert_close(reads(patterns[0]), expected)
 

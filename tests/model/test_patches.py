@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from problems import TINY, random_window
 from strategies import windows
 
-from ndt.model.patches import Population, VectorEmbedding, VectorReadout
+from ndt.model.patches import MAX_COUNT, PatchEmbedding, Population, RateReadout
 from ndt.model.tokens import Batch, pack
 
 P, E, D = TINY.units_per_patch, TINY.unit_width, TINY.width
@@ -34,7 +34,7 @@ def population(batch: Batch, seed: int = 0) -> Population:
 @given(window=windows(num_units=8))
 def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> None:
     window = replace(window, counts=window.counts * 9)  # some above the largest that is known
-    layer, batch = filled(VectorEmbedding(TINY)).double(), pack([window, window], P)
+    layer, batch = filled(PatchEmbedding(TINY)).double(), pack([window, window], P)
     units = population(batch)
     units = Population(units.vectors.double(), units.mean_counts.double())
     found, expected = layer(batch, batch.visible, units), []
@@ -43,7 +43,7 @@ def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> No
         for place in range(P):
             if not batch.valid[token, place] or batch.hidden[token, place]:
                 continue
-            n, c = int(batch.members[batch.patch[token], place]), min(int(batch.counts[token, place]), TINY.max_count)
+            n, c = int(batch.members[batch.patch[token], place]), min(int(batch.counts[token, place]), MAX_COUNT)
             u, mean = units.vectors[n], units.mean_counts[n]
             inner = layer.count.weight[c] + layer.unit.weight @ u + layer.unit.bias
             total = total + torch.nn.functional.gelu(inner) + (c - mean) / (mean + 0.1).sqrt() * (layer.gain.weight @ u)
@@ -56,7 +56,7 @@ def test_an_embedding_is_the_sum_over_visible_units_of_the_formula(window) -> No
 @given(window=windows(num_units=8))
 def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
     batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
-    layer, units = filled(VectorReadout(TINY)), population(batch)
+    layer, units = filled(RateReadout(TINY)), population(batch)
     W = int(batch.predicted.sum())
     z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
     with pytest.MonkeyPatch.context() as patch:
@@ -77,5 +77,5 @@ def test_a_new_model_predicts_the_mean_of_each_unit() -> None:
     batch = pack([random_window(4, 3, np.random.default_rng(0), absent=0.0)], P)
     every = torch.ones(batch.num_tokens, dtype=torch.bool)
     units = Population(torch.randn(3, E), torch.tensor([0.5, 0.0, 2.0]))
-    found = VectorReadout(TINY)(torch.randn(4, D), batch, every, units)
+    found = RateReadout(TINY)(torch.randn(4, D), batch, every, units)
     torch.testing.assert_close(found.exp(), torch.tensor([[0.5, 1e-4, 2.0]]).expand(4, -1))  # a silent one is finite

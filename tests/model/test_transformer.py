@@ -136,7 +136,7 @@ def test_hidden_tokens_cost_the_encoder_nothing() -> None:
     batch = pack([random_window(9, 8, np.random.default_rng(1), hidden=h) for h in (0.5, 0.9)], P)
     encoded = model_of().encode(batch)
     assert len(encoded.memory) == batch.visible.sum() + 6 < batch.num_tokens  # three contexts a window
-    assert len(encoded.tokens) == len(encoded.rows.data) == batch.visible.sum()
+    assert len(encoded.tokens) == len(encoded.layout.data) == batch.visible.sum()
 
 
 @pytest.mark.parametrize("loud", [1, 20])

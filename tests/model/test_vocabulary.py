@@ -51,15 +51,15 @@ def test_places_are_rows_of_regions_and_probes_and_depths_are_millimetres() -> N
     plain = recording(num_units=3)
     first = placed(plain, location=["M1", "PMd", "M1"], group=["left", "left", "right"], rel_z=[0, 250, -1500])
     found = Vocabulary().extend([first])
-    assert set(found.places) == {"region:M1", "probe:left", "region:PMd", "probe:right"}
-    where = [tuple(found.places[p] for p in pair) for pair in found.unit_sites]
+    assert set(found.sites) == {"region:M1", "probe:left", "region:PMd", "probe:right"}
+    where = [tuple(found.sites[p] for p in pair) for pair in found.unit_sites]
     there = [("region:M1", "probe:left"), ("region:PMd", "probe:left"), ("region:M1", "probe:right")]
     assert dict(zip(found.units, where, strict=True)) == dict(zip(plain.units.id, there, strict=True))
     depths = [0.0, 0.25, -1.5]
     assert dict(zip(found.units, found.unit_depths, strict=True)) == dict(zip(plain.units.id, depths, strict=True))
     other = placed(recording(num_units=5, name="sub-a_ses-2"), location=["V1"] * 5, depth=[1000.0, np.nan, 0, 0, 0])
     both = found.extend([other])
-    assert both.places == (*found.places, "region:V1", "probe:")
+    assert both.sites == (*found.sites, "region:V1", "probe:")
     assert both.unit_sites[:3] == found.unit_sites  # a unit stays where it was first
     assert set(both.unit_sites[3:]) == {(4, 5)}
     depth = {u: 0.0 if np.isnan(d) else d / 1e3 for u, d in zip(other.units.id, [1000, np.nan, 0, 0, 0], strict=True)}
@@ -68,7 +68,7 @@ def test_places_are_rows_of_regions_and_probes_and_depths_are_millimetres() -> N
 
 def test_what_a_file_does_not_say_of_units_is_one_place_at_no_depth() -> None:
     found = Vocabulary().extend([recording(num_units=2)])
-    assert found.places == ("region:", "probe:")
+    assert found.sites == ("region:", "probe:")
     assert found.unit_sites == ((0, 1), (0, 1))
     assert found.unit_depths == (0.0, 0.0)
     words = placed(recording(num_units=2), depth=["deep", "shallow"])  # no numbers: no depth

@@ -34,7 +34,7 @@ def structured_batch() -> Batch:
     return pack(some, P)
 
 
-@pytest.mark.parametrize("name", [n if n == "factorised" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
+@pytest.mark.parametrize("name", [n if n == "axial" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
 def test_one_batch_is_overfit(name) -> None:
     torch.manual_seed(0)
     config = replace(CONFIGS[name], width=24, dropout=0.0, tcn_dropout=0.0, count_dropout=0.0)

@@ -19,8 +19,8 @@ from realdata import real_file
 
 from ndt.api import embed
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
-from ndt.data.resample import resample
 from ndt.data.simulate.recordings import Simulated, simulate
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
@@ -252,7 +252,7 @@ def test_validation_uses_the_same_masks_for_every_model() -> None:
     assert {v.kind for v in one.valid} == VALID_MASKS.keys()
     for binned in binned_sessions:
         vocabulary = Vocabulary().extend([binned.session])
-        for asked in valid_windows([binned], vocabulary, 3, 20):
+        for asked in valid_windows([binned], vocabulary, 20):
             np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
 
 
@@ -282,7 +282,7 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
     group = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
     columns = {"duplicate_group": group}
     grouped = replace(session, units=replace(session.units, columns=columns))
-    mask = MaskConfig(random_only_steps=0, random=0.0, unit=1.0)
+    mask = MaskConfig(kinds=("unit",))
     config = replace(CONFIG, mask=mask, shuffle_units="always")
     vocabulary = Vocabulary().extend([session])
     objectives = [MaskedModelling([BinnedSession(s, 0.05, 1.0)], vocabulary, config, 20) for s in (session, grouped)]
@@ -300,25 +300,25 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
                 betrayed[-1] += len(set(window.hidden[0, groups == g].tolist())) == 2
     assert betrayed[0] > 10
     assert betrayed[1] == 0
-    random_only_steps = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
-    other = MaskedModelling([BinnedSession(random_only_steps, 0.05, 1.0)], vocabulary, config, 20)
+    alone = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
+    other = MaskedModelling([BinnedSession(alone, 0.05, 1.0)], vocabulary, config, 20)
     for step in range(10):
         a, b = (o.batch(step, range(4)) for o in (objectives[0], other))
         torch.testing.assert_close(a.hidden, b.hidden)
         torch.testing.assert_close(a.counts, b.counts)
 
 
-@pytest.mark.parametrize(("random", "begins"), [(1.0, 3), (0.0, 0)])
-def test_harder_masks_join_tokens_at_random_after_the_first_steps(random, begins) -> None:
+@pytest.mark.parametrize(("kinds", "begins"), [(("random", "unit"), 3), (("unit",), 0)])
+def test_harder_masks_join_tokens_at_random_after_the_first_steps(kinds, begins) -> None:
     """Windows that hide whole units and nothing else of them, by step; without random masks, from the first."""
-    mask = MaskConfig(random_only_steps=3, random=random, unit=1.0)
+    mask = MaskConfig(random_only_steps=3, kinds=kinds)
     whole = []
     for batch in batches(12, sessions=(7,), mask=mask):
         hides = [[batch.hidden[(batch.window == b) & (batch.patch == p)] for p in range(2)] for b in range(8)]
         whole.append(sum(all(bool((h == h[0]).all()) for h in each) for each in hides))
     assert whole[:begins] == [0] * begins
     assert 0 < sum(whole[3:]) <= 72
-    assert (sum(whole) == 96) == (random == 0)
+    assert (sum(whole) == 96) == ("random" not in kinds)
 
 
 def batches(steps: int, **options: object) -> list[Batch]:
@@ -412,7 +412,7 @@ def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
 
 def test_sessions_with_a_target_have_a_decoding_loss(tmp_path) -> None:
     sessions = [recording(name="sub-a_ses-1"), recording(name="sub-a_ses-2", labels=(0.0, 0.0), seed=1)]
-    config = replace(SHORT, target="vel", decoding_weight=2.0)
+    config = replace(SHORT, target="vel")
     model = pretrain(stored(sessions, tmp_path), tmp_path / "run", config, progress=False)
     binned = BinnedSession(sessions[0], 0.05, 1.0)
     values = resample(sessions[0].covariates["vel"], binned.start, 0.05)[binned.split == TRAIN]

@@ -60,7 +60,7 @@ def test_page_has_the_numbers_of_the_metrics(two):
         assert f"{half:.3g}" in page.text
     assert f"always the most frequent class {target['test']['chance']:.3f}" in page.text
     assert "The test split has 48 trials" in page.text
-    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more of the decoder)" in page.text
+    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more steps of the decoder)" in page.text
     assert "follows the spikes by 100 ms" in page.text
     assert "validation R² of ridge 0.610 0.660 0.580" in page.text
     assert "Poisson naive Bayes has no score: too few bins with spikes" in page.text
@@ -151,7 +151,7 @@ def test_coverage_is_judged_by_both_its_errors():
         one = decoder(VELOCITY, 40, **test)
         one.predictions.clear()
         assert findings(one).get("90 % intervals") == grade
-        assert f"intervals hold the target in {100 * share:.1f} %" in section(one).parts[0].text[1]
+        assert f"intervals contain the target in {100 * share:.1f} %" in section(one).parts[0].text[1]
 
 
 def test_input_out_of_range_is_a_warning_beyond_what_false_alarms_make():

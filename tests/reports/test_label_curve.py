@@ -76,7 +76,7 @@ def test_below_ridge_is_more_than_two_paired_standard_errors(ensemble, below) ->
     curve = replace(SMALL, seconds=[10.0], lines={"ensemble": [ensemble], "ridge": [[0.5] * 3]})
     assert curve.below_ridge() == below
     told = sentences(curve)[0]
-    assert told.startswith("At 10 s of labels the delivered decoder is below ridge" if below else "At no point is")
+    assert told.endswith("at 10 s of labelled data." if below else "at no point.")
     assert "over 3 paired seeds" in told
 
 
@@ -121,14 +121,14 @@ def test_curve_comes_back_from_its_file_missing_scores_too(tmp_path) -> None:
         '{"session": "a", "target": "b", "seconds": [1.0], "pretrained": [[1.0]], "ridge": [[1.0]]}',  # an old one
         '{"session": "a", "target": "b", "seconds": [1.0], "valid_seconds": 1.0, "lines": {"ridge": [[1.0]]}}',
         '{"session": "a", "target": "b", "seconds": [1.0, 2.0], "valid_seconds": 1.0,'
-        ' "lines": {"ridge": [[1.0]], "delivered": [[1.0]]}}',
+        ' "lines": {"ridge": [[1.0]], "ensemble": [[1.0]]}}',
         '{"session": "a", "target": "b", "seconds": [1.0], "valid_seconds": 1.0,'
-        ' "lines": {"ridge": [[1.0, 2.0]], "delivered": [[1.0]]}}',
+        ' "lines": {"ridge": [[1.0, 2.0]], "ensemble": [[1.0]]}}',
     ],
 )
 def test_curve_of_another_form_is_refused(text, tmp_path) -> None:
     (tmp_path / "curve.json").write_text(text)
-    with pytest.raises(InputError, match=r"curve\.json: content: expected what `ndt finetune --curve` and"):
+    with pytest.raises(InputError, match=r"curve\.json: content: expected the output of `ndt finetune --curve`"):
         read_curve(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_figure_has_a_logarithmic_axis_with_a_tick_at_each_number_of_seconds() -
 
 
 def test_axis_reaches_as_low_as_what_it_is_about_and_the_caption_says_what_is_lower() -> None:
-    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not segment it at all."""
+    """The network falls to −2 in one seed, and the axis ends at −1; a poor baseline does not extend it."""
     drawing = label_curve.draw(SMALL)
     places = ticks(drawing.svg)
     assert {"−1.00", "0.00", "1.00"} <= set(places)
@@ -178,4 +178,4 @@ def test_curve_is_printed_with_its_verdict(tmp_path, capsys, monkeypatch) -> Non
     shown = " ".join(capsys.readouterr().out.split())
     assert f"{SESSION}, cursor_vel: medians over seeds R² on test bins 15 s 30 s 60 s 120 s" in shown
     assert "ensemble 0.520 0.610 0.670 0.730" in shown
-    assert "At no point is the delivered decoder below ridge by more than 2 standard errors" in shown
+    assert "below ridge by more than 2 standard errors over 3 paired seeds at no point." in shown

@@ -16,7 +16,7 @@ def ticks(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([−\d.]+)</text>", svg)
 
 
-def test_lines_break_where_pieces_do():
+def test_lines_break_between_segments():
     time, values = broken(np.arange(4.0), np.arange(4.0), np.array([0, 0, 1, 1]))
     np.testing.assert_array_equal(time, [0, 1, np.nan, 2, 3])
     np.testing.assert_array_equal(values, [0, 1, np.nan, 2, 3])
@@ -38,7 +38,7 @@ def test_copies_of_a_line_cover_the_circle_at_each_bin(degrees):
         assert (np.abs(found - degrees - turn) < 1e-6).any(0).all()
 
 
-def test_runs_are_stretches_of_equal_values_within_a_segment():
+def test_runs_are_equal_values_within_a_segment():
     assert runs(np.array([1, 1, 2, 2, 2]), np.array([0, 0, 0, 1, 1])) == [(0, 2), (2, 3), (3, 5)]
     assert runs(np.array([]), np.array([])) == []
 
@@ -121,7 +121,7 @@ def test_band_round_the_circle_is_on_both_sides_of_the_edge():
     )
 
 
-def test_each_stretch_of_a_true_class_is_framed():
+def test_each_run_of_a_true_class_is_framed():
     time, segment = np.arange(6.0), np.array([0, 0, 0, 1, 1, 1])
     true = np.array([0, 0, 1, 1, -1, 0])  # 0, 1, 1 in the next segment, none, 0
     svg = plots_decoder.probabilities(time, np.full((6, 2), 0.5), true, segment, ["a", "b"]).svg

@@ -1,20 +1,19 @@
-"""Micro-batches, recomputed and compiled blocks, and precision: cheaper ways to the same gradients."""
+"""Micro-batches, recomputed blocks, and precision: cheaper ways to the same gradients."""
 
-import inspect
 from dataclasses import replace
 
 import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
-from tests.train.test_loop import TRAIN, problem, trainer
 from torch import Tensor
 
 from ndt.errors import InputError
-from ndt.model.layers import Block, FeedForward
+from ndt.model.layers import Block
 from ndt.model.transformer import NDT
 from ndt.train.loop import Trainer
-from ndt.train.parallel import compile_blocks, recompute_blocks, release_blocks
+from ndt.train.parallel import recompute_blocks, release_blocks
 from ndt.train.resume import part
+from tests.train.test_loop import TRAIN, problem, trainer
 
 
 def noted(run: Trainer) -> list[dict[str, Tensor]]:
@@ -100,33 +99,6 @@ def test_a_run_with_recomputed_blocks_is_the_run_without(tmp_path) -> None:
     assert not any("forward" in vars(m) for m in runs[1].model.modules())
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own
-@pytest.mark.parametrize("recomputed", [False, True])
-def test_compiled_parts_have_the_same_gradients_and_are_captured_once(monkeypatch, recomputed) -> None:
-    """Two stories: whole blocks were compiled anew for every batch, until torch gave up, since attention follows the
-    sequences' lengths; and `nn.Sequential.compile` compiles nothing, and says nothing.
-
-    Captured only: the compiler's last stage takes minutes. Batches differ in their number of tokens.
-    """
-    monkeypatch.setattr(FeedForward, "forward", inspect.unwrap(FeedForward.forward))  # type checks are tests' alone
-    captured = []
-    capture = lambda graph, _: captured.append(graph) or graph.forward
-    plain, model, compile_ = deep_model(), deep_model(), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, backend=capture, **options))
-    with pytest.warns(UserWarning, match=r"train\.compile does not pay on a CPU"):
-        compile_blocks(model, torch.device("cpu"))
-    if recomputed:
-        recompute_blocks(model)
-    for step in range(3):
-        for m in (plain, model):
-            m.zero_grad()
-        torch.testing.assert_close(gradients(model, step), gradients(plain, step))
-    assert len(captured) == 1  # one graph serves all blocks and all lengths
-    release_blocks(model)
-    assert not any("forward" in vars(m) for m in model.modules())
-
-
 def test_bf16_has_no_loss_scaler(tmp_path) -> None:
     from accelerate.state import AcceleratorState
 
@@ -150,7 +122,7 @@ def test_averages_and_moments_resume_to_the_bit(tmp_path) -> None:
     whole._checkpoint()
     resumed = trainer(tmp_path, resume=True)
     torch.testing.assert_close(resumed._tensors(), whole._tensors(), rtol=0, atol=0)
-    assert resumed.guard.usual == whole.guard.usual
+    assert resumed.guard.averages == whole.guard.averages
     for run in (whole, resumed):
         for _ in range(5):
             run._take_step()

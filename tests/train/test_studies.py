@@ -1,4 +1,4 @@
-"""Studies of many runs: what is run again and what not, variants that are refused, and differences by hand."""
+"""Studies of many runs: which runs are repeated, which variants are refused, and paired differences by hand."""
 
 import json
 import time
@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import ndt.benchmarks.ablation
+import ndt.benchmarks.curve
+import ndt.benchmarks.studies
 import ndt.pretrain.train
 from ndt.bench import bench
 from ndt.benchmarks.ablation import CONFIGS, MASKS, ablation, load_variants
@@ -31,12 +33,11 @@ from ndt.config import (
 from ndt.errors import InputError
 from ndt.evaluation.metrics import paired_difference
 from ndt.reports.console import show_bench
-from ndt.reports.label_curve import read_curve
 from ndt.train.loop import Trainer
 from ndt.train.studies import finish, overridden, run_all
 
 TINY = StudyConfig(
-    data=("sim2",),
+    data=("sim40",),
     pretrain=PretrainConfig(
         model=ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=8, unit_width=4),
         train=TrainConfig(steps=6, batch_size=4, warmup_steps=2, valid_every=3),
@@ -49,20 +50,19 @@ TINY = StudyConfig(
         baselines=("ridge",),
         window=1.0,
     ),
-    simulate=SimulateConfig(
-        num_subjects=1, num_sessions=2, num_units=12, num_electrodes=16, seconds=30.0, mean_rate_hz=15.0
-    ),
     label_seconds=(4.0, 8.0),
-    new_seconds=40.0,
 )
-VARIANTS = "default: {}\nalike: {model.locality_bias: 0.0}\n"
+SIMULATION = SimulateConfig(
+    num_subjects=1, num_sessions=2, num_units=12, num_electrodes=16, seconds=30.0, mean_rate_hz=15.0
+)
+VARIANTS = "default: {}\nunbiased: {model.locality_bias: 0.0}\n"
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
-    """The folder of the simulated sessions of `TINY`."""
-    folder = tmp_path_factory.mktemp("data") / "sim2"
-    simulated(folder, TINY.simulate, 1)
+    """The folder of the sessions of `SIMULATION`."""
+    folder = tmp_path_factory.mktemp("data") / "sim40"
+    simulated(folder, SIMULATION, 1)
 
     return folder
 
@@ -73,7 +73,7 @@ def home(sessions, tmp_path):
 
     def home(name: str = "study"):
         (tmp_path / name / "data").mkdir(parents=True)
-        (tmp_path / name / "data" / "sim2").symlink_to(sessions)
+        (tmp_path / name / "data" / "sim40").symlink_to(sessions)
 
         return tmp_path / name
 
@@ -82,11 +82,13 @@ def home(sessions, tmp_path):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study of two variants, in this process."""
+    """A study of two variants of small simulated sessions, in this process."""
+    monkeypatch.setattr(ndt.benchmarks.studies, "SIMULATION", SIMULATION)
+    monkeypatch.setattr(ndt.benchmarks.curve, "NEW_SECONDS", 40.0)
     trained = ndt.pretrain.train.pretrain
 
     def pretrain(store, out, *args, **options):
-        """Scores each stored mask kind, as pretraining itself is to do."""
+        """Adds scores of each stored mask kind."""
         trained(store, out, *args, **options)
         metrics = json.loads((out / "metrics.json").read_text())
         metrics["valid"].setdefault("masks", {kind: dict(metrics["valid"]) for kind in MASKS})
@@ -99,7 +101,7 @@ def study(tmp_path, monkeypatch):
 
 
 def interrupt(monkeypatch, checkpoint: int) -> None:
-    """Stops training, as Ctrl-C would, when so many checkpoints have been written from now on."""
+    """Stops training, as Ctrl-C would, after N more checkpoints."""
     write, written = Trainer._checkpoint, []
 
     def stopping(self):
@@ -112,14 +114,14 @@ def interrupt(monkeypatch, checkpoint: int) -> None:
 
 
 @pytest.mark.slow
-def test_interrupted_study_goes_on_where_it_was_and_ends_as_if_it_had_not_been(study, home, monkeypatch):
+def test_interrupted_study_resumes_and_ends_with_the_same_weights(study, home, monkeypatch):
     one, other = home("whole"), home("cut")
     whole = ablation(one, 2, study)
     with monkeypatch.context() as patch:
         interrupt(patch, 3)  # two a run: in the middle of the second
         with pytest.raises(KeyboardInterrupt):
             ablation(other, 2, study)
-    runs = other / "ablation" / "sim2" / "default"
+    runs = other / "ablation" / "sim40" / "default"
     first = (runs / "seed0" / "metrics.json").stat()
     assert not (runs / "seed1" / "metrics.json").exists()
 
@@ -132,11 +134,11 @@ def test_interrupted_study_goes_on_where_it_was_and_ends_as_if_it_had_not_been(s
     assert (runs / "seed0" / "metrics.json").stat() == first
     assert [r["values"] for r in cut] == [r["values"] for r in whole]
     for seed in ("seed0", "seed1"):
-        weights = load_file(one / "ablation" / "sim2" / "default" / seed / "model.safetensors")
+        weights = load_file(one / "ablation" / "sim40" / "default" / seed / "model.safetensors")
         torch.testing.assert_close(load_file(runs / seed / "model.safetensors"), weights, rtol=0, atol=0)
 
 
-def test_finished_study_trains_nothing_and_changed_settings_train_only_what_they_change(study, home, monkeypatch):
+def test_completed_study_trains_nothing_and_a_changed_variant_is_retrained_alone(study, home, monkeypatch):
     folder = home()
     rows = ablation(folder, 1, study)
     runs = []
@@ -147,11 +149,11 @@ def test_finished_study_trains_nothing_and_changed_settings_train_only_what_they
 
     Path(study.variants).write_text(VARIANTS.replace("0.0}", "0.0, mask.ratio: 0.25}"))
     ablation(folder, 1, study)
-    assert runs == [folder / "ablation" / "sim2" / "alike" / "seed0"]
+    assert runs == [folder / "ablation" / "sim40" / "unbiased" / "seed0"]
 
 
 class Training:
-    """Stands for a run: remembers how it was called, and ends unless told not to."""
+    """Stands for a run: records how it was called, and writes metrics.json if it ends."""
 
     def __init__(self, ends: bool) -> None:
         self.ends, self.resumed = ends, []
@@ -163,16 +165,16 @@ class Training:
             (out / "metrics.json").write_text('{"score": 1}')
 
 
-def test_run_is_read_resumed_or_begun_anew_by_what_it_was_asked_for(tmp_path):
+def test_run_is_read_resumed_or_retrained_by_its_request(tmp_path):
     killed, ending = Training(ends=False), Training(ends=True)
-    asked = {"settings": {"steps": 3, "sessions": ("a",)}, "base": None}
-    assert finish(tmp_path / "run", asked, killed) == {}
-    assert finish(tmp_path / "run", asked, ending) == {"score": 1}
-    assert finish(tmp_path / "run", asked, ending) == {"score": 1}
+    request = {"settings": {"steps": 3, "sessions": ("a",)}, "base": None}
+    assert finish(tmp_path / "run", request, killed) == {}
+    assert finish(tmp_path / "run", request, ending) == {"score": 1}
+    assert finish(tmp_path / "run", request, ending) == {"score": 1}
     assert (killed.resumed, ending.resumed) == ([False], [True])
-    assert not (tmp_path / "run" / "checkpoints").exists()  # an ended run needs none
+    assert not (tmp_path / "run" / "checkpoints").exists()  # a completed run needs none
 
-    assert finish(tmp_path / "run", {**asked, "base": {"steps": 4}}, ending) == {"score": 1}
+    assert finish(tmp_path / "run", {**request, "base": {"steps": 4}}, ending) == {"score": 1}
     assert ending.resumed == [True, False]
 
 
@@ -183,23 +185,23 @@ def test_folder_that_is_not_a_run_of_a_study_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_settings_depart_by_dotted_name_and_leave_all_others():
+def test_overrides_change_settings_by_dotted_name_and_no_others():
     base = PretrainConfig(seed=3, sessions=("a", "b"))
-    found = overridden(base, {"model.width": 128, "model.num_heads": 8, "min_bins": 4}, "here", "x")
-    assert found == replace(base, model=ModelConfig(width=128, num_heads=8), min_bins=4)
+    found = overridden(base, {"model.width": 128, "model.num_heads": 8, "seed": 4}, "here", "x")
+    assert found == replace(base, model=ModelConfig(width=128, num_heads=8), seed=4)
     assert overridden(base, {}, "here", "x") == base
     with pytest.raises(InputError, match=r"here: x\.model\.width: expected a multiple of 16, found 100"):
         overridden(base, {"model.width": 100}, "here", "x")
 
 
 def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
-    store = simulated(tmp_path, TINY.simulate, 1)
+    store = simulated(tmp_path, SIMULATION, 1)
     assert store.session_ids == ["sub-simA_ses-01", "sub-simA_ses-02"]
     before = (tmp_path / "store" / "manifest.json").stat()
-    simulated(tmp_path, replace(TINY.simulate, workers=2), 1)  # processes change nothing
+    simulated(tmp_path, replace(SIMULATION, workers=2), 1)  # processes change nothing
     assert (tmp_path / "store" / "manifest.json").stat() == before
-    with pytest.raises(InputError, match="simulated sessions: expected those that are asked for"):
-        simulated(tmp_path, replace(TINY.simulate, seconds=31.0), 1)
+    with pytest.raises(InputError, match="simulated sessions: expected those of this study"):
+        simulated(tmp_path, replace(SIMULATION, seconds=31.0), 1)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +213,10 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ),
         (
             "a: {mask.ration: 0.1}",
-            r"a\.mask\.ration: expected one of: ratio, random_only_steps, random, .*, found an unknown setting",
+            r"a\.mask\.ration: expected one of: ratio, kinds, random_only_steps, found an unknown setting",
         ),
         ("a: {models.width: 64}", r"a\.models: expected one of"),
-        ("a: {min_bins.x: 1}", r"a\.min_bins\.x: expected a setting; min_bins has none below it"),
+        ("a: {window.x: 1}", r"a\.window\.x: expected a setting; window has none below it"),
         ("a: {model.width: wide}", r"a\.model\.width: expected int, found 'wide'"),
         ("a: {mask.ratio: 3.0}", r"a\..*ratio: expected 0.01 to 0.99, found 3.0"),
         ("a: {train.steps: 10}", r"a\.train\.steps: expected a setting of variants, found one of the whole study"),
@@ -227,13 +229,13 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ("a: {preset: missing.yaml}", r"missing\.yaml: settings: expected a YAML file"),
     ],
 )
-def test_variants_that_are_not_one_are_refused_by_name(text, match, tmp_path):
+def test_bad_variants_are_refused_by_name(text, match, tmp_path):
     (tmp_path / "variants.yaml").write_text(text)
     with pytest.raises(InputError, match=match):
         load_variants(tmp_path / "variants.yaml", PretrainConfig())
 
 
-def test_variants_depart_from_the_base_or_from_their_preset_and_keep_the_budget(tmp_path):
+def test_variants_override_the_base_or_their_preset_and_keep_the_budget(tmp_path):
     (tmp_path / "other.yaml").write_text("model: {width: 64}\ntrain: {steps: 9000, batch_size: 8}\n")
     (tmp_path / "v.yaml").write_text(
         "default: {}\none: {model.width: 128, mask.ratio: 0.25}\nwhole: {preset: other.yaml, train.ema: 0.5}\n"
@@ -266,7 +268,7 @@ def test_paired_difference_by_hand():
             paired_difference(values, peers)
 
 
-def test_row_of_a_pair_by_hand():
+def test_paired_row_by_hand():
     """Seeds are paired in order: shuffling the peer's would leave the mean difference and change its error."""
     row = paired_row("x", [2.0, 4.0, 10.0], "R2", "peer", [1.0, 2.0, 4.0], "3 steps")
     assert (row["value"], row["peer_value"], row["ratio"], row["spread"]) == (4.0, 2.0, 2.0, 8.0)
@@ -276,7 +278,7 @@ def test_row_of_a_pair_by_hand():
     assert "difference" not in alone
 
 
-def test_table_has_the_difference_with_its_error_and_the_budget(capsys, monkeypatch):
+def test_table_shows_the_difference_with_its_error_and_the_budget(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     rows = [
         paired_row("first", [1.0, 2.0, 4.0], "R2", None, [], "3 steps"),
@@ -288,10 +290,10 @@ def test_table_has_the_difference_with_its_error_and_the_budget(capsys, monkeypa
     assert lines["row"][-2:] == ["difference", "budget"]
     assert lines["first"][-3:] == ["–", "3", "steps"]
     assert lines["second"][-5:] == ["+3.000", "±", "1.528", "3", "steps"]  # sqrt(7 / 3)
-    assert lines["lone"][-3:] == ["-0.500", "3", "steps"]
+    assert lines["lone"][-3:] == ["−0.500", "3", "steps"]
 
 
-def test_settings_of_a_study_are_refused_where_they_would_do_nothing():
+def test_settings_of_a_study_are_refused_by_other_benchmarks():
     with pytest.raises(InputError, match=r"expected no settings but of ablation, .*, adaptation, dynamics, .*, found"):
         bench("demo", BenchConfig(study=TINY))
 
@@ -302,7 +304,6 @@ def test_settings_of_a_study_are_refused_where_they_would_do_nothing():
         ({"workers": 0}, "workers: expected at least 1, found 0"),
         ({"label_seconds": ()}, "label_seconds: expected some seconds above 0"),
         ({"label_seconds": (15.0, 0.0)}, "label_seconds: expected some seconds above 0"),
-        ({"new_seconds": 1.0}, "new_seconds: expected at least 10"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, match):
@@ -310,7 +311,7 @@ def test_settings_out_of_range_are_refused_by_name(settings, match):
         StudyConfig(**settings)
 
 
-def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home, monkeypatch):
+def test_rows_compare_each_variant_and_mask_kind_to_the_first_variant(study, home, monkeypatch):
     """Bits per spike here: 10 a variant, 1 a mask kind, 0.1 a seed, and 0.1 more for the variant's second seed."""
 
     def pretrained(store, folder, config):
@@ -320,9 +321,9 @@ def test_rows_are_a_variant_and_a_mask_kind_beside_the_first_variant(study, home
 
     monkeypatch.setattr(ndt.benchmarks.ablation, "pretrained", pretrained)
     rows = {r["name"]: r for r in ablation(home(), 2, study)}
-    assert list(rows) == [f"sim2.{v}.{k}" for v in ("default", "alike") for k in ("random", "unit", "forward")]
-    assert rows["sim2.default.unit"]["peer"] is None
-    found = rows["sim2.alike.unit"]
+    assert list(rows) == [f"sim40.{v}.{k}" for v in ("default", "unbiased") for k in ("random", "unit", "forward")]
+    assert rows["sim40.default.unit"]["peer"] is None
+    found = rows["sim40.unbiased.unit"]
     assert (found["peer"], found["values"], found["peer_values"]) == ("default", [12.0, 12.2], [2.0, 2.1])
     np.testing.assert_allclose([found["difference"], found["standard_error"]], [10.05, 0.05], rtol=1e-9)
     assert {r["budget"] for r in rows.values()} == {"6 steps x 4 windows"}
@@ -336,23 +337,14 @@ def test_jobs_run_in_processes_of_one_thread_and_keep_their_order():
 
 
 @pytest.mark.slow
-def test_curve_is_finished_once_and_has_a_page(study, home, monkeypatch):
+def test_curve_compares_pretrained_and_scratch_and_is_not_repeated(study, home, monkeypatch):
     folder = home()
     rows = curve(folder, 2, study)
     assert [(r["name"], r["peer"], len(r["values"])) for r in rows] == [
         ("curve.4s", "scratch", 2),
         ("curve.8s", "scratch", 2),
     ]
-    found = read_curve(folder)
-    assert found.session == "sub-simA_ses-03"  # the day after the two that were pretrained on
-    assert found.seconds == [4.0, 8.0]
-    assert found.lines["network"] == [r["values"] for r in rows]
-    assert found.lines["scratch"] == [r["peer_values"] for r in rows]
-    assert found.lines["ridge"] == [r["ridge_values"] for r in rows]
-    assert np.shape(found.lines["ensemble"]) == (2, 2)
-    text = (folder / "report.html").read_text()
-    assert "labelled training data of the session (s, log axis)" in text
-
+    assert [len(r["ridge_values"]) for r in rows] == [2, 2]
     for kind in ("pretrained", "scratch"):
         made = json.loads((folder / "curve" / "4s" / kind / "seed1" / "metrics.json").read_text())
         np.testing.assert_allclose(made["label_seconds"], 4.0, atol=made["bin_size"])
@@ -374,8 +366,8 @@ def test_curve_of_more_labels_than_there_are_is_refused(study, home):
 def test_data_sets_that_are_not_there_are_refused_before_anything_is_trained(study, home, monkeypatch, tmp_path):
     monkeypatch.setenv("NDT_DATA", str(tmp_path / "nowhere"))
     for data, match in (
-        (("sim2", "m1"), r"NDT_DATA: expected one recording sub-m1/\*\.nwb, found 0"),
-        (("sim3",), "data: expected some of sim2, m1, s1, .*, found sim3"),
+        (("sim40", "m1"), r"NDT_DATA: expected one recording sub-m1/\*\.nwb, found 0"),
+        (("sim3",), "data: expected some of sim40, m1, s1, .*, found sim3"),
     ):
         folder = home(data[-1])
         with pytest.raises(InputError, match=match):
@@ -394,7 +386,7 @@ def _grown(n: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_processes_that_have_grown_are_replaced_while_warnings_are_errors():
-    """joblib warned of it in the thread that hands out jobs; as an error that ended the thread, and all waited."""
+    """joblib warns in its dispatching thread; as an error, the warning ended that thread, and all jobs waited."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run_all([partial(_grown, n) for n in range(6)], 2, "") == list(range(6))

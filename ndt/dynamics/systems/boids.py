@@ -57,9 +57,9 @@ class Boids:
         x = rng.normal(size=(num_particles, 2))
         v = rng.normal(size=(num_particles, 2))
         v = _unit(v - v.mean(0))
-        wanted, frames = set(steps.round().astype(int).tolist()), []
-        for k in range(max(wanted) + 1):
-            if k in wanted:
+        observed, frames = set(steps.round().astype(int).tolist()), []
+        for k in range(max(observed) + 1):
+            if k in observed:
                 frames.append((x, v))
             v = _unit(v + self.step * self._turn(x, v))
             x = x + self.step * v
@@ -76,10 +76,9 @@ class Boids:
         seen = np.maximum(np.bincount(i, minlength=len(x)), 1)[:, None]
         turn = self.cohesion * _sum(gap, i, len(x)) / seen + self.alignment * _sum(v[j] - v[i], i, len(x)) / seen
 
-        return (
-            turn - self.separation * _sum(gap[near], i[near], len(x))
-            - self.wall * np.sign(x) * (np.abs(x) > self.size)
-        )  # fmt: skip
+        turn = turn - self.separation * _sum(gap[near], i[near], len(x))
+
+        return turn - self.wall * np.sign(x) * (np.abs(x) > self.size)
 
 
 def _unit(v: Array) -> Array:

@@ -22,40 +22,20 @@ __all__ = ["POTENTIALS", "Diffusion"]
 Array = NDArray[np.float64]
 
 
-def _quadratic(x: Array) -> Array:
-    """Of ½|x|²."""
-    return x
-
-
-def _styblinski(x: Array) -> Array:
-    """Of ½ Σ (x⁴ - 16 x² + 5 x): four wells."""
-    return 2 * x**3 - 16 * x + 2.5
-
-
 def _bohachevsky(x: Array) -> Array:
-    """Of x² + 2 y² - 0.3 cos 3πx - 0.4 cos 4πy: a quadratic with ripples."""
+    """Gradient of x² + 2 y² - 0.3 cos 3πx - 0.4 cos 4πy: a quadratic with ripples."""
     turn = np.pi * np.array([3.0, 4.0])
 
     return np.array([2.0, 4.0]) * x + np.array([0.3, 0.4]) * turn * np.sin(turn * x)
 
 
-def _oakley(x: Array) -> Array:
-    """Of Σ x + Σ x² + x y: a tilted quadratic."""
-    return 1 + 2 * x + x[..., ::-1]
-
-
-def _plateau(x: Array) -> Array:
-    """Of Σ sin x: an undulating plateau."""
-    return np.cos(x)
-
-
-POTENTIALS: dict[str, Callable[[Array], Array]] = {
-    "poly": _quadratic,
-    "styblinski": _styblinski,
+POTENTIALS: dict[str, Callable[[Array], Array]] = {  # gradients (N, 2) -> (N, 2)
+    "poly": lambda x: x,  # of ½|x|²
+    "styblinski": lambda x: 2 * x**3 - 16 * x + 2.5,  # of ½ Σ (x⁴ - 16 x² + 5 x): four wells
     "bohachevsky": _bohachevsky,
-    "oakley_ohagan": _oakley,
-    "wavy_plateau": _plateau,
-}  # gradients (N, 2) -> (N, 2)
+    "oakley_ohagan": lambda x: 1 + 2 * x + x[..., ::-1],  # of Σ x + Σ x² + x y: a tilted quadratic
+    "wavy_plateau": np.cos,  # of Σ sin x
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +44,8 @@ class Diffusion:
 
     Arguments:
         potential: One of `POTENTIALS`.
-        sigma: Noise.
-        variance: Of a coordinate at time 0, about 0.
+        sigma: Noise amplitude.
+        variance: Variance of each coordinate at time 0, about 0.
         step: Longest step of the solver (Euler and Maruyama).
         fresh: Whether each snapshot has independent particles, rather than the same ones.
     """

@@ -19,18 +19,9 @@ from scipy.integrate import solve_ivp
 
 from ndt.dynamics.snapshots import Snapshots
 
-__all__ = [
-    "Ensemble",
-    "harmonic_oscillator",
-    "isothermal_gas",
-    "damped_oscillation",
-    "vortex_tracers",
-    "solid_rotation",
-]
+__all__ = ["damped_oscillation", "harmonic_oscillator", "isothermal_gas", "solid_rotation", "vortex_tracers"]
 
 Array = NDArray[np.float64]
-Motion = Callable[[Array, Array, float], tuple[Array, Array]]
-Initial = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +33,8 @@ class Ensemble:
         motion: Takes both and a time; returns both then.
     """
 
-    initial: Initial
-    motion: Motion
+    initial: Callable[[Array], tuple[Array, Array]]
+    motion: Callable[[Array, Array, float], tuple[Array, Array]]
 
     def simulate(self, num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions and velocities at times, exact, (T, N, 2)."""
@@ -53,9 +44,7 @@ class Ensemble:
             frames.append(self.motion(*first, t))
         positions, velocities = zip(*frames, strict=True)
 
-        return Snapshots.from_arrays(
-            np.stack(positions), times, velocity=np.stack(velocities), paired=True
-        )  # fmt: skip
+        return Snapshots.from_arrays(np.stack(positions), times, velocity=np.stack(velocities), paired=True)
 
 
 def damped_oscillation(k: float, gamma: float, t: float) -> tuple[float, float, float, float]:

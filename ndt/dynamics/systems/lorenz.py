@@ -14,6 +14,8 @@ from ndt.dynamics.snapshots import Snapshots
 
 __all__ = ["Lorenz"]
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lorenz:
@@ -40,7 +42,7 @@ class Lorenz:
             8 * a / (1 + 2 * a), 4 / (1 + 2 * a),
         )  # fmt: skip
 
-    def field(self, c: NDArray[np.float64], r: float) -> NDArray[np.float64]:
+    def field(self, c: Array, r: float) -> Array:
         """Returns the velocity at states (…, 9)."""
         b1, b2, b3, b4, b5, b6 = self.constants
         s = self.sigma
@@ -59,7 +61,7 @@ class Lorenz:
 
         return np.stack(parts, -1)
 
-    def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
+    def simulate(self, mu: Sequence[float], num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns states of independent copies, (M, T, N, 9), paired, a trajectory for each r."""
         start = np.random.default_rng(seed).normal(0, self.spread, (len(mu), num_particles, 9))
         r = np.asarray(mu, np.float64)[:, None]
@@ -74,7 +76,7 @@ class Lorenz:
 
         return Snapshots.from_arrays(np.stack(frames, 1), times, np.array(mu), paired=True)
 
-    def _step(self, c: NDArray[np.float64], r: NDArray[np.float64], h: float) -> NDArray[np.float64]:
+    def _step(self, c: Array, r: Array, h: float) -> Array:
         k1 = self.field(c, r)  # type: ignore[arg-type]
         k2 = self.field(c + h / 2 * k1, r)  # type: ignore[arg-type]
         k3 = self.field(c + h / 2 * k2, r)  # type: ignore[arg-type]

@@ -79,11 +79,10 @@ SYSTEMS = {
         model=Oscillator(), num_times=401, labels=("x1", "x2"), least_loss=Oscillator().least_loss()
     ),
     "two_stream": System(
-        model=Beams(cells=128, step=0.05, quiet=True),
-        fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),
+        model=Beams(), fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),
     ),
-    "bump_on_tail": System(
-        model=replace(Beams.bump_on_tail(), cells=128, step=0.05, quiet=True),
+    "bump_on_tail": System(  # a plasma at rest, with a tenth of its electrons in a narrower beam
+        model=Beams(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1)),
         fitted=WAVES, unseen=(1.25, 1.85), end=40.0, labels=("position", "velocity"),
     ),
     "landau": System(

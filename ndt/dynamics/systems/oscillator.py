@@ -17,6 +17,8 @@ from ndt.dynamics.snapshots import Snapshots
 
 __all__ = ["Oscillator"]
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Oscillator:
@@ -34,7 +36,7 @@ class Oscillator:
     mean: float = -1.0
     spread: float = 0.1
 
-    def simulate(self, num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
+    def simulate(self, num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions of particles at times, with exact transitions, (T, N, 2), paired."""
         rng = np.random.default_rng(seed)
         x = rng.normal(self.mean, self.spread, (num_particles, 2))
@@ -47,9 +49,7 @@ class Oscillator:
 
         return Snapshots.from_arrays(np.stack(frames), times, paired=True)
 
-    def _advance(
-        self, x: NDArray[np.float64], v: NDArray[np.float64], h: float, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _advance(self, x: Array, v: Array, h: float, rng: np.random.Generator) -> tuple[Array, Array]:
         w, a = self.omega, self.omega * h
         x, v = np.cos(a) * x + np.sin(a) / w * v, -w * np.sin(a) * x + np.cos(a) * v
         if self.sigma and h > 0:
@@ -59,7 +59,7 @@ class Oscillator:
 
         return x, v
 
-    def _noise(self, h: float) -> NDArray[np.float64]:
+    def _noise(self, h: float) -> Array:
         """Covariance of (x, v) that noise adds over h."""
         w, double = self.omega, 2 * self.omega * h
         xx, vv = (h - np.sin(double) / (2 * w)) / w**2, h + np.sin(double) / (2 * w)
@@ -67,7 +67,7 @@ class Oscillator:
 
         return self.sigma**2 / 2 * np.array([[xx, xv], [xv, vv]])
 
-    def moments(self, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def moments(self, times: Array) -> tuple[Array, Array]:
         """Returns mean and variance of a coordinate's position at times, each of shape (T,)."""
         w, t = self.omega, np.asarray(times, np.float64)
         free = self.spread**2 * (np.cos(w * t) ** 2 + (np.sin(w * t) / w) ** 2)

@@ -11,6 +11,7 @@ Berman, Blickhan, Peherstorfer (2024), https://arxiv.org/abs/2410.12000, where m
 the velocity perturbation; if it is not an integer, the perturbation jumps at the seam of the box, as in their work.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +24,8 @@ from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
 
 __all__ = ["Beams", "Landau", "Mesh"]
+
+Array = NDArray[np.float64]
 
 # N = particles, D = dimensions of space, T = times
 
@@ -45,7 +48,7 @@ class Mesh:
         square.flat[0] = np.inf  # the mean of the density is that of the ions
         self.response = 1 / (mu**2 * square)
 
-    def density(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def density(self, x: Array) -> Array:
         """Returns the density of particles (N, D) in each cell, of mean 1, by cloud-in-cell deposition."""
         total = np.zeros(self.cells**self.dims)
         for index, weight in self._corners(x):
@@ -53,13 +56,13 @@ class Mesh:
 
         return total.reshape([self.cells] * self.dims) * (len(total) / len(x))
 
-    def field(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def field(self, x: Array) -> Array:
         """Returns the gradient of the potential at the mesh's points, shape (D, cells, …): the acceleration there."""
         potential = -np.fft.fftn(self.density(x)) * self.response
 
         return np.stack([np.fft.ifftn(1j * k * potential).real for k in self.waves])
 
-    def acceleration(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def acceleration(self, x: Array) -> Array:
         """Returns the acceleration of each particle, shape (N, D)."""
         on_mesh = self.field(x).reshape(self.dims, -1)
         found = np.zeros_like(x)
@@ -68,19 +71,13 @@ class Mesh:
 
         return found
 
-    def electric_energy(self, x: NDArray[np.float64]) -> float:
+    def electric_energy(self, x: Array) -> float:
         """Returns half the integral of mu² |field|² over the box."""
         cell = (self.length / self.cells) ** self.dims
 
         return float(self.mu**2 * (self.field(x) ** 2).sum() * cell / 2)
 
-    def energy(self, x: NDArray[np.float64], v: NDArray[np.float64]) -> float:
-        """Returns kinetic and field energy; the mass of all particles is the volume of the box."""
-        return float((v**2).sum() / len(v) * self.length**self.dims / 2) + self.electric_energy(x)
-
-    def advance(
-        self, x: NDArray[np.float64], v: NDArray[np.float64], duration: float, step: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def advance(self, x: Array, v: Array, duration: float, step: float) -> tuple[Array, Array]:
         """Returns positions and velocities after a duration, in equal steps no longer than `step`."""
         if duration <= 0:
             return x, v
@@ -95,9 +92,7 @@ class Mesh:
 
         return x, v
 
-    def recorded(
-        self, start: tuple[NDArray[np.float64], NDArray[np.float64]], times: NDArray[np.float64], step: float
-    ) -> NDArray[np.float64]:
+    def recorded(self, start: tuple[Array, Array], times: Array, step: float) -> Array:
         """Returns positions and velocities at times, from a start at time 0, (T, N, 2 D)."""
         (x, v), now, frames = start, 0.0, []
         for t in np.asarray(times, np.float64).tolist():
@@ -107,7 +102,7 @@ class Mesh:
 
         return np.stack(frames)
 
-    def _corners(self, x: NDArray[np.float64]) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    def _corners(self, x: Array) -> list[tuple[NDArray[np.int64], Array]]:
         """Returns indices of the 2^D mesh points around each particle, and its weights there."""
         at = x / (self.length / self.cells)
         low = np.floor(at).astype(np.int64)
@@ -124,131 +119,104 @@ class Mesh:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beams:
-    """Electron beams in one dimension: two streams, or a bump on the tail.
+class _Plasma(ABC):
+    """A plasma in a periodic box, from quasi-random initial conditions, which have little sampling noise.
 
     Arguments:
-        speeds: Mean velocity of each beam.
-        widths: Thermal velocity of each.
-        shares: Part of the particles in each; they sum to 1.
-        length: Of the box.
-        perturbation: Of velocities: v (1 + perturbation cos(2 pi mu x / length)).
-        cells: Of the mesh; 0 for an eighth of the particles.
-        step: Of time.
-        quiet: Whether initial conditions are quasi-random, so that waves grow from the perturbation and not from
-            sampling noise.
+        dims: Dimensions of space D; phase space has twice as many.
+        box: Length of the box.
+        cells: Cells of the mesh in each dimension.
+        step: Time step.
     """
 
-    speeds: tuple[float, ...] = (-3.0, 3.0)
-    widths: tuple[float, ...] = (1.0, 1.0)
-    shares: tuple[float, ...] = (0.5, 0.5)
-    length: float = 50.0
-    perturbation: float = 0.05
-    cells: int = 0
-    step: float = 0.01
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if not len(self.speeds) == len(self.widths) == len(self.shares) or abs(sum(self.shares) - 1) > 1e-9:
-            raise InputError("system", "shares", "one a beam, 1 in all", self.shares)
-
-    @classmethod
-    def two_stream(cls) -> "Beams":
-        """Two opposite beams."""
-        return cls()
-
-    @classmethod
-    def bump_on_tail(cls) -> "Beams":
-        """A plasma at rest with a tenth of its electrons in a narrower beam."""
-        return cls(speeds=(0.0, 4.0), widths=(1.0, 0.5), shares=(0.9, 0.1))
-
-    def mesh(self, mu: float, num_particles: int) -> Mesh:
-        """Returns the mesh for a number of particles."""
-        return Mesh(self.length, self.cells or max(num_particles // 8, 16), 1, mu)
-
-    def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns positions and velocities at time 0, each (N, 1)."""
-        rng = np.random.default_rng(seed)
-        uniform = qmc.Halton(3, rng=rng).random(num_particles) if self.quiet else rng.random((num_particles, 3))
-        x = uniform[:, 0] * self.length
-        beam = np.minimum(np.searchsorted(np.cumsum(self.shares), uniform[:, 1], side="right"), len(self.shares) - 1)
-        deviation = norm.ppf(np.clip(uniform[:, 2], 1e-9, 1 - 1e-9))
-        v = np.array(self.speeds)[beam] + np.array(self.widths)[beam] * deviation
-        v = v * (1 + self.perturbation * np.cos(2 * np.pi * mu * x / self.length))
-
-        return x[:, None], v[:, None]
-
-    def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
-        """Returns positions and velocities, (M, T, N, 2), paired, a trajectory for each mu."""
-        frames = [
-            self.mesh(m, num_particles).recorded(self.start(m, num_particles, seed + i), times, self.step)
-            for i, m in enumerate(mu)
-        ]
-
-        return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=[self.length, np.inf])
-
-    def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
-        """Returns the electric energy of each of the populations (T, N, 2), by the same mesh for all."""
-        mesh = self.mesh(mu, samples.shape[1])
-
-        return np.array([mesh.electric_energy(frame[:, :1]) for frame in samples])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Landau:
-    """Landau damping of waves in a warm plasma.
-
-    The initial density is the product of 1 + mu cos(k x) over dimensions: mu is the amplitude, 0.5 for strong damping.
-
-    Arguments:
-        dims: Dimensions of space; phase space has twice as many.
-        wave: Wave number k; the box is one wave long.
-        cells: Of the mesh, in each dimension.
-        step: Of time.
-        quiet: Whether initial conditions are quasi-random in phase space.
-    """
-
-    dims: int = 3
-    wave: float = 0.5
-    cells: int = 16
+    dims: int
+    box: float
+    cells: int
     step: float = 0.05
-    quiet: bool = True
 
-    @property
-    def length(self) -> float:
-        """Of the box."""
-        return 2 * np.pi / self.wave
-
-    def mesh(self) -> Mesh:
-        """Returns the mesh."""
-        return Mesh(self.length, self.cells, self.dims)
-
-    def start(self, mu: float, num_particles: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    @abstractmethod
+    def start(self, mu: float, num_particles: int, seed: int) -> tuple[Array, Array]:
         """Returns positions and velocities at time 0, each (N, D)."""
-        if not 0 <= mu < 1:
-            raise InputError("system", "mu", "an amplitude of 0 to below 1", mu)
-        if self.quiet:
-            uniform = qmc.Halton(2 * self.dims, rng=np.random.default_rng(seed)).random(num_particles)
-        else:
-            uniform = np.random.default_rng(seed).random((num_particles, 2 * self.dims))
-        grid = np.linspace(0, self.length, 4097)
-        cumulative = (grid + mu / self.wave * np.sin(self.wave * grid)) / self.length
-        x = np.interp(uniform[:, : self.dims], cumulative, grid)
 
-        return np.mod(x, self.length), norm.ppf(np.clip(uniform[:, self.dims :], 1e-9, 1 - 1e-9))
+    def mesh(self, mu: float) -> Mesh:
+        """Returns the mesh for a parameter."""
+        return Mesh(self.box, self.cells, self.dims, mu)
 
-    def simulate(self, mu: Sequence[float], num_particles: int, times: NDArray[np.float64], seed: int = 0) -> Snapshots:
+    def simulate(self, mu: Sequence[float], num_particles: int, times: Array, seed: int = 0) -> Snapshots:
         """Returns positions and velocities, (M, T, N, 2 D), paired, a trajectory for each mu."""
         frames = [
-            self.mesh().recorded(self.start(m, num_particles, seed + i), times, self.step) for i, m in enumerate(mu)
+            self.mesh(m).recorded(self.start(m, num_particles, seed + i), times, self.step) for i, m in enumerate(mu)
         ]
-        period = [self.length] * self.dims + [np.inf] * self.dims
+        period = [self.box] * self.dims + [np.inf] * self.dims
 
         return Snapshots.from_arrays(np.stack(frames), times, np.array(mu), paired=True, period=period)
 
-    def electric_energy(self, samples: NDArray[np.float64], mu: float) -> NDArray[np.float64]:
-        """Returns the electric energy of each of the populations (T, N, 2 D)."""
-        del mu  # the field's scale is 1 whatever the amplitude
-        mesh = self.mesh()
+    def electric_energy(self, samples: Array, mu: float) -> Array:
+        """Returns the electric energy of each of the populations (T, N, 2 D), by the same mesh for all."""
+        mesh = self.mesh(mu)
 
         return np.array([mesh.electric_energy(frame[:, : self.dims]) for frame in samples])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beams(_Plasma):
+    """Electron beams in one dimension: two streams by default, or a bump on the tail.
+
+    Arguments:
+        speeds: Mean velocity of each beam.
+        widths: Thermal velocity of each beam.
+        shares: Fraction of the particles in each beam; they sum to 1.
+        perturbation: Relative perturbation of velocities: v (1 + perturbation cos(2 pi mu x / box)).
+    """
+
+    dims: int = 1
+    box: float = 50.0
+    cells: int = 128
+    speeds: tuple[float, ...] = (-3.0, 3.0)
+    widths: tuple[float, ...] = (1.0, 1.0)
+    shares: tuple[float, ...] = (0.5, 0.5)
+    perturbation: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not len(self.speeds) == len(self.widths) == len(self.shares) or abs(sum(self.shares) - 1) > 1e-9:
+            raise InputError("system", "shares", "one for each beam, with sum 1", self.shares)
+
+    def start(self, mu: float, num_particles: int, seed: int) -> tuple[Array, Array]:
+        """Returns positions and velocities at time 0, each (N, 1)."""
+        uniform = qmc.Halton(3, rng=np.random.default_rng(seed)).random(num_particles)
+        x = uniform[:, 0] * self.box
+        beam = np.minimum(np.searchsorted(np.cumsum(self.shares), uniform[:, 1], side="right"), len(self.shares) - 1)
+        deviation = norm.ppf(np.clip(uniform[:, 2], 1e-9, 1 - 1e-9))
+        v = np.array(self.speeds)[beam] + np.array(self.widths)[beam] * deviation
+        v = v * (1 + self.perturbation * np.cos(2 * np.pi * mu * x / self.box))
+
+        return x[:, None], v[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landau(_Plasma):
+    """Landau damping of waves in a warm plasma.
+
+    The initial density is the product of 1 + mu cos(k x) over dimensions, of one wave in the box: mu is the amplitude,
+    0.5 for strong damping.
+    """
+
+    dims: int = 3
+    box: float = 4 * np.pi
+    cells: int = 16
+
+    def mesh(self, mu: float) -> Mesh:
+        """Returns the mesh; its field does not depend on the amplitude mu."""
+        del mu
+        return Mesh(self.box, self.cells, self.dims)
+
+    def start(self, mu: float, num_particles: int, seed: int) -> tuple[Array, Array]:
+        """Returns positions and velocities at time 0, each (N, D)."""
+        if not 0 <= mu < 1:
+            raise InputError("system", "mu", "an amplitude of 0 to below 1", mu)
+        uniform = qmc.Halton(2 * self.dims, rng=np.random.default_rng(seed)).random(num_particles)
+        grid, wave = np.linspace(0, self.box, 4097), 2 * np.pi / self.box
+        cumulative = (grid + mu / wave * np.sin(wave * grid)) / self.box
+        x = np.interp(uniform[:, : self.dims], cumulative, grid)
+
+        return np.mod(x, self.box), norm.ppf(np.clip(uniform[:, self.dims :], 1e-9, 1 - 1e-9))

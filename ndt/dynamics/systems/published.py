@@ -15,27 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ndt.dynamics.snapshots import Snapshots
+from ndt.dynamics.snapshots import Snapshots, read_arrays
 from ndt.errors import InputError
 
 __all__ = ["STEP", "drifters", "embryoid"]
 
 STEP = 0.9  # time between two snapshots in the unit of the drifters' velocities
-
-
-def _arrays(path: str | Path, names: tuple[str, ...]) -> list[NDArray[np.float64]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: np.asarray(file[name]) for name in names if name in file.files}
-    except (OSError, ValueError) as error:
-        raise InputError(path, "content", "an .npz file of arrays", error) from error
-    for name in names:
-        if name not in found:
-            raise InputError(path, name, "an array of that name", ", ".join(found) or "none")
-
-    return [found[name] for name in names]
 
 
 def drifters(path: str | Path, held_out_times: Sequence[float] = ()) -> Snapshots:
@@ -48,7 +34,8 @@ def drifters(path: str | Path, held_out_times: Sequence[float] = ()) -> Snapshot
     Raises:
         InputError: if the file or an array is missing, or shapes disagree.
     """
-    x, velocity = _arrays(path, ("positions", "velocities"))
+    found = read_arrays(path, ("positions", "velocities"))
+    x, velocity = found["positions"], found["velocities"]
     if x.ndim != 3 or x.shape != velocity.shape:
         raise InputError(path, "shapes", "(T, N, d) twice", f"{x.shape} and {velocity.shape}")
     times = np.arange(len(x), dtype=float)
@@ -67,7 +54,8 @@ def embryoid(path: str | Path, num_dims: int = 5, held_out: Sequence[float] = ()
     Raises:
         InputError: if the file or an array is missing, or shapes or labels disagree.
     """
-    x, velocity, label = _arrays(path, ("pcs", "pcs_delta", "sample_labels"))
+    found = read_arrays(path, ("pcs", "pcs_delta", "sample_labels"))
+    x, velocity, label = found["pcs"], found["pcs_delta"], found["sample_labels"]
     if x.ndim != 2 or velocity.shape != x.shape or label.shape != x.shape[:1]:
         raise InputError(path, "shapes", "(R, D), (R, D) and (R,)", f"{x.shape}, {velocity.shape}, {label.shape}")
     if not 1 <= num_dims <= x.shape[1]:

@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from tests.data.inspection.test_quality import poisson, series, session
 
 from ndt.data.inspection.quality import assess
 from ndt.intervals import Intervals
+from tests.data.inspection.test_quality import poisson, series, session
 
 
 def said(made, grade, pattern):

@@ -175,7 +175,7 @@ def test_numbers_that_are_none_are_null():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_blocks_are_those_of_the_split_with_a_guard_of_two_seconds():
+def test_splits_have_a_guard_of_two_seconds():
     """Of 100 s: train [0, 68), validation [70, 78), test [80, 100)."""
     found = examine(recording([(0.0, 100.0)]))["split"]
     assert found["guard_seconds"] == 2.0
@@ -184,7 +184,7 @@ def test_blocks_are_those_of_the_split_with_a_guard_of_two_seconds():
         assert found[block]["seconds"] == pytest.approx(ends[1] - ends[0], abs=0.1)
 
 
-def test_where_there_are_no_blocks_it_says_why():
+def test_a_missing_split_has_a_reason():
     found = examine(recording([(0.0, 4.0)]))["split"]
     assert set(found) == {"error"}
     assert found["error"].startswith("observed time: expected train, validation and test splits of at least 1 s")

@@ -156,7 +156,7 @@ def plain(made, **entry):
 def test_a_recording_without_spikes_covariates_and_tables_has_a_page():
     found = plain(session([[], []]))
     assert "none of 2 units fires at all" in found.text
-    assert "They mean nothing here: spike times are too coarse, or no unit has two spikes." in found.text
+    assert "Not available: spike times are too coarse, or no unit has two spikes." in found.text
     assert "Nothing was left out." in found.text
     assert "NWB Inspector" not in found.text
 
@@ -284,7 +284,7 @@ def test_lines_of_covariates_break_where_samples_or_values_are_missing():
     none = dataclasses.replace(one, timestamps=time[:0], values=values[:0])
     assert "no sample in these seconds" in traces([none], (0.0, 4.0), Intervals.empty()).svg
     many = dataclasses.replace(one, dims=tuple("abcdef"), values=np.tile(values, 6))
-    assert "Only the first 4 dimensions are drawn of vel (6)." in traces([many], (0.0, 4.0), Intervals.empty()).caption
+    assert "Only the first 4 dimensions of vel (6) are drawn." in traces([many], (0.0, 4.0), Intervals.empty()).caption
 
 
 def test_letters_that_the_font_lacks_and_dollars_are_no_matter():
@@ -304,7 +304,7 @@ def test_index_lists_the_worst_first_and_what_was_not_read():
     assert found.ids == ["failed", "recordings", "definitions"]
     assert found.fetched == ["sub-b.html", "sub-a%20ses%20%231.html"]
     assert f"Not read Error bad.nwb /here/bad.nwb: file: {HOSTILE}" in found.text
-    assert "Error worst of all 2 of 3 files read 10 units" in found.text
+    assert "Error worst grade 2 of 3 files read 10 units" in found.text
     assert Page(index_page([entry("sub-a", "ok")])).ids == ["recordings", "definitions"]
 
 

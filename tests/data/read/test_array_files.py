@@ -7,9 +7,9 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 from ndt.config.data import ArraysConfig
+from ndt.data.read import file_probe as probe
 from ndt.data.read.archive import load_arrays, texts
 from ndt.data.read.array_files import read_arrays
-from ndt.data.read import file_probe as probe
 from ndt.errors import InputError
 from ndt.spikes import bin_spikes
 from tests.stand_ins import cell_array, indy_values, write_mat73
@@ -38,7 +38,7 @@ def test_cells_of_channels_by_sorts_become_units(indy):
     ):
         got = session.spikes.timestamps[session.spikes.unit_index == n]
         np.testing.assert_array_equal(got, values["spikes"][channel, sort].ravel())
-    assert "spikes: 5 of 18 cells are empty and no units" in session.dropped
+    assert "spikes: 5 of 18 cells are empty and give no units" in session.dropped
     assert (session.session_id, session.subject, session.source["size"] > 0) == ("indy_20160407_02", "indy", True)
 
 
@@ -71,7 +71,7 @@ def test_a_cell_that_is_no_list_of_times_is_left_out_and_listed(tmp_path):
     values = indy_values(num_channels=4, seconds=2.0)
     values["spikes"][1, 1] = np.ones((2, 2))
     session = read_arrays(write_mat73(tmp_path / "a.mat", values), INDY)
-    assert "spikes: 1 cells are no lists of times, the first (1, 1) of shape (2, 2)" in session.dropped
+    assert "spikes: 1 cells are not lists of times, the first (1, 1) of shape (2, 2)" in session.dropped
     assert (1, 1) not in set(zip(session.units.columns["channel"], session.units.columns["sort"], strict=True))
 
 
@@ -161,8 +161,8 @@ def test_values_of_matlab_5_are_those_that_scipy_wrote(compressed, tmp_path):
 
 def test_sparse_counts_of_matlab(tmp_path):
     counts = np.random.default_rng(0).poisson(0.2, (30, 4))
-    savemat(tmp_path / "x.mat", {"counts": csc_matrix(counts.T)})
-    session = read_arrays(tmp_path / "x.mat", ArraysConfig(spikes="counts", bin_size=0.05, transposed=True))
+    savemat(tmp_path / "x.mat", {"counts": csc_matrix(counts)})
+    session = read_arrays(tmp_path / "x.mat", ArraysConfig(spikes="counts", bin_size=0.05))
     np.testing.assert_array_equal(bin_spikes(session, 0.0, 0.05, 30), counts)
 
 

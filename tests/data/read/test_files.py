@@ -68,8 +68,10 @@ def test_archives_of_arrays(recording, tmp_path):
 
 def test_arrays_become_a_store_without_a_file(tmp_path):
     session = ndt.data.from_arrays(SPIKES, session_id="made", observed=[[0.0, 4.0]])
-    store = ndt.ingest(session, tmp_path / "store", progress=False)
-    same_spikes(store.session("made"), session)
+    stored = ndt.ingest(session, tmp_path / "store", progress=False).session("made")
+    np.testing.assert_array_equal(stored.spikes.timestamps, np.sort(np.concatenate(SPIKES)))
+    np.testing.assert_array_equal(stored.spikes.unit_index, session.spikes.unit_index)
+    np.testing.assert_array_equal([stored.observed.start, stored.observed.end], [[0.0], [4.0]])
 
 
 @pytest.mark.parametrize(

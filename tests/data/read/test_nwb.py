@@ -85,7 +85,9 @@ def test_without_obs_intervals_all_between_first_and_last_spike_is_observed_but_
     np.testing.assert_array_equal(rich.observed.end, [1.5, np.nextafter(3.75, np.inf)])  # half-open: the last is inside
     assert rich.units.observed is None
     (warning,) = rich.warnings
-    assert warning.startswith("units/obs_intervals: none, so the recording is taken to last from first to last spike")
+    assert warning.startswith(
+        "units/obs_intervals: none; observed time is taken to be that from the first to the last spike"
+    )
 
 
 def test_what_is_left_out_is_said(rich):
@@ -343,7 +345,7 @@ def test_ids_that_stand_for_several_units_and_odd_text_are_doubted(tmp_path):
 
     path = write_nwb(tmp_path / "a.nwb", units(quality=["a", "b", "c"]))
     told = read_nwb(changed(path, spoil), QUICK).warnings
-    assert "units/id: the same id stands for several units; they are kept apart by their rows" in told
+    assert "units/id: several units have the same id; their rows distinguish them" in told
     assert any(w.startswith("units/quality: text that is not UTF-8") for w in told)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.test_store import assert_same
 
 from ndt.config import IngestConfig
 from ndt.data.read.nwb import read_nwb
@@ -15,6 +14,7 @@ from ndt.data.read.pynapple import from_pynapple, to_pynapple
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
+from tests.data.test_store import assert_same
 from tests.recordings import series, tracking, trials, units, write_nwb
 
 nap = pytest.importorskip("pynapple")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 
-from ndt.data.resample import resample
+from ndt.data.covariates import resample
 from ndt.session import Covariate
 
 
