@@ -1,6 +1,6 @@
 """Label curve: R² of decoders of one session against seconds of labelled data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,26 +67,28 @@ def label_curve(
     recording, spec = opened_store.session(session), None if model is None else model.spec
     window = config.window if spec is None else spec.window_bins * spec.bin_size
     requested = _checked(seconds, seeds, workers, window)
-    settings = {"network": config}
+    starts = {"network": (base, config)}
     if spec is not None:  # the control: the base model's architecture, bins and window, with new weights
-        settings["scratch"] = replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
+        starts["scratch"] = None, replace(config, model=spec.config, bin_size=spec.bin_size, window=window)
     save_config(out, config, opened_store.root)
 
-    def fitted(amounts: Sequence[float]) -> dict[Run, dict[str, Any]]:
-        runs = [(t, kind, config.seed + s) for t in amounts for kind in settings for s in range(seeds)]
-        jobs = [_job(out / "curve", base, settings, run, (session, target, opened_store)) for run in runs]
-        title = "all labels" if list(amounts) == [config.label_seconds] else "fewer labels"
+    def fitted(title: str, amounts: Sequence[float]) -> dict[Run, dict[str, Any]]:
+        runs = [(t, kind, config.seed + s) for t in amounts for kind in starts for s in range(seeds)]
+        jobs = []
+        for t, kind, seed in runs:
+            start, settings = starts[kind]
+            settings = replace(settings, label_seconds=t, seed=seed)
+            folder = out / "curve" / (f"{t:g}s" if t else "all") / kind / f"seed{seed}"
+            jobs.append(partial(finetuned, folder, start, session, target, opened_store, settings))
         return dict(zip(runs, run_all(jobs, workers, title, progress=progress), strict=True))
 
-    metrics = fitted([config.label_seconds])
+    metrics = fitted("all labels", [config.label_seconds])
     last = metrics[config.label_seconds, "network", config.seed]
     available = float(last["label_seconds"])
     kept = [t for t in requested if t < available - last["bin_size"] / 2]
-    metrics |= fitted(kept)
-    grouped = [
-        [[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in (*kept, config.label_seconds)]
-        for kind in settings
-    ]
+    metrics |= fitted("fewer labels", kept)
+    amounts = [*kept, config.label_seconds]
+    grouped = [[[metrics[t, kind, config.seed + s] for s in range(seeds)] for t in amounts] for kind in starts]
     curve = LabelCurve(
         session=session,
         target=str(last["target"]),
@@ -112,20 +114,6 @@ def _checked(seconds: Sequence[float], seeds: int, workers: int, window: float) 
             raise InputError("finetune", "curve seconds", f"at least the {window:g} s of the model's window", f"{t:g}")
 
     return sorted(set(map(float, seconds)))
-
-
-def _job(
-    home: Path,
-    base: NDT | str | Path | None,
-    settings: Mapping[str, FinetuneConfig],
-    run: Run,
-    data: tuple[str, str | None, Store],
-) -> Callable[[], dict[str, Any]]:
-    seconds, kind, seed = run
-    folder = home / (f"{seconds:g}s" if seconds else "all") / kind / f"seed{seed}"
-    config = replace(settings[kind], label_seconds=seconds, seed=seed)
-
-    return partial(finetuned, folder, None if kind == "scratch" else base, *data, config)
 
 
 def _pretrained_on(spec: ModelSpec, session: str) -> str:

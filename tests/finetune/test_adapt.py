@@ -15,6 +15,7 @@ from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import finetune
+from ndt.finetune.decoder_stage import DecoderStage
 from ndt.finetune.decoding import Decoding, decode
 from ndt.model.transformer import NDT, TABLES
 from ndt.session import Spikes
@@ -242,9 +243,11 @@ def test_a_tcn_decoder_from_scratch_trains_only_decoder_and_readin(sim_store, si
     began = NDT(whole.model.spec).state_dict()
     moved = {k for k, v in whole.model.state_dict().items() if not torch.equal(v, began[k])}
     assert {k.split(".")[0] for k in moved} == {"decoder", "readin", "mean_counts"}
+    batch = DecoderStage.batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ndt.train.loop.Trainer._exhausted", lambda self: self.step >= 14)
-        finetune(None, name, out=tmp_path / "cut", **options)
+        patch.setattr(DecoderStage, "batch", lambda self, step, rows: batch(self, step, rows) if step < 14 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(None, name, out=tmp_path / "cut", **options)
     again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     with pytest.raises(

@@ -99,7 +99,7 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
     assert main(["evaluate", str(run.run), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "network alone" in shown
-    assert "90 % intervals hold" in shown
+    assert "90 % intervals contain" in shown
     assert json.loads(out.read_text())["split"] == "test"
 
 

@@ -199,5 +199,5 @@ def test_it_is_pretrained_fine_tuned_embedded_and_evaluated_as_any_model(sim_sto
         assert np.isfinite(decoder.metrics["network"]["r2"])
     assert np.isfinite(evaluate(tmp_path / "full")["network"]["r2"])
     settings = FinetuneConfig(strategy="align", train=steps, ensemble=("network",))
-    with pytest.raises(InputError, match="a base model whose units are vectors"):
+    with pytest.raises(InputError, match="a base model with unit embeddings"):
         finetune(tmp_path / "full", name, "cursor_vel", out=tmp_path / "align", config=settings, progress=False)
