@@ -222,6 +222,6 @@ def _read(source: "Source", config: IngestConfig) -> Session:
         from ndt.data.selection import prepare
 
         return prepare(source, config)
-    from ndt.data.read.files import read  # its readers take a second to import
+    from ndt.data.reading import read  # its readers take a second to import
 
     return read(source, config)

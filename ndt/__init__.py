@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ndt.api import recipe as recipe
     from ndt.api import report as report
     from ndt.data.ingest import ingest as ingest
-    from ndt.data.inspection.inspect import inspect as inspect
-    from ndt.data.read.files import read as read
+    from ndt.data.inspect import inspect as inspect
+    from ndt.data.reading import read as read
     from ndt.data.simulate.recordings import simulate as simulate
     from ndt.data.store import Store as Store
     from ndt.finetune.scoring import evaluate as evaluate
@@ -30,9 +30,9 @@ _HOMES = {
     "embed": "api",
     "evaluate": "finetune.scoring",
     "ingest": "data.ingest",
-    "inspect": "data.inspection.inspect",
+    "inspect": "data.inspect",
     "load_model": "model.architectures",
-    "read": "data.read.files",
+    "read": "data.reading",
     "recipe": "api",
     "report": "api",
     "simulate": "data.simulate.recordings",

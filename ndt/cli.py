@@ -71,7 +71,7 @@ def _inspect(args: "Namespace") -> dict[str, Any]:
         from ndt.data.store import Store
 
         return {"store": files[0], "overlaps": report_leaks(Store(files[0]))}
-    from ndt.data.inspection.inspect import inspect
+    from ndt.data.inspect import inspect
 
     config = configured(IngestConfig, args)
     entries = inspect(files, config, args.out, nwb_check=args.nwb_check, progress=not args.quiet and len(files) > 1)

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndt.config.dynamics import DynamicsConfig, TrialsConfig
-from ndt.data.read.files import read
 from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.latents import trials
@@ -130,6 +129,8 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
         raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
     found = read_arrays(path, ("latents", "time", "options"))
     options = json.loads(str(found["options"]))
+    from ndt.data.reading import read
+
     session = read(config.nwb)
     if session.session_id != options.get("session", session.session_id):
         raise InputError(config.nwb, "session", options["session"], session.session_id)

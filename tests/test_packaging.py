@@ -27,7 +27,7 @@ ORDER = [  # a room is a package or modules, without `ndt.`; it imports from its
     "data.covariates data.fingerprint data.splits data.store data.workers",  # sessions in time and on disk
     "data.read | data.simulate",  # rooms on one line do not import each other
     "data.inspection",
-    "data data.read.files data.inspection.inspect",  # the verbs `read` and `inspect` join rooms of data
+    "data",
     "pretrain | finetune",
     FRONT,
 ]
@@ -184,5 +184,5 @@ def test_import_ndt_costs_no_torch():
 def test_verbs_can_be_called_whatever_was_imported():
     """``ndt.report`` was the function at first, and the module after whatever had imported that."""
     code = "import ndt; verbs = 'ingest inspect pretrain finetune embed report simulate'.split(); "
-    code += "first = [callable(getattr(ndt, v)) for v in verbs]; import ndt.reports.run, ndt.data.inspection.inspect; "
+    code += "first = [callable(getattr(ndt, v)) for v in verbs]; import ndt.reports.run, ndt.data.inspect; "
     loaded_by(code + "assert all(first) and all(callable(getattr(ndt, v)) for v in verbs)")

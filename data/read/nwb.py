@@ -51,7 +51,7 @@ COUNTS = ("binned_spikes", "spike_counts", "binned_spike_counts", "spikes_binned
 
 
 def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None) -> Session:
-    """Reads one recording as it is in its file; `ndt.data.read.files` then selects, merges and names its units.
+    """Reads one recording as it is in its file; `ndt.data.reading` then selects, merges and names its units.
 
     The session's `dropped` lists what is left out, such as spikes outside observed time. Without `obs_intervals` the
     observed time is that from the first to the last spike of any unit.

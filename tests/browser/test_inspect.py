@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ndt.config import IngestConfig, SimulateConfig
-from ndt.data.inspection.inspect import inspect
+from ndt.data.inspect import inspect
 from ndt.data.simulate.recordings import simulate
 
 pytestmark = pytest.mark.browser

@@ -13,7 +13,7 @@ from joblib import parallel_config
 import ndt.data
 from ndt.config import ArraysConfig, IngestConfig
 from ndt.data.ingest import ingest, options_of
-from ndt.data.read.files import read
+from ndt.data.reading import read
 from ndt.data.store import Store, read_entry, write_manifest
 from ndt.errors import InputError
 from tests.data.test_store import assert_same
@@ -227,7 +227,7 @@ def test_a_remote_file_is_known_by_the_hash_that_its_archive_says(tmp_path, monk
         calls.append(source)
         return replace(small_session(), source={"path": str(source), "sha256": source.sha256, "size": source.size})
 
-    monkeypatch.setattr("ndt.data.read.files.read", fake)
+    monkeypatch.setattr("ndt.data.reading.read", fake)
     for _ in range(2):
         store = ingest(file, tmp_path / "store", ONE, progress=False)
     assert calls == [file]
@@ -246,7 +246,7 @@ def test_the_odd_file_does_not_take_the_others_with_it(recordings, tmp_path, mon
             raise RecursionError("maximum\nrecursion depth exceeded")
         return read(source, config)
 
-    monkeypatch.setattr("ndt.data.read.files.read", odd)
+    monkeypatch.setattr("ndt.data.reading.read", odd)
     message = "expected a recording that can be ingested, found RecursionError maximum recursion depth exceeded"
     with pytest.raises(InputError, match=f"ses-1_ecephys.nwb: file: {message}"):
         ingest(f"{recordings}/**/*.nwb", tmp_path / "store", ONE, progress=False)
@@ -265,7 +265,7 @@ def test_threads_take_turns(recordings, tmp_path, monkeypatch):
         inside.remove(source)
         return read(source, config)
 
-    monkeypatch.setattr("ndt.data.read.files.read", slow)
+    monkeypatch.setattr("ndt.data.reading.read", slow)
     with parallel_config(backend="threading"):
         config = replace(ONE, workers=2)
         store = ingest(f"{recordings}/**/*.nwb", tmp_path / "store", config, progress=False)

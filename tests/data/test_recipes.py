@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ndt.config import IngestConfig
-from ndt.data.read.files import read
 from ndt.data.read.remote import SPEC
+from ndt.data.reading import read
 from ndt.data.recipes import load_recipe, recipe_names, recipes_table
 from ndt.data.splits import split
 from ndt.errors import InputError

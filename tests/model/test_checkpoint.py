@@ -127,9 +127,8 @@ def test_classes_are_not_standardised_and_come_back_as_probabilities() -> None:
     decoded = np.array([[1.0, -1.0, 0, 0, 0, 1.0, -1.0]] * 2, np.float32)
     decoded[:, 2:5] = logits + 7.0  # what all logits have in common says nothing
     found = SEVERAL.restore(decoded)
-    np.testing.assert_allclose(
-        found[:, part_columns(SEVERAL.parts)[1]], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6
-    )
+    columns = part_columns(SEVERAL.parts)
+    np.testing.assert_allclose(found[:, columns[1]], [[0.125, 0.25, 0.625], [np.nan] * 3], atol=1e-6)
     np.testing.assert_allclose(found[:, columns[0]], [[3.0, -2.5]] * 2)
     np.testing.assert_allclose(found[:, columns[2]], [[0.6, -1.0]] * 2)
 

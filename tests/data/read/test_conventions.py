@@ -8,8 +8,8 @@ from pynwb.misc import AnnotationSeries, IntervalSeries
 
 from ndt.config import IngestConfig
 from ndt.data.covariates import find_covariate
-from ndt.data.read.files import read
 from ndt.data.read.nwb import read_nwb
+from ndt.data.reading import read
 from tests.recordings import SPIKES, invalid, series, tracking, units, write_nwb
 
 QUICK = IngestConfig(probe_seconds=0.0)

@@ -8,8 +8,8 @@ from pynwb.ecephys import ElectricalSeries
 
 from ndt.config import IngestConfig
 from ndt.data.read.file_probe import session_id_of
-from ndt.data.read.files import read
 from ndt.data.read.nwb import read_nwb
+from ndt.data.reading import read
 from ndt.errors import InputError
 from ndt.spikes import bin_spikes
 from tests.realdata import real_file

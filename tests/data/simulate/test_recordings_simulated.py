@@ -10,8 +10,8 @@ from pynwb import NWBHDF5IO
 
 from ndt.config import SimulateConfig
 from ndt.config.data import AWKWARD
-from ndt.data.read.files import read
 from ndt.data.read.nwb import read_nwb
+from ndt.data.reading import read
 from ndt.data.simulate.population import BIN_SIZE, STEP, Tuning, simulate_latents, spike_times, transition, velocity
 from ndt.data.simulate.recordings import Simulated, simulate
 from ndt.decoders.kalman import fit_kalman

@@ -13,7 +13,7 @@ from ndt.data.inspection.nwb_check import check_nwb
 from ndt.data.inspection.quality import assess
 from ndt.data.inspection.summary import Entry, examine
 from ndt.data.read.file_probe import find_files, session_id_of
-from ndt.data.read.files import read
+from ndt.data.reading import read
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.reports.page import write_text

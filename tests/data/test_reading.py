@@ -6,7 +6,7 @@ import pytest
 
 import ndt
 from ndt.config import ArraysConfig, IngestConfig
-from ndt.data.read.files import read
+from ndt.data.reading import read
 from ndt.data.store import write_session
 from ndt.errors import InputError
 from tests.recordings import SPIKES, series, units, write_nwb

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from problems import recording
 
 from ndt.config import IngestConfig, SimulateConfig
+from ndt.data.inspect import _names, inspect
 from ndt.data.inspection.findings import Finding
-from ndt.data.inspection.inspect import _names, inspect
 from ndt.data.inspection.nwb_check import check_nwb
 from ndt.data.inspection.presence import sampled
 from ndt.data.inspection.quality import Quality
@@ -236,9 +236,9 @@ def test_a_simulated_recording_is_described_as_it_was_made(truth, written):
 
 def test_storing_and_reading_touch_numbers_alone():
     """Whoever ingests needs neither figures nor pages."""
-    code = "import ndt.data.ingest, ndt.data.read.files, ndt.data.read.nwb, sys; print(*sys.modules)"
+    code = "import ndt.data.ingest, ndt.data.reading, ndt.data.read.nwb, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"matplotlib", "jinja2", "ndt.reports.page", "ndt.reports.plots", "ndt.data.inspection.inspect"} & set(
+    assert not {"matplotlib", "jinja2", "ndt.reports.page", "ndt.reports.plots", "ndt.data.inspect"} & set(
         done.stdout.split()
     )
 
@@ -263,7 +263,7 @@ def test_where_no_file_can_be_read_nothing_is_written(tmp_path):
 
 def test_whatever_goes_wrong_with_a_file_is_one_line(tmp_path, monkeypatch):
     path = write_nwb(tmp_path / "a.nwb", units())
-    monkeypatch.setattr("ndt.data.inspection.inspect.assess", lambda session: 1 / 0)
+    monkeypatch.setattr("ndt.data.inspect.assess", lambda session: 1 / 0)
     (found,) = inspect(path, CONFIG, tmp_path / "out")
     assert found["error"] == (
         f"{path}: inspection: expected a recording that can be inspected, found ZeroDivisionError division by zero"
@@ -273,7 +273,7 @@ def test_whatever_goes_wrong_with_a_file_is_one_line(tmp_path, monkeypatch):
 
 def test_a_process_that_dies_costs_its_own_file_alone(tmp_path, monkeypatch):
     path = write_nwb(tmp_path / "a.nwb", units())
-    monkeypatch.setattr("ndt.data.inspection.inspect.spread", lambda call, items, workers, cluster: iter([(0, None)]))
+    monkeypatch.setattr("ndt.data.inspect.spread", lambda call, items, workers, cluster: iter([(0, None)]))
     (found,) = inspect(path, CONFIG)
     assert found["error"].startswith(f"{path}: file: expected a recording, found a crash")
 
