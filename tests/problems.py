@@ -11,8 +11,8 @@ from ndt.config import ModelConfig
 from ndt.data.windows import BinnedSession
 from ndt.intervals import Intervals
 from ndt.model.architectures import new_model
+from ndt.model.attention_patterns import CONTEXT, AttentionPattern
 from ndt.model.checkpoint import ModelSpec, TargetSpec
-from ndt.model.layout import CONTEXT, AttentionPattern
 from ndt.model.tokens import Window
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary

@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 from problems import random_window, recording
 
-from ndt.model.layout import CONTEXT, MASKS, AttentionPattern, Sequences
+from ndt.model.attention_patterns import CONTEXT, MASKS, AttentionPattern, Sequences
 from ndt.model.tokens import Window
 from ndt.session import Session
 

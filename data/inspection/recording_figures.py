@@ -12,7 +12,7 @@ from ndt.data.inspection.quality import Quality
 from ndt.intervals import Intervals
 from ndt.reports import plots, plots_recording
 from ndt.reports.page import Drawing, many, percent
-from ndt.reports.plots_timeline import Lane, timeline
+from ndt.reports.plots_recording_timeline import Lane, timeline
 from ndt.session import Covariate, Session
 
 __all__ = ["View", "activity", "close_look", "intervals", "isi_counts", "time_line", "view_of"]

@@ -15,8 +15,8 @@ from ndt.benchmarks.train import PARTS
 from ndt.config import BenchConfig
 from ndt.model.attention import attention as packed_attention
 from ndt.model.attention import chosen_backend
+from ndt.model.attention_patterns import PackedLayout, packed_layout
 from ndt.model.kernels import BACKENDS
-from ndt.model.layout import PackedLayout, packed_layout
 from ndt.train.memory import keep_freed_memory
 
 __all__ = ["attention", "list_backends"]

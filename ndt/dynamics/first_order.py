@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ndt.dynamics.features import Fourier, ridge
 from ndt.dynamics.fitting import Progress, descend
 from ndt.dynamics.functionals import kernel_log_density
-from ndt.dynamics.heads import Head
+from ndt.dynamics.head import Head
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.interpolants import interpolants, transport_pairs
 from ndt.dynamics.potentials import Scales, scales_of

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from ndt.dynamics.fitting import Progress, descend
-from ndt.dynamics.heads import Head
+from ndt.dynamics.head import Head
 from ndt.dynamics.periodic import wrap
 from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshot, Snapshots

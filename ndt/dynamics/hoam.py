@@ -40,7 +40,7 @@ from torch import Tensor
 from ndt.config.dynamics import HOAMConfig
 from ndt.dynamics.batches import Batch
 from ndt.dynamics.fitting import Progress, descend
-from ndt.dynamics.heads import Head, read_shape, read_weights, save_model
+from ndt.dynamics.head import Head, read_shape, read_weights, save_model
 from ndt.dynamics.integrators import integrate
 from ndt.dynamics.interpolants import Interpolant, interpolants
 from ndt.dynamics.potentials import Potential, scales_of

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ndt.dynamics.fitting import Progress
-from ndt.dynamics.heads import Head
+from ndt.dynamics.head import Head
 from ndt.dynamics.interpolants import transport_pairs
 from ndt.dynamics.periodic import nearest, wrap
 from ndt.dynamics.snapshots import Snapshot, Snapshots

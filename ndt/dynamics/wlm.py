@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ndt.config.dynamics import WLMConfig
 from ndt.dynamics.fitting import Progress, descend
-from ndt.dynamics.heads import Head, read_shape, read_weights, save_model
+from ndt.dynamics.head import Head, read_shape, read_weights, save_model
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.lagrangian import Lagrangian
 from ndt.dynamics.losses import loss_of

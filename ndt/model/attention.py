@@ -1,4 +1,4 @@
-"""Attention over packed sequences, for every pattern of `ndt.model.layout` and kernel of `ndt.model.kernels`."""
+"""Attention over packed sequences, for every pattern of `ndt.model.attention_patterns` and kernel of `ndt.model.kernels`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ndt.errors import InputError
+from ndt.model.attention_patterns import AttentionPattern
 from ndt.model.kernels import BACKENDS, Backend
-from ndt.model.layout import AttentionPattern
 
 __all__ = ["attention", "chosen_backend", "using_backend"]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndt.model.layout import CONTEXT, AttentionPattern
+from ndt.model.attention_patterns import CONTEXT, AttentionPattern
 
 __all__ = ["BACKENDS", "Backend", "Flex", "Sdpa", "Varlen", "Xformers"]
 

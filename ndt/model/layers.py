@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.model.attention import attention
-from ndt.model.layout import AttentionPattern, PackedLayout
+from ndt.model.attention_patterns import AttentionPattern, PackedLayout
 
 __all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
+from ndt.model.attention_patterns import AttentionPattern, PackedLayout, Sequences, packed_layout
 from ndt.model.checkpoint import ModelSpec
 from ndt.model.layers import Attention, Block, Dropout
-from ndt.model.layout import AttentionPattern, PackedLayout, Sequences, packed_layout
 from ndt.model.patches import MAX_COUNT, Population
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, Encoded

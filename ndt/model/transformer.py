@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
+from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.model.layers import Block, Dropout
-from ndt.model.layout import CONTEXT, PackedLayout, packed_layout
 from ndt.model.linear import LinearDecoder
 from ndt.model.patches import PatchEmbedding, Population, RateReadout
 from ndt.model.tcn import TCNDecoder
@@ -107,7 +107,7 @@ class NDT(nn.Module):
     POSITION: ClassVar[type[nn.Module]] = PositionalEmbedding
     BLOCK: ClassVar[type[Block]] = Block
     READOUT: ClassVar[type[nn.Module]] = RateReadout
-    ORDER: ClassVar[str] = "axial"  # of the attention patterns, see `ndt.model.layout`
+    ORDER: ClassVar[str] = "axial"  # of the attention patterns, see `ndt.model.attention_patterns`
     KNOWS_UNITS: ClassVar[bool] = True  # whether units have identity embeddings
     SHARED_MASK: ClassVar[bool] = False  # whether one mask is drawn for all windows of a batch
     UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window without a decoding loss

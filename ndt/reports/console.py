@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ndt.reports.names import DYNAMICS, in_order, predictor_name
 from ndt.reports.page import fixed, many
-from ndt.reports.runs import Decoder, score_table
+from ndt.reports.run_files import Decoder, score_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.reports import plots
-from ndt.reports.figures import LEVEL, figures
+from ndt.reports.decoder_figures import LEVEL, figures
 from ndt.reports.names import SCORES, STRATEGIES, predictor_name
 from ndt.reports.page import Drawing, Graded, Section, Table, fixed, many
 from ndt.reports.plots_decoder import with_unit
-from ndt.reports.runs import Decoder, digits_of, read_json, read_log, score_table
+from ndt.reports.run_files import Decoder, digits_of, read_json, read_log, score_table
 
 __all__ = ["error", "section", "series", "unscored"]
 

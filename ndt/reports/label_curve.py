@@ -11,7 +11,7 @@ from ndt.errors import InputError
 from ndt.evaluation.metrics import paired_difference
 from ndt.reports.names import CONTROLS, in_order, predictor_name
 from ndt.reports.page import Drawing, Section, Table, fixed
-from ndt.reports.runs import read_json
+from ndt.reports.run_files import read_json
 
 if TYPE_CHECKING:  # a curve is made without matplotlib
     from matplotlib.axes import Axes

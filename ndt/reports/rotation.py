@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ndt.reports.names import DYNAMICS
 from ndt.reports.page import Section, Table, number
 from ndt.reports.plots import BLUE, CRIMSON, GRID, INK, Drawing, page_figure
-from ndt.reports.runs import read_json
+from ndt.reports.run_files import read_json
 
 __all__ = ["section"]
 

@@ -16,7 +16,7 @@ from ndt.reports.decoder import series
 from ndt.reports.names import DECODING, in_order, predictor_name
 from ndt.reports.page import Drawing, Section, Table, fixed, render, versions, write_text
 from ndt.reports.plots_recording import plain_text
-from ndt.reports.runs import Decoder, read_decoders, read_json, read_pretraining
+from ndt.reports.run_files import Decoder, read_decoders, read_json, read_pretraining
 from ndt.session import Covariate, Session
 
 __all__ = ["Sessions", "run_store", "write_report"]

@@ -8,8 +8,8 @@ from strategies import pattern, ragged, sequences
 
 from ndt.errors import InputError
 from ndt.model.attention import attention, chosen_backend, using_backend
+from ndt.model.attention_patterns import CONTEXT, MASKS, AttentionPattern
 from ndt.model.kernels import BACKENDS, SHORT
-from ndt.model.layout import CONTEXT, MASKS, AttentionPattern
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from strategies import pattern, ragged
 
 from ndt.errors import InputError
 from ndt.model.attention import attention, chosen_backend, using_backend
+from ndt.model.attention_patterns import CONTEXT, MASKS, AttentionPattern
 from ndt.model.kernels import BACKENDS, Backend, Varlen, flex_mask, xformers_bias
-from ndt.model.layout import CONTEXT, MASKS, AttentionPattern
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 HALF, FULL = torch.bfloat16, torch.float32

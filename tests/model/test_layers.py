@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ndt.config import ModelConfig
+from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.layers import Attention, Block, Dropout, FeedForward, rotate
-from ndt.model.layout import CONTEXT, PackedLayout, packed_layout
 
 CONFIG = ModelConfig(width=32, num_heads=2, norm="pre")
 

@@ -24,7 +24,7 @@ from ndt.finetune.adapt import finetune
 from ndt.finetune.decoding import Decoding, decode
 from ndt.finetune.scoring import evaluate
 from ndt.model.architectures import ARCHITECTURES, load_model, new_model
-from ndt.model.layout import CONTEXT
+from ndt.model.attention_patterns import CONTEXT
 from ndt.model.ndt2 import CrossDecoder, Quirks
 from ndt.model.patches import Population
 from ndt.model.tokens import Batch, pack

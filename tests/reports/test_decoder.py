@@ -11,9 +11,9 @@ from html_page import Page
 from ndt.errors import InputError
 from ndt.evaluation.conformal import misfit
 from ndt.reports.decoder import section, unscored
-from ndt.reports.figures import figures
+from ndt.reports.decoder_figures import figures
 from ndt.reports.run import write_report
-from ndt.reports.runs import Decoder, read_decoders, score_table
+from ndt.reports.run_files import Decoder, read_decoders, score_table
 
 VELOCITY, HEADING, TARGET = PARTS
 

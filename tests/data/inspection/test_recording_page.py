@@ -18,7 +18,7 @@ from ndt.data.inspection.synchrony import Pair
 from ndt.intervals import Intervals
 from ndt.reports.page import percent
 from ndt.reports.plots_recording import plain_text, presence, traces
-from ndt.reports.plots_timeline import COLOURS, Lane, timeline
+from ndt.reports.plots_recording_timeline import COLOURS, Lane, timeline
 from ndt.session import Covariate, Session, Spikes, Units
 from tests.trains import session_of
 

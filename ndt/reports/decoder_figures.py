@@ -7,7 +7,7 @@ from ndt.evaluation.conformal import misfit
 from ndt.evaluation.metrics import angular_error_deg
 from ndt.reports import plots_decoder, plots_errors
 from ndt.reports.page import Drawing
-from ndt.reports.runs import Decoder
+from ndt.reports.run_files import Decoder
 
 __all__ = ["LEVEL", "figures"]
 

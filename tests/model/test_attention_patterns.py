@@ -1,4 +1,4 @@
-"""Attention patterns are those of the docstring of `ndt.model.layout`, row by row, for ragged windows."""
+"""Attention patterns are those of the docstring of `ndt.model.attention_patterns`, row by row, for ragged windows."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import reads
 from strategies import seeds
 
-from ndt.model.layout import CONTEXT, AttentionPattern, PackedLayout, packed_layout
+from ndt.model.attention_patterns import CONTEXT, AttentionPattern, PackedLayout, packed_layout
 
 ORDERS = ("joint", "axial")
 
