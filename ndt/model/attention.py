@@ -1,4 +1,4 @@
-"""Attention over packed sequences, for every pattern of `ndt.model.attention_patterns` and kernel of `ndt.model.kernels`."""
+"""Attention over packed sequences: gathers rows by an attention pattern, and calls a kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
