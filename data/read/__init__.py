@@ -1,7 +1,6 @@
 """Files to `Session`: NWB, brainsets HDF5, MATLAB and NumPy files, arrays, pynapple objects, files on DANDI.
 
-Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`; `read.files`, which also selects
-units and times, imports more.
+Imports: the nouns, `ndt.config`, and `covariates`, `splits` and `store` of `ndt.data`.
 """
 
 __all__: list[str] = []
