@@ -3,7 +3,8 @@
 Importing this package loads neither pynwb nor h5py. `ndt` offers `ingest`, `inspect` and `read`, which would hide their
 own modules here.
 
-Imports: every room of `ndt` but the front, and its own rooms `read`, `simulate` and `inspection`, which import only `covariates`, `fingerprint`, `splits`, `store` and `workers` of this package.
+Imports: every room of `ndt` but the front, and its own rooms `read`, `simulate` and `inspection`, which import only
+`covariates`, `fingerprint`, `splits`, `store` and `workers` of this package.
 """
 
 from typing import TYPE_CHECKING, Any
