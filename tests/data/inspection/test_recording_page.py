@@ -337,5 +337,5 @@ def test_a_page_of_many_units_stays_small():
     quality = assess(made)
     text = recording_page(made, quality, examine(made, quality), IngestConfig())
     assert len(text.encode()) < 3e6
-    assert "4 covariates more are in the table above" in text
+    assert "4 more covariates in the table above" in text
     assert "21 more regions are not shown" in text
