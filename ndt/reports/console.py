@@ -35,6 +35,8 @@ def _print(*parts: Any) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:  # a file or a pipe has no width of its own, and 80 columns break table cells
+        console.width = max(console.width, 140)
     for part in parts:
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
 

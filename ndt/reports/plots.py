@@ -172,7 +172,8 @@ def curves(
         for name, level in lines.items():
             sheet.axes[0, 0].axhline(level, color=ORANGE, linewidth=1, linestyle=(0, (4, 2)), label=name)
         for ax in sheet.axes[0]:
-            ax.legend(loc="best", fontsize=8.5)
+            # a white box: a legend may lie on a constant line
+            ax.legend(loc="best", fontsize=8.5, frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
 
     return [Drawing(sheet.svg, caption)]
 
