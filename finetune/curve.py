@@ -42,7 +42,7 @@ def label_curve(
     For each amount, and for all labels of the training split (or `config.label_seconds`, if fewer), it fits one decoder
     per seed to the last labels before validation: from the base model and, as a control, from scratch with the same
     architecture. Validation labels, which select weights, do not count. Amounts that the training split lacks are left
-    out, and the curve says so; the decoder of all labels is therefore fitted first.
+    out, and the curve reports it; the decoder of all labels is therefore fitted first.
 
     Writes ``curve.json``, ``config.yaml`` and ``run.json`` into `out`, and runs into ``<out>/curve/``. Runs that are
     complete there are read, not repeated.

@@ -79,7 +79,7 @@ class _Mat73:
     def dataset(
         home: h5py.Group, name: str, data: np.ndarray, kind: str, empty: tuple[int, ...] | None
     ) -> h5py.Dataset:
-        """An empty array holds its own shape, and says so."""
+        """An empty array stores its own shape and is marked as empty."""
         stored = home.create_dataset(name, data=data if empty is None else np.array(empty, np.uint64))
         stored.attrs["MATLAB_class"] = np.bytes_(kind)
         if empty is not None:

@@ -1,4 +1,4 @@
-"""What is said of recordings, against answers by hand and against simulated truth; many files, and bad ones."""
+"""Summaries of recordings, against answers by hand and simulated truth; many files, and bad ones."""
 
 import dataclasses
 import json

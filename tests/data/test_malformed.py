@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file: one line that says so, or a sentence among what was dropped or is doubted."""
+"""A malformed file gives a one-line error, or a sentence among the dropped parts or the findings."""
 
 import json
 import subprocess

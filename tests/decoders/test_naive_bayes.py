@@ -55,7 +55,7 @@ def test_the_width_of_a_spread_is_its_standard_deviation_in_cells(width: float) 
 
 
 def test_two_axes_spread_as_one_graph_does() -> None:
-    """The graph of a plane is the product of its axes': an exponential of the whole Laplacian says so."""
+    """The graph of a plane is the product of its axes' graphs: compared with the exponential of the whole Laplacian."""
     plane = grid(EDGES)
     near = np.abs(plane.values[:, None] - plane.values[None]) / [0.5, 1.0]
     whole = (np.abs(near.sum(2) - 1) < 1e-9).astype(float)

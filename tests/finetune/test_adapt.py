@@ -131,7 +131,7 @@ def test_training_ignores_the_test_split(sim_base, sim_store, sim_truth, tmp_pat
     session = sim_store.session(name)
     start = BinnedSession(session, 0.05, 1.0).splits.test.start[0]
     spikes, covariates = session.spikes, {}
-    for key, series in session.covariates.items():  # what is learned beside, too
+    for key, series in session.covariates.items():  # auxiliary targets, too
         late = series.timestamps[:, None] >= start
         values = np.where(late, rng.standard_normal(series.values.shape), series.values)
         covariates[key] = replace(series, values=values)

@@ -1,4 +1,4 @@
-"""What is learned beside: found by name or all, standardised and taught on training bins alone, never delivered."""
+"""Auxiliary targets: chosen by name or all, standardised on training bins alone, absent from predictions."""
 
 from dataclasses import replace
 
@@ -140,7 +140,7 @@ def test_predictions_exclude_auxiliary_targets_which_model_json_names(binned, ta
 
 @pytest.mark.slow
 def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path, monkeypatch) -> None:
-    """Counts tell of one hidden thing; few labels of it are delivered, many stand beside."""
+    """Counts depend on one latent; the target has few labels of it, the auxiliary target many."""
     from ndt.finetune.decoder_stage import DecoderStage
     from ndt.train.loop import Trainer
 

@@ -53,7 +53,7 @@ def test_only_decoder_and_readin_learn(objective) -> None:
 def test_other_parameters_stay_bit_equal_and_worse_weights_are_dropped(
     sim_store, sim_truth, tmp_path, monkeypatch
 ) -> None:
-    """From the same network: refined, and refined in vain."""
+    """From the same network: a decoder stage that improves validation, and one that does not."""
     name, options = sim_truth[0].session_id, {"store": sim_store, "progress": False}
     before = finetune(None, name, out=tmp_path / "a", config=replace(CONFIG, decoder_steps=0), **options)
     after = finetune(None, name, out=tmp_path / "b", config=replace(CONFIG, decoder_steps=20), **options)

@@ -153,7 +153,7 @@ def test_swiglu_by_hand_and_of_as_many_parameters_as_two_plain_layers() -> None:
 
 @pytest.mark.parametrize("order", ["joint", "axial"])
 def test_reach_is_a_horizon_of_one_layer(order) -> None:
-    """Of a window of 3 W bins, what is read at t is what the last W bins and the contexts hold, as in a window of W."""
+    """In a window of 3 W bins, the output at t depends on the last W bins and the contexts, as in a window of W."""
     torch.manual_seed(0)
     W, block, x = 4, Block(CONFIG), torch.randn(2 + 3 * 4, 32, requires_grad=True)
     laid = lambda bins: packed_layout(

@@ -186,7 +186,7 @@ def masked(
     model: ModelConfig | None = None,
     **options: object,
 ) -> tuple[NDT, MaskedModelling, list[BinnedSession]]:
-    """A new model of sessions of so many units, and what it is trained on; units may be of their own session."""
+    """A new model of sessions with these numbers of units, and its objective; units may occur in one session only."""
     found = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in sessions]
     if own:
         found = [

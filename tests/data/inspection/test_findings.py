@@ -1,4 +1,4 @@
-"""What is planted in a recording is said, once and with its number; of a clean one nothing is."""
+"""A planted fault gives one finding with its number; a clean recording gives none."""
 
 import re
 

@@ -29,7 +29,7 @@ def series(times, values, name="vel"):
 
 
 def shifted(made, seconds):
-    """The same recording by a clock that reads so many seconds more."""
+    """The same recording with a clock that is ahead by some seconds."""
     own, tables = made.units.observed, {}
     for name, table in made.intervals.items():
         tables[name] = Intervals(table.start + seconds, table.end + seconds, table.columns)
