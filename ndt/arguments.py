@@ -76,8 +76,9 @@ def _parser(name: str, verb: Verb) -> "ArgumentParser":
     parser = ArgumentParser(
         prog=f"ndt {name}", usage=f"ndt {name} {verb.usage}", description=verb.summary, exit_on_error=False
     )
-    for option, keywords in verb.options.items():
-        parser.add_argument(option, **keywords if "action" in keywords else {"type": str} | keywords)
+    for option, given in verb.options.items():
+        keywords: dict[str, Any] = given if "action" in given else {"type": str} | given
+        parser.add_argument(option, **keywords)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     if verb.config is not None:

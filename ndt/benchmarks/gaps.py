@@ -71,12 +71,15 @@ def simulate(seed: int) -> Truth:
 
 def write(truth: Truth, path: Path) -> None:
     """Writes a recording as an NWB file."""
-    nwb = NWBFile("Simulated population with gaps", "gaps", datetime(2020, 1, 1, tzinfo=UTC))
+    nwb = NWBFile(
+        session_description="Simulated population with gaps", identifier="gaps",
+        session_start_time=datetime(2020, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
     segments = np.stack([truth.observed.start, truth.observed.end], 1)
     for times in truth.spikes:
         nwb.add_unit(spike_times=times, obs_intervals=segments)
-    with NWBHDF5IO(path, "w") as io:
-        io.write(nwb)
+    with NWBHDF5IO(path=path, mode="w") as io:
+        io.write(container=nwb)
 
 
 def ours(path: Path, seed: int) -> Reading:
@@ -106,7 +109,8 @@ def _pynapple(path: Path, seed: int) -> Reading:
 
 def _temporaldata(path: Path, seed: int) -> Reading:
     temporaldata = importlib.import_module("temporaldata")
-    with NWBHDF5IO(path, "r") as io:
+    file: Any = NWBHDF5IO(path=path, mode="r")
+    with file as io:
         trains = io.read().units["spike_times"][:]
     unit = np.repeat(np.arange(len(trains)), [len(t) for t in trains])
     spikes = temporaldata.IrregularTimeSeries(timestamps=np.concatenate(trains), unit_index=unit, domain="auto")

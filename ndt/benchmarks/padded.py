@@ -52,7 +52,7 @@ def padded(batch: Batch, sequences: int) -> list[Padded]:
     lengths = torch.bincount(batch.window, minlength=batch.num_windows).tolist()
 
     def parts(x: Tensor, fill: int = 0) -> tuple[Tensor, ...]:
-        return pad_sequence(x.split(lengths), batch_first=True, padding_value=fill).split(sequences)
+        return pad_sequence(list(x.split(lengths)), batch_first=True, padding_value=fill).split(sequences)
 
     columns = {
         "counts": parts(torch.where(batch.valid, batch.counts.long(), 0)),

@@ -134,5 +134,5 @@ class Embeddings:
                 module = nwb.create_processing_module(MODULE, "population embeddings by ndt")
                 text = "latent of the population in each bin; timestamps are bin centres"
                 notes = {"description": text, "comments": json.dumps(self.options)}
-                module.add(TimeSeries("latents", self.latents, unit="a.u.", timestamps=self.time, **notes))
+                module.add(TimeSeries(name="latents", data=self.latents, unit="a.u.", timestamps=self.time, **notes))
                 io.write(nwb)

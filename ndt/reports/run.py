@@ -36,6 +36,7 @@ class Sessions(Protocol):
 
     def session(self, session_id: str) -> Session:
         """Returns a session of the manifest."""
+        ...
 
 
 def write_report(run: Path, store: Sessions | None = None) -> Path:
