@@ -8,17 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ndt.data.windows import MIN_BINS, TRAIN, VALID, BinnedSession
+from ndt.data.windows import MIN_BINS, VALID, TrainingData
 from ndt.evaluation.metrics import bits_per_spike
 from ndt.model.likelihood import poisson_nll
 from ndt.model.masking import draw_mask
 from ndt.model.tokens import Window, pack
 from ndt.model.transformer import NDT
-from ndt.model.vocabulary import Vocabulary
 
 __all__ = ["VALID_MASKS", "ValidWindow", "masked_likelihood", "valid_windows"]
-
-Labels = NDArray[np.float32]
 
 VALID_WINDOWS = 192  # largest number of validation windows, so that validation is a small part of training
 VALID_SEED = 977
@@ -34,43 +31,33 @@ class ValidWindow:
     window: Window
 
 
-def valid_windows(
-    binned_sessions: Sequence[BinnedSession],
-    vocabulary: Vocabulary,
-    window_bins: int,
-    labels: Sequence[Labels] | None = None,
-    train: Sequence[NDArray[np.bool_]] | None = None,
-) -> list[ValidWindow]:
+def valid_windows(sessions: Sequence[TrainingData], window_bins: int) -> list[ValidWindow]:
     """Returns adjacent validation windows of all sessions, each with every kind of mask.
 
     A mask is a function of its kind, its session and the window's first bin: all models with the same bin width and
     window predict the same entries.
 
     Arguments:
-        binned_sessions: Binned sessions.
-        vocabulary: Rows of their units and contexts.
+        sessions: Training data of each session; the windows carry its labels.
         window_bins: Longest window.
-        labels: Standardised labels of each session at its bins, (R, C).
-        train: Bins of each session from which its units' mean counts are computed, (R,); by default the train split.
     """
     found = []
-    for i, binned in enumerate(binned_sessions):
-        rows = vocabulary.rows(binned.session)
-        rates = binned.mean_counts(binned.split == TRAIN if train is None else train[i])
+    for data in sessions:
+        binned, labels = data.binned, data.labels
         for first, last in binned.runs(binned.split == VALID):
             for begin in range(first, last, window_bins):
                 if (end := min(begin + window_bins, last)) - begin >= MIN_BINS:
-                    target = None if labels is None else labels[i][begin:end]
-                    found.append((binned, begin, end, rows, rates, target))
+                    target = None if labels is None else labels[begin:end]
+                    found.append((binned, begin, end, data, target))
     keep = np.unique(np.linspace(0, len(found) - 1, min(VALID_WINDOWS // len(VALID_MASKS), len(found))).round())
 
     chosen = []
     for kind, ratio in VALID_MASKS.items():
-        for binned, begin, end, rows, rates, target in (found[int(i)] for i in keep):
+        for binned, begin, end, data, target in (found[int(i)] for i in keep):
             name = f"{kind}/{binned.session.session_id}".encode()
             rng = np.random.default_rng([VALID_SEED, zlib.crc32(name), int(begin)])
-            hidden = draw_mask(int(end - begin), rows.group, [kind], ratio, VALID_PATCH, rng)
-            window = replace(binned.window(begin, end, rows, rates), hidden=hidden, target=target)
+            hidden = draw_mask(int(end - begin), data.rows.group, [kind], ratio, VALID_PATCH, rng)
+            window = replace(binned.window(begin, end, data.rows, data.activity), hidden=hidden, target=target)
             chosen.append(ValidWindow(kind, window))
 
     return chosen
@@ -102,7 +89,7 @@ def _sums(model: NDT, windows: Sequence[Window]) -> NDArray[np.float64]:
         predicted = batch.predicted
         counts, hidden = batch.counts[predicted], batch.hidden[predicted]
         # a mean count of 0 is raised to 1e-4 per bin, or a single validation spike would make the NLL infinite
-        constant = batch.mean_counts.clamp(min=1e-4).log()[batch.members[batch.patch]][predicted]
+        constant = batch.activity[:, 0].clamp(min=1e-4).log()[batch.members[batch.patch]][predicted]
         nll, null = poisson_nll(log_rates, counts, hidden), poisson_nll(constant, counts, hidden)
         total += [float(nll), float(null), float(counts[hidden].sum()), float(hidden.sum())]
 

@@ -26,7 +26,17 @@ from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
 from ndt.target import KINDS, Part, Target, natural, side_by_side
 
-__all__ = ["Source", "build_targets", "class_codes", "column_labels", "find_sources", "offers", "one_hot", "rows_at"]
+__all__ = [
+    "Source",
+    "build_targets",
+    "class_codes",
+    "column_labels",
+    "find_sources",
+    "lasting",
+    "offers",
+    "one_hot",
+    "rows_at",
+]
 
 Names = Sequence[str] | str | None
 MOST_CLASSES = 64  # largest number of distinct values that are classes by default
@@ -233,7 +243,10 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
         if kind == "angle":
             values = to_radians(values, column.name.rpartition("_")[2], session.session_id, column.path)
             values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
-    row = rows_at(_lasting(session, column, kind), times)
+    if kind != "class" and len(column.rows) and not np.any(column.rows.end > column.rows.start):
+        expected = f"rows longer than 0 s, or classes (class:{column.path})"
+        raise InputError(session.session_id, column.path, expected, "events of zero length")
+    row = rows_at(lasting(session, column.rows), times)
     values = np.concatenate([values, np.full((1, values.shape[1]), np.nan)])  # row -1
 
     return part, values[row], row
@@ -321,14 +334,10 @@ def _numbers(session: Session, column: Column, kind: str) -> NDArray[np.float64]
     return values
 
 
-def _lasting(session: Session, column: Column, kind: str) -> Intervals:
-    """Returns rows with the time that each row labels."""
-    rows = column.rows
+def lasting(session: Session, rows: Intervals) -> Intervals:
+    """Returns rows with the time that each row labels: its own, or from an event to the next one."""
     if np.any(rows.end > rows.start) or len(rows) == 0:
         return rows
-    if kind != "class":
-        expected = f"rows longer than 0 s, or classes (class:{column.path})"
-        raise InputError(session.session_id, column.path, expected, "events of zero length")
     order = np.argsort(rows.start, kind="stable")
     end = np.empty(len(rows))
     end[order] = np.r_[rows.start[order][1:], max(float(session.observed.end.max(initial=0.0)), rows.start.max())]

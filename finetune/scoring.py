@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
+from ndt.data.activity import unit_activity
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
@@ -282,7 +283,7 @@ def evaluate(
         model = model.extended(spec).eval()
     rows = np.isin(binned.split, SPLITS[split])
     if not own:
-        model.observe(recording, binned.mean_counts(np.ones(len(binned), bool)))
+        model.observe(recording, unit_activity(binned, np.ones(len(binned), bool)))
     target = _target(recording, model, binned)
     if mask:
         rows &= scored_rows(binned, mask)

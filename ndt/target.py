@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["KINDS", "Part", "Target", "labelled", "natural", "part_columns", "side_by_side", "stacked", "united"]
+__all__ = [
+    "KINDS", "Part", "Target", "labelled", "natural", "part_columns", "scored_bins", "side_by_side", "stacked",
+    "united",
+]  # fmt: skip
 
 KINDS = ("continuous", "angle", "class")
 
@@ -155,6 +158,20 @@ def labelled(target: Target, part: int | None = None) -> NDArray[np.bool_]:
         found |= ~np.isnan(target.values[:, target.columns(i)]).any(1)
 
     return found
+
+
+def scored_bins(target: Target, i: int, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns the bins at which part `i` is scored, of chosen ones, (R,)."""
+    rows = chosen & labelled(target, i)
+    if not target.parts[i].per:
+        return rows
+    index = np.flatnonzero(rows)
+    trial = target.trial[i][index]
+    last = np.zeros(len(rows), bool)
+    for t in np.unique(trial):
+        last[index[trial == t][-1]] = True
+
+    return last
 
 
 def united(found: Sequence[tuple[str, Part]]) -> Part:

@@ -19,7 +19,6 @@ __all__ = ["error", "section", "series", "unscored"]
 NOISE = 2.0  # standard errors
 EXPECTED = 0.03  # share of bins that false alarms may flag: 1 %, or three times that after short training
 LISTED = 12  # units listed by name
-UNLABELLED = ("unsupervised", "align")
 
 
 def section(decoder: Decoder) -> Section:
@@ -64,18 +63,14 @@ def _percent(value: object) -> str:
 
 def _fitting(m: Mapping[str, Any]) -> str:
     parts, steps = [], [f"{m['steps']:,} steps"] if m.get("steps") else []
-    if m.get("decoder_steps"):
-        steps.append(f"{m['decoder_steps']:,} {'more ' if steps else ''}steps of the decoder")
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
-    if m.get("strategy") in UNLABELLED:
-        parts.append(f"fitted to the training split's spikes{spent}")
+    if m.get("strategy") == "none":
+        parts.append("not fitted")
     elif m.get("label_seconds"):
         parts.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
     if strategy := m.get("strategy"):
         parts.append(f"adaptation: {STRATEGIES.get(strategy, strategy)}")
-    if matched := m.get("alignment"):
-        parts.append(f"{matched['matched']} of {matched['unknown']} unknown units matched to units of {matched['to']}")
     if m.get("bin_size"):
         parts.append(f"bins of {1e3 * m['bin_size']:g} ms")
     if lag := m.get("lag"):
@@ -175,7 +170,7 @@ def _findings(m: Mapping[str, Any]) -> list[Graded]:
     """Returns warnings if ridge is better or intervals miss their level, and notes on baselines without a score."""
     t, found = m["test"], []
     if _known(t.get("over_ridge")) < -NOISE * _known(t.get("over_ridge_error")):
-        labels = " It used labels, the ensemble did not." if m.get("strategy") in UNLABELLED else ""
+        labels = " It used labels, the ensemble did not." if m.get("strategy") == "none" else ""
         message = f"alone decodes better, beyond noise.{labels}"
         found.append(Graded(grade="warning", where="Ridge regression", message=message))
     off, error = _known(t.get("interval_coverage_90")) - LEVEL, _known(t.get("interval_coverage_90_error"))

@@ -24,10 +24,8 @@ PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figure
 CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should score about 0
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
-    "contexts": "fine-tuning of unit and session embeddings and of the read-in",
-    "probe": "linear probe of the latents",
-    "unsupervised": "masked prediction without labels",
-    "align": "alignment of units to an earlier session, then masked prediction without labels",
+    "heads": "fine-tuning of heads and of unit and session embeddings",
+    "none": "none (zero-shot): units are known by their activity",
 }
 DYNAMICS = {  # models and references: key in metrics.json -> name
     "hoam": "action matching (HOAM)",

@@ -40,7 +40,7 @@ OUTPUTS = (
     *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
     *("ensemble.json", "ensemble.safetensors"),
 )
-OUTPUT_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last is of the decoder training stage
+OUTPUT_FOLDERS = ("checkpoints", "tensorboard")
 
 
 class Objective(Protocol):
