@@ -147,7 +147,7 @@ class BinnedSession:
         return rows.window(counts, valid, activity=activity, trial=trial, index=index, session=session)
 
     def trial(self, table: str) -> NDArray[np.int64]:
-        """Returns the row of a table of intervals that each bin's centre lies in, -1 for none or no such table, (R,)."""
+        """Returns the row of a table of intervals that holds each bin's centre, -1 for none or no such table, (R,)."""
         if table not in self._trials:
             rows = self.session.intervals.get(table)
             times = self.start + self.bin_size / 2

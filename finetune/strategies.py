@@ -38,8 +38,8 @@ def part_of(name: str) -> str:
 def stages(config: FinetuneConfig, pretrained: bool) -> tuple[Stage, ...]:
     """Returns the stages of a run, in order; together they have the steps of `config.train`, or none.
 
-    From scratch, all learns in one stage. Of a pretrained model, embeddings and heads learn first (`freeze_steps`); with
-    the strategy ``full`` then all of it, with ``heads`` no more, and with ``none`` nothing at all.
+    From scratch, all learns in one stage. Of a pretrained model, embeddings and heads learn first (`freeze_steps`);
+    with the strategy ``full`` then all of it, with ``heads`` no more, and with ``none`` nothing at all.
     """
     steps, first = config.train.steps, min(config.freeze_steps, config.train.steps)
     if not pretrained:

@@ -90,19 +90,10 @@ def ragged(
         hidden = (np.arange(T * S) < T * S // 2)[rng.permutation(T * S)].reshape(T, S)
         hidden = np.repeat(hidden, units_per_patch, axis=1)[:, :N]
         counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, N)).astype(np.uint8)
-        context = np.array([i, len(PATCHES), len(PATCHES) + 1])
         activity = np.zeros((N, len(ACTIVITY)), np.float32)
         activity[:, 0] = RATE_HZ * BIN_SIZE
-        windows.append(
-            Window(
-                counts=counts,
-                valid=np.ones((T, N), bool),
-                unit=rows[i],
-                context=context,
-                hidden=hidden,
-                activity=activity,
-            )  # fmt: skip
-        )
+        some = {"unit": rows[i], "context": np.array([i, len(PATCHES), len(PATCHES) + 1]), "activity": activity}
+        windows.append(Window(counts=counts, valid=np.ones((T, N), bool), hidden=hidden, **some))
     names = (*(f"session:{S}" for S in PATCHES), "subject:a", "task:a")
     units = tuple(f"{low + i}/{n}" for i, N in enumerate(sizes) for n in range(N))
 

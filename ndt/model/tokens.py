@@ -26,9 +26,9 @@ ACTIVITY = (
     *(f"response_shape_{i}" for i in range(10)),
 )
 
-# B = windows, T = bins, N = units, A = measures of activity, P = units of a patch, L = tokens of all windows together, U = units of all windows
-# together, J = patches of units of all windows together, R = bins of all windows together, K = context rows of all
-# windows together, C = target dimensions
+# B = windows, T = bins, N = units, A = measures of activity, P = units of a patch, L = tokens of all windows together,
+# U = units of all windows together, J = patches of units of all windows together, R = bins of all windows together,
+# K = context rows of all windows together, C = target columns, H = parts of the target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,9 @@ __all__ = ["NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Pred
 RESIDUALS = ("identity.residual", "context")  # a row for each unit and context, from zero
 TABLES = (*RESIDUALS, "identity.site")  # parameters with one row for each name in the vocabulary
 
-# B = windows, L = tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of a patch, U = units
-# of the batch, A = measures of activity, D = width, R = bins, C = target columns, V = target and auxiliary columns
+# B = windows, L = tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of a patch,
+# U = units of the batch, A = measures of activity, D = width, R = bins, C = target columns, V = target and auxiliary
+# columns
 
 
 class PositionalEmbedding(nn.Module):
