@@ -92,8 +92,9 @@ def ragged(
         counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, N)).astype(np.uint8)
         activity = np.zeros((N, len(ACTIVITY)), np.float32)
         activity[:, 0] = RATE_HZ * BIN_SIZE
-        some = {"unit": rows[i], "context": np.array([i, len(PATCHES), len(PATCHES) + 1]), "activity": activity}
-        windows.append(Window(counts=counts, valid=np.ones((T, N), bool), hidden=hidden, **some))
+        context = np.array([i, len(PATCHES), len(PATCHES) + 1])
+        window = Window(counts=counts, valid=np.ones((T, N), bool), unit=rows[i], context=context, hidden=hidden)
+        windows.append(replace(window, activity=activity))
     names = (*(f"session:{S}" for S in PATCHES), "subject:a", "task:a")
     units = tuple(f"{low + i}/{n}" for i, N in enumerate(sizes) for n in range(N))
 
