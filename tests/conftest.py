@@ -81,11 +81,13 @@ def sim_base(sim_store, tmp_path_factory):
             num_heads=2,
             units_per_patch=16,
             unit_width=16,
-            tcn_width=32,
+            num_stem_layers=2,
+            norm="pre",
+            dropout=0.0,
             count_dropout=0.0,
-            tcn_dropout=0.0,
+            residual_dropout=0.0,
         ),  # which processes draw each for themselves
-        train=TrainConfig(steps=200, batch_size=16, valid_every=50, warmup_steps=20),
+        train=TrainConfig(steps=200, batch_size=16, valid_every=50, warmup_steps=20, learning_rate=3e-3),
         window=1.0,
         sessions=(sim_store.session_ids[0],),
     )

@@ -26,10 +26,13 @@ TINY = ModelConfig(
     num_heads=2,
     units_per_patch=3,
     unit_width=8,
+    num_stem_layers=2,
     norm="pre",
-    decoder="linear",
+    dropout=0.1,
+    count_dropout=0.0,
+    residual_dropout=0.0,
 )  # every choice stated: defaults move
-NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", decoder="cross")
+NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post")
 
 
 def reads(pattern: AttentionPattern) -> Tensor:
@@ -160,7 +163,7 @@ def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
 
 def with_means(model: NDT, mean_counts: Sequence[float] | np.ndarray) -> NDT:
     """Sets the mean counts per bin of all units that the model knows, in the order of its table's rows."""
-    model.mean_counts.copy_(torch.as_tensor(np.asarray(mean_counts)))
+    model.identity.activity[:, 0] = torch.as_tensor(np.asarray(mean_counts))
 
     return model
 
