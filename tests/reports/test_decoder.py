@@ -230,11 +230,11 @@ def test_run_without_a_score_says_what_was_done(tmp_path):
 
 def test_learning_curves_are_those_of_the_logged_measures(tmp_path):
     """The training error is logged as ``target``, the name of the decoding loss."""
-    metrics = {"session": "s", "target": "vel", "strategy": "heads", "train_seconds": 12.0, "steps": 300, "seed": 1}
+    metrics = {"session": "s", "target": "vel", "strategy": "heads", "label_seconds": 9.0, "seed": 1}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     lines = [{"step": s, "split": "train", "target": 1.0 / s, "nll": 0.5} for s in (10, 20)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = unscored(tmp_path)
-    assert "adaptation: fine-tuning of heads and of unit and session embeddings" in found.text[0]
+    assert "Fitted on 9 s of labelled training bins; adaptation: fine-tuning of heads and of unit" in found.text[0]
     (drawing,) = found.drawings
     assert drawing.caption == "Learning curves of fine-tuning."
