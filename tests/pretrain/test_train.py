@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from objectives import data_of, stored
-from problems import recording, specification
+from problems import recording, specification, training_data
 from realdata import real_file
+from stores import stored
 
 from ndt.api import embed
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
@@ -200,7 +200,11 @@ def masked(
     model = NDT(specification(found, dims=0, config=config.model))
     binned_sessions = [BinnedSession(s, 0.05, 1.0) for s in found]
 
-    return model, MaskedModelling([data_of(model, b) for b in binned_sessions], model, config), binned_sessions
+    return (
+        model,
+        MaskedModelling([training_data(b, model.spec) for b in binned_sessions], model, config),
+        binned_sessions,
+    )
 
 
 def test_a_new_model_is_as_good_as_constant_rates() -> None:
@@ -255,8 +259,8 @@ def test_validation_uses_the_same_masks_for_every_model() -> None:
         assert (binned.split[first:last] == VALID).all()
     assert {v.kind for v in one.valid} == VALID_MASKS.keys()
     for binned in binned_sessions:
-        alone = NDT(specification([binned.session], dims=0, config=MODEL))
-        for asked in valid_windows([data_of(alone, binned)], 20):
+        alone = specification([binned.session], dims=0, config=MODEL)
+        for asked in valid_windows([training_data(binned, alone)], 20):
             np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
 
 
@@ -291,7 +295,7 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
         own = replace(session, units=replace(session.units, id=names, columns=columns))
         config = replace(CONFIG, model=replace(MODEL, units_per_patch=3), mask=replace(CONFIG.mask, kinds=("unit",)))
         model = NDT(specification([own], dims=0, config=config.model))
-        return MaskedModelling([data_of(model, BinnedSession(own, 0.05, 1.0))], model, config)
+        return MaskedModelling([training_data(BinnedSession(own, 0.05, 1.0), model.spec)], model, config)
 
     objectives = [objective({}), objective({"duplicate_group": group})]
     assert [o.shuffled for o in objectives] == [[True], [True]]
@@ -365,7 +369,9 @@ def test_units_of_one_session_change_patches_and_keep_counts_and_activity() -> N
 
 
 def test_a_share_of_windows_has_hidden_entries() -> None:
-    found = [b.hidden[b.window == w].any() for b in batches(40, mask=replace(CONFIG.mask, share=0.25)) for w in range(8)]
+    found = [
+        b.hidden[b.window == w].any() for b in batches(40, mask=replace(CONFIG.mask, share=0.25)) for w in range(8)
+    ]
     assert abs(np.mean(found) - 0.25) < 0.08  # 320 windows, standard error 0.024
     assert not any(b.hidden.any() for b in batches(5, mask=replace(CONFIG.mask, share=0.0)))
 
