@@ -20,8 +20,8 @@ from stores import stored
 
 from ndt.api import embed
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
-from ndt.data.covariates import resample
 from ndt.data.activity import unit_activity
+from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
 from ndt.data.simulate.recordings import Simulated, simulate
 from ndt.data.store import Store
