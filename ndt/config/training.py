@@ -39,7 +39,7 @@ class TrainConfig:
         ema: Decay of the exponential moving average of weights, which is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before training stops; 0 for no early stopping.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU or on a CPU with AMX, fp32 elsewhere.
         attention: Attention kernel: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
             --list` shows what each supports.
         checkpoint_activations: Whether blocks recompute their activations in the backward pass, to save memory.
