@@ -103,7 +103,8 @@ class PretrainConfig:
         model: Architecture.
         train: Training loop.
         mask: Hidden entries.
-        target: Target to decode in addition, in the sessions that have it; empty for none.
+        target: Target to decode in addition, in the sessions that have it; empty for none. Named as for `ndt finetune`:
+            a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
         embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
             row is trained only by windows that contain its name.
         bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
