@@ -126,7 +126,7 @@ def chosen_units(expression: str, columns: Columns, where: object) -> NDArray[np
     if found.dtype.kind != "b":
         raise InputError(where, "select", "an expression that is true or false of a unit", repr(expression))
 
-    return found
+    return np.asarray(found, np.bool_)
 
 
 def _names(tree: ast.AST, skip: tuple[str, ...] = ()) -> frozenset[str]:

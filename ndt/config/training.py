@@ -167,7 +167,8 @@ class FinetuneConfig:
         lags: Candidate lags in seconds by which the target follows the spikes (negative: the estimate is late); of
             several, the one with the best validation R² of ridge is chosen.
         split: Splits of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
-            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Only for a model trained from scratch.
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. A pretrained model must not have been trained on the
+            session.
         eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
             for the position of a mask sample in its bin); empty for all test bins.
         baselines: Baselines to fit; ridge is always among them.
