@@ -136,8 +136,6 @@ def _binned(
     """
     recording = store.session(session)
     if config.split:
-        if base is not None:  # it may have been trained on what these splits hold out
-            raise InputError("settings", "split", "a model from scratch", "a pretrained one, with its own splits")
         sources = [source.of for source in find_sources(recording, target)]
         series = {of.name: of for of in sources if isinstance(of, Covariate)}
         splits = assign_splits(replace(recording, covariates=series or recording.covariates), config.split)
@@ -148,7 +146,9 @@ def _binned(
         return BinnedSession(recording, bin_size, window_bins * bin_size), window_bins
     bin_size, window_bins = base.spec.bin_size, base.spec.window_bins
     binned = BinnedSession(recording, bin_size, window_bins * bin_size)
-    check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
+    check_base(
+        base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks, own_splits=bool(config.split)
+    )
 
     return binned, window_bins
 

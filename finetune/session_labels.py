@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
-from ndt.data.targets import build_targets, find_sources, offers
+from ndt.data.targets import build_targets, find_sources, offers, requests
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
@@ -140,10 +140,10 @@ def kept_target(kept: TargetSpec, binned: BinnedSession, target: str | None) -> 
         InputError: if another target is requested, or the session's has other dimensions or another unit.
     """
     names = [part.request for part in kept.parts]
-    if target is None and not all(_offered(binned, name) for name in names):
-        target = kept.name
-    if target is not None and _means(target, kept) and not _offered(binned, target):
-        return Target.unlabelled(kept.parts, len(binned), kept.lag)
+    if target is None or (_means(target, kept) and not _offered(binned, target)):
+        if not all(_offered(binned, name) for name in names):
+            return Target.unlabelled(kept.parts, len(binned), kept.lag)
+        target = None  # also for the name alone of an expression
     found = _built(binned, target or names, kept.lag)
     labels = kept.adopt(found)
     if labels is None:
@@ -164,10 +164,7 @@ def _means(target: str, kept: TargetSpec) -> bool:
     if names == [kept.name]:
         return True
 
-    return len(names) == len(kept.parts) and all(
-        name == part.request or f"/{part.name}".endswith(f"/{name}")
-        for name, part in zip(names, kept.parts, strict=True)
-    )
+    return len(names) == len(kept.parts) and all(map(requests, names, kept.parts))
 
 
 def choose_lag(

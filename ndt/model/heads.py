@@ -71,19 +71,18 @@ class BinHead(nn.Module):
     """A part with a label per bin: an affine map of the bin's latent.
 
     Arguments:
-        config: Architecture; uses `width`, `dropout`.
+        config: Architecture; uses `width`.
         num_columns: Columns C of the part.
     """
 
     def __init__(self, config: ModelConfig, num_columns: int) -> None:
         super().__init__()
 
-        self.dropout = Dropout(config.dropout)
         self.linear = nn.Linear(config.width, num_columns)
 
     def forward(self, latents: Float[Tensor, "R D"], batch: Batch, trial: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
         """Returns the part at each bin: standardised values, or logits of classes."""
-        return self.linear(self.dropout(latents))
+        return self.linear(latents)
 
 
 class TrialHead(nn.Module):

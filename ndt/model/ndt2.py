@@ -181,6 +181,7 @@ class NDT2(NDT):
         c = spec.config
         del self.identity  # units have no vectors
         nn.init.normal_(self.context, std=0.02)
+        self.dropout = Dropout(c.dropout)  # of the inputs and outputs of encoder and rate decoder
         self.embed = _SlotEmbedding(c, self.FROZEN_COUNT)
         self.position, self.rate_position = _LearnedPosition(c), _LearnedPosition(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))

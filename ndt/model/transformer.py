@@ -21,7 +21,7 @@ from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.model.heads import RateHead, TargetHeads
 from ndt.model.identity import Population, UnitIdentity
-from ndt.model.layers import Block, Dropout
+from ndt.model.layers import Block
 from ndt.model.stem import Stem
 from ndt.model.tokens import Batch
 from ndt.model.vocabulary import CONTEXT_KINDS, Rows, Vocabulary
@@ -119,7 +119,6 @@ class NDT(nn.Module):
         self.context_kind = nn.Parameter(0.02 * torch.randn(len(CONTEXT_KINDS), c.width))
         kinds = [CONTEXT_KINDS.index(name.partition(":")[0]) for name in names]
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
-        self.dropout = Dropout(c.dropout)
         self._build(spec)
 
     def _build(self, spec: ModelSpec) -> None:
@@ -162,7 +161,7 @@ class NDT(nn.Module):
         population, every = self.identity(batch), torch.ones_like(batch.window, dtype=torch.bool)
         tokens = self.stem(batch, population) + self.position(batch.time, batch.slot)
         order, layout = self.layout(batch, every)
-        x = torch.cat([self.contexts(batch), self.dropout(tokens)]).index_select(0, order)
+        x = torch.cat([self.contexts(batch), tokens]).index_select(0, order)
         for i, block in enumerate(self.encoder):
             x = block(x, layout, layout.pattern(i))
         x = self.encoder_norm(x)

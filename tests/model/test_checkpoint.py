@@ -183,6 +183,7 @@ def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_els
         ((VEL, fewer), 0.1),
         ((VEL, replace(GO, dims=("left", "up")), HEAD), 0.1),
         ((VEL, replace(GO, name="go"), HEAD), 0.1),
+        ((VEL, replace(GO, expression="sign(left - right)"), HEAD), 0.1),
         ((replace(VEL, unit="mm/s"), GO, HEAD), 0.1),
         ((replace(VEL, dims=("x",)), GO, HEAD), 0.1),
     ):
@@ -190,7 +191,9 @@ def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_els
 
 
 def test_a_specification_is_plain_json() -> None:
-    for spec in (specification([recording()]), replace(specification([recording()]), target=SEVERAL)):
+    plain, side = specification([recording()]), replace(GO, name="side", expression="sign(left - right)")
+    computed = replace(SEVERAL, parts=(VEL, side, HEAD))
+    for spec in (plain, replace(plain, target=SEVERAL), replace(plain, target=computed)):
         found = json.loads(json.dumps(spec.to_json()))
         assert ModelSpec.from_json("model.json", found) == spec
 
