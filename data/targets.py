@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 Names = Sequence[str] | str | None
+LONGEST_TRIAL = 10.0  # seconds; longer rows, such as stages of sleep, label each of their bins
 MOST_CLASSES = 64  # largest number of distinct values that are classes by default
 NAMED = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*=(?!=)(?P<expression>.*)", re.DOTALL)
 DEGREES = frozenset({"degree", "degrees", "deg", "°"})
@@ -280,11 +281,11 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
     kind = kind or _kind(session, column)
     if kind == "class":
         names, values = _classes(session, column)
-        part = Part(name=column.path, kind=kind, dims=names, per=column.table)
+        part = Part(name=column.path, kind=kind, dims=names, per=_per(column))
     else:
         values = _numbers(session, column, kind)
         dims = (column.name,) if values.shape[1] == 1 else tuple(f"{column.name}_{c}" for c in range(values.shape[1]))
-        part = Part(name=column.path, kind=kind, dims=dims, per=column.table)
+        part = Part(name=column.path, kind=kind, dims=dims, per=_per(column))
         if kind == "angle":
             values = to_radians(values, column.name.rpartition("_")[2], session.session_id, column.path)
             values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
@@ -295,6 +296,13 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
     values = np.concatenate([values, np.full((1, values.shape[1]), np.nan)])  # row -1
 
     return part, values[row], row
+
+
+def _per(column: Column) -> str:
+    """Returns the table, if its rows are trials with one label each; empty if they are long, such as stages of sleep."""
+    length = column.rows.end - column.rows.start
+
+    return column.table if len(length) and np.median(length) <= LONGEST_TRIAL else ""
 
 
 def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:

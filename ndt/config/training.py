@@ -105,8 +105,8 @@ class PretrainConfig:
         model: Architecture.
         train: Training loop.
         mask: Hidden entries.
-        target: Targets to decode in addition, separated by commas, in the sessions that have them; empty for none. Named
-            as for `ndt finetune`: a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
+        target: Targets to decode in addition, separated by commas, in the sessions that have them; empty for none.
+            Named as for `ndt finetune`: a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
         masked_weight: Weight of the masked loss per spike, relative to the decoding loss.
         unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
         embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
