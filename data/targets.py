@@ -299,7 +299,7 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
 
 
 def _per(column: Column) -> str:
-    """Returns the table, if its rows are trials with one label each; empty if they are long, such as stages of sleep."""
+    """Returns the table if its rows are trials with one label each, empty if they are long, as stages of sleep."""
     length = column.rows.end - column.rows.start
 
     return column.table if len(length) and np.median(length) <= LONGEST_TRIAL else ""

@@ -195,7 +195,8 @@ RECORDINGS = {
 TARGET = (
     "target to decode: a time series such as hand_vel, a column of a table such as trials/target, or an expression "
     "over columns of a table such as 'side=sign(contrast_left-contrast_right)', where 0 or missing means no label; "
-    "several are separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or heading)"
+    "several are separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or "
+    "heading)"
 )
 
 VERBS = {

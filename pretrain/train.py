@@ -13,6 +13,7 @@ from ndt.config.reader import as_config
 from ndt.data.activity import unit_activity
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
+from ndt.data.stored_masks import valid_windows
 from ndt.data.targets import build_targets, offers
 from ndt.data.windows import TRAIN, BinnedSession, TrainingData, default_bin_size, longest_window
 from ndt.errors import InputError
@@ -91,7 +92,7 @@ def pretrain(
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
     model.store = store.root
-    valid = _by_kind(objective.validate(model))
+    valid = _by_kind(objective.scores(model, valid_windows(found, window_bins, references=True)))
     num_parameters = sum(p.numel() for p in model.parameters())
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)
