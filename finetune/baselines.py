@@ -19,6 +19,7 @@ from ndt.segments import labelled
 
 if TYPE_CHECKING:
     from ndt.decoders.gru import GRU
+    from ndt.decoders.tcn import TCN
 
 __all__ = ["Baselines"]
 
@@ -31,6 +32,7 @@ CHOSEN = {  # selected settings that metrics.json reports; naive Bayes names its
     "circularly_shifted": ("alpha", "num_lags"),
     "wiener": ("num_lags",),
     "kalman": ("order", "lag_bins"),
+    "tcn": ("steps",),
     "gru": ("steps",),
     "ridge_time_gain": ("shrinkage",),
     "time_only": ("width_bins",),
@@ -44,6 +46,7 @@ class Baselines:
     - ``ridge``, ``wiener``: linear regression on lagged counts, with a penalty and with almost none.
     - ``kalman``: linear Gaussian dynamics of the target, and of counts given the target; not for classes.
     - ``naive_bayes``: independent Poisson counts given the target, over cells of its range.
+    - ``tcn``: a temporal convolutional network.
     - ``gru``: a small gated recurrent network.
     - ``ridge_time_gain``: ridge times a gain that depends on the time since the segment began.
     - ``time_only``: mean target at each time since the segment began, without spikes.
@@ -72,6 +75,7 @@ class Baselines:
         config: FinetuneConfig,
         *,
         counts: Rows | None = None,
+        auxiliary: Rows | None = None,
     ) -> "Baselines":
         """Fits ridge and `config.baselines` on training bins, and selects settings on validation bins.
 
@@ -83,11 +87,13 @@ class Baselines:
             valid: Bins to select settings on, (R,).
             config: Fine-tuning; uses `baselines`, `max_lag` and `seed`.
             counts: ``binned.all_counts()``, if already computed.
+            auxiliary: Columns that the TCN is trained on but does not predict, NaN where unlabelled, (R, A).
         """
         counts = binned.all_counts() if counts is None else counts
         edges = np.flatnonzero(np.diff(binned.segment)) + 1
         x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, binned.place, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
+        other = None if auxiliary is None else np.split(auxiliary, edges)
         begin = time.perf_counter()
         lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
         # The controls share ridge's normal equations, so they cost almost nothing.
@@ -103,6 +109,7 @@ class Baselines:
             "wiener": lambda: lagged.wiener(y),
             "kalman": lambda: _kalman(x, y, *rows, **own),
             "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
+            "tcn": lambda: _convolutional(x, y, *rows, seed=config.seed, auxiliary=other, **own),
             "gru": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
             "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], position),
             "time_only": lambda: fit_time_only(y, *rows, position),
@@ -134,6 +141,12 @@ def _recurrent(*rows: Any, **settings: Any) -> "GRU":
     from ndt.decoders.gru import fit_gru  # imports torch
 
     return fit_gru(*rows, **settings)
+
+
+def _convolutional(*rows: Any, **settings: Any) -> "TCN":
+    from ndt.decoders.tcn import fit_tcn  # imports torch
+
+    return fit_tcn(*rows, **settings)
 
 
 def _chosen(name: str, model: Any) -> Facts:

@@ -22,7 +22,7 @@ from ndt.evaluation.conformal import Conformal
 from ndt.evaluation.metrics import r2, score
 from ndt.finetune.baselines import Baselines
 from ndt.finetune.decoding import decode
-from ndt.finetune.session_labels import FEWEST, can_be_scored
+from ndt.finetune.session_labels import FEWEST, auxiliary_parts, auxiliary_values, can_be_scored
 from ndt.model.architectures import load_model
 from ndt.model.checkpoint import read_json, write_json
 from ndt.model.transformer import NDT
@@ -89,10 +89,12 @@ def score_session(
     if not can_be_scored(binned, target):
         return Scored(metrics=shared, predictions={}, ensemble=None)
     network, counts = decode(model, binned, binned.split >= VALID), binned.all_counts()
+    auxiliary = auxiliary_values(binned, auxiliary_parts(binned, config.auxiliary, target, chosen), target, chosen)
     edges = np.flatnonzero(np.diff(binned.segment)) + 1
     segments, masks = np.split(counts, edges), np.split(chosen, edges)
     begin = time.perf_counter()
-    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
+    inputs = (network, counts, auxiliary.values, binned, target, chosen, config)
+    parts = [_score_part(i, *inputs) for i in range(len(target.parts))]
     shared["baseline_seconds"] = time.perf_counter() - begin
     input_drift = InputDrift.fit(segments, masks, binned.bin_size)
     flags = input_drift.check(segments).select(binned.split == TEST)
@@ -135,6 +137,7 @@ def _score_part(
     i: int,
     network: Rows,
     counts: Rows,
+    auxiliary: Rows,
     binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
@@ -146,7 +149,7 @@ def _score_part(
     train, valid, test = chosen & known, known & (binned.split == VALID), known & (binned.split == TEST)
     if config.eval_mask:
         test &= scored_rows(binned, config.eval_mask)
-    baselines = Baselines.fit(binned, part.kind, y, train, valid, config, counts=counts)
+    baselines = Baselines.fit(binned, part.kind, y, train, valid, config, counts=counts, auxiliary=auxiliary)
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
+MEMBERS = ("tcn", "ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
 STRATEGIES = ("full", "heads", "none")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 

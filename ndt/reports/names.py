@@ -14,6 +14,7 @@ PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figure
     "wiener": "Wiener filter",
     "kalman": "Kalman filter",
     "naive_bayes": "Poisson naive Bayes",
+    "tcn": "temporal convolutional network (TCN)",
     "gru": "recurrent network (GRU)",
     "ridge_time_gain": "ridge with time-varying gain",
     "oracle": "oracle (knows the simulator)",
@@ -83,10 +84,10 @@ DECODING = {
         "split. The Wiener filter has almost no penalty. A time-varying gain multiplies predictions by one gain for "
         "each bin since the segment or trial began."
     ),
-    "Kalman filter, naive Bayes, GRU": (
+    "Kalman filter, naive Bayes, TCN, GRU": (
         "The Kalman filter assumes linear dynamics of the target and linear tuning of counts. Naive Bayes assumes "
-        "independent units with Poisson counts in each cell of the target's space. The GRU is a small recurrent "
-        "network. All are fitted on the training split."
+        "independent units with Poisson counts in each cell of the target's space. The TCN is a temporal "
+        "convolutional network on counts, the GRU a small recurrent network. All are fitted on the training split."
     ),
     "Trained from scratch": "The same network trained on this session alone, without pretraining.",
     "Time-only": "Predicts from the time since the segment or trial began, without spikes.",
