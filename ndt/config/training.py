@@ -109,6 +109,8 @@ class PretrainConfig:
             Named as for `ndt finetune`: a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
         masked_weight: Weight of the masked loss per spike, relative to the decoding loss.
         unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
+        residual_dropout: Probability that the learned residual of a unit or context is left out, in training, so that
+            the model works without it.
         embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
             row is trained only by windows that contain its name.
         bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
@@ -125,6 +127,7 @@ class PretrainConfig:
     target: str = ""
     masked_weight: float = 0.5
     unit_dropout: float = 0.5
+    residual_dropout: float = 0.2
     embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
@@ -134,7 +137,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
-        require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF), "unit_dropout": (0, 1)})
+        require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF)})
+        require(self, {"unit_dropout": (0, 1), "residual_dropout": (0, 1)})
         choose(self, "pretrain", leaks=("refuse", "warn"))
 
 
