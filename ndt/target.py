@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from ndt.errors import InputError
 
-__all__ = ["KINDS", "Part", "Target", "labelled", "natural", "part_columns", "side_by_side", "stacked", "united"]
+__all__ = [
+    "KINDS",
+    "Part",
+    "Target",
+    "labelled",
+    "natural",
+    "part_columns",
+    "scored_bins",
+    "side_by_side",
+    "stacked",
+    "united",
+]
 
 KINDS = ("continuous", "angle", "class")
 
@@ -155,6 +166,34 @@ def labelled(target: Target, part: int | None = None) -> NDArray[np.bool_]:
         found |= ~np.isnan(target.values[:, target.columns(i)]).any(1)
 
     return found
+
+
+def scored_bins(target: Target, i: int, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns the bins at which part `i` is trained on and scored, (R,).
+
+    With a label per bin these are all chosen bins that have one. With a label per row of a table of intervals it is the
+    last chosen bin of each row, where a decoder has seen most of the trial: each trial counts once, however long.
+
+    Arguments:
+        target: The target at R bins in order of time.
+        i: Number of the part.
+        chosen: Bins to choose from, (R,).
+
+    Example:
+        >>> go = Part(name="trials/go", kind="class", dims=("left", "right"), per="trials")
+        >>> trial = np.array([-1, 0, 0, 0, 1])
+        >>> target = Target(parts=(go,), values=np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 1]], trial=(trial,))
+        >>> scored_bins(target, 0, np.array([True, True, True, False, True]))
+        array([False, False,  True, False,  True])
+    """
+    rows = chosen & labelled(target, i)
+    if not target.parts[i].per:
+        return rows
+    bins = np.flatnonzero(rows & (target.trial[i] >= 0))[::-1]  # the last bin first
+    last = np.zeros(len(target), bool)
+    last[bins[np.unique(target.trial[i][bins], return_index=True)[1]]] = True
+
+    return last
 
 
 def united(found: Sequence[tuple[str, Part]]) -> Part:
