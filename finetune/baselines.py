@@ -12,6 +12,7 @@ from ndt.config import FinetuneConfig
 from ndt.data.windows import BinnedSession
 from ndt.decoders.controls import block_permuted_targets, circularly_shifted_targets, fit_time_gain, fit_time_only
 from ndt.decoders.kalman import Kalman, fit_kalman
+from ndt.decoders.logistic import TrialDecoder, fit_trial_decoder
 from ndt.decoders.naive_bayes import fit_naive_bayes
 from ndt.decoders.ridge import Lagged
 from ndt.errors import InputError
@@ -20,7 +21,7 @@ from ndt.segments import labelled
 if TYPE_CHECKING:
     from ndt.decoders.gru import GRU
 
-__all__ = ["Baselines"]
+__all__ = ["Baselines", "reference"]
 
 Rows = NDArray[np.floating]
 Facts = dict[str, Any]
@@ -35,6 +36,7 @@ CHOSEN = {  # selected settings that metrics.json reports; naive Bayes names its
     "ridge_time_gain": ("shrinkage",),
     "time_only": ("width_bins",),
 }
+CHOSEN_PER_TRIAL = ("alpha",)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Baselines:
     - ``time_only``: mean target at each time since the segment began, without spikes.
     - ``block_permuted``, ``circularly_shifted``: controls, ridge fitted to targets permuted in blocks, or shifted
       circularly by half their length; R² must be near 0.
+
+    Of labels per trial there are only the controls and ``logistic``, or ``ridge`` for quantities and angles, all on
+    counts in parts of the trial (`ndt.decoders.logistic`).
 
     Arguments:
         decoded: Predictions at every bin by name, (R, C).
@@ -72,8 +77,9 @@ class Baselines:
         config: FinetuneConfig,
         *,
         counts: Rows | None = None,
+        since: NDArray[np.int64] | None = None,
     ) -> "Baselines":
-        """Fits ridge and `config.baselines` on training bins, and selects settings on validation bins.
+        """Fits the reference and `config.baselines` on training bins, and selects settings on validation bins.
 
         Arguments:
             binned: The session's bins.
@@ -83,19 +89,20 @@ class Baselines:
             valid: Bins to select settings on, (R,).
             config: Fine-tuning; uses `baselines`, `max_lag` and `seed`.
             counts: ``binned.all_counts()``, if already computed.
+            since: For labels per trial, bins since the trial began (`bins_since_start`), (R,); `train` and `valid` then
+                hold one bin a trial.
         """
         counts = binned.all_counts() if counts is None else counts
         edges = np.flatnonzero(np.diff(binned.segment)) + 1
-        x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, binned.place, train, valid))
+        position = binned.place if since is None else since
+        x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, position, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
+        if since is not None:
+            return cls._per_trial(x, y, rows, position, binned.bin_size, kind, config)
         begin = time.perf_counter()
         lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
         # The controls share ridge's normal equations, so they cost almost nothing.
-        labels: dict[str, list[Any]] = {"ridge": y}
-        if "block_permuted" in config.baselines:
-            labels["block_permuted"] = block_permuted_targets(y, *rows, config.seed)
-        if "circularly_shifted" in config.baselines:
-            labels["circularly_shifted"] = circularly_shifted_targets(y, *rows)
+        labels = {"ridge": y} | _controls(y, *rows, config)
         models: dict[str, Any] = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
         facts: dict[str, Facts] = {"ridge": {"seconds": time.perf_counter() - begin}}
         own: dict[str, Any] = {"bin_size": binned.bin_size, "kind": kind}
@@ -122,6 +129,43 @@ class Baselines:
 
         return cls(decoded, models, facts)
 
+    @classmethod
+    def _per_trial(
+        cls,
+        x: list[Any],
+        y: list[Any],
+        rows: tuple[list[Any], list[Any]],
+        since: list[Any],
+        bin_size: float,
+        kind: str,
+        config: FinetuneConfig,
+    ) -> "Baselines":
+        labels = {reference("trials", kind): y} | _controls(y, *rows, config)
+        decoded, models, facts = {}, {}, dict[str, Facts]()
+        for name, values in labels.items():
+            begin = time.perf_counter()
+            models[name] = fit_trial_decoder(x, values, *rows, since, bin_size=bin_size, kind=kind)
+            decoded[name] = np.concatenate(models[name].predict(x, since))
+            facts[name] = _chosen(name, models[name]) | {"seconds": time.perf_counter() - begin}
+
+        return cls(decoded, models, facts)
+
+
+def reference(per: str, kind: str) -> str:
+    """Returns the baseline that the others are compared to, of a part with labels `per` row of a table (or bin, "")."""
+    return "logistic" if per and kind == "class" else "ridge"
+
+
+def _controls(y: list[Any], train: list[Any], valid: list[Any], config: FinetuneConfig) -> dict[str, list[Any]]:
+    """Returns the targets of the controls, by name."""
+    labels = {}
+    if "block_permuted" in config.baselines:
+        labels["block_permuted"] = block_permuted_targets(y, train, valid, config.seed)
+    if "circularly_shifted" in config.baselines:
+        labels["circularly_shifted"] = circularly_shifted_targets(y, train, valid)
+
+    return labels
+
 
 def _kalman(*rows: Any, bin_size: float, kind: str) -> Kalman:
     if kind == "class":
@@ -138,6 +182,9 @@ def _recurrent(*rows: Any, **settings: Any) -> "GRU":
 
 def _chosen(name: str, model: Any) -> Facts:
     """Selected settings of a baseline, for JSON."""
-    found = model.chosen if name == "naive_bayes" else {key: getattr(model, key) for key in CHOSEN[name]}
+    keys = CHOSEN_PER_TRIAL if isinstance(model, TrialDecoder) else CHOSEN.get(name, ())
+    found = model.chosen if name == "naive_bayes" else {key: getattr(model, key) for key in keys}
 
-    return {k: None if v == float("inf") else v for k, v in (found | {"valid_r2": model.valid_r2}).items()}
+    found |= {"valid_r2": model.valid_r2}
+
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in found.items()}

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
+MEMBERS = ("ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
 STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
@@ -169,7 +169,7 @@ class FinetuneConfig:
             ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Only for a model trained from scratch.
         eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
             for the position of a mask sample in its bin); empty for all test bins.
-        baselines: Baselines to fit; ridge is always among them.
+        baselines: Baselines to fit; ridge (for classes per trial: logistic regression) is always among them.
         ensemble: Members of the ensemble, whose weights are chosen on validation.
         leaks: Action if the pretrained model was trained on data that the session holds out (the same recording under
             another name, or a part of it): ``refuse`` or ``warn``. See `ndt.data.leaks`.
@@ -197,7 +197,7 @@ class FinetuneConfig:
     split: str = ""
     eval_mask: str = ""
     baselines: tuple[str, ...] = BASELINES
-    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes")
+    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes", "logistic")
     leaks: str = "refuse"
     seed: int = 0
 
