@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("tcn", "ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
+MEMBERS = ("tcn", "ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
 STRATEGIES = ("full", "heads", "none")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
@@ -170,7 +170,7 @@ class FinetuneConfig:
             ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Not for a session that the model was pretrained on.
         eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
             for the position of a mask sample in its bin); empty for all test bins.
-        baselines: Baselines to fit; ridge is always among them.
+        baselines: Baselines to fit; ridge (for classes per trial: logistic regression) is always among them.
         ensemble: Members of the ensemble, whose weights are chosen on validation.
         leaks: Action if the pretrained model was trained on data that the session holds out (the same recording under
             another name, or a part of it): ``refuse`` or ``warn``. See `ndt.data.leaks`.
@@ -195,7 +195,7 @@ class FinetuneConfig:
     split: str = ""
     eval_mask: str = ""
     baselines: tuple[str, ...] = BASELINES
-    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes")
+    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes", "logistic")
     leaks: str = "refuse"
     seed: int = 0
 

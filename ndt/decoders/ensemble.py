@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 
 from ndt.decoders.drift import InputDrift
 from ndt.decoders.gru import GRU, Network
+from ndt.decoders.logistic import TrialDecoder
 from ndt.decoders.naive_bayes import CellBayes, NaiveBayes
 from ndt.decoders.ridge import Ridge
 from ndt.decoders.target_cells import Cells
@@ -29,7 +30,7 @@ from ndt.target import Part, part_columns
 __all__ = ["Ensemble", "PartEnsemble", "ensemble_weights", "flatten", "unflatten", "weighted_mean"]
 
 FILE, ARRAYS = "ensemble.json", "ensemble.safetensors"
-FORMAT = 2
+FORMAT = 3
 ZERO = 1e-3  # smaller weights are rounding
 
 Rows = NDArray[np.floating]
@@ -88,7 +89,7 @@ class PartEnsemble:
 
     part: Part
     weights: dict[str, float]
-    members: dict[str, TCN | Ridge | GRU | NaiveBayes]
+    members: dict[str, TCN | Ridge | GRU | NaiveBayes | TrialDecoder]
     conformal: Conformal
 
 
@@ -106,18 +107,22 @@ class Ensemble:
     unit_ids: tuple[str, ...]
     input_drift: InputDrift
 
-    def predict(self, network: Rows, counts: Segments) -> Rows:
+    def predict(self, network: Rows, counts: Segments, since: Sequence[Segments] = ()) -> Rows:
         """Returns predictions, (R, C), in the target's units; probabilities for classes. Causal if the network is.
 
         Arguments:
             network: The network's predictions, (R, C).
             counts: Counts with units in the order of `unit_ids`, one (T, N) a segment, R bins together; NaN where
                 a unit was not observed.
+            since: For each part, bins since its trial began (`TrialDecoder.predict`), one (T,) a segment; only those of
+                parts with a label per trial are used.
         """
         out = np.full(network.shape, np.nan)
-        for ensemble, columns in zip(self.parts, part_columns([p.part for p in self.parts]), strict=True):
+        for i, columns in enumerate(part_columns([p.part for p in self.parts])):
+            ensemble = self.parts[i]
             weighted = {name: m for name, m in ensemble.members.items() if ensemble.weights.get(name)}
-            predicted = {name: np.concatenate(member.predict(counts)) for name, member in weighted.items()}
+            inputs = (counts, since[i]) if ensemble.part.per and weighted else (counts,)
+            predicted = {name: np.concatenate(member.predict(*inputs)) for name, member in weighted.items()}
             out[:, columns] = weighted_mean(predicted | {"network": network[:, columns]}, ensemble.weights)
 
         return out
@@ -161,7 +166,10 @@ class Ensemble:
         return ensemble
 
 
-STORED = (CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler, TCN)
+STORED = (
+    CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler, TCN,
+    TrialDecoder,
+)  # fmt: skip
 NETWORKS = (Network, Convolutions)
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {cls.__name__: cls.of for cls in NETWORKS}
 

@@ -34,6 +34,7 @@ COLOURS = {
     "network": BLUE,
     "scratch": PURPLE,
     "ridge": ORANGE,
+    "logistic": ORANGE,
     "wiener": ORANGE,
     "kalman": GREEN,
     "naive_bayes": GREEN,
