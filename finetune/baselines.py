@@ -111,12 +111,14 @@ class Baselines:
         labels = {reference("" if since is None else "trials", kind): y} | _controls(y, *rows, config)
         begin = time.perf_counter()
         if since is not None:
-            models = {name: fit_trial_decoder(x, values, *rows, position, **own) for name, values in labels.items()}
+            models: dict[str, Any] = {
+                name: fit_trial_decoder(x, values, *rows, position, **own) for name, values in labels.items()
+            }
             fits = networks
         else:
             lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
             # The controls share ridge's normal equations, so they cost almost nothing.
-            models = dict[str, Any](zip(labels, lagged.ridge(list(labels.values())), strict=True))
+            models = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
             fits = {
                 "wiener": lambda: lagged.wiener(y),
                 "kalman": lambda: _kalman(x, y, *rows, **own),

@@ -47,6 +47,7 @@ QUESTIONS: dict[str, tuple[float | None, ...]] = {  # amounts of labels: trials,
 }
 
 Scores = dict[str, Any]
+Before = dict[Path, Callable[[], Any]]
 
 
 class Case(NamedTuple):
@@ -63,6 +64,9 @@ class Case(NamedTuple):
         labels = "all" if self.labels is None else f"{self.labels:g}"
 
         return home / self.question / variant / self.session / f"fold{self.fold}" / labels / f"seed{self.seed}"
+
+
+Jobs = dict[tuple[Case, str], Callable[[], dict[str, Scores]]]  # by case and variant
 
 
 class _Study(NamedTuple):
@@ -118,7 +122,8 @@ def _mice(question: str, out: Path, seeds: int, study: StudyConfig) -> dict[Case
     first = replace(study.pretrain, target=MOUSE_TARGETS, window=TRIAL)
     shared = _Study(out, SIDE, first, replace(study.finetune, window=TRIAL, ensemble=("network",)))
     bases = {(g, s): out / question / "base" / f"{g}" / f"seed{s}" for g in group.values() for s in range(seeds)}
-    before, jobs = {}, {}
+    before: Before = {}
+    jobs: Jobs = {}
     for (left_out, seed), base in bases.items():
         others = tuple(s for s in ids if group[s] != left_out)
         before[base] = partial(pretrained, whole.root, base, replace(first, sessions=others, seed=seed))
@@ -139,7 +144,8 @@ def _days(out: Path, seeds: int, study: StudyConfig) -> dict[Case, dict[str, Sco
     (session,), second = stores["chewie2"].session_ids, stores["chewie2"].root
     first = replace(study.pretrain, target="hand_vel", bin_size=0.1, window=study.finetune.window)
     shared = _Study(out, "hand_vel", first, replace(study.finetune, bin_size=0.1, ensemble=("network",)))
-    before, jobs = {}, {}
+    before: Before = {}
+    jobs: Jobs = {}
     for seed in range(seeds):
         base, published = (out / "day" / name / f"seed{seed}" for name in ("base", "ndt2-base"))
         before[base] = partial(pretrained, stores["chewie1"].root, base, replace(first, seed=seed))
@@ -186,7 +192,7 @@ def _published() -> PretrainConfig:
     )  # fmt: skip
 
 
-def _own(shared: _Study, case: Case, store: Path) -> dict[Path, Callable[[], Any]]:
+def _own(shared: _Study, case: Case, store: Path) -> Before:
     """Returns the pretraining on the spikes of the session alone; all amounts of labels share it."""
     folder = case._replace(labels=0).folder(shared.out, "own")
     config = replace(shared.pretrain, sessions=(case.session,), target="", seed=case.seed)
@@ -194,11 +200,11 @@ def _own(shared: _Study, case: Case, store: Path) -> dict[Path, Callable[[], Any
     return {folder: partial(pretrained, store, folder, config)}
 
 
-def _jobs(shared: _Study, case: Case, store: Path, base: Path) -> dict[tuple[Case, str], Callable[[], Any]]:
+def _jobs(shared: _Study, case: Case, store: Path, base: Path) -> Jobs:
     """Returns the runs of a case, by variant."""
     tuned, target = shared.settings(case), shared.target
     alone = replace(tuned, baselines=())
-    jobs: dict[tuple[Case, str], Callable[[], Any]] = {}
+    jobs: Jobs = {}
     jobs[case, "pretrained"] = partial(
         _decoded, "pretrained", case.folder(shared.out, "pretrained"), base, store, case, target, alone
     )
@@ -235,8 +241,8 @@ def _decoded(
 
 
 def _run(
-    before: dict[Path, Callable[[], Any]],
-    jobs: dict[tuple[Case, str], Callable[[], dict[str, Scores]]],
+    before: Before,
+    jobs: Jobs,
     workers: int,
     title: str,
 ) -> dict[Case, dict[str, Scores]]:
