@@ -256,15 +256,15 @@ def _run(
 
 
 def pooled(folds: list[Scores]) -> float:
-    """Returns the balanced accuracy over the trials of all folds, or R² of a single one.
+    r"""Returns the balanced accuracy over the trials of all folds, or R² of a single one.
 
-    .. math:: \\tfrac1K \\sum_k \\sum_f h_{fk} / \\sum_f n_{fk}
+    .. math:: \tfrac1K \sum_k \sum_f h_{fk} / \sum_f n_{fk}
 
     with :math:`h_{fk}` of the :math:`n_{fk}` trials of class k in fold f decoded right.
     """
     if "recall" not in folds[0]:
         return float(np.mean([scores["r2"] for scores in folds]))
-    counts = np.array([scores["counts"] for scores in folds], np.float64)
+    counts = np.array([scores["class_sizes"] for scores in folds], np.float64)
     right = np.nan_to_num(np.array([scores["recall"] for scores in folds], np.float64)) * counts
     occurs = counts.sum(0) > 0
 
