@@ -21,7 +21,7 @@ from ndt.errors import InputError
 from ndt.finetune.decoding import Decoding
 from ndt.finetune.scoring import score_session
 from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values, seconds_of_labels, session_labels
-from ndt.finetune.strategies import choose_strategy, stages
+from ndt.finetune.strategies import UNLABELLED, choose_strategy, stages
 from ndt.model.architectures import load_model, new_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.transformer import NDT
@@ -94,7 +94,8 @@ def finetune(
         model.standardise([activity])
     auxiliary = auxiliary_values(binned, spec.target.auxiliary, labels, chosen)
     values = np.concatenate([spec.target.standardise(labels.values), auxiliary.values], 1)
-    data = TrainingData(binned, chosen, model.rows(binned.session), activity, values)
+    labelled = config.strategy not in UNLABELLED
+    data = TrainingData(binned, chosen, model.rows(binned.session), activity, values if labelled else None)
     plan = stages(config, base is not None)
     facts: dict[str, Any] = {"lags": lags}
     writes = True
@@ -164,7 +165,7 @@ def _specification(
     """Returns the specification of the model to train."""
     session, known = binned.session, None if base is None else base.spec.target
     fitted = TargetSpec.fitted(target, chosen, session.session_id, known)
-    if config.strategy != "none":
+    if config.strategy not in UNLABELLED:
         fitted = replace(fitted, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
 
     return ModelSpec(

@@ -12,6 +12,7 @@ from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
+from ndt.finetune.strategies import UNLABELLED
 from ndt.intervals import Intervals
 from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
@@ -59,7 +60,7 @@ def session_labels(
         InputError: if the session lacks the target, or a split has too few labels of it.
     """
     kept = None if base is None else base.spec.target
-    if kept is not None and config.strategy == "none":
+    if kept is not None and config.strategy in UNLABELLED:
         return kept_target(kept, binned, target), last_seconds(binned, config.label_seconds), {}
     lag, scores = config.lags[0], dict[float, float]()
     if len(config.lags) > 1:

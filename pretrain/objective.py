@@ -127,7 +127,7 @@ class MaskedModelling:
 
     def _terms(self) -> list[tuple[str, slice, tuple[Part, ...]]]:
         """Returns name, columns and parts of each decoding loss."""
-        if (target := self.spec.target) is None:
+        if (target := self.spec.target) is None or all(s.labels is None for s in self.sessions):
             return []
         C = len(target.dims)
         found = [("target", slice(0, C), target.parts)]

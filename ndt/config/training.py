@@ -21,7 +21,7 @@ __all__ = [
 
 MASK_KINDS = ("random", "span", "unit", "forward")
 MEMBERS = ("tcn", "ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
-STRATEGIES = ("full", "heads", "none")  # adaptation of a pretrained model
+STRATEGIES = ("full", "heads", "unlabelled", "none")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
 
@@ -148,8 +148,9 @@ class FinetuneConfig:
 
     Arguments:
         strategy: Adaptation of a pretrained model: ``full`` (all parameters), ``heads`` (heads, and embeddings of units
-            and contexts), ``none`` (no step: the pretrained heads, and units by their activity), or ``auto``: ``full``,
-            or ``none`` without labels. See `ndt.finetune.strategies`.
+            and contexts), ``unlabelled`` (these embeddings alone, on the masked loss, with the pretrained heads),
+            ``none`` (no step: pretrained heads, and units by their activity), or ``auto``: ``full``, or ``unlabelled``
+            without labels. See `ndt.finetune.strategies`.
         train: Training loop.
         model: Architecture of a model trained from scratch; a pretrained model keeps its own.
         mask: Entries that are hidden from the encoder in training.

@@ -65,8 +65,8 @@ def _fitting(m: Mapping[str, Any]) -> str:
     parts, steps = [], [f"{m['steps']:,} steps"] if m.get("steps") else []
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
-    if m.get("strategy") == "none":
-        parts.append("not fitted")
+    if m.get("strategy") in ("unlabelled", "none"):
+        parts.append(f"fitted to spikes alone{spent}" if spent else "not fitted")
     elif m.get("label_seconds"):
         parts.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
     if strategy := m.get("strategy"):
@@ -190,7 +190,7 @@ def _findings(m: Mapping[str, Any]) -> list[Graded]:
     """Returns warnings on a better reference and on coverage, and notes on what has no score."""
     t, found = m["test"], []
     if _known(t.get("over_reference")) < -NOISE * _known(t.get("over_reference_error")):
-        labels = " It used labels, the ensemble did not." if m.get("strategy") == "none" else ""
+        labels = " It used labels, the ensemble did not." if m.get("strategy") in ("unlabelled", "none") else ""
         message = f"alone decodes better, beyond noise.{labels}"
         name = predictor_name(t.get("reference", "ridge"))
         found.append(Graded(grade="warning", where=f"{name[0].upper()}{name[1:]}", message=message))

@@ -27,6 +27,7 @@ CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should sc
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
     "heads": "fine-tuning of heads and of unit and session embeddings",
+    "unlabelled": "unit and session embeddings by masked prediction, without labels",
     "none": "none (zero-shot): units are known by their activity",
 }
 DYNAMICS = {  # models and references: key in metrics.json -> name
