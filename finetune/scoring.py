@@ -214,7 +214,7 @@ def _part_metrics(
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if part.kind == "class":
         counts = confusion(true, ensemble)
-        test |= {"confusion": counts.tolist(), "class_counts": counts.sum(1).tolist()}
+        test["confusion"] = counts.tolist()
     if (name := reference(part.per, part.kind)) in decoded:  # a decoder adapted without labels has no baselines
         over = block_bootstrap_r2(true, ensemble, segment, reference=decoded[name])
         test |= {"reference": name, "over_reference": over.value, "over_reference_error": over.error}

@@ -264,7 +264,7 @@ def pooled(folds: list[Scores]) -> float:
     """
     if "recall" not in folds[0]:
         return float(np.mean([scores["r2"] for scores in folds]))
-    counts = np.array([scores["class_sizes"] for scores in folds], np.float64)
+    counts = np.array([scores["class_counts"] for scores in folds], np.float64)
     right = np.nan_to_num(np.array([scores["recall"] for scores in folds], np.float64)) * counts
     occurs = counts.sum(0) > 0
 

@@ -226,7 +226,7 @@ def _training(decoder: Decoder) -> list[Drawing]:
         label: {own: series(log, split, key), "trained from scratch": series(scratch, split, key)}
         for label, split, key in (
             ("validation R² of the network", "valid", "r2"),
-            ("training error (standardised)", "train", "mse"),
+            ("training error (standardised)", "train", "target"),
         )
     }
     caption = f"Learning curves of fine-tuning{', and of the same network trained from scratch' if scratch else ''}."
