@@ -48,7 +48,8 @@ def unit_activity(binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[n
         pairs = np.maximum((seen[lag:] & seen[:-lag] & same[:, None]).sum(0), 1)
         found.append((z[lag:] * z[:-lag] * same[:, None]).sum(0) / pairs / (power + 0.05))
     population = z.mean(1)
-    found.append((z * (population / max(float(population[chosen].std()), 1e-6))[:, None]).sum(0) / number)
+    spread = float(population[chosen].std()) if chosen.any() else 0.0
+    found.append((z * (population / max(spread, 1e-6))[:, None]).sum(0) / number)
     response = _responses(binned, counts, mean)
     own = np.sqrt(response.var(0) + 0.02 * (mean + 0.05))
     table = np.concatenate([np.stack(found), response / np.sqrt(mean + SMALL), response / own]).T

@@ -21,7 +21,7 @@ from ndt.errors import InputError
 from ndt.finetune.decoding import Decoding
 from ndt.finetune.scoring import score_session
 from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values, seconds_of_labels, session_labels
-from ndt.finetune.strategies import choose_strategy, stages
+from ndt.finetune.strategies import UNLABELLED, choose_strategy, stages
 from ndt.model.architectures import load_model, new_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.transformer import NDT
@@ -94,7 +94,8 @@ def finetune(
         model.standardise([activity])
     auxiliary = auxiliary_values(binned, spec.target.auxiliary, labels, chosen)
     values = np.concatenate([spec.target.standardise(labels.values), auxiliary.values], 1)
-    data = TrainingData(binned, chosen, model.rows(binned.session), activity, values)
+    labelled = config.strategy not in UNLABELLED
+    data = TrainingData(binned, chosen, model.rows(binned.session), activity, values if labelled else None)
     plan = stages(config, base is not None)
     facts: dict[str, Any] = {"lags": lags}
     writes = True
@@ -136,8 +137,6 @@ def _binned(
     """
     recording = store.session(session)
     if config.split:
-        if base is not None:  # it may have been trained on what these splits hold out
-            raise InputError("settings", "split", "a model from scratch", "a pretrained one, with its own splits")
         sources = [source.of for source in find_sources(recording, target)]
         series = {of.name: of for of in sources if isinstance(of, Covariate)}
         splits = assign_splits(replace(recording, covariates=series or recording.covariates), config.split)
@@ -148,7 +147,9 @@ def _binned(
         return BinnedSession(recording, bin_size, window_bins * bin_size), window_bins
     bin_size, window_bins = base.spec.bin_size, base.spec.window_bins
     binned = BinnedSession(recording, bin_size, window_bins * bin_size)
-    check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
+    check_base(
+        base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks, own_splits=bool(config.split)
+    )
 
     return binned, window_bins
 
@@ -164,7 +165,7 @@ def _specification(
     """Returns the specification of the model to train."""
     session, known = binned.session, None if base is None else base.spec.target
     fitted = TargetSpec.fitted(target, chosen, session.session_id, known)
-    if config.strategy != "none":
+    if config.strategy not in UNLABELLED:
         fitted = replace(fitted, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
 
     return ModelSpec(

@@ -62,11 +62,14 @@ class Decoding(MaskedModelling):
         """Returns R² (variance-weighted) on the validation split: the mean over parts, and each part's if several.
 
         R² of classes is the Brier skill score: 1 - squared error of the probabilities / squared error of the class
-        frequencies; a trial counts once. Parts that do not vary on validation are left out.
+        frequencies; a trial counts once. Parts that do not vary on validation are left out. A strategy without labels
+        selects without them too, by `masked_likelihood`.
 
         Raises:
             InputError: if no part has labels that vary.
         """
+        if self.data.labels is None:
+            return super().validate(model)
         binned, parts = self.data.binned, self.true.parts
         rows = binned.split == VALID
         decoded, each = decode(model, binned, rows), {}

@@ -19,14 +19,20 @@ from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, weig
 from ndt.errors import InputError
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.metrics import r2, score
-from ndt.finetune.baselines import Baselines
+from ndt.evaluation.metrics import confusion, r2, score
+from ndt.finetune.baselines import Baselines, reference
 from ndt.finetune.decoding import decode
-from ndt.finetune.session_labels import FEWEST, can_be_scored
+from ndt.finetune.session_labels import (
+    auxiliary_parts,
+    auxiliary_values,
+    bins_since_start,
+    can_be_scored,
+    too_few,
+)
 from ndt.model.architectures import load_model
 from ndt.model.checkpoint import read_json, write_json
 from ndt.model.transformer import NDT
-from ndt.target import Part, Target, labelled
+from ndt.target import Part, Target, labelled, scored_bins
 
 __all__ = ["SPLITS", "Scored", "evaluate", "score_session", "scored_rows"]
 
@@ -89,10 +95,12 @@ def score_session(
     if not can_be_scored(binned, target):
         return Scored(metrics=shared, predictions={}, ensemble=None)
     network, counts = decode(model, binned, binned.split >= VALID), binned.all_counts()
+    auxiliary = auxiliary_values(binned, auxiliary_parts(binned, config.auxiliary, target, chosen), target, chosen)
     edges = np.flatnonzero(np.diff(binned.segment)) + 1
     segments, masks = np.split(counts, edges), np.split(chosen, edges)
     begin = time.perf_counter()
-    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
+    inputs = (network, counts, auxiliary.values, binned, target, chosen, config)
+    parts = [_score_part(i, *inputs) for i in range(len(target.parts))]
     shared["baseline_seconds"] = time.perf_counter() - begin
     input_drift = InputDrift.fit(segments, masks, binned.bin_size)
     flags = input_drift.check(segments).select(binned.split == TEST)
@@ -135,18 +143,23 @@ def _score_part(
     i: int,
     network: Rows,
     counts: Rows,
+    auxiliary: Rows,
     binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
 ) -> _PartScored:
-    """Fits baselines, ensemble weights and intervals of part i, and scores all."""
-    part, columns, known = target.parts[i], target.columns(i), labelled(target, i)
-    y = target.values[:, columns]
-    train, valid, test = chosen & known, known & (binned.split == VALID), known & (binned.split == TEST)
-    if config.eval_mask:
-        test &= scored_rows(binned, config.eval_mask)
-    baselines = Baselines.fit(binned, part.kind, y, train, valid, config, counts=counts)
+    """Fits baselines, ensemble weights and intervals of part i, and scores all, on one bin a trial if it has trials."""
+    part, columns, is_test = target.parts[i], target.columns(i), binned.split == TEST
+    scored = is_test & scored_rows(binned, config.eval_mask) if config.eval_mask else is_test
+    train, valid, test = (scored_bins(target, i, rows) for rows in (chosen, binned.split == VALID, scored))
+    y, since = target.values[:, columns], None
+    if part.per:  # other bins of a trial have no label of their own
+        y = np.where((train | valid | test)[:, None], y, np.nan)
+        since = bins_since_start(binned, part, target.lag)
+    baselines = Baselines.fit(
+        binned, part.kind, y, train, valid, config, counts=counts, auxiliary=auxiliary, since=since
+    )
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
@@ -156,8 +169,7 @@ def _score_part(
     part_ensemble = PartEnsemble(part=part, weights=weights, members=fitted, conformal=conformal)
 
     tested = {name: rows[test] for name, rows in {**decoded, "ensemble": ensemble}.items()}
-    trial = target.trial[i][test] if part.per else None
-    metrics = _part_metrics(part, y[test], tested, conformal, binned.segment[test], trial)
+    metrics = _part_metrics(part, y[test], tested, conformal, binned.segment[test])
     for name, facts in baselines.facts.items():
         metrics["baselines"][name] = metrics["baselines"].get(name, {}) | facts
     for name in baselines.decoded:
@@ -165,11 +177,14 @@ def _score_part(
         metrics["baselines"][name] |= {"ensemble_over": over.value, "ensemble_over_error": over.error}
     metrics["valid"] = {name: r2(y[valid], rows[valid]) for name, rows in {**members, "ensemble": ensemble}.items()}
     metrics["weights"] = weights
-    is_test = binned.split == TEST
     adaptive = np.full_like(half_width := conformal.half_width(ensemble), np.nan)
     adaptive[is_test] = conformal.adapt(y[is_test], ensemble[is_test])
-    predictions = {"true": y, **members, "ridge": decoded["ridge"], "ensemble": ensemble}
+    name = reference(part.per, part.kind)
+    predictions = {"true": y, **members, name: decoded[name], "ensemble": ensemble}
     predictions |= {"half_width": half_width, "adaptive_half_width": adaptive}
+    if since is not None:
+        metrics["label_trials"] = int(train.sum())
+        predictions["bins_since_start"] = since
 
     return _PartScored(part_ensemble=part_ensemble, metrics=metrics, predictions=predictions)
 
@@ -180,25 +195,29 @@ def _part_metrics(
     decoded: Mapping[str, Rows],
     conformal: Conformal,
     segment: NDArray[np.integer],
-    trial: NDArray[np.integer] | None,
 ) -> dict[str, Any]:
     """Returns the scores of one part as metrics.json has them; those of ``test`` with uncertainty and coverage.
 
     Arguments:
         part: The part.
-        true: Measured values of the R bins that are scored, (R, C).
+        true: Measured values of the R bins that are scored, one a trial if the part has trials, (R, C).
         decoded: Decoded values by name, (R, C): ``ensemble``, ``network`` and baselines.
         conformal: Intervals of the ensemble.
         segment: Segment of each bin, (R,).
-        trial: Trial of each bin, (R,); None if the part has a label per bin.
     """
-    scores = {name: score(true, rows, part.kind, trial=trial) for name, rows in decoded.items()}
+    scores = {name: score(true, rows, part.kind) for name, rows in decoded.items()}
+    if part.per:
+        for found in scores.values():
+            found["num_trials"] = found.pop("num_bins")
     test, ensemble = scores.pop("ensemble"), decoded["ensemble"]
     bootstrap = block_bootstrap_r2(true, ensemble, segment)
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
-    if "ridge" in decoded:  # a decoder adapted without labels has no baselines
-        over = block_bootstrap_r2(true, ensemble, segment, reference=decoded["ridge"])
-        test |= {"over_ridge": over.value, "over_ridge_error": over.error}
+    if part.kind == "class":
+        counts = confusion(true, ensemble)
+        test["confusion"] = counts.tolist()
+    if (name := reference(part.per, part.kind)) in decoded:  # a decoder adapted without labels has no baselines
+        over = block_bootstrap_r2(true, ensemble, segment, reference=decoded[name])
+        test |= {"reference": name, "over_reference": over.value, "over_reference_error": over.error}
     test |= conformal.measure(true, ensemble, segment)
 
     return {
@@ -314,20 +333,20 @@ def _scored(
     unit_ids = [str(u) for u in binned.session.units.id]
     counts = np.split(binned.all_counts(), np.flatnonzero(np.diff(binned.segment)) + 1)
     counts = ensemble.arranged(counts, unit_ids)
-    network = decode(model, binned, rows)
-    decoded = ensemble.predict(network, counts)
+    network, parts, edges = decode(model, binned, rows), target.parts, np.flatnonzero(np.diff(binned.segment)) + 1
+    since = [np.split(bins_since_start(binned, p, target.lag), edges) if p.per else [] for p in parts]
+    decoded = ensemble.predict(network, counts, since)
     flags = ensemble.input_drift.check(counts).select(rows)
     targets = {}
     for i, fitted in enumerate(ensemble.parts):
-        chosen, columns = rows & labelled(target, i), target.columns(i)
-        if (n := int(chosen.sum())) < FEWEST:
-            expected = f"at least {FEWEST} labelled bins of {fitted.part.name} among the bins to score"
-            raise InputError(binned.session.session_id, "labels", expected, n)
-        members = {name: np.concatenate(member.predict(counts))[chosen] for name, member in fitted.members.items()}
+        chosen, columns = scored_bins(target, i, rows), target.columns(i)
+        if shortage := too_few(target, i, rows):
+            raise InputError(binned.session.session_id, "labels", *shortage)
+        inputs = (counts, since[i]) if fitted.part.per else (counts,)
+        members = {name: np.concatenate(member.predict(*inputs))[chosen] for name, member in fitted.members.items()}
         members |= {"ensemble": decoded[chosen, columns], "network": network[chosen, columns]}
-        trial = target.trial[i][chosen] if fitted.part.per else None
         y, segment = target.values[chosen, columns], binned.segment[chosen]
-        found = _part_metrics(fitted.part, y, members, fitted.conformal, segment, trial) | {"weights": fitted.weights}
+        found = _part_metrics(fitted.part, y, members, fitted.conformal, segment) | {"weights": fitted.weights}
         found["test"]["out_of_distribution"] = float(flags.flagged.mean())
         targets[fitted.part.name] = found
     ids = ensemble.unit_ids

@@ -1,4 +1,4 @@
-"""Labels that a decoder is fine-tuned on: the target and its lag, auxiliary targets, and the training bins."""
+"""Labels that a decoder is fine-tuned on: the target, its lag and trials, auxiliary targets, and training bins."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,28 +7,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
-from ndt.data.targets import build_targets, find_sources, offers
+from ndt.data.targets import build_targets, find_sources, offers, requests, rows_at
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
+from ndt.finetune.strategies import UNLABELLED
+from ndt.intervals import Intervals
 from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
-from ndt.target import Part, Target, labelled
+from ndt.target import Part, Target, labelled, scored_bins
 
 __all__ = [
-    "FEWEST",
     "auxiliary_parts",
     "auxiliary_values",
+    "bins_since_start",
     "can_be_scored",
     "choose_lag",
     "kept_target",
     "last_seconds",
     "seconds_of_labels",
     "session_labels",
+    "too_few",
 ]
 
 FEWEST = 10  # labelled bins of a split, to train or to score on
+FEWEST_TRIALS = 4  # of a split, if each trial has one label
+SPLITS = {TRAIN: "training", VALID: "validation", TEST: "test"}
 
 Names = Sequence[str] | str | None
 Bins = NDArray[np.bool_]  # (R,)
@@ -55,7 +60,7 @@ def session_labels(
         InputError: if the session lacks the target, or a split has too few labels of it.
     """
     kept = None if base is None else base.spec.target
-    if kept is not None and config.strategy == "none":
+    if kept is not None and config.strategy in UNLABELLED:
         return kept_target(kept, binned, target), last_seconds(binned, config.label_seconds), {}
     lag, scores = config.lags[0], dict[float, float]()
     if len(config.lags) > 1:
@@ -80,13 +85,9 @@ def _training_bins(binned: BinnedSession, target: Target, config: FinetuneConfig
     if 0 < config.label_seconds < window:
         expected = f"0 for all, or at least the context window of {window:g} s"
         raise InputError("settings", "label_seconds", expected, f"{config.label_seconds:g} s")
-    each = [labelled(target, i) for i in range(len(target.parts))]
-    for name, split in (("training", TRAIN), ("validation", VALID), ("test", TEST)):
-        for part, known in zip(target.parts, each, strict=True):
-            if (found := int((known & (binned.split == split)).sum())) < FEWEST:
-                expected = f"at least {FEWEST} bins with a label of {part.name}"
-                raise InputError(binned.session.session_id, f"{name} split", expected, found)
-    rows = _last(np.any(each, 0) & (binned.split == TRAIN), binned, config.label_seconds)
+    for split, expected, found in _shortages(binned, target):
+        raise InputError(binned.session.session_id, f"{SPLITS[split]} split", expected, found)
+    rows = _last(labelled(target) & (binned.split == TRAIN), binned, config.label_seconds)
     chosen = binned.split == TRAIN
     chosen[: rows[0]] = chosen[rows[-1] + 1 :] = False
 
@@ -116,9 +117,61 @@ def seconds_of_labels(binned: BinnedSession, target: str | None, config: Finetun
 
 def can_be_scored(binned: BinnedSession, target: Target) -> bool:
     """Whether each split has enough labels of each part to fit baselines and to score."""
-    each = [labelled(target, i) & (binned.split == b) for i in range(len(target.parts)) for b in (TRAIN, VALID, TEST)]
+    return not _shortages(binned, target)
 
-    return min(int(rows.sum()) for rows in each) >= FEWEST
+
+def _shortages(binned: BinnedSession, target: Target) -> list[tuple[int, str, str]]:
+    """Returns each split with too few labels of a part: the split, what is needed, and what is there."""
+    found = [
+        (split, too_few(target, i, binned.split == split, vary=split != VALID))
+        for split in SPLITS
+        for i in range(len(target.parts))
+    ]
+
+    return [(split, *shortage) for split, shortage in found if shortage]
+
+
+def too_few(target: Target, i: int, chosen: Bins, *, vary: bool = True) -> tuple[str, str] | None:
+    """Returns what labels of part i are needed among chosen bins and what is there, if they are too few; else None.
+
+    Labels per bin: at least 10. Labels per trial: at least 4 trials, and of classes at least two.
+
+    Arguments:
+        target: The target.
+        i: Index of the part.
+        chosen: Bins, (R,).
+        vary: Whether trials must have two classes.
+    """
+    part, rows = target.parts[i], scored_bins(target, i, chosen)
+    fewest, what = (FEWEST_TRIALS, "trials") if part.per else (FEWEST, "bins")
+    if (number := int(rows.sum())) < fewest:
+        return f"at least {fewest} {what} with a label of {part.name}", str(number)
+    if vary and part.per and part.kind == "class":
+        occurs = np.flatnonzero(target.values[rows, target.columns(i)].any(0))
+        if len(occurs) < 2:
+            return f"trials of at least 2 classes of {part.name}", f"{number} trials of {part.dims[occurs[0]]}"
+
+    return None
+
+
+def bins_since_start(binned: BinnedSession, part: Part, lag: float) -> NDArray[np.int64]:
+    """Returns the number of bins since the trial (row of the table `part.per`) of each bin began, -1 outside, (R,).
+
+    Trials without a label count too. Where rows are events, a trial lasts until the next one.
+
+    Arguments:
+        binned: The session's bins.
+        part: A part with a label per trial.
+        lag: Seconds by which labels follow the bins.
+    """
+    rows, times = binned.session.intervals[part.per], binned.start + lag + binned.bin_size / 2
+    start = np.sort(rows.start)
+    if len(rows) and not np.any(rows.end > rows.start):
+        rows = Intervals(start, np.r_[start[1:], np.inf])
+    row = rows_at(rows, times)
+    since = np.floor((times - rows.start[row]) / binned.bin_size).astype(np.int64) if len(rows) else row
+
+    return np.where(row < 0, -1, since)
 
 
 def _offered(binned: BinnedSession, target: str | None) -> bool:
@@ -140,10 +193,10 @@ def kept_target(kept: TargetSpec, binned: BinnedSession, target: str | None) -> 
         InputError: if another target is requested, or the session's has other dimensions or another unit.
     """
     names = [part.request for part in kept.parts]
-    if target is None and not all(_offered(binned, name) for name in names):
-        target = kept.name
-    if target is not None and _means(target, kept) and not _offered(binned, target):
-        return Target.unlabelled(kept.parts, len(binned), kept.lag)
+    if target is None or (_means(target, kept) and not _offered(binned, target)):
+        if not all(_offered(binned, name) for name in names):
+            return Target.unlabelled(kept.parts, len(binned), kept.lag)
+        target = None  # also for the name alone of an expression
     found = _built(binned, target or names, kept.lag)
     labels = kept.adopt(found)
     if labels is None:
@@ -164,16 +217,15 @@ def _means(target: str, kept: TargetSpec) -> bool:
     if names == [kept.name]:
         return True
 
-    return len(names) == len(kept.parts) and all(
-        name == part.request or f"/{part.name}".endswith(f"/{name}")
-        for name, part in zip(names, kept.parts, strict=True)
-    )
+    return len(names) == len(kept.parts) and all(map(requests, names, kept.parts))
 
 
 def choose_lag(
     binned: BinnedSession, names: Names, lags: Sequence[float], chosen: Bins, config: FinetuneConfig
 ) -> tuple[float, dict[float, float]]:
     """Returns the lag in seconds with the best validation R² of ridge (of equals that nearest 0), and R² by lag.
+
+    Labels per trial do not choose a lag; without any other it is the one nearest 0.
 
     One ridge regression predicts the target at all lags, with one penalty and one history. It is fitted and scored on
     the bins that have a label at every lag, so that all lags are compared on the same moments. R² is variance-weighted
@@ -191,7 +243,10 @@ def choose_lag(
     """
     targets = [_built(binned, names, lag) for lag in lags]
     counts = binned.all_counts()
-    each = [_r2_by_lag(binned, counts, targets, i, chosen, config.max_lag) for i in range(len(targets[0].parts))]
+    per_bin = [i for i, part in enumerate(targets[0].parts) if not part.per]
+    if not per_bin:
+        return float(min(lags, key=abs)), {}
+    each = [_r2_by_lag(binned, counts, targets, i, chosen, config.max_lag) for i in per_bin]
     scores = dict(zip(map(float, lags), np.mean(each, 0).tolist(), strict=True))
 
     return max(scores, key=lambda lag: (scores[lag], -abs(lag))), scores

@@ -6,9 +6,10 @@ from ndt.config import FinetuneConfig
 from ndt.errors import InputError
 from ndt.model.transformer import NDT, TABLES
 
-__all__ = ["Stage", "choose_strategy", "part_of", "stages"]
+__all__ = ["UNLABELLED", "Stage", "choose_strategy", "part_of", "stages"]
 
 PARTS = ("embeddings", "heads", "backbone")
+UNLABELLED = ("unlabelled", "none")  # strategies that need no labels
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,24 @@ def stages(config: FinetuneConfig, pretrained: bool) -> tuple[Stage, ...]:
     """Returns the stages of a run, in order; together they have the steps of `config.train`, or none.
 
     From scratch, all learns in one stage. Of a pretrained model, embeddings and heads learn first (`freeze_steps`);
-    with the strategy ``full`` then all of it, with ``heads`` no more, and with ``none`` nothing at all.
+    with the strategy ``full`` then all of it, with ``heads`` no more. With ``unlabelled`` embeddings alone learn, with
+    ``none`` nothing.
     """
     steps, first = config.train.steps, min(config.freeze_steps, config.train.steps)
     if not pretrained:
         return (Stage(steps, PARTS),)
     if config.strategy == "none":
         return ()
-    if config.strategy == "heads":
-        return (Stage(steps, PARTS[:2]),)
+    if config.strategy in ("heads", "unlabelled"):
+        return (Stage(steps, PARTS[: 2 if config.strategy == "heads" else 1]),)
 
     return tuple(s for s in (Stage(first, PARTS[:2]), Stage(steps - first, PARTS)) if s.steps)
 
 
 def choose_strategy(config: FinetuneConfig, base: NDT | None, labels: float) -> FinetuneConfig:
-    """Returns settings with the requested strategy, or, for ``auto``, with ``full``, or ``none`` without labels.
+    """Returns settings with the requested strategy, or, for ``auto``, with ``full``, or ``unlabelled`` without labels.
 
-    Without labels there are no ensemble weights to fit: the network alone is the decoder.
+    Without labels there are no ensemble weights to fit: the network alone is the decoder. All windows are then masked.
 
     Arguments:
         config: Fine-tuning; uses `strategy`.
@@ -66,13 +68,13 @@ def choose_strategy(config: FinetuneConfig, base: NDT | None, labels: float) -> 
         InputError: if the strategy needs a pretrained model, or one with a target, and there is none.
     """
     if config.strategy == "auto":  # without labels, a model without a target is refused below, one from scratch later
-        config = replace(config, strategy="full" if labels or base is None else "none")
+        config = replace(config, strategy="full" if labels or base is None else "unlabelled")
     if base is None and config.strategy != "full":
         raise InputError("settings", "strategy", "full, for a model from scratch", config.strategy)
-    if config.strategy == "none":
+    if config.strategy in UNLABELLED:
         if base is None or base.spec.target is None:
-            expected = "a base model with a target (ndt pretrain with a target, or ndt finetune), for none"
+            expected = f"a base model with a target (from ndt pretrain or ndt finetune), for {config.strategy}"
             raise InputError("finetune", "strategy", expected, "one without a target")
-        config = replace(config, ensemble=("network",))
+        config = replace(config, ensemble=("network",), mask=replace(config.mask, share=1.0))
 
     return config

@@ -193,8 +193,10 @@ RECORDINGS = {
     "--recipes": {"help": "list the known recipes and exit", "action": "store_true"},
 }
 TARGET = (
-    "target to decode: a time series such as hand_vel, or a column of a table such as trials/target; several are "
-    "separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or heading)"
+    "target to decode: a time series such as hand_vel, a column of a table such as trials/target, or an expression "
+    "over columns of a table such as 'side=sign(contrast_left-contrast_right)', where 0 or missing means no label; "
+    "several are separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or "
+    "heading)"
 )
 
 VERBS = {

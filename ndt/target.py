@@ -28,11 +28,12 @@ class Part:
     ``class`` has one column a class, which holds 1 for the true class, and probabilities in predictions.
 
     Arguments:
-        name: Name of the covariate, or ``TABLE/COLUMN`` of a table of intervals.
+        name: Name of the covariate, ``TABLE/COLUMN`` of a table of intervals, or the name given to an expression.
         kind: ``continuous``, ``angle`` or ``class``.
         dims: Names of dimensions, of angles, or of classes.
         unit: Physical unit of the columns; empty for angles and classes.
         per: Name of the table of intervals (trials, say) with one label a row; empty if each bin has its own label.
+        expression: Expression over columns of that table that gives the labels; empty if a column does.
 
     Example:
         >>> Part(name="heading", kind="angle", dims=("yaw",), unit="").columns
@@ -44,6 +45,7 @@ class Part:
     dims: tuple[str, ...]
     unit: str = ""
     per: str = ""
+    expression: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -60,8 +62,8 @@ class Part:
 
     @property
     def request(self) -> str:
-        """Unambiguous request for this part: ``KIND:NAME``."""
-        return f"{self.kind}:{self.name}"
+        """Unambiguous request for this part: ``KIND:NAME`` or ``KIND:NAME=EXPRESSION``."""
+        return f"{self.kind}:{self.name}" + (f"={self.expression}" if self.expression else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +163,29 @@ def labelled(target: Target, part: int | None = None) -> NDArray[np.bool_]:
 
 
 def scored_bins(target: Target, i: int, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Returns the bins at which part `i` is scored, of chosen ones, (R,)."""
+    """Returns the bins at which part `i` is trained on and scored, (R,).
+
+    With a label per bin these are all chosen bins that have one. With a label per row of a table of intervals it is the
+    last chosen bin of each row, where a decoder has seen most of the trial: each trial counts once, however long.
+
+    Arguments:
+        target: The target at R bins in order of time.
+        i: Number of the part.
+        chosen: Bins to choose from, (R,).
+
+    Example:
+        >>> go = Part(name="trials/go", kind="class", dims=("left", "right"), per="trials")
+        >>> trial = np.array([-1, 0, 0, 0, 1])
+        >>> target = Target(parts=(go,), values=np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 1]], trial=(trial,))
+        >>> scored_bins(target, 0, np.array([True, True, True, False, True]))
+        array([False, False,  True, False,  True])
+    """
     rows = chosen & labelled(target, i)
     if not target.parts[i].per:
         return rows
-    index = np.flatnonzero(rows)
-    trial = target.trial[i][index]
-    last = np.zeros(len(rows), bool)
-    for t in np.unique(trial):
-        last[index[trial == t][-1]] = True
+    bins = np.flatnonzero(rows & (target.trial[i] >= 0))[::-1]  # the last bin first
+    last = np.zeros(len(target), bool)
+    last[bins[np.unique(target.trial[i][bins], return_index=True)[1]]] = True
 
     return last
 

@@ -127,7 +127,7 @@ class MaskedModelling:
 
     def _terms(self) -> list[tuple[str, slice, tuple[Part, ...]]]:
         """Returns name, columns and parts of each decoding loss."""
-        if (target := self.spec.target) is None:
+        if (target := self.spec.target) is None or all(s.labels is None for s in self.sessions):
             return []
         C = len(target.dims)
         found = [("target", slice(0, C), target.parts)]
@@ -138,27 +138,31 @@ class MaskedModelling:
         """Returns the learning rate factor: `embedding_lr_scale` for embeddings of units and contexts, else 1."""
         return self.config.embedding_lr_scale if name in TABLES else 1.0
 
-    @torch.no_grad()
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns `masked_likelihood` on the stored masks, and R² of the target, if labelled, as ``r2``.
+        """Returns `scores` on the stored masks of the validation splits."""
+        return self.scores(model, self.valid)
+
+    @torch.no_grad()
+    def scores(self, model: NDT, valid: Sequence[ValidWindow]) -> dict[str, float]:
+        """Returns `masked_likelihood`, and R² of the target, if labelled, as ``r2``.
 
         The score is the mean of bits per spike, plus R² if labelled.
         """
         model.eval()
-        found = masked_likelihood(model, self.valid)
-        if any(not np.isnan(v.window.target).all() for v in self.valid if v.window.target is not None):
-            found["r2"] = self._r2(model)
+        found = masked_likelihood(model, valid)
+        if any(not np.isnan(v.window.target).all() for v in valid if v.window.target is not None):
+            found["r2"] = self._r2(model, valid)
             found["score"] += float(np.nan_to_num(found["r2"]))
 
         return found
 
-    def _r2(self, model: NDT) -> float:
+    def _r2(self, model: NDT, valid: Sequence[ValidWindow]) -> float:
         """R² (variance-weighted; mean over parts) on windows with random masks, with nothing hidden.
 
         A part with labels per trial is scored at each trial's last bin in its window.
         """
         assert self.spec.target is not None, "labelled sessions have a target"
-        windows = [replace(v.window, hidden=None) for v in self.valid if v.kind == "random"]
+        windows = [replace(v.window, hidden=None) for v in valid if v.kind == "random"]
         batch = pack(windows, self.patch).to(next(model.parameters()).device)
         true, decoded, parts, found = batch.target.cpu().numpy(), model.decode(batch).float().cpu(), self.spec.parts, []
         last = np.ones(len(true), bool)

@@ -13,6 +13,7 @@ from ndt.config.reader import as_config
 from ndt.data.activity import unit_activity
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
+from ndt.data.stored_masks import valid_windows
 from ndt.data.targets import build_targets, offers
 from ndt.data.windows import TRAIN, BinnedSession, TrainingData, default_bin_size, longest_window
 from ndt.errors import InputError
@@ -85,13 +86,15 @@ def pretrain(
         found.append(TrainingData(binned, chosen, model.rows(binned.session), activity, own))
     if base is None:
         model.standardise([data.activity for data in found])
+    model.drop_residuals(config.residual_dropout)
     objective = MaskedModelling(found, model, config)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
     config = replace(config, bin_size=bin_size, model=spec.config)
     save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
+    model.drop_residuals(0.0)
     model.store = store.root
-    valid = _by_kind(objective.validate(model))
+    valid = _by_kind(objective.scores(model, valid_windows(found, window_bins, references=True)))
     num_parameters = sum(p.numel() for p in model.parameters())
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)

@@ -82,7 +82,7 @@ def sim_base(sim_store, tmp_path_factory):
             units_per_patch=16,
             unit_width=16,
             num_stem_layers=2,
-            norm="pre",
+            drop_path=0.0,
             dropout=0.0,
             count_dropout=0.0,
             residual_dropout=0.0,

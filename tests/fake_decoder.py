@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt.evaluation.bootstrap import block_bootstrap_r2
 from ndt.evaluation.conformal import Conformal
-from ndt.evaluation.metrics import score
+from ndt.evaluation.metrics import confusion, score
 from ndt.model.checkpoint import write_json
 
 __all__ = ["CLASSES", "PARTS", "fake_decoder", "part_of"]
@@ -66,7 +66,6 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
     valid, p = ({n: v[half] for n, v in p.items()} for half in (slice(num_bins), slice(num_bins, None)))
     conformal = Conformal.fit(valid["true"], valid["ensemble"], kind)
     p["true"][num_bins // 2 : num_bins // 2 + 20] = np.nan  # a second without labels
-    trial = np.arange(num_bins) // 25 if kind == "class" else None
     p["half_width"], p["adaptive_half_width"] = (f(*a) for f, a in (
         (conformal.half_width, (p["ensemble"],)), (conformal.adapt, (p["true"], p["ensemble"])),
     ))  # fmt: skip
@@ -75,17 +74,19 @@ def part_of(name: str, num_bins: int = 1200, seed: int = 0) -> tuple[dict, dict[
     true, ensemble = p["true"][known], p["ensemble"][known]
 
     def scores(member: str) -> dict:
-        return score(p["true"], p[member], kind, trial=trial)
+        return score(p["true"], p[member], kind)
 
     bootstrap = block_bootstrap_r2(true, ensemble, segment[known])
     over = block_bootstrap_r2(true, ensemble, segment[known], reference=p["ridge"][known])
     test = scores("ensemble") | conformal.measure(true, ensemble, segment[known])
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error, "out_of_distribution": 0.05}
-    test |= {"over_ridge": over.value, "over_ridge_error": over.error}
+    test |= {"reference": "ridge", "over_reference": over.value, "over_reference_error": over.error}
+    if kind == "class":
+        test["class_counts"] = confusion(true, ensemble).sum(1).tolist()
     baselines = {n: {"r2": r2} for n, r2 in CONTROLS.items()}
     baselines |= {"ridge": scores("ridge") | {"alpha": 1.0, "num_lags": 5}}
     for n, spoiled in (("wiener", 0.5), ("kalman", 0.7), ("gru", 0.9), ("ridge_time_gain", 0.95)):
-        baselines[n] = score(p["true"], spoiled * p["ridge"], kind, trial=trial)
+        baselines[n] = score(p["true"], spoiled * p["ridge"], kind)
     baselines["naive_bayes"] = {"left_out": "too few bins with spikes"}
     metrics = {
         "target": name, "kind": kind, "dims": list(columns), "unit": unit, "test": test,

@@ -23,7 +23,7 @@ from ndt.target import Part
 TINY = ModelConfig(
     architecture="ndt",
     width=16,
-    num_layers=2,
+    num_layers=3,  # the third attends over space
     num_decoder_layers=2,
     num_heads=2,
     units_per_patch=3,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ndt.errors import InputError
-from ndt.target import Part, Target, labelled, natural, part_columns, side_by_side, stacked, united
+from ndt.target import Part, Target, labelled, natural, part_columns, scored_bins, side_by_side, stacked, united
 
 VEL = Part(name="vel", kind="continuous", dims=("x", "y"), unit="m/s")
 HEAD = Part(name="head", kind="angle", dims=("yaw", "pitch"))
@@ -57,6 +57,21 @@ def test_classes_are_laid_out_anew() -> None:
     expected = [[5, 6, 0, 0, 1], [7, 8, NAN, NAN, NAN], [NAN, NAN, 0, 1, 0]]
     np.testing.assert_array_equal(found.values, expected)
     assert found.parts == (VEL, wide)
+
+
+@given(st.data())
+def test_each_trial_counts_once_at_its_last_chosen_bin(data) -> None:
+    trial = np.array(data.draw(st.lists(st.integers(-1, 4), min_size=1, max_size=30)))
+    flags = st.lists(st.booleans(), min_size=len(trial), max_size=len(trial)).map(np.array)
+    chosen, known = data.draw(flags), data.draw(flags)
+    values = np.where((known & (trial >= 0))[:, None], [[1.0, 0.0]], NAN)
+    go = target([GO, VEL], np.c_[values, values], trial, np.full(len(trial), -1))
+    expected = np.zeros(len(trial), bool)
+    for row in range(5):
+        bins = [b for b in range(len(trial)) if trial[b] == row and chosen[b] and known[b]]
+        expected[bins[-1:]] = True
+    np.testing.assert_array_equal(scored_bins(go, 0, chosen), expected)
+    np.testing.assert_array_equal(scored_bins(go, 1, chosen), chosen & known & (trial >= 0))
 
 
 @given(st.lists(st.text("ab01-. ", min_size=1, max_size=6), unique=True))

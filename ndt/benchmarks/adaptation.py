@@ -19,7 +19,7 @@ CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # not pretrained on
 TARGET = "cursor_vel"
 LABELLED = ("scratch", "full", "heads")
-UNLABELLED = ("none",)
+UNLABELLED = ("unlabelled", "none")
 
 
 class _Run(NamedTuple):

@@ -8,7 +8,7 @@ from ndt.errors import InputError
 __all__ = ["ARCHITECTURES", "ModelConfig"]
 
 ARCHITECTURES = ("ndt", "ndt2", "ndt2_quirks")
-PUBLISHED = {"norm": "post", "causal": True, "attention_window": 0}  # settings that NDT2 fixes
+PUBLISHED = {"causal": True, "attention_window": 0}  # settings that NDT2 fixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,10 @@ class ModelConfig:
             to this value in the last.
         causal: Whether the outputs at a bin depend only on its past and present.
         attention_window: Number of bins that a token attends to in one layer, its own included; 0 for all.
-        norm: Layer norm: ``post``, or ``pre`` for deep models.
         feedforward: Hidden width of the feed-forward part over `width`.
         dropout: Dropout probability of stem, encoder and heads.
+        drop_path: Probability that the residual branches of an encoder layer are left out of a window, in training.
         count_dropout: Probability that a count is replaced by its mean at the read-in, in training.
-        residual_dropout: Probability that the learned residual of a unit or of a context is left out, in training, so
-            that the model works without it.
     """
 
     architecture: str = "ndt"
@@ -44,23 +42,22 @@ class ModelConfig:
     num_heads: int = 4
     units_per_patch: int = 2048
     unit_width: int = 32
-    num_stem_layers: int = 3
+    num_stem_layers: int = 4
     locality_bias: float = 2.0
     causal: bool = True
     attention_window: int = 0
-    norm: str = "post"
     feedforward: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.2
+    drop_path: float = 0.5
     count_dropout: float = 0.3
-    residual_dropout: float = 0.2
 
     def __post_init__(self) -> None:
         at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
         require(self, dict.fromkeys(at_least_one, (1, INF)), "model.")
-        require(self, dict.fromkeys(("dropout", "count_dropout", "residual_dropout"), (0, 0.99)), "model.")
+        require(self, dict.fromkeys(("dropout", "drop_path", "count_dropout"), (0, 0.99)), "model.")
         require(self, {"width": (4, INF), "attention_window": (0, INF), "locality_bias": (0, 10)}, "model.")
         require(self, {"num_stem_layers": (0, 12)}, "model.")
-        choose(self, "model", architecture=ARCHITECTURES, norm=("pre", "post"))
+        choose(self, "model", architecture=ARCHITECTURES)
         if self.width % (4 * self.num_heads):
             raise InputError("settings", "model.width", f"a multiple of {4 * self.num_heads}", self.width)
         if self.architecture != "ndt":

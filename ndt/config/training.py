@@ -20,8 +20,8 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("ridge", "gru", "naive_bayes")  # baselines that may be in the ensemble
-STRATEGIES = ("full", "heads", "none")  # adaptation of a pretrained model
+MEMBERS = ("tcn", "ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
+STRATEGIES = ("full", "heads", "unlabelled", "none")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
 
@@ -39,7 +39,7 @@ class TrainConfig:
         ema: Decay of the exponential moving average of weights, which is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before training stops; 0 for no early stopping.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU or on a CPU with AMX, fp32 elsewhere.
         attention: Attention kernel: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
             --list` shows what each supports.
         checkpoint_activations: Whether blocks recompute their activations in the backward pass, to save memory.
@@ -106,8 +106,11 @@ class PretrainConfig:
         train: Training loop.
         mask: Hidden entries.
         target: Targets to decode in addition, separated by commas, in the sessions that have them; empty for none.
+            Named as for `ndt finetune`: a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
         masked_weight: Weight of the masked loss per spike, relative to the decoding loss.
         unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
+        residual_dropout: Probability that the learned residual of a unit or context is left out, in training, so that
+            the model works without it.
         embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
             row is trained only by windows that contain its name.
         bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
@@ -124,6 +127,7 @@ class PretrainConfig:
     target: str = ""
     masked_weight: float = 0.5
     unit_dropout: float = 0.5
+    residual_dropout: float = 0.2
     embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
@@ -133,7 +137,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
-        require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF), "unit_dropout": (0, 1)})
+        require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF)})
+        require(self, {"unit_dropout": (0, 1), "residual_dropout": (0, 1)})
         choose(self, "pretrain", leaks=("refuse", "warn"))
 
 
@@ -143,8 +148,9 @@ class FinetuneConfig:
 
     Arguments:
         strategy: Adaptation of a pretrained model: ``full`` (all parameters), ``heads`` (heads, and embeddings of units
-            and contexts), ``none`` (no step: the pretrained heads, and units by their activity), or ``auto``: ``full``,
-            or ``none`` without labels. See `ndt.finetune.strategies`.
+            and contexts), ``unlabelled`` (these embeddings alone, on the masked loss, with the pretrained heads),
+            ``none`` (no step: pretrained heads, and units by their activity), or ``auto``: ``full``, or ``unlabelled``
+            without labels. See `ndt.finetune.strategies`.
         train: Training loop.
         model: Architecture of a model trained from scratch; a pretrained model keeps its own.
         mask: Entries that are hidden from the encoder in training.
@@ -165,7 +171,7 @@ class FinetuneConfig:
             ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Not for a session that the model was pretrained on.
         eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
             for the position of a mask sample in its bin); empty for all test bins.
-        baselines: Baselines to fit; ridge is always among them.
+        baselines: Baselines to fit; ridge (for classes per trial: logistic regression) is always among them.
         ensemble: Members of the ensemble, whose weights are chosen on validation.
         leaks: Action if the pretrained model was trained on data that the session holds out (the same recording under
             another name, or a part of it): ``refuse`` or ``warn``. See `ndt.data.leaks`.
@@ -190,7 +196,7 @@ class FinetuneConfig:
     split: str = ""
     eval_mask: str = ""
     baselines: tuple[str, ...] = BASELINES
-    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes")
+    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes", "logistic")
     leaks: str = "refuse"
     seed: int = 0
 

@@ -13,10 +13,13 @@ over training windows,
 The first measures a change of the population's rate, the second a change of units in either direction. Rates drift
 within a recording, so the limits are cross-validated: each of five blocks of training time is compared with the
 estimates of the others, and the limits flag the stated share of bins (false alarms). On new data of the same kind the
-share is the same with 60 windows of training time or more, and about three times as high with 20.
+share is about the same with 60 windows of training time or more (up to twice as high in simulated trials of 0.4 s), and
+three times as high with 20. So windows are shortened, across the segments of a cut recording, to 60 in training.
 
 *Silence*. A unit is silent after more bins without a spike than chance explains: with an exponential tail of its
-silences in training, any unit would reach that `silence` in 1 of 100 such recordings.
+silences in training, its first and last included, any unit would reach that `silence` in 1 of 100 such recordings. Of
+many units a few fall silent as rates drift, which hardly changes the input: a bin is flagged for silence if more units
+are silent at once than in any held-back block of training, and at least 1 in 100.
 """
 
 import math
@@ -30,10 +33,11 @@ from ndt.segments import Masks, Segments, take
 __all__ = ["Flags", "InputDrift"]
 
 BLOCKS = 5  # of training time, for cross-validation
-WINDOWS = 20  # of training time at least; the window is shortened to fit
+WINDOWS = 60  # of training time at least; the window is shortened to fit
 MOST = 5.0  # standard deviations at which a unit's shift is clipped in the distance
 TAIL = 0.05  # share of a unit's silences in the tail
 CHANCE = 0.01  # probability of a false silent unit in as much time as the training split
+MANY = 0.01  # share of units whose silence may change the input
 
 Array = NDArray[np.float64]
 
@@ -78,6 +82,7 @@ class InputDrift:
         limit_shift: Largest absolute `shift` in distribution.
         limit_distance: Largest `distance` in distribution.
         silence: Observed bins without a spike after which a unit is silent, (N,); infinite if it fired too rarely.
+        limit_silent: Number of silent units in distribution.
     """
 
     window: int
@@ -87,6 +92,7 @@ class InputDrift:
     limit_shift: float
     limit_distance: float
     silence: Array
+    limit_silent: int
 
     @classmethod
     def fit(
@@ -98,7 +104,7 @@ class InputDrift:
             counts: Counts in order of time, one (T, N) a segment; NaN where a unit was not observed.
             train: Rows that the decoder was fitted on, one (T,) a segment.
             bin_size: Seconds.
-            window: Trailing window in seconds; shorter if training rows hold fewer than 20 windows.
+            window: Trailing window in seconds; shorter if training rows hold fewer than 60 windows.
             false_alarms: Share of bins to flag in data like the training data.
         """
         x = take(counts, train)
@@ -106,9 +112,8 @@ class InputDrift:
             raise ValueError(f"train must hold at least {2 * BLOCKS} rows, got {len(x)}")
         bins = max(1, min(round(window / bin_size), len(x) // WINDOWS))
         root = np.sqrt(x)
-        silence = np.array([_silence(k[~np.isnan(k)], x.shape[1]) for k in x.T])
 
-        return cls(bins, *_normal(root, bins), *_limits(root, bins, false_alarms), silence)
+        return cls(bins, *_normal(root, bins), *_limits(root, bins, false_alarms), _silences(x), _limit_silent(x))
 
     def check(self, counts: Segments) -> Flags:
         """Returns the flags of bins in order of time; causal. Windows and silences run across segments.
@@ -121,7 +126,8 @@ class InputDrift:
             raise ValueError(f"counts must be (T, N={len(self.mean)}), got {x.shape[1]} units")
         shift, units, distance = _shifts(np.sqrt(x), self.window, self.mean, self.spread, self.population)
         silent = _silent_bins(x) >= self.silence
-        flagged = (np.abs(shift) > self.limit_shift) | (distance > self.limit_distance) | silent.any(1)
+        flagged = (np.abs(shift) > self.limit_shift) | (distance > self.limit_distance)
+        flagged |= silent.sum(1) > self.limit_silent
 
         return Flags(
             flagged=flagged, shift=shift, distance=distance, unit_shift=units.astype(np.float32), silent=silent
@@ -172,17 +178,34 @@ def _limits(root: Array, window: int, false_alarms: float) -> tuple[float, float
     return float(each[0] * both), float(each[1] * both)
 
 
+def _silences(counts: Array) -> Array:
+    """Returns the number of bins after which each unit is silent, (N,)."""
+    return np.array([_silence(k[~np.isnan(k)], counts.shape[1]) for k in counts.T])
+
+
+def _limit_silent(counts: Array) -> int:
+    """Returns the largest number of units that are silent at once in a block of training, relative to the others."""
+    most = math.ceil(MANY * counts.shape[1]) - 1
+    for rows in np.array_split(np.arange(len(counts)), BLOCKS):
+        silent = _silent_bins(counts[rows]) >= _silences(np.delete(counts, rows, 0))
+        most = max(most, int(silent.sum(1).max()))
+
+    return most
+
+
 def _silence(counts: Array, num_units: int) -> float:
     r"""Returns the number of bins without a spike after which a unit is silent.
 
-    Of its silences (bins between bins with spikes) the longest k exceed the next one by :math:`\mu` on average. If
-    their tail is exponential, estimated from these k, a further silence in it exceeds that one by more than y with
-    probability :math:`(1 + y / k\mu)^{-k}`. We choose y such that k times this probability is `CHANCE` over N.
+    Of its silences (bins between bins with spikes, and before the first and after the last of them) the longest k
+    exceed the next one by :math:`\mu` on average. If their tail is exponential, estimated from these k, a further
+    silence in it exceeds that one by more than y with probability :math:`(1 + y / k\mu)^{-k}`. We choose y such that k
+    times this probability is `CHANCE` over N.
     """
-    silences = np.sort(np.diff(np.flatnonzero(counts > 0)) - 1)
+    spikes = np.flatnonzero(counts > 0)
+    if len(spikes) < 3:
+        return math.inf  # one silence between spikes has no tail
+    silences = np.sort(np.diff(np.r_[-1, spikes, len(counts)]) - 1)
     k = math.ceil(TAIL * len(silences))
-    if len(silences) <= k:
-        return math.inf
     mu = max(float(np.mean(silences[-k:] - silences[-k - 1])), 1.0)  # silences are measured to one bin
     excess = k * mu * (math.pow(k * num_units / CHANCE, 1 / k) - 1)
 

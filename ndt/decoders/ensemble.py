@@ -16,9 +16,11 @@ from scipy.optimize import nnls
 
 from ndt.decoders.drift import InputDrift
 from ndt.decoders.gru import GRU, Network
+from ndt.decoders.logistic import TrialDecoder
 from ndt.decoders.naive_bayes import CellBayes, NaiveBayes
 from ndt.decoders.ridge import Ridge
 from ndt.decoders.target_cells import Cells
+from ndt.decoders.tcn import TCN, Convolutions
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
 from ndt.model.checkpoint import load_arrays, read_json, save_arrays, write_json
@@ -28,7 +30,7 @@ from ndt.target import Part, part_columns
 __all__ = ["Ensemble", "PartEnsemble", "ensemble_weights", "flatten", "unflatten", "weighted_mean"]
 
 FILE, ARRAYS = "ensemble.json", "ensemble.safetensors"
-FORMAT = 2
+FORMAT = 3
 ZERO = 1e-3  # smaller weights are rounding
 
 Rows = NDArray[np.floating]
@@ -87,7 +89,7 @@ class PartEnsemble:
 
     part: Part
     weights: dict[str, float]
-    members: dict[str, Ridge | GRU | NaiveBayes]
+    members: dict[str, TCN | Ridge | GRU | NaiveBayes | TrialDecoder]
     conformal: Conformal
 
 
@@ -105,18 +107,22 @@ class Ensemble:
     unit_ids: tuple[str, ...]
     input_drift: InputDrift
 
-    def predict(self, network: Rows, counts: Segments) -> Rows:
+    def predict(self, network: Rows, counts: Segments, since: Sequence[Segments] = ()) -> Rows:
         """Returns predictions, (R, C), in the target's units; probabilities for classes. Causal if the network is.
 
         Arguments:
             network: The network's predictions, (R, C).
             counts: Counts with units in the order of `unit_ids`, one (T, N) a segment, R bins together; NaN where
                 a unit was not observed.
+            since: For each part, bins since its trial began (`TrialDecoder.predict`), one (T,) a segment; only those of
+                parts with a label per trial are used.
         """
         out = np.full(network.shape, np.nan)
-        for ensemble, columns in zip(self.parts, part_columns([p.part for p in self.parts]), strict=True):
+        for i, columns in enumerate(part_columns([p.part for p in self.parts])):
+            ensemble = self.parts[i]
             weighted = {name: m for name, m in ensemble.members.items() if ensemble.weights.get(name)}
-            predicted = {name: np.concatenate(member.predict(counts)) for name, member in weighted.items()}
+            inputs = (counts, since[i]) if ensemble.part.per and weighted else (counts,)
+            predicted = {name: np.concatenate(member.predict(*inputs)) for name, member in weighted.items()}
             out[:, columns] = weighted_mean(predicted | {"network": network[:, columns]}, ensemble.weights)
 
         return out
@@ -160,14 +166,18 @@ class Ensemble:
         return ensemble
 
 
-STORED = (CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler)
-CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {"Network": Network.of}
+STORED = (
+    CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler, TCN,
+    TrialDecoder,
+)  # fmt: skip
+NETWORKS = (Network, Convolutions)
+CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {cls.__name__: cls.of for cls in NETWORKS}
 
 
 def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
     """Returns the JSON form of a value; its arrays go to `arrays`, each under the path of fields that leads to it.
 
-    A dataclass becomes a dict with its class name under ``class``; so do a GRU's network, an array and a number that
+    A dataclass becomes a dict with its class name under ``class``; so do a network, an array and a number that
     is not finite. Tuples become lists.
     """
 
@@ -177,9 +187,9 @@ def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {"class": "array", "name": name}
-    if isinstance(value, Network):
+    if isinstance(value, NETWORKS):
         weights = {key: w.numpy().copy() for key, w in value.state_dict().items()}
-        return {"class": "Network", "weights": inner(weights.items())}
+        return {"class": type(value).__name__, "weights": inner(weights.items())}
     if is_dataclass(value):
         return {"class": type(value).__name__} | inner((f.name, getattr(value, f.name)) for f in fields(value))
     if isinstance(value, dict):

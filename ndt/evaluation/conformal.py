@@ -2,7 +2,8 @@ r"""Conformal prediction intervals of a stated coverage, and adaptive (online co
 
 *Split conformal*: q is the :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th smallest of the scores :math:`s_t` (absolute
 errors, say) of n validation rows. If all rows are exchangeable, a new row's score is at most q with probability
-:math:`1 - \alpha` or slightly more. Rows of a recording are not exchangeable: errors of neighbours are correlated, and
+:math:`1 - \alpha` or slightly more. With fewer than 9 rows 90 % is out of reach: q is then the largest score, which
+guarantees :math:`n / (n + 1)`. Rows of a recording are not exchangeable: errors of neighbours are correlated, and
 errors grow as units drift. So `Conformal.error` estimates the uncertainty of coverage due to few validation rows, and
 *adaptive* widths follow the labels that arrive:
 
@@ -117,11 +118,13 @@ class Conformal:
     Arguments:
         kind: ``continuous``, ``angle`` or ``class``.
         level: Nominal coverage, between 0 and 1.
-        quantile: Quantile of errors over scale, one a dimension, (K,); infinite with too few validation rows.
+        quantile: Quantile of errors over scale, one a dimension, (K,); infinite without validation rows.
         centre: Mean prediction on validation rows, (C,).
         knots: Difficulties between which the scale is linear, ascending, one tuple a dimension.
         scales: The scale at each knot.
-        error: Standard error of coverage due to few validation rows; NaN if unknown.
+        error: Standard error of coverage due to few validation rows; NaN without any. Of fewer than five independent
+            blocks of time it is that of exchangeable rows.
+        attained: Coverage that exchangeable rows guarantee: `level`, or less with too few validation rows.
     """
 
     kind: str
@@ -131,6 +134,7 @@ class Conformal:
     knots: tuple[tuple[float, ...], ...]
     scales: tuple[tuple[float, ...], ...]
     error: float
+    attained: float
 
     @classmethod
     def fit(
@@ -152,13 +156,17 @@ class Conformal:
         hard = _difficulty(x, centre, kind)
         knots, scales = zip(*(_scale(h, s) for h, s in zip(hard.T, scores.T, strict=True)), strict=True)
         relative = scores / _interpolated(hard, knots, scales)
-        quantile = conformal_quantile(relative, level)
+        n = len(scores)
+        attained = min(level, n / (n + 1))
+        quantile = conformal_quantile(relative, attained or level)
         if kind == "class":
             quantile = np.maximum(quantile, LEAST_CLASS)
         inside = (relative <= quantile).astype(np.float64)
         _, error = block_bootstrap_mean(inside, None if segment is None else np.asarray(segment)[labelled])
+        if np.isnan(error):
+            error = _exchangeable_error(n, attained)
 
-        return cls(kind, level, tuple(quantile.tolist()), tuple(centre.tolist()), knots, scales, error)
+        return cls(kind, level, tuple(quantile.tolist()), tuple(centre.tolist()), knots, scales, error, attained)
 
     def half_width(self, predicted: ArrayLike) -> Array:
         """Returns half widths, (R, K), of predictions, (R, C): in the unit, in degrees, or a probability."""
@@ -193,10 +201,12 @@ class Conformal:
         """Returns coverage and width on test rows, with and without adaptation, under the keys of metrics.json.
 
         Standard errors describe the test rows alone; without adaptation, `interval_calibration_error` adds to them.
-        Widths are the mean half width of each dimension, or the mean size of prediction sets. Arguments as of `fit`,
-        rows in order of time.
+        Widths are the mean half width of each dimension, or the mean size of prediction sets. ``interval_attained`` is
+        there if validation rows are too few for the level. Arguments as of `fit`, rows in order of time.
         """
         found: dict[str, Any] = {"interval_calibration_error": self.error}
+        if self.attained < self.level:
+            found["interval_attained"] = self.attained
         share = f"coverage_{100 * self.level:g}"
         for name, half in (("interval", self.half_width(predicted)), ("adaptive", self.adapt(true, predicted))):
             mean, error = block_bootstrap_mean(self.covered(true, predicted, half), segment)
@@ -205,6 +215,15 @@ class Conformal:
             found[f"{name}_half_width" if self.kind != "class" else f"{name}_set_size"] = width.mean(0).tolist()
 
         return found
+
+
+def _exchangeable_error(n: int, level: float) -> float:
+    """Returns the standard deviation of coverage over draws of n validation rows, Beta(r, n + 1 - r) at rank r."""
+    if not n:
+        return float("nan")
+    share = math.ceil((n + 1) * level - 1e-9) / (n + 1)
+
+    return math.sqrt(share * (1 - share) / (n + 2))
 
 
 def _difficulty(predicted: Array, centre: Array, kind: str) -> Array:

@@ -13,6 +13,7 @@ __all__ = [
     "angular_error_deg",
     "bits_per_spike",
     "co_bps",
+    "confusion",
     "paired_difference",
     "poisson_nll",
     "r2",
@@ -163,7 +164,7 @@ def paired_difference(values: Sequence[float], references: Sequence[float]) -> t
     return float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else None
 
 
-def score(true: ArrayLike, predicted: ArrayLike, kind: str, *, trial: ArrayLike | None = None) -> dict[str, Any]:
+def score(true: ArrayLike, predicted: ArrayLike, kind: str) -> dict[str, Any]:
     """Returns the scores of a target at its labelled rows, as plain numbers; NaN if undefined.
 
     All kinds have ``r2`` (variance-weighted; a Brier skill score for one-hot columns), ``r2_uniform`` (mean over
@@ -173,16 +174,15 @@ def score(true: ArrayLike, predicted: ArrayLike, kind: str, *, trial: ArrayLike 
       dimensions.
     - *angle*, columns cosine and sine of each: ``median_error_deg``, ``mean_error_deg`` (of the absolute difference of
       directions, mean over angles).
-    - *class*, one column a class: ``accuracy`` of the likeliest class; ``balanced_accuracy``, its mean over classes
-      that occur; ``chance``, the accuracy of the most frequent class; ``log_loss`` in nats, of probabilities that sum
-      to 1, each at least 1e-6. With trials, ``num_trials`` and ``trial_accuracy``: the predicted class of a trial has
-      the largest mean probability over its labelled rows, and most of these rows have its true class.
+    - *class*, one column a class: ``accuracy`` of the likeliest class; ``recall``, the same of the rows of each class,
+      NaN for one that does not occur; ``class_counts``, the rows of each class; ``balanced_accuracy``, the mean recall
+      of classes that occur; ``chance``, the accuracy of the most frequent class; ``log_loss`` in nats, of
+      probabilities that sum to 1, each at least 1e-6.
 
     Arguments:
         true: Measured values, shape (R, C); rows with a NaN are unlabelled and left out.
         predicted: Predictions, shape (R, C).
         kind: ``continuous``, ``angle`` or ``class``.
-        trial: Trial of each row, -1 for none, shape (R,); for classes only.
 
     Example:
         >>> score([[0.0, 1.0], [1.0, 0.0]], [[0.2, 0.8], [0.6, 0.4]], "class")["accuracy"]
@@ -202,10 +202,28 @@ def score(true: ArrayLike, predicted: ArrayLike, kind: str, *, trial: ArrayLike 
         found |= _angle(y, x)
     else:
         found |= _class(y, x)
-        if trial is not None:
-            found |= _trials(y, x, np.asarray(trial)[labelled])
 
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in found.items()} | {"num_bins": len(y)}
+
+
+def confusion(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.int64]:
+    """Returns the number of labelled rows by true class (rows) and likeliest class (columns), (C, C).
+
+    Arguments:
+        true: One column a class, 1 for the true one, shape (R, C); rows with a NaN are left out.
+        predicted: Probabilities, shape (R, C).
+
+    Example:
+        >>> confusion([[0.0, 1.0], [1.0, 0.0]], [[0.2, 0.8], [0.4, 0.6]])
+        array([[0, 1],
+               [0, 1]])
+    """
+    y, x = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    known = ~np.isnan(y).any(1)
+    counts = np.zeros((y.shape[1],) * 2, np.int64)
+    np.add.at(counts, (y[known].argmax(1), x[known].argmax(1)), 1)
+
+    return counts
 
 
 def _mean(x: Array) -> Array:
@@ -229,27 +247,18 @@ def _angle(y: Array, x: Array) -> dict[str, Any]:
 
 
 def _class(y: Array, x: Array) -> dict[str, Any]:
-    label, hit = y.argmax(1), (y.argmax(1) == x.argmax(1)).astype(np.float64)
-    rows = np.bincount(label, minlength=y.shape[1])
+    label, counts = y.argmax(1), confusion(y, x)
+    rows, right = counts.sum(1), counts.diagonal()
     occurs = rows > 0
-    recall = np.bincount(label, hit, minlength=y.shape[1])[occurs] / rows[occurs]
+    recall = np.where(occurs, right / np.maximum(rows, 1), np.nan)
     p = np.clip(x, LEAST_PROBABILITY, 1.0)
     p /= p.sum(1, keepdims=True)
 
     return {
-        "accuracy": float(_mean(hit)),
-        "balanced_accuracy": float(_mean(recall)),
+        "accuracy": float(right.sum() / len(y)) if len(y) else float("nan"),
+        "balanced_accuracy": float(_mean(recall[occurs])),
+        "recall": recall,
+        "class_counts": rows,
         "chance": float(rows.max() / len(y)) if len(y) else float("nan"),
         "log_loss": float(_mean(-np.log(p[np.arange(len(y)), label]))),
     }
-
-
-def _trials(y: Array, x: Array, trial: NDArray[Any]) -> dict[str, Any]:
-    inside = trial >= 0
-    _, number = np.unique(trial[inside], return_inverse=True)
-    num_trials = int(number.max()) + 1 if len(number) else 0
-    votes, truth = np.zeros((2, num_trials, y.shape[1]))
-    np.add.at(votes, number, x[inside])  # the sum over rows ranks classes as the mean does
-    np.add.at(truth, number, y[inside])
-
-    return {"num_trials": num_trials, "trial_accuracy": float(_mean((votes.argmax(1) == truth.argmax(1)) * 1.0))}

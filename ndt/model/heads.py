@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
+from ndt.model.history import TIME_CONSTANTS, recent_counts
 from ndt.model.identity import Population
 from ndt.model.layers import Dropout
 from ndt.model.tokens import Batch
@@ -23,11 +24,13 @@ MOST_SCORE = 10.0  # of attention pooling, so that its exponential stays finite
 
 
 class RateHead(nn.Module):
-    r"""Reads the firing rates of a patch's units from its token's latent.
+    r"""Reads the firing rates of a patch's units from its token's latent, as factors of their own recent counts.
 
-    .. math:: \log \lambda_n = \log \mu_n + u_n^\top W z + w^\top u_n
+    .. math:: \log \lambda_n = \log \Big(\pi_0 \mu_n + \sum_k \pi_k m_{nk}\Big) + u_n^\top W z + w^\top u_n
 
-    where :math:`\mu_n` is the unit's mean count; a new model predicts constant rates.
+    with the unit's mean count :math:`\mu_n`, causal averages :math:`m_{nk}` of its own visible counts
+    (`ndt.model.history`) and learned weights :math:`\pi` that sum to 1, all but :math:`\pi_0` small at first. A latent
+    has too few dimensions to hold the recent counts of a thousand units, which any smoother knows.
 
     Arguments:
         config: Architecture; uses `width`, `unit_width`.
@@ -39,6 +42,7 @@ class RateHead(nn.Module):
         self.latent = nn.Linear(config.width, config.unit_width)
         self.unit = nn.Linear(config.unit_width, config.unit_width)
         self.base = nn.Linear(config.unit_width, 1)
+        self.own = nn.Parameter(torch.tensor([0.0] + [-3.0] * len(TIME_CONSTANTS)))  # logits of the weights
         with torch.no_grad():
             self.unit.weight *= 3  # the latent's weights start at zero: larger keys shorten the initial plateau
         for layer in (self.latent, self.base):
@@ -49,41 +53,48 @@ class RateHead(nn.Module):
         self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
     ) -> Float[Tensor, "W P"]:
         """Returns log rates of the units of the chosen tokens, in log spikes per bin."""
-        base = self.base(population.vectors)[:, 0] + population.mean_counts.clamp(min=1e-4).log()  # finite if silent
-        keys = torch.cat([self.unit(population.vectors), base[:, None]], 1)  # (U, E + 1)
+        keys = torch.cat([self.unit(population.vectors), self.base(population.vectors)], 1)  # (U, E + 1)
+        own = self._own(batch, chosen, population.mean_counts)
         keys = F.embedding(batch.members, keys)  # (J, P, E + 1)
         latent = F.pad(self.latent(z), (0, 1), value=1.0)  # (W, E + 1); the constant 1 multiplies the base
 
         patch = batch.patch[chosen]
         if len(patch) * keys[0].numel() <= GATHERED and len(keys) > len(patch) // 8:
             each = F.embedding(patch, keys.flatten(1)).view(len(patch), *keys.shape[1:])  # (W, P, E + 1)
-            return (each @ latent[..., None])[..., 0]
+            return own + (each @ latent[..., None])[..., 0]
         patch, order = patch.sort(stable=True)  # one matrix product for each patch
         sizes = torch.bincount(patch, minlength=len(keys)).tolist()
         parts = [x @ key.T for x, key in zip(latent[order].split(sizes), keys, strict=True) if len(x)]
         if not parts:
             return latent.new_zeros(0, batch.members.shape[1])
 
-        return torch.cat(parts)[torch.argsort(order)]
+        return own + torch.cat(parts)[torch.argsort(order)]
+
+    def _own(self, batch: Batch, chosen: Bool[Tensor, " L"], mean_counts: Float[Tensor, " U"]) -> Float[Tensor, "W P"]:
+        """Returns the logarithm of the weighted mean of the units' mean and recent counts."""
+        mean = F.embedding(batch.members, mean_counts.clamp(min=1e-4)[:, None])[..., 0]  # finite if silent
+        recent = recent_counts(batch, mean)[chosen]
+        weight = self.own.softmax(0).to(recent.dtype)
+
+        return (weight[0] * mean[batch.patch[chosen]] + recent @ weight[1:]).log()
 
 
 class BinHead(nn.Module):
     """A part with a label per bin: an affine map of the bin's latent.
 
     Arguments:
-        config: Architecture; uses `width`, `dropout`.
+        config: Architecture; uses `width`.
         num_columns: Columns C of the part.
     """
 
     def __init__(self, config: ModelConfig, num_columns: int) -> None:
         super().__init__()
 
-        self.dropout = Dropout(config.dropout)
         self.linear = nn.Linear(config.width, num_columns)
 
     def forward(self, latents: Float[Tensor, "R D"], batch: Batch, trial: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
         """Returns the part at each bin: standardised values, or logits of classes."""
-        return self.linear(self.dropout(latents))
+        return self.linear(latents)
 
 
 class TrialHead(nn.Module):

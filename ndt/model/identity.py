@@ -40,11 +40,14 @@ class UnitIdentity(nn.Module):
     :math:`a_n` are standardised measures of the unit's own activity in unlabelled time (`ndt.data.activity`), so that a
     session that the model has never seen has vectors at once; :math:`s_n, s'_n` are sums of learned rows of its region
     and probe, and of its depth times a learned vector; :math:`r_n` is a learned residual. Rows and residuals start at
-    zero, where an unknown region or unit stays, and are left out at random in training.
+    zero, where an unknown region or unit stays, and are left out at random in pretraining.
 
     Arguments:
-        config: Architecture; uses `unit_width` and `residual_dropout`.
+        config: Architecture; uses `unit_width`.
         vocabulary: Names of units, regions and probes.
+
+    Attributes:
+        residual_dropout: Probability that a unit's residual is left out in training; 0 unless pretraining sets it.
     """
 
     activity: Tensor
@@ -57,7 +60,7 @@ class UnitIdentity(nn.Module):
         super().__init__()
 
         E, A, U = config.unit_width, len(ACTIVITY), len(vocabulary.units)
-        self.residual_dropout = config.residual_dropout
+        self.residual_dropout = 0.0
         self.residual = nn.Parameter(torch.zeros(U, E))
         self.site = nn.Parameter(torch.zeros(len(vocabulary.sites), HIDDEN + E))  # region and probe
         self.depth = nn.Parameter(torch.zeros(HIDDEN + E))  # per millimetre

@@ -23,7 +23,7 @@ from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.attention_patterns import AttentionPattern, PackedLayout, Sequences, packed_layout
 from ndt.model.checkpoint import ModelSpec
-from ndt.model.layers import Attention, Block, Dropout
+from ndt.model.layers import Attention, Dropout
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, Encoded
 from ndt.session import Session
@@ -86,11 +86,28 @@ class _FeedForward(nn.Sequential):
         super().__init__(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 
 
-class _Block(Block):
-    """A block without rotary embedding."""
+class _Block(nn.Module):
+    """A block without rotary embedding, its layer norms after the sums."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, rotary=False, feedforward=_FeedForward)
+        super().__init__()
+
+        self.norm, self.attention = nn.LayerNorm(config.width), Attention(config, rotary=False)
+        self.feedforward_norm, self.feedforward = nn.LayerNorm(config.width), _FeedForward(config)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "L D"],
+        layout: PackedLayout,
+        pattern: AttentionPattern,
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns all transformed rows, or the rows `keep`: the last block skips rows that no readout uses."""
+        inner = self.attention(x, layout, pattern, keep=keep)
+        x = self.norm((x if keep is None else x.index_select(0, keep)) + self.dropout(inner))
+
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 
 class _CrossBlock(nn.Module):
@@ -181,6 +198,7 @@ class NDT2(NDT):
         c = spec.config
         del self.identity  # units have no vectors
         nn.init.normal_(self.context, std=0.02)
+        self.dropout = Dropout(c.dropout)  # of the inputs and outputs of encoder and rate decoder
         self.embed = _SlotEmbedding(c, self.FROZEN_COUNT)
         self.position, self.rate_position = _LearnedPosition(c), _LearnedPosition(c)
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
@@ -192,6 +210,9 @@ class NDT2(NDT):
     def observe(self, session: Session, activity: NDArray[np.float32]) -> "NDT2":
         """Returns the model, which uses no measure of activity."""
         return self
+
+    def drop_residuals(self, probability: float) -> None:
+        """Does nothing: NDT2 has no residuals."""
 
     def standardise(self, activity: Iterable[NDArray[np.float32]]) -> None:
         """Does nothing; see `observe`."""

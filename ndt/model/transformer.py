@@ -21,7 +21,7 @@ from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
 from ndt.model.heads import RateHead, TargetHeads
 from ndt.model.identity import Population, UnitIdentity
-from ndt.model.layers import Block, Dropout
+from ndt.model.layers import Block
 from ndt.model.stem import Stem
 from ndt.model.tokens import Batch
 from ndt.model.vocabulary import CONTEXT_KINDS, Rows, Vocabulary
@@ -104,6 +104,7 @@ class NDT(nn.Module):
     UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window without a decoding loss
     R2_BINS: ClassVar[int | None] = None  # validation R² is averaged over segments of this many bins; None: one R²
 
+    residual_dropout: float = 0.0  # probability that the residual of a context is left out; pretraining sets it
     kind_of_context: Tensor
     position: nn.Module
     rates: nn.Module
@@ -119,7 +120,6 @@ class NDT(nn.Module):
         self.context_kind = nn.Parameter(0.02 * torch.randn(len(CONTEXT_KINDS), c.width))
         kinds = [CONTEXT_KINDS.index(name.partition(":")[0]) for name in names]
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
-        self.dropout = Dropout(c.dropout)
         self._build(spec)
 
     def _build(self, spec: ModelSpec) -> None:
@@ -127,7 +127,6 @@ class NDT(nn.Module):
         c = spec.config
         self.stem, self.position = Stem(c), PositionalEmbedding(c)
         self.encoder = nn.ModuleList(Block(c) for _ in range(c.num_layers))
-        self.encoder_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
         self.rates = RateHead(c)
         self.heads = TargetHeads(c, spec.parts)
 
@@ -162,10 +161,9 @@ class NDT(nn.Module):
         population, every = self.identity(batch), torch.ones_like(batch.window, dtype=torch.bool)
         tokens = self.stem(batch, population) + self.position(batch.time, batch.slot)
         order, layout = self.layout(batch, every)
-        x = torch.cat([self.contexts(batch), self.dropout(tokens)]).index_select(0, order)
+        x = torch.cat([self.contexts(batch), tokens]).index_select(0, order)
         for i, block in enumerate(self.encoder):
             x = block(x, layout, layout.pattern(i))
-        x = self.encoder_norm(x)
 
         return Encoded(tokens=x.index_select(0, layout.data), chosen=every, population=population)
 
@@ -173,7 +171,7 @@ class NDT(nn.Module):
         """Returns the context tokens: that of their kind, plus the learned residual of their name."""
         residual = self.context[batch.context]
         if self.training:
-            kept = torch.rand(len(residual), 1, device=residual.device) >= self.config.residual_dropout
+            kept = torch.rand(len(residual), 1, device=residual.device) >= self.residual_dropout
             residual = residual * kept.to(residual.dtype)
 
         return self.context_kind[self.kind_of_context[batch.context]] + residual
@@ -222,6 +220,13 @@ class NDT(nn.Module):
         x = (window[order], time[order], slot[order], batch.num_windows)
 
         return order, packed_layout(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
+
+    def drop_residuals(self, probability: float) -> None:
+        """Sets the probability that residuals of units and contexts are left out in training.
+
+        The model then learns to work without them, as in a session that it has never seen.
+        """
+        self.residual_dropout = self.identity.residual_dropout = probability
 
     def observe(self, session: Session, activity: NDArray[np.float32]) -> "NDT":
         """Sets the activity of a session's units, (N, A) in the session's order, and returns the model.

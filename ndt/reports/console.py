@@ -152,7 +152,8 @@ def show_evaluate(result: dict[str, Any]) -> None:
     if "nlb" in result:
         return _show_nlb(result)
     for name, part in result["targets"].items():
-        title = f"{result['session']}, {name}: {result.get('block', 'test')} bins; R² is variance-weighted"
+        units = "trials" if "num_trials" in part["test"] else "bins"
+        title = f"{result['session']}, {name}: {result.get('split', 'test')} {units}; R² is variance-weighted"
         _print(_table(*score_table(part), title), *_uncertainty(part))
     if lost := result["input_drift"]["silent_units"]:
         _print(f"silent units: {', '.join(lost[:8])}{f' and {len(lost) - 8} more' if len(lost) > 8 else ''}")
@@ -172,7 +173,7 @@ def _show_nlb(result: dict[str, Any]) -> None:
 
 
 def _uncertainty(part: dict[str, Any]) -> list[str]:
-    """Returns the ensemble's uncertainty, its gain over ridge, the coverage of its intervals, and input drift."""
+    """Returns the ensemble's uncertainty, its gain over the reference, coverage of intervals, and drift."""
     t = part["test"]
     low, high = t.get("r2_interval_95") or (None, None)
     covered, error, adapted = (
@@ -181,7 +182,8 @@ def _uncertainty(part: dict[str, Any]) -> list[str]:
     )
     lines = [
         f"ensemble R² {fixed(t['r2'])}, 95 % interval {fixed(low)} to {fixed(high)}; "
-        f"gain over ridge {fixed(t.get('over_ridge'), signed=True)} ± {fixed(t.get('over_ridge_error'))}",
+        f"gain over {t.get('reference', 'ridge')} {fixed(t.get('over_reference'), signed=True)} ± "
+        f"{fixed(t.get('over_reference_error'))}",
         f"90 % intervals contain the target in {fixed(covered, 1)} % ± {fixed(error, 1)}; "
         f"adaptive (online conformal) intervals {fixed(adapted, 1)} %",
     ]

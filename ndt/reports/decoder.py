@@ -65,8 +65,8 @@ def _fitting(m: Mapping[str, Any]) -> str:
     parts, steps = [], [f"{m['steps']:,} steps"] if m.get("steps") else []
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
-    if m.get("strategy") == "none":
-        parts.append("not fitted")
+    if m.get("strategy") in ("unlabelled", "none"):
+        parts.append(f"fitted to spikes alone{spent}" if spent else "not fitted")
     elif m.get("label_seconds"):
         parts.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
     if strategy := m.get("strategy"):
@@ -102,8 +102,7 @@ def _drift(m: Mapping[str, Any]) -> list[Graded]:
 
 def _part(decoder: Decoder) -> Section:
     name, (head, rows) = str(decoder.metrics["target"]), score_table(decoder.metrics)
-    bins = fixed(decoder.metrics["test"].get("num_bins"), 0)
-    caption = f"Scores on the same {bins} labelled test bins. Weight: ensemble weight. R² is variance-weighted."
+    caption = f"Scores on the same {_rows(decoder.metrics['test'])}. Weight: ensemble weight. R² is variance-weighted."
     table = Table(head=head, rows=rows, numeric=range(1, len(head)), caption=caption)
 
     return Section(
@@ -113,6 +112,13 @@ def _part(decoder: Decoder) -> Section:
         tables=[table],
         drawings=figures(decoder),
     )
+
+
+def _rows(test: Mapping[str, Any]) -> str:
+    if (trials := test.get("num_trials")) is not None:
+        return f"{fixed(trials, 0)} labelled test trials, each decoded at its end"
+
+    return f"{fixed(test.get('num_bins'), 0)} labelled test bins"
 
 
 def error(decoder: Decoder) -> tuple[str, str] | None:
@@ -130,11 +136,11 @@ def _sentences(decoder: Decoder) -> list[str]:
     low, high = t.get("r2_interval_95") or (None, None)
     interval = f" (95 % interval {fixed(low)} to {fixed(high)}, block bootstrap over time)" if low is not None else ""
     sentences = [f"The ensemble has R² {fixed(t.get('r2'))}{interval}."]
-    if t.get("over_ridge") is not None:
-        sentences[0] += f" {_over_ridge(_known(t['over_ridge']), _known(t.get('over_ridge_error')))}"
-    if t.get("num_trials"):
-        sentences.append(f"The test split has {t['num_trials']:,} trials.")
-    kinds = {"interval": "calibrated on validation bins", "adaptive": "adaptive (online conformal)"}
+    if t.get("over_reference") is not None:
+        sentences[0] += f" {_over_reference(t)}"
+    if t.get("recall") and t.get("class_counts") and len(decoder.dims) <= LISTED:
+        sentences.append(_recall(decoder))
+    kinds = {"interval": "calibrated on the validation split", "adaptive": "adaptive (online conformal)"}
     covered = [_coverage(decoder, k, words) for k, words in kinds.items() if t.get(f"{k}_coverage_90") is not None]
     if covered:
         what = "sets of classes contain the true class" if decoder.kind == "class" else "intervals contain the target"
@@ -143,13 +149,26 @@ def _sentences(decoder: Decoder) -> list[str]:
     return sentences
 
 
-def _over_ridge(difference: float, error: float) -> str:
-    gain = f"Its gain over ridge is {fixed(difference, signed=True)}"
+def _over_reference(t: Mapping[str, Any]) -> str:
+    difference, error = _known(t["over_reference"]), _known(t.get("over_reference_error"))
+    gain = f"Its gain over {t.get('reference', 'ridge')} is {fixed(difference, signed=True)}"
     if not np.isfinite(error):
         return f"{gain}{'' if abs(difference) < 5e-4 else '; too few independent segments of time for an error'}."
     noise = abs(difference) <= NOISE * error
 
     return f"{gain} ± {error:.3f} (standard error), {'within' if noise else 'beyond'} noise (2 standard errors)."
+
+
+def _recall(decoder: Decoder) -> str:
+    """Returns the balanced accuracy beside chance, and the recall of each class."""
+    t = decoder.metrics["test"]
+    classes = zip(decoder.dims, t["recall"], t["class_counts"], strict=True)
+    each = [f"{name} {_percent(share)} of {n:,}" for name, share, n in classes if n]
+    if not each:
+        return "No class occurs in the test split."
+    rows, accuracy = "trials" if "num_trials" in t else "bins", fixed(t.get("balanced_accuracy"))
+
+    return f"Balanced accuracy {accuracy} (chance {fixed(1 / len(each))}); {rows} decoded right: {', '.join(each)}."
 
 
 def _coverage(decoder: Decoder, name: str, words: str) -> str:
@@ -162,22 +181,27 @@ def _coverage(decoder: Decoder, name: str, words: str) -> str:
         each = [f"{label} {fixed(h, digits_of(h))}".strip() for label, h in zip(labels, half, strict=False)]
         extent = f", mean half width {', '.join(each)}{unit if unit == '°' else f' {unit}'.rstrip()}"
     spread = f" ± {fixed(100 * error, 1)} %" if error is not None else ""
+    rows = "trials" if "num_trials" in t else "bins"
 
-    return f"{_percent(t[f'{name}_coverage_90'])}{spread} of test bins ({words}{extent})"
+    return f"{_percent(t[f'{name}_coverage_90'])}{spread} of test {rows} ({words}{extent})"
 
 
 def _findings(m: Mapping[str, Any]) -> list[Graded]:
-    """Returns warnings if ridge is better or intervals miss their level, and notes on baselines without a score."""
+    """Returns warnings on a better reference and on coverage, and notes on what has no score."""
     t, found = m["test"], []
-    if _known(t.get("over_ridge")) < -NOISE * _known(t.get("over_ridge_error")):
-        labels = " It used labels, the ensemble did not." if m.get("strategy") == "none" else ""
+    if _known(t.get("over_reference")) < -NOISE * _known(t.get("over_reference_error")):
+        labels = " It used labels, the ensemble did not." if m.get("strategy") in ("unlabelled", "none") else ""
         message = f"alone decodes better, beyond noise.{labels}"
-        found.append(Graded(grade="warning", where="Ridge regression", message=message))
+        name = predictor_name(t.get("reference", "ridge"))
+        found.append(Graded(grade="warning", where=f"{name[0].upper()}{name[1:]}", message=message))
     off, error = _known(t.get("interval_coverage_90")) - LEVEL, _known(t.get("interval_coverage_90_error"))
     error = np.hypot(error, np.nan_to_num(_known(t.get("interval_calibration_error"))))
     if abs(off) > NOISE * error:
         message = f"contain {'more' if off > 0 else 'fewer'} than 90 % of targets, beyond noise."
         found.append(Graded(grade="note" if off > 0 else "warning", where="90 % intervals", message=message))
+    if (attained := t.get("interval_attained")) is not None:
+        message = f"are out of reach with so few validation rows; those given guarantee {_percent(attained)}."
+        found.append(Graded(grade="note", where="90 % intervals", message=message))
     for name, fact in m.get("baselines", {}).items():
         if fact.get("r2") is None:
             words, reason = predictor_name(name), fact.get("left_out", "R² is undefined on these bins")

@@ -4,7 +4,7 @@ import numpy as np
 
 from ndt.evaluation import calibration
 from ndt.evaluation.conformal import misfit
-from ndt.evaluation.metrics import angular_error_deg
+from ndt.evaluation.metrics import angular_error_deg, confusion, score
 from ndt.reports import plots_decoder, plots_errors
 from ndt.reports.page import Drawing
 from ndt.reports.run_files import Decoder
@@ -20,7 +20,10 @@ def figures(decoder: Decoder) -> list[Drawing]:
     p = decoder.predictions
     if not {"time", "segment", "true", "ensemble"} <= set(p) or not np.isfinite(p["true"]).all(1).any():
         return []
-    drawn = [_over_time(decoder), _errors(decoder)]
+    first = [_over_time(decoder)]
+    if "bins_since_start" in p:  # one label a trial
+        first = [_within_trials(decoder)] if decoder.kind == "class" else []
+    drawn = [*first, _errors(decoder)]
 
     return [*drawn, _calibration(decoder)] if "half_width" in p else drawn
 
@@ -40,11 +43,32 @@ def _over_time(decoder: Decoder) -> Drawing:
     if kind == "angle":
         lines = {n: np.degrees(np.arctan2(x[:, 1::2], x[:, ::2])) for n, x in lines.items()}
     band = p["half_width"][rows].astype(np.float64) if "half_width" in p else None
-    caption += " Band: the ensemble's 90 % interval, calibrated on validation bins." if band is not None else ""
+    caption += " Band: the ensemble's 90 % interval, calibrated on the validation split." if band is not None else ""
     caption += f" The first {MOST_PANELS} of {len(names)} dimensions." if len(names) > MOST_PANELS else ""
     labels = [f"{name}\n({unit})" if unit else name for name in names[:MOST_PANELS]]
 
     return plots_decoder.traces(time, lines, segment, labels, band, outside, kind == "angle", caption)
+
+
+def _within_trials(decoder: Decoder) -> Drawing:
+    """Draws the balanced accuracy at each bin of the trials."""
+    p, since = decoder.predictions, decoder.predictions["bins_since_start"]
+    before = np.r_[-1, since[:-1]]
+    new = (before < 0) | (since != before + 1) | np.r_[True, np.diff(p["segment"]) != 0]
+    trial, known = np.cumsum(new) - 1, np.isfinite(p["true"]).all(1)
+    label = np.full((trial[-1] + 1, p["true"].shape[1]), np.nan)
+    label[trial[known]] = p["true"][known]
+    true, named = label[trial], [name for name in ("ensemble", "network", "logistic") if name in p]
+    number = np.bincount(since[(since >= 0) & np.isfinite(true).all(1)])
+    steps = np.flatnonzero(number >= number.max(initial=1) / 2)  # with half of the trials
+    accuracy = {
+        name: np.array([score(true[since == k], p[name][since == k], "class")["balanced_accuracy"] for k in steps])
+        for name in named
+    }
+    occur = int(np.nansum(label, 0).astype(bool).sum())
+    time = (steps + 1) * float(decoder.metrics.get("bin_size") or np.nan)
+
+    return plots_errors.within_trials(time, accuracy, 1 / max(occur, 1), int(known.sum()))
 
 
 def _errors(decoder: Decoder) -> Drawing:
@@ -52,9 +76,8 @@ def _errors(decoder: Decoder) -> Drawing:
     labelled = np.isfinite(p["true"]).all(1) & np.isfinite(p["ensemble"]).all(1)
     true = p["true"][labelled]
     if kind == "class":
-        counts = np.zeros((true.shape[1],) * 2, np.int64)
-        np.add.at(counts, (true.argmax(1), p["ensemble"][labelled].argmax(1)), 1)
-        return plots_errors.confusion(counts, decoder.dims)
+        rows = "trials" if "bins_since_start" in p else "bins"
+        return plots_errors.confusion(confusion(true, p["ensemble"][labelled]), decoder.dims, rows)
     if kind == "angle":
         named = [name for name in ("ensemble", "network", "ridge") if name in p]
         errors = {name: angular_error_deg(true, p[name][labelled]).ravel() for name in named}
@@ -68,7 +91,7 @@ def _calibration(decoder: Decoder) -> Drawing:
     p, t, classes = decoder.predictions, decoder.metrics["test"], decoder.kind == "class"
     half = p["half_width"].astype(np.float64)
     off = misfit(p["true"], p["ensemble"], decoder.kind)  # (T, K)
-    halves = {"calibrated on validation bins": half}
+    halves = {"calibrated on the validation split": half}
     if "adaptive_half_width" in p:
         halves["adaptive (online conformal)"] = p["adaptive_half_width"].astype(np.float64)
     shares = {}
@@ -86,7 +109,7 @@ def _calibration(decoder: Decoder) -> Drawing:
         right = "Right: other levels, from the 90 % interval scaled by normal quantiles."
     caption = (
         f"Left: coverage of 90 % {'sets of classes' if classes else 'intervals'} in {len(time)} parts of the test "
-        f"split with equally many bins. {right} Grey and bars: ±2 standard errors, if known."
+        f"split with equally many labels. {right} Grey and bars: ±2 standard errors, if known."
     )
 
     return plots_errors.calibration(time, shares, LEVEL, noise, (nominal, measured, error), labels, caption)

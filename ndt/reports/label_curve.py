@@ -22,8 +22,9 @@ Scores = list[list[float]]  # by seconds of labelled data, then by seed
 
 FILE = "curve.json"
 FLOOR = -1.0  # lowest end of the R² axis
-MARKERS = {"ensemble": "o", "network": "o", "scratch": "s", "ridge": "^"}  # predictors that set the axis
-DASHES = {"wiener": (3, 2), "ridge_time_gain": (6, 1), "naive_bayes": (3, 2), "kalman": (6, 1), "gru": (6, 1)}
+MARKERS = {"ensemble": "o", "network": "o", "scratch": "s", "ridge": "^", "logistic": "^"}  # set the axis
+DASHES = dict.fromkeys(("wiener", "naive_bayes", "tcn"), (3, 2))
+DASHES |= dict.fromkeys(("ridge_time_gain", "kalman", "gru"), (6, 1))
 NOISE = 2.0  # standard errors
 
 
@@ -32,13 +33,13 @@ class LabelCurve:
     """Test R² (variance-weighted) of predictors of one session, by seconds of labelled data and by seed.
 
     All are scored on the same test bins. Keys of `lines` are those of `ndt.reports.names.PREDICTORS`; a missing score
-    is NaN.
+    is NaN. The reference is ridge, or logistic regression of classes per trial.
 
     Arguments:
         session: Decoded session.
         covariate: Target.
         seconds: Seconds of labelled training bins, ascending.
-        lines: Scores of each predictor; ``ensemble`` and ``ridge`` are required.
+        lines: Scores of each predictor; ``ensemble`` and a reference are required.
         valid_seconds: Length in seconds of the validation split, whose labels all predictors use for choices.
         pretrained_on: Description of the pretraining data; empty without pretraining.
         whole: Whether the last of `seconds` is the whole training split.
@@ -55,8 +56,8 @@ class LabelCurve:
     left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if lacking := {"ensemble", "ridge"} - set(self.lines):
-            raise ValueError(f"lines must contain {' and '.join(sorted(lacking))}")
+        if "ensemble" not in self.lines or not {"ridge", "logistic"} & set(self.lines):
+            raise ValueError("lines must contain ensemble, and ridge or logistic")
         numbers = {len(by_seed) for scores in self.lines.values() for by_seed in scores}
         if len(numbers) != 1 or 0 in numbers or {len(s) for s in self.lines.values()} != {len(self.seconds)}:
             raise ValueError("each line must have a score for each number of seconds and each seed")
@@ -64,17 +65,22 @@ class LabelCurve:
     @property
     def num_seeds(self) -> int:
         """Number of seeds of each point."""
-        return len(self.lines["ridge"][0])
+        return len(self.lines["ensemble"][0])
+
+    @property
+    def reference(self) -> str:
+        """The baseline that others are compared to."""
+        return "ridge" if "ridge" in self.lines else "logistic"
 
     def difference(self, name: str, peer: str, i: int) -> tuple[float, float | None]:
         """Returns a line's mean difference to another at `seconds[i]`, and its standard error over paired seeds."""
         return paired_difference(self.lines[name][i], self.lines[peer][i])
 
-    def below_ridge(self) -> list[float]:
-        """Returns the seconds at which the ensemble is below ridge by more than 2 paired standard errors."""
+    def below_reference(self) -> list[float]:
+        """Returns the seconds at which the ensemble is below the reference by more than 2 paired standard errors."""
         found = []
         for i, seconds in enumerate(self.seconds):
-            difference, error = self.difference("ensemble", "ridge", i)
+            difference, error = self.difference("ensemble", self.reference, i)
             if error is not None and difference < -NOISE * error:
                 found.append(seconds)
 
@@ -143,7 +149,7 @@ def table(curve: LabelCurve) -> tuple[list[str], list[list[str]]]:
     if curve.whole:
         amounts[-1] = f"all, {amounts[-1]}"
     rows = [[words, *(fixed(float(np.median(s))) for s in curve.lines[n])] for n, words in _words(curve).items()]
-    for name, peer in (("ensemble", "ridge"), ("network", "scratch")):
+    for name, peer in (("ensemble", curve.reference), ("network", "scratch")):
         if peer in curve.lines:
             pairs = [curve.difference(name, peer, i) for i in range(len(curve.seconds))]
             rows.append([f"{name} − {peer}", *(fixed(difference, signed=True) for difference, _ in pairs)])
@@ -153,14 +159,14 @@ def table(curve: LabelCurve) -> tuple[list[str], list[list[str]]]:
 
 
 def sentences(curve: LabelCurve) -> list[str]:
-    """Returns whether the ensemble is below ridge at any point, and what was left out."""
+    """Returns whether the ensemble is below the reference at any point, and what was left out."""
     if curve.num_seeds == 1:
         verdict = "One seed: differences have no standard error."
     else:
-        below = ", ".join(f"{seconds:g}" for seconds in curve.below_ridge())
+        below = ", ".join(f"{seconds:g}" for seconds in curve.below_reference())
         verdict = (
-            f"The ensemble is below ridge by more than {NOISE:g} standard errors over {curve.num_seeds} paired seeds "
-            f"at {f'{below} s of labelled data' if below else 'no point'}."
+            f"The ensemble is below {curve.reference} by more than {NOISE:g} standard errors over {curve.num_seeds} "
+            f"paired seeds at {f'{below} s of labelled data' if below else 'no point'}."
         )
 
     return [verdict, *curve.left_out]
@@ -230,11 +236,11 @@ def _caption(curve: LabelCurve) -> str:
     pretrained = f" Pretrained on {curve.pretrained_on}." if curve.pretrained_on else ""
     if "scratch" in curve.lines:
         pretrained += " From scratch: the same architecture and settings on the same windows, without pretraining."
-    several = f"medians over {curve.num_seeds} seeds; bands: smallest to largest (ridge has no seed)"
+    several = f"medians over {curve.num_seeds} seeds; bands: smallest to largest ({curve.reference} has no seed)"
 
     return (
         f"Test R² of {curve.target} in {curve.session} against seconds of labelled data, taken from the end of the "
         f"training split.{pretrained} Lines: {several if curve.num_seeds > 1 else 'one seed'}. The labels of the "
         f"validation split ({curve.valid_seconds:.0f} s, not counted on the axis) choose networks, ensemble weights, "
-        "and ridge's penalty and lags."
+        f"and the settings of {curve.reference}."
     )

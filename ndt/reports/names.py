@@ -11,20 +11,23 @@ PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figure
     "network": "network alone",
     "scratch": "network trained from scratch",
     "ridge": "ridge regression",
+    "logistic": "logistic regression",
     "wiener": "Wiener filter",
     "kalman": "Kalman filter",
     "naive_bayes": "Poisson naive Bayes",
+    "tcn": "temporal convolutional network (TCN)",
     "gru": "recurrent network (GRU)",
     "ridge_time_gain": "ridge with time-varying gain",
     "oracle": "oracle (knows the simulator)",
     "time_only": "time-only (no spikes)",
-    "block_permuted": "ridge, block-permuted targets",
-    "circularly_shifted": "ridge, circularly shifted targets",
+    "block_permuted": "control: block-permuted targets",
+    "circularly_shifted": "control: circularly shifted targets",
 }
 CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should score about 0
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
     "heads": "fine-tuning of heads and of unit and session embeddings",
+    "unlabelled": "unit and session embeddings by masked prediction, without labels",
     "none": "none (zero-shot): units are known by their activity",
 }
 DYNAMICS = {  # models and references: key in metrics.json -> name
@@ -45,7 +48,7 @@ SCORES = {  # scores shown with R², by kind of target: key in metrics.json, hea
     "class": (
         ("accuracy", "accuracy", 3),
         ("balanced_accuracy", "balanced accuracy", 3),
-        ("trial_accuracy", "trial accuracy", 3),
+        ("log_loss", "log loss (nats)", 3),
     ),
 }
 
@@ -64,6 +67,10 @@ DECODING = {
         "The final decoder: a weighted mean of the network and other predictors. The weights sum to 1 and minimise "
         "squared error on the validation split. Claims about pretraining rest on the network alone."
     ),
+    "Labels per trial": (
+        "A target with one label a trial is fitted and scored at the trial's last labelled bin, so each trial counts "
+        "once. Balanced accuracy is the mean over classes of the share of their trials decoded right."
+    ),
     "Within noise": (
         "A difference of at most 2 standard errors. Neighbouring bins have correlated errors, so standard errors and "
         "intervals come from a bootstrap over blocks of neighbouring test bins. They describe variation within this "
@@ -76,22 +83,28 @@ DECODING = {
     ),
     "Input drift": (
         "Bins whose preceding seconds of spikes are out of the distribution of training: another population rate, "
-        "other units, or a unit silent for longer than chance explains. 1 % of in-distribution bins are flagged."
+        "other units, or more units (at least 1 %) silent for longer than chance explains. About 1 % of "
+        "in-distribution bins are flagged."
     ),
     "Ridge regression": (
         "Linear regression on lagged, z-scored counts; the penalty and the number of lags are chosen on the validation "
         "split. The Wiener filter has almost no penalty. A time-varying gain multiplies predictions by one gain for "
         "each bin since the segment or trial began."
     ),
-    "Kalman filter, naive Bayes, GRU": (
+    "Logistic regression": (
+        "For labels per trial: regression on z-scored root counts in parts of the trial of about 100 ms, with a "
+        "penalty chosen on the validation split or within the training split; classes have equal total weight. For "
+        "quantities and directions per trial it is ridge regression on the same counts."
+    ),
+    "Kalman filter, naive Bayes, TCN, GRU": (
         "The Kalman filter assumes linear dynamics of the target and linear tuning of counts. Naive Bayes assumes "
-        "independent units with Poisson counts in each cell of the target's space. The GRU is a small recurrent "
-        "network. All are fitted on the training split."
+        "independent units with Poisson counts in each cell of the target's space. The TCN is a temporal "
+        "convolutional network on counts, the GRU a small recurrent network. All are fitted on the training split."
     ),
     "Trained from scratch": "The same network trained on this session alone, without pretraining.",
     "Time-only": "Predicts from the time since the segment or trial began, without spikes.",
     "Block-permuted targets, circularly shifted targets": (
-        "Ridge regression fitted to targets whose blocks of time were permuted, or that were shifted by half the "
+        "Ridge (or logistic) regression fitted to targets whose blocks were permuted, or that were shifted by half the "
         "training time; the latter keep slow drifts and rhythms. Both should score about 0, or below."
     ),
     "Oracle": "Simulated recordings only: a decoder that knows the simulator's parameters.",

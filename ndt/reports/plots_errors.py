@@ -12,7 +12,7 @@ from ndt.reports.page import Drawing
 from ndt.reports.plots import BLUE, COLOURS, GRID, INK, ORANGE, QUIET, page_figure, thin
 from ndt.reports.plots_decoder import INKS, with_unit
 
-__all__ = ["angle_errors", "calibration", "confusion", "scatter"]
+__all__ = ["angle_errors", "calibration", "confusion", "scatter", "within_trials"]
 
 # T = bins, C = dimensions or classes, P = parts of the test split, L = points of a curve
 
@@ -47,12 +47,36 @@ def scatter(true: Array, predicted: Array, dims: Sequence[str], unit: str, r2: S
     return Drawing(sheet.svg, caption)
 
 
-def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
-    """Draws the confusion matrix as shares of each true class's bins.
+def within_trials(time: Array, accuracy: Mapping[str, Array], chance: float, num_trials: int) -> Drawing:
+    """Draws balanced accuracy against the time since the trial began.
+
+    Arguments:
+        time: Seconds from the start of the trial to the end of each bin, shape (L,).
+        accuracy: Balanced accuracy at each bin by predictor, (L,) each.
+        chance: Balanced accuracy without spikes.
+        num_trials: Number of labelled trials.
+    """
+    with page_figure(2.8) as sheet:
+        ax: Axes = sheet.axes[0, 0]
+        for name, share in accuracy.items():
+            style = "--" if name == "network" else "-"
+            ax.plot(1e3 * time, share, style, color=COLOURS.get(name, QUIET), label=predictor_name(name))
+        ax.axhline(chance, color=QUIET, linewidth=1, linestyle=(0, (1, 2)), label="chance")
+        ax.set(ylim=(0, 1), xlabel="time since the trial began (ms)", ylabel="balanced accuracy")
+        ax.grid(axis="y", color=GRID, linewidth=0.7)
+        ax.legend(loc="lower right", fontsize=8.5)
+    caption = f"Estimates from the part of the trial so far, over {num_trials:,} test trials. The last bin is scored."
+
+    return Drawing(sheet.svg, caption)
+
+
+def confusion(counts: NDArray[np.integer], classes: Sequence[str], rows: str = "bins") -> Drawing:
+    """Draws the confusion matrix as shares of each true class's bins or trials.
 
     Arguments:
         counts: Bins by true class (rows) and decoded class (columns), shape (C, C).
         classes: Names of the C classes.
+        rows: ``bins`` or ``trials``.
     """
     total = counts.sum(1, keepdims=True)
     share = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
@@ -77,11 +101,11 @@ def confusion(counts: NDArray[np.integer], classes: Sequence[str]) -> Drawing:
         for i in range(1, len(classes)) if few else ():
             ax.axhline(i - 0.5, color=GRID, linewidth=0.7)
             ax.axvline(i - 0.5, color=GRID, linewidth=0.7)
-        ax.set(xlabel="decoded class", ylabel="true class (its bins)")
-        label, aspect = "share of the true class's bins", 18 if few else 32
+        ax.set(xlabel="decoded class", ylabel=f"true class (its {rows})")
+        label, aspect = f"share of the true class's {rows}", 18 if few else 32
         sheet.figure.colorbar(marks, ax=ax, label=label, aspect=aspect, ticks=[0, 0.5, 1])
-    caption = f"Ensemble on {int(counts.sum()):,} test bins. A row is a true class and sums to 100 %"
-    caption += "; below each share, bins." if few else "."
+    caption = f"Ensemble on {int(counts.sum()):,} test {rows}. A row is a true class and sums to 100 %"
+    caption += f"; below each share, {rows}." if few else "."
     empty = [name for name, n in zip(classes, total[:, 0].tolist(), strict=True) if not n]
 
     return Drawing(sheet.svg, caption + (f" Not in the test split: {', '.join(empty)}." if empty else ""))
@@ -142,7 +166,7 @@ def calibration(
         left.axhline(100 * level, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"nominal {100 * level:g} %")
         for (name, share), style in zip(shares.items(), styles, strict=False):
             left.plot(time, 100 * share, markersize=5, linewidth=1.2, label=name, **style)
-        left.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="coverage of test bins (%)")
+        left.set(ylim=(100 * max(low, 0), 101), xlabel="time in the recording (s)", ylabel="coverage (%)")
         left.margins(x=0.04)
         sheet.figure.legend(loc="outside upper left", ncols=4, fontsize=8.5)
         right.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9)

@@ -128,7 +128,7 @@ def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tup
     """Returns R² of the ensemble and its references; of fewer references if the run has several targets."""
     many = f", median of {len(members)} sessions" if len(members) > 1 else ""
     of = f" of {target}" if several else ""
-    names = ("ensemble", "network", "ridge") + (() if several else ("scratch", "oracle", "block_permuted"))
+    names = ("ensemble", "network", "ridge", "logistic") + (() if several else ("scratch", "oracle", "block_permuted"))
     tiles = []
     for name in names:
         if values := [d.r2[name] for d in members if name in d.r2]:

@@ -19,7 +19,7 @@ def population(R: int, seed: int, N: int = 30) -> np.ndarray:
     return rng.poisson(base * BIN * np.exp(drive @ weights)).astype(float)
 
 
-def fitted(R: int = 4000, seed: int = 0, **options) -> InputDrift:
+def fitted(R: int = 6000, seed: int = 0, **options) -> InputDrift:
     return InputDrift.fit([population(R, seed)], [np.ones(R, bool)], bin_size=BIN, **options)
 
 
@@ -76,13 +76,15 @@ def test_silences_of_a_poisson_unit_by_its_law() -> None:
 
 
 def test_silences_by_hand() -> None:
-    # 40 silences: 37 of 0 bins, then 1, 4 and 7; the longest two (a twentieth) exceed the third by 3 and 6, 4.5 in the
-    # mean; another exceeds it by more than y with (1 + y / 9)^-2, which is 0.01 / (2 N) at y = 9 (sqrt(200 N) - 1)
-    gaps = np.r_[np.zeros(37, int), 1, 4, 7]
-    counts = np.zeros(60)
-    counts[np.r_[0, np.cumsum(gaps + 1)]] = 2
+    # 40 silences: 37 of 0 bins, one of them before the first spike, then 1, 4 and, after the last spike, 7; the longest
+    # two (a twentieth) exceed the third by 3 and 6, 4.5 in the mean; another exceeds it by more than y with
+    # (1 + y / 9)^-2, which is 0.01 / (2 N) at y = 9 (sqrt(200 N) - 1)
+    gaps = np.r_[np.zeros(36, int), 1, 4]
+    spikes = np.r_[0, np.cumsum(gaps + 1)]
+    counts = np.zeros(spikes[-1] + 1 + 7)
+    counts[spikes] = 2
     assert _silence(counts, num_units=2) == 1 + 9 * (20 - 1)
-    assert _silence(np.array([0, 1, 0, 1]), 2) == np.inf  # one silence has no tail
+    assert _silence(np.array([0, 1, 0, 1]), 2) == np.inf  # one silence between spikes has no tail
     assert _silence(np.zeros(100), 2) == np.inf
 
 
@@ -167,8 +169,8 @@ def test_a_unit_never_observed_in_training_says_nothing() -> None:
 def test_a_unit_half_observed_has_the_spread_of_its_observed_windows() -> None:
     x = population(8000, 0)
     x[4000:, 2] = np.nan
-    half = InputDrift.fit([x], [np.ones(8000, bool)], bin_size=BIN)
-    whole = InputDrift.fit([x[:4000]], [np.ones(4000, bool)], bin_size=BIN)
+    half = InputDrift.fit([x], [np.ones(8000, bool)], bin_size=BIN, window=2.0)
+    whole = InputDrift.fit([x[:4000]], [np.ones(4000, bool)], bin_size=BIN, window=2.0)
     np.testing.assert_allclose(half.spread[2], whole.spread[2], rtol=1e-9)
     np.testing.assert_allclose(half.mean[2], whole.mean[2], rtol=1e-12)
 
@@ -203,9 +205,9 @@ def test_only_training_rows_enter_the_statistics() -> None:
 
 
 def test_short_training_has_shorter_windows() -> None:
-    assert fitted(4000).window == 100
-    assert fitted(4000, window=2.0).window == 40
-    assert fitted(400).window == 20  # a twentieth
+    assert fitted(6000).window == 100
+    assert fitted(6000, window=2.0).window == 40
+    assert fitted(1200).window == 20  # a sixtieth
     assert fitted(10).window == 1
     with pytest.raises(ValueError, match="at least 10 rows, got 9"):
         fitted(9)

@@ -243,11 +243,35 @@ def test_measured_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["continuous", "angle", "class"])
-def test_too_few_validation_rows_give_the_widest_intervals(kind: str) -> None:
+def test_too_few_validation_rows_give_the_largest_error_and_what_it_guarantees(kind: str) -> None:
     rng = np.random.default_rng(10)
     y, x = (one_hot(rng.integers(2, size=5), 2), rng.dirichlet([1, 1], 5)) if kind == "class" else rng.random((2, 5, 2))
-    half = Conformal.fit(y, x, kind).half_width(x)
+    found = Conformal.fit(y, x, kind)
+    np.testing.assert_array_equal(found.half_width(x), np.tile(misfit(y, x, kind).max(0), (5, 1)))
+    assert found.attained == found.measure(y, x)["interval_attained"] == 5 / 6
+    none = Conformal.fit(y[:0], x[:0], kind)
+    half = none.half_width(x)
     np.testing.assert_array_equal(half, np.full_like(half, {"continuous": np.inf, "angle": 180.0, "class": 1.0}[kind]))
+    assert none.attained == 0
+
+
+@pytest.mark.parametrize("n", [3, 8, 10, 14, 40])
+def test_few_validation_trials_cover_as_the_theorem_says_with_its_error(n: int) -> None:
+    """Coverage given n exchangeable rows is Beta distributed: its mean and its spread over draws of them."""
+    rng = np.random.default_rng(n)
+    p = rng.dirichlet([1.0, 1.0], (3000, n))
+    label = (rng.random((3000, n)) > p[..., 0]).astype(int)
+    fits = [Conformal.fit(one_hot(k, 2), x, "class") for k, x in zip(label[:400], p[:400], strict=True)]
+    scores = 1 - np.take_along_axis(p, label[..., None], 2).ravel()
+    covered = np.array([np.mean(scores <= f.quantile[0]) for f in fits])
+    rank = min(np.ceil((n + 1) * 0.9), n) / (n + 1)
+    assert {f.attained for f in fits} == {min(0.9, n / (n + 1))}
+    spread = np.sqrt(rank * (1 - rank) / (n + 2))
+    np.testing.assert_allclose(covered.mean(), rank, atol=4 * spread / 20)
+    np.testing.assert_allclose(covered.std(), spread, rtol=0.2)
+    assert all(np.isfinite(f.error) and np.isfinite(f.quantile).all() for f in fits)
+    if n < 9:  # all rows are inside, which tells nothing of the error
+        np.testing.assert_allclose([f.error for f in fits], spread, rtol=1e-9)
 
 
 def test_unlabelled_rows_do_not_enter_the_fit() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, r2_score
 
-from ndt.evaluation.metrics import angular_error_deg, score
+from ndt.evaluation.metrics import angular_error_deg, confusion, score
 
 
 def one_hot(label, num_classes: int) -> np.ndarray:
@@ -100,6 +100,8 @@ def test_classes_by_hand() -> None:
     found = score(true, predicted, "class")
     assert found["accuracy"] == 0.5
     np.testing.assert_allclose(found["balanced_accuracy"], (2 / 3 + 0) / 2, rtol=1e-12)
+    np.testing.assert_allclose(found["recall"], [2 / 3, 0.0], rtol=1e-12)
+    np.testing.assert_array_equal(confusion(true, predicted), [[2, 1], [1, 0]])
     assert found["chance"] == 0.75
     np.testing.assert_allclose(found["log_loss"], -np.log(0.8 * 0.6 * 0.3 * 0.1) / 4, rtol=1e-12)
 
@@ -119,20 +121,6 @@ def test_r2_of_one_hot_columns_is_a_brier_skill_score() -> None:
     np.testing.assert_allclose(score(y, p, "class")["r2"], 1 - brier / reference, rtol=1e-12)
 
 
-def test_a_trial_is_of_the_class_that_its_bins_find_likeliest_together() -> None:
-    true = one_hot([0, 0, 0, 1, 1, 0], 2)
-    true[2] = np.nan  # unlabelled: its vote does not count
-    predicted = [[0.9, 0.1], [0.3, 0.7], [0.0, 1.0], [0.6, 0.4], [0.55, 0.45], [0.0, 1.0]]
-    found = score(true, predicted, "class", trial=[7, 7, 7, 3, 3, -1])
-    # trial 7: 1.2 against 0.8, right though one bin of two is wrong; trial 3: 1.15 against 0.85, wrong; the last: none
-    assert found["num_trials"] == 2
-    assert found["trial_accuracy"] == 0.5
-    assert found["accuracy"] == 1 / 5
-    none = score(true, predicted, "class", trial=[-1] * 6)
-    assert none["num_trials"] == 0
-    assert np.isnan(none["trial_accuracy"])
-
-
 @pytest.mark.parametrize("kind", ["continuous", "angle", "class"])
 def test_without_a_labelled_row_nothing_is_defined(kind: str) -> None:
     found = score(np.full((4, 2), np.nan), np.ones((4, 2)), kind)
@@ -142,7 +130,7 @@ def test_without_a_labelled_row_nothing_is_defined(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["continuous", "angle", "class"])
 def test_scores_are_plain_numbers(kind: str) -> None:
-    found = score(np.eye(2), np.eye(2) * 0.9 + 0.05, kind, trial=[0, 1] if kind == "class" else None)
+    found = score(np.eye(2), np.eye(2) * 0.9 + 0.05, kind)
     assert json.loads(json.dumps(found)) == found
 
 

@@ -253,7 +253,7 @@ def test_the_ensemble_is_compared_to_every_baseline(decoder, binned) -> None:
         if "r2" in found:
             np.testing.assert_allclose(found["ensemble_over"], metrics["test"]["r2"] - found["r2"], atol=1e-6)
             assert found["ensemble_over_error"] > 0, name
-    assert metrics["baselines"]["ridge"]["ensemble_over"] == metrics["test"]["over_ridge"]
+    assert metrics["baselines"]["ridge"]["ensemble_over"] == metrics["test"]["over_reference"]
 
 
 def test_unknown_sessions_and_targets_list_the_known_ones(sim_base, sim_truth, tmp_path) -> None:

@@ -15,6 +15,7 @@ from ndt.decoders.gru import fit_gru
 from ndt.decoders.kalman import fit_kalman
 from ndt.decoders.naive_bayes import fit_naive_bayes
 from ndt.decoders.ridge import Lagged, fit_ridge
+from ndt.decoders.tcn import fit_tcn
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.baselines import Baselines
@@ -22,6 +23,7 @@ from ndt.finetune.scoring import score_session
 from ndt.segments import labelled
 from ndt.target import Target
 
+PER_BIN = [name for name in BASELINES if name != "logistic"]
 CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
 FEW = {
     "WIDTH": 12,
@@ -39,6 +41,7 @@ def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in FEW.items():
             patch.setattr(f"ndt.decoders.gru.{name}", value)
+            patch.setattr(f"ndt.decoders.tcn.{name}", value)
         yield
 
 
@@ -68,17 +71,19 @@ def fitted(binned: BinnedSession, data: dict, kind: str, y: np.ndarray, **settin
 @pytest.fixture(scope="module")
 def velocity(binned, data) -> Baselines:
     """All of them, of a velocity."""
-    return fitted(binned, data, "continuous", data["y"])
+    masks = (data["train"], data["valid"], CONFIG)
+    auxiliary = data["y"][:, :1] ** 2
+    return Baselines.fit(binned, "continuous", data["y"], *masks, counts=data["counts"], auxiliary=auxiliary)
 
 
 @pytest.mark.slow
 def test_each_baseline_equals_its_separate_fit(binned, data, velocity) -> None:
     found = velocity
-    assert set(found.decoded) == set(found.fitted) == set(found.facts) == set(BASELINES)
+    assert set(found.decoded) == set(found.fitted) == set(found.facts) == set(PER_BIN)
 
     cut = lambda a: np.split(a, np.flatnonzero(np.diff(binned.segment)) + 1)
     x, y, train, valid, place = map(cut, (data["counts"], data["y"], data["train"], data["valid"], binned.place))
-    size = {"bin_size": 0.05}
+    size, other = {"bin_size": 0.05}, cut(data["y"][:, :1] ** 2)
     ridge, rows = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2), [labelled(y, m, "") for m in (train, valid)]
     mixed = {
         "block_permuted": block_permuted_targets(y, train, valid, 3),
@@ -89,6 +94,7 @@ def test_each_baseline_equals_its_separate_fit(binned, data, velocity) -> None:
         "wiener": Lagged(x, *rows, **size, max_lag_s=0.2).wiener(y).predict(x),
         "kalman": fit_kalman(x, y, train, valid, **size).predict(x),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **size, kind="continuous").predict(x),
+        "tcn": fit_tcn(x, y, train, valid, **size, kind="continuous", seed=3, auxiliary=other).predict(x),
         "gru": fit_gru(x, y, train, valid, **size, kind="continuous", seed=3).predict(x),
         "ridge_time_gain": fit_time_gain(ridge, x, y, valid, place).predict(x, place),
         "time_only": fit_time_only(y, train, valid, place).predict(place),
@@ -125,11 +131,11 @@ def test_labels_beyond_label_seconds_change_no_baseline(binned) -> None:
 
     def scores(labels: Target, chosen: np.ndarray) -> dict[str, float]:
         found = score_session(model, binned, labels, chosen, config).metrics["baselines"]
-        return {name: found[name]["r2"] for name in BASELINES}
+        return {name: found[name]["r2"] for name in PER_BIN}
 
     assert scores(other, limited) == (expected := scores(target, limited))
     whole = scores(other, train)
-    assert all(whole[name] != expected[name] for name in BASELINES)
+    assert all(whole[name] != expected[name] for name in PER_BIN)
 
 
 def test_facts_are_json_and_contain_the_selected_settings(binned, data) -> None:
@@ -144,10 +150,10 @@ def test_facts_are_json_and_contain_the_selected_settings(binned, data) -> None:
 
 def test_classes_have_probabilities_and_no_kalman_filter(binned, data) -> None:
     y = np.where(np.isnan(data["y"][:, :1]), np.nan, np.stack([data["y"][:, 0] > 0, data["y"][:, 0] <= 0], 1))
-    found = fitted(binned, data, "class", y, baselines=("kalman", "naive_bayes", "gru", "ridge_time_gain"))
-    assert set(found.decoded) == {"ridge", "naive_bayes", "gru", "ridge_time_gain"}
+    found = fitted(binned, data, "class", y, baselines=("kalman", "naive_bayes", "tcn", "gru", "ridge_time_gain"))
+    assert set(found.decoded) == {"ridge", "naive_bayes", "tcn", "gru", "ridge_time_gain"}
     assert "classes" in found.facts["kalman"]["left_out"]
-    for name in ("naive_bayes", "gru"):
+    for name in ("naive_bayes", "tcn", "gru"):
         np.testing.assert_allclose(found.decoded[name].sum(1), 1.0, atol=1e-9)
         assert np.mean(found.decoded[name].argmax(1)[data["test"]] == y.argmax(1)[data["test"]]) > 0.8
 
@@ -177,3 +183,23 @@ def test_counts_default_to_those_of_the_session(binned, data) -> None:
     given = Baselines.fit(binned, "continuous", data["y"], *masks, config, counts=binned.all_counts())
     np.testing.assert_array_equal(own.decoded["ridge"], given.decoded["ridge"])
     assert len(own.fitted["ridge"].counts.mean) == binned.session.num_units
+
+
+def test_labels_per_trial_have_logistic_regression_and_its_controls_alone(binned) -> None:
+    """Trials of half a second; a control's labels do not go with the counts."""
+    rng = np.random.default_rng(1)
+    trial = np.cumsum(binned.place % 10 == 0) - 1
+    since, label = binned.place % 10, rng.integers(2, size=trial[-1] + 1)
+    y = np.eye(2)[label][trial]
+    counts = rng.poisson(np.exp(np.where(y[:, :1] > 0, 0.5, -0.5) * rng.standard_normal(12))).astype(np.float32)
+    last = np.r_[trial[1:] != trial[:-1], True]
+    y[~last] = np.nan
+    train, valid, test = (last & (trial >= a) & (trial < b) for a, b in ((0, 60), (60, 85), (85, 199)))
+    found = Baselines.fit(binned, "class", y, train, valid, CONFIG, counts=counts, since=since)
+    assert set(found.decoded) == {"logistic", "block_permuted", "circularly_shifted"}
+    assert found.facts["logistic"].keys() == {"alpha", "valid_r2", "seconds"}
+    assert r2(y[test], found.decoded["logistic"][test]) > 0.5
+    assert max(r2(y[test], found.decoded[name][test]) for name in ("block_permuted", "circularly_shifted")) < 0.2
+    number = Baselines.fit(binned, "continuous", y[:, :1], train, valid, CONFIG, counts=counts, since=since)
+    assert set(number.decoded) == {"ridge", "block_permuted", "circularly_shifted"}
+    assert r2(y[test, :1], number.decoded["ridge"][test]) > 0.5

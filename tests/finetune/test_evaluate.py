@@ -91,7 +91,7 @@ def test_a_session_without_labels_is_refused(run, sim_store, sim_truth, monkeypa
     silent = replace(series, values=np.full_like(series.values, np.nan))
     covariates = {**session.covariates, "cursor_vel": silent}
     monkeypatch.setattr(Store, "session", lambda *_: replace(session, covariates=covariates))
-    with pytest.raises(InputError, match="labels: expected at least 10 labelled bins of cursor_vel"):
+    with pytest.raises(InputError, match="labels: expected at least 10 bins with a label of cursor_vel"):
         evaluate(run.run)
 
 
@@ -112,4 +112,4 @@ def test_a_decoder_without_baselines_is_scored(run, sim_store, sim_truth, tmp_pa
     again = evaluate(found.run)
     np.testing.assert_allclose(again["test"]["r2"], found.metrics["network"]["r2"], rtol=1e-4)
     assert (again["weights"], again["baselines"]) == ({"network": 1.0}, {})
-    assert "over_ridge" not in again["test"]
+    assert "over_reference" not in again["test"]

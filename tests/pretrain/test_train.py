@@ -120,8 +120,10 @@ def test_run_directory_has_its_files(sim_base, sim_store) -> None:
     assert names <= {p.name for p in sim_base.iterdir()}
     found = read_json(sim_base / "metrics.json")
     assert {"valid", "tokens_seen", "tokens_per_second", "num_parameters", "train_seconds"} <= found.keys()
-    assert {"nll", "bits_per_spike", "null_nll", "masks"} == found["valid"].keys()
+    references = {"bits_per_spike_smoother", "bits_per_spike_mean_response"}
+    assert {"nll", "bits_per_spike", "null_nll", "masks"} | references == found["valid"].keys()
     assert found["valid"]["masks"].keys() == VALID_MASKS.keys()
+    assert all(references < of.keys() for of in found["valid"]["masks"].values())
     assert found["valid"]["bits_per_spike"] > 0.05
     assert found["valid"]["nll"] < found["valid"]["null_nll"]
     model = NDT.from_pretrained(sim_base)

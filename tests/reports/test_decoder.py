@@ -53,13 +53,17 @@ def test_page_has_the_numbers_of_the_metrics(two):
             assert read(scored["r2"]) in page.text
         low, high = m["test"]["r2_interval_95"]
         assert f"95 % interval {read(low)} to {read(high)}" in page.text
-        assert f"gain over ridge is +{m['test']['over_ridge']:.3f} ± {m['test']['over_ridge_error']:.3f}" in page.text
+        assert (
+            f"gain over ridge is +{m['test']['over_reference']:.3f} ± {m['test']['over_reference_error']:.3f}"
+            in page.text
+        )
         assert name in page.text
     velocity, target = metrics["targets"].values()
     for half in velocity["test"]["interval_half_width"]:
         assert f"{half:.3g}" in page.text
     assert f"always the most frequent class {target['test']['chance']:.3f}" in page.text
-    assert "The test split has 48 trials" in page.text
+    for share, n in zip(target["test"]["recall"], target["test"]["class_counts"], strict=True):
+        assert f"{100 * share:.1f} % of {n}" in page.text
     assert "Fitted on 60 s of labelled training bins in 21 s (400 steps)" in page.text
     assert "follows the spikes by 100 ms" in page.text
     assert "validation R² of ridge 0.610 0.660 0.580" in page.text
@@ -77,7 +81,7 @@ def test_rows_of_the_table_are_predictors_with_weights_and_errors(two):
     ):
         assert f"{weight}{m['r2']:.3f} {m['rmse']:.2f} {m['correlation']:.3f}" in page.text
     for weight, m in (("", target["test"]), ("0.70 ", target["network"])):
-        accuracies = [m[key] for key in ("accuracy", "balanced_accuracy", "trial_accuracy")]
+        accuracies = [m[key] for key in ("accuracy", "balanced_accuracy", "log_loss")]
         assert f"{weight}{m['r2']:.3f} {' '.join(f'{a:.3f}' for a in accuracies)}" in page.text
 
 
@@ -133,7 +137,7 @@ def test_difference_to_ridge_is_judged_by_its_error():
         (0.0, None, "+0.000.", False),
         (0.1, None, "+0.100; too few independent segments", False),
     ):
-        one = decoder(VELOCITY, 40, over_ridge=difference, over_ridge_error=error)
+        one = decoder(VELOCITY, 40, over_reference=difference, over_reference_error=error)
         one.predictions.clear()
         assert words in section(one).parts[0].text[0]
         assert ("Ridge regression" in findings(one)) == warned

@@ -57,7 +57,7 @@ def test_networks_are_compared_where_there_is_one_from_scratch() -> None:
     assert found["network alone, pretrained"] == ["0.510", "0.600", "0.660", "0.720"]
     assert found["network − scratch"][0] == "+0.330"  # differences 0.39, 0.26, 0.34
     assert rows[-1] == ["± standard error", "0.038", "0.020", "0.012", "0.003"]
-    assert found["ridge, block-permuted targets"] == ["−0.010"] * 4  # in the table, though not drawn
+    assert found["control: block-permuted targets"] == ["−0.010"] * 4  # in the table, though not drawn
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_networks_are_compared_where_there_is_one_from_scratch() -> None:
 )
 def test_below_ridge_is_more_than_two_paired_standard_errors(ensemble, below) -> None:
     curve = replace(SMALL, seconds=[10.0], lines={"ensemble": [ensemble], "ridge": [[0.5] * 3]})
-    assert curve.below_ridge() == below
+    assert curve.below_reference() == below
     told = sentences(curve)[0]
     assert told.endswith("at 10 s of labelled data." if below else "at no point.")
     assert "over 3 paired seeds" in told
@@ -83,7 +83,7 @@ def test_below_ridge_is_more_than_two_paired_standard_errors(ensemble, below) ->
 def test_one_seed_has_no_verdict_and_what_was_left_out_is_said() -> None:
     lines = {"ensemble": [[0.1]], "ridge": [[0.5]]}
     curve = replace(SMALL, seconds=[10.0], lines=lines, left_out=["Left out: 300 s."])
-    assert curve.below_ridge() == []
+    assert curve.below_reference() == []
     assert sentences(curve) == ["One seed: differences have no standard error.", "Left out: 300 s."]
     assert label_curve.table(curve)[1][-1] == ["± standard error", "–"]
 
