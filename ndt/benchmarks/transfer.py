@@ -230,7 +230,7 @@ def _decoded(
     metrics = finetuned(folder, base, case.session, target, store, config)
     found = {variant: metrics["network"]}
     if variant == "scratch":
-        return found | {name: m for name, m in metrics["baselines"].items() if "num_bins" in m}
+        return found | {name: m for name, m in metrics["baselines"].items() if "r2" in m}
     if variant == "pretrained":
         model, opened = load_model(folder), Store(store)
         found["noise"] = network_scores(noised(model, case.seed), opened, case.session)
