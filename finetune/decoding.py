@@ -11,7 +11,7 @@ from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.strategies import Stage, part_of
 from ndt.model.inference import per_bin
-from ndt.model.transformer import NDT
+from ndt.model.transformer import NDT, RESIDUALS
 from ndt.pretrain.objective import MaskedModelling
 from ndt.target import Target, part_columns, scored_bins
 
@@ -51,12 +51,10 @@ class Decoding(MaskedModelling):
         stage = self.stages[min(int(np.searchsorted(ends, step, side="right")), len(self.stages) - 1)]
         if part not in stage.learns:
             return 0.0
-        if name == "identity.site" and not self.pretrained:
-            return 1.0  # one session cannot tell its sites from its units
-        if part == "embeddings":
+        if name in RESIDUALS:
             return config.embedding_lr_scale
 
-        return config.backbone_lr_scale if part == "backbone" and self.pretrained else 1.0
+        return 1.0 if part == "heads" or not self.pretrained else config.backbone_lr_scale
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns R² (variance-weighted) on the validation split: the mean over parts, and each part's if several.

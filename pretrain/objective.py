@@ -18,7 +18,7 @@ from ndt.model.decoding_loss import decoding_loss, num_labels
 from ndt.model.likelihood import count_nll
 from ndt.model.masking import draw_mask
 from ndt.model.tokens import Batch, Window, pack
-from ndt.model.transformer import NDT, TABLES
+from ndt.model.transformer import NDT, RESIDUALS
 from ndt.session import Session
 from ndt.target import Part, part_columns
 
@@ -98,7 +98,8 @@ class MaskedModelling:
                 for trial in np.unique(window.trial[:, i]):
                     bins = np.flatnonzero((window.trial[:, i] == trial) & ~np.isnan(labels[:, columns]).any(1))
                     if trial >= 0 and len(bins):
-                        keep[[bins[-1], rng.choice(bins)]] = True
+                        import os
+                        keep[[bins[-1], rng.choice(bins)] if not os.environ.get("NORAND") else [bins[-1]]] = True
                 labels[~keep, columns] = np.nan
 
         return labels
@@ -135,8 +136,8 @@ class MaskedModelling:
         return found + ([("auxiliary", slice(C, None), target.auxiliary)] if target.auxiliary else [])
 
     def rate(self, name: str, step: int) -> float:
-        """Returns the learning rate factor: `embedding_lr_scale` for embeddings of units and contexts, else 1."""
-        return self.config.embedding_lr_scale if name in TABLES else 1.0
+        """Returns the learning rate factor: `embedding_lr_scale` for the residuals of units and contexts, else 1."""
+        return self.config.embedding_lr_scale if name in RESIDUALS else 1.0
 
     def validate(self, model: NDT) -> dict[str, float]:
         """Returns `scores` on the stored masks of the validation splits."""

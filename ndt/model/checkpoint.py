@@ -104,15 +104,18 @@ class TargetSpec:
         )
 
     def adopt(self, target: Target) -> Target | None:
-        """Returns a target with the columns of this one, which may have more classes; None if they differ otherwise."""
-        if self.lag != target.lag or len(self.parts) != len(target.parts):
-            return None
-        for own, part in zip(self.parts, target.parts, strict=True):
-            same = part.kind == "class" and replace(own, dims=part.dims) == part and set(part.dims) <= set(own.dims)
-            if own != part and not same:
-                return None
+        """Returns a target with columns of this one, which may have more classes and parts; None if they differ."""
+        parts = []
+        for part in target.parts if self.lag == target.lag else ():
+            for own in self.parts:
+                fewer = (
+                    part.kind == "class" and set(part.dims) <= set(own.dims) and replace(own, dims=part.dims) == part
+                )
+                if own == part or fewer:
+                    parts.append(own)
+                    break
 
-        return target.expanded(self.parts)
+        return target.expanded(parts) if len(parts) == len(target.parts) else None
 
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns standardised values, (R, C); 1 and 0 of classes stay."""
