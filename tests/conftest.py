@@ -85,12 +85,12 @@ def sim_base(sim_store, tmp_path_factory):
             drop_path=0.0,
             dropout=0.0,
             count_dropout=0.0,
-            residual_dropout=0.0,
         ),  # dropout is drawn by each process for itself
         train=TrainConfig(steps=200, batch_size=16, learning_rate=3e-3, ema=0.98, valid_every=50, warmup_steps=20),
         mask=MaskConfig(ratio=0.5, kinds=("random",), share=1.0),
         masked_weight=0.5,
         unit_dropout=0.0,
+        residual_dropout=0.0,
         embedding_lr_scale=10.0,
         window=1.0,
         sessions=(sim_store.session_ids[0],),
