@@ -158,7 +158,14 @@ def check_store(store: Store, trained: Collection[str], guard: float, leaks: str
 
 
 def check_base(
-    data: Mapping[str, str], base: str | Path | None, store: Store, session: str, guard: float, leaks: str = "refuse"
+    data: Mapping[str, str],
+    base: str | Path | None,
+    store: Store,
+    session: str,
+    guard: float,
+    leaks: str = "refuse",
+    *,
+    own_splits: bool = False,
 ) -> None:
     """Checks that no training session of a model contains data that this session holds out.
 
@@ -172,11 +179,16 @@ def check_base(
         session: The session.
         guard: Guard between splits in seconds.
         leaks: ``refuse`` or ``warn``.
+        own_splits: Whether the run has splits of its own, such as ``fold:1/5``. Over all folds each moment of the
+            session is held out, so the model may have been trained on none of it.
 
     Raises:
         InputError: if there is a leak, or if there may be one.
     """
     own = store.session(session)
+    if own_splits and session in data and data[session] in ("", str(own.source.get("sha256", ""))):
+        expected = "a base model that was not trained on this session, since other splits hold out other parts of it"
+        _refuse(InputError(session, "split", f"{expected} (set leaks to warn to go on)", "one that was"), leaks)
     try:
         theirs = None if base is None else Store(base)
     except InputError:  # the store is missing
@@ -195,7 +207,8 @@ def check_base(
 
     def blocks(name: str) -> Blocks:
         if name == session:
-            return Blocks(Intervals.empty(), blocks_of(own, guard).held_out)
+            held_out = own.observed.coalesce() if own_splits else blocks_of(own, guard).held_out
+            return Blocks(Intervals.empty(), held_out)
         assert theirs is not None, "overlaps with the model's sessions come from its store"
         return Blocks(blocks_of(theirs.session(origin[name]), guard).train, Intervals.empty())
 

@@ -66,6 +66,14 @@ def _segment_start(segments: Intervals, time: float) -> float:
     return float(segments.start[max(int(np.searchsorted(segments.start, time, side="right")) - 1, 0)])
 
 
+def _between_segments(segments: Intervals, shortest: float) -> bool:
+    """Whether splits, the shortest of this many seconds, hold whole segments: in a recording of many segments (trials).
+
+    One segment longer than half the shortest split may be cut.
+    """
+    return len(segments) >= CUT and float(np.max(segments.end - segments.start)) <= shortest / 2
+
+
 def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS) -> Split:
     """Splits the labelled time of a session: first train, then validation, then test.
 
@@ -91,7 +99,7 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
     if not total:
         raise InputError(where, "observed time", "some that a covariate covers", "none")
     longest = float(np.max(segments.end - segments.start))
-    cut = len(segments) >= CUT and longest <= min(fractions) / sum(fractions) * total / 2  # no split inside a segment
+    cut = _between_segments(segments, min(fractions) / sum(fractions) * total)
     snap = (lambda t: _segment_start(segments, t)) if cut else (lambda t: t)
     guard = min(guard, longest) if cut else guard
 
@@ -139,7 +147,8 @@ def assign_splits(session: Session, rule: str) -> Session:
             last eighth of training rows is the validation split. ``first:SECONDS``: this much observed time before the
             test split, its last eighth for validation. ``fold:K/N``: the K-th of N equal parts of labelled time, from
             1, is the test split, and an eighth of the rest before it (for the first part: at the end) the validation
-            split; over all N folds each moment is tested once.
+            split; over all N folds each moment is tested once. Folds of a recording of many segments (trials) hold
+            whole segments, and each is tested once.
 
     Raises:
         InputError: if the rule has another form, or leaves a split empty.
@@ -174,13 +183,20 @@ def _fold(session: Session, number: int, num_folds: int) -> Intervals:
     valid_begin = valid_end - VALID_SHARE * (total - (end - begin))
     marks = sorted({0.0, valid_begin, valid_end, begin, end, total})
     names = ("test" if begin <= m < end else "valid" if valid_begin <= m < valid_end else "train" for m in marks[:-1])
+    whole = _between_segments(segments, min(valid_end - valid_begin, end - begin))
 
-    return _blocks(segments, marks, tuple(names))
+    return _blocks(segments, marks, tuple(names), whole)
 
 
-def _blocks(segments: Intervals, marks: Sequence[float], names: Sequence[str]) -> Intervals:
-    """Returns a table of the splits between marks, in seconds of time inside the segments."""
-    start, end = (np.array([_time_at(segments, mark) for mark in side]) for side in (marks[:-1], marks[1:]))
+def _blocks(segments: Intervals, marks: Sequence[float], names: Sequence[str], whole: bool = False) -> Intervals:
+    """Returns a table of the splits between marks, in seconds of time inside the segments.
+
+    With `whole`, a mark inside a segment is moved to its start, other than the last, which is the end of all segments.
+    """
+    time = np.array([_time_at(segments, mark) for mark in marks])
+    if whole:
+        time[:-1] = [_segment_start(segments, t) for t in time[:-1]]
+    start, end = time[:-1], time[1:]
 
     return Intervals(start, end, {"block": np.array(names, np.str_)}).select(end > start)
 
@@ -212,18 +228,33 @@ def _of_column(column: Column) -> Intervals:
 def _assigned(session: Session, guard: float) -> Split:
     """Returns the splits of a session's own table, with guards if each split is one interval or two.
 
-    Splits of many alternating rows (trials) have no guard, since their windows end with their rows.
+    Splits of many alternating rows (trials) have no guard, since their windows end with their rows. Windows also end
+    with a segment: in a recording of many segments, the guard is the one segment beside a split.
     """
     table = session.intervals[BLOCKS]
     of = {name: table.select(table.columns["block"] == name).coalesce() for name in ("train", "valid", "test")}
     if all(len(rows) <= 2 for rows in of.values()):
-        around = {name: Intervals(of[name].start - guard, of[name].end + guard) for name in ("valid", "test")}
+        segments = session.observed.coalesce()
+        whole = _between_segments(segments, min((rows & segments).duration for rows in of.values()))
+        around = {name: _around(of[name], guard, segments if whole else None) for name in ("valid", "test")}
         of["train"] = of["train"] - around["valid"] - around["test"]
         of["valid"] = of["valid"] - around["test"]
     test = of["test"] & session.observed
     valid = (of["valid"] & session.observed) - test  # rows may overlap
 
     return Split((of["train"] & session.observed) - test - valid, valid, test)
+
+
+def _around(rows: Intervals, guard: float, segments: Intervals | None) -> Intervals:
+    """Returns rows with a guard on both sides: of these seconds, or to the far end of the segment beside them."""
+    if segments is None or guard == 0:
+        return Intervals(rows.start - guard, rows.end + guard)
+    before = np.searchsorted(segments.start, rows.start) - 1  # the last to start before the row; it may reach into it
+    after = np.searchsorted(segments.end, rows.end, side="right")  # the first to end after it
+    start = np.where(before >= 0, segments.start[before], rows.start)
+    end = np.where(after < len(segments), segments.end[after.clip(max=len(segments) - 1)], rows.end)
+
+    return Intervals(start, end)
 
 
 def within(starts: NDArray[np.float64], ends: NDArray[np.float64], block: Intervals, slack: float) -> NDArray[np.bool_]:

@@ -3,14 +3,19 @@
 The name of a target is that of a covariate, of a column of a table of intervals (``trials/target_id``), or an
 unambiguous end of either's path. Its kind follows from its values, unless a prefix sets it: ``class:stage``,
 ``angle:trials/direction_deg``, ``continuous:trials/difficulty``.
+
+``NAME=EXPRESSION`` is a label computed from columns of one table of intervals (`ndt.data.computed_columns`), which rows
+lack whose value is missing or 0: ``side=sign(contrast_left-contrast_right)``, ``class:fast=reaction_time<0.3``.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.computed_columns import MISSING, computed_column, has_columns, parsed, texts
 from ndt.data.covariates import (
     GAP,
     Column,
@@ -20,17 +25,30 @@ from ndt.data.covariates import (
     matching_covariates,
     resample,
 )
+from ndt.data.expressions import Expression
 from ndt.data.splits import BLOCKS
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
 from ndt.target import KINDS, Part, Target, natural, side_by_side
 
-__all__ = ["Source", "build_targets", "class_codes", "column_labels", "find_sources", "offers", "one_hot", "rows_at"]
+__all__ = [
+    "Source",
+    "build_targets",
+    "class_codes",
+    "column_labels",
+    "find_sources",
+    "lasting",
+    "offers",
+    "one_hot",
+    "requests",
+    "rows_at",
+]
 
 Names = Sequence[str] | str | None
+LONGEST_TRIAL = 10.0  # seconds; longer rows, such as stages of sleep, label each of their bins
 MOST_CLASSES = 64  # largest number of distinct values that are classes by default
-MISSING = frozenset({"", "nan", "none", "null", "n/a"})  # in lower case
+NAMED = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*=(?!=)(?P<expression>.*)", re.DOTALL)
 DEGREES = frozenset({"degree", "degrees", "deg", "°"})
 RADIANS = frozenset({"radian", "radians", "rad"})
 MOST_RADIANS = 4 * np.pi  # two turns: larger values without a unit may be degrees, and are an error
@@ -39,25 +57,28 @@ Labels = tuple[Part, NDArray[np.float64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Source:
-    """The source of labels: a covariate, or a column of a table of intervals.
+    """The source of labels: a covariate, or a column of a table of intervals, stored or computed.
 
     Arguments:
         of: The covariate or the column.
         kind: The kind of target; empty to infer it from the values.
+        expression: The expression that gave the column; empty if the table holds it.
     """
 
     of: Covariate | Column
     kind: str
+    expression: str = ""
 
     @property
     def name(self) -> str:
         """Name of the part."""
-        return self.of.name if isinstance(self.of, Covariate) else self.of.path
+        return self.of.path if isinstance(self.of, Column) and not self.expression else self.of.name
 
     def labels(self, session: Session, start: NDArray[np.float64], bin_size: float) -> Labels:
         """Returns the part, its values at bins, (R, C), and the trial of each bin's label, (R,)."""
         if isinstance(self.of, Column):
-            return column_labels(session, self.of, self.kind, start + bin_size / 2)
+            part, values, row = column_labels(session, self.of, self.kind, start + bin_size / 2)
+            return replace(part, name=self.name, expression=self.expression), values, row
         found, none = self.of, np.full(len(start), -1)
         kind = self.kind or ("angle" if found.angular else "continuous")
         if kind == "class":
@@ -87,7 +108,8 @@ def build_targets(
 
     Arguments:
         session: The session.
-        names: Names, in order, or one string with commas between them; None for the default covariate.
+        names: Names, in order, or one string with commas between them; None for the default covariate. A name may be
+            ``NAME=EXPRESSION`` over columns of a table of intervals.
         start: Starts of the bins in seconds, ascending, (R,).
         bin_size: Their width in seconds.
         lag: Seconds by which the target follows the spikes: a bin's label is that at its time + lag. With a negative
@@ -129,20 +151,54 @@ def find_sources(session: Session, names: Names) -> list[Source]:
 
 
 def offers(session: Session, name: str) -> bool:
-    """Whether a session has a source of this name."""
+    """Whether a session has a source of this name, or a table with the columns of this expression."""
     name = _kind_and_name(name)[1]
+    if named := NAMED.fullmatch(name):
+        return has_columns(session, parsed(named["expression"], session.session_id))
 
     return bool(matching_covariates(session, name) or _columns(session, name))
 
 
+def requests(name: str, part: Part) -> bool:
+    """Whether this name requests a part: its own name, an end of its path, or the same expression."""
+    kind, wanted = _kind_and_name(name.strip())
+    if kind not in ("", part.kind):
+        return False
+    if named := NAMED.fullmatch(wanted):
+        return (named["name"], str(parsed(named["expression"], name))) == (part.name, part.expression)
+
+    return f"/{part.name}".endswith(f"/{wanted}")
+
+
 def _source(session: Session, name: str) -> Source:
     kind, wanted = _kind_and_name(name)
+    if named := NAMED.fullmatch(wanted):
+        return _computed(session, named["name"], parsed(named["expression"], session.session_id), kind)
     found: list[Covariate] | list[Column] = matching_covariates(session, wanted) or _columns(session, wanted)
     if len(found) != 1:
         known = [*session.covariates, *(p for p, c in known_columns(session).items() if c.table != BLOCKS)]
         raise InputError(session.session_id, "target", f"one of: {', '.join(known) or 'none'}", repr(name))
 
     return Source(found[0], kind)
+
+
+def _computed(session: Session, name: str, expression: Expression, kind: str) -> Source:
+    """Returns labels that an expression gives to the rows of a table.
+
+    A row has no label if the value is missing, or is the number 0, as of ``sign(left-right)`` with equal sides; for an
+    angle, 0 is a label. The truth values of a comparison are two classes, False and True.
+    """
+    column, missing = computed_column(session, name, expression)
+    values = column.values
+    if values.dtype.kind in "iuf" and kind != "angle":
+        missing |= values == 0
+    kind = kind or _kind(session, replace(column, values=values[~missing]))
+    if values.dtype.kind == "f" or (values.dtype.kind in "biu" and kind != "class"):
+        values = np.where(missing, np.nan, values)
+    else:
+        values = np.where(missing, "", values.astype(np.str_))
+
+    return Source(replace(column, values=values), kind, str(expression))
 
 
 def _columns(session: Session, name: str) -> list[Column]:
@@ -225,18 +281,28 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
     kind = kind or _kind(session, column)
     if kind == "class":
         names, values = _classes(session, column)
-        part = Part(name=column.path, kind=kind, dims=names, per=column.table)
+        part = Part(name=column.path, kind=kind, dims=names, per=_per(column))
     else:
         values = _numbers(session, column, kind)
         dims = (column.name,) if values.shape[1] == 1 else tuple(f"{column.name}_{c}" for c in range(values.shape[1]))
-        part = Part(name=column.path, kind=kind, dims=dims, per=column.table)
+        part = Part(name=column.path, kind=kind, dims=dims, per=_per(column))
         if kind == "angle":
             values = to_radians(values, column.name.rpartition("_")[2], session.session_id, column.path)
             values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
-    row = rows_at(_lasting(session, column, kind), times)
+    if kind != "class" and len(column.rows) and not np.any(column.rows.end > column.rows.start):
+        expected = f"rows longer than 0 s, or classes (class:{column.path})"
+        raise InputError(session.session_id, column.path, expected, "events of zero length")
+    row = rows_at(lasting(session, column.rows), times)
     values = np.concatenate([values, np.full((1, values.shape[1]), np.nan)])  # row -1
 
     return part, values[row], row
+
+
+def _per(column: Column) -> str:
+    """Returns the table if its rows are trials with one label each, empty if they are long, as stages of sleep."""
+    length = column.rows.end - column.rows.start
+
+    return column.table if len(length) and np.median(length) <= LONGEST_TRIAL else ""
 
 
 def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -251,11 +317,7 @@ def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def class_codes(values: NDArray[np.generic]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Returns the names of the K classes, sorted, and the class of each value; -1 for missing values."""
-    if values.dtype.kind == "f":
-        names = [f"{v:.12g}" if np.isfinite(v) else "" for v in values.astype(np.float64).tolist()]
-    else:
-        names = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
-    names = [name.strip() for name in names]
+    names = texts(values)
     known = sorted({name for name in names if name.lower() not in MISSING}, key=natural)
     code = {name: k for k, name in enumerate(known)}
 
@@ -321,14 +383,10 @@ def _numbers(session: Session, column: Column, kind: str) -> NDArray[np.float64]
     return values
 
 
-def _lasting(session: Session, column: Column, kind: str) -> Intervals:
-    """Returns rows with the time that each row labels."""
-    rows = column.rows
+def lasting(session: Session, rows: Intervals) -> Intervals:
+    """Returns rows with the time that each row labels: its own, or from an event to the next one."""
     if np.any(rows.end > rows.start) or len(rows) == 0:
         return rows
-    if kind != "class":
-        expected = f"rows longer than 0 s, or classes (class:{column.path})"
-        raise InputError(session.session_id, column.path, expected, "events of zero length")
     order = np.argsort(rows.start, kind="stable")
     end = np.empty(len(rows))
     end[order] = np.r_[rows.start[order][1:], max(float(session.observed.end.max(initial=0.0)), rows.start.max())]

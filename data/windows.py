@@ -4,20 +4,24 @@ No window crosses time that was not observed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig, PretrainConfig
 from ndt.data.splits import split, within
-from ndt.data.targets import find_sources
+from ndt.data.targets import find_sources, lasting, rows_at
 from ndt.errors import InputError
 from ndt.model.tokens import Window
-from ndt.model.vocabulary import Rows, Vocabulary
+from ndt.model.vocabulary import Rows
 from ndt.session import Covariate, Session
 from ndt.spikes import bin_spikes, num_bins, unit_valid
 
-__all__ = ["MIN_BINS", "TEST", "TRAIN", "VALID", "BinnedSession", "Sampler", "default_bin_size", "longest_window"]
+__all__ = [
+    "MIN_BINS", "TEST", "TRAIN", "VALID", "BinnedSession", "Sampler", "TrainingData", "default_bin_size",
+    "longest_window",
+]  # fmt: skip
 
 TRAIN, VALID, TEST = 1, 2, 3  # values of BinnedSession.split; 0 is guard
 MIN_BINS = 3  # shorter windows are left out
@@ -94,6 +98,7 @@ class BinnedSession:
         self.segment_start = segments.start
         self.start = segments.start[self.segment] + self.place * bin_size
         self.split = np.zeros(len(self.start), np.uint8)
+        self._trials: dict[str, NDArray[np.int64]] = {}
         self.splits = split(session, guard)
         for code, intervals in zip((TRAIN, VALID, TEST), self.splits.blocks, strict=True):
             self.split[within(self.start, self.start + bin_size, intervals, 1e-6 * bin_size)] = code
@@ -126,29 +131,30 @@ class BinnedSession:
 
         return np.stack([rows[np.r_[True, new]], rows[np.r_[new, True]] + 1], 1)
 
-    def mean_counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Returns each unit's mean count per bin over the chosen bins in which it was observed, (N,)."""
-        total, seen = np.zeros((2, self.session.num_units))
-        for first, last in self.runs(chosen):
-            counts, valid = self.counts(first, last)
-            total += np.where(valid, counts, 0).sum(0)
-            seen += valid.sum(0)
-
-        return total / np.maximum(seen, 1)
-
-    def window(self, first: int, last: int, rows: Rows, mean_counts: NDArray[np.float64] | None = None) -> Window:
+    def window(self, first: int, last: int, rows: Rows, activity: NDArray[np.float32] | None = None) -> Window:
         """Returns the window of bins ``first … last - 1``, its units in the order of their identities.
 
         Arguments:
             first: Its first bin.
             last: The bin after it.
             rows: Rows of the session's units and contexts.
-            mean_counts: Each unit's mean count per bin, (N,); None if the model holds them.
+            activity: Measures of each unit's activity (`ndt.data.activity`), (N, A); None if the model holds them.
         """
         counts, valid = self.counts(first, last)
         index, session = (int(first), int(last)), self.session.session_id
+        trial = np.stack([self.trial(t)[first:last] for t in rows.tables], 1) if any(rows.tables) else None
 
-        return rows.window(counts, valid, mean_counts=mean_counts, index=index, session=session)
+        return rows.window(counts, valid, activity=activity, trial=trial, index=index, session=session)
+
+    def trial(self, table: str) -> NDArray[np.int64]:
+        """Returns the row of a table of intervals that holds each bin's centre, -1 for none or no such table, (R,)."""
+        if table not in self._trials:
+            rows = self.session.intervals.get(table)
+            times = self.start + self.bin_size / 2
+            known = None if rows is None else rows_at(lasting(self.session, rows), times)
+            self._trials[table] = np.full(len(self), -1) if known is None else known
+
+        return self._trials[table]
 
     def cover(self, chosen: NDArray[np.bool_], window_bins: int, rows: Rows) -> Iterator[tuple[Window, int]]:
         """Yields overlapping windows, each with the first of its bins to keep; these cover the chosen bins once.
@@ -163,15 +169,33 @@ class BinnedSession:
                 yield self.window(max(last - window_bins, int(keep - self.place[keep])), last, rows), keep
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model trains on in one session.
+
+    Arguments:
+        binned: The session's bins.
+        chosen: Bins to draw windows from, (R,). No window holds any other bin.
+        rows: Table rows of the session's units and contexts.
+        activity: Measures of its units' activity, in the session's order of units, (N, A).
+        labels: Standardised labels of the target and auxiliary targets at its bins, NaN where missing, (R, V); None
+            without a target.
+    """
+
+    binned: BinnedSession
+    chosen: NDArray[np.bool_]
+    rows: Rows
+    activity: NDArray[np.float32]
+    labels: NDArray[np.float32] | None = None
+
+
 class Sampler:
     """Draws random windows from chosen bins of sessions; each chosen bin is about equally likely to be in one.
 
     A window is a function of (seed, step, index in the batch), so that any process can draw any of them.
 
     Arguments:
-        binned_sessions: Binned sessions.
-        chosen: Bins to draw from, (R,) for each session. No window holds any other bin.
-        vocabulary: Rows of the sessions' units and contexts.
+        sessions: Training data of each session.
         window_bins: Longest window.
         min_bins: Shorter uninterrupted runs are left out.
         seed: Seed.
@@ -181,27 +205,17 @@ class Sampler:
     """
 
     def __init__(
-        self,
-        binned_sessions: Sequence[BinnedSession],
-        chosen: Sequence[NDArray[np.bool_]],
-        vocabulary: Vocabulary,
-        *,
-        window_bins: int,
-        min_bins: int = MIN_BINS,
-        seed: int,
+        self, sessions: Sequence[TrainingData], *, window_bins: int, min_bins: int = MIN_BINS, seed: int
     ) -> None:
-        if len(widths := sorted({g.bin_size for g in binned_sessions})) > 1:
+        if len(widths := sorted({s.binned.bin_size for s in sessions})) > 1:
             raise InputError("sampler", "bin width", "the same in all sessions", f"{widths} s")
-        self.binned_sessions, self.window_bins, self.seed = binned_sessions, window_bins, seed
-        self.rows = [vocabulary.rows(g.session) for g in binned_sessions]
-        self.means = [g.mean_counts(c) for g, c in zip(binned_sessions, chosen, strict=True)]
-        pairs = enumerate(zip(binned_sessions, chosen, strict=True))
-        runs = [np.insert(g.runs(c), 0, i, axis=1) for i, (g, c) in pairs]
+        self.sessions, self.window_bins, self.seed = sessions, window_bins, seed
+        runs = [np.insert(s.binned.runs(s.chosen), 0, i, axis=1) for i, s in enumerate(sessions)]
         self.runs = np.concatenate(runs)  # (M, 3): session, first bin, last + 1
         self.runs = self.runs[self.runs[:, 2] - self.runs[:, 1] >= min_bins]
         if len(self.runs) == 0:
             expected = f"an unbroken run of {min_bins} bins"
-            raise InputError(binned_sessions[0].session.session_id, "training split", expected, "none")
+            raise InputError(sessions[0].binned.session.session_id, "training split", expected, "none")
         self.ends = np.cumsum(self.runs[:, 2] - self.runs[:, 1])
 
     def generator(self, step: int, index: int) -> np.random.Generator:
@@ -217,4 +231,6 @@ class Sampler:
         pivot = last - (int(self.ends[run]) - at)  # a bin that the window holds, at a random position in it
         begin = min(max(pivot - int(rng.integers(T)), first), last - T)
 
-        return g, self.binned_sessions[g].window(begin, begin + T, self.rows[g], self.means[g])
+        data = self.sessions[g]
+
+        return g, data.binned.window(begin, begin + T, data.rows, data.activity)

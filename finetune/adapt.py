@@ -1,9 +1,7 @@
 """Fine-tunes a decoder for one session, and scores it together with its baselines."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ndt.config import FinetuneConfig, TrainConfig
+from ndt.config import FinetuneConfig
 from ndt.config.reader import as_config
+from ndt.data.activity import unit_activity
 from ndt.data.leaks import check_base
 from ndt.data.splits import assign_splits
 from ndt.data.store import Store, open_store
 from ndt.data.targets import find_sources
-from ndt.data.windows import BinnedSession, default_bin_size, longest_window
+from ndt.data.windows import TRAIN, BinnedSession, TrainingData, default_bin_size, longest_window
 from ndt.errors import InputError
-from ndt.finetune.alignment import align
-from ndt.finetune.decoder_stage import DecoderStage
 from ndt.finetune.decoding import Decoding
-from ndt.finetune.probe import fit_probe
 from ndt.finetune.scoring import score_session
 from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values, seconds_of_labels, session_labels
-from ndt.finetune.strategies import STRATEGIES, choose_strategy
+from ndt.finetune.strategies import UNLABELLED, choose_strategy, stages
 from ndt.model.architectures import load_model, new_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
-from ndt.model.tcn import TCNDecoder
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
 from ndt.session import Covariate
@@ -36,9 +31,6 @@ from ndt.target import Target
 from ndt.train.loop import Trainer
 
 __all__ = ["Decoder", "finetune", "opened"]
-
-TCN_DECODERS = ("tcn", "tcn_latents")  # decoders that can learn auxiliary targets
-PATIENCE = 3  # validations (tenths of the decoder training stage) without improvement: few labels are soon overfitted
 
 
 @dataclass(frozen=True)
@@ -89,30 +81,36 @@ def finetune(
     config, out = as_config(FinetuneConfig, config), Path(out)
     base, store = opened(base, store, out)
     binned, window_bins = _binned(base, store, session, target, config)
-    stores = _stores(base, store)
-    config = _resolved(base, stores, binned, target, config)
+    config = choose_strategy(config, base, seconds_of_labels(binned, target, config))
     labels, chosen, lags = session_labels(base, binned, target, config, window_bins * binned.bin_size)
-    spec, target_spec = _specification(base, binned, labels, chosen, config, window_bins)
+    spec = _specification(base, binned, labels, chosen, config, window_bins)
+    assert spec.target is not None, "a decoder has a target"
 
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec) if base is None else base.extended(spec)
-    model.observe(binned.session, binned.mean_counts(chosen))
+    activity = unit_activity(binned, binned.split == TRAIN)  # needs no labels
+    model.observe(binned.session, activity)
+    if base is None:
+        model.standardise([activity])
+    auxiliary = auxiliary_values(binned, spec.target.auxiliary, labels, chosen)
+    values = np.concatenate([spec.target.standardise(labels.values), auxiliary.values], 1)
+    labelled = config.strategy not in UNLABELLED
+    data = TrainingData(binned, chosen, model.rows(binned.session), activity, values if labelled else None)
+    plan = stages(config, base is not None)
     facts: dict[str, Any] = {"lags": lags}
-    if base is not None and (STRATEGIES[config.strategy].aligned or config.align_to):
-        facts["alignment"] = align(model, base, stores, binned, chosen, config.align_to)
-
-    auxiliary = auxiliary_values(binned, target_spec.auxiliary, labels, chosen)
-    decoder_only = base is None and not spec.encodes
-    stage, loop = (DecoderStage, _decoder_loop(config)) if decoder_only else (Decoding, config.train)
-    objective = stage(binned, chosen, labels.values, model, config, _new_parts(base, spec), auxiliary)
-    trainer = partial(Trainer, model, seed=config.seed, progress=progress)
-    first = trainer(objective, loop, out=out, resume=resume)
-    save_config(out, config, store.root)  # only now: a refused resume changes nothing
-    facts |= _train(first, objective, trainer, resume)
-    if STRATEGIES[config.strategy].decoder:
-        fit_probe(model, binned, labels.values, chosen)
+    writes = True
+    if plan:
+        objective = Decoding(data, labels, model, config, plan, base is not None)
+        trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
+        save_config(out, config, store.root)  # only now: a refused resume changes nothing
+        trainer.run()
+        facts |= {"train_seconds": trainer.seconds, "steps": trainer.step}
+        writes = trainer.accelerator.is_main_process
+    else:
+        save_config(out, config, store.root)
+        model.eval()
     model.store = store.root
-    metrics = _write(model, binned, labels, chosen, config, facts, out, first.accelerator.is_main_process)
+    metrics = _write(model, binned, labels, chosen, config, facts, out, writes)
 
     return Decoder(model, metrics, out)
 
@@ -139,8 +137,6 @@ def _binned(
     """
     recording = store.session(session)
     if config.split:
-        if base is not None:  # it may have been trained on what these splits hold out
-            raise InputError("settings", "split", "a model from scratch", "a pretrained one, with its own splits")
         sources = [source.of for source in find_sources(recording, target)]
         series = {of.name: of for of in sources if isinstance(of, Covariate)}
         splits = assign_splits(replace(recording, covariates=series or recording.covariates), config.split)
@@ -151,32 +147,11 @@ def _binned(
         return BinnedSession(recording, bin_size, window_bins * bin_size), window_bins
     bin_size, window_bins = base.spec.bin_size, base.spec.window_bins
     binned = BinnedSession(recording, bin_size, window_bins * bin_size)
-    check_base(base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks)
+    check_base(
+        base.spec.data, base.store, store, session, window_bins * bin_size, config.leaks, own_splits=bool(config.split)
+    )
 
     return binned, window_bins
-
-
-def _stores(base: NDT | None, store: Store) -> list[Store]:
-    """Returns the stores that may hold a subject's earlier days: the session's, and that of the base model."""
-    found = [store]
-    if base is not None and base.store is not None and base.store.resolve() != store.root.resolve():
-        found += [Store(base.store)] if (base.store / "manifest.json").exists() else []
-
-    return found
-
-
-def _resolved(
-    base: NDT | None, stores: list[Store], binned: BinnedSession, target: str | None, config: FinetuneConfig
-) -> FinetuneConfig:
-    """Returns the settings with every ``auto`` replaced by what it means for this model and session."""
-    labels = seconds_of_labels(binned, target, config)
-    config = choose_strategy(config, base, stores, binned.session, labels)
-    if not STRATEGIES[config.strategy].labelled:  # without labels there are no ensemble weights to fit
-        config = replace(config, ensemble=("network",))
-    if base is None or set(map(str, binned.session.units.id)) <= set(base.vocabulary.units):
-        config = replace(config, embedding_warmup_steps=0)  # all units are new, or none is
-
-    return config
 
 
 def _specification(
@@ -186,78 +161,24 @@ def _specification(
     chosen: NDArray[np.bool_],
     config: FinetuneConfig,
     window_bins: int,
-) -> tuple[ModelSpec, TargetSpec]:
-    """Returns the specification of the model to train, and that of its target."""
-    session = binned.session
-    old = base.spec.target if base is not None else None
-    model = base.config if base is not None else config.model
-    if decoder := STRATEGIES[config.strategy].decoder:
-        model = replace(model, decoder=decoder)
-    if old is not None and (old.parts, old.lag) == (target.parts, target.lag):
-        target_spec = old  # the decoder is kept, and with it the scale of its output
-    else:
-        target_spec = TargetSpec.fitted(target, chosen, session.session_id)
-        if model.decoder in TCN_DECODERS:
-            auxiliary = auxiliary_parts(binned, config.auxiliary, target, chosen)
-            target_spec = replace(target_spec, auxiliary=auxiliary)
-    spec = ModelSpec(
-        config=model,
+) -> ModelSpec:
+    """Returns the specification of the model to train."""
+    session, known = binned.session, None if base is None else base.spec.target
+    fitted = TargetSpec.fitted(target, chosen, session.session_id, known)
+    if config.strategy not in UNLABELLED:
+        fitted = replace(fitted, auxiliary=auxiliary_parts(binned, config.auxiliary, target, chosen))
+
+    return ModelSpec(
+        config=base.config if base is not None else config.model,
         vocabulary=(base.vocabulary if base is not None else Vocabulary()).extend([session]),
         bin_size=binned.bin_size,
         window_bins=window_bins,
-        target=target_spec,
+        target=fitted,
         data={
             **(base.spec.data if base is not None else {}),
             session.session_id: str(session.source.get("sha256", "")),
         },
-        encodes=base.spec.encodes if base is not None else not model.decoder_reads_counts,
     )
-
-    return spec, target_spec
-
-
-def _new_parts(base: NDT | None, spec: ModelSpec) -> tuple[str, ...]:
-    """Returns the prefixes of the names of parameters that were not pretrained; an empty prefix is all."""
-    if base is None:
-        return ("",)
-    same = (base.spec.target, base.config.decoder) == (spec.target, spec.config.decoder)
-
-    return () if same else ("decoder.",)
-
-
-def _decoder_loop(config: FinetuneConfig) -> TrainConfig:
-    """Returns the training loop of the decoder training stage."""
-    if not config.decoder_steps:
-        raise InputError("settings", "decoder_steps", "at least 1 for a decoder of counts", 0)
-    every = max(config.decoder_steps // 10, 1)
-
-    return replace(config.train, steps=config.decoder_steps, valid_every=every, patience=PATIENCE)
-
-
-def _train(first: Trainer, objective: Decoding, trainer: Callable[..., Trainer], resume: bool) -> dict[str, float]:
-    """Trains the model, then a TCN decoder alone, whose weights it keeps if they are better on validation.
-
-    Returns:
-        ``train_seconds``, and ``steps`` of the model and ``decoder_steps`` of the decoder training stage.
-    """
-    first.run()
-    model, config, new = first.model, objective.config, objective.new
-    if isinstance(objective, DecoderStage):
-        return {"train_seconds": first.seconds, "steps": 0, "decoder_steps": first.step}
-    facts = {"train_seconds": first.seconds, "steps": first.step, "decoder_steps": 0}
-    learns = isinstance(model.decoder, TCNDecoder) and STRATEGIES[config.strategy].learns_decoder(new)
-    if not (learns and config.decoder_steps and (new or config.backbone_lr_scale)):
-        return facts
-    kept = {k: v.clone() for k, v in model.state_dict().items()}
-    o, folder = objective, first.out / "decoder"
-    stage = DecoderStage(o.binned, o.chosen, o.true, model, config, new, o.auxiliary)
-    resume = resume and any((folder / "checkpoints").glob("step_*"))
-    second = trainer(stage, _decoder_loop(config), out=folder, resume=resume)
-    second.run()
-    if second.best_score <= first.best_score:
-        model.load_state_dict(kept)
-
-    return facts | {"train_seconds": first.seconds + second.seconds, "decoder_steps": second.step}
 
 
 def _write(

@@ -20,6 +20,7 @@ from ndt.segments import labelled
 
 if TYPE_CHECKING:
     from ndt.decoders.gru import GRU
+    from ndt.decoders.tcn import TCN
 
 __all__ = ["Baselines", "reference"]
 
@@ -32,6 +33,7 @@ CHOSEN = {  # selected settings that metrics.json reports; naive Bayes names its
     "circularly_shifted": ("alpha", "num_lags"),
     "wiener": ("num_lags",),
     "kalman": ("order", "lag_bins"),
+    "tcn": ("steps",),
     "gru": ("steps",),
     "ridge_time_gain": ("shrinkage",),
     "time_only": ("width_bins",),
@@ -46,14 +48,15 @@ class Baselines:
     - ``ridge``, ``wiener``: linear regression on lagged counts, with a penalty and with almost none.
     - ``kalman``: linear Gaussian dynamics of the target, and of counts given the target; not for classes.
     - ``naive_bayes``: independent Poisson counts given the target, over cells of its range.
+    - ``tcn``: a temporal convolutional network.
     - ``gru``: a small gated recurrent network.
     - ``ridge_time_gain``: ridge times a gain that depends on the time since the segment began.
     - ``time_only``: mean target at each time since the segment began, without spikes.
     - ``block_permuted``, ``circularly_shifted``: controls, ridge fitted to targets permuted in blocks, or shifted
       circularly by half their length; R² must be near 0.
 
-    Of labels per trial there are only the controls and ``logistic``, or ``ridge`` for quantities and angles, all on
-    counts in parts of the trial (`ndt.decoders.logistic`).
+    Of labels per trial there are ``logistic``, or ``ridge`` for quantities and angles, and the controls, on counts in
+    parts of the trial (`ndt.decoders.logistic`), and ``tcn`` and ``gru``.
 
     Arguments:
         decoded: Predictions at every bin by name, (R, C).
@@ -77,6 +80,7 @@ class Baselines:
         config: FinetuneConfig,
         *,
         counts: Rows | None = None,
+        auxiliary: Rows | None = None,
         since: NDArray[np.int64] | None = None,
     ) -> "Baselines":
         """Fits the reference and `config.baselines` on training bins, and selects settings on validation bins.
@@ -89,31 +93,41 @@ class Baselines:
             valid: Bins to select settings on, (R,).
             config: Fine-tuning; uses `baselines`, `max_lag` and `seed`.
             counts: ``binned.all_counts()``, if already computed.
+            auxiliary: Columns that the TCN is trained on but does not predict, NaN where unlabelled, (R, A).
             since: For labels per trial, bins since the trial began (`bins_since_start`), (R,); `train` and `valid` then
                 hold one bin a trial.
         """
         counts = binned.all_counts() if counts is None else counts
         edges = np.flatnonzero(np.diff(binned.segment)) + 1
-        position = binned.place if since is None else since
-        x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, position, train, valid))
+        place = binned.place if since is None else since
+        x, y, position, *masks = (list[Any](np.split(a, edges)) for a in (counts, targets, place, train, valid))
         rows = labelled(y, masks[0], "train"), labelled(y, masks[1], "valid")
-        if since is not None:
-            return cls._per_trial(x, y, rows, position, binned.bin_size, kind, config)
-        begin = time.perf_counter()
-        lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
-        # The controls share ridge's normal equations, so they cost almost nothing.
-        labels = {"ridge": y} | _controls(y, *rows, config)
-        models: dict[str, Any] = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
-        facts: dict[str, Facts] = {"ridge": {"seconds": time.perf_counter() - begin}}
+        other = None if auxiliary is None else np.split(auxiliary, edges)
         own: dict[str, Any] = {"bin_size": binned.bin_size, "kind": kind}
-        fits: dict[str, Callable[[], Any]] = {
-            "wiener": lambda: lagged.wiener(y),
-            "kalman": lambda: _kalman(x, y, *rows, **own),
-            "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
+        networks: dict[str, Callable[[], Any]] = {
+            "tcn": lambda: _convolutional(x, y, *rows, seed=config.seed, auxiliary=other, **own),
             "gru": lambda: _recurrent(x, y, *rows, seed=config.seed, **own),
-            "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], position),
-            "time_only": lambda: fit_time_only(y, *rows, position),
         }
+        labels = {reference("" if since is None else "trials", kind): y} | _controls(y, *rows, config)
+        begin = time.perf_counter()
+        if since is not None:
+            models: dict[str, Any] = {
+                name: fit_trial_decoder(x, values, *rows, position, **own) for name, values in labels.items()
+            }
+            fits = networks
+        else:
+            lagged = Lagged(x, *rows, bin_size=binned.bin_size, max_lag_s=config.max_lag)
+            # The controls share ridge's normal equations, so they cost almost nothing.
+            models = dict(zip(labels, lagged.ridge(list(labels.values())), strict=True))
+            fits = {
+                "wiener": lambda: lagged.wiener(y),
+                "kalman": lambda: _kalman(x, y, *rows, **own),
+                "naive_bayes": lambda: fit_naive_bayes(x, y, *rows, **own),
+                **networks,
+                "ridge_time_gain": lambda: fit_time_gain(models["ridge"], x, y, rows[1], position),
+                "time_only": lambda: fit_time_only(y, *rows, position),
+            }
+        facts: dict[str, Facts] = {next(iter(labels)): {"seconds": time.perf_counter() - begin}}
         for name in [name for name in fits if name in config.baselines]:
             begin = time.perf_counter()
             try:
@@ -123,30 +137,10 @@ class Baselines:
                 facts[name] = {"left_out": str(error)}
         decoded = {}
         for name, model in models.items():
-            inputs = {"time_only": (position,), "ridge_time_gain": (x, position)}.get(name, (x,))
+            timed = name == "ridge_time_gain" or isinstance(model, TrialDecoder)
+            inputs = (position,) if name == "time_only" else (x, position) if timed else (x,)
             decoded[name] = np.concatenate(model.predict(*inputs))
             facts[name] = _chosen(name, model) | facts.get(name, {})
-
-        return cls(decoded, models, facts)
-
-    @classmethod
-    def _per_trial(
-        cls,
-        x: list[Any],
-        y: list[Any],
-        rows: tuple[list[Any], list[Any]],
-        since: list[Any],
-        bin_size: float,
-        kind: str,
-        config: FinetuneConfig,
-    ) -> "Baselines":
-        labels = {reference("trials", kind): y} | _controls(y, *rows, config)
-        decoded, models, facts = {}, {}, dict[str, Facts]()
-        for name, values in labels.items():
-            begin = time.perf_counter()
-            models[name] = fit_trial_decoder(x, values, *rows, since, bin_size=bin_size, kind=kind)
-            decoded[name] = np.concatenate(models[name].predict(x, since))
-            facts[name] = _chosen(name, models[name]) | {"seconds": time.perf_counter() - begin}
 
         return cls(decoded, models, facts)
 
@@ -178,6 +172,12 @@ def _recurrent(*rows: Any, **settings: Any) -> "GRU":
     from ndt.decoders.gru import fit_gru  # imports torch
 
     return fit_gru(*rows, **settings)
+
+
+def _convolutional(*rows: Any, **settings: Any) -> "TCN":
+    from ndt.decoders.tcn import fit_tcn  # imports torch
+
+    return fit_tcn(*rows, **settings)
 
 
 def _chosen(name: str, model: Any) -> Facts:

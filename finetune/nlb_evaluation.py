@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.activity import unit_activity
 from ndt.data.nlb_targets import Trials, as_population, nlb_targets, select_trials, unit_groups
 from ndt.data.splits import within
 from ndt.data.store import Store, open_store
@@ -100,7 +101,7 @@ def nlb_submission(
     """Returns the arrays of a submission: predicted spikes per bin, trials by bins by units in the benchmark's order.
 
     Held-out units are hidden in all trials, and all units in the bins after them. Units and contexts that the model
-    does not know start at the mean of those it knows. Mean counts of units are those of the training split.
+    does not know have no learned residual. Activity of units is that of the training split.
 
     Arguments:
         model: The model.
@@ -118,12 +119,12 @@ def nlb_submission(
     if spec != model.spec:
         model = model.extended(spec).eval()
     binned = BinnedSession(session, spec.bin_size, spec.window_bins * spec.bin_size)
-    means = binned.mean_counts(binned.split == TRAIN)
+    activity = unit_activity(binned, binned.split == TRAIN)
     out: dict[str, NDArray[np.float32]] = {}
     for part, of, trials in (("train", session, train), ("eval", other or session, evaluated)):
         forward = trials.forward if part == "eval" else 0
         rates = trial_rates(
-            model, of, trials.start, trials.num_bins, forward=forward, heldout=heldout, mean_counts=means
+            model, of, trials.start, trials.num_bins, forward=forward, heldout=heldout, activity=activity
         )
         for name, columns in units.items():
             out[f"{part}_rates_{name}"] = rates[:, : trials.num_bins, columns]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
+from ndt.data.activity import unit_activity
 from ndt.data.store import Store, open_store
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
@@ -21,7 +22,13 @@ from ndt.evaluation.conformal import Conformal
 from ndt.evaluation.metrics import confusion, r2, score
 from ndt.finetune.baselines import Baselines, reference
 from ndt.finetune.decoding import decode
-from ndt.finetune.session_labels import bins_since_start, can_be_scored, too_few
+from ndt.finetune.session_labels import (
+    auxiliary_parts,
+    auxiliary_values,
+    bins_since_start,
+    can_be_scored,
+    too_few,
+)
 from ndt.model.architectures import load_model
 from ndt.model.checkpoint import read_json, write_json
 from ndt.model.transformer import NDT
@@ -88,10 +95,12 @@ def score_session(
     if not can_be_scored(binned, target):
         return Scored(metrics=shared, predictions={}, ensemble=None)
     network, counts = decode(model, binned, binned.split >= VALID), binned.all_counts()
+    auxiliary = auxiliary_values(binned, auxiliary_parts(binned, config.auxiliary, target, chosen), target, chosen)
     edges = np.flatnonzero(np.diff(binned.segment)) + 1
     segments, masks = np.split(counts, edges), np.split(chosen, edges)
     begin = time.perf_counter()
-    parts = [_score_part(i, network, counts, binned, target, chosen, config) for i in range(len(target.parts))]
+    inputs = (network, counts, auxiliary.values, binned, target, chosen, config)
+    parts = [_score_part(i, *inputs) for i in range(len(target.parts))]
     shared["baseline_seconds"] = time.perf_counter() - begin
     input_drift = InputDrift.fit(segments, masks, binned.bin_size)
     flags = input_drift.check(segments).select(binned.split == TEST)
@@ -134,6 +143,7 @@ def _score_part(
     i: int,
     network: Rows,
     counts: Rows,
+    auxiliary: Rows,
     binned: BinnedSession,
     target: Target,
     chosen: NDArray[np.bool_],
@@ -147,7 +157,9 @@ def _score_part(
     if part.per:  # other bins of a trial have no label of their own
         y = np.where((train | valid | test)[:, None], y, np.nan)
         since = bins_since_start(binned, part, target.lag)
-    baselines = Baselines.fit(binned, part.kind, y, train, valid, config, counts=counts, since=since)
+    baselines = Baselines.fit(
+        binned, part.kind, y, train, valid, config, counts=counts, auxiliary=auxiliary, since=since
+    )
     decoded = {**baselines.decoded, "network": network[:, columns]}
     members = {name: decoded[name] for name in config.ensemble if name in decoded}
     weights = ensemble_weights(y[valid], {name: rows[valid] for name, rows in members.items()})
@@ -202,7 +214,7 @@ def _part_metrics(
     test |= {"r2_interval_95": list(bootstrap.interval()), "r2_error": bootstrap.error}
     if part.kind == "class":
         counts = confusion(true, ensemble)
-        test |= {"confusion": counts.tolist(), "class_counts": counts.sum(1).tolist()}
+        test["confusion"] = counts.tolist()
     if (name := reference(part.per, part.kind)) in decoded:  # a decoder adapted without labels has no baselines
         over = block_bootstrap_r2(true, ensemble, segment, reference=decoded[name])
         test |= {"reference": name, "over_reference": over.value, "over_reference_error": over.error}
@@ -290,7 +302,7 @@ def evaluate(
         model = model.extended(spec).eval()
     rows = np.isin(binned.split, SPLITS[split])
     if not own:
-        model.observe(recording, binned.mean_counts(np.ones(len(binned), bool)))
+        model.observe(recording, unit_activity(binned, np.ones(len(binned), bool)))
     target = _target(recording, model, binned)
     if mask:
         rows &= scored_rows(binned, mask)

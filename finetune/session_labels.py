@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
-from ndt.data.targets import build_targets, find_sources, offers, rows_at
+from ndt.data.targets import build_targets, find_sources, offers, requests, rows_at
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.finetune.strategies import STRATEGIES
+from ndt.finetune.strategies import UNLABELLED
 from ndt.intervals import Intervals
 from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
@@ -60,7 +60,7 @@ def session_labels(
         InputError: if the session lacks the target, or a split has too few labels of it.
     """
     kept = None if base is None else base.spec.target
-    if kept is not None and not STRATEGIES[config.strategy].labelled:
+    if kept is not None and config.strategy in UNLABELLED:
         return kept_target(kept, binned, target), last_seconds(binned, config.label_seconds), {}
     lag, scores = config.lags[0], dict[float, float]()
     if len(config.lags) > 1:
@@ -182,22 +182,21 @@ def _offered(binned: BinnedSession, target: str | None) -> bool:
 
 
 def kept_target(kept: TargetSpec, binned: BinnedSession, target: str | None) -> Target:
-    """Returns the labels of a pretrained decoder's target, used for scores only; NaN if the session has none.
+    """Returns the labels of parts of a pretrained decoder's target, used for scores only; NaN if the session has none.
 
     Arguments:
         kept: Target of the pretrained decoder.
         binned: The session's bins.
-        target: Requested target; None for the decoder's own.
+        target: Requested target, some of the decoder's parts; None for all of them.
 
     Raises:
         InputError: if another target is requested, or the session's has other dimensions or another unit.
     """
-    names = [part.request for part in kept.parts]
-    if target is None and not all(_offered(binned, name) for name in names):
-        target = kept.name
-    if target is not None and _means(target, kept) and not _offered(binned, target):
-        return Target.unlabelled(kept.parts, len(binned), kept.lag)
-    found = _built(binned, target or names, kept.lag)
+    parts = kept.parts if target is None else _requested(target, kept)
+    names = [part.request for part in parts]
+    if parts and not all(_offered(binned, name) for name in names):
+        return Target.unlabelled(parts, len(binned), kept.lag)
+    found = _built(binned, names or target, kept.lag)
     labels = kept.adopt(found)
     if labels is None:
         expected = f"the target of the pretrained decoder ({_summary(kept.name, kept.dims, kept.unit)})"
@@ -211,16 +210,14 @@ def _summary(name: str, dims: tuple[str, ...], unit: str) -> str:
     return f"{name}: {', '.join(dims[:6])}" + (f" in {unit}" if unit else "")
 
 
-def _means(target: str, kept: TargetSpec) -> bool:
-    """Whether a request names the parts of a decoder's target, in their order."""
-    names = [target] if target == kept.name else [name.strip() for name in target.split(",")]
-    if names == [kept.name]:
-        return True
+def _requested(target: str, kept: TargetSpec) -> tuple[Part, ...]:
+    """Returns the parts of a decoder's target that a request names, in its order; none if it names another one."""
+    if target == kept.name:
+        return kept.parts
+    names = [target] if len(kept.parts) == 1 and kept.parts[0].name == target else target.split(",")
+    found = [[part for part in kept.parts if requests(name, part)] for name in names]
 
-    return len(names) == len(kept.parts) and all(
-        name == part.request or f"/{part.name}".endswith(f"/{name}")
-        for name, part in zip(names, kept.parts, strict=True)
-    )
+    return tuple(parts[0] for parts in found) if all(len(parts) == 1 for parts in found) else ()
 
 
 def choose_lag(

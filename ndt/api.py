@@ -25,7 +25,7 @@ def recipe(name: str | Path) -> IngestConfig:
 def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store | None" = None) -> "Embeddings":
     """Returns one causal latent per bin of a session's observed time.
 
-    Units and contexts that the model does not know get the mean embedding of those it knows.
+    Units that the model does not know are known by their activity in the training split.
 
     Arguments:
         base: A model, or its run directory or Hub name.
@@ -35,25 +35,20 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     import numpy as np
 
     from ndt import __version__
+    from ndt.data.activity import unit_activity
     from ndt.data.store import open_store
     from ndt.data.windows import TRAIN, BinnedSession
-    from ndt.errors import InputError
     from ndt.model.architectures import load_model
     from ndt.model.inference import Embeddings, per_bin
     from ndt.model.transformer import NDT
 
     model = base if isinstance(base, NDT) else load_model(base)
-    if not model.spec.encodes:
-        expected = "a pretrained model, or one from scratch whose decoder reads latents (model.decoder=tcn_latents)"
-        raise InputError("embed", "model", expected, "a decoder of counts, with an untrained encoder")
     recording = open_store(store or model.store, "embed").session(session)
     spec = replace(model.spec, vocabulary=model.vocabulary.extend([recording]))
     binned = BinnedSession(recording, spec.bin_size, spec.window_bins * spec.bin_size)
-    own = model.decoder is not None and next(reversed(spec.data), None) == session
-    if spec != model.spec or not own:  # a decoder keeps the mean counts that it was trained with, on its own session
-        model = model.extended(spec).eval()
-        model.observe(recording, binned.mean_counts(binned.split == TRAIN))
-    windows = binned.cover(np.ones(len(binned), bool), spec.window_bins, spec.vocabulary.rows(recording))
+    model = model.extended(spec).eval()
+    model.observe(recording, unit_activity(binned, binned.split == TRAIN))
+    windows = binned.cover(np.ones(len(binned), bool), spec.window_bins, model.rows(recording))
     digest = hashlib.sha256(b"".join(v.detach().cpu().numpy().tobytes() for v in model.state_dict().values()))
     made = {"session": session, "model_sha256": digest.hexdigest(), "version": __version__}
 

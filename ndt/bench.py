@@ -18,13 +18,14 @@ BENCHMARKS = {  # module and function in `ndt.benchmarks`, imported when they ru
     "presets": "ablation.presets",
     "curve": "curve.curve",
     "adaptation": "adaptation.adaptation",
+    "transfer": "transfer.transfer",
     "dynamics": "dynamics.dynamics",
     "ocean": "ocean.ocean",
     "mechanics": "mechanics.mechanics",
     "dynamics_cost": "dynamics_cost.dynamics_cost",
 }
 DYNAMICS = ("dynamics", "ocean", "mechanics")
-STUDIES = ("ablation", "presets", "curve", "recordings", "adaptation", *DYNAMICS)  # many runs each
+STUDIES = ("ablation", "presets", "curve", "recordings", "adaptation", "transfer", *DYNAMICS)  # many runs each
 
 
 def bench(name: str, config: BenchConfig | None = None) -> dict[str, Any]:

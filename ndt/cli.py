@@ -97,7 +97,8 @@ def _pretrain(args: "Namespace") -> dict[str, Any]:
     from ndt.pretrain.train import pretrain
 
     out = Path(args.out)
-    pretrain(Path(args.store), out, configured(PretrainConfig, args), resume=args.resume, progress=not args.quiet)
+    options = {"init": args.init, "resume": args.resume, "progress": not args.quiet}
+    pretrain(Path(args.store), out, configured(PretrainConfig, args), **options)
 
     return {"run": str(out), **json.loads((out / "metrics.json").read_text())}
 
@@ -192,8 +193,10 @@ RECORDINGS = {
     "--recipes": {"help": "list the known recipes and exit", "action": "store_true"},
 }
 TARGET = (
-    "target to decode: a time series such as hand_vel, or a column of a table such as trials/target; several are "
-    "separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or heading)"
+    "target to decode: a time series such as hand_vel, a column of a table such as trials/target, or an expression "
+    "over columns of a table such as 'side=sign(contrast_left-contrast_right)', where 0 or missing means no label; "
+    "several are separated by commas; class:NAME, angle:NAME or continuous:NAME sets its kind (default: a velocity or "
+    "heading)"
 )
 
 VERBS = {
@@ -226,10 +229,11 @@ VERBS = {
     ),
     "pretrain": Verb(
         run=_pretrain,
-        summary="pretrain a model on the spikes of all sessions of a store, by masked modelling",
-        usage="STORE --out RUN [options]",
+        summary="pretrain a model on the sessions of a store, by masked modelling and on labels",
+        usage="STORE --out RUN [--init BASE] [options]",
         options={
             "store": {"help": "store that `ndt ingest` wrote"},
+            "--init": {"help": "run directory or Hub name of a model to continue with (default: a new model)"},
             "--out": {"help": "run directory", "required": True},
             "--resume": RESUME,
         },

@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 from ndt.errors import InputError
 
 __all__ = [
-    "KINDS",
-    "Part",
-    "Target",
-    "labelled",
-    "natural",
-    "part_columns",
-    "scored_bins",
-    "side_by_side",
-    "stacked",
+    "KINDS", "Part", "Target", "labelled", "natural", "part_columns", "scored_bins", "side_by_side", "stacked",
     "united",
-]
+]  # fmt: skip
 
 KINDS = ("continuous", "angle", "class")
 
@@ -36,11 +28,12 @@ class Part:
     ``class`` has one column a class, which holds 1 for the true class, and probabilities in predictions.
 
     Arguments:
-        name: Name of the covariate, or ``TABLE/COLUMN`` of a table of intervals.
+        name: Name of the covariate, ``TABLE/COLUMN`` of a table of intervals, or the name given to an expression.
         kind: ``continuous``, ``angle`` or ``class``.
         dims: Names of dimensions, of angles, or of classes.
         unit: Physical unit of the columns; empty for angles and classes.
         per: Name of the table of intervals (trials, say) with one label a row; empty if each bin has its own label.
+        expression: Expression over columns of that table that gives the labels; empty if a column does.
 
     Example:
         >>> Part(name="heading", kind="angle", dims=("yaw",), unit="").columns
@@ -52,6 +45,7 @@ class Part:
     dims: tuple[str, ...]
     unit: str = ""
     per: str = ""
+    expression: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -68,8 +62,8 @@ class Part:
 
     @property
     def request(self) -> str:
-        """Unambiguous request for this part: ``KIND:NAME``."""
-        return f"{self.kind}:{self.name}"
+        """Unambiguous request for this part: ``KIND:NAME`` or ``KIND:NAME=EXPRESSION``."""
+        return f"{self.kind}:{self.name}" + (f"={self.expression}" if self.expression else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from ndt.config import PretrainConfig
 from ndt.config.reader import as_config
+from ndt.data.activity import unit_activity
 from ndt.data.leaks import check_store
 from ndt.data.store import Store, open_store
+from ndt.data.stored_masks import valid_windows
 from ndt.data.targets import build_targets, offers
-from ndt.data.windows import TRAIN, BinnedSession, default_bin_size, longest_window
+from ndt.data.windows import TRAIN, BinnedSession, TrainingData, default_bin_size, longest_window
 from ndt.errors import InputError
-from ndt.model.architectures import new_model
+from ndt.model.architectures import load_model, new_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
 from ndt.pretrain.objective import MaskedModelling
+from ndt.session import Session
 from ndt.target import Target, side_by_side, stacked, united
 from ndt.train.loop import Trainer
 
@@ -31,10 +34,11 @@ def pretrain(
     out: str | Path,
     config: PretrainConfig | str | Path | None = None,
     *,
+    init: NDT | str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> NDT:
-    """Pretrains by masked modelling on the training splits of a store's sessions and returns the model.
+    """Pretrains on the training splits of a store's sessions, by masked modelling and on labels, and returns the model.
 
     Writes a run directory: config.yaml, model.safetensors, model.json, metrics.json, log.jsonl, tensorboard/,
     checkpoints/.
@@ -43,6 +47,8 @@ def pretrain(
         store: A store, or the folder of one.
         out: Run directory.
         config: Settings, or a file of them; the defaults are the preset `tiny`.
+        init: A model, or its run directory or Hub name, whose training continues on these sessions with its own
+            architecture, bins and window; None for a new model.
         resume: Whether to continue from the run's last checkpoint; the result equals that of an uninterrupted run.
         progress: Whether to show a progress bar.
 
@@ -51,39 +57,63 @@ def pretrain(
             another holds out.
     """
     store, out, config = open_store(store, "pretrain"), Path(out), as_config(PretrainConfig, config)
+    base = load_model(init) if isinstance(init, str | Path) else init
+    if init is not None and isinstance(init, str | Path) and Path(init).resolve() == out.resolve():
+        raise InputError(out, "out", "another folder than the initial model's", "the same")
     sessions = [store.session(s) for s in (config.sessions or store.training_ids)]
     if not sessions:
         raise InputError(store.root, "sessions", "at least one that is not kept for evaluation", "none")
-    bin_size = config.bin_size or default_bin_size(sessions)
-    window_bins = longest_window(config, bin_size, out)
+    bin_size, window_bins = _bins(sessions, base, config, out)
     binned_sessions = [BinnedSession(s, bin_size, window_bins * bin_size) for s in sessions]
     check_store(store, {s.session_id for s in sessions}, window_bins * bin_size, config.leaks)
-    target, labels = shared_labels(binned_sessions, config.target)
+    target, labels = shared_labels(binned_sessions, config.target, None if base is None else base.spec.target)
     spec = ModelSpec(
-        config=config.model,
+        config=config.model if base is None else base.config,
         target=target,
-        vocabulary=Vocabulary().extend(sessions),
+        vocabulary=(Vocabulary() if base is None else base.vocabulary).extend(sessions),
         bin_size=bin_size,
         window_bins=window_bins,
-        data={s.session_id: str(s.source.get("sha256", "")) for s in sessions},
+        data=({} if base is None else base.spec.data) | {s.session_id: _source(s) for s in sessions},
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
-    model = new_model(spec)
-    for binned in binned_sessions:  # a unit of several sessions keeps the mean of the last: closest to future days
-        model.observe(binned.session, binned.mean_counts(binned.split == TRAIN))
-    parts = target.parts if target is not None else ()
-    objective = MaskedModelling(binned_sessions, spec.vocabulary, config, window_bins, labels, parts, model.SHARED_MASK)
+    model = new_model(spec) if base is None else base.extended(spec)
+    found = []
+    for i, binned in enumerate(binned_sessions):
+        chosen = binned.split == TRAIN
+        activity = unit_activity(binned, chosen)
+        model.observe(binned.session, activity)  # a unit of several sessions keeps that of the last: closest to future
+        own = None if labels is None else labels[i]
+        found.append(TrainingData(binned, chosen, model.rows(binned.session), activity, own))
+    if base is None:
+        model.standardise([data.activity for data in found])
+    model.drop_residuals(config.residual_dropout)
+    objective = MaskedModelling(found, model, config)
     trainer = Trainer(model, objective, config.train, out=out, seed=config.seed, resume=resume, progress=progress)
-    save_config(out, replace(config, bin_size=bin_size), store.root)  # only now: a refused resume changes nothing
+    config = replace(config, bin_size=bin_size, model=spec.config)
+    save_config(out, config, store.root)  # only now: a refused resume changes nothing
     counted = trainer.run()
+    model.drop_residuals(0.0)
     model.store = store.root
-    found = _by_kind(objective.validate(model))
+    valid = _by_kind(objective.scores(model, valid_windows(found, window_bins, references=True)))
     num_parameters = sum(p.numel() for p in model.parameters())
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)
-        write_json(out / "metrics.json", {"valid": found, **counted, "num_parameters": num_parameters})
+        write_json(out / "metrics.json", {"valid": valid, **counted, "num_parameters": num_parameters})
 
     return model
+
+
+def _source(session: Session) -> str:
+    return str(session.source.get("sha256", ""))
+
+
+def _bins(sessions: list[Session], base: NDT | None, config: PretrainConfig, out: Path) -> tuple[float, int]:
+    """Returns the bin width in seconds and the bins of the longest window: the initial model's, or a new model's."""
+    if base is not None:
+        return base.spec.bin_size, base.spec.window_bins
+    bin_size = config.bin_size or default_bin_size(sessions)
+
+    return bin_size, longest_window(config, bin_size, out)
 
 
 def _by_kind(found: dict[str, float]) -> dict[str, Any]:
@@ -98,7 +128,7 @@ def _by_kind(found: dict[str, float]) -> dict[str, Any]:
 
 
 def shared_labels(
-    binned_sessions: list[BinnedSession], names: str
+    binned_sessions: list[BinnedSession], names: str, known: TargetSpec | None = None
 ) -> tuple[TargetSpec | None, list[NDArray[np.float32]] | None]:
     """Returns the target, standardised over all training splits together, and each session's labels, (R, C).
 
@@ -115,7 +145,8 @@ def shared_labels(
     found = [part.name for part in targets[0].parts]
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise InputError("pretrain", "target", "each once", f"{twice[0]} twice")
-    spec = TargetSpec.fitted(stacked(targets), np.concatenate([g.split == TRAIN for g in binned_sessions]), "pretrain")
+    train = np.concatenate([g.split == TRAIN for g in binned_sessions])
+    spec = TargetSpec.fitted(stacked(targets), train, "pretrain", known)
 
     return spec, [spec.standardise(target.values) for target in targets]
 

@@ -71,7 +71,7 @@ def sim_store(sim_truth, tmp_path_factory):
 @pytest.fixture(scope="session")
 def sim_base(sim_store, tmp_path_factory):
     """A run directory: a small model pretrained on the first recording; the second it has never seen."""
-    from ndt.config import ModelConfig, PretrainConfig, TrainConfig
+    from ndt.config import MaskConfig, ModelConfig, PretrainConfig, TrainConfig
     from ndt.pretrain.train import pretrain
 
     config = PretrainConfig(
@@ -81,11 +81,17 @@ def sim_base(sim_store, tmp_path_factory):
             num_heads=2,
             units_per_patch=16,
             unit_width=16,
-            tcn_width=32,
+            num_stem_layers=2,
+            drop_path=0.0,
+            dropout=0.0,
             count_dropout=0.0,
-            tcn_dropout=0.0,
-        ),  # which processes draw each for themselves
-        train=TrainConfig(steps=200, batch_size=16, valid_every=50, warmup_steps=20),
+            residual_dropout=0.0,
+        ),  # dropout is drawn by each process for itself
+        train=TrainConfig(steps=200, batch_size=16, learning_rate=3e-3, ema=0.98, valid_every=50, warmup_steps=20),
+        mask=MaskConfig(ratio=0.5, kinds=("random",), share=1.0),
+        masked_weight=0.5,
+        unit_dropout=0.0,
+        embedding_lr_scale=10.0,
         window=1.0,
         sessions=(sim_store.session_ids[0],),
     )

@@ -117,7 +117,6 @@ def fake_decoder(run: Path, *names: str, num_bins: int = 1200, seed: int = 0) ->
     metrics = {
         "session": "sub-b_ses-2", "seed": 3, "bin_size": BIN, "lag": 0.1, "strategy": "full",
         "lags": {"0": 0.61, "0.1": 0.66, "0.2": 0.58}, "label_seconds": 60.0, "train_seconds": 21.0, "steps": 400,
-        "decoder_steps": 900,
         "input_drift": {"silent_units": ["b/array/00007/0"], "rate_shift": -4.2, "flagged": float(outside.mean())},
         **targets[names[0]], "targets": targets,
     }  # fmt: skip

@@ -100,7 +100,7 @@ def _decoder(folder: Path, session_id: str, time: np.ndarray, velocity: np.ndarr
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "config.yaml").write_text("seed: 0\n")
-    _curve(folder / "log.jsonl", "r2", lambda step: 0.85 - 0.8 * np.exp(-step / 80), "mse")
+    _curve(folder / "log.jsonl", "r2", lambda step: 0.85 - 0.8 * np.exp(-step / 80), "target")
     np.savez(
         folder / "predictions.npz",
         time=time[test],
@@ -141,7 +141,7 @@ def fake_run(run: Path) -> Path:
         }  # fmt: skip
         if name == SESSION:
             per_session[name] = _decoder(run / "finetune" / name, name, time, velocity, rng)
-            _curve(run / "scratch" / name / "log.jsonl", "r2", lambda step: 0.7 - 0.7 * np.exp(-step / 150), "mse")
+            _curve(run / "scratch" / name / "log.jsonl", "r2", lambda step: 0.7 - 0.7 * np.exp(-step / 150), "target")
             mixing = rng.normal(size=(2, 8))
             latents = np.tanh(0.3 * velocity @ mixing) + 0.1 * rng.normal(size=(len(time), 8))
             (run / "embed").mkdir()

@@ -8,28 +8,37 @@ import torch
 from torch import Tensor
 
 from ndt.config import ModelConfig
-from ndt.data.windows import BinnedSession
+from ndt.data.activity import unit_activity
+from ndt.data.windows import TRAIN, BinnedSession, TrainingData
 from ndt.intervals import Intervals
 from ndt.model.architectures import new_model
 from ndt.model.attention_patterns import CONTEXT, AttentionPattern
 from ndt.model.checkpoint import ModelSpec, TargetSpec
-from ndt.model.tokens import Window
+from ndt.model.tokens import ACTIVITY, Window
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
 from ndt.session import Covariate, Session, Spikes, Units
 from ndt.target import Part
 
 TINY = ModelConfig(
+    architecture="ndt",
     width=16,
-    num_layers=2,
+    num_layers=3,  # the third attends over space
     num_decoder_layers=2,
     num_heads=2,
     units_per_patch=3,
     unit_width=8,
+    num_stem_layers=2,
+    locality_bias=2.0,
+    causal=True,
+    attention_window=0,
     norm="pre",
-    decoder="linear",
+    feedforward=2,
+    dropout=0.0,
+    count_dropout=0.0,
+    residual_dropout=0.0,
 )  # every choice stated: defaults move
-NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post", decoder="cross")
+NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post")
 
 
 def reads(pattern: AttentionPattern) -> Tensor:
@@ -158,9 +167,18 @@ def busy_model(spec: ModelSpec, seed: int = 0) -> NDT:
     return model.eval()
 
 
+def random_activity(mean_counts: Sequence[float] | np.ndarray, seed: int = 0) -> np.ndarray:
+    """Measures of the activity of units with these mean counts per bin, drawn at random but for those, (N, A)."""
+    activity = np.random.default_rng(seed).standard_normal((len(mean_counts), len(ACTIVITY)))
+    activity[:, 0] = mean_counts
+
+    return activity.astype(np.float32)
+
+
 def with_means(model: NDT, mean_counts: Sequence[float] | np.ndarray) -> NDT:
-    """Sets the mean counts per bin of all units that the model knows, in the order of its table's rows."""
-    model.mean_counts.copy_(torch.as_tensor(np.asarray(mean_counts)))
+    """Sets the activity of all units that the model knows, with these mean counts, in the order of its table's rows."""
+    if model.KNOWS_UNITS:
+        model.identity.activity.copy_(torch.from_numpy(random_activity(mean_counts)))
 
     return model
 
@@ -180,6 +198,14 @@ def random_window(
         target=rng.standard_normal((T, dims)).astype(np.float32),
         index=(0, T),
     )
+
+
+def training_data(binned: BinnedSession, spec: ModelSpec, labels: np.ndarray | None = None) -> TrainingData:
+    """The training split of a session, and labels of the specification's target, standardised."""
+    chosen = binned.split == TRAIN
+    rows = spec.vocabulary.rows(binned.session, tuple(part.per for part in spec.parts))
+
+    return TrainingData(binned, chosen, rows, unit_activity(binned, chosen), labels)
 
 
 def grid_of(session: Session, bin_size: float = 0.05, guard: float = 1.0) -> BinnedSession:

@@ -95,7 +95,7 @@ def test_latents_carry_the_digest_of_their_weights(sim_base, sim_store, sim_trut
     assert one.options["model_sha256"] == again.options["model_sha256"]
     np.testing.assert_array_equal(one.latents, again.latents)
     with torch.no_grad():
-        model.mask_token[0] += 1
+        model.context_kind[0] += 1
     assert embed(model, name, store=sim_store).options["model_sha256"] != one.options["model_sha256"]
 
 

@@ -1,21 +1,16 @@
 """``ndt bench adaptation``: fine-tuning strategies on a simulated new day on which half of the units changed."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndt.benchmarks.studies import paired_row, pretrained_seeds, simulated
 from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
-from ndt.data.store import Store
-from ndt.data.windows import BinnedSession
-from ndt.finetune.scoring import score_session
-from ndt.finetune.session_labels import kept_target, last_seconds
 from ndt.finetune.study_run import finetuned
 from ndt.model.architectures import load_model
-from ndt.model.checkpoint import read_json, write_json
-from ndt.train.studies import REQUEST, finish, run_all, sources
+from ndt.train.studies import run_all
 
 __all__ = ["CHANGED", "adaptation"]
 
@@ -23,8 +18,8 @@ __all__ = ["CHANGED", "adaptation"]
 CHANGED = SimulateConfig(persistence=0.5, num_electrodes=256, seed=11)
 DAY = "sub-simA_ses-04"  # not pretrained on
 TARGET = "cursor_vel"
-LABELLED = ("scratch", "full", "contexts", "probe")
-UNLABELLED = ("unadapted", "unsupervised", "align")
+LABELLED = ("scratch", "full", "heads")
+UNLABELLED = ("unlabelled", "none")
 
 
 class _Run(NamedTuple):
@@ -45,8 +40,8 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
     """Adapts a pretrained model to a new simulated day by each strategy, from the end of the day's training split.
 
     Eight sessions of two subjects are simulated (`CHANGED`). Seven are pretrained on, with labels; half of the eighth's
-    units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data, those in `UNLABELLED`
-    the spikes of the same seconds; ``unadapted`` (zero-shot) uses the mean rates. ``renamed`` is the same day with new
+    units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data; ``none`` takes no step.
+    All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with new
     names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that of
     ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
 
@@ -83,27 +78,10 @@ def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
 
 def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """Returns the content of a run's metrics.json."""
-    strategy = {"scratch": "full", "unadapted": "unsupervised"}.get(run.strategy, run.strategy)
-    model = load_model(base)
-    config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=model.spec.bin_size)
-    if run.strategy != "unadapted":
-        return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
-    data = sources(Store(store).manifest, [DAY])
-    request = {"settings": asdict(config), "data": data, "base": read_json(base / REQUEST)}
+    strategy, bin_size = "full" if run.strategy == "scratch" else run.strategy, load_model(base).spec.bin_size
+    config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=bin_size)
 
-    return finish(folder, request, partial(_score_unadapted, model, store, config))
-
-
-def _score_unadapted(model: Any, store: Path, config: FinetuneConfig, *, out: Path, resume: bool) -> None:
-    """Writes the scores of a model that is given the mean rates of the session's units, and not trained."""
-    del resume  # nothing is trained
-    session = Store(store).session(DAY)
-    spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
-    binned = BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins)
-    chosen = last_seconds(binned, config.label_seconds)
-    model = model.extended(spec).eval().observe(session, binned.mean_counts(chosen))
-    target = kept_target(spec.target, binned, TARGET)
-    write_json(out / "metrics.json", score_session(model, binned, target, chosen, config).metrics)
+    return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
 
 
 def _rows(metrics: dict[_Run, dict[str, Any]], seeds: int, budget: str) -> list[dict[str, Any]]:
@@ -113,7 +91,6 @@ def _rows(metrics: dict[_Run, dict[str, Any]], seeds: int, budget: str) -> list[
         ridge = [m["baselines"]["ridge"]["r2"] for m in each]
         row = paired_row(run.name, [m["network"]["r2"] for m in each], "R2", "ridge", ridge, budget)
         row["train_seconds"] = [m.get("train_seconds", 0.0) for m in each]
-        matched = [m["alignment"]["matched"] for m in each if "alignment" in m]
-        rows.append(row | ({"matched": matched} if matched else {}))
+        rows.append(row)
 
     return rows

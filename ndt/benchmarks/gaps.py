@@ -20,8 +20,9 @@ from pynwb import NWBHDF5IO, NWBFile
 
 from ndt.benchmarks.timing import row
 from ndt.config import BenchConfig, IngestConfig
+from ndt.data.activity import unit_activity
 from ndt.data.read.nwb import read_nwb
-from ndt.data.windows import BinnedSession, Sampler
+from ndt.data.windows import BinnedSession, Sampler, TrainingData
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
 
@@ -87,12 +88,12 @@ def ours(path: Path, seed: int) -> Reading:
     session = read_nwb(path, IngestConfig(probe_seconds=0.0))
     binned = BinnedSession(session, BIN_SIZE, 0.0)
     chosen = np.ones(len(binned), bool)
-    vocabulary = Vocabulary().extend([session])
-    sampler = Sampler([binned], [chosen], vocabulary, window_bins=WINDOW_BINS, min_bins=WINDOW_BINS, seed=seed)
+    data = TrainingData(binned, chosen, Vocabulary().extend([session]).rows(session), unit_activity(binned, chosen))
+    sampler = Sampler([data], window_bins=WINDOW_BINS, min_bins=WINDOW_BINS, seed=seed)
     drawn = [sampler.draw(sampler.generator(0, i))[1].index for i in range(NUM_WINDOWS)]
     windows = [(binned.start[first], binned.start[last - 1] + BIN_SIZE) for first, last in drawn]
 
-    return Reading(binned.mean_counts(chosen) / BIN_SIZE, np.array(windows))
+    return Reading(data.activity[:, 0].astype(np.float64) / BIN_SIZE, np.array(windows))
 
 
 def _pynapple(path: Path, seed: int) -> Reading:

@@ -1,6 +1,6 @@
 """Synthetic windows of very different lengths from several sessions, and models that train on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ndt.errors import InputError
 from ndt.model.architectures import new_model
 from ndt.model.checkpoint import ModelSpec
 from ndt.model.likelihood import count_nll
-from ndt.model.tokens import Batch, Window, pack
+from ndt.model.tokens import ACTIVITY, Batch, Window, pack
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
 
@@ -21,6 +21,7 @@ __all__ = ["Ragged", "masked_loss", "preset", "ragged"]
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 BIN_SIZE, RATE_HZ = 0.02, 8.0
+PATCH = 32  # units
 PATCHES = range(3, 9)  # patches (tokens a bin) of each of six sessions
 
 
@@ -50,20 +51,22 @@ class Ragged:
         spec = ModelSpec(
             config=config.model, vocabulary=self.vocabulary, bin_size=BIN_SIZE, window_bins=length, data={}
         )
-        model = new_model(spec).train()
-        model.mean_counts.fill_(RATE_HZ * BIN_SIZE)
-
-        return model
+        return new_model(spec).train()
 
 
 def preset(name: str) -> PretrainConfig:
-    """Returns the settings of a file in configs/pretrain by its name, or of any other file by its path."""
+    """Returns the settings of a file in configs/pretrain by its name, or of any other file by its path.
+
+    Patches have at most 32 units, as NDT2's, so that windows have several tokens a bin.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "a path: this installation has no presets"
         raise InputError("ndt bench", "preset", f"a YAML file or one of: {known}", name)
 
-    return load_config(PretrainConfig, path)
+    config = load_config(PretrainConfig, path)
+
+    return replace(config, model=replace(config.model, units_per_patch=min(config.model.units_per_patch, PATCH)))
 
 
 def ragged(
@@ -87,8 +90,11 @@ def ragged(
         hidden = (np.arange(T * S) < T * S // 2)[rng.permutation(T * S)].reshape(T, S)
         hidden = np.repeat(hidden, units_per_patch, axis=1)[:, :N]
         counts = rng.poisson(RATE_HZ * BIN_SIZE, (T, N)).astype(np.uint8)
+        activity = np.zeros((N, len(ACTIVITY)), np.float32)
+        activity[:, 0] = RATE_HZ * BIN_SIZE
         context = np.array([i, len(PATCHES), len(PATCHES) + 1])
-        windows.append(Window(counts=counts, valid=np.ones((T, N), bool), unit=rows[i], context=context, hidden=hidden))
+        window = Window(counts=counts, valid=np.ones((T, N), bool), unit=rows[i], context=context, hidden=hidden)
+        windows.append(replace(window, activity=activity))
     names = (*(f"session:{S}" for S in PATCHES), "subject:a", "task:a")
     units = tuple(f"{low + i}/{n}" for i, N in enumerate(sizes) for n in range(N))
 

@@ -18,7 +18,7 @@ __all__ = ["recordings"]
 
 FOLDS = {"A2929": 5}  # blocked folds, a run each; the other recordings use the session's own splits
 ANGLES = ("A2929",)  # recordings whose median error in degrees is reported beside R²
-FEWER = ("ridge", "gru", "naive_bayes")  # the ensemble's members alone
+FEWER = ("tcn", "ridge", "gru", "naive_bayes")  # the ensemble's members alone
 
 
 class _Run(NamedTuple):
@@ -117,7 +117,7 @@ def _score_rows(
     peers = {peer: [m["baselines"].get(peer, {}).get(score) for m in runs] for peer in runs[0]["baselines"]}
     peers = {peer: values for peer, values in peers.items() if None not in values}
     rows = []
-    for peer in ("ridge",) if few else ("ridge", "ridge_time_gain", "gru"):
+    for peer in ("ridge",) if few else ("ridge", "ridge_time_gain", "tcn", "gru"):
         for kind, part in (("ensemble", "test"), ("network", "network")) if peer in peers else ():
             row = paired_row(f"{label}.{kind}", [m[part][score] for m in runs], unit, peer, peers[peer], budget)
             if (kind, score) == ("ensemble", "r2"):

@@ -20,8 +20,8 @@ __all__ = [
 ]
 
 MASK_KINDS = ("random", "span", "unit", "forward")
-MEMBERS = ("ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
-STRATEGIES = ("full", "contexts", "probe", "unsupervised", "align")  # adaptation of a pretrained model
+MEMBERS = ("tcn", "ridge", "gru", "naive_bayes", "logistic")  # baselines that may be in the ensemble
+STRATEGIES = ("full", "heads", "unlabelled", "none")  # adaptation of a pretrained model
 BASELINES = (*MEMBERS, "wiener", "kalman", "ridge_time_gain", "time_only", "block_permuted", "circularly_shifted")
 
 
@@ -39,7 +39,7 @@ class TrainConfig:
         ema: Decay of the exponential moving average of weights, which is validated and saved; 0 for none.
         valid_every: Steps between validations; each also writes a checkpoint.
         patience: Validations without improvement before training stops; 0 for no early stopping.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU, fp32 elsewhere.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU or on a CPU with AMX, fp32 elsewhere.
         attention: Attention kernel: ``auto``, ``xformers``, ``varlen``, ``flex`` or ``sdpa``; `ndt bench attention
             --list` shows what each supports.
         checkpoint_activations: Whether blocks recompute their activations in the backward pass, to save memory.
@@ -83,14 +83,16 @@ class MaskConfig:
             ``span`` (runs of bins of each patch), ``unit`` (whole units, co-smoothing) and ``forward`` (the last bins).
         random_only_steps: Number of first steps that draw only ``random`` masks, if it is one of the kinds. Models that
             began with harder masks stayed at constant rates.
+        share: Fraction of training windows with hidden entries.
     """
 
     ratio: float = 0.5
     kinds: tuple[str, ...] = ("random",)
     random_only_steps: int = 200
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF)}, "mask.")
+        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF), "share": (0, 1)}, "mask.")
         if not self.kinds or not set(self.kinds) <= set(MASK_KINDS):
             raise InputError("settings", "mask.kinds", f"some of {', '.join(MASK_KINDS)}", list(self.kinds))
 
@@ -103,13 +105,16 @@ class PretrainConfig:
         model: Architecture.
         train: Training loop.
         mask: Hidden entries.
-        target: Target to decode in addition, in the sessions that have it; empty for none.
+        target: Targets to decode in addition, separated by commas, in the sessions that have them; empty for none.
+            Named as for `ndt finetune`: a series, ``TABLE/COLUMN``, or ``NAME=EXPRESSION`` over columns of a table.
+        masked_weight: Weight of the masked loss per spike, relative to the decoding loss.
+        unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
+        residual_dropout: Probability that the learned residual of a unit or context is left out, in training, so that
+            the model works without it.
         embedding_lr_scale: Learning rate of the tables of units, sites and contexts over that of other parameters: each
             row is trained only by windows that contain its name.
         bin_size: Bin width in seconds; 0 for the coarsest of the sessions' own.
         window: Longest window in seconds.
-        shuffle_units: Whether units change patches from window to window: ``auto`` (in sessions with units that occur
-            in no other session), ``always`` or ``never``.
         sessions: Session ids to pretrain on; empty for all that are not kept for evaluation.
         leaks: Action if another session of the store holds out what a session trains on (the same recording, a part
             of it, or some of its units): ``refuse`` or ``warn``. See `ndt.data.leaks`.
@@ -120,18 +125,21 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     target: str = ""
+    masked_weight: float = 0.5
+    unit_dropout: float = 0.5
+    residual_dropout: float = 0.2
     embedding_lr_scale: float = 10.0
     bin_size: float = 0.0
     window: float = 2.0
-    shuffle_units: str = "auto"
     sessions: tuple[str, ...] = ()
     leaks: str = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
-        require(self, {"embedding_lr_scale": (1e-3, 1e3)})
-        choose(self, "pretrain", shuffle_units=("auto", "always", "never"), leaks=("refuse", "warn"))
+        require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF)})
+        require(self, {"unit_dropout": (0, 1), "residual_dropout": (0, 1)})
+        choose(self, "pretrain", leaks=("refuse", "warn"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,34 +147,28 @@ class FinetuneConfig:
     """Fine-tuning of a decoder for one session and one target.
 
     Arguments:
-        strategy: Adaptation of a pretrained model: ``full`` (all parameters), ``contexts`` (embeddings of units and
-            contexts, and the token embedding), ``probe`` (a linear readout of latents), ``unsupervised`` (masked loss
-            alone, with the pretrained decoder), ``align`` (the same, with new units matched to those of an earlier
-            day), or ``auto``; see `ndt.finetune.strategies`.
-        align_to: Session whose units new units are matched to; empty for the subject's last training session.
+        strategy: Adaptation of a pretrained model: ``full`` (all parameters), ``heads`` (heads, and embeddings of units
+            and contexts), ``unlabelled`` (these embeddings alone, on the masked loss, with the pretrained heads),
+            ``none`` (no step: pretrained heads, and units by their activity), or ``auto``: ``full``, or ``unlabelled``
+            without labels. See `ndt.finetune.strategies`.
         train: Training loop.
         model: Architecture of a model trained from scratch; a pretrained model keeps its own.
-        decoder_steps: Steps of the decoder training stage, which trains a TCN decoder alone on fixed latents; its
-            weights are kept if validation improves. A decoder of counts trained from scratch has no other steps.
-        freeze_steps: Number of first steps in which pretrained parameters (the backbone, and a decoder of the same
-            target) are frozen; about three quarters of all steps are best.
-        backbone_lr_scale: Learning rate of pretrained parameters after that, over the run's; 0 keeps them frozen.
-        embedding_lr_scale: Learning rate of the tables of units, sites and contexts over the run's.
-        embedding_warmup_steps: Number of first steps that train only these tables, on the masked loss alone, if the
-            session has units that the model does not know.
-        mask_ratio: Fraction of tokens hidden from the encoder in training.
-        masked_weight: Weight of the masked loss relative to the decoding loss.
+        mask: Entries that are hidden from the encoder in training.
+        masked_weight: Weight of the masked loss per spike, relative to the decoding loss.
+        freeze_steps: Number of first steps of ``full`` in which only heads and embeddings learn.
+        backbone_lr_scale: Learning rate of the pretrained backbone after that, over the run's.
+        embedding_lr_scale: Learning rate of embeddings of units, sites and contexts over the run's.
         unit_dropout: Largest fraction of units left out of a training window; the fraction is drawn anew each time.
         label_seconds: Seconds of labelled training data to use, the last before validation; 0 for all.
         bin_size: Bin width in seconds of a model trained from scratch; 0 for the session's own.
         window: Longest window in seconds of a model trained from scratch.
         max_lag: Longest history of the ridge baseline in seconds.
-        auxiliary: Auxiliary targets of a TCN decoder, separated by commas, which it is trained on but does not predict;
-            ``auto`` for all other series of the session; empty for none.
+        auxiliary: Auxiliary targets, separated by commas, which are trained on but not predicted; ``auto`` for all
+            other series of the session; empty for none.
         lags: Candidate lags in seconds by which the target follows the spikes (negative: the estimate is late); of
             several, the one with the best validation R² of ridge is chosen.
         split: Splits of this run alone, in place of the session's: ``fold:K/N``, ``first:SECONDS`` or
-            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Only for a model trained from scratch.
+            ``TABLE/COLUMN``; see `ndt.data.splits.assign_splits`. Not for a session that the model was pretrained on.
         eval_mask: Table of intervals whose test bins are scored (FALCON's is ``eval_mask@end`` or ``eval_mask@start``,
             for the position of a mask sample in its bin); empty for all test bins.
         baselines: Baselines to fit; ridge (for classes per trial: logistic regression) is always among them.
@@ -177,17 +179,14 @@ class FinetuneConfig:
     """
 
     strategy: str = "auto"
-    align_to: str = ""
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, valid_every=25))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=500, valid_every=50, weight_decay=0.3))
     model: ModelConfig = field(default_factory=ModelConfig)
-    decoder_steps: int = 400
-    freeze_steps: int = 75
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(ratio=0.25, share=0.25))
+    masked_weight: float = 0.2
+    freeze_steps: int = 0
     backbone_lr_scale: float = 0.1
-    embedding_lr_scale: float = 10.0
-    embedding_warmup_steps: int = 20
-    mask_ratio: float = 0.2
-    masked_weight: float = 0.5
-    unit_dropout: float = 0.4
+    embedding_lr_scale: float = 50.0
+    unit_dropout: float = 0.0
     label_seconds: float = 0.0
     bin_size: float = 0.0
     window: float = 3.0
@@ -209,9 +208,9 @@ class FinetuneConfig:
             raise InputError("settings", "ensemble", f"network, and some of {', '.join(MEMBERS)}", list(self.ensemble))
         if unknown := set(self.baselines) - set(BASELINES):
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
-        require(self, {"mask_ratio": (0, 0.99), "unit_dropout": (0, 1), "embedding_warmup_steps": (0, INF)})
-        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF), "embedding_lr_scale": (1e-3, 1e3)})
-        require(self, dict.fromkeys(("decoder_steps", "masked_weight", "label_seconds", "max_lag"), (0, INF)))
+        require(self, {"unit_dropout": (0, 1), "embedding_lr_scale": (1e-3, 1e3)})
+        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF)})
+        require(self, dict.fromkeys(("masked_weight", "label_seconds", "max_lag"), (0, INF)))
         choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
 
 
@@ -234,7 +233,7 @@ class StudyConfig:
     workers: int = 1
     pretrain: PretrainConfig = field(default_factory=lambda: PretrainConfig(train=TrainConfig(steps=800)))
     finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), freeze_steps=150)
+        default_factory=lambda: FinetuneConfig(train=TrainConfig(steps=200, valid_every=25))
     )
     label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
 

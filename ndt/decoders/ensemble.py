@@ -20,6 +20,7 @@ from ndt.decoders.logistic import TrialDecoder
 from ndt.decoders.naive_bayes import CellBayes, NaiveBayes
 from ndt.decoders.ridge import Ridge
 from ndt.decoders.target_cells import Cells
+from ndt.decoders.tcn import TCN, Convolutions
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
 from ndt.model.checkpoint import load_arrays, read_json, save_arrays, write_json
@@ -88,7 +89,7 @@ class PartEnsemble:
 
     part: Part
     weights: dict[str, float]
-    members: dict[str, Ridge | GRU | NaiveBayes | TrialDecoder]
+    members: dict[str, TCN | Ridge | GRU | NaiveBayes | TrialDecoder]
     conformal: Conformal
 
 
@@ -166,15 +167,17 @@ class Ensemble:
 
 
 STORED = (
-    CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler, TrialDecoder,
+    CellBayes, Cells, Conformal, Ensemble, GRU, InputDrift, NaiveBayes, Part, PartEnsemble, Ridge, Scaler, TCN,
+    TrialDecoder,
 )  # fmt: skip
-CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {"Network": Network.of}
+NETWORKS = (Network, Convolutions)
+CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {cls.__name__: cls.of for cls in NETWORKS}
 
 
 def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
     """Returns the JSON form of a value; its arrays go to `arrays`, each under the path of fields that leads to it.
 
-    A dataclass becomes a dict with its class name under ``class``; so do a GRU's network, an array and a number that
+    A dataclass becomes a dict with its class name under ``class``; so do a network, an array and a number that
     is not finite. Tuples become lists.
     """
 
@@ -184,9 +187,9 @@ def flatten(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {"class": "array", "name": name}
-    if isinstance(value, Network):
+    if isinstance(value, NETWORKS):
         weights = {key: w.numpy().copy() for key, w in value.state_dict().items()}
-        return {"class": "Network", "weights": inner(weights.items())}
+        return {"class": type(value).__name__, "weights": inner(weights.items())}
     if is_dataclass(value):
         return {"class": type(value).__name__} | inner((f.name, getattr(value, f.name)) for f in fields(value))
     if isinstance(value, dict):

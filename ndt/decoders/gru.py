@@ -1,17 +1,14 @@
 """A small recurrent network (GRU) as a decoder."""
 
-import copy
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ndt.decoders.network import Training, best_network, padded, target_loss, to_targets
 from ndt.evaluation.metrics import r2
 from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
@@ -23,12 +20,12 @@ WINDOW_BINS = 64  # of a training window
 WARM_BINS = 8  # at a window's start, outside the loss unless the segment begins there
 BATCH_SIZE = 48  # windows
 STEPS, WARMUP = 180, 20  # optimisation steps at most, and those of linear warm-up; a cosine takes the rate to 0
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 8e-3, 0.01, 1.0  # AdamW's peak rate and decay, and the largest gradient norm
+LEARNING_RATE, WEIGHT_DECAY = 8e-3, 0.01  # AdamW's peak rate and decay
 EMA = 0.97  # decay of the moving average of weights, which is validated and kept
 VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and validations without improvement before stopping
 CHUNK = 4096  # bins of one forward pass; the state carries over to the next
 
-# B = windows in a batch, L = bins in the longest of them, R = rows of all segments
+# B = windows in a batch, T = bins
 
 
 class Network(nn.Module):
@@ -96,9 +93,8 @@ class GRU:
         for part in torch.from_numpy(z.astype(np.float32)).split(CHUNK) if len(z) else ():
             found, state = self.network(part[None], state)
             out.append(found[0])
-        logits = torch.cat(out).double()
 
-        return logits.softmax(1).numpy() if self.kind == "class" else self.targets.invert(logits.numpy())
+        return to_targets(torch.cat(out), self.targets, self.kind)
 
 
 def fit_gru(
@@ -115,82 +111,34 @@ def fit_gru(
     """
     train, valid = labelled(targets, train, "train"), labelled(targets, valid, "valid")
     scale_x, scale_y = Scaler.fit(counts, train), Scaler.fit(targets, train)
-    x, y = [scale_x.apply(k) for k in counts], [v if kind == "class" else scale_y.apply(v) for v in targets]
+    z = padded([scale_x.apply(x) for x in counts])
+    label = padded(targets if kind == "class" else [scale_y.apply(y) for y in targets])
     history, chosen = with_history(counts, valid, bin_size)
     true = take(targets, valid)
+
+    def loss(rows: Tensor, scored: Tensor) -> Tensor:
+        return target_loss(network(z[rows])[0][scored], label[rows[scored]], kind)
+
+    def score(network: Network) -> float:
+        return r2(true, take(GRU(network, scale_x, scale_y, kind, 0, 0.0).predict(history), chosen))
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(x[0].shape[1], y[0].shape[1], WIDTH)
-        average = copy.deepcopy(network).eval()
-        best: GRU | None = None
-        for step in _train(network, average, x, y, train, kind, seed):
-            if step % VALID_EVERY and step != STEPS:
-                continue
-            model = GRU(average, scale_x, scale_y, kind, step, float("nan"))
-            score = r2(true, take(model.predict(history), chosen))
-            if best is None or score > best.valid_r2:
-                best = GRU(copy.deepcopy(average), scale_x, scale_y, kind, step, score)
-            if step - best.steps >= PATIENCE * VALID_EVERY:
-                break
-    assert best is not None, "at least one step"
+        network = Network(z.shape[1], label.shape[1], WIDTH)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        found, step, best = best_network(network, optimiser, loss, score, train, _training(), seed)
 
-    return best
+    return GRU(found, scale_x, scale_y, kind, step, best)
 
 
-def _train(
-    network: Network, average: Network, x: list[Array], y: Segments, train: Masks, kind: str, seed: int
-) -> Iterator[int]:
-    """Trains a network and the moving average of its weights; yields the number of each step after it."""
-    z, label = (torch.from_numpy(np.pad(np.concatenate(a), ((0, 1), (0, 0)))).float() for a in (x, y))
-    label.nan_to_num_()  # the last row of both pads shorter windows
-    windows = _windows([len(m) for m in train], np.concatenate(list(train)), np.random.default_rng(seed))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    for step in range(1, STEPS + 1):
-        rows, scored = _batch(list(islice(windows, BATCH_SIZE)), len(z) - 1)
-        cosine = (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
-        optimiser.param_groups[0]["lr"] = LEARNING_RATE * cosine * min(step / WARMUP, 1.0)
-        network.train()
-        out = network(z[rows])[0][scored]
-        loss = F.cross_entropy(out, label[rows[scored]]) if kind == "class" else F.mse_loss(out, label[rows[scored]])
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimiser.step()
-        kept = min(EMA, step / (step + 9))  # a plain mean over the first steps
-        with torch.no_grad():
-            for a, w in zip(average.parameters(), network.parameters(), strict=True):
-                a.lerp_(w, 1 - kept)
-        yield step
-
-
-Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
-
-
-def _windows(lengths: list[int], train: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Window]:
-    """Yields windows without end: their rows, and which of these are in the loss.
-
-    Each pass over the segments draws new starts. Windows overlap by the bins outside the loss, so each training row is
-    in the loss once a pass, with bins before it.
-    """
-    step = WINDOW_BINS - WARM_BINS
-    first = np.cumsum(lengths) - lengths
-    while True:
-        windows = []
-        for begin, length in zip(first, lengths, strict=True):
-            for start in range(-int(rng.integers(step)) if length > WINDOW_BINS else 0, length, step):
-                rows = begin + np.arange(max(start, 0), min(start + WINDOW_BINS, length))
-                scored = train[rows] & ((np.arange(len(rows)) >= WARM_BINS) | (start <= 0))
-                if scored.any():
-                    windows.append((rows, scored))
-        for i in rng.permutation(len(windows)):
-            yield windows[i]
-
-
-def _batch(windows: list[Window], empty: int) -> tuple[Tensor, Tensor]:
-    """Returns rows, and which are in the loss, (B, L) each; row `empty`, outside the loss, pads shorter windows."""
-    longest = max(len(rows) for rows, _ in windows)
-    batch, known = np.full((len(windows), longest), empty), np.zeros((len(windows), longest), bool)
-    for i, (rows, scored) in enumerate(windows):
-        batch[i, : len(rows)], known[i, : len(rows)] = rows, scored
-
-    return torch.from_numpy(batch), torch.from_numpy(known)
+def _training() -> Training:
+    return Training(
+        window_bins=WINDOW_BINS,
+        warm_bins=WARM_BINS,
+        batch_size=BATCH_SIZE,
+        steps=STEPS,
+        warmup=WARMUP,
+        ema=EMA,
+        valid_every=VALID_EVERY,
+        patience=PATIENCE,
+    )

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from ndt.decoders.ridge import ALPHAS
-from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.segments import Array, Masks, Scaler, Segments, labelled, take
 
@@ -99,12 +98,10 @@ def fit_trial_decoder(
         kind: ``continuous``, ``angle`` or ``class``.
 
     Raises:
-        InputError: if the training trials are fewer than 2, or all of one class.
+        InputError: if the training trials are fewer than 2.
     """
     train, valid = labelled(targets, train, "train"), [np.asarray(m) for m in valid]
     y = take(targets, train)
-    if kind == "class" and (y.sum(0) > 0).sum() < 2:
-        raise InputError("baseline", "train", "trials of at least 2 classes", "one class")
     edges = _edges(take(bins_since_start, train) + 1, bin_size)
     x = _at_rows(counts, bins_since_start, train, edges)
     features = Scaler.fit([x], [np.ones(len(x), bool)])
@@ -215,6 +212,8 @@ def _solved(kind: str, z: Array, y: Array, alpha: float) -> tuple[Array, Array]:
     if kind != "class":
         ridge: Any = Ridge(alpha=alpha).fit(z, y)
         return np.asarray(ridge.coef_).reshape(y.shape[1], -1).T, np.asarray(ridge.intercept_).reshape(-1)
+    if len(classes := np.flatnonzero(y.sum(0))) == 1:  # nothing to tell apart
+        return np.zeros((z.shape[1], y.shape[1])), np.where(np.arange(y.shape[1]) == classes[0], 0.0, -np.inf)
     model: Any = LogisticRegression(C=1 / alpha, class_weight="balanced", max_iter=2000)
     model.fit(z, y.argmax(1))
     coefficients, constant = model.coef_, model.intercept_

@@ -5,13 +5,16 @@ ratio of sums over rows, :math:`\theta = \sum_t u_t / \sum_t v_t`; its standard 
 
 A block begins at a random row. In a segment of at least 2 L rows it has L rows and wraps from the segment's end to its
 start. Shorter segments enter whole, in order of time, until the block has L rows. So no block cuts a trial or joins a
-long segment to another, and all rows have about the same probability.
+long segment to another, and all rows have about the same probability. With many segments (trials), L is at least half
+the median segment, so that most enter whole.
 
-L and the bias of the variance at that length follow from the autocovariance of :math:`u_t - \theta v_t`.
+L and the bias of the variance at that length follow from the autocovariance of :math:`u_t - \theta v_t`, at the time
+scale that asks for the longest blocks.
 
 Reference: Künsch (1989), https://doi.org/10.1214/aos/1176347265; Politis & Romano (1992), A circular block-resampling
 procedure for stationary data; Politis & White (2004), https://doi.org/10.1081/ETC-120028836, as corrected by Patton,
-Politis & White (2009), https://doi.org/10.1080/07474930802459016
+Politis & White (2009), https://doi.org/10.1080/07474930802459016; Flyvbjerg & Petersen (1989), Error estimates on
+averages of correlated data, https://doi.org/10.1063/1.457480
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +28,8 @@ __all__ = ["Bootstrap", "block_bootstrap_mean", "block_bootstrap_r2"]
 REPLICATES = 1000
 FEWEST_BLOCKS = 5  # with fewer, their variance is unknown
 MOST_BLOCKS = 1000  # estimate an error to 2 %; longer blocks than the optimum are then harmless, and draws are quick
+FEWEST_SUMS = 32  # whose autocorrelation can be told from noise
+FEWEST_SEGMENTS = 20  # which then may be resampled whole
 MOST_BIAS = 0.5  # largest share of the variance that the correction adds
 
 Array = NDArray[np.float64]
@@ -82,6 +87,11 @@ def _length(R: int, G: float, level: float) -> int:
     return int(np.clip(round(float(1.5 * (G / level) ** 2 * R) ** (1 / 3)), 1, longest))
 
 
+def _noise(R: int) -> float:
+    """Returns the autocorrelation from which on it is significant in a series of R rows."""
+    return float(2 * np.sqrt(np.log10(R) / R))
+
+
 def _spectrum(x: Array) -> tuple[float, float]:
     """Returns G and the sum of autocovariances (see `_length`) of a series, (R,); 0 and 1 if it does not vary."""
     R = len(x)
@@ -91,13 +101,33 @@ def _spectrum(x: Array) -> tuple[float, float]:
     longest = -(-R // 3)
     power = np.abs(np.fft.rfft(x, 2 * R)) ** 2  # R zeros behind the series avoid wrapping
     covariance = np.fft.irfft(power, 2 * R)[: longest + 1] / R
-    significant = np.flatnonzero(np.abs(covariance / covariance[0]) > 2 * np.sqrt(np.log10(R) / R))
+    significant = np.flatnonzero(np.abs(covariance / covariance[0]) > _noise(R))
     quiet = np.diff(np.r_[significant, 2 * R]) > 5  # no significant lag among the five that follow
     M = min(2 * max(int(significant[quiet][0]), 1), longest)
     k = np.arange(M + 1)
     weighted = np.minimum(1.0, 2 * (1 - k / M)) * np.where(k, 2.0, 1.0) * covariance[: M + 1]
 
     return float(np.sum(k * weighted)), float(np.sum(weighted))
+
+
+def _slowest(x: Array) -> tuple[float, float]:
+    """Returns G and the sum of autocovariances of a series, (R,), at the scale that asks for the longest block.
+
+    Slow errors under fast ones have autocorrelations that are too small to be significant, at so many lags that they
+    matter. Sums of 2, 4, 8, … neighbours keep the slow part of the variance and have less of the fast one: their G
+    estimates that of the rows, and their sum of autocovariances that of the rows, times the number of neighbours.
+    """
+    R, scale = len(x), 2
+    best = _spectrum(x)
+    while (n := R // scale) >= FEWEST_SUMS:
+        sums = x[: n * scale].reshape(n, scale).sum(1)
+        y = sums - sums.mean()
+        G, level = _spectrum(sums)
+        if y[1:] @ y[:-1] > _noise(n) * (y @ y) and min(G, level) > 0:
+            best = max(best, (G, level / scale), key=lambda found: _length(R, *found))
+        scale *= 2
+
+    return best
 
 
 def block_bootstrap_mean(
@@ -162,8 +192,10 @@ def _bootstrap(u: Array, v: Array, segment: ArrayLike | None, seed: int, replica
     undefined = Bootstrap(value=value, draws=np.zeros(0), block=1, num_blocks=float(len(u)))
     if np.ptp(influence) <= 1e-12 * np.abs(u).max(initial=0.0):  # rounding: nothing varies
         return undefined
-    G, level = _spectrum(influence)
-    block = max(_length(len(u), G, level), -(-len(u) // MOST_BLOCKS))
+    G, level = _slowest(influence)
+    lengths = np.unique(segments, return_counts=True)[1]
+    whole = int(np.median(lengths)) // 2 + 1 if len(lengths) >= FEWEST_SEGMENTS else 1  # shorter than 2 L: not cut
+    block = max(_length(len(u), G, level), -(-len(u) // MOST_BLOCKS), whole)
     sums = _block_sums(np.stack([np.ones(len(u)), u, v], 1), segments, block)
     mean_rows = sums[:, 0].mean()
     num_blocks = len(u) / mean_rows

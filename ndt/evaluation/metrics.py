@@ -175,8 +175,9 @@ def score(true: ArrayLike, predicted: ArrayLike, kind: str) -> dict[str, Any]:
     - *angle*, columns cosine and sine of each: ``median_error_deg``, ``mean_error_deg`` (of the absolute difference of
       directions, mean over angles).
     - *class*, one column a class: ``accuracy`` of the likeliest class; ``recall``, the same of the rows of each class,
-      NaN for one that does not occur; ``balanced_accuracy``, the mean recall of classes that occur; ``chance``, the
-      accuracy of the most frequent class; ``log_loss`` in nats, of probabilities that sum to 1, each at least 1e-6.
+      NaN for one that does not occur; ``class_counts``, the rows of each class; ``balanced_accuracy``, the mean recall
+      of classes that occur; ``chance``, the accuracy of the most frequent class; ``log_loss`` in nats, of
+      probabilities that sum to 1, each at least 1e-6.
 
     Arguments:
         true: Measured values, shape (R, C); rows with a NaN are unlabelled and left out.
@@ -257,6 +258,7 @@ def _class(y: Array, x: Array) -> dict[str, Any]:
         "accuracy": float(right.sum() / len(y)) if len(y) else float("nan"),
         "balanced_accuracy": float(_mean(recall[occurs])),
         "recall": recall,
+        "class_counts": rows,
         "chance": float(rows.max() / len(y)) if len(y) else float("nan"),
         "log_loss": float(_mean(-np.log(p[np.arange(len(y)), label]))),
     }

@@ -30,7 +30,7 @@ def trial_rates(
     *,
     forward: int = 0,
     heldout: NDArray[np.bool_] | None = None,
-    mean_counts: NDArray[np.float64] | None = None,
+    activity: NDArray[np.float32] | None = None,
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
     """Returns predicted spikes per bin in all bins of trials, (M, T + F, N), units in the order of the session.
@@ -45,16 +45,15 @@ def trial_rates(
         num_bins: Visible bins T, of the model's width.
         forward: Bins F after them.
         heldout: Held-out units, (N,); None for none.
-        mean_counts: Spikes per bin of each unit, (N,); by default the model's.
+        activity: Measures of each unit's activity, (N, A); by default the model's.
         batch_size: Windows at once.
 
     Raises:
         InputError: if F leaves no visible bin in the model's longest window.
     """
-    rows, T, N = model.vocabulary.rows(session), num_bins + forward, session.num_units
+    rows, T, N = model.rows(session), num_bins + forward, session.num_units
     spans = _spans(num_bins, forward, model.spec.window_bins, session.session_id)
     heldin = np.ones(N, bool) if heldout is None else ~np.asarray(heldout, bool)
-    means = None if mean_counts is None else np.asarray(mean_counts, np.float64)
 
     def read(batch: Batch) -> Tensor:
         """Returns rates of all units in each bin, (R, N); tokens are ordered by bin and patch, the last one padded."""
@@ -62,7 +61,7 @@ def trial_rates(
         return log_rates.exp().reshape(len(batch.bin_time), -1)[:, :N]
 
     windows = _windows(
-        session, np.asarray(start, np.float64), model.spec.bin_size, spans, num_bins, heldin, rows, means
+        session, np.asarray(start, np.float64), model.spec.bin_size, spans, num_bins, heldin, rows, activity
     )
     found = per_bin(model, windows, read, len(start) * T, batch_size).reshape(len(start), T, N)
     out = np.empty_like(found)
@@ -93,7 +92,7 @@ def _windows(
     num_bins: int,
     heldin: NDArray[np.bool_],
     rows: Rows,
-    means: NDArray[np.float64] | None,
+    activity: NDArray[np.float32] | None,
 ) -> Iterator[tuple[Window, int]]:
     """Yields windows of concatenated trials, and the first bin that each keeps.
 
@@ -108,6 +107,6 @@ def _windows(
             part, index = slice(first, last), (m * T + first, m * T + last)
             hidden, valid = ~visible[part], np.ones_like(visible[part])
             window = rows.window(
-                counts[part], valid, hidden=hidden, mean_counts=means, index=index, session=session.session_id
+                counts[part], valid, hidden=hidden, activity=activity, index=index, session=session.session_id
             )
             yield window, m * T + keep

@@ -14,9 +14,9 @@ With an attention window of w bins, a query attends to no data token more than w
 
 `packed_layout` returns the patterns of a model's layers, for one of two orders:
 
-- ``axial`` (ours): layers alternate. Even layers attend over time: the tokens of one slot of a window attend to
-  themselves and to earlier bins of that slot, and to the window's context tokens. Odd layers attend over space: all
-  tokens of one bin attend to each other. Both masks exist in every fused kernel.
+- ``axial`` (ours): two layers over time, then one over space, and so on. Over time, the tokens of one slot of a window
+  attend to themselves and to earlier bins of that slot, and to the window's context tokens; over space, all tokens of
+  one bin attend to each other. Both masks exist in every fused kernel.
 - ``joint`` (NDT2): each window is one sequence with the mask ``time``, so that a token attends to all slots of its own
   and of earlier bins.
 
@@ -225,14 +225,9 @@ def packed_layout(
     within_bin, _ = _with_contexts(*over_space, window, time, lengths)
     mask = "causal" if causal else "full"
 
-    return PackedLayout(
-        time,
-        lengths,
-        [
-            AttentionPattern(queries, keys, mask, attention_window),
-            AttentionPattern(within_bin, within_bin, "full", timed=False),
-        ],
-    )
+    timed = AttentionPattern(queries, keys, mask, attention_window)
+
+    return PackedLayout(time, lengths, [timed, timed, AttentionPattern(within_bin, within_bin, "full", timed=False)])
 
 
 def _data_sequences(window: Tensor, time: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ __all__ = [
     "write_json",
 ]
 
-FORMAT = 5  # of model.json
+FORMAT = 6  # of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,16 @@ class TargetSpec:
         assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
 
     @classmethod
-    def fitted(cls, target: Target, rows: NDArray[np.bool_], where: str) -> "TargetSpec":
+    def fitted(
+        cls, target: Target, rows: NDArray[np.bool_], where: str, known: "TargetSpec | None" = None
+    ) -> "TargetSpec":
         """Returns the specification of a target, standardised on the labelled bins among `rows`, (R,).
+
+        Arguments:
+            target: The target.
+            rows: Bins of the training split, (R,).
+            where: Name of the session in errors.
+            known: Target of a pretrained model: parts that it has keep its standardisation, since their heads are kept.
 
         Raises:
             InputError: if a part has no label in these bins, a dimension that does not vary, or an absent class.
@@ -73,6 +81,10 @@ class TargetSpec:
         mean, std = np.zeros((2, target.values.shape[1]))
         for i, part in enumerate(target.parts):
             columns = target.columns(i)
+            if known is not None and part in known.parts and known.lag == target.lag:
+                own = part_columns(known.parts)[known.parts.index(part)]
+                mean[columns], std[columns] = known.mean[own], known.std[own]
+                continue
             values = target.values[rows, columns]
             values = values[~np.isnan(values).any(1)]
             _check_labels(part, values, where)
@@ -91,29 +103,19 @@ class TargetSpec:
             lag=target.lag,
         )
 
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        """Columns of the target, and of the auxiliary targets if there are any."""
-        auxiliary = sum(part.num_columns for part in self.auxiliary)
-
-        return (len(self.dims), auxiliary) if auxiliary else (len(self.dims),)
-
-    def same(self, other: "TargetSpec") -> bool:
-        """Whether both are the same quantities at the same lag, whatever their standardisation."""
-        own, others = ((c.name, c.dims, c.unit, c.parts, c.lag, c.auxiliary) for c in (self, other))
-
-        return own == others
-
     def adopt(self, target: Target) -> Target | None:
-        """Returns a target with the columns of this one, which may have more classes; None if they differ otherwise."""
-        if self.lag != target.lag or len(self.parts) != len(target.parts):
-            return None
-        for own, part in zip(self.parts, target.parts, strict=True):
-            same = part.kind == "class" and replace(own, dims=part.dims) == part and set(part.dims) <= set(own.dims)
-            if own != part and not same:
-                return None
+        """Returns a target with columns of this one, which may have more classes and parts; None if they differ."""
+        parts = []
+        for part in target.parts if self.lag == target.lag else ():
+            for own in self.parts:
+                fewer = (
+                    part.kind == "class" and set(part.dims) <= set(own.dims) and replace(own, dims=part.dims) == part
+                )
+                if own == part or fewer:
+                    parts.append(own)
+                    break
 
-        return target.expanded(self.parts)
+        return target.expanded(parts) if len(parts) == len(target.parts) else None
 
     def standardise(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns standardised values, (R, C); 1 and 0 of classes stay."""
@@ -152,9 +154,8 @@ class ModelSpec:
         vocabulary: Names of the rows of its tables.
         bin_size: Bin width in seconds.
         window_bins: Longest training window, in bins.
-        target: Target of the decoder; None before fine-tuning.
+        target: Target that is decoded; None for a model of spikes alone.
         data: SHA-256 of the source of each training session, by session id.
-        encodes: Whether the encoder was trained; a decoder of counts trained from scratch needs none.
     """
 
     config: ModelConfig
@@ -163,7 +164,11 @@ class ModelSpec:
     window_bins: int
     target: TargetSpec | None = None
     data: dict[str, str] = field(default_factory=dict)
-    encodes: bool = True
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts that have a head: those of the target, then auxiliary ones."""
+        return () if self.target is None else (*self.target.parts, *self.target.auxiliary)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the specification as JSON."""
@@ -188,7 +193,6 @@ class ModelSpec:
                 window_bins=int(found["window_bins"]),
                 target=None if found["target"] is None else _target(found["target"]),
                 data=dict(found["data"]),
-                encodes=bool(found["encodes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "architecture", "the fields that this version knows", error) from error

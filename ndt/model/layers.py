@@ -12,6 +12,8 @@ from ndt.model.attention_patterns import AttentionPattern, PackedLayout
 
 __all__ = ["Attention", "Block", "Dropout", "FeedForward", "rotate"]
 
+LAYER_SCALE = 0.1  # initial scale of a residual branch
+
 # L = rows of all sequences together, D = width, H = heads, E = dimensions of a head
 
 
@@ -153,44 +155,40 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: attention, then feed-forward.
+    r"""Transformer block: attention, then feed-forward, each a residual branch of normalised rows.
 
-    Layer norms are applied within each residual branch (``pre``), or after its sum (``post``).
+    .. math:: x \leftarrow x + \gamma \odot f(\mathrm{LayerNorm}(x))
+
+    The scales :math:`\gamma` are learned from a tenth (`LAYER_SCALE`), and each branch is left out of a window at
+    random in training (`drop_path`): otherwise attention memorises windows of a session with few units.
+
+    Reference: Touvron et al. (2021), layer scale, https://arxiv.org/abs/2103.17239; Huang et al. (2016), stochastic
+    depth, https://arxiv.org/abs/1603.09382.
 
     Arguments:
         config: Architecture.
-        rotary: Whether scores depend on differences in time (`rotate`).
-        feedforward: Class of the feed-forward part.
     """
 
-    def __init__(self, config: ModelConfig, *, rotary: bool = True, feedforward: type[nn.Module] = FeedForward) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
         D = config.width
-        self.pre = config.norm == "pre"
-        self.norm = nn.LayerNorm(D)
-        self.attention = Attention(config, rotary=rotary)
-        self.feedforward_norm = nn.LayerNorm(D)
-        self.feedforward = feedforward(config)
-        self.dropout = Dropout(config.dropout)
+        self.norm, self.attention = nn.LayerNorm(D), Attention(config)
+        self.feedforward_norm, self.feedforward = nn.LayerNorm(D), FeedForward(config)
+        self.scale, self.feedforward_scale = (nn.Parameter(torch.full((D,), LAYER_SCALE)) for _ in range(2))
+        self.dropout, self.drop_path = Dropout(config.dropout), config.drop_path
 
-    def forward(
-        self,
-        x: Float[Tensor, "L D"],
-        layout: PackedLayout,
-        pattern: AttentionPattern,
-        keep: Int[Tensor, " R"] | None = None,
-    ) -> Float[Tensor, "R D"]:
-        """Returns all transformed rows, or the rows `keep`: the last block skips rows that no readout uses."""
-        inner = self.attention(self._before(self.norm, x), layout, pattern, keep=keep)
-        x = x if keep is None else x.index_select(0, keep)
-        x = self._after(self.norm, x + self.dropout(inner))
-        inner = self.feedforward(self._before(self.feedforward_norm, x))
+    def forward(self, x: Float[Tensor, "L D"], layout: PackedLayout, pattern: AttentionPattern) -> Float[Tensor, "L D"]:
+        """Returns all transformed rows."""
+        keep = self._kept(x, layout)
+        x = x + keep * self.scale * self.dropout(self.attention(self.norm(x), layout, pattern))
 
-        return self._after(self.feedforward_norm, x + self.dropout(inner))
+        return x + keep * self.feedforward_scale * self.dropout(self.feedforward(self.feedforward_norm(x)))
 
-    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return norm(x) if self.pre else x
+    def _kept(self, x: Tensor, layout: PackedLayout) -> Tensor | float:
+        """Returns for each row whether its window keeps the branches, (L, 1), scaled to a mean of 1."""
+        if not self.training or not self.drop_path:
+            return 1.0
+        kept = (torch.rand(len(layout.lengths), device=x.device) >= self.drop_path).to(x.dtype) / (1 - self.drop_path)
 
-    def _after(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return x if self.pre else norm(x)
+        return kept.repeat_interleave(layout.lengths.to(x.device))[:, None]

@@ -1,29 +1,36 @@
-"""NDT2 as published, as a reference: its modules replace those of `ndt.model.transformer.NDT`, whose layers they share.
+"""NDT2 as published, as a reference, with the attention layers, tokens and training of the main model.
 
 A unit is identified by its index in its patch, which suits persistent channels only. Time and slot have learned
-embeddings, tokens attend to all tokens of their own and earlier bins, feed-forward parts have two layers, and the
-decoder cross-attends to all tokens. `configs/pretrain/ndt2.yaml` is its preset.
+embeddings, tokens attend to all tokens of their own and earlier bins, feed-forward parts have two layers. The encoder
+skips hidden tokens; a rate decoder, in which each enters as one learned mask token, predicts their counts, and the
+decoder of the target cross-attends to all latents. `configs/pretrain/ndt2.yaml` is its preset.
 
 Reference: Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.attention_patterns import AttentionPattern, PackedLayout, Sequences, packed_layout
 from ndt.model.checkpoint import ModelSpec
-from ndt.model.layers import Attention, Block, Dropout
-from ndt.model.patches import MAX_COUNT, Population
+from ndt.model.layers import Attention, Dropout
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, Encoded
+from ndt.session import Session
 
 __all__ = ["NDT2", "CrossDecoder", "Quirks"]
 
+MAX_COUNT = 20  # larger spike counts are clipped
 MAX_BINS, MAX_SLOTS = 250, 9  # rows of the tables of time and slots: 5 s of 20 ms bins, 288 channels in patches of 32
 
 # L = tokens, W = chosen tokens, M = rows of the memory, P = units of a patch, R = bins of the batch, D = width,
@@ -61,26 +68,14 @@ class _SlotEmbedding(nn.Module):
     def __init__(self, config: ModelConfig, frozen: int | None = None) -> None:
         super().__init__()
 
-        self.count = nn.Embedding(MAX_COUNT + 1, config.width // config.units_per_patch, padding_idx=frozen)
+        self.units = config.units_per_patch
+        self.count = nn.Embedding(MAX_COUNT + 1, config.width // self.units, padding_idx=frozen)
 
-    def forward(self, batch: Batch, chosen: Bool[Tensor, " L"], population: Population) -> Float[Tensor, "W D"]:
-        counts = torch.where(batch.seen, batch.counts, 0)[chosen]
+    def forward(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> Float[Tensor, "W D"]:
+        counts = torch.where(batch.seen, batch.counts, 0)[chosen].long()
+        counts = F.pad(counts, (0, self.units - counts.shape[1]))  # a batch of small sessions has narrow tokens
 
-        return self.count(counts.clamp(max=self.count.num_embeddings - 1)).flatten(1)
-
-
-class _SlotReadout(nn.Module):
-    """Linear map from a token's latent to the log rates of its patch (sec. 3.1)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-        self.linear = nn.Linear(config.width, config.units_per_patch)
-
-    def forward(
-        self, z: Float[Tensor, "W D"], batch: Batch, chosen: Bool[Tensor, " L"], population: Population
-    ) -> Float[Tensor, "W P"]:
-        return self.linear(z)
+        return self.count(counts.clamp(max=MAX_COUNT)).flatten(1)
 
 
 class _FeedForward(nn.Sequential):
@@ -91,11 +86,28 @@ class _FeedForward(nn.Sequential):
         super().__init__(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 
 
-class _Block(Block):
-    """A block without rotary embedding."""
+class _Block(nn.Module):
+    """A block without rotary embedding, its layer norms after the sums."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, rotary=False, feedforward=_FeedForward)
+        super().__init__()
+
+        self.norm, self.attention = nn.LayerNorm(config.width), Attention(config, rotary=False)
+        self.feedforward_norm, self.feedforward = nn.LayerNorm(config.width), _FeedForward(config)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "L D"],
+        layout: PackedLayout,
+        pattern: AttentionPattern,
+        keep: Int[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Returns all transformed rows, or the rows `keep`: the last block skips rows that no readout uses."""
+        inner = self.attention(x, layout, pattern, keep=keep)
+        x = self.norm((x if keep is None else x.index_select(0, keep)) + self.dropout(inner))
+
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 
 class _CrossBlock(nn.Module):
@@ -158,66 +170,118 @@ class CrossDecoder(nn.Module):
         return self.readout(x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Memory(Encoded):
+    """Outputs of the encoder: beside latents of data tokens, all encoded tokens, (K + M, D), and their layout."""
+
+    memory: Float[Tensor, "M D"]
+    layout: PackedLayout
+
+
 class NDT2(NDT):
     """Neural Data Transformer 2; windows have at most `MAX_BINS` bins."""
 
     ARCHITECTURE: ClassVar[str] = "ndt2"
-    EMBEDDING: ClassVar[type[nn.Module]] = _SlotEmbedding
-    POSITION: ClassVar[type[nn.Module]] = _LearnedPosition
-    BLOCK: ClassVar[type[Block]] = _Block
-    READOUT: ClassVar[type[nn.Module]] = _SlotReadout
     ORDER: ClassVar[str] = "joint"
     KNOWS_UNITS: ClassVar[bool] = False
+    FROZEN_COUNT: ClassVar[int | None] = None  # whose embedding stays zero
 
     def __init__(self, spec: ModelSpec) -> None:
         if spec.window_bins > MAX_BINS:
             seconds = f"{spec.window_bins} ({spec.window_bins * spec.bin_size:g} s)"
             raise InputError("model", "window", f"at most {MAX_BINS} bins, the rows of NDT2's table", seconds)
+        if any(part.per for part in spec.parts):
+            raise InputError("model", "target", "labels per bin, for NDT2", "labels per trial")
         super().__init__(spec)
 
-    def _add_units(self, spec: ModelSpec) -> None:
-        """Adds nothing: units have no embeddings."""
+    def _build(self, spec: ModelSpec) -> None:
+        c = spec.config
+        del self.identity  # units have no vectors
+        nn.init.normal_(self.context, std=0.02)
+        self.dropout = Dropout(c.dropout)  # of the inputs and outputs of encoder and rate decoder
+        self.embed = _SlotEmbedding(c, self.FROZEN_COUNT)
+        self.position, self.rate_position = _LearnedPosition(c), _LearnedPosition(c)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
+        self.encoder = nn.ModuleList(_Block(c) for _ in range(c.num_layers))
+        self.rate_decoder = nn.ModuleList(_Block(c) for _ in range(c.num_decoder_layers))
+        self.rates = nn.Linear(c.width, c.units_per_patch)
+        self.decoder = CrossDecoder(c, sum(part.num_columns for part in spec.parts)) if spec.parts else None
 
-    def _decoder(self, spec: ModelSpec) -> nn.Module:
-        assert spec.target is not None, "a decoder has a target"
-        if spec.config.decoder == "cross":
-            return CrossDecoder(spec.config, len(spec.target.dims))
+    def observe(self, session: Session, activity: NDArray[np.float32]) -> "NDT2":
+        """Returns the model, which uses no measure of activity."""
+        return self
 
-        return super()._decoder(spec)
+    def drop_residuals(self, probability: float) -> None:
+        """Does nothing: NDT2 has no residuals."""
 
-    def population(self, batch: Batch) -> Population:
-        """Returns the batch's units: mean counts, and embeddings with zero dimensions."""
-        mean = self._mean_counts(batch)
+    def standardise(self, activity: Iterable[NDArray[np.float32]]) -> None:
+        """Does nothing; see `observe`."""
 
-        return Population(mean.new_zeros(len(mean), 0), mean)
+    def extended(self, spec: ModelSpec) -> "NDT2":
+        """Returns a copy for a specification with more contexts, or another target.
 
-    def decode(
-        self, batch: Batch, encoded: Encoded | None = None, *, detach_latents: bool = False
-    ) -> Float[Tensor, "Q C"]:
+        Unknown contexts start at the mean of their kind. The decoder is kept if the target is the same.
+        """
+        other, weights = type(self)(spec), self.state_dict()
+        if self.spec.parts != spec.parts:
+            weights = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
+        new, known = other.state_dict(), weights.pop("context")
+        new["context"][: len(known)] = known
+        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
+        for row in range(len(known), len(kinds)):
+            if same := [i for i in range(len(known)) if kinds[i] == kinds[row]]:
+                new["context"][row] = known[same].mean(0)
+        other.load_state_dict(weights, strict=False)
+        other.store = self.store
+
+        return other
+
+    def contexts(self, batch: Batch) -> Float[Tensor, "K D"]:
+        """Returns the context tokens."""
+        return self.context[batch.context] + self.context_kind[self.kind_of_context[batch.context]]
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Returns latents of the visible tokens; the encoder does not process the others."""
+        visible = batch.visible
+        tokens = self.embed(batch, visible) + self.position(batch.time[visible], batch.slot[visible])
+        order, layout = self.layout(batch, visible)
+        x = torch.cat([self.contexts(batch), self.dropout(tokens)]).index_select(0, order)
+        for i, block in enumerate(self.encoder):
+            x = block(x, layout, layout.pattern(i))
+        x = self.dropout(x)
+
+        return _Memory(tokens=x.index_select(0, layout.data), chosen=visible, memory=x, layout=layout)
+
+    def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
+        """Returns log spikes per bin of all units of the tokens to be predicted, or of every token."""
+        x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
+        x = x.masked_scatter(encoded.chosen[:, None], encoded.tokens) + self.rate_position(batch.time, batch.slot)
+        order, layout = self.layout(batch, torch.ones_like(encoded.chosen))
+        x = torch.cat([self.context[batch.context], self.dropout(x)]).index_select(0, order)
+        chosen = torch.ones_like(encoded.chosen) if every else batch.predicted
+        last = len(self.rate_decoder) - 1
+        for i, block in enumerate(self.rate_decoder):
+            x = block(x, layout, layout.pattern(i), keep=layout.data[chosen] if i == last else None)
+
+        return self.rates(self.dropout(x))[:, : batch.counts.shape[1]]
+
+    def read_target(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R V"]:
         """Returns the target at each bin, in units of its standard deviation on the training split."""
-        if not isinstance(self.decoder, CrossDecoder):
-            return super().decode(batch, encoded, detach_latents=detach_latents)
-        encoded = encoded or self.encode(batch)
+        assert isinstance(encoded, _Memory)
+        assert self.decoder is not None, "the model has a target"
 
         return self.decoder(batch, encoded.memory, encoded.layout)
-
-
-class _FiveFrozen(_SlotEmbedding):
-    """The embedding of count 5 stays zero, because the released code pads batches with fives."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, frozen=5)
 
 
 class Quirks(NDT2):
     """NDT2 with four behaviours of its released code that the paper does not mention.
 
-    One mask is drawn for all windows of a batch, the embedding of count 5 stays zero, the first 120 ms of each window
-    have no decoding loss, and validation R² is averaged over batches.
+    One mask is drawn for all windows of a batch, the embedding of count 5 stays zero (the code pads batches with
+    fives), the first 120 ms of each window have no decoding loss, and validation R² is averaged over batches.
     """
 
     ARCHITECTURE: ClassVar[str] = "ndt2_quirks"
-    EMBEDDING: ClassVar[type[nn.Module]] = _FiveFrozen
+    FROZEN_COUNT: ClassVar[int | None] = 5
     SHARED_MASK: ClassVar[bool] = True
     UNDECODED: ClassVar[float] = 0.12
     R2_BINS: ClassVar[int | None] = 64 * 50  # of a batch

@@ -1,9 +1,10 @@
-"""The masked transformer: patches and context tokens in, latents and firing rates out.
+"""The transformer: patches and context tokens in, latents out, from which heads read rates and targets.
 
 It is derived from Ye, Collinger, Wehbe, Gaunt (2023), "Neural Data Transformer 2", NeurIPS, whose model is
 `ndt.model.ndt2.NDT2`; DECISIONS.md gives the reason for each difference.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -18,20 +19,22 @@ from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
-from ndt.model.layers import Block, Dropout
-from ndt.model.linear import LinearDecoder
-from ndt.model.patches import PatchEmbedding, Population, RateReadout
-from ndt.model.tcn import TCNDecoder
+from ndt.model.heads import RateHead, TargetHeads
+from ndt.model.identity import Population, UnitIdentity
+from ndt.model.layers import Block
+from ndt.model.stem import Stem
 from ndt.model.tokens import Batch
-from ndt.model.vocabulary import CONTEXT_KINDS, Vocabulary
+from ndt.model.vocabulary import CONTEXT_KINDS, Rows, Vocabulary
 from ndt.session import Session
 
-__all__ = ["NDT", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
+__all__ = ["NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
-TABLES = ("unit", "unit_site", "context", "readin")  # parameters with one row for each name in the vocabulary
+RESIDUALS = ("identity.residual", "context")  # a row for each unit and context, from zero
+TABLES = (*RESIDUALS, "identity.site")  # parameters with one row for each name in the vocabulary
 
-# B = windows, L = tokens, V = visible tokens, W = tokens to be predicted, K = context tokens of all windows, P = units
-# of a patch, U = units of the batch, D = width, E = width of an identity embedding, R = bins, C = target dimensions
+# B = windows, L = tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of a patch,
+# U = units of the batch, A = measures of activity, D = width, R = bins, C = target columns, V = target and auxiliary
+# columns
 
 
 class PositionalEmbedding(nn.Module):
@@ -57,11 +60,11 @@ class PositionalEmbedding(nn.Module):
 
 
 class Prediction(NamedTuple):
-    """Outputs of the model for a batch; None if not requested, or without a decoder.
+    """Outputs of the model for a batch; None if not requested, or without a target.
 
     Arguments:
         log_rates: Log spikes per bin of the units of the tokens to be predicted (`Batch.predicted`), (W, P).
-        decoded: Standardised target at all bins, (R, C).
+        decoded: Standardised target, and auxiliary targets, at all bins, (R, V).
     """
 
     log_rates: Tensor | None
@@ -73,97 +76,59 @@ class Encoded:
     """Outputs of the encoder for a batch.
 
     Arguments:
-        tokens: Latents of the visible tokens, shape (V, D).
-        visible: Which of the batch's tokens are visible, shape (L,).
-        memory: Encoded context and data tokens in the order of `layout`, shape (K + V, D).
-        layout: Layout of the memory.
-        population: The batch's units.
+        tokens: Latents of the encoded tokens, shape (M, D).
+        chosen: Which of the batch's tokens were encoded, shape (L,).
+        population: The batch's units; None for an architecture without unit vectors.
     """
 
-    tokens: Float[Tensor, "V D"]
-    visible: Bool[Tensor, " L"]
-    memory: Float[Tensor, "M D"]
-    layout: PackedLayout
-    population: Population
+    tokens: Float[Tensor, "M D"]
+    chosen: Bool[Tensor, " L"]
+    population: Population | None = None
 
 
 class NDT(nn.Module):
     """Neural Data Transformer over patches of units.
 
-    Six steps: (1) a token embeds the counts of its patch's visible units; (2) the positional embedding of its slot is
-    added; (3) context tokens of session, subject and task precede each window; (4) the causal encoder transforms the
-    visible tokens; (5) tokens without visible entries enter as one learned mask token, and a shallow rate decoder
-    predicts the rates of hidden entries; (6) the decoder of the target, if there is one, reads counts or latents. The
-    context tokens enter encoder and rate decoder anew.
-
-    Another architecture (`ndt.model.ndt2`) replaces the modules of these steps.
+    Four steps: (1) `UnitIdentity` gives each unit a vector; (2) the `Stem` turns counts into tokens, one for each patch
+    and bin, from visible entries alone; (3) the causal encoder transforms them, with context tokens of session, subject
+    and task before each window; (4) heads read rates, and the target's parts, from the latents.
 
     Arguments:
         spec: Architecture, names of the rows of its tables, and the target.
     """
 
     ARCHITECTURE: ClassVar[str] = "ndt"  # its name in settings
-    EMBEDDING: ClassVar[type[nn.Module]] = PatchEmbedding
-    POSITION: ClassVar[type[nn.Module]] = PositionalEmbedding
-    BLOCK: ClassVar[type[Block]] = Block
-    READOUT: ClassVar[type[nn.Module]] = RateReadout
     ORDER: ClassVar[str] = "axial"  # of the attention patterns, see `ndt.model.attention_patterns`
-    KNOWS_UNITS: ClassVar[bool] = True  # whether units have identity embeddings
+    KNOWS_UNITS: ClassVar[bool] = True  # whether units have vectors; else a session needs the units of pretraining
     SHARED_MASK: ClassVar[bool] = False  # whether one mask is drawn for all windows of a batch
     UNDECODED: ClassVar[float] = 0.0  # seconds at the start of a window without a decoding loss
     R2_BINS: ClassVar[int | None] = None  # validation R² is averaged over segments of this many bins; None: one R²
 
-    mean_counts: Tensor
+    residual_dropout: float = 0.0  # probability that the residual of a context is left out; pretraining sets it
     kind_of_context: Tensor
-    site_of_unit: Tensor
-    depth_of_unit: Tensor
+    position: nn.Module
+    rates: nn.Module
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
 
-        c, vocabulary = spec.config, spec.vocabulary
         self.spec = spec
         self.store: Path | None = None  # store of the sessions that it was trained on, if known
-        self.register_buffer("mean_counts", torch.ones(len(vocabulary.units)))  # spikes per bin of each unit
-        self._add_units(spec)
-        self.context = nn.Parameter(0.02 * torch.randn(len(vocabulary.contexts), c.width))
+        c, names = spec.config, spec.vocabulary.contexts
+        self.identity = UnitIdentity(c, spec.vocabulary)
+        self.context = nn.Parameter(torch.zeros(len(names), c.width))
         self.context_kind = nn.Parameter(0.02 * torch.randn(len(CONTEXT_KINDS), c.width))
-        self.embed = self.EMBEDDING(c)
-        self.position, self.rate_position = self.POSITION(c), self.POSITION(c)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(c.width))
-        self.dropout = Dropout(c.dropout)  # of the inputs and outputs of encoder and rate decoder
-        self.encoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_layers))
-        self.encoder_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
-        self.rate_decoder = nn.ModuleList(self.BLOCK(c) for _ in range(c.num_decoder_layers))
-        self.rate_norm = nn.LayerNorm(c.width) if c.norm == "pre" else nn.Identity()
-        self.rates = self.READOUT(c)
-        self.readin: nn.Parameter | None = None
-        self.decoder = self._decoder(spec) if spec.target else None
-        kinds = [CONTEXT_KINDS.index(name.partition(":")[0]) for name in vocabulary.contexts]
+        kinds = [CONTEXT_KINDS.index(name.partition(":")[0]) for name in names]
         self.register_buffer("kind_of_context", torch.tensor(kinds, dtype=torch.long), persistent=False)
+        self._build(spec)
 
-    def _add_units(self, spec: ModelSpec) -> None:
-        """Adds the tables of units: identity embeddings, and those of region, probe and depth."""
-        vocabulary, E = spec.vocabulary, spec.config.unit_width
-        U = len(vocabulary.units)
-        self.unit = nn.Parameter(torch.randn(U, E))
-        self.unit_site = nn.Parameter(torch.zeros(len(vocabulary.sites), E))  # region and probe
-        self.depth = nn.Parameter(torch.zeros(E))  # per millimetre
-        sites = torch.tensor(vocabulary.unit_sites or [(0, 0)] * U, dtype=torch.long).view(-1, 2)
-        self.register_buffer("site_of_unit", sites, persistent=False)
-        depths = torch.tensor(vocabulary.unit_depths or [0.0] * U, dtype=torch.float32)
-        self.register_buffer("depth_of_unit", depths, persistent=False)
-
-    def _decoder(self, spec: ModelSpec) -> nn.Module:
-        """Returns a new decoder of the target."""
-        assert spec.target is not None, "a decoder has a target"
+    def _build(self, spec: ModelSpec) -> None:
+        """Adds the modules of steps 2 to 4."""
         c = spec.config
-        if c.decoder == "linear":
-            return LinearDecoder(spec)
-        # Read-in weights are added to identity embeddings: labels train the former, the masked loss the latter.
-        self.readin = nn.Parameter(torch.zeros(len(spec.vocabulary.units), c.unit_width * c.num_members))
-
-        return TCNDecoder(c, *spec.target.outputs)
+        self.stem, self.position = Stem(c), PositionalEmbedding(c)
+        self.encoder = nn.ModuleList(Block(c) for _ in range(c.num_layers))
+        self.rates = RateHead(c)
+        self.heads = TargetHeads(c, spec.parts)
 
     @property
     def config(self) -> ModelConfig:
@@ -175,95 +140,74 @@ class NDT(nn.Module):
         """Names of the rows of the unit, site and context tables."""
         return self.spec.vocabulary
 
-    def forward(self, batch: Batch, *, rates: bool = True, detach_latents: bool = False) -> Prediction:
-        """Returns log rates of the units of tokens to be predicted, and the standardised target at all bins.
+    def rows(self, session: Session) -> Rows:
+        """Returns the table rows of a session that the vocabulary knows, and the tables of the target's parts."""
+        return self.vocabulary.rows(session, tuple(part.per for part in self.spec.parts))
 
-        The encoder runs only if rates or the decoder need it.
+    def forward(self, batch: Batch, *, rates: bool = True) -> Prediction:
+        """Returns log rates of the units of tokens to be predicted, and the standardised target at all bins.
 
         Arguments:
             batch: The batch.
             rates: Whether to predict rates.
-            detach_latents: Whether a TCN decoder stops its gradient at the latents.
         """
-        encoded = self.encode(batch) if rates else None
-        decoded = self.decode(batch, encoded, detach_latents=detach_latents) if self.decoder is not None else None
+        encoded = self.encode(batch)
+        log_rates = self.log_rates(batch, encoded) if rates else None
 
-        return Prediction(None if encoded is None else self.log_rates(batch, encoded), decoded)
-
-    def population(self, batch: Batch) -> Population:
-        """Returns the batch's units: embeddings of identity, region, probe and depth, and mean counts."""
-        vectors = self.unit.index_select(0, batch.unit)
-        if len(self.unit_site):
-            vectors = vectors + self.unit_site[self.site_of_unit[batch.unit]].sum(1)
-
-        return Population(vectors + self.depth_of_unit[batch.unit][:, None] * self.depth, self._mean_counts(batch))
-
-    def _mean_counts(self, batch: Batch) -> Float[Tensor, " U"]:
-        """Returns spikes per bin of the batch's units: of their session if the batch has them, else the model's."""
-        return torch.where(batch.mean_counts.isnan(), self.mean_counts[batch.unit], batch.mean_counts)
+        return Prediction(log_rates, self.read_target(batch, encoded) if self.spec.target is not None else None)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Returns latents of the visible tokens; the encoder does not process the others."""
-        visible, population = batch.visible, self.population(batch)
-        tokens = self.embed(batch, visible, population) + self.position(batch.time[visible], batch.slot[visible])
-        context = self.context[batch.context] + self.context_kind[self.kind_of_context[batch.context]]
-        order, layout = self._layout(batch, visible)
-        x = torch.cat([context, self.dropout(tokens)]).index_select(0, order)
+        """Returns latents of all tokens; hidden and invalid entries contribute nothing."""
+        population, every = self.identity(batch), torch.ones_like(batch.window, dtype=torch.bool)
+        tokens = self.stem(batch, population) + self.position(batch.time, batch.slot)
+        order, layout = self.layout(batch, every)
+        x = torch.cat([self.contexts(batch), tokens]).index_select(0, order)
         for i, block in enumerate(self.encoder):
             x = block(x, layout, layout.pattern(i))
-        x = self.dropout(self.encoder_norm(x))
-        tokens = x.index_select(0, layout.data)
 
-        return Encoded(tokens=tokens, visible=visible, memory=x, layout=layout, population=population)
+        return Encoded(tokens=x.index_select(0, layout.data), chosen=every, population=population)
+
+    def contexts(self, batch: Batch) -> Float[Tensor, "K D"]:
+        """Returns the context tokens: that of their kind, plus the learned residual of their name."""
+        residual = self.context[batch.context]
+        if self.training:
+            kept = torch.rand(len(residual), 1, device=residual.device) >= self.residual_dropout
+            residual = residual * kept.to(residual.dtype)
+
+        return self.context_kind[self.kind_of_context[batch.context]] + residual
 
     def log_rates(self, batch: Batch, encoded: Encoded, *, every: bool = False) -> Float[Tensor, "W P"]:
         """Returns log spikes per bin of all units of the tokens to be predicted, or of every token."""
-        x = self.mask_token.expand(batch.num_tokens, -1).to(encoded.tokens.dtype)
-        x = x.masked_scatter(encoded.visible[:, None], encoded.tokens) + self.rate_position(batch.time, batch.slot)
-        order, layout = self._layout(batch, torch.ones_like(encoded.visible))
-        x = torch.cat([self.context[batch.context], self.dropout(x)]).index_select(0, order)
-        chosen = torch.ones_like(encoded.visible) if every else batch.predicted
-        last = len(self.rate_decoder) - 1
-        for i, block in enumerate(self.rate_decoder):
-            x = block(x, layout, layout.pattern(i), keep=layout.data[chosen] if i == last else None)
+        chosen = torch.ones_like(batch.predicted) if every else batch.predicted
+        assert encoded.population is not None, "the encoder's own units"
 
-        return self.rates(self.dropout(self.rate_norm(x)), batch, chosen, encoded.population)
+        return self.rates(encoded.tokens[chosen], batch, chosen, encoded.population)
 
     def latents(self, batch: Batch, encoded: Encoded | None = None) -> Float[Tensor, "R D"]:
-        """Returns one latent for each bin: the mean over its visible tokens, zeros without any."""
+        """Returns one latent for each bin: the mean over its encoded tokens, zeros without any."""
         encoded = encoded or self.encode(batch)
-        key = batch.bin_index()[encoded.visible]
+        key = batch.bin_index()[encoded.chosen]
         total = encoded.tokens.new_zeros(len(batch.bin_time), encoded.tokens.shape[-1])
         total = total.index_add(0, key, encoded.tokens)
 
         return total / torch.bincount(key, minlength=len(total)).clamp(min=1)[:, None]
 
-    def decode(
-        self, batch: Batch, encoded: Encoded | None = None, *, detach_latents: bool = False
-    ) -> Float[Tensor, "Q C"]:
+    def read_target(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "R V"]:
+        """Returns target and auxiliary targets at each bin, standardised on the training split."""
+        return self.heads(self.latents(batch, encoded), batch)
+
+    def decode(self, batch: Batch) -> Float[Tensor, "R C"]:
         """Returns the target at each bin, in units of its standard deviation on the training split.
 
-        Arguments:
-            batch: The batch; if it holds latents, the encoder does not run.
-            encoded: Its encoding, if already computed.
-            detach_latents: Whether a TCN decoder stops its gradient at the latents.
+        Raises:
+            ValueError: if the model has no target.
         """
-        if self.decoder is None:
-            raise ValueError("this model was not fine-tuned for a target")
-        if not isinstance(self.decoder, TCNDecoder):
-            return self.decoder(batch, self.latents(batch, encoded))
-        latents = batch.latents
-        if latents is None and self.decoder.reads_latents:
-            encoded = encoded or self.encode(batch)
-            latents = self.latents(batch, encoded)
-            latents = latents.detach() if detach_latents else latents
-        assert self.readin is not None, "a TCN decoder has read-in weights"
-        population = encoded.population if encoded is not None else self.population(batch)
-        vectors = population.vectors.repeat(1, self.config.num_members) + self.readin.index_select(0, batch.unit)
+        if self.spec.target is None:
+            raise ValueError("this model was not trained for a target")
 
-        return self.decoder(batch, latents, Population(vectors, population.mean_counts))
+        return self.read_target(batch, self.encode(batch))[:, : len(self.spec.target.dims)]
 
-    def _layout(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
+    def layout(self, batch: Batch, chosen: Bool[Tensor, " L"]) -> tuple[Int[Tensor, " M"], PackedLayout]:
         """Places each window's context tokens before its chosen tokens.
 
         Returns the order to apply to ``cat([context tokens, chosen tokens])``, and the layout of the result.
@@ -277,39 +221,48 @@ class NDT(nn.Module):
 
         return order, packed_layout(*x, order=self.ORDER, causal=c.causal, attention_window=c.attention_window)
 
-    def observe(self, session: Session, mean_counts: NDArray[np.float64]) -> "NDT":
-        """Sets the mean counts per bin of a session's units, (N,) in the session's order, and returns the model.
+    def drop_residuals(self, probability: float) -> None:
+        """Sets the probability that residuals of units and contexts are left out in training.
 
-        They are computed on the session's training split and need no labels.
+        The model then learns to work without them, as in a session that it has never seen.
         """
-        rows = self.vocabulary.rows(session)
-        self.mean_counts[torch.from_numpy(rows.unit)] = torch.from_numpy(mean_counts[rows.order]).to(self.mean_counts)
+        self.residual_dropout = self.identity.residual_dropout = probability
+
+    def observe(self, session: Session, activity: NDArray[np.float32]) -> "NDT":
+        """Sets the activity of a session's units, (N, A) in the session's order, and returns the model.
+
+        It is measured in unlabelled time of the training split, see `ndt.data.activity`.
+        """
+        rows = self.rows(session)
+        self.identity.activity[torch.from_numpy(rows.unit)] = torch.from_numpy(activity[rows.order]).to(
+            self.identity.activity
+        )
 
         return self
 
-    def extended(self, spec: ModelSpec) -> "NDT":
-        """Returns a copy for a specification with more units and contexts, or with a target.
+    def standardise(self, activity: Sequence[NDArray[np.float32]]) -> None:
+        """Sets the statistics by which activity is standardised to those of these sessions' units, each (N, A)."""
+        self.identity.standardise(torch.from_numpy(np.concatenate(activity)))
 
-        Unknown units start at the mean identity embedding (plus the embeddings of their region, probe and depth, if the
-        file has them) with zero read-in weights; unknown contexts start at the mean of their kind. The decoder is kept
-        if its target is the same, else it is new.
+    def extended(self, spec: ModelSpec) -> "NDT":
+        """Returns a copy for a specification with more units and contexts, or with another target.
+
+        Residuals of unknown units and contexts are zero. The head of a part that both targets have is kept.
         """
         other, weights = type(self)(spec), self.state_dict()
-        target, kept = self.spec.target, self.config.decoder == spec.config.decoder
-        if target is None or spec.target is None or not (kept and target.same(spec.target)):
-            weights = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
+        heads = {k: v for k, v in weights.items() if k.startswith("heads.")}
+        weights = {k: v for k, v in weights.items() if k not in heads}
+        for i, part in enumerate(spec.parts):
+            if part in self.spec.parts:
+                known = f"heads.{self.spec.parts.index(part)}."
+                weights |= {f"heads.{i}.{k.removeprefix(known)}": v for k, v in heads.items() if k.startswith(known)}
         new = other.state_dict()  # shares memory with the parameters
-        tables = {name: weights.pop(name) for name in (*TABLES, "mean_counts") if name in weights and name in new}
-        for name, known in tables.items():
-            if name == "unit" and len(known):
-                new[name][:] = known.mean(0)
-            new[name][: len(known)] = known
-        known = tables["context"]
-        kinds = [name.partition(":")[0] for name in spec.vocabulary.contexts]
-        for row in range(len(known), len(kinds)):
-            if same := [i for i in range(len(known)) if kinds[i] == kinds[row]]:
-                new["context"][row] = known[same].mean(0)
+        for name in (*TABLES, "identity.activity"):
+            if name in weights and name in new:
+                known_rows = weights.pop(name)
+                new[name][: len(known_rows)] = known_rows
         other.load_state_dict(weights, strict=False)
+        other.store = self.store
 
         return other
 

@@ -32,6 +32,7 @@ class Rows(NamedTuple):
     unit: NDArray[np.int64]
     context: NDArray[np.int64]
     group: NDArray[np.int64]
+    tables: tuple[str, ...] = ()
 
     def window(
         self,
@@ -39,7 +40,8 @@ class Rows(NamedTuple):
         valid: NDArray[np.bool_],
         *,
         hidden: NDArray[np.bool_] | None = None,
-        mean_counts: NDArray[np.float64] | None = None,
+        activity: NDArray[np.float32] | None = None,
+        trial: NDArray[np.int64] | None = None,
         index: tuple[int, int] = (0, 0),
         session: str = "",
     ) -> Window:
@@ -48,7 +50,8 @@ class Rows(NamedTuple):
             counts=counts.take(self.order, 1),  # faster than indexing
             valid=valid.take(self.order, 1),
             hidden=None if hidden is None else hidden.take(self.order, 1),
-            mean_counts=None if mean_counts is None else mean_counts[self.order],
+            activity=None if activity is None else activity[self.order],
+            trial=trial,
             unit=self.unit,
             context=self.context,
             index=index,
@@ -99,8 +102,12 @@ class Vocabulary:
 
         return Vocabulary(tuple(units), tuple(contexts), tuple(sites), tuple(unit_sites), tuple(unit_depths))
 
-    def rows(self, session: Session) -> Rows:
+    def rows(self, session: Session, tables: tuple[str, ...] = ()) -> Rows:
         """Returns the table rows of a session.
+
+        Arguments:
+            session: The session.
+            tables: `Rows.tables`.
 
         Raises:
             KeyError: if the vocabulary lacks a unit or a context of the session; `extend` it first.
@@ -111,7 +118,7 @@ class Vocabulary:
         units = np.array([unit_row[str(u)] for u in session.units.id[order]], np.int64)
         context = np.array([context_row[c] for c in self.context_names(session)], np.int64)
 
-        return Rows(order, units, context, _groups(session)[order])
+        return Rows(order, units, context, _groups(session)[order], tables)
 
 
 def _column(session: Session, name: str) -> NDArray[np.str_]:

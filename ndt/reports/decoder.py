@@ -19,7 +19,6 @@ __all__ = ["error", "section", "series", "unscored"]
 NOISE = 2.0  # standard errors
 EXPECTED = 0.03  # share of bins that false alarms may flag: 1 %, or three times that after short training
 LISTED = 12  # units listed by name
-UNLABELLED = ("unsupervised", "align")
 
 
 def section(decoder: Decoder) -> Section:
@@ -64,18 +63,14 @@ def _percent(value: object) -> str:
 
 def _fitting(m: Mapping[str, Any]) -> str:
     parts, steps = [], [f"{m['steps']:,} steps"] if m.get("steps") else []
-    if m.get("decoder_steps"):
-        steps.append(f"{m['decoder_steps']:,} {'more ' if steps else ''}steps of the decoder")
     spent = f" in {m['train_seconds']:,.0f} s" if m.get("train_seconds") else ""
     spent += f" ({', '.join(steps)})" if steps else ""
-    if m.get("strategy") in UNLABELLED:
-        parts.append(f"fitted to the training split's spikes{spent}")
+    if m.get("strategy") in ("unlabelled", "none"):
+        parts.append(f"fitted to spikes alone{spent}" if spent else "not fitted")
     elif m.get("label_seconds"):
         parts.append(f"fitted on {m['label_seconds']:,.0f} s of labelled training bins{spent}")
     if strategy := m.get("strategy"):
         parts.append(f"adaptation: {STRATEGIES.get(strategy, strategy)}")
-    if matched := m.get("alignment"):
-        parts.append(f"{matched['matched']} of {matched['unknown']} unknown units matched to units of {matched['to']}")
     if m.get("bin_size"):
         parts.append(f"bins of {1e3 * m['bin_size']:g} ms")
     if lag := m.get("lag"):
@@ -195,7 +190,7 @@ def _findings(m: Mapping[str, Any]) -> list[Graded]:
     """Returns warnings on a better reference and on coverage, and notes on what has no score."""
     t, found = m["test"], []
     if _known(t.get("over_reference")) < -NOISE * _known(t.get("over_reference_error")):
-        labels = " It used labels, the ensemble did not." if m.get("strategy") in UNLABELLED else ""
+        labels = " It used labels, the ensemble did not." if m.get("strategy") in ("unlabelled", "none") else ""
         message = f"alone decodes better, beyond noise.{labels}"
         name = predictor_name(t.get("reference", "ridge"))
         found.append(Graded(grade="warning", where=f"{name[0].upper()}{name[1:]}", message=message))
@@ -231,7 +226,7 @@ def _training(decoder: Decoder) -> list[Drawing]:
         label: {own: series(log, split, key), "trained from scratch": series(scratch, split, key)}
         for label, split, key in (
             ("validation R² of the network", "valid", "r2"),
-            ("training error (standardised)", "train", "mse"),
+            ("training error (standardised)", "train", "target"),
         )
     }
     caption = f"Learning curves of fine-tuning{', and of the same network trained from scratch' if scratch else ''}."

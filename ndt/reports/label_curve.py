@@ -23,7 +23,8 @@ Scores = list[list[float]]  # by seconds of labelled data, then by seed
 FILE = "curve.json"
 FLOOR = -1.0  # lowest end of the R² axis
 MARKERS = {"ensemble": "o", "network": "o", "scratch": "s", "ridge": "^", "logistic": "^"}  # set the axis
-DASHES = {"wiener": (3, 2), "ridge_time_gain": (6, 1), "naive_bayes": (3, 2), "kalman": (6, 1), "gru": (6, 1)}
+DASHES = dict.fromkeys(("wiener", "naive_bayes", "tcn"), (3, 2))
+DASHES |= dict.fromkeys(("ridge_time_gain", "kalman", "gru"), (6, 1))
 NOISE = 2.0  # standard errors
 
 

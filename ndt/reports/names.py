@@ -15,6 +15,7 @@ PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figure
     "wiener": "Wiener filter",
     "kalman": "Kalman filter",
     "naive_bayes": "Poisson naive Bayes",
+    "tcn": "temporal convolutional network (TCN)",
     "gru": "recurrent network (GRU)",
     "ridge_time_gain": "ridge with time-varying gain",
     "oracle": "oracle (knows the simulator)",
@@ -25,10 +26,9 @@ PREDICTORS = {  # key in metrics.json -> name, in the order of tables and figure
 CONTROLS = ("block_permuted", "circularly_shifted")  # predictors that should score about 0
 STRATEGIES = {  # of adaptation: key in the configuration -> name
     "full": "full fine-tuning",
-    "contexts": "fine-tuning of unit and session embeddings and of the read-in",
-    "probe": "linear probe of the latents",
-    "unsupervised": "masked prediction without labels",
-    "align": "alignment of units to an earlier session, then masked prediction without labels",
+    "heads": "fine-tuning of heads and of unit and session embeddings",
+    "unlabelled": "unit and session embeddings by masked prediction, without labels",
+    "none": "none (zero-shot): units are known by their activity",
 }
 DYNAMICS = {  # models and references: key in metrics.json -> name
     "hoam": "action matching (HOAM)",
@@ -96,10 +96,10 @@ DECODING = {
         "penalty chosen on the validation split or within the training split; classes have equal total weight. For "
         "quantities and directions per trial it is ridge regression on the same counts."
     ),
-    "Kalman filter, naive Bayes, GRU": (
+    "Kalman filter, naive Bayes, TCN, GRU": (
         "The Kalman filter assumes linear dynamics of the target and linear tuning of counts. Naive Bayes assumes "
-        "independent units with Poisson counts in each cell of the target's space. The GRU is a small recurrent "
-        "network. All are fitted on the training split."
+        "independent units with Poisson counts in each cell of the target's space. The TCN is a temporal "
+        "convolutional network on counts, the GRU a small recurrent network. All are fitted on the training split."
     ),
     "Trained from scratch": "The same network trained on this session alone, without pretraining.",
     "Time-only": "Predicts from the time since the segment or trial began, without spikes.",

@@ -38,6 +38,7 @@ COLOURS = {
     "wiener": ORANGE,
     "kalman": GREEN,
     "naive_bayes": GREEN,
+    "tcn": CRIMSON,
     "gru": INK,
     "ridge_time_gain": ORANGE,
     "oracle": INK,

@@ -32,7 +32,7 @@ from ndt.train.memory import keep_freed_memory
 from ndt.train.parallel import exchanging, local, recompute_blocks, release_blocks, shard, whole
 from ndt.train.resume import Checkpoints, drop_later, part
 
-__all__ = ["Objective", "Trainer"]
+__all__ = ["Objective", "Trainer", "fast_bf16"]
 
 CLIP = 1.0  # largest norm of the gradient
 ROWS = (*TABLES, "context_kind", "count.weight", "time.weight", "slot.weight")  # looked up by index
@@ -40,7 +40,7 @@ OUTPUTS = (
     *("log.jsonl", "metrics.json", "model.json", "model.safetensors", "predictions.npz", "report.html"),
     *("ensemble.json", "ensemble.safetensors"),
 )
-OUTPUT_FOLDERS = ("checkpoints", "tensorboard", "decoder")  # the last is of the decoder training stage
+OUTPUT_FOLDERS = ("checkpoints", "tensorboard")
 
 
 class Objective(Protocol):
@@ -156,6 +156,8 @@ class Trainer:
         """
         self.network.train()
         with using_backend(self.config.attention), self.logger:
+            if self.step == 0:
+                self._validate()  # so that a trained model is not worse on validation than the one that it started from
             while self.step < self.config.steps and not self._exhausted():
                 begin, rate = time.perf_counter(), self._rate()
                 terms = self._take_step()
@@ -343,7 +345,7 @@ class Trainer:
 def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accelerator:
     """Device, processes and precision. bf16 has the range of fp32, so that accelerate makes no loss scaler."""
     cuda = torch.cuda.is_available()
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16())
     frozen = any(not objective.rate(name, 0) for name, _ in _learning(model))
 
     return Accelerator(
@@ -351,6 +353,11 @@ def _accelerator(model: NDT, objective: Objective, config: TrainConfig) -> Accel
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=frozen)],
     )
+
+
+def fast_bf16() -> bool:
+    """Whether matrix products in bf16 are faster than in fp32: on GPUs, and on CPUs with tiles (AMX)."""
+    return torch.cuda.is_available() or bool(torch.cpu._is_amx_tile_supported())  # no public name
 
 
 def _learning(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

@@ -9,8 +9,9 @@ from ndt.bench import bench
 from ndt.benchmarks import gaps
 from ndt.benchmarks.gaps import in_gap, simulate
 from ndt.config import BenchConfig, IngestConfig
+from ndt.data.activity import unit_activity
 from ndt.data.read.nwb import read_nwb
-from ndt.data.windows import BinnedSession, Sampler
+from ndt.data.windows import BinnedSession, Sampler, TrainingData
 from ndt.intervals import Intervals
 from ndt.model.vocabulary import Vocabulary
 from tests.recordings import units, write_nwb
@@ -86,10 +87,12 @@ def test_each_unit_is_counted_in_its_own_observed_time(tmp_path):
     session = read_nwb(path, IngestConfig(probe_seconds=0.0))
     binned = BinnedSession(session, 0.02, 0.0)
     chosen = np.ones(len(binned), bool)
-    z = (binned.mean_counts(chosen) / 0.02 - rates) / np.sqrt(rates / 160)
+    activity = unit_activity(binned, chosen)
+    z = (activity[:, 0] / 0.02 - rates) / np.sqrt(rates / 160)
     assert np.abs(z).max() < 4
     vocabulary = Vocabulary().extend([session])
-    sampler = Sampler([binned], [chosen], vocabulary, window_bins=50, min_bins=50, seed=0)
+    data = TrainingData(binned, chosen, vocabulary.rows(session), activity)
+    sampler = Sampler([data], window_bins=50, min_bins=50, seed=0)
     for i in range(100):
         window = sampler.draw(sampler.generator(0, i))[1]
         start = binned.start[np.arange(*window.index)]

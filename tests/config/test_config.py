@@ -86,13 +86,23 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (ModelConfig, "num_heads", 0),
         (ModelConfig, "architecture", "ndt3"),
         (ModelConfig, "norm", "none"),
-        (ModelConfig, "decoder", "cross"),  # NDT2's
         (ModelConfig, "attention_window", -1),
+        (ModelConfig, "num_stem_layers", -1),
+        (ModelConfig, "num_layers", 0),
+        (ModelConfig, "unit_width", 0),
+        (ModelConfig, "dropout", 1.0),
+        (ModelConfig, "count_dropout", -0.1),
+        (ModelConfig, "residual_dropout", 1.0),
         (MaskConfig, "ratio", 1.5),
         (TrainConfig, "attention", "flash"),
-        (PretrainConfig, "shuffle_units", "sometimes"),
+        (MaskConfig, "share", 1.5),
+        (PretrainConfig, "masked_weight", -1.0),
+        (PretrainConfig, "unit_dropout", 1.5),
+        (PretrainConfig, "leaks", "ignore"),
         (PretrainConfig, "window", 0.0),
         (FinetuneConfig, "unit_dropout", -0.1),
+        (FinetuneConfig, "strategy", "align"),
+        (FinetuneConfig, "masked_weight", -0.1),
         (FinetuneConfig, "label_seconds", -1.0),
         (PretrainConfig, "embedding_lr_scale", 0.0),
         (FinetuneConfig, "embedding_lr_scale", 0.0),
@@ -109,19 +119,16 @@ def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
     ("settings", "told"),
     [
         (
-            {"architecture": "ndt2", "decoder": "cross", "units_per_patch": 24},
+            {"architecture": "ndt2", "units_per_patch": 24},
             r"model.width: expected a multiple of .*\(24\).*, found 64",
         ),
-        ({"architecture": "ndt2"}, "model.decoder: expected cross or linear, found tcn"),
-        (
-            {"architecture": "ndt2", "decoder": "cross", "norm": "pre"},
-            "model.norm: expected post in NDT2, found pre",
-        ),
-        ({"architecture": "ndt2", "decoder": "cross", "causal": False}, "model.causal: expected True in NDT2"),
+        ({"architecture": "ndt2", "norm": "pre"}, "model.norm: expected post in NDT2, found pre"),
+        ({"architecture": "ndt2", "causal": False}, "model.causal: expected True in NDT2, found False"),
+        ({"architecture": "ndt2_quirks", "attention_window": 5}, "model.attention_window: expected 0 in NDT2, found 5"),
         ({"width": 20, "num_heads": 2}, "model.width: expected a multiple of 8, found 20"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, told):
-    base = {"width": 64, "num_heads": 2, "units_per_patch": 32}
+    base = {"width": 64, "num_heads": 2, "units_per_patch": 32, "norm": "post"}
     with pytest.raises(InputError, match=told):
         ModelConfig(**{**base, **settings})

@@ -1,9 +1,9 @@
-"""Which units an expression chooses, and that it can do nothing else."""
+"""The values of expressions, which units they choose, and that they can do nothing else."""
 
 import numpy as np
 import pytest
 
-from ndt.data.expressions import chosen_units
+from ndt.data.expressions import Expression, chosen_units
 from ndt.errors import InputError
 
 COLUMNS = {
@@ -31,6 +31,8 @@ COLUMNS = {
         ("-depth / 2 + 1 > 0", [0, 1]),
         ("flag and depth in [0, 250]", [2]),
         ("flag == 1", [0, 2]),
+        ("sign(depth) == 1 or abs(depth) > 50", [0, 2, 3]),
+        ("flag - heldout < 0", [3]),  # truth values count as numbers
         ("True", [0, 1, 2, 3]),
     ],
 )
@@ -53,6 +55,9 @@ def test_what_is_chosen(expression, rows) -> None:
         ("[x for x in rate_hz] == 1", "columns, numbers, texts"),
         ("(lambda: 1)() == 1", "columns, numbers, texts"),
         ("rate_hz[0] > 1", "columns, numbers, texts"),
+        ("exp(rate_hz) > 1", "columns, numbers, texts"),
+        ("sign(rate_hz, depth) > 1", "columns, numbers, texts"),
+        ("abs(location) == 1", "a number, found 'location'"),
         ("2 ** 99 > rate_hz", "columns, numbers, texts"),
         ("", "an expression over columns of units"),
     ],
@@ -63,3 +68,26 @@ def test_anything_else_is_refused_in_one_line(expression, message) -> None:
     assert message in str(error.value)
     assert str(error.value).startswith("a.nwb: select: expected ")
     assert "\n" not in str(error.value)
+
+
+def test_values_of_rows() -> None:
+    columns = {
+        "a": np.array([1, 2, 200, 3], np.uint8),
+        "b": np.array([2, 1, 100, 3], np.uint8),
+        "x": COLUMNS["rate_hz"],
+    }
+    value = lambda text: Expression.parse(text, "columns", "a.nwb", "target").values(columns)
+    np.testing.assert_array_equal(value("a - b"), [-1, 1, 100, 0])  # where bytes have 255 for -1
+    np.testing.assert_array_equal(value("a + b"), [3, 3, 300, 6])
+    np.testing.assert_array_equal(value("sign(a-b)"), [-1, 1, 1, 0])
+    np.testing.assert_array_equal(value("sign(1 - x)"), [1, -1, -1, 0])
+    np.testing.assert_array_equal(value("abs(1 - x)"), [0.8, 4.0, 2.0, np.nan])
+    np.testing.assert_array_equal(value("2"), [2, 2, 2, 2])
+    assert value("sign(x)").dtype.kind == "i"
+
+
+def test_columns_of_an_expression() -> None:
+    found = Expression.parse("isnan(x) or abs(y-sign(x)) > 1 and not isnan(z)", "columns", "a.nwb", "target")
+    assert found.names == {"x", "y", "z"}
+    assert found.required == {"x", "y"}
+    assert str(Expression.parse(" sign( a-b ) ", "columns", "a.nwb", "target")) == "sign(a - b)"

@@ -392,6 +392,25 @@ def test_files_alone_are_compared_where_the_base_models_store_is_gone(base, tmp_
     check_base(data, gone, other, "late", 1.0)  # another file now; nothing is known of the one that it was
 
 
+def test_splits_of_a_run_need_a_base_model_that_saw_nothing_of_the_session(base, tmp_path) -> None:
+    """The base model was trained on 48 s of the recording, and held out the rest of it."""
+    model, one = base
+    data, own, guard = model.spec.data, Store(model.store), 1.0
+    told = r"late: split: expected a base model that was not trained on this session.* found one that was"
+    with pytest.raises(InputError, match=told):
+        check_base(data, model.store, own, "late", guard, own_splits=True)
+    with pytest.warns(UserWarning, match=told):
+        check_base(data, model.store, own, "late", guard, "warn", own_splits=True)
+    changed = replace(one, source={"sha256": "1"})  # another file of the same name
+    some = {"new": recording(seed=9), "early": cut(one, 0, 25), "end": cut(one, 82, 100)}
+    store = stored(tmp_path, whole=one, late=changed, **some)
+    for name in ("whole", "late"):
+        with pytest.raises(InputError, match=rf"expected nothing that {name} holds out .* found 48\.0 s"):
+            check_base(data, model.store, store, name, guard, own_splits=True)
+    for name in some:
+        check_base(data, model.store, store, name, guard, own_splits=True)
+
+
 @pytest.mark.slow
 @pytest.mark.real
 def test_real_recordings_share_nothing_but_a_slice_of_one_is_found() -> None:

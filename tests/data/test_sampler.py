@@ -6,8 +6,9 @@ from hypothesis import given
 from problems import recording
 from strategies import recordings, seeds
 
-from ndt.data.windows import BinnedSession, Sampler
+from ndt.data.windows import BinnedSession, Sampler, TrainingData
 from ndt.errors import InputError
+from ndt.model.tokens import ACTIVITY
 from ndt.model.vocabulary import Vocabulary
 
 
@@ -18,8 +19,11 @@ def sampler(
     window_bins: int = 10,
     min_bins: int = 3,
 ) -> Sampler:
-    vocabulary = Vocabulary().extend(g.session for g in binned_sessions)
-    return Sampler(binned_sessions, chosen, vocabulary, window_bins=window_bins, min_bins=min_bins, seed=seed)
+    vocabulary, data = Vocabulary().extend(g.session for g in binned_sessions), []
+    for i, (binned, rows) in enumerate(zip(binned_sessions, chosen, strict=True)):
+        activity = np.full((binned.session.num_units, len(ACTIVITY)), i, np.float32)
+        data.append(TrainingData(binned, rows, vocabulary.rows(binned.session), activity))
+    return Sampler(data, window_bins=window_bins, min_bins=min_bins, seed=seed)
 
 
 @given(session=recordings(), seed=seeds)
@@ -84,9 +88,12 @@ def test_a_window_says_which_of_the_sessions_it_was_cut_from() -> None:
     seen = set()
     for place in range(40):
         at, window = draws.draw(draws.generator(0, place))
-        expected = binned_sessions[at].window(*window.index, draws.rows[at])
+        rows = draws.sessions[at].rows
+        expected = binned_sessions[at].window(*window.index, rows)
         np.testing.assert_array_equal(window.counts, expected.counts)
-        np.testing.assert_array_equal(window.unit, draws.rows[at].unit)
+        np.testing.assert_array_equal(window.unit, rows.unit)
+        np.testing.assert_array_equal(window.activity, np.full((at + 2, len(ACTIVITY)), at))
+        assert window.session == binned_sessions[at].session.session_id
         seen.add(at)
     assert seen == {0, 1, 2}
 

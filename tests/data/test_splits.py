@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import recording
 from strategies import recordings
@@ -227,3 +227,55 @@ def test_folds_test_each_moment_once_and_validate_on_what_comes_before(number) -
 def test_folds_that_do_not_exist_are_refused(rule) -> None:
     with pytest.raises(InputError, match="first:SECONDS, fold:K/N"):
         assign_splits(recording([(0.0, 100.0)]), rule)
+
+
+def trials_session(lengths, gaps) -> Session:
+    """A recording that is observed in trials only, without covariates."""
+    start = np.cumsum(np.r_[0.0, np.array(lengths)[:-1] + np.array(gaps)[:-1]])
+    observed = Intervals(start, start + np.array(lengths))
+
+    return replace(recording([(0.0, 1.0)]), observed=observed, covariates={})
+
+
+def split_of(segments: Intervals, found: Split) -> np.ndarray:
+    """The number of the split that holds each segment whole, -1 for none; every segment must be in or out whole."""
+    number = np.full(len(segments), -1)
+    for k, block in enumerate(found.blocks):
+        rows = within(segments.start, segments.end, block, TOLERANCE)
+        np.testing.assert_allclose(block.duration, segments.select(rows).duration)  # and nothing of the others
+        assert (number[rows] == -1).all()
+        number[rows] = k
+
+    return number
+
+
+@settings(max_examples=20)
+@given(data=st.data(), num_folds=st.integers(2, 6), guard=st.floats(0.01, 5.0))
+def test_folds_hold_whole_trials_test_each_once_and_guard_one_beside_each_split(data, num_folds, guard) -> None:
+    size = data.draw(st.integers(100, 160))
+    lengths = data.draw(st.sampled_from([np.full(size, 0.4), np.random.default_rng(size).uniform(0.2, 0.6, size)]))
+    session = trials_session(lengths, data.draw(st.sampled_from([np.full(size, 0.1), np.full(size, 7.0)])))
+    tested = np.zeros(size, int)
+    for fold in range(num_folds):
+        assigned = assign_splits(session, f"fold:{fold + 1}/{num_folds}")
+        number = split_of(session.observed, split(assigned, guard))
+        without = split_of(session.observed, split(assigned, 0.0))
+        test = np.flatnonzero(number == 2)
+        tested[test] += 1
+        assert np.ptp(test) == len(test) - 1  # contiguous
+        assert abs(lengths[test].sum() - lengths.sum() / num_folds) < 2 * lengths.max()
+        assert (without >= 0).all()
+        beside = np.flatnonzero(np.diff(without))  # edges of splits
+        lost = np.flatnonzero(number == -1)
+        assert len(lost) == len(beside)
+        assert all(np.isin([i, i + 1], lost).sum() == 1 for i in beside)
+    np.testing.assert_array_equal(tested, 1)
+
+
+def test_a_guard_of_trials_begins_where_a_split_does_and_reaches_into_no_second_one() -> None:
+    session = trials_session(np.full(40, 0.5), np.full(40, 0.1))  # 20 s in 40 trials
+    found = split(assign_splits(session, "first:10.2"), 3.0)  # 8.925 s for training end in the 18th trial
+    number = (found.train & session.observed).duration
+    np.testing.assert_allclose(number, 8.5)  # its beginning is the guard
+    np.testing.assert_allclose(found.valid.duration, 10.0 - 8.925)  # as is the beginning of the 21st
+    np.testing.assert_allclose(found.test.duration, 9.8)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from problems import permuted, recording
 from strategies import recordings, seeds
 
+from ndt.data.activity import unit_activity
 from ndt.data.covariates import default_covariate, find_covariate
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession, default_bin_size
 from ndt.errors import InputError
@@ -111,16 +112,42 @@ def test_windows_hold_the_counts_of_their_bins() -> None:
             assert window.counts[t, place] == ((times >= a) & (times < b)).sum()
 
 
-def test_units_are_valid_where_they_were_observed_and_their_mean_is_over_that() -> None:
+def test_units_are_valid_where_they_were_observed_and_have_no_counts_elsewhere() -> None:
     rows = Intervals([0.0, 5.0, 0.0], [5.0, 40.0, 8.03], {"unit_index": np.array([0, 0, 1])})
     session = recording([(0.0, 40.0)], num_units=2, unit_observed=rows, rate_hz=20.0)
     binned = BinnedSession(session, BIN, 0.5)
-    _, valid = binned.counts(0, 400)
+    counts, valid = binned.counts(0, 400)
     np.testing.assert_array_equal(valid.sum(0), [400, 80])  # the bin that 8.03 s cuts is not valid
-    counts, _ = binned.counts(0, 400)
-    chosen = np.arange(400) < 100
-    expected = [counts[:100, 0].mean(), counts[:80, 1].mean()]
-    np.testing.assert_allclose(binned.mean_counts(chosen), expected)
+    every = binned.all_counts()
+    np.testing.assert_array_equal(np.isnan(every), ~valid)
+    np.testing.assert_array_equal(every[valid], counts[valid])
+    rates = unit_activity(binned, np.arange(400) < 100)[:, 0]
+    np.testing.assert_allclose(rates, [counts[:100, 0].mean(), counts[:80, 1].mean()], rtol=1e-6)
+
+
+def test_bins_belong_to_the_trial_that_holds_their_centre() -> None:
+    trials = Intervals([1.0, 2.04, 5.0, 12.0], [2.0, 2.5, 5.0, 13.0])
+    session = replace(recording([(0.0, 10.0), (11.0, 40.0)]), intervals={"trials": trials})
+    binned = BinnedSession(session, BIN, 0.5)
+    centre, expected = binned.start + BIN / 2, np.full(len(binned), -1)
+    for row in (0, 1, 3):  # the third has no duration
+        expected[(centre >= trials.start[row]) & (centre < trials.end[row])] = row
+    np.testing.assert_array_equal(binned.trial("trials"), expected)
+    np.testing.assert_array_equal(binned.trial("absent"), -1)
+    np.testing.assert_array_equal(binned.trial(""), -1)
+    rows = Vocabulary().extend([session]).rows(session, ("", "trials"))
+    window = binned.window(5, 30, rows)
+    np.testing.assert_array_equal(window.trial, np.stack([np.full(25, -1), expected[5:30]], 1))
+    assert binned.window(5, 30, Vocabulary().extend([session]).rows(session, ("",))).trial is None
+
+
+def test_a_window_has_the_activity_of_its_units_in_the_order_of_their_identities() -> None:
+    session = recording(num_units=4)
+    binned, rows = BinnedSession(session, BIN, 0.5), Vocabulary().extend([session]).rows(session)
+    activity = unit_activity(binned, np.ones(len(binned), bool))
+    np.testing.assert_array_equal(binned.window(0, 9, rows, activity).activity, activity[rows.order])
+    assert binned.window(0, 9, rows).activity is None
+    assert len(set(activity[:, 0])) == 4
 
 
 def test_the_order_of_units_in_the_file_is_of_no_account() -> None:

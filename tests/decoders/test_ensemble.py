@@ -14,6 +14,7 @@ from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, flat
 from ndt.decoders.gru import fit_gru
 from ndt.decoders.naive_bayes import fit_naive_bayes
 from ndt.decoders.ridge import fit_ridge
+from ndt.decoders.tcn import fit_tcn
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
 from ndt.evaluation.metrics import r2
@@ -39,6 +40,7 @@ def ensemble(problem) -> Iterator[Ensemble]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"WIDTH": 8, "STEPS": 4, "VALID_EVERY": 2, "BATCH_SIZE": 4}.items():
             patch.setattr(f"ndt.decoders.gru.{name}", value)
+            patch.setattr(f"ndt.decoders.tcn.{name}", value)
         yield fitted_ensemble(*problem)
 
 
@@ -48,12 +50,13 @@ def fitted_ensemble(x, y, network) -> Ensemble:
     rows = {"bin_size": 0.05}
     members = {
         "ridge": fit_ridge(x, y, train, valid, **rows, max_lag_s=0.2),
+        "tcn": fit_tcn(x, y, train, valid, **rows, kind="angle"),
         "gru": fit_gru(x, y, train, valid, **rows, kind="angle"),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **rows, kind="angle", max_window_s=0.2),
     }
     part_ensemble = PartEnsemble(
         part=Part(name="heading", kind="angle", dims=("yaw",)),
-        weights={"network": 0.5, "ridge": 0.2, "gru": 0.1, "naive_bayes": 0.2},
+        weights={"network": 0.4, "tcn": 0.1, "ridge": 0.2, "gru": 0.1, "naive_bayes": 0.2},
         members=members,
         conformal=Conformal.fit(np.concatenate(y)[:200], network[:200], "angle"),
     )
@@ -65,7 +68,7 @@ def fitted_ensemble(x, y, network) -> Ensemble:
 def test_prediction_is_the_weighted_mean_of_members(ensemble, problem) -> None:
     x, _, network = problem
     part_ensemble = ensemble.parts[0]
-    expected = 0.5 * network + sum(
+    expected = 0.4 * network + sum(
         part_ensemble.weights[n] * np.concatenate(m.predict(x)) for n, m in part_ensemble.members.items()
     )
     np.testing.assert_allclose(ensemble.predict(network, x), expected)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ndt.decoders.ensemble import flatten, unflatten
-from ndt.decoders.gru import _batch, _windows, fit_gru
+from ndt.decoders.gru import fit_gru
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
@@ -61,29 +61,6 @@ def cut():
     train = [rng.random(len(k)) < 0.7 for k in x]
     valid = [~m for m in train]
     return x, v, train, valid, fit_gru(x, v, train, valid, bin_size=BIN, kind="continuous")
-
-
-def test_each_labelled_training_row_is_scored_once_a_pass_and_with_bins_before_it() -> None:
-    lengths, rng = [100, 5, 24, 25, 61], np.random.default_rng(0)
-    first = np.cumsum(lengths) - lengths
-    segment, train = np.repeat(np.arange(5), lengths), rng.random(sum(lengths)) < 0.8
-    windows, seen, count = _windows(lengths, train, rng), np.zeros(sum(lengths), int), 0
-    while count < 7 * train.sum():
-        rows, scored = next(windows)
-        assert len(rows) <= SMALL["WINDOW_BINS"]
-        np.testing.assert_array_equal(np.diff(rows), 1)
-        assert len(set(segment[rows])) == 1
-        before = np.arange(len(rows))
-        assert ((before >= SMALL["WARM_BINS"]) | (rows[0] == first[segment[rows[0]]]))[scored].all()
-        seen[rows] += scored
-        count += scored.sum()
-    np.testing.assert_array_equal(seen, 7 * train)
-
-
-def test_a_batch_by_hand() -> None:
-    rows, scored = _batch([(np.array([4, 5, 6]), np.array([False, True, True])), (np.array([0]), np.array([True]))], 9)
-    np.testing.assert_array_equal(rows, [[4, 5, 6], [0, 9, 9]])
-    np.testing.assert_array_equal(scored, [[False, True, True], [True, False, False]])
 
 
 def test_pieces_do_not_mix_and_the_future_does_not_leak(cut) -> None:

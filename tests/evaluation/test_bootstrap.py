@@ -10,6 +10,7 @@ from ndt.evaluation.bootstrap import (
     Bootstrap,
     _block_sums,
     _length,
+    _slowest,
     _spectrum,
     block_bootstrap_mean,
     block_bootstrap_r2,
@@ -18,7 +19,7 @@ from ndt.evaluation.metrics import r2
 
 
 def block_length(x) -> int:
-    return _length(len(x), *_spectrum(np.asarray(x, float)))
+    return _length(len(x), *_slowest(np.asarray(x, float)))
 
 
 def paired_r2_difference(y, x, reference, segment=None, **options) -> tuple[float, float]:
@@ -98,6 +99,43 @@ def test_errors_of_dependent_rows_are_right_and_those_of_independence_are_not(ph
     assert 0.90 <= covered <= 0.98  # 0.95 with a standard error of 0.02, and somewhat less for a finite series
     naive = np.sqrt(1 / (1 - phi**2) / R)
     assert np.mean(np.abs(found[:, 0]) < 1.96 * naive) < 0.85
+
+
+def test_blocks_of_fixed_length_understate_slow_errors() -> None:
+    """Blocks of 20 rows (a second of 50 ms bins) miss most of the variance; the automatic length does not."""
+    rng, phi, R, fixed = np.random.default_rng(9), 0.98, 6000, 20
+    true = 1 / (1 - phi) / np.sqrt(R)
+    rows = [ar1(phi, R, rng) for _ in range(40)]
+    of_blocks = [_block_sums((x - x.mean())[:, None], np.zeros(R), fixed).std() / np.sqrt(R * fixed) for x in rows]
+    assert np.mean(of_blocks) < 0.5 * true
+    errors = [block_bootstrap_mean(x, seed=s, replicates=200)[1] for s, x in enumerate(rows)]
+    np.testing.assert_allclose(np.mean(errors), true, rtol=0.1)
+
+
+def test_slow_errors_under_fast_ones_are_seen() -> None:
+    """No autocorrelation of the rows exceeds 0.06, and yet 86 % of the variance of the mean are slow."""
+    rng, phi, R = np.random.default_rng(10), 0.98, 6000
+    slow = 0.25 * np.sqrt(1 - phi**2)
+    true = np.sqrt((1 + (slow / (1 - phi)) ** 2) / R)
+    rows = [rng.standard_normal(R) + slow * ar1(phi, R, rng) for _ in range(40)]
+    assert np.median([_length(R, *_spectrum(x)) for x in rows]) < 0.5 * np.median([block_length(x) for x in rows])
+    errors = [block_bootstrap_mean(x, seed=s, replicates=200)[1] for s, x in enumerate(rows)]
+    np.testing.assert_allclose(np.mean(errors), true, rtol=0.12)
+
+
+def test_errors_of_trials_are_those_of_independent_trials() -> None:
+    """Each trial has its own error beside those of its bins, and a course that recurs adds none."""
+    rng, M, T = np.random.default_rng(11), 60, 9
+    course, segment = 5 * np.sin(2 * np.pi * np.arange(T) / T), np.repeat(np.arange(M), T)
+    true = np.sqrt((0.3**2 + 1 / T) / M)
+    found = []
+    for s in range(60):
+        x = (rng.standard_normal((M, T)) + 0.3 * rng.standard_normal((M, 1)) + course).ravel()
+        found.append(block_bootstrap_mean(x, segment, seed=s, replicates=200)[1])
+    np.testing.assert_allclose(np.mean(found), true, rtol=0.08)
+    y, x = rng.standard_normal((2, M * T, 1))  # bins look independent, and yet the blocks are whole trials
+    assert block_bootstrap_r2(y, x, segment).block == 5
+    assert block_bootstrap_r2(y, x).block < 5
 
 
 def test_swings_make_the_error_smaller() -> None:

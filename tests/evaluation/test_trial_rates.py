@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ndt.errors import InputError
 from ndt.evaluation.trial_rates import trial_rates
 from ndt.intervals import Intervals
-from ndt.model.tokens import Window, pack
+from ndt.model.tokens import ACTIVITY, Window, pack
+from ndt.model.transformer import NDT
 from ndt.session import Spikes
 from ndt.spikes import observed_bins
 from tests.problems import TINY, busy_model, permuted, recording, specification
@@ -109,14 +110,22 @@ def test_units_listed_in_another_order_have_the_same_rates(model, session):
     np.testing.assert_allclose(other, rates(model, session)[:, :, order], rtol=1e-4)
 
 
-def test_mean_counts_may_be_the_sessions_own(model, session):
-    """A model that starts at constant rates says mean counts, whatever it sees."""
-    from ndt.model.transformer import NDT
+def test_a_new_model_predicts_the_mean_counts_of_the_activity_it_is_given(session):
+    """Column 0 of the activity, whatever the model sees; by default the activity that it has observed."""
+    fresh = NDT(specification([session], config=TINY, window_bins=16)).eval()
+    activity = np.random.default_rng(0).standard_normal((7, len(ACTIVITY))).astype(np.float32)
+    activity[:, 0] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    found = trial_rates(fresh, session, START, 10, heldout=HELDOUT, activity=activity)
+    np.testing.assert_allclose(found, np.broadcast_to(activity[:, 0], found.shape), rtol=1e-5)
+    own = trial_rates(fresh.observe(session, activity), session, START, 10, heldout=HELDOUT)
+    np.testing.assert_array_equal(own, found)
 
-    fresh = NDT(model.spec).eval()
-    means = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    found = trial_rates(fresh, session, START, 10, heldout=HELDOUT, mean_counts=means)
-    np.testing.assert_allclose(found, np.broadcast_to(means, found.shape), rtol=1e-5)
+
+def test_activity_tells_the_model_which_unit_is_which(model, session):
+    """A trained model reads other rates from the same spikes of units with another activity."""
+    activity = np.random.default_rng(0).standard_normal((7, len(ACTIVITY))).astype(np.float32) ** 2
+    found = [rates(model, session, activity=a) for a in (activity, np.roll(activity, 1, 0))]
+    assert (np.abs(found[0] - found[1]).max((0, 1)) > 0).all()  # of every unit
 
 
 def test_without_held_out_units_or_bins_to_come_all_is_seen(model, session):

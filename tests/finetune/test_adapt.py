@@ -6,37 +6,45 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import busy_model, permuted, recording, specification
+from problems import busy_model, permuted, recording, specification, training_data
 
-from ndt.api import embed
-from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
+from ndt.config import FinetuneConfig, MaskConfig, ModelConfig, TrainConfig
+from ndt.data.activity import unit_activity
 from ndt.data.covariates import resample
+from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import finetune
-from ndt.finetune.decoder_stage import DecoderStage
 from ndt.finetune.decoding import Decoding, decode
-from ndt.model.transformer import NDT, TABLES
+from ndt.finetune.strategies import Stage, part_of, stages
+from ndt.model.transformer import NDT
 from ndt.session import Spikes
 
 CONFIG = FinetuneConfig(
     strategy="full",
-    train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10),
-    embedding_warmup_steps=10,
-    decoder_steps=40,
-    max_lag=0.5,
+    train=TrainConfig(steps=80, batch_size=16, valid_every=20, warmup_steps=10, learning_rate=3e-3, ema=0.9),
+    mask=MaskConfig(ratio=0.25, kinds=("random",), random_only_steps=0, share=0.25),
+    masked_weight=0.2,
+    freeze_steps=20,
+    backbone_lr_scale=0.5,
+    embedding_lr_scale=10.0,
     unit_dropout=0.0,
+    max_lag=0.5,
+    auxiliary="auto",
     baselines=("ridge", "block_permuted", "time_only"),
+    ensemble=("network", "ridge"),
 )
 SHORT = replace(
     CONFIG,
-    train=TrainConfig(steps=4, batch_size=4, valid_every=2),
-    embedding_warmup_steps=1,
+    train=TrainConfig(steps=4, batch_size=4, valid_every=2, warmup_steps=1, learning_rate=3e-3, ema=0.0),
     freeze_steps=3,
-    decoder_steps=2,
 )
-SMALL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
+PARTS = ("embeddings", "heads", "backbone")
+SMALL = ModelConfig(
+    width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=2, norm="pre",
+    dropout=0.1, count_dropout=0.1, residual_dropout=0.1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +89,13 @@ def test_scores_equal_those_of_the_saved_predictions_on_the_test_split(decoder, 
     np.testing.assert_allclose(saved["network"], decode(decoder.model, binned, rows)[rows], atol=1e-4)
 
 
-def test_each_unit_has_the_mean_count_of_its_training_split(decoder, binned, sim_truth) -> None:
+def test_each_unit_has_the_activity_of_its_training_split(decoder, binned, sim_truth) -> None:
+    """Its mean count is that of the simulation, whatever the order of units in the file."""
     names, known = [str(u) for u in binned.session.units.id], decoder.model.vocabulary.units
     assert names != sorted(names)
-    means = sim_truth[1].counts[binned.split == TRAIN].mean(0)
-    found = decoder.model.mean_counts.numpy()[[known.index(u) for u in names]]
-    np.testing.assert_allclose(found, means, rtol=1e-5)
+    found = decoder.model.identity.activity.numpy()[[known.index(u) for u in names]]
+    np.testing.assert_allclose(found[:, 0], sim_truth[1].counts[binned.split == TRAIN].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found, unit_activity(binned, binned.split == TRAIN), rtol=1e-5)
 
 
 def test_the_decoder_beats_its_block_permuted_control(decoder) -> None:
@@ -177,18 +186,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(sim_base, sim_truth, tmp_path
 def test_label_seconds_limits_labels_to_the_last_before_validation(sim_base, sim_truth, tmp_path, monkeypatch) -> None:
     seen, inner = [], Decoding.__init__
 
-    def spy(self, binned, chosen, *rest) -> None:
-        seen.append((binned, chosen))
-        inner(self, binned, chosen, *rest)
+    def spy(self, data, *rest) -> None:
+        seen.append(data)
+        inner(self, data, *rest)
 
     monkeypatch.setattr(Decoding, "__init__", spy)
     config = replace(SHORT, label_seconds=10.0)
     found = finetune(sim_base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False)
     np.testing.assert_allclose(found.metrics["label_seconds"], 10.0)
-    (binned, chosen), *others = seen  # the decoder alone learns from the same
-    np.testing.assert_array_equal([rows for _, rows in others], [chosen] * len(others))
-    rows = np.flatnonzero(chosen)
+    (data,) = seen
+    binned, rows = data.binned, np.flatnonzero(data.chosen)
     np.testing.assert_array_equal(rows, np.flatnonzero(binned.split == TRAIN)[-200:])
+    np.testing.assert_allclose(data.activity, unit_activity(binned, binned.split == TRAIN))  # needs no labels
     assert rows[-1] < np.flatnonzero(binned.split == VALID)[0]
 
 
@@ -197,20 +206,6 @@ def test_the_target_is_standardised_on_the_training_labels(decoder, binned) -> N
     targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)[binned.split == TRAIN]
     np.testing.assert_allclose(spec.mean, targets.mean(0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(spec.std, targets.std(0), rtol=1e-4)
-
-
-def test_the_warm_up_changes_only_embeddings(sim_base, sim_truth, tmp_path) -> None:
-    config = replace(CONFIG, train=TrainConfig(steps=3, batch_size=4, valid_every=3, ema=0.0), embedding_warmup_steps=3)
-    base = NDT.from_pretrained(sim_base)
-    found = finetune(base, sim_truth[1].session_id, out=tmp_path, config=config, progress=False).model
-    own, moved = dict(base.named_parameters()), set()
-    for name, parameter in found.named_parameters():
-        if name in own and parameter.shape == own[name].shape and not torch.equal(parameter, own[name]):
-            moved.add(name)
-    assert moved <= set(TABLES)
-    new = [i for i, u in enumerate(found.vocabulary.units) if u not in base.vocabulary.units]
-    assert new
-    assert (found.unit[new] - base.unit.mean(0)).abs().amax(1).min() > 0
 
 
 def test_pretrained_weights_are_not_changed_in_place(sim_base, sim_truth, tmp_path) -> None:
@@ -232,31 +227,23 @@ def test_scratch_needs_no_base_but_a_store(sim_store, sim_truth, tmp_path) -> No
         finetune(None, name, out=tmp_path / "other", config=config, progress=False)
 
 
-def test_a_tcn_decoder_from_scratch_trains_only_decoder_and_readin(sim_store, sim_truth, tmp_path) -> None:
+def test_a_model_from_scratch_trains_all_its_parts_and_resumes(sim_store, sim_truth, tmp_path) -> None:
+    """The encoder, too: it is what decodes."""
     name = sim_truth[1].session_id
-    model = replace(SMALL, decoder="tcn", tcn_width=16, num_members=2)
-    config = replace(SHORT, model=model, window=1.0, decoder_steps=20)
-    options = {"config": config, "store": sim_store, "progress": False}
+    options = {"config": replace(SHORT, model=SMALL, window=1.0), "store": sim_store, "progress": False}
     whole = finetune(None, name, out=tmp_path / "whole", **options)
-    assert (whole.metrics["steps"], whole.metrics["decoder_steps"]) == (0, 20)
-    torch.manual_seed(config.seed)
-    began = NDT(whole.model.spec).state_dict()
-    moved = {k for k, v in whole.model.state_dict().items() if not torch.equal(v, began[k])}
-    assert {k.split(".")[0] for k in moved} == {"decoder", "readin", "mean_counts"}
-    batch = DecoderStage.batch
+    assert whole.metrics["steps"] == 4
+    torch.manual_seed(0)
+    began = NDT(whole.model.spec)
+    moved = {n for n, p in whole.model.named_parameters() if not torch.equal(p, began.get_parameter(n))}
+    assert {n.split(".")[0] for n in moved} >= {"identity", "stem", "encoder", "heads", "rates", "context"}
+    batch = Decoding.batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecoderStage, "batch", lambda self, step, rows: batch(self, step, rows) if step < 14 else 1 / 0)
+        patch.setattr(Decoding, "batch", lambda self, step, rows: batch(self, step, rows) if step < 3 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(None, name, out=tmp_path / "cut", **options)
     again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    with pytest.raises(
-        InputError, match=r"embed: model: expected a pretrained model.*counts, with an untrained encoder"
-    ):
-        embed(tmp_path / "whole", name)
-    with pytest.raises(InputError, match="decoder_steps: expected at least 1 for a decoder of counts, found 0"):
-        finetune(None, name, out=tmp_path / "none", **options | {"config": replace(config, decoder_steps=0)})
-    assert not (tmp_path / "none").exists()
 
 
 def test_the_ensemble_is_compared_to_every_baseline(decoder, binned) -> None:
@@ -299,91 +286,93 @@ def test_too_few_labels_are_refused(sim_store, sim_truth, tmp_path, monkeypatch)
         finetune(None, session.session_id, out=tmp_path, config=config, store=sim_store, progress=False)
 
 
-def test_unit_dropout_leaves_whole_units_out(sim_base, decoder, binned) -> None:
-    targets = resample(binned.session.covariates["cursor_vel"], binned.start, binned.bin_size)
-    config, shares = replace(CONFIG, unit_dropout=0.8), []
-    objective = Decoding(binned, binned.split == TRAIN, targets, decoder.model, config)
-    for step in range(30):
-        batch = objective.batch(step, range(1))
-        there = torch.zeros(32, dtype=torch.bool)
-        member = batch.members[batch.patch]
-        there[member[batch.valid]] = True
-        bins = torch.zeros(32).index_add(0, member[batch.valid], torch.ones(int(batch.valid.sum())))
-        assert set(bins[there].tolist()) <= {20.0}  # there through the whole window, or not at all
-        shares.append(float(there.float().mean()))
-    assert min(shares) < 0.5 < max(shares)
-
-
-def objective(**options: object) -> tuple[NDT, Decoding]:
+def objective(plan: tuple[Stage, ...], pretrained: bool = True, **options: object) -> tuple[NDT, Decoding]:
     """Decoding of a recording made in memory, by a small model."""
     session = recording(num_units=8)
     spec, binned = specification([session]), BinnedSession(session, 0.05, 1.0)
-    model, targets = busy_model(spec), resample(session.covariates["vel"], binned.start, 0.05)
-    return model, Decoding(binned, binned.split == TRAIN, targets, model, replace(CONFIG, **options))
+    model, target = busy_model(spec), build_targets(session, "vel", binned.start, 0.05, split=binned.split)
+    data = training_data(binned, spec, spec.target.standardise(target.values))
+
+    return model, Decoding(data, target, model, replace(CONFIG, **options), plan, pretrained)
 
 
-def test_embeddings_new_and_pretrained_parameters_have_their_own_learning_rates() -> None:
-    model, decoding = objective(
-        embedding_warmup_steps=3, freeze_steps=5, embedding_lr_scale=7.0, backbone_lr_scale=0.25
-    )
-    named = [name for name, _ in model.named_parameters()]
-    for new, decoder, trunk in (
-        ((), (0, 0, 0.25), (0, 0, 0.25)),
-        (("decoder.",), (0, 1, 1), (0, 0, 0.25)),
-        (("",), (0, 1, 1), (0, 1, 1)),
+def test_parts_have_their_own_learning_rates_in_each_stage() -> None:
+    """Embeddings, heads, and the rest of a pretrained model; a new model's rest is not slowed down."""
+    plan = (Stage(3, ("embeddings",)), Stage(2, ("embeddings", "heads")), Stage(5, ("embeddings", "heads", "backbone")))
+    scales = {"embedding_lr_scale": 7.0, "backbone_lr_scale": 0.25}
+    model, decoding = objective(plan, **scales)
+    names = [name for name, _ in model.named_parameters()]
+    steps = (0, 2, 3, 4, 5, 9, 10)  # the loop asks for the step after the last
+    expected = {
+        "embeddings": (7.0,) * 7, "heads": (0, 0, 1, 1, 1, 1, 1), "backbone": (0, 0, 0, 0, 0.25, 0.25, 0.25),
+    }  # fmt: skip
+    for name in names:
+        assert tuple(decoding.rate(name, step) for step in steps) == expected[part_of(name)], name
+    _, scratch = objective((Stage(10, ("embeddings", "heads", "backbone")),), pretrained=False, **scales)
+    for name in names:
+        site = name == "identity.site"  # one session cannot tell its sites from its units
+        assert scratch.rate(name, 0) == (7.0 if part_of(name) == "embeddings" and not site else 1.0), name
+
+
+def test_without_the_masked_loss_only_rates_are_idle() -> None:
+    model, decoding = objective((Stage(1, ("embeddings", "heads", "backbone")),), masked_weight=0.0)
+    batch = decoding.batch(3, range(2))
+    loss = decoding.losses(model, batch, 3)
+    assert loss.keys() == decoding.targets(batch, 3).keys() == {"target"}
+    loss["target"][0].backward()
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is None} == {"rates"}
+
+
+def test_a_frozen_backbone_stays_bit_equal_while_embeddings_and_heads_learn(sim_base, sim_truth, tmp_path) -> None:
+    """With a learning rate of zero, and in the first stage: `SHORT` has three steps of it, and one more."""
+    base, name = NDT.from_pretrained(sim_base), sim_truth[1].session_id
+    for folder, changes, frozen in (
+        ("rate", {"backbone_lr_scale": 0.0}, {"backbone"}),
+        ("stage", {"train": replace(SHORT.train, steps=3)}, {"backbone"}),
+        ("all", {}, set()),
     ):
-        decoding.new = new
-        rates = {name: tuple(decoding.rate(name, step) for step in (2, 3, 5)) for name in named}
-        assert rates["context"] == rates["unit"] == (7.0, 7.0, 7.0)
-        assert rates["decoder.readout.weight"] == decoder
-        assert rates["encoder.0.attention.out.weight"] == trunk
-    unmasked = objective(embedding_warmup_steps=3, freeze_steps=0, backbone_lr_scale=0.25, masked_weight=0.0)[1]
-    idle = {name for name in rates if not unmasked.rate(name, 3) and name.partition(".")[0] != "decoder"}
-    loss = unmasked.losses(model, unmasked.batch(3, range(2)), 3)["mse"][0]
-    loss.backward()
-    assert idle == {name for name, p in model.named_parameters() if p.grad is None}
-
-
-def test_a_frozen_backbone_stays_bit_equal_while_embeddings_and_decoder_learn(sim_base, sim_truth, tmp_path) -> None:
-    config = replace(SHORT, backbone_lr_scale=0.0, embedding_warmup_steps=0)
-    found = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=tmp_path, config=config, progress=False)
-    old, new = NDT.from_pretrained(sim_base), found.model
-    spec = new.spec
-    torch.manual_seed(config.seed)
-    start = old.extended(spec)
-    for name, parameter in new.named_parameters():
-        same = torch.equal(parameter, start.get_parameter(name))
-        assert same != (name in TABLES or name.startswith("decoder.")), name
-
-
-def test_pretrained_parameters_learn_after_freeze_steps(sim_base, sim_truth, tmp_path) -> None:
-    """`SHORT` has one step to warm up, two to keep still, and one more: each moves what it may, and no more."""
-    moved, base = [], NDT.from_pretrained(sim_base)
-    for steps in (1, 3, 4):
-        train = replace(SHORT.train, steps=steps, valid_every=steps, ema=0.0)
-        config = replace(SHORT, train=train, decoder_steps=0)
-        out = tmp_path / str(steps)
-        model = finetune(sim_base, sim_truth[1].session_id, "cursor_vel", out=out, config=config, progress=False).model
+        config = replace(SHORT, **changes)
+        model = finetune(base, name, "cursor_vel", out=tmp_path / folder, config=config, progress=False).model
         torch.manual_seed(config.seed)
         start = base.extended(model.spec)
-        names = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
-        moved.append(
-            {"embeddings" if n in TABLES else "decoder" if n.startswith("decoder.") else "backbone" for n in names}
-        )
-    assert moved == [{"embeddings"}, {"embeddings", "decoder"}, {"embeddings", "decoder", "backbone"}]
+        still = {n for n, p in model.named_parameters() if torch.equal(p, start.get_parameter(n))}
+        found = {part: [n in still for n, _ in model.named_parameters() if part_of(n) == part] for part in PARTS}
+        for part, each in found.items():
+            assert all(each) if part in frozen else not all(each), (folder, part)
+        assert "identity.residual" not in still
+        assert not any(n.startswith("heads.") and n.endswith("linear.weight") for n in still)
 
 
-def test_a_decoder_of_the_same_target_keeps_its_scale(decoder, sim_truth, tmp_path) -> None:
+def test_a_decoder_of_the_same_target_keeps_heads_and_scale(decoder, sim_truth, tmp_path) -> None:
+    """On the other session, whose velocities have another spread, before any step of its heads."""
     base, session = decoder.model, sim_truth[0].session_id
-    config = replace(SHORT, backbone_lr_scale=0.0)
+    config = replace(SHORT, strategy="none")
     found = finetune(base, session, "cursor_vel", out=tmp_path, config=config, store=base.store, progress=False).model
-    assert found.spec.target == base.spec.target
-    kept = {name: value for name, value in base.decoder.state_dict().items()}
-    torch.testing.assert_close(found.decoder.state_dict(), kept, rtol=0, atol=0)
+    assert replace(found.spec.target, auxiliary=()) == replace(base.spec.target, auxiliary=())
+    kept = base.heads[0].state_dict()
+    torch.testing.assert_close(found.heads[0].state_dict(), kept, rtol=0, atol=0)
 
 
-def test_hidden_entries_are_whole_patches_at_the_mask_ratio() -> None:
-    batch = objective(mask_ratio=0.25, unit_dropout=0.0)[1].batch(0, range(8))
+def test_a_target_with_one_known_part_keeps_that_parts_head_and_scale(decoder, sim_truth, tmp_path) -> None:
+    """Beside a new part, in another place, and against labels of which the new session has other moments."""
+    base, session = decoder.model, sim_truth[0].session_id
+    plan = replace(SHORT, train=replace(SHORT.train, steps=2, learning_rate=1e-12), auxiliary="")
+    options = {"config": plan, "store": base.store, "progress": False}
+    found = finetune(base, session, "trials/target,cursor_vel", out=tmp_path, **options).model
+    known, target = base.spec.target, found.spec.target
+    assert [part.name for part in target.parts] == ["trials/target", "cursor_vel"]
+    C = target.parts[0].num_columns
+    assert target.mean[:C] == (0.0,) * C
+    assert (target.mean[C:], target.std[C:]) == (known.mean, known.std)
+    kept = base.heads[0].state_dict()
+    torch.testing.assert_close(found.heads[1].state_dict(), kept, rtol=0, atol=1e-9)
+
+
+def test_a_share_of_windows_hides_whole_patches_at_the_mask_ratio() -> None:
+    mask = MaskConfig(ratio=0.25, kinds=("random",), random_only_steps=0, share=1.0)
+    plan = stages(CONFIG, pretrained=True)
+    batch = objective(plan, mask=mask)[1].batch(0, range(8))
     whole = batch.hidden.any(1)
     torch.testing.assert_close(batch.hidden, batch.valid & whole[:, None])
     assert whole.sum() == 8 * round(0.25 * 20 * 3)
+    assert not objective(plan, mask=replace(mask, share=0.0))[1].batch(0, range(8)).hidden.any()

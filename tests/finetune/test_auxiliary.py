@@ -5,23 +5,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import TINY, grid_of, recording, specification
+from problems import TINY, grid_of, recording, specification, training_data
 from torch.nn.functional import mse_loss
 
-from ndt.config import FinetuneConfig, TrainConfig
+from ndt.config import FinetuneConfig, MaskConfig, TrainConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.decoding import Decoding
 from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values
-from ndt.model.checkpoint import ModelSpec, TargetSpec
+from ndt.finetune.strategies import Stage
+from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
+from ndt.pretrain.objective import AUXILIARY_WEIGHT
 from ndt.session import Covariate, Session
 from ndt.target import Part, Target
+from ndt.train.loop import Trainer
 
 POSITION = Part(name="pos", kind="continuous", dims=("x", "y", "z"), unit="m")
 HEAD = Part(name="head", kind="angle", dims=("yaw",))
-MODEL = replace(TINY, decoder="tcn", tcn_width=6, num_tcn_layers=2, num_members=1)
+ALL = (Stage(1, ("embeddings", "heads", "backbone")),)
+CONFIG = FinetuneConfig(
+    mask=MaskConfig(ratio=0.25, kinds=("random",), random_only_steps=0, share=0.25),
+    masked_weight=0.2,
+    embedding_lr_scale=10.0,
+    backbone_lr_scale=1.0,
+    unit_dropout=0.0,
+)
 
 
 def moving(**options) -> Session:
@@ -98,26 +108,22 @@ def objective(binned: BinnedSession, target: Target, **options) -> tuple[NDT, De
     train = binned.split == TRAIN
     spec_of_target = replace(TargetSpec.fitted(target, train, "here"), auxiliary=(POSITION, HEAD))
     torch.manual_seed(0)
-    model = NDT(replace(specification([binned.session], config=MODEL), target=spec_of_target)).train()
-    values = auxiliary_values(binned, spec_of_target.auxiliary, target, train)
+    model = NDT(replace(specification([binned.session]), target=spec_of_target))
+    values = auxiliary_values(binned, spec_of_target.auxiliary, target, train).values
+    data = training_data(binned, model.spec, np.concatenate([spec_of_target.standardise(target.values), values], 1))
 
-    return model, Decoding(binned, train, target.values, model, FinetuneConfig(**options), (), values)
+    return model, Decoding(data, target, model, replace(CONFIG, **options), ALL, False)
 
 
 def test_the_auxiliary_loss_is_added_with_its_weight(binned, target) -> None:
     model, decoding = objective(binned, target, masked_weight=0.0)
-    batch = decoding.batch(0, range(4))
+    model, batch = model.eval(), decoding.batch(0, range(4))
     assert batch.target.shape[1] == 2 + 3 + 2
     losses, numbers = decoding.losses(model, batch, 99), decoding.targets(batch, 99)
-    with torch.no_grad():
-        decoded = model.decoder.train()(batch, None, model.population(batch))  # the same dropout is not drawn again
-    assert decoded.shape == (len(batch.bin_time), 7)
-    assert (losses["mse"][1], losses["auxiliary"][1]) == (1.0, 0.3)
-    torch.manual_seed(1)
-    losses = decoding.losses(model, batch, 99)
-    torch.manual_seed(1)
     decoded = model(batch, rates=False).decoded
-    for name, columns in (("mse", [slice(0, 2)]), ("auxiliary", [slice(2, 5), slice(5, 7)])):
+    assert decoded.shape == (len(batch.bin_time), 7)
+    assert (losses["target"][1], losses["auxiliary"][1]) == (1.0, AUXILIARY_WEIGHT)
+    for name, columns in (("target", [slice(0, 2)]), ("auxiliary", [slice(2, 5), slice(5, 7)])):
         expected = sum(mse_loss(decoded[:, c], batch.target[:, c]) * len(decoded) for c in columns)
         torch.testing.assert_close(losses[name][0], expected)
         assert int(numbers[name]) == len(columns) * len(decoded)
@@ -126,24 +132,29 @@ def test_the_auxiliary_loss_is_added_with_its_weight(binned, target) -> None:
 def test_predictions_exclude_auxiliary_targets_which_model_json_names(binned, target, tmp_path) -> None:
     model, decoding = objective(binned, target)
     batch = decoding.batch(0, range(2))
-    assert model.eval()(batch, rates=False).decoded.shape == (len(batch.bin_time), 2)
-    model.save_pretrained(tmp_path)
-    again = NDT.from_pretrained(tmp_path)
-    assert again.spec.target == model.spec.target
-    assert again.spec.target.auxiliary == (POSITION, HEAD)
-    torch.testing.assert_close(again(batch, rates=False).decoded, model(batch, rates=False).decoded, rtol=0, atol=0)
+    with torch.no_grad():
+        assert model.eval().decode(batch).shape == (len(batch.bin_time), 2)
+        torch.testing.assert_close(model.decode(batch), model(batch).decoded[:, :2], rtol=0, atol=0)
+        model.save_pretrained(tmp_path)
+        again = NDT.from_pretrained(tmp_path)
+        assert again.spec.target == model.spec.target
+        assert again.spec.target.auxiliary == (POSITION, HEAD)
+        torch.testing.assert_close(again(batch).decoded, model(batch).decoded, rtol=0, atol=0)
     kept = model.extended(replace(model.spec, vocabulary=model.vocabulary))
     torch.testing.assert_close(kept.state_dict(), model.state_dict(), rtol=0, atol=0)
-    anew = replace(model.spec, target=replace(model.spec.target, auxiliary=()))
-    assert model.extended(anew).decoder.stacks[0].readout.weight.shape[0] == 2
+    anew = model.extended(replace(model.spec, target=replace(model.spec.target, auxiliary=())))
+    assert len(anew.heads) == 1
+    torch.testing.assert_close(anew.heads[0].state_dict(), model.heads[0].state_dict(), rtol=0, atol=0)
+
+
+def test_validation_scores_the_target_alone(binned, target) -> None:
+    model, decoding = objective(binned, target)
+    assert decoding.validate(model.eval()).keys() == {"score", "r2"}
 
 
 @pytest.mark.slow
 def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path, monkeypatch) -> None:
     """Counts depend on one latent; the target has few labels of it, the auxiliary target many."""
-    from ndt.finetune.decoder_stage import DecoderStage
-    from ndt.train.loop import Trainer
-
     rng, found = np.random.default_rng(0), {}
     session = recording(((0.0, 60.0),), num_units=40, rate_hz=8.0)
     stamps = session.covariates["vel"].timestamps
@@ -160,25 +171,25 @@ def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path, monkey
     series["pos"] = Covariate(name="pos", path="pos", values=hidden @ np.array([[1.0, 0.5], [-0.5, 1.0]]), **of)
     binned = BinnedSession(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
     target, train = build_targets(binned.session, "vel", binned.start, 0.05, split=binned.split), binned.split == TRAIN
-    monkeypatch.setattr("ndt.finetune.decoding.AUXILIARY_WEIGHT", 1.0)
-    monkeypatch.setattr("ndt.finetune.decoder_stage.READIN_LR_SCALE", 10.0)
+    monkeypatch.setattr("ndt.pretrain.objective.AUXILIARY_WEIGHT", 1.0)
     for names in ("", "pos"):
-        spec: ModelSpec = specification([binned.session], config=replace(MODEL, tcn_width=16))
-        spec_of_target = TargetSpec.fitted(target, train, "here")
-        spec_of_target = replace(spec_of_target, auxiliary=auxiliary_parts(binned, names, target, train))
-        torch.manual_seed(0)
-        model = NDT(replace(spec, target=spec_of_target))
-        model.observe(binned.session, binned.mean_counts(train))
-        values = auxiliary_values(binned, spec_of_target.auxiliary, target, train)
-        config = FinetuneConfig()
-        for seed in range(3):  # one start differs from another by as much as the help
+        spec = specification([binned.session], config=replace(TINY, units_per_patch=40))
+        fitted = TargetSpec.fitted(target, train, "here")
+        fitted = replace(fitted, auxiliary=auxiliary_parts(binned, names, target, train))
+        values = auxiliary_values(binned, fitted.auxiliary, target, train).values
+        for seed in range(2):  # one start differs from another by as much as the help
             torch.manual_seed(seed)
-            model = NDT(replace(spec, target=spec_of_target))
-            model.observe(binned.session, binned.mean_counts(train))
-            stage = DecoderStage(binned, train, target.values, model, config, ("",), values)
-            loop = TrainConfig(steps=240, batch_size=8, valid_every=240, warmup_steps=5, learning_rate=5e-3, ema=0.0)
-            where = {"out": tmp_path / f"run{names}{seed}", "seed": 0, "resume": False, "progress": False}
-            Trainer(model, stage, loop, **where).run()
-            found.setdefault(names, []).append(stage.validate(model)["r2"])
+            model = NDT(replace(spec, target=fitted))
+            labels = np.concatenate([fitted.standardise(target.values), values], 1)
+            data = training_data(binned, model.spec, labels)
+            model.observe(binned.session, data.activity)
+            model.standardise([data.activity])
+            decoding = Decoding(data, target, model, replace(CONFIG, masked_weight=0.0), ALL, False)
+            loop = TrainConfig(
+                steps=120, batch_size=8, valid_every=120, warmup_steps=5, learning_rate=3e-3, ema=0.0, weight_decay=0.0
+            )
+            where = {"out": tmp_path / f"run{names}{seed}", "seed": seed, "resume": False, "progress": False}
+            Trainer(model, decoding, loop, **where).run()
+            found.setdefault(names, []).append(decoding.validate(model)["r2"])
     assert (binned.split == TEST).any()
     assert np.mean(found["pos"]) > np.mean(found[""]) + 0.005, found

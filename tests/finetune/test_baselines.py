@@ -15,6 +15,7 @@ from ndt.decoders.gru import fit_gru
 from ndt.decoders.kalman import fit_kalman
 from ndt.decoders.naive_bayes import fit_naive_bayes
 from ndt.decoders.ridge import Lagged, fit_ridge
+from ndt.decoders.tcn import fit_tcn
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.baselines import Baselines
@@ -40,6 +41,7 @@ def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in FEW.items():
             patch.setattr(f"ndt.decoders.gru.{name}", value)
+            patch.setattr(f"ndt.decoders.tcn.{name}", value)
         yield
 
 
@@ -69,7 +71,9 @@ def fitted(binned: BinnedSession, data: dict, kind: str, y: np.ndarray, **settin
 @pytest.fixture(scope="module")
 def velocity(binned, data) -> Baselines:
     """All of them, of a velocity."""
-    return fitted(binned, data, "continuous", data["y"])
+    masks = (data["train"], data["valid"], CONFIG)
+    auxiliary = data["y"][:, :1] ** 2
+    return Baselines.fit(binned, "continuous", data["y"], *masks, counts=data["counts"], auxiliary=auxiliary)
 
 
 @pytest.mark.slow
@@ -79,7 +83,7 @@ def test_each_baseline_equals_its_separate_fit(binned, data, velocity) -> None:
 
     cut = lambda a: np.split(a, np.flatnonzero(np.diff(binned.segment)) + 1)
     x, y, train, valid, place = map(cut, (data["counts"], data["y"], data["train"], data["valid"], binned.place))
-    size = {"bin_size": 0.05}
+    size, other = {"bin_size": 0.05}, cut(data["y"][:, :1] ** 2)
     ridge, rows = fit_ridge(x, y, train, valid, **size, max_lag_s=0.2), [labelled(y, m, "") for m in (train, valid)]
     mixed = {
         "block_permuted": block_permuted_targets(y, train, valid, 3),
@@ -90,6 +94,7 @@ def test_each_baseline_equals_its_separate_fit(binned, data, velocity) -> None:
         "wiener": Lagged(x, *rows, **size, max_lag_s=0.2).wiener(y).predict(x),
         "kalman": fit_kalman(x, y, train, valid, **size).predict(x),
         "naive_bayes": fit_naive_bayes(x, y, train, valid, **size, kind="continuous").predict(x),
+        "tcn": fit_tcn(x, y, train, valid, **size, kind="continuous", seed=3, auxiliary=other).predict(x),
         "gru": fit_gru(x, y, train, valid, **size, kind="continuous", seed=3).predict(x),
         "ridge_time_gain": fit_time_gain(ridge, x, y, valid, place).predict(x, place),
         "time_only": fit_time_only(y, train, valid, place).predict(place),
@@ -145,10 +150,10 @@ def test_facts_are_json_and_contain_the_selected_settings(binned, data) -> None:
 
 def test_classes_have_probabilities_and_no_kalman_filter(binned, data) -> None:
     y = np.where(np.isnan(data["y"][:, :1]), np.nan, np.stack([data["y"][:, 0] > 0, data["y"][:, 0] <= 0], 1))
-    found = fitted(binned, data, "class", y, baselines=("kalman", "naive_bayes", "gru", "ridge_time_gain"))
-    assert set(found.decoded) == {"ridge", "naive_bayes", "gru", "ridge_time_gain"}
+    found = fitted(binned, data, "class", y, baselines=("kalman", "naive_bayes", "tcn", "gru", "ridge_time_gain"))
+    assert set(found.decoded) == {"ridge", "naive_bayes", "tcn", "gru", "ridge_time_gain"}
     assert "classes" in found.facts["kalman"]["left_out"]
-    for name in ("naive_bayes", "gru"):
+    for name in ("naive_bayes", "tcn", "gru"):
         np.testing.assert_allclose(found.decoded[name].sum(1), 1.0, atol=1e-9)
         assert np.mean(found.decoded[name].argmax(1)[data["test"]] == y.argmax(1)[data["test"]]) > 0.8
 

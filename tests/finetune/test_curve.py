@@ -122,11 +122,11 @@ def test_more_seeds_and_amounts_add_runs_and_other_settings_repeat_them(base, st
         made(base, store, tmp_path, **options)
         assert len(fake.calls) == number
     fake = FakeFinetune(score).use(monkeypatch)
-    made(base, store, tmp_path, config=replace(CONFIG, mask_ratio=0.1))
+    made(base, store, tmp_path, config=replace(CONFIG, masked_weight=0.1))
     assert len(fake.calls) == 12
     fake = FakeFinetune(score).use(monkeypatch)  # other weights of the same shapes: the controls are as they were
     other = busy_model(base.spec, seed=1)
-    made(other, store, tmp_path, config=replace(CONFIG, mask_ratio=0.1))
+    made(other, store, tmp_path, config=replace(CONFIG, masked_weight=0.1))
     assert {call.base for call in fake.calls} == {other}
     assert len(fake.calls) == 6
 
@@ -196,11 +196,10 @@ def test_report_of_the_run_shows_the_curve(base, store, tmp_path, monkeypatch) -
 def test_real_decoders_share_a_test_split_and_workers_change_nothing(sim_base, sim_store, sim_truth, tmp_path) -> None:
     config = FinetuneConfig(
         train=TrainConfig(steps=6, batch_size=4, valid_every=3),
-        embedding_warmup_steps=1,
         freeze_steps=3,
         max_lag=0.2,
-        decoder_steps=4,
         baselines=("ridge",),
+        ensemble=("network", "ridge"),
     )
     name, curves = sim_truth[1].session_id, []
     for workers, base in ((1, sim_base), (2, NDT.from_pretrained(sim_base))):  # by its folder, and as an object

@@ -16,12 +16,13 @@ from ndt.finetune.scoring import evaluate, scored_rows
 from ndt.intervals import Intervals
 
 CONFIG = FinetuneConfig(
-    train=TrainConfig(steps=6, batch_size=4, valid_every=3),
-    model=ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8, tcn_width=8, num_tcn_layers=2),
-    decoder_steps=20,
+    train=TrainConfig(steps=6, batch_size=4, valid_every=3, learning_rate=3e-3, ema=0.0),
+    model=ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=32, unit_width=8, num_stem_layers=2),
     window=1.0,
     max_lag=0.3,
+    auxiliary="",
     baselines=("ridge",),
+    ensemble=("network", "ridge"),
 )
 
 
@@ -105,7 +106,7 @@ def test_the_command_prints_scores_and_writes_them(run, capsys, tmp_path) -> Non
 
 def test_a_decoder_without_baselines_is_scored(run, sim_store, sim_truth, tmp_path) -> None:
     """As one that was adapted without labels: no ridge lies beside it."""
-    config = replace(CONFIG, ensemble=("network",), decoder_steps=4)
+    config = replace(CONFIG, ensemble=("network",))
     name = sim_truth[0].session_id
     found = finetune(None, name, "cursor_vel", out=tmp_path / "run", config=config, store=sim_store, progress=False)
     again = evaluate(found.run)

@@ -20,8 +20,9 @@ from tests.problems import TINY, busy_model, specification
 
 MAZE = TASKS["mc_maze"]
 SIZE = ModelConfig(
-    width=16, num_layers=1, num_decoder_layers=1, num_heads=1, units_per_patch=4, unit_width=8, locality_bias=0.0
-)
+    width=16, num_layers=1, num_heads=1, units_per_patch=12, unit_width=8, num_stem_layers=1, locality_bias=0.0,
+    norm="pre", dropout=0.0, count_dropout=0.0, residual_dropout=0.0,
+)  # fmt: skip
 
 
 def session(num_trials=60, num_units=12, seed=0):

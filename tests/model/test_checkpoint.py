@@ -69,8 +69,8 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x.update(format=99), "format: expected model format 5, found 99"),
-        (lambda x: x.update(format=2), "format: expected model format 5, found 2"),  # of before heads turned otherwise
+        (lambda x: x.update(format=99), "format: expected model format 6, found 99"),
+        (lambda x: x.update(format=5), "format: expected model format 6, found 5"),  # of before units had activity
         (lambda x: x.pop("format"), "found none"),
         (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
         (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
@@ -166,11 +166,19 @@ def test_labels_without_variation_are_refused(parts, values, told) -> None:
         TargetSpec.fitted(target(parts, values), np.array([True, True, False]), "here")
 
 
-def test_what_is_decoded_is_the_same_only_if_its_parts_and_its_lag_are() -> None:
-    assert SEVERAL.same(replace(SEVERAL, mean=(0.0,) * 7))
-    assert not SEVERAL.same(replace(SEVERAL, lag=0.0))
-    assert not SEVERAL.same(replace(SEVERAL, parts=(VEL, replace(GO, per=""), HEAD)))
-    assert not SEVERAL.same(replace(SEVERAL, name="vel"))
+def test_parts_of_a_pretrained_model_keep_its_standardisation_if_the_lag_is_the_same() -> None:
+    """Their heads are kept, and give standardised values; only other parts are fitted, and need labels."""
+    nan, rows = np.nan, np.ones(3, bool)
+    known = replace(SEVERAL, lag=0.0)
+    speed = Part(name="speed", kind="continuous", dims=("s",), unit="m/s")
+    values = [[1.0, nan, nan, 9, 9, nan, nan, nan], [3.0, nan, nan, 9, 8, nan, nan, nan], [5.0, *[nan] * 7]]
+    found = TargetSpec.fitted(target((speed, HEAD, VEL, GO), values), rows, "here", known)
+    np.testing.assert_allclose(found.mean, [3, 0.5, 0, 1, -2, 0, 0, 0])
+    np.testing.assert_allclose(found.std, [(8 / 3) ** 0.5, 0.1, 1, 2, 0.5, 1, 1, 1], rtol=1e-6)
+    own = np.array([[1.0, 2], [3, 3], [2, 1]])
+    for other in (replace(known, lag=0.1), replace(known, parts=(replace(VEL, unit="mm/s"), GO, HEAD))):
+        fitted = TargetSpec.fitted(target((VEL,), own), rows, "here", other)
+        np.testing.assert_allclose([fitted.mean, fitted.std], [own.mean(0), own.std(0)], rtol=1e-6)
 
 
 def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_else() -> None:
@@ -183,6 +191,7 @@ def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_els
         ((VEL, fewer), 0.1),
         ((VEL, replace(GO, dims=("left", "up")), HEAD), 0.1),
         ((VEL, replace(GO, name="go"), HEAD), 0.1),
+        ((VEL, replace(GO, expression="sign(left - right)"), HEAD), 0.1),
         ((replace(VEL, unit="mm/s"), GO, HEAD), 0.1),
         ((replace(VEL, dims=("x",)), GO, HEAD), 0.1),
     ):
@@ -190,7 +199,10 @@ def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_els
 
 
 def test_a_specification_is_plain_json() -> None:
-    for spec in (specification([recording()]), replace(specification([recording()]), target=SEVERAL)):
+    plain, side = specification([recording()]), replace(GO, name="side", expression="sign(left - right)")
+    computed = replace(SEVERAL, parts=(VEL, side, HEAD))
+    with_auxiliary = replace(SEVERAL, auxiliary=(replace(HEAD, name="eye"), replace(GO, name="trials/stop")))
+    for spec in (plain, *(replace(plain, target=t) for t in (SEVERAL, computed, with_auxiliary))):
         found = json.loads(json.dumps(spec.to_json()))
         assert ModelSpec.from_json("model.json", found) == spec
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from problems import TINY
 
-from ndt.config import ModelConfig
 from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
 from ndt.model.layers import Attention, Block, Dropout, FeedForward, rotate
 
-CONFIG = ModelConfig(width=32, num_heads=2, norm="pre")
+CONFIG = replace(TINY, width=32)
 
 
 def packed(shift: int = 0, order: str = "joint", **options: int) -> PackedLayout:
@@ -83,7 +83,7 @@ def test_time_between_two_bins_matters() -> None:
 def test_within_a_bin_and_where_it_is_not_rotary_attention_has_no_time() -> None:
     torch.manual_seed(0)
     x = torch.randn(16, 32)
-    for rotary, layer in ((False, 0), (True, 1)):
+    for rotary, layer in ((False, 0), (True, 2)):
         attend, early, late = Attention(CONFIG, rotary=rotary), packed(order="axial"), packed(5, "axial")
         found, expected = (attend(x, rows, rows.pattern(layer)) for rows in (late, early))
         torch.testing.assert_close(found, expected, rtol=0, atol=0)

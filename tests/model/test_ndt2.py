@@ -1,6 +1,6 @@
 """NDT2 as published: count and position embeddings, the cross-attending decoder, and the quirks of its code.
 
-What holds of every architecture is in test_model.py.
+What holds of every architecture is in test_transformer.py.
 """
 
 from dataclasses import replace
@@ -9,40 +9,46 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from problems import NDT2, busy_model, random_window, reads, recording, specification, with_means
+from problems import (
+    NDT2,
+    busy_model,
+    random_activity,
+    random_window,
+    reads,
+    recording,
+    specification,
+    training_data,
+)
 from strategies import windows
 
 import ndt.model.ndt2
 from ndt.api import embed
-from ndt.config import FinetuneConfig, ModelConfig, PretrainConfig, TrainConfig
-from ndt.config.model import DECODERS
-from ndt.data.covariates import resample
-from ndt.data.windows import TRAIN, VALID, BinnedSession
+from ndt.config import FinetuneConfig, MaskConfig, ModelConfig, PretrainConfig, TrainConfig
+from ndt.config.model import ARCHITECTURES as NAMES
+from ndt.data.targets import build_targets
+from ndt.data.windows import VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import finetune
 from ndt.finetune.decoding import Decoding, decode
 from ndt.finetune.scoring import evaluate
+from ndt.finetune.strategies import stages
 from ndt.model.architectures import ARCHITECTURES, load_model, new_model
 from ndt.model.attention_patterns import CONTEXT
 from ndt.model.ndt2 import CrossDecoder, Quirks
-from ndt.model.patches import Population
-from ndt.model.tokens import Batch, pack
+from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
-from ndt.model.vocabulary import Vocabulary
 from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
+from ndt.target import Part
 
 P = NDT2.units_per_patch
 QUIRKS = replace(NDT2, architecture="ndt2_quirks")
-
-
-def units(batch: Batch) -> Population:
-    return Population(torch.zeros(len(batch.unit), 0), torch.ones(len(batch.unit)))
+MASK = MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=1.0)
 
 
 def test_every_architecture_has_settings_and_a_class_of_its_name() -> None:
-    assert ARCHITECTURES.keys() == DECODERS.keys()
+    assert tuple(ARCHITECTURES) == NAMES
     assert ModelConfig().architecture == "ndt"
     for name, kind in ARCHITECTURES.items():
         assert kind.ARCHITECTURE == name
@@ -51,14 +57,20 @@ def test_every_architecture_has_settings_and_a_class_of_its_name() -> None:
 def test_slots_are_places_and_what_is_not_seen_counts_zero() -> None:
     model = new_model(specification([recording()], config=NDT2))
     layer, batch = model.embed, pack([random_window(5, 8, np.random.default_rng(0))], P)
-    found = layer(batch, batch.visible, units(batch))
+    found = layer(batch, batch.visible)
     counts = torch.where(batch.valid & ~batch.hidden, batch.counts, 0)[batch.visible]
     for token in range(len(found)):
         expected = torch.cat([layer.count.weight[int(c)] for c in counts[token]])
         torch.testing.assert_close(found[token], expected, rtol=0, atol=0)
-    readout, z = model.rates, torch.randn(len(found), 24)
-    expected = z @ readout.linear.weight.T + readout.linear.bias
-    torch.testing.assert_close(readout(z, batch, batch.visible, units(batch)), expected)
+
+
+def test_a_batch_of_a_small_session_has_narrow_tokens_and_the_same_embedding() -> None:
+    model = new_model(specification([recording()], config=NDT2))
+    window = random_window(5, 2, np.random.default_rng(0))
+    batch, together = pack([window], P), pack([window, random_window(5, 8, np.random.default_rng(1))], P)
+    assert (batch.counts.shape[1], together.counts.shape[1]) == (2, 3)
+    keep = together.visible & (together.window == 0)
+    torch.testing.assert_close(model.embed(batch, batch.visible), model.embed(together, keep), rtol=0, atol=0)
 
 
 def test_slots_know_no_units() -> None:
@@ -67,10 +79,10 @@ def test_slots_know_no_units() -> None:
     model = busy_model(specification([recording(num_units=8)], config=NDT2))
     with torch.no_grad():
         first = model(pack([window], P))
-        with_means(model, np.linspace(0, 3, 8))
-        second = model(pack([replace(window, unit=window.unit[::-1].copy())], P))
+        other = replace(window, unit=window.unit[::-1].copy(), activity=random_activity(np.linspace(0, 3, 8)))
+        second = model(pack([other], P))
     torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
-    assert not {"unit", "unit_site", "depth", "readin"} & set(dict(model.named_parameters()))
+    assert not any(name.startswith(("identity", "stem")) for name in dict(model.named_parameters()))
 
 
 def test_feed_forward_layers_are_plain() -> None:
@@ -106,7 +118,7 @@ def test_a_query_reads_contexts_and_the_tokens_of_its_past_and_present(a, b) -> 
     encoded = model.encode(batch)
     attention = model.decoder.blocks[0].attention
     attention.register_forward_pre_hook(lambda _, given: patterns.append(given[2]))
-    model.decode(batch, encoded)
+    model.read_target(batch, encoded)
     time, window = encoded.layout.time, torch.arange(2).repeat_interleave(encoded.layout.lengths)
     expected = (batch.bin_window[:, None] == window) & ((time == CONTEXT) | (time <= batch.bin_time[:, None]))
     torch.testing.assert_close(reads(patterns[0]), expected)
@@ -137,18 +149,18 @@ def test_five_spikes_are_nothing_and_stay_it_where_the_released_code_is_followed
     before = layer.count.weight[5].detach().clone()
     for _ in range(3):
         optimizer.zero_grad()
-        (layer(batch, batch.visible, units(batch)) - 1).square().sum().backward()
+        (layer(batch, batch.visible) - 1).square().sum().backward()
         optimizer.step()
     assert bool((layer.count.weight[5] == 0).all()) == (config is QUIRKS)
     assert torch.equal(layer.count.weight[5], before) == (config is QUIRKS)
 
 
-@pytest.mark.parametrize(("shared", "number"), [(True, 1), (False, 8)])
-def test_one_mask_for_all_windows_of_a_batch_where_the_released_code_is_followed(shared, number) -> None:
+@pytest.mark.parametrize(("config", "number"), [(QUIRKS, 1), (NDT2, 8)])
+def test_one_mask_for_all_windows_of_a_batch_where_the_released_code_is_followed(config, number) -> None:
     session = recording(num_units=7)
-    config = PretrainConfig(model=NDT2, train=TrainConfig(batch_size=8), window=1.0)
-    binned_sessions, vocabulary = [BinnedSession(session, 0.05, 1.0)], Vocabulary().extend([session])
-    objective = MaskedModelling(binned_sessions, vocabulary, config, 20, shared_mask=shared)
+    spec = specification([session], config=config, dims=0)
+    settings = PretrainConfig(model=config, train=TrainConfig(batch_size=8), mask=MASK, unit_dropout=0.0)
+    objective = MaskedModelling([training_data(BinnedSession(session, 0.05, 1.0), spec)], new_model(spec), settings)
     for step in range(3):
         batch = objective.batch(step, range(8))
         assert len({batch.hidden[batch.window == b].numpy().tobytes() for b in range(8)}) == number
@@ -159,9 +171,10 @@ def decoding(config: ModelConfig) -> tuple[NDT, Decoding]:
     """Decoding of a recording made in memory, by a small model."""
     session = recording(num_units=8)
     spec, binned = specification([session], config=config), BinnedSession(session, 0.05, 1.0)
-    model, targets = busy_model(spec), resample(session.covariates["vel"], binned.start, 0.05)
-    options = FinetuneConfig(embedding_warmup_steps=0, freeze_steps=0, masked_weight=0.0)
-    return model, Decoding(binned, binned.split == TRAIN, targets, model, options)
+    target = build_targets(session, "vel", binned.start, 0.05)
+    settings = FinetuneConfig(mask=MASK, masked_weight=0.0, freeze_steps=0, unit_dropout=0.0)
+    model, data = busy_model(spec), training_data(binned, spec, spec.target.standardise(target.values))
+    return model, Decoding(data, target, model, settings, stages(settings, False), False)
 
 
 @pytest.mark.parametrize(("config", "silent"), [(NDT2, 0), (QUIRKS, 2)])
@@ -174,8 +187,9 @@ def test_released_validation_averages_batches_and_ours_does_not(monkeypatch) -> 
     monkeypatch.setattr(Quirks, "R2_BINS", 20)
     for config in (NDT2, QUIRKS):
         model, objective = decoding(config)
-        rows = objective.binned.split == VALID
-        true, decoded = objective.true[rows], decode(model, objective.binned, rows)[rows]
+        binned = objective.data.binned
+        rows = binned.split == VALID
+        true, decoded = objective.true.values[rows], decode(model, binned, rows)[rows]
         expected = r2(true, decoded)
         if config is QUIRKS:
             each = np.array([r2(true[p], decoded[p]) for p in np.array_split(np.arange(len(true)), len(true) // 20)])
@@ -183,21 +197,33 @@ def test_released_validation_averages_batches_and_ours_does_not(monkeypatch) -> 
         np.testing.assert_allclose(objective.validate(model)["r2"], expected)
 
 
+@pytest.mark.slow
 def test_it_is_pretrained_fine_tuned_embedded_and_evaluated_as_any_model(sim_store, sim_truth, tmp_path) -> None:
     model = replace(NDT2, width=32, units_per_patch=16)
     steps = TrainConfig(steps=4, batch_size=4, valid_every=2)
-    config = PretrainConfig(model=model, train=steps, window=1.0, shuffle_units="never")
+    config = PretrainConfig(model=model, train=steps, window=1.0, mask=MASK)
     pretrain(sim_store, tmp_path / "base", config, progress=False)
     assert type(load_model(tmp_path / "base")) is ARCHITECTURES["ndt2"]
     with pytest.raises(InputError, match=r"architecture: expected ndt .*, found ndt2"):
         NDT.from_pretrained(tmp_path / "base")
     name = sim_truth[1].session_id
     assert embed(tmp_path / "base", name).latents.shape[1] == 32
-    for way in ("full", "probe", "contexts"):
-        settings = FinetuneConfig(strategy=way, train=steps, baselines=(), ensemble=("network",))
+    for way in ("full", "heads"):
+        settings = FinetuneConfig(
+            strategy=way, train=steps, mask=MASK, auxiliary="", baselines=(), ensemble=("network",)
+        )
         decoder = finetune(tmp_path / "base", name, "cursor_vel", out=tmp_path / way, config=settings, progress=False)
         assert np.isfinite(decoder.metrics["network"]["r2"])
     assert np.isfinite(evaluate(tmp_path / "full")["network"]["r2"])
-    settings = FinetuneConfig(strategy="align", train=steps, ensemble=("network",))
-    with pytest.raises(InputError, match="a base model with unit embeddings"):
-        finetune(tmp_path / "full", name, "cursor_vel", out=tmp_path / "align", config=settings, progress=False)
+    settings = FinetuneConfig(strategy="none", train=steps, baselines=(), ensemble=("network",))
+    again = finetune(tmp_path / "full", name, "cursor_vel", out=tmp_path / "none", config=settings, progress=False)
+    assert again.metrics["network"]["r2"] == pytest.approx(evaluate(tmp_path / "full")["network"]["r2"], abs=1e-4)
+
+
+def test_labels_of_trials_are_refused() -> None:
+    spec = specification([recording()], config=NDT2)
+    go = Part(name="trials/go", kind="class", dims=("a", "b"), per="trials")
+    known = {"mean": (0.0,) * 2, "std": (1.0,) * 2, "dims": go.dims}
+    for target in (replace(spec.target, parts=(go,), **known), replace(spec.target, auxiliary=(go,))):
+        with pytest.raises(InputError, match="model: target: expected labels per bin, for NDT2, found labels per tria"):
+            new_model(replace(spec, target=target))

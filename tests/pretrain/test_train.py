@@ -14,31 +14,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import recording, specification, with_means
+from problems import recording, specification, training_data
 from realdata import real_file
+from stores import stored
 
 from ndt.api import embed
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
+from ndt.data.activity import unit_activity
 from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
 from ndt.data.simulate.recordings import Simulated, simulate
-from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
+from ndt.data.store import Store
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.model.checkpoint import read_json
 from ndt.model.tokens import Batch
-from ndt.model.transformer import NDT, Prediction
-from ndt.model.vocabulary import Vocabulary
+from ndt.model.transformer import NDT, TABLES, Prediction
 from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
 from ndt.segments import Scaler
-from ndt.session import Session, Spikes
+from ndt.session import Spikes
 
-MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8)
+MODEL = ModelConfig(
+    width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=2, norm="pre",
+    dropout=0.1, count_dropout=0.1, residual_dropout=0.1,
+)  # fmt: skip
 CONFIG = PretrainConfig(
-    model=MODEL, train=TrainConfig(steps=40, batch_size=4, valid_every=4, warmup_steps=5), window=1.0
+    model=MODEL,
+    train=TrainConfig(steps=40, batch_size=4, valid_every=4, warmup_steps=5, learning_rate=3e-3, ema=0.9),
+    mask=MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=1.0),
+    masked_weight=0.5,
+    unit_dropout=0.0,
+    embedding_lr_scale=5.0,
+    window=1.0,
 )
 SHORT = replace(CONFIG, train=replace(CONFIG.train, steps=6, valid_every=3))
 
@@ -55,20 +65,14 @@ def recovered(model: NDT, truth: Simulated, store: Store) -> float:
     return r2(truth.latents[test], x[test] @ weights)
 
 
-def stored(sessions: list[Session], root: Path) -> Store:
-    """A store of these sessions."""
-    for session in sessions:
-        write_session(session, root / f"{session.session_id}.h5")
-    entries = {s.session_id: {"source": f"{s.session_id}.nwb", "sha256": ""} for s in sessions}
-    write_manifest(root, {"version": STORE_VERSION, "sessions": entries})
-
-    return Store(root)
-
-
 def untrained(model: NDT, seed: int) -> NDT:
-    """The same architecture and mean rates, with weights as they are before the first step."""
+    """The same architecture and activity of units, with weights as they are before the first step."""
     torch.manual_seed(seed)
-    return with_means(NDT(model.spec), model.mean_counts).eval()
+    fresh = NDT(model.spec)
+    activity = {n: b for n, b in model.identity.named_buffers() if n.startswith("activity")}
+    fresh.identity.load_state_dict(activity, strict=False)
+
+    return fresh.eval()
 
 
 def test_latents_are_better_than_those_of_random_weights(sim_base, sim_store, sim_truth) -> None:
@@ -99,7 +103,8 @@ def test_each_unit_has_the_mean_count_of_its_training_split(sim_base, sim_store,
     assert names != sorted(names)
     binned = BinnedSession(session, truth.bin_size, model.spec.window_bins * truth.bin_size)
     means = dict(zip(names, truth.counts[binned.split == TRAIN].mean(0), strict=True))
-    np.testing.assert_allclose(model.mean_counts.numpy(), [means[u] for u in model.vocabulary.units], rtol=1e-5)
+    found = model.identity.activity[:, 0].numpy()
+    np.testing.assert_allclose(found, [means[u] for u in model.vocabulary.units], rtol=1e-5)
 
 
 def test_run_directory_has_its_files(sim_base, sim_store) -> None:
@@ -115,14 +120,16 @@ def test_run_directory_has_its_files(sim_base, sim_store) -> None:
     assert names <= {p.name for p in sim_base.iterdir()}
     found = read_json(sim_base / "metrics.json")
     assert {"valid", "tokens_seen", "tokens_per_second", "num_parameters", "train_seconds"} <= found.keys()
-    assert {"nll", "bits_per_spike", "null_nll", "masks"} == found["valid"].keys()
+    references = {"bits_per_spike_smoother", "bits_per_spike_mean_response"}
+    assert {"nll", "bits_per_spike", "null_nll", "masks"} | references == found["valid"].keys()
     assert found["valid"]["masks"].keys() == VALID_MASKS.keys()
+    assert all(references < of.keys() for of in found["valid"]["masks"].values())
     assert found["valid"]["bits_per_spike"] > 0.05
     assert found["valid"]["nll"] < found["valid"]["null_nll"]
     model = NDT.from_pretrained(sim_base)
     assert found["num_parameters"] == sum(p.numel() for p in model.parameters())
     lines = [json.loads(line) for line in (sim_base / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "valid"] == [50, 100, 150, 200]
+    assert {50, 100, 150, 200} <= {line["step"] for line in lines if line["split"] == "valid"}
     assert all(
         {"nll", "lr", "tokens_per_second", "seconds"} <= line.keys() for line in lines if line["split"] == "train"
     )
@@ -183,7 +190,6 @@ def masked(
     patch: int = 3,
     sessions: tuple[int, ...] = (4, 7),
     own: bool = False,
-    model: ModelConfig | None = None,
     **options: object,
 ) -> tuple[NDT, MaskedModelling, list[BinnedSession]]:
     """A new model of sessions with these numbers of units, and its objective; units may occur in one session only."""
@@ -192,11 +198,15 @@ def masked(
         found = [
             replace(s, units=replace(s.units, id=np.array([f"{s.session_id}/{u}" for u in s.units.id]))) for s in found
         ]
-    config = replace(CONFIG, model=model or replace(MODEL, units_per_patch=patch), seed=seed, **options)
-    sessions = found
-    spec = specification(sessions, dims=0, config=config.model)
-    binned_sessions = [BinnedSession(s, 0.05, 1.0) for s in sessions]
-    return NDT(spec), MaskedModelling(binned_sessions, spec.vocabulary, config, 20), binned_sessions
+    config = replace(CONFIG, model=replace(MODEL, units_per_patch=patch), seed=seed, **options)
+    model = NDT(specification(found, dims=0, config=config.model))
+    binned_sessions = [BinnedSession(s, 0.05, 1.0) for s in found]
+
+    return (
+        model,
+        MaskedModelling([training_data(b, model.spec) for b in binned_sessions], model, config),
+        binned_sessions,
+    )
 
 
 def test_a_new_model_is_as_good_as_constant_rates() -> None:
@@ -216,7 +226,7 @@ def test_null_likelihood_is_that_of_each_sessions_own_mean_rates() -> None:
         window = asked.window
         binned = next(g for g in binned_sessions if g.session.num_units == len(window.unit))
         rows = model.vocabulary.rows(binned.session)
-        rates = np.maximum(binned.mean_counts(binned.split == TRAIN)[rows.order], 1e-4)
+        rates = np.maximum(unit_activity(binned, binned.split == TRAIN)[rows.order, 0], 1e-4)
         wanted = window.hidden & window.valid
         sums[asked.kind] += ((rates - window.counts * np.log(rates)) * wanted).sum(), wanted.sum()
     found = objective.validate(model)
@@ -251,8 +261,8 @@ def test_validation_uses_the_same_masks_for_every_model() -> None:
         assert (binned.split[first:last] == VALID).all()
     assert {v.kind for v in one.valid} == VALID_MASKS.keys()
     for binned in binned_sessions:
-        vocabulary = Vocabulary().extend([binned.session])
-        for asked in valid_windows([binned], vocabulary, 20):
+        alone = specification([binned.session], dims=0, config=MODEL)
+        for asked in valid_windows([training_data(binned, alone)], 20):
             np.testing.assert_array_equal(asked.window.hidden, stored[key(asked)])
 
 
@@ -268,31 +278,33 @@ def test_only_hidden_entries_are_in_the_loss() -> None:
     _, objective, _ = masked()
     batch = objective.batch(0, range(4))
     log_rates = torch.full((int(batch.predicted.sum()), 3), -1.0, requires_grad=True)
-    value, weight = objective.losses(lambda batch: Prediction(log_rates, None), batch, 0)["nll"]
+    value, weight = objective.losses(lambda batch, rates: Prediction(log_rates, None), batch, 0)["nll"]
     value.backward()
     torch.testing.assert_close(log_rates.grad != 0, batch.hidden[batch.predicted])
-    assert objective.targets(batch, 0)["nll"] == batch.hidden.sum()
-    assert weight == 1.0
+    assert objective.targets(batch, 0)["nll"] == batch.counts[batch.hidden].sum()  # per spike
+    assert weight == CONFIG.masked_weight
     assert 0.45 < float(batch.hidden.sum() / batch.valid.sum()) < 0.55
 
 
 def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
     """In training, with units shuffled, and in validation; with no groups, windows are what they were."""
     session = recording(num_units=8)
+    names = np.array([f"{session.session_id}/{u}" for u in session.units.id])
     group = np.array([-1, 0, 1, -1, 0, 1, 0, -1])
-    columns = {"duplicate_group": group}
-    grouped = replace(session, units=replace(session.units, columns=columns))
-    mask = MaskConfig(kinds=("unit",))
-    config = replace(CONFIG, mask=mask, shuffle_units="always")
-    vocabulary = Vocabulary().extend([session])
-    objectives = [MaskedModelling([BinnedSession(s, 0.05, 1.0)], vocabulary, config, 20) for s in (session, grouped)]
-    rows = vocabulary.rows(session)
-    of_row = dict(zip(rows.unit.tolist(), group[rows.order], strict=True))
+    of_row = dict(zip(np.argsort(np.argsort(names)).tolist(), group.tolist(), strict=True))
 
+    def objective(columns: dict[str, np.ndarray]) -> MaskedModelling:
+        own = replace(session, units=replace(session.units, id=names, columns=columns))
+        config = replace(CONFIG, model=replace(MODEL, units_per_patch=3), mask=replace(CONFIG.mask, kinds=("unit",)))
+        model = NDT(specification([own], dims=0, config=config.model))
+        return MaskedModelling([training_data(BinnedSession(own, 0.05, 1.0), model.spec)], model, config)
+
+    objectives = [objective({}), objective({"duplicate_group": group})]
+    assert [o.shuffled for o in objectives] == [[True], [True]]
     betrayed = []
-    for objective in objectives:
-        windows = [objective._window(step, place) for step in range(20) for place in range(4)]
-        windows += [v.window for v in objective.valid if v.kind == "unit"]
+    for each in objectives:
+        windows = [each._window(step, place) for step in range(20) for place in range(4)]
+        windows += [v.window for v in each.valid if v.kind == "unit"]
         betrayed.append(0)
         for window in windows:
             groups = np.array([of_row[u] for u in window.unit.tolist()])
@@ -300,10 +312,9 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
                 betrayed[-1] += len(set(window.hidden[0, groups == g].tolist())) == 2
     assert betrayed[0] > 10
     assert betrayed[1] == 0
-    alone = replace(session, units=replace(session.units, columns={"duplicate_group": np.full(8, -1)}))
-    other = MaskedModelling([BinnedSession(alone, 0.05, 1.0)], vocabulary, config, 20)
+    alone = objective({"duplicate_group": np.full(8, -1)})
     for step in range(10):
-        a, b = (o.batch(step, range(4)) for o in (objectives[0], other))
+        a, b = (o.batch(step, range(4)) for o in (objectives[0], alone))
         torch.testing.assert_close(a.hidden, b.hidden)
         torch.testing.assert_close(a.counts, b.counts)
 
@@ -311,7 +322,7 @@ def test_units_that_repeat_each_others_spikes_are_hidden_together() -> None:
 @pytest.mark.parametrize(("kinds", "begins"), [(("random", "unit"), 3), (("unit",), 0)])
 def test_harder_masks_join_tokens_at_random_after_the_first_steps(kinds, begins) -> None:
     """Windows that hide whole units and nothing else of them, by step; without random masks, from the first."""
-    mask = MaskConfig(random_only_steps=3, kinds=kinds)
+    mask = replace(CONFIG.mask, random_only_steps=3, kinds=kinds)
     whole = []
     for batch in batches(12, sessions=(7,), mask=mask):
         hides = [[batch.hidden[(batch.window == b) & (batch.patch == p)] for p in range(2)] for b in range(8)]
@@ -336,20 +347,17 @@ def units_of(batch: Batch) -> list[list[int]]:
     return found
 
 
-def test_shuffled_units_change_patches_and_keep_their_counts() -> None:
-    """`auto` shuffles the units of a session where no other session can know them."""
+def test_units_of_one_session_change_patches_and_keep_counts_and_activity() -> None:
+    """Not those that another session can share, whose patch is learned, nor those of a single patch."""
     lie = lambda b: units_of(b)[0]
-    for shuffle, names, moved in (
-        ("never", "session", False),
-        ("auto", "electrode", False),
-        ("auto", "session", True),
-        ("always", "electrode", True),
-    ):
-        some = batches(12, shuffle_units=shuffle, sessions=(7,), own=names == "session")
+    for names, patch, moved in (("electrode", 3, False), ("session", 3, True), ("session", 7, False)):
+        some = batches(12, sessions=(7,), own=names == "session", patch=patch)
         orders = {tuple(lie(b)) for b in some}
         assert (len(orders) > 1) == moved
         assert {tuple(sorted(o)) for o in orders} == {tuple(range(7))}
-    plain, shuffled = (batches(1, shuffle_units=s, sessions=(7,))[0] for s in ("never", "always"))
+    plain, shuffled = (batches(1, sessions=(7,), own=True, patch=patch)[0] for patch in (7, 3))
+    assert lie(plain) != lie(shuffled)
+    torch.testing.assert_close(plain.activity, shuffled.activity)  # in the order of the vocabulary
     for b in range(8):  # the same windows, whose counts moved with their units
         total = [
             torch.zeros(7).index_add(
@@ -360,6 +368,43 @@ def test_shuffled_units_change_patches_and_keep_their_counts() -> None:
             for x in (plain, shuffled)
         ]
         torch.testing.assert_close(total[0], total[1])
+
+
+def test_a_share_of_windows_has_hidden_entries() -> None:
+    found = [
+        b.hidden[b.window == w].any() for b in batches(40, mask=replace(CONFIG.mask, share=0.25)) for w in range(8)
+    ]
+    assert abs(np.mean(found) - 0.25) < 0.08  # 320 windows, standard error 0.024
+    assert not any(b.hidden.any() for b in batches(5, mask=replace(CONFIG.mask, share=0.0)))
+
+
+def test_unit_dropout_leaves_whole_units_out_of_a_window() -> None:
+    """A unit is there through the whole window or not at all; those left out are neither read nor predicted."""
+    shares = []
+    for batch in batches(30, sessions=(7,), unit_dropout=0.8):
+        for w in range(8):
+            here = batch.window == w
+            there = batch.valid[here]
+            bins = torch.zeros(7).index_add(0, batch.members[batch.patch[here]][there], torch.ones(int(there.sum())))
+            assert set(bins.tolist()) <= {0.0, 20.0}
+            shares.append(float((bins > 0).float().mean()))
+        assert not (batch.hidden & ~batch.valid).any()
+    assert min(shares) < 0.4
+    assert max(shares) == 1.0
+    assert abs(np.mean(shares) - 0.6) < 0.05  # the fraction left out is uniform from 0 to 0.8
+
+
+def test_without_a_weight_the_masked_loss_is_not_computed() -> None:
+    model, objective, _ = masked(masked_weight=0.0)
+    batch = objective.batch(0, range(2))
+    assert objective.targets(batch, 0) == {}
+    assert objective.losses(model, batch, 0) == {}
+
+
+def test_tables_have_their_own_learning_rate() -> None:
+    model, objective, _ = masked(embedding_lr_scale=7.0)
+    for name, _ in model.named_parameters():
+        assert objective.rate(name, 0) == (7.0 if name in TABLES else 1.0)
 
 
 def test_sessions_kept_for_evaluation_are_left_out_unless_they_are_named(sim_truth, tmp_path) -> None:
@@ -399,8 +444,8 @@ def test_real_recordings_have_structure_to_predict(pattern, tmp_path) -> None:
 
 
 def test_a_refused_resume_changes_no_file(sim_store, tmp_path) -> None:
-    small = ModelConfig(width=16, num_layers=1, num_heads=2, unit_width=8)
-    config = PretrainConfig(model=small, train=TrainConfig(steps=2, batch_size=2, valid_every=2), window=0.5)
+    small = MODEL
+    config = replace(CONFIG, train=TrainConfig(steps=2, batch_size=2, valid_every=2), window=0.5)
     pretrain(sim_store, tmp_path, config, progress=False)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
@@ -420,7 +465,7 @@ def test_sessions_with_a_target_have_a_decoding_loss(tmp_path) -> None:
     np.testing.assert_allclose(model.spec.target.mean, values.mean(0), atol=1e-6)
     np.testing.assert_allclose(model.spec.target.std, values.std(0), atol=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert all(("mse" in x) == (x["split"] == "train") and ("r2" in x) == (x["split"] == "valid") for x in lines)
+    assert all(("target" in x) == (x["split"] == "train") and ("r2" in x) == (x["split"] == "valid") for x in lines)
     assert "r2" in read_json(tmp_path / "run" / "metrics.json")["valid"]
 
 

@@ -64,7 +64,7 @@ def test_page_has_the_numbers_of_the_metrics(two):
     assert f"always the most frequent class {target['test']['chance']:.3f}" in page.text
     for share, n in zip(target["test"]["recall"], target["test"]["class_counts"], strict=True):
         assert f"{100 * share:.1f} % of {n}" in page.text
-    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps, 900 more steps of the decoder)" in page.text
+    assert "Fitted on 60 s of labelled training bins in 21 s (400 steps)" in page.text
     assert "follows the spikes by 100 ms" in page.text
     assert "validation R² of ridge 0.610 0.660 0.580" in page.text
     assert "Poisson naive Bayes has no score: too few bins with spikes" in page.text
@@ -218,18 +218,27 @@ def test_numbers_that_are_not_there_are_dashes(name):
 
 
 def test_run_without_a_score_says_what_was_done(tmp_path):
-    metrics = {"session": "s", "target": "vel", "strategy": "align", "train_seconds": 12.0, "steps": 300, "seed": 1}
-    metrics["alignment"] = {"to": "s-1", "unknown": 12, "matched": 9}
+    """A session without labels, decoded without a step: there is no log."""
+    metrics = {"session": "s", "target": "vel", "strategy": "none", "seed": 1}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    rows = [{"step": s, "split": "train", "nll": 0.5} for s in (10, 20)]
-    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = unscored(tmp_path)
     assert found.title == "Adapted to s"
-    assert found.text[0].startswith("Fitted to the training split's spikes in 12 s (300 steps); adaptation: alignment")
-    assert "9 of 12 unknown units matched to units of s-1" in found.text[0]
-    assert len(found.drawings) == 1
+    assert found.text[0].startswith("Not fitted; adaptation: none (zero-shot)")
+    assert found.drawings == []
     (tmp_path / "metrics.json").write_text(json.dumps({"valid": {"nll": 1.0}}))
     assert unscored(tmp_path) is None
     (tmp_path / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json: expected a run"):
         write_report(tmp_path)
+
+
+def test_learning_curves_are_those_of_the_logged_measures(tmp_path):
+    """The training error is logged as ``target``, the name of the decoding loss."""
+    metrics = {"session": "s", "target": "vel", "strategy": "heads", "label_seconds": 9.0, "seed": 1}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    lines = [{"step": s, "split": "train", "target": 1.0 / s, "nll": 0.5} for s in (10, 20)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = unscored(tmp_path)
+    assert "Fitted on 9 s of labelled training bins; adaptation: fine-tuning of heads and of unit" in found.text[0]
+    (drawing,) = found.drawings
+    assert drawing.caption == "Learning curves of fine-tuning."

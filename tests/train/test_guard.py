@@ -114,7 +114,7 @@ def test_spoiled_weights_are_never_saved(tmp_path) -> None:
     """Weights can overflow in the very step after which they are saved, while loss and gradient were finite."""
     run = trainer(tmp_path)
     with torch.no_grad():
-        run.model.mask_token[0] = math.inf
+        run.model.stem.linear.bias[0] = math.inf
     with pytest.raises(InputError, match=r"weights at step 0: .*none yet"):
         run._validate()
     assert not (tmp_path / "checkpoints").exists()

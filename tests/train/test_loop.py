@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import TINY, recording, specification
+from problems import TINY, recording, specification, training_data
 
-from ndt.config import PretrainConfig, TrainConfig
+from ndt.config import MaskConfig, PretrainConfig, TrainConfig
 from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.model.tokens import Batch
@@ -18,16 +18,23 @@ from ndt.model.transformer import NDT
 from ndt.pretrain.objective import MaskedModelling
 from ndt.train.loop import Trainer
 
-TRAIN = TrainConfig(steps=12, batch_size=4, valid_every=4, warmup_steps=3, ema=0.9)
+TRAIN = TrainConfig(
+    steps=12, batch_size=4, valid_every=4, warmup_steps=3, ema=0.9, learning_rate=3e-3, weight_decay=0.05
+)
+MASK = MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=1.0)
 
 
 def problem(**changes) -> tuple[NDT, MaskedModelling]:
     """A small model and masked modelling of two short recordings."""
     sessions = [recording(num_units=n, name=f"sub-a_ses-{n}", seed=n) for n in (4, 7)]
     spec = specification(sessions, dims=0, config=replace(TINY, **changes))
-    config = PretrainConfig(model=spec.config, window=1.0, seed=3)
+    config = PretrainConfig(
+        model=spec.config, mask=MASK, masked_weight=0.5, unit_dropout=0.5, embedding_lr_scale=10.0, window=1.0, seed=3
+    )
     torch.manual_seed(0)
-    return NDT(spec), MaskedModelling([BinnedSession(s, 0.05, 1.0) for s in sessions], spec.vocabulary, config, 20)
+    model, data = NDT(spec), [training_data(BinnedSession(s, 0.05, 1.0), spec) for s in sessions]
+    model.standardise([d.activity for d in data])
+    return model, MaskedModelling(data, model, config)
 
 
 def trainer(out: Path, config: TrainConfig = TRAIN, *, resume: bool = False, objective=None, **changes) -> Trainer:
@@ -79,11 +86,11 @@ def steps(out: Path, split: str) -> list[int]:
 
 def test_a_run_is_a_function_of_its_seed(tmp_path) -> None:
     runs = [trainer(tmp_path / name) for name in "ab"]
-    before = runs[0].model.unit.detach().clone()
+    before = runs[0].model.identity.residual.detach().clone()
     for run in runs:
         run.run()
     same(runs[0].model, runs[1].model)
-    assert not torch.equal(runs[0].model.unit, before)
+    assert not torch.equal(runs[0].model.identity.residual, before)
 
 
 @pytest.mark.slow
@@ -156,12 +163,13 @@ def test_a_run_without_any_score_can_be_resumed(tmp_path) -> None:
 
 def test_averaged_weights_are_a_running_mean_and_off_they_are_the_weights(tmp_path) -> None:
     run = trainer(tmp_path / "a", replace(TRAIN, steps=3))
-    expected = run.model.unit.detach().clone()
+    weight = run.model.stem.linear.weight
+    expected = weight.detach().clone()
     for step in range(3):
         run._take_step()
         decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * run.model.unit.detach()
-    torch.testing.assert_close(run.average["unit"], expected)
+        expected = decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(run.average["stem.linear.weight"], expected)
     bare = trainer(tmp_path / "b", replace(TRAIN, ema=0.0))
     bare._take_step()
     torch.testing.assert_close(bare.average, dict(bare.model.state_dict()))
@@ -179,7 +187,8 @@ def test_the_learning_rate_warms_up_and_falls_to_a_twentieth(tmp_path) -> None:
 
 def test_rows_of_tables_learn_at_their_own_rate(tmp_path) -> None:
     run = trainer(tmp_path)
-    tables = {id(run.model.unit), id(run.model.unit_site), id(run.model.context)}
+    own = dict(run.model.named_parameters())
+    tables = {id(own[name]) for name in ("identity.residual", "identity.site", "context")}
     for group in run.optimizer.param_groups:
         assert group["rate"] == (
             run.objective.config.embedding_lr_scale if {id(p) for p in group["params"]} & tables else 1.0
@@ -194,16 +203,16 @@ def test_tables_and_vectors_do_not_decay(tmp_path) -> None:
     for group in run.optimizer.param_groups:
         (decayed if group["weight_decay"] else free).update(names[id(p)] for p in group["params"])
     assert decayed | free == set(names.values())
-    tables = {"unit", "unit_site", "depth", "context", "context_kind", "mask_token", "embed.count.weight"}
+    tables = {"identity.residual", "identity.site", "identity.depth", "context", "context_kind"}
     assert tables <= free
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    assert {"position.wave.weight", "embed.gain.weight"} <= decayed
+    assert {"position.wave.weight", "stem.linear.weight", "identity.outer.weight", "rates.unit.weight"} <= decayed
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path) -> None:
     run = trainer(tmp_path)
     with torch.no_grad():
-        run.model.mask_token.fill_(math.nan)
+        run.model.stem.linear.bias.fill_(math.nan)
     with pytest.raises(InputError, match=r"loss at step 0: expected a finite number"):
         run.run()
 

@@ -38,7 +38,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path, batch_size, mi
     )
     expected, found = noted(whole), noted(parts)
     assert len(parts._rows()) == micro_batches
-    assert expected[-1]["unit"].abs().max() > 1e-4
+    assert expected[-1]["identity.residual"].abs().max() > 1e-4
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=1e-6)
     assert parts.tokens == whole.tokens

@@ -45,7 +45,7 @@ TINY = StudyConfig(
     ),
     finetune=FinetuneConfig(
         train=TrainConfig(steps=4, batch_size=4, warmup_steps=2, valid_every=2),
-        decoder_steps=4,
+        auxiliary="",
         max_lag=0.2,
         baselines=("ridge",),
         window=1.0,
@@ -213,7 +213,7 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ),
         (
             "a: {mask.ration: 0.1}",
-            r"a\.mask\.ration: expected one of: ratio, kinds, random_only_steps, found an unknown setting",
+            r"a\.mask\.ration: expected one of: ratio, kinds, random_only_steps, .*found an unknown setting",
         ),
         ("a: {models.width: 64}", r"a\.models: expected one of"),
         ("a: {window.x: 1}", r"a\.window\.x: expected a setting; window has none below it"),
@@ -348,7 +348,7 @@ def test_curve_compares_pretrained_and_scratch_and_is_not_repeated(study, home, 
     for kind in ("pretrained", "scratch"):
         made = json.loads((folder / "curve" / "4s" / kind / "seed1" / "metrics.json").read_text())
         np.testing.assert_allclose(made["label_seconds"], 4.0, atol=made["bin_size"])
-        assert made["steps"] == {"pretrained": 4, "scratch": 0}[kind]  # from scratch a decoder of counts alone learns
+        assert made["steps"] == 4
     spec = [json.loads((folder / "curve/4s" / k / "seed0/model.json").read_text()) for k in ("pretrained", "scratch")]
     assert spec[0]["bin_size"] == spec[1]["bin_size"]
     assert set(spec[0]["data"]) == {"sub-simA_ses-01", "sub-simA_ses-02", "sub-simA_ses-03"}
