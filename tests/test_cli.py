@@ -264,6 +264,22 @@ def test_finetune_fits_or_draws_the_curve(called, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out) == {"run": out, "curve": {"curve": 1}}
 
 
+def test_pretraining_begins_anew_or_with_a_model(monkeypatch, tmp_path) -> None:
+    calls = []
+
+    def pretrain(store, out, config, **options):
+        calls.append((store, out, options["init"], config.masked_weight))
+        out.mkdir(exist_ok=True)
+        (out / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr("ndt.pretrain.train.pretrain", pretrain)
+    out = str(tmp_path / "run")
+    assert main(["pretrain", "s", "--out", out, "--quiet", "--json"]) == 0
+    assert main(["pretrain", "s", "--out", out, "--init", "runs/base", "masked_weight=0.25", "--quiet", "--json"]) == 0
+    assert [(init, weight) for _, _, init, weight in calls][1] == ("runs/base", 0.25)
+    assert calls[0][2] is None
+
+
 def test_a_curve_refuses_resume(called, tmp_path, capsys) -> None:
     words = ["finetune", "scratch", "--store", "s", "--session", "a", "--out", str(tmp_path), "--curve", "--resume"]
     assert main(words) == 2

@@ -181,14 +181,16 @@ def test_parts_of_a_pretrained_model_keep_its_standardisation_if_the_lag_is_the_
         np.testing.assert_allclose([fitted.mean, fitted.std], [own.mean(0), own.std(0)], rtol=1e-6)
 
 
-def test_a_decoder_takes_a_target_with_fewer_classes_for_its_own_and_nothing_else() -> None:
+def test_a_decoder_takes_a_target_with_fewer_classes_or_parts_for_its_own_and_nothing_else() -> None:
     fewer = replace(GO, dims=("mid", "left"))
     found = SEVERAL.adopt(target((VEL, fewer, HEAD), [[5, 6, 0, 1, 7, 8], [1, 2, np.nan, np.nan, 3, 4]], lag=0.1))
     np.testing.assert_array_equal(found.values, [[5, 6, 1, 0, 0, 7, 8], [1, 2, np.nan, np.nan, np.nan, 3, 4]])
     assert found.parts == SEVERAL.parts
+    found = SEVERAL.adopt(target((fewer, VEL), [[0, 1, 5, 6]], lag=0.1))  # some of the parts, in the order asked for
+    np.testing.assert_array_equal(found.values, [[1, 0, 0, 5, 6]])
+    assert found.parts == (GO, VEL)
     for parts, lag in (
         ((VEL, fewer, HEAD), 0.0),
-        ((VEL, fewer), 0.1),
         ((VEL, replace(GO, dims=("left", "up")), HEAD), 0.1),
         ((VEL, replace(GO, name="go"), HEAD), 0.1),
         ((VEL, replace(GO, expression="sign(left - right)"), HEAD), 0.1),
