@@ -99,6 +99,7 @@ class MaskedModelling:
                     bins = np.flatnonzero((window.trial[:, i] == trial) & ~np.isnan(labels[:, columns]).any(1))
                     if trial >= 0 and len(bins):
                         import os
+
                         keep[[bins[-1], rng.choice(bins)] if not os.environ.get("NORAND") else [bins[-1]]] = True
                 labels[~keep, columns] = np.nan
 
