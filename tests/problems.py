@@ -32,13 +32,12 @@ TINY = ModelConfig(
     locality_bias=2.0,
     causal=True,
     attention_window=0,
-    norm="pre",
     feedforward=2,
     dropout=0.0,
+    drop_path=0.0,
     count_dropout=0.0,
-    residual_dropout=0.0,
 )  # every choice stated: defaults move
-NDT2 = replace(TINY, architecture="ndt2", width=24, norm="post")
+NDT2 = replace(TINY, architecture="ndt2", width=24)
 
 
 def reads(pattern: AttentionPattern) -> Tensor:

@@ -18,7 +18,7 @@ from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import finetune
 from ndt.finetune.decoding import Decoding, decode
 from ndt.finetune.strategies import Stage, part_of, stages
-from ndt.model.transformer import NDT
+from ndt.model.transformer import NDT, RESIDUALS, TABLES
 from ndt.session import Spikes
 
 CONFIG = FinetuneConfig(
@@ -42,8 +42,8 @@ SHORT = replace(
 )
 PARTS = ("embeddings", "heads", "backbone")
 SMALL = ModelConfig(
-    width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=2, norm="pre",
-    dropout=0.1, count_dropout=0.1, residual_dropout=0.1,
+    width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=2,
+    dropout=0.1, drop_path=0.1, count_dropout=0.1,
 )  # fmt: skip
 
 
@@ -307,11 +307,13 @@ def test_parts_have_their_own_learning_rates_in_each_stage() -> None:
         "embeddings": (7.0,) * 7, "heads": (0, 0, 1, 1, 1, 1, 1), "backbone": (0, 0, 0, 0, 0.25, 0.25, 0.25),
     }  # fmt: skip
     for name in names:
-        assert tuple(decoding.rate(name, step) for step in steps) == expected[part_of(name)], name
+        found = tuple(decoding.rate(name, step) for step in steps)
+        if name in RESIDUALS or name not in TABLES:
+            assert found == expected[part_of(name)], name
+        assert [rate > 0 for rate in found] == [rate > 0 for rate in expected[part_of(name)]], name
     _, scratch = objective((Stage(10, ("embeddings", "heads", "backbone")),), pretrained=False, **scales)
     for name in names:
-        site = name == "identity.site"  # one session cannot tell its sites from its units
-        assert scratch.rate(name, 0) == (7.0 if part_of(name) == "embeddings" and not site else 1.0), name
+        assert scratch.rate(name, 0) == (7.0 if name in RESIDUALS else 1.0), name  # one session has few sites
 
 
 def test_without_the_masked_loss_only_rates_are_idle() -> None:
@@ -358,12 +360,11 @@ def test_a_target_with_one_known_part_keeps_that_parts_head_and_scale(decoder, s
     base, session = decoder.model, sim_truth[0].session_id
     plan = replace(SHORT, train=replace(SHORT.train, steps=2, learning_rate=1e-12), auxiliary="")
     options = {"config": plan, "store": base.store, "progress": False}
-    found = finetune(base, session, "trials/target,cursor_vel", out=tmp_path, **options).model
+    found = finetune(base, session, "cursor_pos,cursor_vel", out=tmp_path, **options).model
     known, target = base.spec.target, found.spec.target
-    assert [part.name for part in target.parts] == ["trials/target", "cursor_vel"]
-    C = target.parts[0].num_columns
-    assert target.mean[:C] == (0.0,) * C
-    assert (target.mean[C:], target.std[C:]) == (known.mean, known.std)
+    assert [part.name for part in target.parts] == ["cursor_pos", "cursor_vel"]
+    assert (target.mean[2:], target.std[2:]) == (known.mean, known.std)
+    assert target.std[:2] != known.std
     kept = base.heads[0].state_dict()
     torch.testing.assert_close(found.heads[1].state_dict(), kept, rtol=0, atol=1e-9)
 

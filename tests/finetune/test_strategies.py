@@ -19,7 +19,7 @@ from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.adapt import Decoder, finetune
 from ndt.finetune.decoding import Decoding, decode
-from ndt.finetune.strategies import PARTS, Stage, choose_strategy, part_of, stages
+from ndt.finetune.strategies import PARTS, UNLABELLED, Stage, choose_strategy, part_of, stages
 from ndt.intervals import Intervals
 from ndt.model.transformer import NDT, TABLES
 from ndt.pretrain.train import pretrain
@@ -114,6 +114,7 @@ def test_parts_of_a_model_by_their_names() -> None:
         ("full", 4, True, [(4, ("embeddings", "heads")), (6, PARTS)]),
         ("full", 99, True, [(10, ("embeddings", "heads"))]),
         ("heads", 4, True, [(10, ("embeddings", "heads"))]),
+        ("unlabelled", 4, True, [(10, ("embeddings",))]),
         ("none", 4, True, []),
     ],
 )
@@ -129,11 +130,11 @@ def test_every_strategy_has_a_name_in_reports() -> None:
 
 # What learns
 
-LEARNS = {"full": PARTS, "heads": ("embeddings", "heads"), "none": ()}
+LEARNS = {"full": PARTS, "heads": ("embeddings", "heads"), "unlabelled": ("embeddings",), "none": ()}
 
 
 @pytest.mark.parametrize(
-    ("strategy", "kept"), [("full", True), ("heads", True), ("none", True), ("full", False), ("heads", False)]
+    ("strategy", "kept"), [*((strategy, True) for strategy in LEARNS), ("full", False), ("heads", False)]
 )
 def test_each_strategy_changes_exactly_its_parts(strategy, kept, store, run, tmp_path) -> None:
     """Whether the base decodes the target already, or has no target."""
@@ -164,7 +165,7 @@ def test_the_first_steps_of_full_leave_the_backbone_bit_equal(store, tmp_path) -
 
 
 def test_metrics_name_the_strategy(run) -> None:
-    for asked, strategy in (("auto", "full"), ("heads", "heads"), ("none", "none")):
+    for asked, strategy in (("auto", "full"), ("heads", "heads"), ("unlabelled", "unlabelled"), ("none", "none")):
         found = run(asked)
         assert found.metrics["strategy"] == strategy
         assert json.loads((found.run / "metrics.json").read_text())["strategy"] == strategy
@@ -195,7 +196,7 @@ def test_unit_order_in_the_file_changes_nothing(strategy, store, run, tmp_path) 
     np.testing.assert_allclose(decoded[0], decoded[1], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["none", "heads", "full"])
+@pytest.mark.parametrize("strategy", ["none", "unlabelled", "heads", "full"])
 def test_later_spikes_leave_earlier_predictions_bit_equal(strategy, store, run) -> None:
     model = run(strategy).model
     session, at = store.session(NEW), 700
@@ -240,32 +241,34 @@ def test_none_takes_no_step_and_decodes_units_that_are_all_unknown(store, tmp_pa
     assert not (found.run / "log.jsonl").exists()
 
 
-def test_labels_leave_a_model_without_steps_bit_equal(store, run, tmp_path) -> None:
+@pytest.mark.parametrize("strategy", UNLABELLED)
+def test_labels_leave_strategies_without_labels_bit_equal(strategy, store, run, tmp_path) -> None:
     """Garbage in the place of labels, and none at all; without them there is nothing to be scored by."""
     session = store.session(NEW)
     series = session.covariates["vel"]
     garbage = np.random.default_rng(0).standard_normal(series.values.shape) * 100
-    found = [run("none")]
+    found = [run(strategy)]
     for name, covariates in (("garbage", {"vel": replace(series, values=garbage)}), ("none", {})):
         with pytest.MonkeyPatch.context() as patch:
             other = replace(session, covariates=covariates)
             inner = Store.session
             patch.setattr(Store, "session", lambda self, s, o=other, i=inner: o if s == NEW else i(self, s))
             target = "vel" if name == "garbage" else None
-            found.append(adapted(pretrained(store), "none", tmp_path / name, target=target))
+            found.append(adapted(pretrained(store), strategy, tmp_path / name, target=target))
     for other in found[1:]:
         torch.testing.assert_close(other.model.state_dict(), found[0].model.state_dict(), rtol=0, atol=0)
     assert found[0].metrics["network"]["r2"] != found[1].metrics["network"]["r2"]
     assert found[0].metrics["weights"]["network"] == 1.0
     assert "test" not in found[2].metrics
-    assert found[2].metrics["strategy"] == "none"
+    assert found[2].metrics["strategy"] == strategy
 
 
 def test_a_session_without_labels_is_decoded_by_default(store, tmp_path) -> None:
-    """`auto` takes no step then; there is nothing to fit."""
+    """`auto` then learns embeddings from spikes alone."""
     bare = stored(tmp_path / "store", first_day(), replace(second_day(), covariates={}))
     found = adapted(pretrained(bare), "auto", tmp_path / "run", bare, target=None)
-    assert found.metrics["strategy"] == "none"
+    assert found.metrics["strategy"] == "unlabelled"
+    assert found.metrics["steps"] == SHORT.train.steps
     assert "test" not in found.metrics
     binned = BinnedSession(bare.session(NEW), 0.05, 1.0)
     rows = binned.split == TEST
@@ -276,8 +279,8 @@ def test_classes_that_a_session_lacks_stay_known(tmp_path) -> None:
     """The base knows three cues, the new session has two of them: the head keeps its three columns."""
 
     def with_cues(session: Session, cues: list[str]) -> Session:
-        start = np.arange(40.0)
-        table = Intervals(start, start + 0.5, {"cue": np.resize(cues, 40)})
+        start = np.arange(0.0, 40.0, 0.5)
+        table = Intervals(start, start + 0.4, {"cue": np.resize(cues, 80)})
         return replace(session, intervals={"trials": table})
 
     store = stored(
@@ -290,7 +293,7 @@ def test_classes_that_a_session_lacks_stay_known(tmp_path) -> None:
     known = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "dims": part.dims, "parts": (part,)}
     target = replace(base.spec.target, name="trials/cue", unit="", **known)
     base = busy_model(replace(base.spec, target=target))
-    for strategy in ("none", "heads"):
+    for strategy in ("none", "unlabelled", "heads"):
         found = adapted(base, strategy, tmp_path / strategy, store, target="cue")
         assert found.model.spec.target.parts == (part,)
         assert np.isfinite(found.metrics["network"]["r2"])
@@ -305,14 +308,15 @@ def test_classes_that_a_session_lacks_stay_known(tmp_path) -> None:
 
 def test_auto_chooses_the_strategy_by_labels(store) -> None:
     base, config = pretrained(store), replace(SHORT, strategy="auto")
-    for given, seconds, expected in (
-        (None, 60.0, "full"), (None, 0.0, "full"), (base, 1.0, "full"), (base, 600.0, "full"), (base, 0.0, "none"),
-    ):  # fmt: skip
-        assert choose_strategy(config, given, seconds).strategy == expected
+    for seconds, expected in ((1.0, "full"), (600.0, "full"), (0.0, "unlabelled")):
+        assert choose_strategy(config, base, seconds).strategy == expected
+        assert choose_strategy(config, None, seconds).strategy == "full"
     for strategy in STRATEGIES:
         found = choose_strategy(replace(config, strategy=strategy), base, 60.0)
         assert found.strategy == strategy
-        assert found.ensemble == (("network",) if strategy == "none" else SHORT.ensemble)  # no labels, no weights
+        bare = strategy in UNLABELLED  # without labels there are no weights to fit, and masks alone to learn from
+        assert found.ensemble == (("network",) if bare else SHORT.ensemble)
+        assert found.mask == (replace(SHORT.mask, share=1.0) if bare else SHORT.mask)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +325,7 @@ def test_auto_chooses_the_strategy_by_labels(store) -> None:
         ("heads", None, "strategy: expected full, for a model from scratch, found heads"),
         ("none", None, "strategy: expected full, for a model from scratch, found none"),
         ("none", 0, r"strategy: expected a base model with a target .*, for none, found one without a target"),
+        ("unlabelled", 0, r"strategy: expected a base model with a target .*, for unlabelled, found one without"),
     ],
 )
 def test_a_strategy_without_its_requirements_is_refused(strategy, dims, told, store, tmp_path) -> None:
@@ -330,12 +335,13 @@ def test_a_strategy_without_its_requirements_is_refused(strategy, dims, told, st
     assert not (tmp_path / "run").exists()
 
 
-def test_none_refuses_a_target_in_another_unit(store, tmp_path) -> None:
+@pytest.mark.parametrize("strategy", UNLABELLED)
+def test_without_labels_a_target_in_another_unit_is_refused(strategy, store, tmp_path) -> None:
     session = second_day()
     series = replace(session.covariates["vel"], unit="cm/s")
     other = stored(tmp_path / "store", first_day(), replace(session, covariates={"vel": series}))
     with pytest.raises(InputError, match=r"pretrained decoder \(vel: x, y in m/s\), found vel: x, y in cm/s"):
-        adapted(pretrained(other), "none", tmp_path / "run")
+        adapted(pretrained(other), strategy, tmp_path / "run")
 
 
 # Learning
@@ -349,11 +355,12 @@ def test_a_new_session_of_unknown_units_is_decoded_without_labels(tmp_path) -> N
     second = renamed(tuned_recording(), names, session_id=NEW, subject="b")
     store = stored(tmp_path / "store", first, second)
     config = PretrainConfig(
-        model=replace(TINY, width=32, units_per_patch=24, residual_dropout=0.5),
+        model=replace(TINY, width=32, units_per_patch=24),
         train=TrainConfig(steps=200, batch_size=16, valid_every=100, warmup_steps=10, learning_rate=5e-3, ema=0.9),
         mask=MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=0.5),
         masked_weight=0.2,
         unit_dropout=0.2,
+        residual_dropout=0.5,
         bin_size=0.05,
         window=1.0,
         target="speed",

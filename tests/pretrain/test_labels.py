@@ -90,6 +90,7 @@ CONFIG = PretrainConfig(
     mask=MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=0.5),
     masked_weight=0.5,
     unit_dropout=0.0,
+    residual_dropout=0.0,
     window=1.0,
     target="vel,trials/cue",
 )

@@ -19,10 +19,9 @@ from ndt.model.transformer import NDT
 from ndt.target import Part
 
 P = TINY.units_per_patch
-STILL = {"width": 24, "dropout": 0.0, "count_dropout": 0.0, "residual_dropout": 0.0}
+STILL = {"width": 24, "dropout": 0.0, "drop_path": 0.0, "count_dropout": 0.0}
 CONFIGS = {
-    "pre": replace(TINY, **STILL, norm="pre"),
-    "post": replace(TINY, **STILL, norm="post"),
+    "ndt": replace(TINY, **STILL),
     "window": replace(TINY, **STILL, attention_window=3),
     "ndt2": replace(NDT2, **STILL),
 }
@@ -51,7 +50,7 @@ def structured_batch() -> Batch:
     return pack(some, P)
 
 
-@pytest.mark.parametrize("name", [n if n == "post" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
+@pytest.mark.parametrize("name", [n if n == "ndt" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
 def test_one_batch_is_overfit(name) -> None:
     torch.manual_seed(0)
     model = new_model(specification([recording(num_units=9)], config=CONFIGS[name])).train()
