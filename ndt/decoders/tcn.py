@@ -27,7 +27,7 @@ STEPS, WARMUP = 400, 50  # optimisation steps at most, and those of linear warm-
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05  # AdamW's peak rate and its decay of matrices
 READIN_LR_SCALE = 50.0  # read-in weights need to change by order 1 within hundreds of steps
 EMA = 0.98  # decay of the moving average of weights, which is validated and kept
-VALID_EVERY, PATIENCE = 40, 3  # steps between validations, and validations without improvement before stopping
+VALID_EVERY, PATIENCE = 20, 6  # steps between validations, and validations without improvement before stopping
 AUXILIARY_WEIGHT = 0.3  # of the loss of auxiliary targets, relative to that of the target
 CHUNK = 4096  # bins of one forward pass, after a history as long as the network's memory
 
