@@ -176,7 +176,10 @@ def _days(out: Path, seeds: int, study: StudyConfig) -> dict[Case, dict[str, Sco
 
 
 def mouse_stores(out: Path) -> tuple[Store, list[Store]]:
-    """Returns the store of the mouse sessions, and one for each fold, whose test splits are a fifth of the trials."""
+    """Returns the store of the mouse sessions for pretraining, and one for each fold, with a fifth of trials for test.
+
+    A session that is pretrained on is not tested: of its trials a twentieth is the test split.
+    """
     from ndt.data.ingest import ingest
 
     root = Path(os.environ.get("NDT_DATA", "../shared/data"))
@@ -184,7 +187,7 @@ def mouse_stores(out: Path) -> tuple[Store, list[Store]]:
     if not files:
         raise InputError(root, "NDT_DATA", "the mouse recordings mouse/*/*.nwb", "none")
     config, home = IngestConfig(unit_identity="session"), out / "data" / "mouse"
-    stores = [ingest(files, home / "store", config, progress=False)]
+    stores = [ingest(files, home / "store", replace(config, split="fold:20/20"), progress=False)]
     for fold in range(1, NUM_FOLDS + 1):
         split = replace(config, split=f"fold:{fold}/{NUM_FOLDS}")
         stores.append(ingest(files, home / f"fold{fold}", split, progress=False))

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
-from ndt.model.history import TIME_CONSTANTS, recent_counts
+from ndt.model.history import recent_counts
 from ndt.model.identity import Population
 from ndt.model.layers import Dropout
 from ndt.model.tokens import Batch
@@ -17,6 +17,8 @@ from ndt.target import Part
 __all__ = ["BinHead", "RateHead", "TargetHeads", "TrialHead"]
 
 GATHERED = 2**23  # size up to which keys are copied for each token: many small products would cost more
+OWN = (0.5, 0.05, 0.15, 0.3)  # initial weights of a unit's mean count and of its recent counts
+FASTER = 10.0  # learning rate of their logits over that of other weights: there are four of them
 MOST_SCORE = 10.0  # of attention pooling, so that its exponential stays finite
 
 # L = tokens, W = chosen tokens, P = units of a patch, J = patches of the batch, U = units of the batch, D = width,
@@ -29,8 +31,8 @@ class RateHead(nn.Module):
     .. math:: \log \lambda_n = \log \Big(\pi_0 \mu_n + \sum_k \pi_k m_{nk}\Big) + u_n^\top W z + w^\top u_n
 
     with the unit's mean count :math:`\mu_n`, causal averages :math:`m_{nk}` of its own visible counts
-    (`ndt.model.history`) and learned weights :math:`\pi` that sum to 1, all but :math:`\pi_0` small at first. A latent
-    has too few dimensions to hold the recent counts of a thousand units, which any smoother knows.
+    (`ndt.model.history`) and learned weights :math:`\pi` that sum to 1. A latent has too few dimensions to hold the
+    recent counts of a thousand units, which any smoother knows; a new model predicts the rates of a smoother.
 
     Arguments:
         config: Architecture; uses `width`, `unit_width`.
@@ -42,7 +44,7 @@ class RateHead(nn.Module):
         self.latent = nn.Linear(config.width, config.unit_width)
         self.unit = nn.Linear(config.unit_width, config.unit_width)
         self.base = nn.Linear(config.unit_width, 1)
-        self.own = nn.Parameter(torch.tensor([0.0] + [-3.0] * len(TIME_CONSTANTS)))  # logits of the weights
+        self.own = nn.Parameter(torch.tensor(OWN).log() / FASTER)  # logits of the weights
         with torch.no_grad():
             self.unit.weight *= 3  # the latent's weights start at zero: larger keys shorten the initial plateau
         for layer in (self.latent, self.base):
@@ -74,7 +76,7 @@ class RateHead(nn.Module):
         """Returns the logarithm of the weighted mean of the units' mean and recent counts."""
         mean = F.embedding(batch.members, mean_counts.clamp(min=1e-4)[:, None])[..., 0]  # finite if silent
         recent = recent_counts(batch, mean)[chosen]
-        weight = self.own.softmax(0).to(recent.dtype)
+        weight = (FASTER * self.own).softmax(0).to(recent.dtype)
 
         return (weight[0] * mean[batch.patch[chosen]] + recent @ weight[1:]).log()
 

@@ -22,7 +22,7 @@ from ndt.model.kernels import BACKENDS
 
 SCHEMA = {"name", "value", "unit", "peer", "peer_value", "ratio", "spread", "values", "peer_values"}
 SMALL = """model: {width: 64, num_layers: 2, num_decoder_layers: 1, num_heads: 4, units_per_patch: 4, unit_width: 8,
-  num_stem_layers: 1, norm: post, feedforward: 2, dropout: 0.0, count_dropout: 0.0, residual_dropout: 0.0}"""
+  num_stem_layers: 1, feedforward: 2, dropout: 0.0, drop_path: 0.0, count_dropout: 0.0}"""
 
 
 @pytest.fixture

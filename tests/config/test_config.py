@@ -85,19 +85,19 @@ def test_defaults_are_of_the_type_they_state(kind) -> None:
         (ModelConfig, "width", 97),
         (ModelConfig, "num_heads", 0),
         (ModelConfig, "architecture", "ndt3"),
-        (ModelConfig, "norm", "none"),
         (ModelConfig, "attention_window", -1),
         (ModelConfig, "num_stem_layers", -1),
         (ModelConfig, "num_layers", 0),
         (ModelConfig, "unit_width", 0),
         (ModelConfig, "dropout", 1.0),
         (ModelConfig, "count_dropout", -0.1),
-        (ModelConfig, "residual_dropout", 1.0),
+        (ModelConfig, "drop_path", 1.0),
         (MaskConfig, "ratio", 1.5),
         (TrainConfig, "attention", "flash"),
         (MaskConfig, "share", 1.5),
         (PretrainConfig, "masked_weight", -1.0),
         (PretrainConfig, "unit_dropout", 1.5),
+        (PretrainConfig, "residual_dropout", -0.5),
         (PretrainConfig, "leaks", "ignore"),
         (PretrainConfig, "window", 0.0),
         (FinetuneConfig, "unit_dropout", -0.1),
@@ -122,13 +122,12 @@ def test_settings_out_of_range_are_refused_by_name(kind, setting, value):
             {"architecture": "ndt2", "units_per_patch": 24},
             r"model.width: expected a multiple of .*\(24\).*, found 64",
         ),
-        ({"architecture": "ndt2", "norm": "pre"}, "model.norm: expected post in NDT2, found pre"),
         ({"architecture": "ndt2", "causal": False}, "model.causal: expected True in NDT2, found False"),
         ({"architecture": "ndt2_quirks", "attention_window": 5}, "model.attention_window: expected 0 in NDT2, found 5"),
         ({"width": 20, "num_heads": 2}, "model.width: expected a multiple of 8, found 20"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, told):
-    base = {"width": 64, "num_heads": 2, "units_per_patch": 32, "norm": "post"}
+    base = {"width": 64, "num_heads": 2, "units_per_patch": 32}
     with pytest.raises(InputError, match=told):
         ModelConfig(**{**base, **settings})

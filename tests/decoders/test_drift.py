@@ -1,10 +1,17 @@
 """Input drift: which changes are flagged, in which units, how soon, and the rate of false alarms."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from realdata import real_file
 from scipy.signal import lfilter
 
-from ndt.decoders.drift import InputDrift, _silence
+from ndt.config import IngestConfig
+from ndt.data.read.nwb import read_nwb
+from ndt.data.splits import assign_splits
+from ndt.data.windows import TEST, TRAIN, BinnedSession
+from ndt.decoders.drift import InputDrift, _limit, _silence
 from ndt.decoders.ensemble import flatten, unflatten
 
 BIN = 0.05
@@ -32,7 +39,88 @@ def test_input_like_that_of_training_is_flagged_at_the_stated_rate() -> None:
         assert low < np.mean(shares) < high
 
 
-def test_cross_validated_bins_exceed_limits_at_the_stated_rate() -> None:
+def trials(num_trials: int, seed: int, N: int = 1500, T: int = 20) -> np.ndarray:
+    """Counts in bins of 20 ms of trials of 0.4 s whose units respond in time, and vary together from trial to trial."""
+    rng, units = np.random.default_rng(seed), np.random.default_rng(1000)
+    rate = np.exp(units.normal(np.log(2.0), 1.2, N)) * 0.02
+    shapes = np.stack([np.hanning(T), np.linspace(0, 1, T)], 1)
+    response = np.exp(shapes @ units.normal(0, 0.5, (2, N)))  # (T, N)
+    gain = np.exp(0.3 * rng.standard_normal((num_trials, 1, 2)) @ units.standard_normal((2, N)))
+
+    return rng.poisson(rate * response * gain).astype(float)  # (M, T, N)
+
+
+def short_trials(seed: int, N: int = 1500) -> tuple[InputDrift, np.ndarray]:
+    """The statistics of 80 trials, and the counts of 40 others."""
+    x = trials(120, seed, N)
+
+    return InputDrift.fit(list(x[:80]), [np.ones(20, bool)] * 80, bin_size=0.02), x[80:]
+
+
+@pytest.mark.slow
+def test_many_units_in_short_trials_are_flagged_at_about_the_stated_rate() -> None:
+    """Windows of 1.3 trials, 60 of them in training, estimate a rate of 0.01 only roughly."""
+    shares, silent = [], []
+    for seed in range(12):
+        found, x = short_trials(seed)
+        flags = found.check(list(x))
+        shares.append(flags.flagged.mean())
+        silent.append(flags.silent.any(1).mean())
+        assert found.window == 26
+    assert np.mean(shares) < 0.03
+    assert np.mean(silent) < 0.01
+
+
+def test_drift_of_many_units_in_short_trials_is_caught() -> None:
+    found, x = short_trials(0, N=500)
+    later, rng = np.arange(800) >= 100, np.random.default_rng(3)
+    assert found.check(list(x)).flagged.mean() < 0.1
+    half = x * np.where(rng.random(500) < 0.5, 0, 1)  # half of the units are lost
+    other = rng.permuted(x, axis=2)  # units in another order in each bin
+    doubled = x + rng.poisson(x)
+    for drifted in (half, other, doubled):
+        assert found.check(list(drifted)).select(later).flagged.mean() > 0.95
+
+
+def test_one_silent_unit_in_hundreds_is_named_and_flags_nothing() -> None:
+    found, x = short_trials(1, N=500)
+    before = found.check(list(x))
+    active = np.argsort(found.silence)
+    assert found.limit_silent == 4
+    for number, flagged in ((1, False), (4, False), (5, True)):
+        lost = x.copy()
+        lost[:, :, active[:number]] = 0
+        flags = found.check(list(lost))
+        assert set(active[:number]) <= set(flags.silent_units.tolist())
+        late = np.arange(800) >= found.silence[active[4]]
+        assert flags.flagged[late].all() == flagged
+        if not flagged:
+            assert flags.flagged.mean() <= before.flagged.mean() + 0.03
+
+
+@pytest.mark.slow
+def test_a_real_session_of_short_trials_is_in_its_own_distribution() -> None:
+    """The middle fifth of a mouse recording against the rest; the end of a session drifts, its middle hardly."""
+    session = read_nwb(real_file("mouse/*/sub-Cori_ses-20161214_*.nwb"), IngestConfig(unit_identity="session"))
+    binned = BinnedSession(assign_splits(session, "fold:3/5"), 0.02, 0.4)
+    segments = partial(np.split, indices_or_sections=np.flatnonzero(np.diff(binned.segment)) + 1)
+    counts, train, test = segments(binned.all_counts()), segments(binned.split == TRAIN), binned.split == TEST
+    found = InputDrift.fit(counts, train, 0.02)
+    assert found.check(counts).select(test).flagged.mean() < 0.05
+    order = np.random.default_rng(0).permutation(session.num_units)
+    assert found.check([x[:, order] for x in counts]).select(test).flagged.mean() > 0.95
+
+
+def test_limits_by_the_law_of_an_exponential() -> None:
+    # a new value exceeds q with probability exp(-q), whose mean over draws of the 600 values is to be p
+    rng, p = np.random.default_rng(0), 0.002
+    found = [_limit(rng.exponential(size=600), p, 600) for _ in range(300)]
+    np.testing.assert_allclose(np.mean(np.exp(-np.array(found))), p, rtol=0.2)
+    np.testing.assert_allclose(_limit(np.arange(1000.0), 0.25, 1000), np.quantile(np.arange(1000.0), 0.75))
+    assert _limit(np.ones(50), 0.01, 50) == 1
+
+
+def test_cross_validated_bins_exceed_limits_at_about_the_stated_rate() -> None:
     # in training itself less often: its own mean and spread fit it
     x, rate = population(6000, 3), 0.05
     found = InputDrift.fit([x], [np.ones(6000, bool)], bin_size=BIN, false_alarms=rate)
@@ -47,7 +135,7 @@ def test_cross_validated_bins_exceed_limits_at_the_stated_rate() -> None:
         shift = held.mean(1) / windows.mean(1).std()
         distance = np.sqrt(np.mean(np.minimum(z**2, 25), 1))
         exceeded += np.sum((np.abs(shift) > found.limit_shift) | (distance > found.limit_distance))
-    np.testing.assert_allclose(exceeded / (6000 - 5 * 99), rate, atol=0.001)
+    np.testing.assert_allclose(exceeded / (6000 - 5 * 99), rate, rtol=0.25)
 
 
 def test_a_silent_unit_is_found_by_its_index_as_soon_as_stated() -> None:

@@ -11,6 +11,7 @@ from problems import TINY, random_window
 from strategies import seeds, windows
 
 from ndt.model.heads import BinHead, RateHead, TargetHeads, TrialHead
+from ndt.model.history import recent_counts
 from ndt.model.identity import Population
 from ndt.model.tokens import Batch, pack
 from ndt.target import Part
@@ -42,6 +43,9 @@ def population(batch: Batch, seed: int = 0) -> Population:
 def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
     batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
     layer, units = filled(RateHead(TINY)), population(batch)
+    mean = units.mean_counts.clamp(min=1e-4)[batch.members]
+    recent, weight = recent_counts(batch, mean), layer.own.softmax(0)
+    own = weight[0] * mean[batch.patch] + (recent * weight[1:]).sum(-1)
     W = int(batch.predicted.sum())
     z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +56,7 @@ def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
             n = int(batch.members[batch.patch[token], place])
             u = units.vectors[n]
             product = (layer.unit.weight @ u + layer.unit.bias) @ (layer.latent.weight @ z[i] + layer.latent.bias)
-            base = layer.base.weight[0] @ u + layer.base.bias[0] + units.mean_counts[n].clamp(min=1e-4).log()
+            base = layer.base.weight[0] @ u + layer.base.bias[0] + own[token, place].log()
             torch.testing.assert_close(found[i, place], product + base, rtol=1e-4, atol=1e-4)
     assert found.shape == (W, P)
 
@@ -71,13 +75,19 @@ def test_both_ways_to_compute_rates_have_the_same_gradients() -> None:
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-2)
 
 
-def test_a_new_model_predicts_the_mean_of_each_unit() -> None:
+def test_a_new_model_predicts_little_else_than_the_mean_of_each_unit() -> None:
+    """Before any visible count exactly the mean; then with its own recent counts, which have small weights."""
     torch.manual_seed(0)
     batch = pack([random_window(4, 3, np.random.default_rng(0), absent=0.0)], P)
     every = torch.ones(batch.num_tokens, dtype=torch.bool)
     units = Population(torch.randn(3, E), torch.tensor([0.5, 0.0, 2.0]))
-    found = RateHead(TINY)(torch.randn(4, D), batch, every, units)
-    torch.testing.assert_close(found.exp(), torch.tensor([[0.5, 1e-4, 2.0]]).expand(4, -1))  # a silent one is finite
+    head, mean = RateHead(TINY).requires_grad_(False), torch.tensor([[0.5, 1e-4, 2.0]])  # a silent one is finite
+    found = head(torch.randn(4, D), batch, every, units).exp()
+    torch.testing.assert_close(found[:1], mean)
+    weight = head.own.softmax(0)
+    expected = weight[0] * mean + (weight[1:] * recent_counts(batch, mean)).sum(-1)
+    torch.testing.assert_close(found, expected)
+    assert float(weight[0]) > 0.8
 
 
 def in_trials(lengths: list[int], seed: int) -> tuple[Batch, torch.Tensor, torch.Tensor]:
@@ -188,10 +198,9 @@ def test_heads_of_an_empty_batch_are_empty() -> None:
     assert heads(torch.zeros(0, D), none).shape == (0, 5)
 
 
-@pytest.mark.parametrize("head", [BinHead, TrialHead])
-def test_dropout_of_heads_is_for_training_only(head) -> None:
+def test_dropout_of_the_head_of_trials_is_for_training_only() -> None:
     batch, trial, latents = in_trials([30], seed=0)
-    layer = filled(head(replace(TINY, dropout=0.5), 2)).eval()
+    layer = filled(TrialHead(replace(TINY, dropout=0.5), 2)).eval()
     torch.testing.assert_close(layer(latents, batch, trial), layer(latents, batch, trial), rtol=0, atol=0)
     layer.train()
     assert (layer(latents, batch, trial) - layer(latents, batch, trial)).abs().max() > 1e-2

@@ -142,7 +142,9 @@ def test_measures_are_standardised_over_the_units_of_all_sessions() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_residuals_of_units_are_left_out_in_training_only(monkeypatch, dropout) -> None:
     monkeypatch.setattr("ndt.model.identity.KNOWN_DROPOUT", 0.0)
-    model, rows = busy(residual_dropout=dropout), np.arange(4000) % N
+    model, rows = busy(), np.arange(4000) % N
+    assert model.identity.residual_dropout == 0.0  # unless pretraining asks for it
+    model.drop_residuals(dropout)
     full = vectors(model.identity, batch_of(rows))
     torch.testing.assert_close(vectors(model.identity, batch_of(rows)), full, rtol=0, atol=0)
     torch.manual_seed(0)
@@ -187,4 +189,5 @@ def test_ndt2_knows_no_unit() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.observe(session, random_activity(np.arange(N)))
     model.standardise([random_activity(np.arange(N))])
+    model.drop_residuals(0.5)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)

@@ -118,26 +118,42 @@ def test_dropout_is_a_function_of_the_seed_and_nothing_outside_training() -> Non
     assert Dropout(0.0)(x) is x
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_chosen_rows_of_a_block_are_those_of_all(norm) -> None:
+def test_branches_are_added_to_the_input_by_their_scales() -> None:
+    """Each reads normalised rows; a new block changes its input little, and one whose scales are zero not at all."""
     torch.manual_seed(0)
-    block, x, rows = Block(replace(CONFIG, norm=norm)), torch.randn(16, 32), packed()
-    keep = torch.tensor([9, 3, 3, 15])
-    found, every = block(x, rows, rows.pattern(0), keep=keep), block(x, rows, rows.pattern(0))
-    torch.testing.assert_close(found, every[keep], rtol=0, atol=1e-6)
+    x, rows, block = 3 * torch.randn(16, 32) + 1, packed(), Block(CONFIG)
+    with torch.no_grad():
+        for scale in (block.scale, block.feedforward_scale):
+            assert (scale == scale[0]).all()
+            assert 0 < float(scale[0]) < 1
+            scale.copy_(torch.randn(32))
+    middle = x + block.scale * block.attention(block.norm(x), rows, rows.pattern(0))
+    expected = middle + block.feedforward_scale * block.feedforward(block.feedforward_norm(middle))
+    torch.testing.assert_close(block(x, rows, rows.pattern(0)), expected)
+    torch.testing.assert_close(block.norm(x), torch.nn.functional.layer_norm(x, (32,)))
+    with torch.no_grad():
+        block.scale.zero_()
+        block.feedforward_scale.zero_()
+    torch.testing.assert_close(block(x, rows, rows.pattern(0)), x, rtol=0, atol=0)
 
 
-def test_norms_come_before_or_after() -> None:
-    """After, as NDT2 has it: what leaves a block is normalised. Before: a block whose branches are zero is identity."""
+def test_branches_of_a_layer_are_left_out_of_whole_windows_in_training_only() -> None:
     torch.manual_seed(0)
-    x, rows = 3 * torch.randn(16, 32) + 1, packed()
-    for norm in ("pre", "post"):
-        block = Block(replace(CONFIG, norm=norm))
-        for layer in (block.attention.out, block.feedforward.outer):
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
-        expected = x if norm == "pre" else torch.nn.functional.layer_norm(x, (32,))
-        torch.testing.assert_close(block(x, rows, rows.pattern(0)), expected, rtol=0, atol=1e-4)
+    p, B, n = 0.3, 2000, 3
+    block = Block(replace(CONFIG, drop_path=p))
+    window = torch.arange(B).repeat_interleave(n)
+    rows = packed_layout(window, torch.arange(n).repeat(B), torch.zeros_like(window), B, order="joint")
+    x = torch.randn(n, 32).repeat(B, 1)  # all windows alike
+    full = block.eval()(x, rows, rows.pattern(0)).detach()
+    torch.testing.assert_close(block(x, rows, rows.pattern(0)), full, rtol=0, atol=0)
+    found = block.train()(x, rows, rows.pattern(0)).detach().view(B, n, 32)
+    out = (found == x.view(B, n, 32)).all(2).all(1)
+    assert abs(float(out.double().mean()) - p) < 5 * (p * (1 - p) / B) ** 0.5
+    kept = found[~out]
+    torch.testing.assert_close(kept, kept[:1].expand_as(kept), rtol=0, atol=1e-5)
+    middle = x + block.scale * block.attention(block.norm(x), rows, rows.pattern(0)) / (1 - p)  # the mean stays
+    expected = middle + block.feedforward_scale * block.feedforward(block.feedforward_norm(middle)) / (1 - p)
+    torch.testing.assert_close(kept[0], expected[:n], rtol=0, atol=1e-5)
 
 
 def test_swiglu_by_hand_and_of_as_many_parameters_as_two_plain_layers() -> None:
@@ -176,10 +192,9 @@ def test_reach_is_a_horizon_of_one_layer(order) -> None:
         torch.testing.assert_close(out, alone, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_every_parameter_of_a_block_gets_a_gradient(norm) -> None:
+def test_every_parameter_of_a_block_gets_a_gradient() -> None:
     torch.manual_seed(0)
-    block, rows = Block(replace(CONFIG, norm=norm)), packed()
+    block, rows = Block(CONFIG), packed()
     out = block(torch.randn(16, 32), rows, rows.pattern(0))
     (out * torch.randn(16, 32)).sum().backward()
     silent = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

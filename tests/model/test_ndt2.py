@@ -34,7 +34,7 @@ from ndt.finetune.decoding import Decoding, decode
 from ndt.finetune.scoring import evaluate
 from ndt.finetune.strategies import stages
 from ndt.model.architectures import ARCHITECTURES, load_model, new_model
-from ndt.model.attention_patterns import CONTEXT
+from ndt.model.attention_patterns import CONTEXT, packed_layout
 from ndt.model.ndt2 import CrossDecoder, Quirks
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
@@ -83,6 +83,19 @@ def test_slots_know_no_units() -> None:
         second = model(pack([other], P))
     torch.testing.assert_close(first.log_rates, second.log_rates, rtol=0, atol=0)
     assert not any(name.startswith(("identity", "stem")) for name in dict(model.named_parameters()))
+
+
+def test_norms_follow_the_sums_and_chosen_rows_are_those_of_all() -> None:
+    torch.manual_seed(0)
+    block = new_model(specification([recording()], config=NDT2)).encoder[0].eval()
+    time = torch.tensor([CONTEXT, 0, 0, 1, 2, CONTEXT, 0, 1])
+    window = torch.tensor([0] * 5 + [1] * 3)
+    rows, x = packed_layout(window, time, torch.zeros_like(time), 2, order="joint"), 3 * torch.randn(8, 24) + 1
+    attended = torch.nn.functional.layer_norm(x + block.attention(x, rows, rows.pattern(0)), (24,))
+    expected = torch.nn.functional.layer_norm(attended + block.feedforward(attended), (24,))
+    torch.testing.assert_close(block(x, rows, rows.pattern(0)), expected)
+    keep = torch.tensor([6, 3, 3])
+    torch.testing.assert_close(block(x, rows, rows.pattern(0), keep=keep), expected[keep], rtol=0, atol=1e-6)
 
 
 def test_feed_forward_layers_are_plain() -> None:

@@ -55,7 +55,7 @@ def tuned_recording(seconds: int = 120, num_units: int = 24, seed: int = 0) -> S
 def trained(out: Path) -> tuple[NDT, BinnedSession, Target]:
     """A tiny model that decodes both from its latents."""
     session = tuned_recording()
-    config = replace(TINY, width=32, num_layers=2, units_per_patch=64, norm="post", dropout=0.1)
+    config = replace(TINY, width=32, num_layers=2, units_per_patch=64, dropout=0.1)
     binned = BinnedSession(session, BIN, 1.0)
     target = build_targets(session, "vel,trials/side", binned.start, BIN)
     chosen = binned.split == TRAIN

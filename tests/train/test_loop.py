@@ -138,19 +138,27 @@ def test_a_new_run_forgets_the_one_before(tmp_path) -> None:
     trainer(tmp_path).run()
     trainer(tmp_path, replace(TRAIN, steps=4)).run()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]
-    assert steps(tmp_path, "valid") == [4]
+    assert steps(tmp_path, "valid") == [0, 4]
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path) -> None:
-    objective = Scored([1.0, 3.0, 2.0])
+    objective = Scored([0.0, 1.0, 3.0, 2.0])  # the first before any step
     run = trainer(tmp_path, objective=objective)
     run.run()
-    torch.testing.assert_close(run.model.state_dict(), objective.seen[1], rtol=0, atol=0)
+    torch.testing.assert_close(run.model.state_dict(), objective.seen[2], rtol=0, atol=0)
     assert not run.model.training
 
 
+def test_weights_that_training_makes_worse_stay_as_they_were(tmp_path) -> None:
+    objective = Scored([5.0, 1.0, 3.0, 2.0])
+    run = trainer(tmp_path, objective=objective)
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    run.run()
+    torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
+
+
 def test_patience_ends_a_run(tmp_path) -> None:
-    run = trainer(tmp_path, replace(TRAIN, steps=400, patience=2), objective=Scored([1.0, 2.0, 1.5, 2.0, 9.0]))
+    run = trainer(tmp_path, replace(TRAIN, steps=400, patience=2), objective=Scored([0.0, 1.0, 2.0, 1.5, 2.0, 9.0]))
     assert run.run()["steps"] == 16  # a score that is only equal is no improvement
 
 

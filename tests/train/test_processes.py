@@ -59,14 +59,15 @@ dropout = settings.get("dropout", 0.0)  # each process draws it for itself
 if not dropout:
     ndt.model.identity.KNOWN_DROPOUT = 0.0
 model = ModelConfig(
-    width=16, num_layers=3, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=1, norm="post",
-    dropout=dropout, count_dropout=dropout, residual_dropout=dropout,
+    width=16, num_layers=3, num_heads=2, units_per_patch=16, unit_width=8, num_stem_layers=1,
+    dropout=dropout, drop_path=dropout, count_dropout=dropout,
 )
 train = TrainConfig(valid_every=4, warmup_steps=3, learning_rate=1e-3, precision="fp32", **settings["train"])
 try:
     mask = MaskConfig(ratio=0.5, kinds=("random",), random_only_steps=0, share=0.75)
     config = PretrainConfig(
-        model=model, train=train, mask=mask, target="cursor_vel", masked_weight=0.5, unit_dropout=0.5, window=1.0
+        model=model, train=train, mask=mask, target="cursor_vel", masked_weight=0.5, unit_dropout=0.5, window=1.0,
+        residual_dropout=dropout,
     )
     pretrain(store, out, config, resume=settings.get("resume", False), progress=False)
 except InputError as error:

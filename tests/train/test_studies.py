@@ -294,7 +294,9 @@ def test_table_shows_the_difference_with_its_error_and_the_budget(capsys, monkey
 
 
 def test_settings_of_a_study_are_refused_by_other_benchmarks():
-    with pytest.raises(InputError, match=r"expected no settings but of ablation, .*, adaptation, dynamics, .*, found"):
+    with pytest.raises(
+        InputError, match=r"expected no settings but of ablation, .*, adaptation, .*dynamics, .*, found"
+    ):
         bench("demo", BenchConfig(study=TINY))
 
 
