@@ -135,14 +135,18 @@ class Baselines:
                 facts[name] = {"seconds": time.perf_counter() - begin}
             except (InputError, np.linalg.LinAlgError) as error:
                 facts[name] = {"left_out": str(error)}
-        decoded = {}
-        for name, model in models.items():
-            timed = name == "ridge_time_gain" or isinstance(model, TrialDecoder)
-            inputs = (position,) if name == "time_only" else (x, position) if timed else (x,)
-            decoded[name] = np.concatenate(model.predict(*inputs))
-            facts[name] = _chosen(name, model) | facts.get(name, {})
+        decoded = {name: _decoded(name, model, x, position) for name, model in models.items()}
+        facts |= {name: _chosen(name, model) | facts.get(name, {}) for name, model in models.items()}
 
         return cls(decoded, models, facts)
+
+
+def _decoded(name: str, model: Any, x: list[Any], position: list[Any]) -> Rows:
+    """Returns the predictions of a baseline at every bin, (R, C)."""
+    timed = name == "ridge_time_gain" or isinstance(model, TrialDecoder)
+    inputs = (position,) if name == "time_only" else (x, position) if timed else (x,)
+
+    return np.concatenate(model.predict(*inputs))
 
 
 def reference(per: str, kind: str) -> str:

@@ -66,7 +66,7 @@ class Scored:
 class _PartScored:
     part_ensemble: PartEnsemble
     metrics: dict[str, Any]
-    predictions: dict[str, Rows]  # by name, at all bins, (R, C)
+    predictions: dict[str, NDArray[Any]]  # by name, at all bins, (R, C)
 
 
 def score_session(
@@ -180,7 +180,7 @@ def _score_part(
     adaptive = np.full_like(half_width := conformal.half_width(ensemble), np.nan)
     adaptive[is_test] = conformal.adapt(y[is_test], ensemble[is_test])
     name = reference(part.per, part.kind)
-    predictions = {"true": y, **members, name: decoded[name], "ensemble": ensemble}
+    predictions: dict[str, NDArray[Any]] = {"true": y, **members, name: decoded[name], "ensemble": ensemble}
     predictions |= {"half_width": half_width, "adaptive_half_width": adaptive}
     if since is not None:
         metrics["label_trials"] = int(train.sum())

@@ -98,8 +98,7 @@ class MaskedModelling:
                 for trial in np.unique(window.trial[:, i]):
                     bins = np.flatnonzero((window.trial[:, i] == trial) & ~np.isnan(labels[:, columns]).any(1))
                     if trial >= 0 and len(bins):
-                        import os
-                        keep[[bins[-1], rng.choice(bins)] if not os.environ.get("NORAND") else [bins[-1]]] = True
+                        keep[[bins[-1], rng.choice(bins)]] = True
                 labels[~keep, columns] = np.nan
 
         return labels

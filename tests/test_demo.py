@@ -19,7 +19,14 @@ MODEL = ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, uni
 TRAIN = TrainConfig(steps=6, batch_size=4, valid_every=3, warmup_steps=2)
 LESS = (
     PretrainConfig(model=MODEL, train=TRAIN, window=1.0),
-    FinetuneConfig(train=TRAIN, freeze_steps=2, max_lag=0.2, label_seconds=15.0),
+    FinetuneConfig(
+        train=TRAIN,
+        freeze_steps=2,
+        max_lag=0.2,
+        label_seconds=15.0,
+        baselines=("ridge", "block_permuted", "time_only"),
+        ensemble=("network", "ridge"),
+    ),
 )
 SESSION = {"session", "target", "seed", "test", "network", "weights", "baselines", "train_seconds"}
 

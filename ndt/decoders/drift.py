@@ -109,7 +109,7 @@ class InputDrift:
             window: Trailing window in seconds; shorter if training rows hold fewer than 60 windows.
             false_alarms: Share of bins to flag in data like the training data.
         """
-        x = take(counts, train)
+        x = take(counts, train).astype(np.float64)
         if len(x) < 2 * BLOCKS:
             raise ValueError(f"train must hold at least {2 * BLOCKS} rows, got {len(x)}")
         bins = max(1, min(round(window / bin_size), len(x) // WINDOWS))

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ndt.config import ModelConfig
-from ndt.model.history import TIME_CONSTANTS, recent_counts
+from ndt.model.history import recent_counts
 from ndt.model.identity import Population
 from ndt.model.layers import Dropout
 from ndt.model.tokens import Batch

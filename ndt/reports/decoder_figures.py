@@ -58,7 +58,8 @@ def _within_trials(decoder: Decoder) -> Drawing:
     trial, known = np.cumsum(new) - 1, np.isfinite(p["true"]).all(1)
     label = np.full((trial[-1] + 1, p["true"].shape[1]), np.nan)
     label[trial[known]] = p["true"][known]
-    true, named = label[trial], [name for name in ("ensemble", "network", "logistic") if name in p]
+    true = label[trial]
+    named: list[str] = [name for name in ("ensemble", "network", "logistic") if name in p]
     number = np.bincount(since[(since >= 0) & np.isfinite(true).all(1)])
     steps = np.flatnonzero(number >= number.max(initial=1) / 2)  # with half of the trials
     accuracy = {
