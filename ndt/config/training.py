@@ -196,7 +196,7 @@ class FinetuneConfig:
     split: str = ""
     eval_mask: str = ""
     baselines: tuple[str, ...] = BASELINES
-    ensemble: tuple[str, ...] = ("network", "ridge", "gru", "naive_bayes", "logistic")
+    ensemble: tuple[str, ...] = ("network", *MEMBERS)
     leaks: str = "refuse"
     seed: int = 0
 

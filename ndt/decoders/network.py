@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ndt.segments import Array, Masks, Scaler
+from ndt.segments import Array, Masks, Scaler, Segments
 
 __all__ = ["Training", "best_network", "padded", "target_loss", "to_targets"]
 
@@ -99,9 +99,11 @@ def best_network(
     return best
 
 
-def padded(segments: Sequence[Array]) -> Tensor:
+def padded(segments: Segments) -> Tensor:
     """Returns the rows of all segments, and a row of zeros after them, (R + 1, C), float32."""
-    return torch.from_numpy(np.pad(np.concatenate(list(segments)), ((0, 1), (0, 0)))).float()
+    rows = np.concatenate([np.asarray(x, np.float32) for x in segments])
+
+    return torch.from_numpy(np.pad(rows, ((0, 1), (0, 0))))
 
 
 def target_loss(outputs: Tensor, labels: Tensor, kind: str) -> Tensor:

@@ -22,12 +22,12 @@ COUNT_DROPOUT, DROPOUT = 0.3, 0.3  # shares of counts set to their mean, and of 
 LARGEST = 6.0  # of standardised counts, so that one burst does not dominate the sum over units
 WINDOW_BINS = 64  # of a training window
 WARM_BINS = 0  # at a window's start, outside the loss unless the segment begins there
-BATCH_SIZE = 32  # windows
+BATCH_SIZE = 16  # windows; 32 take twice the time for an equal validation R²
 STEPS, WARMUP = 400, 50  # optimisation steps at most, and those of linear warm-up; a cosine takes the rate to 0
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05  # AdamW's peak rate and its decay of matrices
 READIN_LR_SCALE = 50.0  # read-in weights need to change by order 1 within hundreds of steps
 EMA = 0.98  # decay of the moving average of weights, which is validated and kept
-VALID_EVERY, PATIENCE = 40, 3  # steps between validations, and validations without improvement before stopping
+VALID_EVERY, PATIENCE = 20, 6  # steps between validations, and validations without improvement before stopping
 AUXILIARY_WEIGHT = 0.3  # of the loss of auxiliary targets, relative to that of the target
 CHUNK = 4096  # bins of one forward pass, after a history as long as the network's memory
 
@@ -79,15 +79,11 @@ class Convolutions(nn.Module):
         super().__init__()
 
         self.members = nn.ModuleList(Member(*sizes) for _ in range(num_members))
+        self.memory = 2 * (2 ** sizes[-1] - 1)  # number of past bins that an output depends on
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the outputs of each network, (M, B, T, V), of standardised counts, (B, T, N)."""
         return torch.stack([member(z) for member in self.members])
-
-    @property
-    def memory(self) -> int:
-        """Number of past bins that an output depends on."""
-        return 2 * (2 ** len(self.members[0].layers) - 1)
 
     @classmethod
     def of(cls, weights: Mapping[str, NDArray[np.float32]]) -> "Convolutions":

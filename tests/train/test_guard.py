@@ -108,6 +108,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_last_good_checkpoint(tmp_path) -
     for run in (mended, whole):
         run.run()
     torch.testing.assert_close(mended.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(mended.average, whole.average, rtol=0, atol=0)
 
 
 def test_spoiled_weights_are_never_saved(tmp_path) -> None:

@@ -96,6 +96,7 @@ def test_a_run_with_recomputed_blocks_is_the_run_without(tmp_path) -> None:
     for run in runs:
         run.run()
     torch.testing.assert_close(runs[1].model.state_dict(), runs[0].model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(runs[1].average, runs[0].average, rtol=0, atol=0)
     assert not any("forward" in vars(m) for m in runs[1].model.modules())
 
 
