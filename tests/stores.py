@@ -1,15 +1,18 @@
-"""Stores of sessions made in memory, and a session whose units are tuned to four things."""
+"""Stores of sessions made in memory, a session whose units are tuned to four things, and training to the end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ndt.data.store import STORE_VERSION, Store, write_manifest, write_session
 from ndt.intervals import Intervals
 from ndt.session import Covariate, Session, Spikes, Units
 
-__all__ = ["CUES", "stored", "tuned_recording"]
+__all__ = ["CUES", "last_weights", "stored", "tuned_recording"]
 
 CUES = np.array(["down", "up", "left", "right"])
 
@@ -23,6 +26,19 @@ def stored(sessions: Sequence[Session], root: Path) -> Store:
     write_manifest(root, {"version": STORE_VERSION, "sessions": entries})
 
     return Store(root)
+
+
+@contextmanager
+def last_weights() -> Iterator[None]:
+    """Each validation is better than the one before: training returns its last weights, however few its steps."""
+    from ndt.finetune.decoding import Decoding
+    from ndt.pretrain.objective import MaskedModelling
+
+    score = count()
+    with pytest.MonkeyPatch.context() as patch:
+        for objective in (MaskedModelling, Decoding):
+            patch.setattr(objective, "validate", lambda self, model: {"score": float(next(score))})
+        yield
 
 
 def tuned_recording(seconds=60.0, seed=0) -> Session:

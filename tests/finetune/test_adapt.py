@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import busy_model, permuted, recording, specification, training_data
+from stores import last_weights
 
 from ndt.config import FinetuneConfig, MaskConfig, ModelConfig, TrainConfig
 from ndt.data.activity import unit_activity
@@ -231,19 +232,20 @@ def test_a_model_from_scratch_trains_all_its_parts_and_resumes(sim_store, sim_tr
     """The encoder, too: it is what decodes."""
     name = sim_truth[1].session_id
     options = {"config": replace(SHORT, model=SMALL, window=1.0), "store": sim_store, "progress": False}
-    whole = finetune(None, name, out=tmp_path / "whole", **options)
+    batch = Decoding.batch
+    with last_weights():
+        whole = finetune(None, name, out=tmp_path / "whole", **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Decoding, "batch", lambda self, step, rows: batch(self, step, rows) if step < 3 else 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                finetune(None, name, out=tmp_path / "cut", **options)
+        again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     assert whole.metrics["steps"] == 4
     torch.manual_seed(0)
     began = NDT(whole.model.spec)
     moved = {n for n, p in whole.model.named_parameters() if not torch.equal(p, began.get_parameter(n))}
     assert {n.split(".")[0] for n in moved} >= {"identity", "stem", "encoder", "heads", "rates", "context"}
-    batch = Decoding.batch
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoding, "batch", lambda self, step, rows: batch(self, step, rows) if step < 3 else 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            finetune(None, name, out=tmp_path / "cut", **options)
-    again = finetune(None, name, out=tmp_path / "cut", resume=True, **options)
-    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
 def test_the_ensemble_is_compared_to_every_baseline(decoder, binned) -> None:
@@ -334,7 +336,8 @@ def test_a_frozen_backbone_stays_bit_equal_while_embeddings_and_heads_learn(sim_
         ("all", {}, set()),
     ):
         config = replace(SHORT, **changes)
-        model = finetune(base, name, "cursor_vel", out=tmp_path / folder, config=config, progress=False).model
+        with last_weights():
+            model = finetune(base, name, "cursor_vel", out=tmp_path / folder, config=config, progress=False).model
         torch.manual_seed(config.seed)
         start = base.extended(model.spec)
         still = {n for n, p in model.named_parameters() if torch.equal(p, start.get_parameter(n))}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from problems import TINY, busy_model, permuted, recording, specification
-from stores import tuned_recording
+from stores import last_weights, tuned_recording
 
 from ndt.config import STRATEGIES, FinetuneConfig, IngestConfig, MaskConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.data.activity import unit_activity
@@ -136,10 +136,12 @@ LEARNS = {"full": PARTS, "heads": ("embeddings", "heads"), "unlabelled": ("embed
 @pytest.mark.parametrize(
     ("strategy", "kept"), [*((strategy, True) for strategy in LEARNS), ("full", False), ("heads", False)]
 )
-def test_each_strategy_changes_exactly_its_parts(strategy, kept, store, run, tmp_path) -> None:
+def test_each_strategy_changes_exactly_its_parts(strategy, kept, store, tmp_path) -> None:
     """Whether the base decodes the target already, or has no target."""
-    done = run(strategy) if kept else adapted(pretrained(store, dims=0), strategy, tmp_path)
-    found, base = done.model, pretrained(store, dims=2 if kept else 0)
+    base = pretrained(store, dims=2 if kept else 0)
+    with last_weights():
+        done = adapted(pretrained(store, dims=2 if kept else 0), strategy, tmp_path)
+    found = done.model
     torch.manual_seed(SHORT.seed)
     start = base.extended(found.spec)
     if kept:
@@ -154,13 +156,15 @@ def test_each_strategy_changes_exactly_its_parts(strategy, kept, store, run, tmp
 
 def test_the_first_steps_of_full_leave_the_backbone_bit_equal(store, tmp_path) -> None:
     options = {"freeze_steps": 2, "train": replace(SHORT.train, steps=2)}
-    found = adapted(pretrained(store), "full", tmp_path / "still", **options).model
+    with last_weights():
+        found = adapted(pretrained(store), "full", tmp_path / "still", **options).model
     base = pretrained(store)
     for name, parameter in found.named_parameters():
         if part_of(name) == "backbone":
             assert torch.equal(parameter, base.get_parameter(name)), name
     options["train"] = replace(SHORT.train, steps=3)
-    found = adapted(pretrained(store), "full", tmp_path / "later", **options).model
+    with last_weights():
+        found = adapted(pretrained(store), "full", tmp_path / "later", **options).model
     assert not torch.equal(found.stem.linear.weight, base.stem.linear.weight)
 
 
@@ -171,8 +175,10 @@ def test_metrics_name_the_strategy(run) -> None:
         assert json.loads((found.run / "metrics.json").read_text())["strategy"] == strategy
 
 
-def test_units_that_the_session_lacks_are_unchanged(store, run) -> None:
-    base, found = pretrained(store), run("full").model
+def test_units_that_the_session_lacks_are_unchanged(store, tmp_path) -> None:
+    base = pretrained(store)
+    with last_weights():
+        found = adapted(pretrained(store), "full", tmp_path).model
     own = set(store.session(NEW).units.id)
     for row, unit in enumerate(base.vocabulary.units):
         assert torch.equal(found.identity.residual[row], base.identity.residual[row]) == (unit not in own)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from problems import TINY, recording
-from stores import stored
+from stores import last_weights, stored
 
 from ndt.cli import main
 from ndt.config import MaskConfig, PretrainConfig, TrainConfig
@@ -134,9 +134,11 @@ def test_a_part_that_the_base_lacks_has_a_new_head_and_its_own_scale(store, tmp_
 def test_training_continues_and_leaves_the_base_as_it_was(store, base, tmp_path) -> None:
     """From its folder as from the object; the run says where its data come from."""
     before = {k: v.clone() for k, v in base.state_dict().items()}
-    found = continued(store, base, tmp_path / "object")
+    with last_weights():
+        found = continued(store, base, tmp_path / "object")
     torch.testing.assert_close(base.state_dict(), before, rtol=0, atol=0)
-    again = continued(store, store.root.parent / "base", tmp_path / "folder")
+    with last_weights():
+        again = continued(store, store.root.parent / "base", tmp_path / "folder")
     torch.testing.assert_close(again.state_dict(), found.state_dict(), rtol=0, atol=0)
     same = [n for n, p in base.named_parameters() if n not in TABLES and torch.equal(p, found.get_parameter(n))]
     assert set(same) <= {"heads.1.score.bias", "identity.depth"}  # a softmax cancels the one; all depths are unknown
