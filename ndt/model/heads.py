@@ -115,9 +115,8 @@ class TrialHead(nn.Module):
     def __init__(self, config: ModelConfig, num_columns: int) -> None:
         super().__init__()
 
-        self.score = nn.Linear(config.width, 1)
+        self.score = nn.Linear(config.width, 1, bias=False)
         nn.init.zeros_(self.score.weight)  # the mean over bins at first
-        nn.init.zeros_(self.score.bias)
         self.dropout = Dropout(config.dropout)
         self.linear = nn.Linear(config.width, num_columns)
 

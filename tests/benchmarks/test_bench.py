@@ -196,7 +196,7 @@ def test_every_name_resolves_and_decoding_rows_keep_their_shape(monkeypatch) -> 
 
 def test_bad_names_and_options_are_input_errors(config, capsys) -> None:
     with pytest.raises(
-        InputError, match=r"one of: attention, train, .*, curve, adaptation, .*dynamics, .*, found tain"
+        InputError, match=r"one of: attention, train, .*, curve, adaptation, transfer, .*dynamics, .*, found tain"
     ):
         bench("tain")
     for field in ("repeats", "seeds"):

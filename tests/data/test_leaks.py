@@ -26,9 +26,7 @@ TRAIN = TrainConfig(steps=2, batch_size=2, valid_every=2)
 PRETRAIN = PretrainConfig(
     model=ModelConfig(width=16, num_layers=1, num_heads=2, units_per_patch=16, unit_width=8), train=TRAIN, window=1.0
 )
-FINETUNE = FinetuneConfig(
-    train=TRAIN, embedding_warmup_steps=0, freeze_steps=0, max_lag=0.2, decoder_steps=4, baselines=("ridge",)
-)
+FINETUNE = FinetuneConfig(train=TRAIN, freeze_steps=0, max_lag=0.2, baselines=("ridge",))
 
 
 def population(num_units: int = 24, seconds: float = 400.0, rate_hz: float = 8.0, seed: int = 0, **changes) -> Session:

@@ -8,6 +8,7 @@ import torch
 from problems import busy_model, grid_of, recording, specification, with_means
 from realdata import real_file
 
+from ndt.data.activity import unit_activity
 from ndt.data.ingest import ingest
 from ndt.data.stored_masks import (
     VALID_MASKS,
@@ -18,7 +19,7 @@ from ndt.data.stored_masks import (
     session_likelihood,
     valid_windows,
 )
-from ndt.data.windows import TEST, TRAIN, BinnedSession
+from ndt.data.windows import TEST, TRAIN, BinnedSession, TrainingData
 from ndt.errors import InputError
 from ndt.evaluation.metrics import bits_per_spike
 from ndt.intervals import Intervals
@@ -49,8 +50,18 @@ def model_of(sessions: list[Session]) -> NDT:
     model = NDT(specification(sessions, dims=0))
     for session in sessions:
         binned = grid_of(session)
-        model.observe(session, binned.mean_counts(binned.split == TRAIN))
+        model.observe(session, unit_activity(binned, binned.split == TRAIN))
+    with torch.no_grad():  # without recent counts
+        model.rates.own.copy_(torch.tensor([0.0, -9.0, -9.0, -9.0]))
     return model
+
+
+def data_of(session: Session) -> TrainingData:
+    """A session's train split, with the activity of its units there."""
+    binned = grid_of(session)
+    train, rows = binned.split == TRAIN, Vocabulary().extend([session]).rows(session)
+
+    return TrainingData(binned, train, rows, unit_activity(binned, train))
 
 
 def test_lags_are_bins_since_the_start_of_the_trial() -> None:
@@ -81,7 +92,7 @@ def test_references_stand_for_the_same_entries_as_the_model() -> None:
     """A model that predicts constant rates has the null likelihood, and pooled bits are those of pooled sums."""
     session = in_trials()
     model, binned = model_of([session]), grid_of(session)
-    stored = valid_windows([binned], model.vocabulary, 20, split=TEST)
+    stored = valid_windows([data_of(session)], 20, split=TEST, references=True)
     found = session_likelihood(model, binned)
     np.testing.assert_allclose(found["nll"], found["null_nll"], rtol=1e-5)
     for prefix, chosen in {"": stored, **{f"{k}/": [v for v in stored if v.kind == k] for k in VALID_MASKS}}.items():
@@ -93,7 +104,7 @@ def test_references_stand_for_the_same_entries_as_the_model() -> None:
 
 def test_references_are_fitted_on_the_train_split_only() -> None:
     session = in_trials()
-    binned, rows = grid_of(session), Vocabulary().extend([session]).rows(session)
+    binned = grid_of(session)
     train = binned.split == TRAIN
     early = session.spikes.timestamps < binned.start[train].max() + 0.05
     assert early.sum() < 0.8 * len(early)
@@ -103,7 +114,7 @@ def test_references_are_fitted_on_the_train_split_only() -> None:
     )
     found = []
     for each in (session, replace(session, spikes=spikes)):
-        found.append(_References(grid_of(each), rows, train, list(_spans(binned, train, 20))))
+        found.append(_References(data_of(each), list(_spans(binned, train, 20))))
     one, other = found
     assert one.smoothers == other.smoothers
     np.testing.assert_array_equal(one.mean, other.mean)
@@ -117,7 +128,8 @@ def test_mean_responses_are_those_of_their_units_whatever_their_order() -> None:
     binned, rows = grid_of(session), Vocabulary().extend([session]).rows(session)
     assert (rows.order != np.arange(6)).any()
     train = binned.split == TRAIN
-    found, lag, counts = _References(binned, rows, train, []), _lags(binned), binned.all_counts()
+    spans = list(_spans(binned, train, 20))
+    found, lag, counts = _References(data_of(session), spans), _lags(binned), binned.all_counts()
     means = np.stack([counts[train & (lag == k)].mean(0) for k in range(16)])[:, rows.order]
     trials = np.array([(train & (lag == k)).sum() for k in range(16)])[:, None]
     assert found.response is not None
@@ -130,7 +142,7 @@ def test_the_mean_response_is_absent_where_a_session_has_no_trials() -> None:
     model = model_of([one, other])
     assert "bits_per_spike_mean_response" not in session_likelihood(model, grid_of(other))
     assert "bits_per_spike_mean_response" in session_likelihood(model, grid_of(one))
-    both = masked_likelihood(model.eval(), valid_windows([grid_of(one), grid_of(other)], model.vocabulary, 20))
+    both = masked_likelihood(model.eval(), valid_windows([data_of(one), data_of(other)], 20, references=True))
     assert "bits_per_spike_smoother" in both
     assert not any("mean_response" in name for name in both)
 
@@ -143,8 +155,8 @@ def test_masks_do_not_depend_on_other_sessions_and_the_models_mode_stays() -> No
     assert model.training
     np.testing.assert_array_equal(torch.get_rng_state().numpy(), before.numpy())  # no dropout
     assert found[0] == found[1]
-    together = valid_windows([grid_of(one), grid_of(other)], model.vocabulary, 20, split=TEST)
-    alone = {(v.kind, v.window.index): v for v in valid_windows([grid_of(one)], model.vocabulary, 20, split=TEST)}
+    together = valid_windows([data_of(one), data_of(other)], 20, split=TEST)
+    alone = {(v.kind, v.window.index): v for v in valid_windows([data_of(one)], 20, split=TEST)}
     same = [v for v in together if v.window.session == one.session_id]
     assert len(same) == len(alone)
     for stored in same:

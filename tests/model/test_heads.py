@@ -105,7 +105,7 @@ def slow_trials(head: TrialHead, latents: torch.Tensor, batch: Batch, trial: tor
     """The formula in float64, bin by bin: over uninterrupted bins of the same trial and window, up to the bin."""
     z = latents.double()
     weight, bias = head.linear.weight.double(), head.linear.bias.double()
-    score = (z @ head.score.weight[0].double() + head.score.bias.double()).clamp(-10, 10)
+    score = (z @ head.score.weight[0].double()).clamp(-10, 10)
     found = []
     for t in range(len(z)):
         s = t
