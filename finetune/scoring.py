@@ -271,7 +271,8 @@ def evaluate(
     """Returns the scores of a decoder, as metrics.json has them, with 95 % intervals by block bootstrap over time.
 
     Units are matched by their identity, in any order. Units that the session lacks count as not observed. Of units that
-    the decoder was not trained on, only the network reads the spikes, with the mean of the unit vectors that it knows.
+    the decoder was not trained on, only the network reads the spikes: it knows them by their activity in the session's
+    training split, without labels.
 
     Arguments:
         run: Run directory of `ndt finetune`.
@@ -302,7 +303,7 @@ def evaluate(
         model = model.extended(spec).eval()
     rows = np.isin(binned.split, SPLITS[split])
     if not own:
-        model.observe(recording, unit_activity(binned, np.ones(len(binned), bool)))
+        model.observe(recording, unit_activity(binned, binned.split == TRAIN))
     target = _target(recording, model, binned)
     if mask:
         rows &= scored_rows(binned, mask)

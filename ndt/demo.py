@@ -20,12 +20,12 @@ MARK = ".ndt-demo"  # marks a folder as a demo's, which the next demo may clear
 LABEL_SECONDS = 60.0  # seconds of labelled data of the new day
 
 SIMULATED = (
-    PretrainConfig(train=TrainConfig(steps=600, batch_size=16), target="cursor_vel"),  # earlier days have labels, too
-    FinetuneConfig(train=TrainConfig(steps=100, valid_every=25), freeze_steps=75, label_seconds=LABEL_SECONDS),
+    PretrainConfig(train=TrainConfig(steps=400), target="cursor_vel"),  # earlier days have labels, too
+    FinetuneConfig(train=TrainConfig(steps=200, valid_every=25), label_seconds=LABEL_SECONDS),
 )
 RECORDED = (
     PretrainConfig(train=TrainConfig(steps=400)),
-    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), freeze_steps=0, backbone_lr_scale=1.0),
+    FinetuneConfig(train=TrainConfig(steps=300, valid_every=50), backbone_lr_scale=1.0),
 )
 
 

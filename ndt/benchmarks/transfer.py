@@ -51,7 +51,7 @@ PRETRAIN = PretrainConfig(
     train=TrainConfig(steps=150, batch_size=64, learning_rate=2e-3, weight_decay=0.1, warmup_steps=30, valid_every=50),
     mask=MaskConfig(ratio=0.25, share=0.5),
 )
-FINETUNE = FinetuneConfig(train=TrainConfig(steps=40, valid_every=10, weight_decay=0.3), embedding_lr_scale=10.0)
+FINETUNE = FinetuneConfig(train=TrainConfig(steps=40, valid_every=10, weight_decay=0.3))
 
 Scores = dict[str, Any]
 Before = dict[Path, Callable[[], Any]]

@@ -185,7 +185,7 @@ class FinetuneConfig:
     masked_weight: float = 0.2
     freeze_steps: int = 0
     backbone_lr_scale: float = 0.1
-    embedding_lr_scale: float = 50.0
+    embedding_lr_scale: float = 10.0
     unit_dropout: float = 0.0
     label_seconds: float = 0.0
     bin_size: float = 0.0

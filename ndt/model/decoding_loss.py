@@ -14,7 +14,7 @@ __all__ = ["decoding_loss", "num_labels"]
 # R = bins of the batch, C = target dimensions
 
 
-def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
+def decoding_loss(decoded: Float[Tensor, "R C"], target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:
     r"""Returns the loss summed over labelled bins and parts; divided by `num_labels` it is their mean.
 
     A part's loss at a bin is the mean squared error of its standardised columns, or for K classes the cross-entropy of
@@ -25,13 +25,10 @@ def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], p
     so that predicting the mean, or equal probabilities, has loss 1 for every part.
 
     Arguments:
-        decoded: Standardised values, and logits of classes. Outputs of several decoders are concatenated (Q a multiple
-            of R), and their losses averaged.
+        decoded: Standardised values, and logits of classes.
         target: Standardised values, and 1 or 0 for each class; a part with a NaN at a bin has no label there.
         parts: Parts of the target, whose columns these are.
     """
-    copies = max(len(decoded) // max(len(target), 1), 1)
-    target = target.repeat(copies, 1)
     total = torch.zeros((), device=decoded.device)
     for part, columns in zip(parts, part_columns(parts), strict=True):
         x, y = decoded[:, columns].float(), target[:, columns]
@@ -43,7 +40,7 @@ def decoding_loss(decoded: Float[Tensor, "Q C"], target: Float[Tensor, "R C"], p
         else:
             total = total + torch.where(missing, 0.0, x - y).square().sum() / part.num_columns
 
-    return total / copies
+    return total
 
 
 def num_labels(target: Float[Tensor, "R C"], parts: Sequence[Part]) -> Tensor:

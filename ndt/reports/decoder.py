@@ -230,7 +230,6 @@ def _training(decoder: Decoder) -> list[Drawing]:
         )
     }
     caption = f"Learning curves of fine-tuning{', and of the same network trained from scratch' if scratch else ''}."
-    likelihood = {"training": series(log, "train", "nll"), "validation": series(log, "valid", "nll")}
-    nll = {"NLL of masked counts (nats per bin and unit)": likelihood}  # of strategies without labels
+    bits = {"bits per spike": {"validation": series(log, "valid", "bits_per_spike")}}  # of strategies without labels
 
-    return plots.curves(panels, {}, caption) or plots.curves(nll, {}, caption)
+    return plots.curves(panels, {}, caption) or plots.curves(bits, {}, caption)

@@ -238,16 +238,14 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     if valid.get("r2") is not None:
         section.text.append(
             "An auxiliary target was decoded from the labels of the training split: "
-            f"R² {fixed(valid['r2'])} on validation bins, with part of the population masked."
+            f"R² {fixed(valid['r2'])} on validation windows."
         )
     panels = {
-        "NLL (nats per bin and unit)": {
-            "training": series(log, "train", "nll"),
-            "validation": series(log, "valid", "nll"),
-        },
         "bits per spike": {"validation": series(log, "valid", "bits_per_spike")},
+        "training NLL (nats per spike)": {"training": series(log, "train", "nll")},
     }
-    null = {"mean rates": float(valid["null_nll"])} if valid.get("null_nll") is not None else {}
+    smoother = valid.get("bits_per_spike_smoother")
+    null = {"smoother of own counts": float(smoother)} if smoother is not None else {}
     section.drawings = plots.curves(panels, null, "Masked prediction over pretraining, on masked patches.")
 
     return section

@@ -119,4 +119,4 @@ def test_pretraining_with_labels_says_so() -> None:
     metrics["valid"]["r2"] = 0.4321
     labelled = _pretrain_section((metrics, []))
     assert len(plain.text) == 1
-    assert "R² 0.432 on validation bins" in labelled.text[1]
+    assert "R² 0.432 on validation windows" in labelled.text[1]
