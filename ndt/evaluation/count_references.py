@@ -99,7 +99,7 @@ def _history(counts: NDArray[np.integer], visible: Mask, time_constant: float) -
     """Returns the decayed sums of visible counts and of visible bins before each bin, each (T, N)."""
     decay = np.exp(-1 / time_constant)
     read = [np.where(visible, counts, 0), visible]
-    spikes, bins = (lfilter([0.0, decay], [1.0, -decay], x.astype(np.float64), axis=0) for x in read)
+    spikes, bins = (np.asarray(lfilter([0.0, decay], [1.0, -decay], x.astype(np.float64), axis=0)) for x in read)
 
     return spikes, bins
 
@@ -108,7 +108,9 @@ def _predicted(values: Sequence[NDArray[np.generic]], windows: Sequence[Counts])
     """Returns the values, each (T, N) or (N,), of the entries to predict of all windows."""
     pairs = zip(values, windows, strict=True)
 
-    return np.concatenate([np.zeros(0), *(np.broadcast_to(x, w.counts.shape)[w.predicted] for x, w in pairs)])
+    found: list[Array] = [np.broadcast_to(x, w.counts.shape)[w.predicted].astype(np.float64) for x, w in pairs]
+
+    return np.concatenate([np.zeros(0), *found])
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ Scores = list[list[float]]  # by seconds of labelled data, then by seed
 FILE = "curve.json"
 FLOOR = -1.0  # lowest end of the R² axis
 MARKERS = {"ensemble": "o", "network": "o", "scratch": "s", "ridge": "^", "logistic": "^"}  # set the axis
-DASHES = dict.fromkeys(("wiener", "naive_bayes", "tcn"), (3, 2))
-DASHES |= dict.fromkeys(("ridge_time_gain", "kalman", "gru"), (6, 1))
+DASHES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("wiener", "naive_bayes", "tcn"), (3, 2)),
+    **dict.fromkeys(("ridge_time_gain", "kalman", "gru"), (6, 1)),
+}
 NOISE = 2.0  # standard errors
 
 
