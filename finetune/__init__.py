@@ -1,6 +1,6 @@
 """Fine-tuning. The package is also the verb: ``ndt.finetune(base, …)`` calls `ndt.finetune.adapt.finetune`.
 
-Imports: every room of `ndt`, `ndt.data` and `ndt.pretrain`, whose objective it shares.
+Imports: every room of `ndt`, and `ndt.data`; never `ndt.pretrain`.
 """
 
 from ndt.verbs import callable_module

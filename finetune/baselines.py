@@ -128,25 +128,26 @@ class Baselines:
                 "time_only": lambda: fit_time_only(y, *rows, position),
             }
         facts: dict[str, Facts] = {next(iter(labels)): {"seconds": time.perf_counter() - begin}}
-        for name in [name for name in fits if name in config.baselines]:
-            begin = time.perf_counter()
-            try:
-                models[name] = fits[name]()
-                facts[name] = {"seconds": time.perf_counter() - begin}
-            except (InputError, np.linalg.LinAlgError) as error:
-                facts[name] = {"left_out": str(error)}
-        decoded = {name: _decoded(name, model, x, position) for name, model in models.items()}
-        facts |= {name: _chosen(name, model) | facts.get(name, {}) for name, model in models.items()}
+        _fit_others({name: fit for name, fit in fits.items() if name in config.baselines}, models, facts)
+        decoded = {}
+        for name, model in models.items():
+            timed = name == "ridge_time_gain" or isinstance(model, TrialDecoder)
+            inputs = (position,) if name == "time_only" else (x, position) if timed else (x,)
+            decoded[name] = np.concatenate(model.predict(*inputs))
+            facts[name] = _chosen(name, model) | facts.get(name, {})
 
         return cls(decoded, models, facts)
 
 
-def _decoded(name: str, model: Any, x: list[Any], position: list[Any]) -> Rows:
-    """Returns the predictions of a baseline at every bin, (R, C)."""
-    timed = name == "ridge_time_gain" or isinstance(model, TrialDecoder)
-    inputs = (position,) if name == "time_only" else (x, position) if timed else (x,)
-
-    return np.concatenate(model.predict(*inputs))
+def _fit_others(fits: dict[str, Callable[[], Any]], models: dict[str, Any], facts: dict[str, Facts]) -> None:
+    """Adds fitted baselines to `models`, and their seconds, or the reason for none, to `facts`."""
+    for name, fit in fits.items():
+        begin = time.perf_counter()
+        try:
+            models[name] = fit()
+            facts[name] = {"seconds": time.perf_counter() - begin}
+        except (InputError, np.linalg.LinAlgError) as error:
+            facts[name] = {"left_out": str(error)}
 
 
 def reference(per: str, kind: str) -> str:

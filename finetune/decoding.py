@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
+from ndt.data.objective import MaskedModelling
 from ndt.data.windows import VALID, BinnedSession, TrainingData
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.strategies import Stage, part_of
 from ndt.model.inference import per_bin
 from ndt.model.transformer import NDT, RESIDUALS
-from ndt.pretrain.objective import MaskedModelling
 from ndt.target import Target, part_columns, scored_bins
 
 __all__ = ["Decoding", "decode"]

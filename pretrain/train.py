@@ -12,6 +12,7 @@ from ndt.config import PretrainConfig
 from ndt.config.reader import as_config
 from ndt.data.activity import unit_activity
 from ndt.data.leaks import check_store
+from ndt.data.objective import MaskedModelling
 from ndt.data.store import Store, open_store
 from ndt.data.stored_masks import valid_windows
 from ndt.data.targets import build_targets, offers
@@ -21,7 +22,6 @@ from ndt.model.architectures import load_model, new_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.transformer import NDT
 from ndt.model.vocabulary import Vocabulary
-from ndt.pretrain.objective import MaskedModelling
 from ndt.session import Session
 from ndt.target import Target, side_by_side, stacked, united
 from ndt.train.loop import Trainer
@@ -77,13 +77,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)  # modules initialise from the global generator
     model = new_model(spec) if base is None else base.extended(spec)
-    found = []
-    for i, binned in enumerate(binned_sessions):
-        chosen = binned.split == TRAIN
-        activity = unit_activity(binned, chosen)
-        model.observe(binned.session, activity)  # a unit of several sessions keeps that of the last: closest to future
-        own = None if labels is None else labels[i]
-        found.append(TrainingData(binned, chosen, model.rows(binned.session), activity, own))
+    found = _observed(model, binned_sessions, labels)
     if base is None:
         model.standardise([data.activity for data in found])
     model.drop_residuals(config.residual_dropout)
@@ -101,6 +95,24 @@ def pretrain(
         write_json(out / "metrics.json", {"valid": valid, **counted, "num_parameters": num_parameters})
 
     return model
+
+
+def _observed(
+    model: NDT, binned_sessions: list[BinnedSession], labels: list[NDArray[np.float32]] | None
+) -> list[TrainingData]:
+    """Returns the training data of sessions, whose units the model observes.
+
+    A unit of several sessions keeps the activity of the last, which is closest to future days.
+    """
+    found = []
+    for i, binned in enumerate(binned_sessions):
+        chosen = binned.split == TRAIN
+        activity = unit_activity(binned, chosen)
+        model.observe(binned.session, activity)
+        own = None if labels is None else labels[i]
+        found.append(TrainingData(binned, chosen, model.rows(binned.session), activity, own))
+
+    return found
 
 
 def _source(session: Session) -> str:

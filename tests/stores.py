@@ -31,8 +31,8 @@ def stored(sessions: Sequence[Session], root: Path) -> Store:
 @contextmanager
 def last_weights() -> Iterator[None]:
     """Each validation is better than the one before: training returns its last weights, however few its steps."""
+    from ndt.data.objective import MaskedModelling
     from ndt.finetune.decoding import Decoding
-    from ndt.pretrain.objective import MaskedModelling
 
     score = count()
     with pytest.MonkeyPatch.context() as patch:

@@ -28,8 +28,7 @@ ORDER = [  # a room is a package or modules, without `ndt.`; it imports from its
     "data.read | data.simulate",  # rooms on one line do not import each other
     "data.inspection",
     "data",
-    "pretrain",
-    "finetune",
+    "pretrain | finetune",
     FRONT,
 ]
 LEVELS = {

@@ -9,6 +9,7 @@ from problems import TINY, grid_of, recording, specification, training_data
 from torch.nn.functional import mse_loss
 
 from ndt.config import FinetuneConfig, MaskConfig, TrainConfig
+from ndt.data.objective import AUXILIARY_WEIGHT
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
@@ -17,7 +18,6 @@ from ndt.finetune.session_labels import auxiliary_parts, auxiliary_values
 from ndt.finetune.strategies import Stage
 from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
-from ndt.pretrain.objective import AUXILIARY_WEIGHT
 from ndt.session import Covariate, Session
 from ndt.target import Part, Target
 from ndt.train.loop import Trainer
@@ -171,7 +171,7 @@ def test_an_auxiliary_target_improves_a_decoder_with_few_labels(tmp_path, monkey
     series["pos"] = Covariate(name="pos", path="pos", values=hidden @ np.array([[1.0, 0.5], [-0.5, 1.0]]), **of)
     binned = BinnedSession(replace(session, spikes=spikes, covariates=series), 0.05, 1.0)
     target, train = build_targets(binned.session, "vel", binned.start, 0.05, split=binned.split), binned.split == TRAIN
-    monkeypatch.setattr("ndt.pretrain.objective.AUXILIARY_WEIGHT", 1.0)
+    monkeypatch.setattr("ndt.data.objective.AUXILIARY_WEIGHT", 1.0)
     for names in ("", "pos"):
         spec = specification([binned.session], config=replace(TINY, units_per_patch=40))
         fitted = TargetSpec.fitted(target, train, "here")

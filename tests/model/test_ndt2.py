@@ -25,6 +25,7 @@ import ndt.model.ndt2
 from ndt.api import embed
 from ndt.config import FinetuneConfig, MaskConfig, ModelConfig, PretrainConfig, TrainConfig
 from ndt.config.model import ARCHITECTURES as NAMES
+from ndt.data.objective import MaskedModelling
 from ndt.data.targets import build_targets
 from ndt.data.windows import VALID, BinnedSession
 from ndt.errors import InputError
@@ -38,7 +39,6 @@ from ndt.model.attention_patterns import CONTEXT, packed_layout
 from ndt.model.ndt2 import CrossDecoder, Quirks
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
-from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
 from ndt.target import Part
 

@@ -8,13 +8,13 @@ import torch
 from problems import TINY, specification, training_data
 
 from ndt.config import MaskConfig, PretrainConfig, TrainConfig
+from ndt.data.objective import MaskedModelling
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.evaluation.metrics import r2
 from ndt.intervals import Intervals
 from ndt.model.inference import per_bin
 from ndt.model.transformer import NDT
-from ndt.pretrain.objective import MaskedModelling
 from ndt.session import Covariate, Session, Spikes, Units
 from ndt.target import Target, scored_bins
 from ndt.train.loop import Trainer

@@ -11,13 +11,13 @@ from stores import last_weights, stored
 from ndt.cli import main
 from ndt.config import MaskConfig, PretrainConfig, TrainConfig
 from ndt.data.activity import unit_activity
+from ndt.data.objective import MaskedModelling
 from ndt.data.store import Store
 from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.intervals import Intervals
 from ndt.model.checkpoint import read_json
 from ndt.model.transformer import NDT, TABLES
-from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
 from ndt.session import Session
 from ndt.train.loop import Trainer

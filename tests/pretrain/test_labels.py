@@ -10,6 +10,7 @@ from problems import TINY, busy_model, recording, specification, training_data
 from stores import stored, tuned_recording
 
 from ndt.config import MaskConfig, PretrainConfig, TrainConfig
+from ndt.data.objective import MaskedModelling
 from ndt.data.stored_masks import VALID_MASKS
 from ndt.data.targets import build_targets
 from ndt.data.windows import TEST, TRAIN, BinnedSession
@@ -20,7 +21,6 @@ from ndt.intervals import Intervals
 from ndt.model.heads import BinHead, TrialHead
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
-from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain, shared_labels
 from ndt.target import scored_bins
 

@@ -23,6 +23,7 @@ from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, Si
 from ndt.data.activity import unit_activity
 from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
+from ndt.data.objective import MaskedModelling
 from ndt.data.simulate.recordings import Simulated, simulate
 from ndt.data.store import Store
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
@@ -32,7 +33,6 @@ from ndt.evaluation.metrics import r2
 from ndt.model.checkpoint import read_json
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, RESIDUALS, TABLES, Prediction
-from ndt.pretrain.objective import MaskedModelling
 from ndt.pretrain.train import pretrain
 from ndt.segments import Scaler
 from ndt.session import Spikes

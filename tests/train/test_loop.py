@@ -11,11 +11,11 @@ import torch
 from problems import TINY, recording, specification, training_data
 
 from ndt.config import MaskConfig, PretrainConfig, TrainConfig
+from ndt.data.objective import MaskedModelling
 from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT
-from ndt.pretrain.objective import MaskedModelling
 from ndt.train.loop import Trainer
 
 TRAIN = TrainConfig(

@@ -47,7 +47,7 @@ def note(optimizer, *_):
 
 register_optimizer_step_pre_hook(note)
 if poisoned := settings.get("poisoned"):
-    from ndt.pretrain.objective import MaskedModelling
+    from ndt.data.objective import MaskedModelling
     losses = MaskedModelling.losses
     def spoiled(self, model, batch, step):
         found = losses(self, model, batch, step)
