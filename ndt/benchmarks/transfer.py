@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ndt.benchmarks.controls import network_scores, noised, permuted
+from ndt.benchmarks.encoder_controls import network_scores, noised, permuted
 from ndt.benchmarks.studies import pretrained, recorded
 from ndt.config import FinetuneConfig, IngestConfig, MaskConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
@@ -39,6 +39,8 @@ __all__ = ["QUESTIONS", "Case", "mouse_stores", "pooled", "transfer"]
 SIDE = "side=sign(contrast_left-contrast_right)"
 MOUSE_TARGETS = f"{SIDE},contrast_left,contrast_right,feedback"
 NUM_GROUPS, NUM_FOLDS = 4, 5
+NUM_DRAWS = 5  # of noise, whose mean must be at chance: a single random network has R² up to 0.3
+MEASURES = ("r2", "recall", "class_counts")  # that rows are made of
 TRIAL = 0.4  # seconds of a mouse trial
 QUESTIONS: dict[str, tuple[float | None, ...]] = {  # amounts of labels: trials, or seconds for `day`; None for all
     "session": (0, 10, 20, 40, None),
@@ -249,7 +251,8 @@ def _decoded(
         return found | {name: m for name, m in metrics["baselines"].items() if "r2" in m}
     if variant == "pretrained":
         model, opened = load_model(folder), Store(store)
-        found["noise"] = network_scores(noised(model, case.seed), opened, case.session)
+        draws = [network_scores(noised(model, draw), opened, case.session) for draw in range(NUM_DRAWS)]
+        found["noise"] = {k: np.mean([d[k] for d in draws], 0).tolist() for k in MEASURES if k in draws[0]}
         changed = permuted(model, opened.session(case.session), case.seed)
         found["permuted"] = network_scores(changed, opened, case.session)
 

@@ -1,0 +1,98 @@
+"""``ndt bench transfer``: its cases, its controls, and the rows that it makes of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import TINY, busy_model, recording, specification
+
+from ndt.benchmarks import transfer as bench
+from ndt.benchmarks.encoder_controls import ENCODER, noised, permuted
+from ndt.benchmarks.transfer import QUESTIONS, Case, pooled, transfer
+from ndt.benchmarks.transfer_rows import draw, rows
+from ndt.config import StudyConfig
+from ndt.data.store import Store
+from ndt.errors import InputError
+
+
+def test_folds_are_pooled_over_trials_of_each_class() -> None:
+    folds = [{"recall": [1.0, 0.5], "class_counts": [1, 4]}, {"recall": [0.0, float("nan")], "class_counts": [3, 0]}]
+    assert pooled(folds) == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert pooled([{"r2": 0.5}]) == 0.5
+
+
+def test_rows_pair_sessions_and_name_what_they_compare(tmp_path: Path) -> None:
+    rng, found = np.random.default_rng(0), {}
+    score = {}
+    for labels in QUESTIONS["animal"]:
+        for session in ("a", "b", "c"):
+            for fold in (1, 2):
+                for seed in (0, 1):
+                    each = {v: 0.5 + 0.4 * rng.random() for v in ("pretrained", "noise")}
+                    score[labels, session, fold, seed] = each
+                    found[Case("animal", session, fold, labels, seed)] = {
+                        v: {"recall": [r, r], "class_counts": [5, 5]} for v, r in each.items()
+                    }
+    table = {row["name"]: row for row in rows("animal", found)}
+    assert set(table) == {f"transfer.animal.{n}.{v}" for n in ("0", "20", "all") for v in ("pretrained", "noise")}
+    gain = [
+        np.mean([s["pretrained"] - s["noise"] for (n, at, *_), s in score.items() if (n, at) == (20, session)])
+        for session in ("a", "b", "c")
+    ]
+    noise = table["transfer.animal.20.noise"]
+    assert noise["difference"] == pytest.approx(np.mean(gain))
+    assert noise["standard_error"] == pytest.approx(np.std(gain, ddof=1) / 3**0.5)
+    draw(list(table.values()), tmp_path / "transfer.png")
+    assert (tmp_path / "transfer.png").stat().st_size > 1000
+
+
+def test_noise_replaces_the_encoder_alone_and_identities_are_permuted() -> None:
+    session = recording(num_units=5)
+    model = busy_model(specification([session], dims=2, config=TINY))
+    noise, before = dict(noised(model, 1).named_parameters()), dict(model.named_parameters())
+    for name, weight in before.items():
+        assert torch.equal(weight, noise[name]) != (name.startswith(ENCODER) and bool(weight.any()))
+    other = permuted(model, session, 3)
+    rows_of = torch.from_numpy(model.rows(session).unit)
+    assert not torch.equal(other.identity.residual, model.identity.residual)
+    for name in ("residual", "activity"):
+        mine, theirs = (getattr(m.identity, name)[rows_of] for m in (model, other))
+        mine, theirs = (x[:, 1:] if name == "activity" else x for x in (mine, theirs))
+        assert sorted(map(tuple, mine.tolist())) == sorted(map(tuple, theirs.tolist()))
+    torch.testing.assert_close(other.identity.activity[:, 0], model.identity.activity[:, 0])
+
+
+def test_every_session_and_animal_is_left_out_once_and_fine_tuning_gets_its_labels(monkeypatch, tmp_path) -> None:
+    names = [f"sub-{animal}_ses-{n}" for animal in "AB" for n in range(3)]
+    store = Store.__new__(Store)
+    store.root = tmp_path / "store"
+    monkeypatch.setattr(Store, "session_ids", property(lambda self: names))
+    monkeypatch.setattr(bench, "mouse_stores", lambda out: (store, [store] * 5))
+    bases, tuned = {}, []
+
+    def pretrained(root, folder, config) -> None:
+        bases[folder] = set(config.sessions)
+
+    def decoded(variant, folder, base, root, case, target, config) -> dict:
+        assert config.label_seconds == pytest.approx((case.labels or 0) * 0.4)
+        assert (config.strategy == "none") == (case.labels == 0)
+        if variant == "pretrained":
+            assert case.session not in bases[base]
+        if variant == "own":
+            assert bases[base] == {case.session}
+        tuned.append((variant, case))
+        return {variant: {"recall": [1.0, 1.0], "class_counts": [1, 1]}}
+
+    monkeypatch.setattr(bench, "pretrained", pretrained)
+    monkeypatch.setattr(bench, "_decoded", decoded)
+    monkeypatch.setattr(bench, "run_all", lambda jobs, *_: [job() for job in jobs])
+    table = transfer(tmp_path, 1, StudyConfig(data=("session", "animal")))
+    assert len(tuned) == len(set(tuned))
+    assert {case.session for _, case in tuned} == set(names)
+    for base, others in bases.items():
+        if "animal" in base.parts and "base" in base.parts:
+            assert len({name[:5] for name in others}) == 1
+    assert {row["value"] for row in table} == {1.0}
+    with pytest.raises(InputError, match="some of session, animal, day"):
+        transfer(tmp_path, 1, StudyConfig(data=("m1",)))
