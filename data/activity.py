@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.data.trials import bins_in_trials, response_trials
 from ndt.data.windows import BinnedSession
 from ndt.model.tokens import ACTIVITY
 
@@ -10,7 +11,6 @@ __all__ = ["response_parts", "unit_activity"]
 
 LAGS = (1, 2, 4)  # bins, of the autocorrelation
 PARTS = 10  # equal parts of a trial, of the mean response
-FEWEST_TRIALS = 10  # fewer give no mean response
 SMALL = 0.1  # spikes per bin, added to the mean: keeps silent units finite
 
 # R = bins, N = units, A = measures, K = parts of a trial
@@ -26,8 +26,7 @@ def unit_activity(binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[n
     - the autocorrelation :math:`\sum_t z_t z_{t + l} / \sum_t z_t^2` at lags l of 1, 2 and 4 bins of a segment;
     - the mean product of :math:`z_t` with the population's mean of z in the same bin, standardised;
     - the mean response in ten equal parts of a trial, less :math:`\mu`: over :math:`\sqrt{\mu + 0.1}`, and over its own
-      standard deviation across parts (its shape). Trials are the rows of the table ``trials``, else the observed
-      segments; zeros with fewer than ten of them.
+      standard deviation across parts (its shape); zeros without trials (`ndt.data.trials.response_trials`).
 
     Nothing but spikes, and the times of trials, is used. A unit that was never observed has zeros.
 
@@ -59,20 +58,12 @@ def unit_activity(binned: BinnedSession, chosen: NDArray[np.bool_]) -> NDArray[n
 
 
 def response_parts(binned: BinnedSession) -> NDArray[np.int64]:
-    """Returns the part of its trial that each bin lies in, 0 to 9; -1 outside trials, or with fewer than ten, (R,)."""
-    trials = binned.session.intervals.get("trials")
-    if trials is None or len(trials) < FEWEST_TRIALS or not np.any(trials.end > trials.start):
-        trials = binned.session.observed.coalesce()
-    part = np.full(len(binned), -1)
-    if len(trials) < FEWEST_TRIALS:
-        return part
-    centre = binned.start + binned.bin_size / 2
-    order = np.argsort(trials.start, kind="stable")
-    start, end = trials.start[order], trials.end[order]
-    row = np.searchsorted(start, centre, side="right") - 1
-    inside = (row >= 0) & (centre < end[row])
-    row = row[inside]
-    part[inside] = np.minimum((centre[inside] - start[row]) / (end[row] - start[row]) * PARTS, PARTS - 1).astype(int)
+    """Returns the part of its trial (`response_trials`) that each bin's centre lies in, 0 to 9; -1 for none, (R,)."""
+    trials, centre = response_trials(binned.session), binned.start + binned.bin_size / 2
+    row, _ = bins_in_trials(trials, centre, binned.bin_size)
+    part, inside = np.full(len(binned), -1), row >= 0
+    start, end = trials.start[row[inside]], trials.end[row[inside]]
+    part[inside] = np.minimum((centre[inside] - start) / (end - start) * PARTS, PARTS - 1).astype(int)
 
     return part
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ndt.data.activity import unit_activity
+from ndt.data.trials import bins_in_trials, response_trials
 from ndt.data.windows import MIN_BINS, TEST, TRAIN, VALID, BinnedSession, TrainingData
 from ndt.errors import InputError
 from ndt.evaluation.count_references import MIN_MEAN, Counts, MeanResponse, Smoother, reference_nll
@@ -27,7 +28,6 @@ VALID_WINDOWS = 192  # largest number of validation windows, so that validation 
 VALID_SEED = 977
 VALID_PATCH = 32  # units per patch of the random mask, the same for all models
 VALID_MASKS = {"random": 0.5, "unit": 0.5, "forward": 0.4}  # ratio of each kind; see `ndt.model.masking`
-FEWEST_TRIALS = 10  # fewer segments are not trials
 MOST_LAGS = 1000  # bins of a mean response, so that recordings in one long trial do not fill the memory
 
 
@@ -156,20 +156,10 @@ def _counts(masked: ValidWindow) -> Counts:
 
 
 def _lags(binned: BinnedSession) -> Lags:
-    """Returns the number of bins since the start of each bin's trial, (R,); -1 outside trials.
+    """Returns the number of bins since the start of each bin's trial (`response_trials`), (R,); -1 outside."""
+    centre = binned.start + binned.bin_size / 2
 
-    Without a table of trials, at least ten segments count as trials.
-    """
-    trials = binned.session.intervals.get("trials")
-    if trials is None or not len(trials):
-        return binned.place if len(np.unique(binned.segment)) >= FEWEST_TRIALS else np.full(len(binned), -1)
-    order = np.argsort(trials.start, kind="stable")
-    slack = 1e-6 * binned.bin_size  # tolerance to rounding of bins on a trial's edge
-    row = np.searchsorted(trials.start[order], binned.start + slack, side="right") - 1
-    start, end = trials.start[order][row], trials.end[order][row]
-    lag = np.floor((binned.start - start + slack) / binned.bin_size).astype(np.int64)
-
-    return np.where((row >= 0) & (binned.start < end - slack), lag, -1)
+    return bins_in_trials(response_trials(binned.session), centre, binned.bin_size)[1]
 
 
 @torch.no_grad()

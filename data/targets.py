@@ -27,8 +27,8 @@ from ndt.data.covariates import (
 )
 from ndt.data.expressions import Expression
 from ndt.data.splits import BLOCKS
+from ndt.data.trials import lasting, rows_at
 from ndt.errors import InputError
-from ndt.intervals import Intervals
 from ndt.session import Covariate, Session
 from ndt.target import KINDS, Part, Target, natural, side_by_side
 
@@ -38,11 +38,9 @@ __all__ = [
     "class_codes",
     "column_labels",
     "find_sources",
-    "lasting",
     "offers",
     "one_hot",
     "requests",
-    "rows_at",
 ]
 
 Names = Sequence[str] | str | None
@@ -281,11 +279,11 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
     kind = kind or _kind(session, column)
     if kind == "class":
         names, values = _classes(session, column)
-        part = Part(name=column.path, kind=kind, dims=names, per=_per(column))
+        part = Part(name=column.path, kind=kind, dims=names, per=_per(session, column))
     else:
         values = _numbers(session, column, kind)
         dims = (column.name,) if values.shape[1] == 1 else tuple(f"{column.name}_{c}" for c in range(values.shape[1]))
-        part = Part(name=column.path, kind=kind, dims=dims, per=_per(column))
+        part = Part(name=column.path, kind=kind, dims=dims, per=_per(session, column))
         if kind == "angle":
             values = to_radians(values, column.name.rpartition("_")[2], session.session_id, column.path)
             values = np.stack([np.cos(values), np.sin(values)], -1).reshape(len(values), -1)
@@ -298,21 +296,12 @@ def column_labels(session: Session, column: Column, kind: str, times: NDArray[np
     return part, values[row], row
 
 
-def _per(column: Column) -> str:
+def _per(session: Session, column: Column) -> str:
     """Returns the table if its rows are trials with one label each, empty if they are long, as stages of sleep."""
-    length = column.rows.end - column.rows.start
+    rows = lasting(session, column.rows)
+    length = rows.end - rows.start
 
     return column.table if len(length) and np.median(length) <= LONGEST_TRIAL else ""
-
-
-def rows_at(rows: Intervals, times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns the row that contains each of ascending times, of several the one that starts last; -1 for none."""
-    found, order = np.full(len(times), -1), np.argsort(rows.start, kind="stable")
-    first, last = (np.searchsorted(times, edge[order]) for edge in (rows.start, rows.end))
-    for row, a, b in zip(order, first, last, strict=True):
-        found[a:b] = row
-
-    return found
 
 
 def class_codes(values: NDArray[np.generic]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -381,14 +370,3 @@ def _numbers(session: Session, column: Column, kind: str) -> NDArray[np.float64]
     values[~np.isfinite(values).all(1)] = np.nan
 
     return values
-
-
-def lasting(session: Session, rows: Intervals) -> Intervals:
-    """Returns rows with the time that each row labels: its own, or from an event to the next one."""
-    if np.any(rows.end > rows.start) or len(rows) == 0:
-        return rows
-    order = np.argsort(rows.start, kind="stable")
-    end = np.empty(len(rows))
-    end[order] = np.r_[rows.start[order][1:], max(float(session.observed.end.max(initial=0.0)), rows.start.max())]
-
-    return Intervals(rows.start, end)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig, PretrainConfig
 from ndt.data.splits import split, within
-from ndt.data.targets import find_sources, lasting, rows_at
+from ndt.data.targets import find_sources
+from ndt.data.trials import lasting, rows_at
 from ndt.errors import InputError
 from ndt.model.tokens import Window
 from ndt.model.vocabulary import Rows

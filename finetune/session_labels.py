@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.config import FinetuneConfig
-from ndt.data.targets import build_targets, find_sources, offers, requests, rows_at
+from ndt.data.targets import build_targets, find_sources, offers, requests
+from ndt.data.trials import bins_in_trials, lasting
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.decoders.ridge import fit_ridge
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.finetune.strategies import UNLABELLED
-from ndt.intervals import Intervals
 from ndt.model.checkpoint import TargetSpec
 from ndt.model.transformer import NDT
 from ndt.target import Part, Target, labelled, scored_bins
@@ -164,14 +164,9 @@ def bins_since_start(binned: BinnedSession, part: Part, lag: float) -> NDArray[n
         part: A part with a label per trial.
         lag: Seconds by which labels follow the bins.
     """
-    rows, times = binned.session.intervals[part.per], binned.start + lag + binned.bin_size / 2
-    start = np.sort(rows.start)
-    if len(rows) and not np.any(rows.end > rows.start):
-        rows = Intervals(start, np.r_[start[1:], np.inf])
-    row = rows_at(rows, times)
-    since = np.floor((times - rows.start[row]) / binned.bin_size).astype(np.int64) if len(rows) else row
+    rows = lasting(binned.session, binned.session.intervals[part.per])
 
-    return np.where(row < 0, -1, since)
+    return bins_in_trials(rows, binned.start + lag + binned.bin_size / 2, binned.bin_size)[1]
 
 
 def _offered(binned: BinnedSession, target: str | None) -> bool:

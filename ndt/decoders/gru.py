@@ -16,13 +16,10 @@ __all__ = ["Network", "GRU", "fit_gru"]
 
 WIDTH = 128  # of the recurrent layer
 INPUT_DROPOUT, DROPOUT = 0.3, 0.4  # shares of counts set to their mean, and of activations set to 0, in training
-WINDOW_BINS = 64  # of a training window
-WARM_BINS = 8  # at a window's start, outside the loss unless the segment begins there
-BATCH_SIZE = 48  # windows
-STEPS, WARMUP = 180, 20  # optimisation steps at most, and those of linear warm-up; a cosine takes the rate to 0
+TRAINING = Training(
+    window_bins=64, warm_bins=8, batch_size=48, steps=180, warmup=20, ema=0.97, valid_every=20, patience=5
+)
 LEARNING_RATE, WEIGHT_DECAY = 8e-3, 0.01  # AdamW's peak rate and decay
-EMA = 0.97  # decay of the moving average of weights, which is validated and kept
-VALID_EVERY, PATIENCE = 20, 5  # steps between validations, and validations without improvement before stopping
 CHUNK = 4096  # bins of one forward pass; the state carries over to the next
 
 # B = windows in a batch, T = bins
@@ -126,19 +123,6 @@ def fit_gru(
         torch.manual_seed(seed)
         network = Network(z.shape[1], label.shape[1], WIDTH)
         optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        found, step, best = best_network(network, optimiser, loss, score, train, _training(), seed)
+        found, step, best = best_network(network, optimiser, loss, score, train, TRAINING, seed)
 
     return GRU(found, scale_x, scale_y, kind, step, best)
-
-
-def _training() -> Training:
-    return Training(
-        window_bins=WINDOW_BINS,
-        warm_bins=WARM_BINS,
-        batch_size=BATCH_SIZE,
-        steps=STEPS,
-        warmup=WARMUP,
-        ema=EMA,
-        valid_every=VALID_EVERY,
-        patience=PATIENCE,
-    )

@@ -20,14 +20,11 @@ MEMBERS = 2  # networks whose outputs are averaged
 READIN_WIDTH, WIDTH, LAYERS = 32, 128, 4  # dimensions of a unit's read-in weights, of a layer; number of layers
 COUNT_DROPOUT, DROPOUT = 0.3, 0.3  # shares of counts set to their mean, and of layers' outputs set to 0, in training
 LARGEST = 6.0  # of standardised counts, so that one burst does not dominate the sum over units
-WINDOW_BINS = 64  # of a training window
-WARM_BINS = 0  # at a window's start, outside the loss unless the segment begins there
-BATCH_SIZE = 16  # windows; 32 take twice the time for an equal validation R²
-STEPS, WARMUP = 400, 50  # optimisation steps at most, and those of linear warm-up; a cosine takes the rate to 0
+TRAINING = Training(  # batches of 32 take twice the time for an equal validation R²
+    window_bins=64, warm_bins=0, batch_size=16, steps=400, warmup=50, ema=0.98, valid_every=20, patience=6
+)
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05  # AdamW's peak rate and its decay of matrices
 READIN_LR_SCALE = 50.0  # read-in weights need to change by order 1 within hundreds of steps
-EMA = 0.98  # decay of the moving average of weights, which is validated and kept
-VALID_EVERY, PATIENCE = 20, 6  # steps between validations, and validations without improvement before stopping
 AUXILIARY_WEIGHT = 0.3  # of the loss of auxiliary targets, relative to that of the target
 CHUNK = 4096  # bins of one forward pass, after a history as long as the network's memory
 
@@ -185,7 +182,7 @@ def fit_tcn(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Convolutions(MEMBERS, z.shape[1], C + A, READIN_WIDTH, WIDTH, LAYERS)
-        found, step, best = best_network(network, _optimiser(network), loss, score, train, _training(), seed)
+        found, step, best = best_network(network, _optimiser(network), loss, score, train, TRAINING, seed)
 
     return TCN(found, scale_x, scale_y, kind, step, best)
 
@@ -214,17 +211,4 @@ def _optimiser(network: Convolutions) -> torch.optim.Optimizer:
 
     return torch.optim.AdamW(
         [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()], betas=(0.9, 0.98)
-    )
-
-
-def _training() -> Training:
-    return Training(
-        window_bins=WINDOW_BINS,
-        warm_bins=WARM_BINS,
-        batch_size=BATCH_SIZE,
-        steps=STEPS,
-        warmup=WARMUP,
-        ema=EMA,
-        valid_every=VALID_EVERY,
-        patience=PATIENCE,
     )

@@ -1,4 +1,4 @@
-"""Heads: what is read from the encoder's latents. Rates of units, and each part of a target."""
+"""Heads read the rates of units, and each part of a target, from the encoder's latents."""
 
 from collections.abc import Sequence
 

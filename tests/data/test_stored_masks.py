@@ -66,10 +66,11 @@ def data_of(session: Session) -> TrainingData:
 
 def test_lags_are_bins_since_the_start_of_the_trial() -> None:
     session = recording([(0.0, 30.0)])
-    trials = Intervals([1.0, 0.1, 10.02], [1.2, 0.25, 10.2])  # rows in any order
+    far = 100.0 + np.arange(8)  # at least ten trials
+    trials = Intervals([1.0, 0.1, 10.02, *far], [1.2, 0.25, 10.2, *(far + 0.5)])  # rows in any order
     lag = _lags(grid_of(replace(session, intervals={"trials": trials})))
     expected = np.full(len(lag), -1)
-    expected[2:5], expected[20:24], expected[201:204] = [0, 1, 2], [0, 1, 2, 3], [0, 1, 2]
+    expected[2:5], expected[20:24], expected[200:204] = [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3]
     np.testing.assert_array_equal(lag, expected)
     assert (_lags(grid_of(session)) == -1).all()
     assert (_lags(grid_of(recording([(4.0 * i, 4.0 * i + 3.5) for i in range(9)]))) == -1).all()

@@ -11,7 +11,8 @@ from strategies import seeds
 
 from ndt.data.covariates import Column
 from ndt.data.splits import assign_splits
-from ndt.data.targets import build_targets, find_sources, offers, rows_at
+from ndt.data.targets import build_targets, find_sources, offers
+from ndt.data.trials import rows_at
 from ndt.data.windows import TRAIN, BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.intervals import Intervals

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from ndt.decoders import gru, tcn
 from ndt.decoders.drift import InputDrift
 from ndt.decoders.ensemble import Ensemble, PartEnsemble, ensemble_weights, flatten, unflatten, weighted_mean
 from ndt.decoders.gru import fit_gru
@@ -38,9 +40,9 @@ def problem():
 @pytest.fixture(scope="module")
 def ensemble(problem) -> Iterator[Ensemble]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"WIDTH": 8, "STEPS": 4, "VALID_EVERY": 2, "BATCH_SIZE": 4}.items():
-            patch.setattr(f"ndt.decoders.gru.{name}", value)
-            patch.setattr(f"ndt.decoders.tcn.{name}", value)
+        for module in (gru, tcn):
+            patch.setattr(module, "WIDTH", 8)
+            patch.setattr(module, "TRAINING", replace(module.TRAINING, steps=4, valid_every=2, batch_size=4))
         yield fitted_ensemble(*problem)
 
 

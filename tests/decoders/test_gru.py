@@ -1,9 +1,12 @@
 """The GRU: causal, within segments, reproducible from its seed, and better than ridge on nonlinear targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from ndt.decoders import gru
 from ndt.decoders.ensemble import flatten, unflatten
 from ndt.decoders.gru import fit_gru
 from ndt.decoders.ridge import fit_ridge
@@ -11,15 +14,8 @@ from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 
 BIN = 0.05
-SMALL = {
-    "WIDTH": 24,
-    "WINDOW_BINS": 24,
-    "WARM_BINS": 6,
-    "BATCH_SIZE": 16,
-    "STEPS": 60,
-    "LEARNING_RATE": 1e-2,
-    "EMA": 0.9,
-}
+TRAINING = replace(gru.TRAINING, window_bins=24, warm_bins=6, batch_size=16, steps=60, ema=0.9)
+SMALL = {"WIDTH": 24, "LEARNING_RATE": 1e-2, "TRAINING": TRAINING}
 
 
 def join(arrays, masks):
@@ -38,7 +34,7 @@ def _small():
 def short(monkeypatch):
     """Networks of five steps."""
     monkeypatch.setattr("ndt.decoders.gru.WIDTH", 8)
-    monkeypatch.setattr("ndt.decoders.gru.STEPS", 5)
+    monkeypatch.setattr("ndt.decoders.gru.TRAINING", replace(TRAINING, steps=5))
 
 
 def population(T: int, N: int = 16, seed: int = 0):
@@ -139,7 +135,7 @@ def test_it_learns_a_nonlinear_target(monkeypatch) -> None:
     counts, y = population(3000)
     rows = np.arange(len(y))
     train, valid, test = [rows < 2100], [(rows >= 2100) & (rows < 2400)], rows >= 2400
-    monkeypatch.setattr("ndt.decoders.gru.STEPS", 120)
+    monkeypatch.setattr("ndt.decoders.gru.TRAINING", replace(TRAINING, steps=120))
     ridge = fit_ridge([counts], [y], train, valid, bin_size=BIN)
     model = fit_gru([counts], [y], train, valid, bin_size=BIN, kind="continuous")
     linear, found = (r2(y[test], m.predict([counts])[0][test]) for m in (ridge, model))

@@ -1,10 +1,13 @@
 """The TCN: causal, within segments, reproducible from its seed, and able to learn a filter of short segments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import erf
 
+from ndt.decoders import tcn
 from ndt.decoders.ensemble import flatten, unflatten
 from ndt.decoders.ridge import fit_ridge
 from ndt.decoders.tcn import Convolutions, fit_tcn
@@ -13,18 +16,14 @@ from ndt.evaluation.metrics import r2
 from ndt.model.checkpoint import load_arrays, save_arrays
 
 BIN = 0.05
+TRAINING = replace(tcn.TRAINING, window_bins=24, batch_size=16, steps=80, warmup=10, ema=0.9, valid_every=20)
 SMALL = {
     "READIN_WIDTH": 8,
     "WIDTH": 16,
     "LAYERS": 3,
-    "WINDOW_BINS": 24,
-    "BATCH_SIZE": 16,
-    "STEPS": 80,
-    "WARMUP": 10,
+    "TRAINING": TRAINING,
     "LEARNING_RATE": 1e-2,
     "READIN_LR_SCALE": 10.0,
-    "EMA": 0.9,
-    "VALID_EVERY": 20,
     "COUNT_DROPOUT": 0.1,
     "DROPOUT": 0.1,
 }
@@ -46,7 +45,7 @@ def _small():
 @pytest.fixture
 def short(monkeypatch):
     """Networks of five steps."""
-    for name, value in {"WIDTH": 8, "STEPS": 5}.items():
+    for name, value in {"WIDTH": 8, "TRAINING": replace(TRAINING, steps=5)}.items():
         monkeypatch.setattr(f"ndt.decoders.tcn.{name}", value)
 
 

@@ -10,6 +10,7 @@ from problems import busy_model, recording, specification
 from ndt.config import BASELINES, FinetuneConfig
 from ndt.data.targets import build_targets
 from ndt.data.windows import TRAIN, BinnedSession
+from ndt.decoders import gru, tcn
 from ndt.decoders.controls import block_permuted_targets, circularly_shifted_targets, fit_time_gain, fit_time_only
 from ndt.decoders.gru import fit_gru
 from ndt.decoders.kalman import fit_kalman
@@ -25,23 +26,16 @@ from ndt.target import Target
 
 PER_BIN = [name for name in BASELINES if name != "logistic"]
 CONFIG = FinetuneConfig(max_lag=0.2, seed=3)
-FEW = {
-    "WIDTH": 12,
-    "WINDOW_BINS": 24,
-    "WARM_BINS": 6,
-    "BATCH_SIZE": 8,
-    "STEPS": 30,
-    "LEARNING_RATE": 2e-2,
-    "VALID_EVERY": 10,
-}
+FEW = {"window_bins": 24, "warm_bins": 6, "batch_size": 8, "steps": 30, "valid_every": 10}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in FEW.items():
-            patch.setattr(f"ndt.decoders.gru.{name}", value)
-            patch.setattr(f"ndt.decoders.tcn.{name}", value)
+        for module in (gru, tcn):
+            patch.setattr(module, "WIDTH", 12)
+            patch.setattr(module, "LEARNING_RATE", 2e-2)
+            patch.setattr(module, "TRAINING", replace(module.TRAINING, **FEW))
         yield
 
 
