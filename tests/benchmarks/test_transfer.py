@@ -1,17 +1,19 @@
 """``ndt bench transfer``: its cases, its controls, and the rows that it makes of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from problems import TINY, busy_model, recording, specification
+from realdata import real_file
 
 from ndt.benchmarks import transfer as bench
 from ndt.benchmarks.encoder_controls import ENCODER, noised, permuted
 from ndt.benchmarks.transfer import QUESTIONS, Case, pooled, transfer
 from ndt.benchmarks.transfer_rows import draw, rows
-from ndt.config import StudyConfig
+from ndt.config import FinetuneConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
 from ndt.errors import InputError
 
@@ -96,3 +98,28 @@ def test_every_session_and_animal_is_left_out_once_and_fine_tuning_gets_its_labe
     assert {row["value"] for row in table} == {1.0}
     with pytest.raises(InputError, match="some of session, animal, day"):
         transfer(tmp_path, 1, StudyConfig(data=("m1",)))
+
+
+@pytest.mark.slow
+def test_the_second_day_of_a_recording_is_decoded_by_all_variants(monkeypatch, tmp_path) -> None:
+    """Everything is run, for a few steps: the rows exist, the pretrained network is neither noise nor permuted."""
+    real_file("sub-chewie/*20131003*.nwb")
+    small = TrainConfig(steps=30, batch_size=8, warmup_steps=5, valid_every=15)
+    model = replace(TINY, width=32, units_per_patch=256)
+    study = StudyConfig(
+        data=("day",),
+        pretrain=PretrainConfig(model=model, train=small),
+        finetune=FinetuneConfig(model=model, train=small, max_lag=0.3),
+    )
+    published = bench._published()
+    short = replace(published, train=replace(small, steps=4, valid_every=4), model=replace(published.model, width=32))
+    monkeypatch.setattr(bench, "_published", lambda: short)
+    monkeypatch.setitem(QUESTIONS, "day", (0, 15))
+    table = {row["name"]: row["value"] for row in transfer(tmp_path, 1, study)}
+    zero, few = ({name.split(".")[3] for name in table if name.startswith(f"transfer.day.{n}.")} for n in ("0", "15"))
+    assert zero == {"pretrained", "noise", "permuted"}
+    assert few == zero | {"scratch", "own", "ndt2", "ridge", "tcn", "gru"}
+    assert len(set(table.values())) == len(table)  # no variant is another one under its name
+    assert table["transfer.day.15.pretrained"] > max(table["transfer.day.15.noise"], 0.1)
+    again = {row["name"]: row["value"] for row in transfer(tmp_path, 1, study)}  # resumed: nothing is trained
+    assert again == table
