@@ -237,7 +237,7 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     )
     if valid.get("r2") is not None:
         section.text.append(
-            "An auxiliary target was decoded from the labels of the training split: "
+            "Targets were decoded from the labels of the training splits: "
             f"R² {fixed(valid['r2'])} on validation windows."
         )
     panels = {

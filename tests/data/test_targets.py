@@ -286,3 +286,15 @@ def test_no_training_label_depends_on_what_was_measured_outside_training(lag, se
     )
     np.testing.assert_allclose(before, after, atol=1e-6)  # the filter sums by Fourier transforms, in another order
     assert np.isfinite(before).mean() > 0.8
+
+
+def test_rows_that_last_label_each_bin_and_short_ones_are_trials() -> None:
+    """By the time that a row labels: a trial of seconds, a stage of sleep of minutes, an event until the next one."""
+    starts = np.arange(0.0, 60.0, 20.0)
+    stage = np.array(["a", "b", "a"])
+    for length, events, per in ((5.0, False, "trials"), (15.0, False, ""), (0.0, True, ""), (0.0, False, "trials")):
+        at = starts if events else starts / 4
+        rows = Intervals(at, at + length, {"stage": stage})
+        session = replace(recording(((0.0, 60.0 if events else 20.0),)), intervals={"trials": rows})
+        times = np.arange(0, 20, 0.5)
+        assert build_targets(session, "trials/stage", times, 0.5).parts[0].per == per

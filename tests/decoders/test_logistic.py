@@ -151,6 +151,20 @@ def test_folds_are_runs_of_time_within_each_class() -> None:
     np.testing.assert_array_equal(_folds(label), [0, 0, 1, 2, 1, 3, 4, 2, 3, 4])
 
 
+def test_fitting_reads_no_count_after_the_bin_of_a_trials_label() -> None:
+    """Some trials are labelled in their middle, where a split ends: what follows belongs to another split."""
+    counts, since, label = trials(40)
+    rows = [np.arange(20) == (9 if i % 4 == 0 else 19) for i in range(40)]
+    masks = rows, [np.zeros(20, bool)] * 40
+    found = []
+    for later in (0.0, 50.0):
+        other = [np.where((np.arange(20) > 9)[:, None], later, x) if i % 4 == 0 else x for i, x in enumerate(counts)]
+        found.append(fit_trial_decoder(other, one_hot(label, counts), *masks, since, bin_size=BIN, kind="class"))
+    one, two = found
+    np.testing.assert_array_equal(one.weights, two.weights)
+    np.testing.assert_array_equal(one.features.mean, two.features.mean)
+
+
 def test_a_class_without_training_trials_has_no_probability() -> None:
     counts, since, label = trials(40)
     everyone = np.ones(40, bool)

@@ -8,8 +8,9 @@ import pytest
 
 from ndt.cli import main
 from ndt.config import FinetuneConfig, ModelConfig, TrainConfig
+from ndt.data.activity import unit_activity
 from ndt.data.store import Store
-from ndt.data.windows import TEST, BinnedSession
+from ndt.data.windows import TEST, TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.finetune.scoring import evaluate, scored_rows
@@ -57,6 +58,19 @@ def test_another_day_is_scored_whole_and_lists_missing_units(run, sim_store, sim
     assert found["test"]["num_bins"] == len(BinnedSession(session, spec.bin_size, spec.bin_size * spec.window_bins))
     own = set(map(str, sim_store.session(sim_truth[0].session_id).units.id))
     assert set(found["missing_units"]) == own - set(map(str, session.units.id))
+
+
+def test_units_of_another_day_are_measured_in_its_training_split(run, sim_truth, monkeypatch) -> None:
+    seen = []
+
+    def measured(binned, chosen):
+        seen.append(chosen)
+        np.testing.assert_array_equal(chosen, binned.split == TRAIN)
+        return unit_activity(binned, chosen)
+
+    monkeypatch.setattr("ndt.finetune.scoring.unit_activity", measured)
+    evaluate(run.run, sim_truth[1].session_id)
+    assert len(seen) == 1
 
 
 def test_a_mask_selects_bins_by_their_start_centre_or_end(run, sim_store, sim_truth, monkeypatch) -> None:
