@@ -268,7 +268,7 @@ def _r2_by_lag(
 
 
 def auxiliary_parts(binned: BinnedSession, names: str, target: Target, chosen: Bins) -> tuple[Part, ...]:
-    """Returns the auxiliary targets: other behaviour that a TCN decoder is trained to predict as well.
+    """Returns the auxiliary targets: other behaviour that the network is trained to predict as well.
 
     Arguments:
         binned: The session's bins.

@@ -12,6 +12,9 @@ decoded without labels, from few labels and from all of them, by
 - ``ridge`` or ``logistic``, ``gru`` and ``tcn``: baselines on the same labels;
 - ``ndt2``: NDT2 as published, pretrained and fine-tuned (``day`` alone: its slots hold at most 288 units).
 
+Without labels, rows also hold bits per spike of hidden tokens, whole units and last bins in the session's test split,
+on which the model took no step, beside a smoother of each unit's own counts and, if there are trials, mean responses.
+
 A mouse trial is tested once, in one of five folds of contiguous trials. The labels of validation splits choose weights
 and penalties, and do not count.
 """
@@ -29,9 +32,12 @@ from ndt.benchmarks.encoder_controls import network_scores, noised, permuted
 from ndt.benchmarks.studies import pretrained, recorded
 from ndt.config import FinetuneConfig, IngestConfig, MaskConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
+from ndt.data.stored_masks import session_likelihood
+from ndt.data.windows import BinnedSession
 from ndt.errors import InputError
 from ndt.finetune.study_run import finetuned
 from ndt.model.architectures import load_model
+from ndt.model.transformer import NDT
 from ndt.train.studies import run_all
 
 __all__ = ["QUESTIONS", "Case", "mouse_stores", "pooled", "transfer"]
@@ -255,8 +261,18 @@ def _decoded(
         found["noise"] = {k: np.mean([d[k] for d in draws], 0).tolist() for k in MEASURES if k in draws[0]}
         changed = permuted(model, opened.session(case.session), case.seed)
         found["permuted"] = network_scores(changed, opened, case.session)
+        if case.labels == 0:
+            found["likelihood"] = _likelihood(model, opened, case.session)
 
     return found
+
+
+def _likelihood(model: NDT, store: Store, session: str) -> Scores:
+    """Returns bits per spike of hidden entries in a session on which the model took no step, beside references."""
+    spec = model.spec
+    binned = BinnedSession(store.session(session), spec.bin_size, spec.window_bins * spec.bin_size)
+
+    return session_likelihood(model, binned)
 
 
 def _run(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ndt.benchmarks.timing import row
 from ndt.benchmarks.transfer import QUESTIONS, Case, Scores, pooled
+from ndt.data.stored_masks import VALID_MASKS
 from ndt.evaluation.metrics import paired_difference
 
 __all__ = ["draw", "rows"]
@@ -40,6 +41,21 @@ def rows(question: str, found: Mapping[Case, Mapping[str, Scores]]) -> list[dict
                 found_row |= {"difference": difference, "standard_error": error}
             table.append(found_row | {"sessions": dict(zip(sessions, values.mean(0).tolist(), strict=True))})
 
+    return table + _likelihoods(question, found)
+
+
+def _likelihoods(question: str, found: Mapping[Case, Mapping[str, Scores]]) -> list[dict[str, Any]]:
+    """Returns bits per spike without a step on the session, by kind of mask, beside each reference, for each seed."""
+    cases = {case: s["likelihood"] for case, s in found.items() if case.question == question and "likelihood" in s}
+    seeds, table = sorted({case.seed for case in cases}), []
+    for kind in VALID_MASKS if cases else ():
+        for reference in ("smoother", "mean_response"):
+            own, peer = f"{kind}/bits_per_spike", f"{kind}/bits_per_spike_{reference}"
+            each = [[(s[own], s[peer]) for case, s in cases.items() if case.seed == x and peer in s] for x in seeds]
+            if all(each):
+                values, peers = np.array([np.mean(pairs, 0) for pairs in each]).T.tolist()
+                table.append(row(f"transfer.{question}.bits.{kind}", values, "bits/spike", reference, peers))
+
     return table
 
 
@@ -50,6 +66,8 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
     lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for entry in table:
         _, question, labels, variant = str(entry["name"]).split(".", 3)
+        if labels == "bits":
+            continue
         amounts = ["all" if x is None else f"{x:g}" for x in QUESTIONS[question]]
         lines.setdefault(question, {}).setdefault(variant, []).append((amounts.index(labels), float(entry["value"])))
     figure = Figure(figsize=(4.2 * len(lines), 3.6), layout="constrained")

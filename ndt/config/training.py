@@ -220,7 +220,8 @@ class StudyConfig:
 
     Arguments:
         data: Data sets of `ablation`, `presets` and `recordings`: some of ``m1``, ``s1``, ``chewie1``, ``chewie2``,
-            ``A2929`` and, not for `recordings`, ``sim40`` (forty simulated sessions).
+            ``A2929`` and, not for `recordings`, ``sim40`` (forty simulated sessions). Questions of `transfer`: some of
+            ``session``, ``animal`` and ``day``.
         variants: YAML file of variants; by default the study's own in ``configs/`` of a clone.
         workers: Runs at a time, each in a process with one thread.
         pretrain: Pretraining; a variant overrides some of it, except ``train.steps``.

@@ -60,7 +60,7 @@ class RateHead(nn.Module):
         keys = F.embedding(batch.members, keys)  # (J, P, E + 1)
         latent = F.pad(self.latent(z), (0, 1), value=1.0)  # (W, E + 1); the constant 1 multiplies the base
 
-        patch = batch.patch[chosen]
+        patch = batch.patch[chosen]  # with few patches, one matrix product for each is faster than copies of keys
         if len(patch) * keys[0].numel() <= GATHERED and len(keys) > len(patch) // 8:
             each = F.embedding(patch, keys.flatten(1)).view(len(patch), *keys.shape[1:])  # (W, P, E + 1)
             return own + (each @ latent[..., None])[..., 0]

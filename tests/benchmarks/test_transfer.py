@@ -15,6 +15,7 @@ from ndt.benchmarks.transfer import QUESTIONS, Case, pooled, transfer
 from ndt.benchmarks.transfer_rows import draw, rows
 from ndt.config import FinetuneConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
+from ndt.data.stored_masks import VALID_MASKS
 from ndt.errors import InputError
 
 
@@ -45,7 +46,12 @@ def test_rows_pair_sessions_and_name_what_they_compare(tmp_path: Path) -> None:
     noise = table["transfer.animal.20.noise"]
     assert noise["difference"] == pytest.approx(np.mean(gain))
     assert noise["standard_error"] == pytest.approx(np.std(gain, ddof=1) / 3**0.5)
-    draw(list(table.values()), tmp_path / "transfer.png")
+    bits = {f"{k}/bits_per_spike{of}": v for k in VALID_MASKS for of, v in (("", 0.2), ("_smoother", 0.1))}
+    found = {case: s | {"likelihood": bits} for case, s in found.items()}
+    (unit,) = (r for r in rows("animal", found) if r["name"] == "transfer.animal.bits.unit")
+    assert unit["peer"] == "smoother"
+    assert (unit["value"], unit["ratio"]) == (pytest.approx(0.2), pytest.approx(2.0))
+    draw(rows("animal", found), tmp_path / "transfer.png")
     assert (tmp_path / "transfer.png").stat().st_size > 1000
 
 
@@ -119,6 +125,7 @@ def test_the_second_day_of_a_recording_is_decoded_by_all_variants(monkeypatch, t
     table = {row["name"]: row["value"] for row in transfer(tmp_path, 1, study)}
     zero, few = ({name.split(".")[3] for name in table if name.startswith(f"transfer.day.{n}.")} for n in ("0", "15"))
     assert zero == {"pretrained", "noise", "permuted"}
+    assert {name for name in table if ".bits." in name} == {f"transfer.day.bits.{k}" for k in VALID_MASKS}
     assert few == zero | {"scratch", "own", "ndt2", "ridge", "tcn", "gru"}
     assert len(set(table.values())) == len(table)  # no variant is another one under its name
     assert table["transfer.day.15.pretrained"] > max(table["transfer.day.15.noise"], 0.1)
