@@ -1,6 +1,6 @@
 r"""Potentials s(x; t, mu) whose gradient moves a population: networks of x conditioned on time and parameters.
 
-Time and parameters enter in one of three ways (`PotentialConfig.kind`). CoLoRA, the default, is
+Time and parameters condition it by one of three methods (`PotentialConfig.kind`). CoLoRA, the default, is
 
 .. math:: C(x) = x\,[W + A\,\mathrm{diag}(\alpha(t, \mu))\,B] + b,
 

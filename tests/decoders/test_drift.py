@@ -18,7 +18,7 @@ BIN = 0.05
 
 
 def population(R: int, seed: int, N: int = 30) -> np.ndarray:
-    """Counts of units of 1 to 30 Hz that wax and wane together in three ways, over about a second; (R, N)."""
+    """Counts of units of 1 to 30 Hz that wax and wane together in three patterns, over about a second; (R, N)."""
     rng, units = np.random.default_rng(seed), np.random.default_rng(1000)
     base, weights = units.uniform(1, 30, N), 0.4 * units.standard_normal((3, N))
     drive = lfilter([0.1], [1, -0.95], rng.standard_normal((R, 3)), axis=0)

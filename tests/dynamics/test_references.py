@@ -9,7 +9,7 @@ from ndt.errors import InputError
 
 
 def moved(order: int) -> tuple[Snapshots, object]:
-    """Particles far from each other on ways that are polynomials of time, their velocities known."""
+    """Particles far from each other on paths that are polynomials of time, their velocities known."""
     rng = np.random.default_rng(order)
     start, bends = 100 * np.arange(40.0).reshape(20, 2), rng.normal(size=(order, 20, 2))
 
