@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ndt.config import FinetuneConfig, PretrainConfig
 from ndt.data.stored_masks import ValidWindow, masked_likelihood, valid_windows
-from ndt.data.windows import MIN_BINS, Sampler, TrainingData
+from ndt.data.windows import MIN_BINS, VALID, Sampler, TrainingData
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
 from ndt.model.decoding_loss import decoding_loss, num_labels
@@ -50,13 +50,13 @@ class MaskedModelling:
 
     @cached_property
     def valid(self) -> list[ValidWindow]:
-        """Windows of the validation splits with stored masks.
+        """Windows of the validation splits with stored masks; none if no session has a validation split.
 
         Raises:
             InputError: if no validation split has an unbroken run of bins.
         """
         found = valid_windows(self.sessions, self.spec.window_bins)
-        if not found:
+        if not found and any((s.binned.split == VALID).any() for s in self.sessions):
             where = self.sessions[0].binned.session.session_id
             raise InputError(where, "validation split", f"an unbroken run of {MIN_BINS} bins", "none")
 
@@ -139,8 +139,8 @@ class MaskedModelling:
         return self.config.embedding_lr_scale if name in RESIDUALS else 1.0
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns `scores` on the stored masks of the validation splits."""
-        return self.scores(model, self.valid)
+        """Returns `scores` on the stored masks of the validation splits; nothing without validation splits."""
+        return self.scores(model, self.valid) if self.valid else {}
 
     @torch.no_grad()
     def scores(self, model: NDT, valid: Sequence[ValidWindow]) -> dict[str, float]:

@@ -29,7 +29,10 @@ VALID_SHARE = 1 / 8  # of training time, if a recording's own splits lack valida
 
 @dataclass(frozen=True)
 class Split:
-    """Intervals of the three splits, in seconds; observed time between them is guard."""
+    """Intervals of the three splits, in seconds; observed time between them is guard.
+
+    A session that is only trained on may have no validation and test time (`assign_splits`, rule ``all``).
+    """
 
     train: Intervals
     valid: Intervals
@@ -92,6 +95,8 @@ def split(session: Session, guard: float, fractions: Sequence[float] = FRACTIONS
         InputError: if a split would be shorter than a second.
     """
     if BLOCKS in session.intervals:
+        if set(session.intervals[BLOCKS].columns["block"].tolist()) == {"train"}:
+            return Split(session.observed.coalesce(), Intervals.empty(), Intervals.empty())
         return _long_enough(session, _assigned(session, guard), guard)
     segments = _labelled(session)
     total = segments.duration
@@ -148,11 +153,14 @@ def assign_splits(session: Session, rule: str) -> Session:
             test split, its last eighth for validation. ``fold:K/N``: the K-th of N equal parts of labelled time, from
             1, is the test split, and an eighth of the rest before it (for the first part: at the end) the validation
             split; over all N folds each moment is tested once. Folds of a recording of many segments (trials) hold
-            whole segments, and each is tested once.
+            whole segments, and each is tested once. ``all``: all time is training time, for a recording that is only
+            trained on.
 
     Raises:
         InputError: if the rule has another form, or leaves a split empty.
     """
+    if rule == "all":
+        return replace(session, intervals={**session.intervals, BLOCKS: _all(session)})
     if (first := re.fullmatch(r"first:(\d+(?:\.\d*)?)", rule)) is not None:
         table = _first(session, float(first[1]))
     elif (fold := re.fullmatch(r"fold:(\d+)/(\d+)", rule)) is not None and 1 <= int(fold[1]) <= int(fold[2]) > 1:
@@ -166,6 +174,12 @@ def assign_splits(session: Session, rule: str) -> Session:
         raise InputError(where, "split", f"training and test time by {rule!r}", f"splits: {found}")
 
     return replace(session, intervals={**session.intervals, BLOCKS: table})
+
+
+def _all(session: Session) -> Intervals:
+    segments = session.observed.coalesce()
+
+    return _blocks(segments, (0.0, segments.duration), ("train",))
 
 
 def _first(session: Session, seconds: float) -> Intervals:
@@ -206,7 +220,7 @@ def _column(session: Session, rule: str) -> Column:
     if len(found) != 1:
         known = ", ".join(sorted(known_columns(session))) or "no column"
         where = session.source.get("path", session.session_id)
-        raise InputError(where, "split", f"first:SECONDS, fold:K/N, or one of {known}", repr(rule))
+        raise InputError(where, "split", f"all, first:SECONDS, fold:K/N, or one of {known}", repr(rule))
 
     return found[0]
 

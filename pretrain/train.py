@@ -88,7 +88,8 @@ def pretrain(
     counted = trainer.run()
     model.drop_residuals(0.0)
     model.store = store.root
-    valid = _by_kind(objective.scores(model, valid_windows(found, window_bins, references=True)))
+    windows = valid_windows(found, window_bins, references=True)
+    valid = _by_kind(objective.scores(model, windows)) if windows else {}
     num_parameters = sum(p.numel() for p in model.parameters())
     if trainer.accelerator.is_main_process:
         model.save_pretrained(out)

@@ -186,7 +186,7 @@ def _days(out: Path, seeds: int, study: StudyConfig) -> dict[Case, dict[str, Sco
 def mouse_stores(out: Path) -> tuple[Store, list[Store]]:
     """Returns the store of the mouse sessions for pretraining, and one for each fold, with a fifth of trials for test.
 
-    A session that is pretrained on is not tested: of its trials a twentieth is the test split.
+    A session that is pretrained on is not tested: all its trials are for training.
     """
     from ndt.data.ingest import ingest
 
@@ -195,7 +195,7 @@ def mouse_stores(out: Path) -> tuple[Store, list[Store]]:
     if not files:
         raise InputError(root, "NDT_DATA", "the mouse recordings mouse/*/*.nwb", "none")
     config, home = IngestConfig(unit_identity="session"), out / "data" / "mouse"
-    stores = [ingest(files, home / "store", replace(config, split="fold:20/20"), progress=False)]
+    stores = [ingest(files, home / "store", replace(config, split="all"), progress=False)]
     for fold in range(1, NUM_FOLDS + 1):
         split = replace(config, split=f"fold:{fold}/{NUM_FOLDS}")
         stores.append(ingest(files, home / f"fold{fold}", split, progress=False))

@@ -69,7 +69,8 @@ class IngestConfig:
             none.
         split: Train, validation and test splits: empty for 70, 10 and 20 % of the time, ``TABLE/COLUMN`` for a column
             of a table of intervals (NLB's ``trials/split``), ``first:SECONDS`` for this much training and validation
-            time before the test split, ``fold:K/N`` for cross-validation. With `evaluate`, of those sessions only.
+            time before the test split, ``fold:K/N`` for cross-validation, ``all`` for training time
+            alone. With `evaluate`, of those sessions only.
         evaluate: Sessions (patterns of their names) that are left out of pretraining.
         task: Task name; by default that in the file.
         arrays: Keys of ``.mat`` and ``.npz`` files.

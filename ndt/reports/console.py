@@ -121,6 +121,8 @@ def show_ingest(result: dict[str, Any]) -> None:
 def show_pretrain(result: dict[str, Any]) -> None:
     """Prints the validation scores of pretraining."""
     valid = result["valid"]
+    if not valid:
+        return _print(f"run: {result['run']} (no session has a validation split; the weights are the last)")
     rows = [
         ["Poisson NLL per bin and unit", fixed(valid["nll"], 4)],
         ["Poisson NLL of mean rates", fixed(valid["null_nll"], 4)],

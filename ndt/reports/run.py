@@ -229,11 +229,16 @@ def _pretrain_section(pretraining: tuple[dict[str, Any], list[dict[str, Any]]] |
     valid = metrics["valid"]
     section = Section(title="Pretraining", anchor="pretraining")
     section.text.append(
-        "The model predicts masked patches of spikes from the visible ones. On the validation split it reaches "
-        f"{fixed(valid.get('bits_per_spike'))} bits per spike over mean rates, after "
+        "The model predicts masked patches of spikes from the visible ones. It saw "
         f"{fixed(metrics.get('tokens_seen'), 0)} tokens in {fixed(metrics.get('train_seconds'), 0)} s "
-        f"({fixed(metrics.get('tokens_per_second'), 0)} tokens/s), with {fixed(metrics.get('num_parameters'), 0)} "
+        f"({fixed(metrics.get('tokens_per_second'), 0)} tokens/s) and has {fixed(metrics.get('num_parameters'), 0)} "
         "parameters."
+    )
+    bits = valid.get("bits_per_spike")
+    section.text.append(
+        "No session has a validation split, so that the last weights were kept."
+        if bits is None
+        else f"On the validation split it reaches {fixed(bits)} bits per spike over mean rates."
     )
     if valid.get("r2") is not None:
         section.text.append(

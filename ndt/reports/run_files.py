@@ -131,7 +131,7 @@ def read_pretraining(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] |
     """Returns metrics and log of a pretraining run or of a demo's; None if there is none."""
     for folder in (run / "pretrain", run):
         metrics = read_json(folder / "metrics.json")
-        if "nll" in metrics.get("valid", {}):
+        if "valid" in metrics and "session" not in metrics:  # a decoder's run names its session
             return metrics, read_log(folder / "log.jsonl")
 
     return None

@@ -63,7 +63,7 @@ class Objective(Protocol):
         ...
 
     def validate(self, model: NDT) -> dict[str, float]:
-        """Returns metrics on the validation split; ``score`` (higher is better) selects the weights."""
+        """Returns metrics on the validation split; ``score`` (higher is better) selects the weights, else the last."""
         ...
 
 
@@ -71,7 +71,7 @@ class Trainer:
     """Trains a model: AdamW, warm-up and cosine, clipping, averaged weights, validation, checkpoints, exact resumption.
 
     Arguments:
-        model: The model; after `run` it has the weights with the best validation score.
+        model: The model; after `run` it has the weights with the best validation score, else the last.
         objective: Training data, loss and validation.
         config: Settings of the loop.
         out: Run directory, which gets log.jsonl, tensorboard/ and checkpoints/.
@@ -297,8 +297,9 @@ class Trainer:
             self.model.to("cpu")
         self.network.train()
         self.logger.write("valid", self.step, self.seconds, {k: v for k, v in found.items() if k != "score"})
-        if found["score"] > self.best_score:
-            self.best_score, self.waited = found["score"], 0
+        score = found.get("score", -math.inf)
+        if not found or score > self.best_score:  # the last weights are kept without a validation split
+            self.best_score, self.waited = score, 0
             self.best = {k: v.clone() for k, v in self.average.items()}
         else:
             self.waited += 1

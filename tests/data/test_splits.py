@@ -279,3 +279,11 @@ def test_a_guard_of_trials_begins_where_a_split_does_and_reaches_into_no_second_
     np.testing.assert_allclose(number, 8.5)  # its beginning is the guard
     np.testing.assert_allclose(found.valid.duration, 10.0 - 8.925)  # as is the beginning of the 21st
     np.testing.assert_allclose(found.test.duration, 9.8)
+
+
+def test_all_time_may_be_for_training() -> None:
+    session = trials_session(np.full(40, 0.5), np.full(40, 0.1))
+    found = split(assign_splits(session, "all"), 3.0)
+    np.testing.assert_array_equal(found.train.start, session.observed.start)
+    np.testing.assert_array_equal(found.train.end, session.observed.end)
+    assert (len(found.valid), len(found.test)) == (0, 0)

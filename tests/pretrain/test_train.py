@@ -16,15 +16,18 @@ import pytest
 import torch
 from problems import recording, specification, training_data
 from realdata import real_file
+from safetensors.torch import load_file
 from stores import stored
 
 from ndt.api import embed
+from ndt.cli import main
 from ndt.config import IngestConfig, MaskConfig, ModelConfig, PretrainConfig, SimulateConfig, TrainConfig, load_config
 from ndt.data.activity import unit_activity
 from ndt.data.covariates import resample
 from ndt.data.ingest import ingest
 from ndt.data.objective import MaskedModelling
 from ndt.data.simulate.recordings import Simulated, simulate
+from ndt.data.splits import assign_splits
 from ndt.data.store import Store
 from ndt.data.stored_masks import VALID_MASKS, valid_windows
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
@@ -168,6 +171,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(sim_store, tmp_path) -> None:
     stated = [read_json(tmp_path / name / "metrics.json") for name in ("whole", "killed")]
     assert stated[0]["valid"] == stated[1]["valid"]
     assert stated[0]["tokens_seen"] == stated[1]["tokens_seen"]
+
+
+def test_without_validation_splits_all_time_is_trained_on_and_the_last_weights_are_kept(tmp_path, capsys) -> None:
+    session = assign_splits(recording(num_units=5), "all")
+    store = stored([session], tmp_path / "store")
+    config = replace(SHORT, train=replace(SHORT.train, ema=0.0), bin_size=0.05)
+    model = pretrain(store, tmp_path / "run", config, progress=False)
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert (metrics["valid"], metrics["steps"]) == ({}, 6)
+    state = load_file(tmp_path / "run" / "checkpoints" / "step_00000006" / "state.safetensors")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, state[f"model/{name}"])
+    arguments = ["finetune", str(tmp_path / "run"), "--session", session.session_id, "--out", str(tmp_path / "tuned")]
+    assert main([*arguments, "--target", "vel"]) == 2
+    assert "validation split" in capsys.readouterr().err
 
 
 def test_training_ignores_the_test_split(sim_store, tmp_path, monkeypatch) -> None:

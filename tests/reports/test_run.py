@@ -118,5 +118,6 @@ def test_pretraining_with_labels_says_so() -> None:
     plain = _pretrain_section((metrics, []))
     metrics["valid"]["r2"] = 0.4321
     labelled = _pretrain_section((metrics, []))
-    assert len(plain.text) == 1
-    assert "R² 0.432 on validation windows" in labelled.text[1]
+    assert len(plain.text) == 2
+    assert "R² 0.432 on validation windows" in labelled.text[2]
+    assert "No session has a validation split" in _pretrain_section(({"valid": {}}, [])).text[1]
