@@ -15,8 +15,9 @@ decoded without labels, from few labels and from all of them, by
 Without labels, rows also hold bits per spike of hidden tokens, whole units and last bins in the session's test split,
 on which the model took no step, beside a smoother of each unit's own counts and, if there are trials, mean responses.
 
-A mouse trial is tested once, in one of five folds of contiguous trials. The labels of validation splits choose weights
-and penalties, and do not count.
+A mouse trial is tested once without labels, in one of five folds of contiguous trials. With labels a session is decoded
+in one of these folds for each seed, another one for the next seed: all folds would take five times as long. The labels
+of validation splits choose weights and penalties, and do not count.
 """
 
 import os
@@ -148,12 +149,14 @@ def _mice(question: str, out: Path, seeds: int, study: StudyConfig) -> dict[Case
     for (left_out, seed), base in bases.items():
         others = tuple(s for s in ids if group[s] != left_out)
         before[base] = partial(pretrained, whole.root, base, replace(first, sessions=others, seed=seed))
-    for session in ids:
+    for i, session in enumerate(ids):
         for fold, seed in ((f, s) for f in range(1, NUM_FOLDS + 1) for s in range(seeds)):
             store, base = folds[fold - 1].root, bases[group[session], seed]
-            for labels in QUESTIONS[question]:
+            with_labels = fold == 1 + (i + seed) % NUM_FOLDS
+            for labels in QUESTIONS[question] if with_labels else (0,):
                 case = Case(question, session, fold, labels, seed)
-                before |= _own(shared, case, store)
+                if with_labels:
+                    before |= _own(shared, case, store)
                 jobs |= _jobs(shared, case, store, base)
 
     return _run(before, jobs, study.workers, f"{question} left out")
@@ -218,10 +221,15 @@ def _published() -> PretrainConfig:
 
 def _own(shared: _Study, case: Case, store: Path) -> Before:
     """Returns the pretraining on the spikes of the session alone; all amounts of labels share it."""
-    folder = case._replace(labels=0).folder(shared.out, "own")
+    folder = _alone(case)._replace(labels=0).folder(shared.out, "own")
     config = replace(shared.pretrain, sessions=(case.session,), target="", seed=case.seed)
 
     return {folder: partial(pretrained, store, folder, config)}
+
+
+def _alone(case: Case) -> Case:
+    """Returns the case whose folder holds what knows no other session: two questions share it."""
+    return case._replace(question="session") if case.question == "animal" else case
 
 
 def _jobs(shared: _Study, case: Case, store: Path, base: Path) -> Jobs:
@@ -238,11 +246,10 @@ def _jobs(shared: _Study, case: Case, store: Path, base: Path) -> Jobs:
     mixed = replace(tuned, train=replace(tuned.train, steps=steps), baselines=("tcn", "gru"))
     mixed = replace(mixed, mask=shared.pretrain.mask, unit_dropout=shared.pretrain.unit_dropout)
     mixed = replace(mixed, masked_weight=shared.pretrain.masked_weight, model=shared.pretrain.model)
-    jobs[case, "scratch"] = partial(
-        _decoded, "scratch", case.folder(shared.out, "scratch"), None, store, case, target, mixed
-    )
-    own = case._replace(labels=0).folder(shared.out, "own")
-    jobs[case, "own"] = partial(_decoded, "own", case.folder(shared.out, "own"), own, store, case, target, alone)
+    once = _alone(case)
+    folder, own = once.folder(shared.out, "scratch"), once._replace(labels=0).folder(shared.out, "own")
+    jobs[case, "scratch"] = partial(_decoded, "scratch", folder, None, store, case, target, mixed)
+    jobs[case, "own"] = partial(_decoded, "own", once.folder(shared.out, "own"), own, store, case, target, alone)
 
     return jobs
 

@@ -75,7 +75,7 @@ class RateHead(nn.Module):
     def _own(self, batch: Batch, chosen: Bool[Tensor, " L"], mean_counts: Float[Tensor, " U"]) -> Float[Tensor, "W P"]:
         """Returns the logarithm of the weighted mean of the units' mean and recent counts."""
         mean = F.embedding(batch.members, mean_counts.clamp(min=1e-4)[:, None])[..., 0]  # finite if silent
-        recent = recent_counts(batch, mean)[chosen]
+        recent = recent_counts(batch, chosen, mean)
         weight = (FASTER * self.own).softmax(0).to(recent.dtype)
 
         return (weight[0] * mean[batch.patch[chosen]] + recent @ weight[1:]).log()

@@ -44,7 +44,8 @@ def test_rates_are_the_formula_unit_by_unit(gathered, window) -> None:
     batch = pack([window, replace(window, unit=window.unit[::-1].copy())], P)
     layer, units = filled(RateHead(TINY)), population(batch)
     mean = units.mean_counts.clamp(min=1e-4)[batch.members]
-    recent, weight = recent_counts(batch, mean), (FASTER * layer.own).softmax(0)
+    every = torch.ones(batch.num_tokens, dtype=torch.bool)
+    recent, weight = recent_counts(batch, every, mean), (FASTER * layer.own).softmax(0)
     own = weight[0] * mean[batch.patch] + (recent * weight[1:]).sum(-1)
     W = int(batch.predicted.sum())
     z = torch.randn((W, D), generator=torch.Generator().manual_seed(1))
@@ -86,7 +87,7 @@ def test_a_new_model_smooths_each_units_own_counts() -> None:
     torch.testing.assert_close(found[:1], mean)
     weight = (FASTER * head.own).softmax(0)
     torch.testing.assert_close(weight, torch.tensor(OWN))
-    expected = weight[0] * mean + (weight[1:] * recent_counts(batch, mean)).sum(-1)
+    expected = weight[0] * mean + (weight[1:] * recent_counts(batch, every, mean)).sum(-1)
     torch.testing.assert_close(found, expected)
 
 
