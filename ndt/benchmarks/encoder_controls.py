@@ -1,4 +1,4 @@
-"""Controls of a pretrained decoder: its encoder replaced by noise, and the identities of its units permuted."""
+"""Controls of a pretrained decoder: its encoder replaced by noise, units' identities permuted, contexts left out."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from ndt.model.transformer import NDT
 from ndt.session import Session
 from ndt.target import scored_bins
 
-__all__ = ["ENCODER", "network_scores", "noised", "permuted"]
+__all__ = ["ENCODER", "contextless", "network_scores", "noised", "permuted"]
 
 ENCODER = ("stem.", "position.", "encoder.")  # beginnings of the names of parameters between counts and latents
 
@@ -42,6 +42,15 @@ def permuted(model: NDT, session: Session, seed: int = 0) -> NDT:
             getattr(other.identity, name)[rows] = getattr(identity, name)[order]
         # what a count is standardised by stays that of the unit itself
         other.identity.activity[rows, 0] = identity.activity[rows, 0]
+
+    return other
+
+
+def contextless(model: NDT) -> NDT:
+    """Returns a copy for which every session, subject and task is unknown: the residuals of contexts are zero."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.context.zero_()
 
     return other
 

@@ -9,6 +9,7 @@ decoded without labels, from few labels and from all of them, by
 - ``own``: pretrained on the spikes of the same session alone, with the same steps, then fine-tuned;
 - ``noise``: ``pretrained`` with noise in place of the weights of stem and encoder, which must decode at chance;
 - ``permuted``: ``pretrained`` with the identities of the session's units permuted;
+- ``contextless``: ``pretrained`` without what it has learned of the session, subject and task;
 - ``ridge`` or ``logistic``, ``gru`` and ``tcn``: baselines on the same labels;
 - ``ndt2``: NDT2 as published, pretrained and fine-tuned (``day`` alone: its slots hold at most 288 units).
 
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ndt.benchmarks.encoder_controls import network_scores, noised, permuted
+from ndt.benchmarks.encoder_controls import contextless, network_scores, noised, permuted
 from ndt.benchmarks.studies import pretrained, recorded
 from ndt.config import FinetuneConfig, IngestConfig, MaskConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
@@ -268,6 +269,7 @@ def _decoded(
         found["noise"] = {k: np.mean([d[k] for d in draws], 0).tolist() for k in MEASURES if k in draws[0]}
         changed = permuted(model, opened.session(case.session), case.seed)
         found["permuted"] = network_scores(changed, opened, case.session)
+        found["contextless"] = network_scores(contextless(model), opened, case.session)
         if case.labels == 0:
             found["likelihood"] = _likelihood(model, opened, case.session)
 

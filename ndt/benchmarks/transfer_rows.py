@@ -13,7 +13,19 @@ from ndt.evaluation.metrics import paired_difference
 
 __all__ = ["draw", "rows"]
 
-VARIANTS = ("pretrained", "scratch", "own", "noise", "permuted", "logistic", "ridge", "gru", "tcn", "ndt2")
+VARIANTS = (
+    "pretrained",
+    "scratch",
+    "own",
+    "noise",
+    "permuted",
+    "contextless",
+    "logistic",
+    "ridge",
+    "gru",
+    "tcn",
+    "ndt2",
+)
 LABELS = {"session": "labelled trials", "animal": "labelled trials", "day": "seconds of labels"}
 UNITS = {"session": "balanced accuracy", "animal": "balanced accuracy", "day": "R2"}
 
