@@ -10,7 +10,7 @@ from problems import TINY, busy_model, recording, specification
 from realdata import real_file
 
 from ndt.benchmarks import transfer as bench
-from ndt.benchmarks.encoder_controls import noised, permuted
+from ndt.benchmarks.encoder_controls import contextless, noised, permuted
 from ndt.benchmarks.transfer import QUESTIONS, Case, pooled, transfer
 from ndt.benchmarks.transfer_rows import draw, rows
 from ndt.config import FinetuneConfig, PretrainConfig, StudyConfig, TrainConfig
@@ -72,6 +72,13 @@ def test_noise_replaces_the_encoder_alone_and_identities_are_permuted() -> None:
     torch.testing.assert_close(other.identity.activity[:, 0], model.identity.activity[:, 0])
 
 
+def test_without_contexts_what_is_known_of_them_is_zero() -> None:
+    model = busy_model(specification([recording(num_units=5)], dims=2, config=TINY))
+    after, before = dict(contextless(model).named_parameters()), dict(model.named_parameters())
+    assert [name for name, weight in before.items() if not torch.equal(weight, after[name])] == ["context"]
+    assert not after["context"].any()
+
+
 def test_every_session_and_animal_is_left_out_once_and_fine_tuning_gets_its_labels(monkeypatch, tmp_path) -> None:
     names = [f"sub-{animal}_ses-{n}" for animal in "AB" for n in range(3)]
     store = Store.__new__(Store)
@@ -124,7 +131,7 @@ def test_the_second_day_of_a_recording_is_decoded_by_all_variants(monkeypatch, t
     monkeypatch.setitem(QUESTIONS, "day", (0, 15))
     table = {row["name"]: row["value"] for row in transfer(tmp_path, 1, study)}
     zero, few = ({name.split(".")[3] for name in table if name.startswith(f"transfer.day.{n}.")} for n in ("0", "15"))
-    assert zero == {"pretrained", "noise", "permuted"}
+    assert zero == {"pretrained", "noise", "permuted", "contextless"}
     assert {name for name in table if ".bits." in name} == {f"transfer.day.bits.{k}" for k in VALID_MASKS}
     assert few == zero | {"scratch", "own", "ndt2", "ridge", "tcn", "gru"}
     assert len(set(table.values())) == len(table)  # no variant is another one under its name
