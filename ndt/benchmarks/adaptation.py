@@ -39,9 +39,9 @@ class _Run(NamedTuple):
 def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]]:
     """Adapts a pretrained model to a new simulated day by each strategy, from the end of the day's training split.
 
-    Eight sessions of two subjects are simulated (`CHANGED`). Seven are pretrained on, with labels; half of the eighth's
-    units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data; ``none`` takes no step.
-    All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with new
+    Eight sessions of two subjects are simulated (`CHANGED`). Seven are pretrained on whole, with labels; half of the
+    eighth's units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data; ``none`` takes
+    no step. All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with new
     names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that of
     ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
 
@@ -53,12 +53,16 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
     from ndt.data.ingest import ingest
 
     store = simulated(out / "data" / "changed", CHANGED, study.workers)
-    source = Path(store.manifest["sessions"][DAY]["source"])
+    source = {name: Path(entry["source"]) for name, entry in store.manifest["sessions"].items()}
     renamed = IngestConfig(workers=1, unit_identity="session")
-    stores = {False: store.root, True: ingest([source], out / "data" / "renamed", renamed, progress=False).root}
-    home = out / "adaptation"
-    first = replace(study.pretrain, target=TARGET, sessions=tuple(s for s in store.session_ids if s != DAY))
-    bases = pretrained_seeds(store.root, home / "pretrain", first, seeds, study.workers)
+    stores = {
+        False: store.root,
+        True: ingest([source.pop(DAY)], out / "data" / "renamed", renamed, progress=False).root,
+    }
+    whole = IngestConfig(workers=study.workers, split="all")  # sessions that are not tested
+    earlier = ingest(list(source.values()), out / "data" / "earlier", whole, progress=False)
+    home, first = out / "adaptation", replace(study.pretrain, target=TARGET)
+    bases = pretrained_seeds(earlier.root, home / "pretrain", first, seeds, study.workers)
     runs = list(_runs(sorted(study.label_seconds), seeds))
     jobs = [
         partial(_adapt, run, bases[run.seed], stores[run.renamed], home / run.name / f"seed{run.seed}", study.finetune)

@@ -30,6 +30,7 @@ from ndt.session import Session
 __all__ = ["NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
 RESIDUALS = ("identity.residual", "context")  # a row for each unit and context, from zero
+LATE = 2  # layers of the encoder that tokens without a visible entry pass through
 TABLES = (*RESIDUALS, "identity.site")  # parameters with one row for each name in the vocabulary
 
 # B = windows, L = tokens, W = tokens to be predicted, K = context tokens of all windows, P = units of a patch,
@@ -157,15 +158,32 @@ class NDT(nn.Module):
         return Prediction(log_rates, self.read_target(batch, encoded) if self.spec.target is not None else None)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Returns latents of all tokens; hidden and invalid entries contribute nothing."""
-        population, every = self.identity(batch), torch.ones_like(batch.window, dtype=torch.bool)
-        tokens = self.stem(batch, population) + self.position(batch.time, batch.slot)
-        order, layout = self.layout(batch, every)
-        x = torch.cat([self.contexts(batch), tokens]).index_select(0, order)
-        for i, block in enumerate(self.encoder):
-            x = block(x, layout, layout.pattern(i))
+        """Returns latents of all tokens; hidden and invalid entries contribute nothing.
 
-        return Encoded(tokens=x.index_select(0, layout.data), chosen=every, population=population)
+        A token of which nothing is visible joins in the last `LATE` layers: what it adds to others is little before.
+        """
+        population, every = self.identity(batch), torch.ones_like(batch.window, dtype=torch.bool)
+        x = torch.cat([self.contexts(batch), self.stem(batch, population) + self.position(batch.time, batch.slot)])
+        visible = batch.seen.any(1)
+        first = 0 if bool(visible.all()) else max(len(self.encoder) - LATE, 0)
+        x = self._through(range(first), x, batch, visible)
+        x = self._through(range(first, len(self.encoder)), x, batch, every)
+
+        return Encoded(tokens=x[len(batch.context) :], chosen=every, population=population)
+
+    def _through(
+        self, layers: range, x: Float[Tensor, "N D"], batch: Batch, chosen: Bool[Tensor, " L"]
+    ) -> Float[Tensor, "N D"]:
+        """Returns context tokens and tokens of the batch after some layers, through which only the chosen ones pass."""
+        if not layers:
+            return x
+        K, (order, layout) = len(batch.context), self.layout(batch, chosen)
+        rows = torch.cat([torch.arange(K, device=x.device), K + chosen.nonzero()[:, 0]])[order]
+        y = x.index_select(0, rows)
+        for i in layers:
+            y = self.encoder[i](y, layout, layout.pattern(i))
+
+        return x.index_copy(0, rows, y)
 
     def contexts(self, batch: Batch) -> Float[Tensor, "K D"]:
         """Returns the context tokens: that of their kind, plus the learned residual of their name."""

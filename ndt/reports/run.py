@@ -23,9 +23,9 @@ __all__ = ["Sessions", "run_store", "write_report"]
 
 PACKAGES = ("ndt", "torch", "numpy", "h5py", "pynwb", "scipy", "accelerate")
 LABELS = {  # of the axis of scores, by kind of target
-    "continuous": "R² on test bins (variance-weighted)",
-    "angle": "R² of cosine and sine on test bins (variance-weighted)",
-    "class": "R² of class probabilities on test bins (Brier skill score)",
+    "continuous": "R² on test {rows} (variance-weighted)",
+    "angle": "R² of cosine and sine on test {rows} (variance-weighted)",
+    "class": "R² of class probabilities on test {rows} (Brier skill score)",
 }
 
 
@@ -125,20 +125,26 @@ def _tiles(decoders: list[Decoder], pretraining: tuple[dict[str, Any], Any] | No
 
 
 def _score_tiles(target: str, members: list[Decoder], several: bool) -> list[tuple[str, str]]:
-    """Returns R² of the ensemble and its references; of fewer references if the run has several targets."""
+    """Returns R² or, for classes, balanced accuracy of the ensemble and its references; fewer with several targets."""
+    measure, words = ("balanced_accuracy", "balanced accuracy") if members[0].kind == "class" else ("r2", "R²")
+    scores = [d.scores(measure) for d in members]
     many = f", median of {len(members)} sessions" if len(members) > 1 else ""
     of = f" of {target}" if several else ""
     names = ("ensemble", "network", "ridge", "logistic") + (() if several else ("scratch", "oracle", "block_permuted"))
     tiles = []
     for name in names:
-        if values := [d.r2[name] for d in members if name in d.r2]:
+        if values := [s[name] for s in scores if name in s]:
             weight = members[0].weights.get(name) if len(members) == 1 else None
             share = f", weight {weight:.2f}" if weight is not None else ""
-            tiles.append((fixed(float(np.median(values))), f"R²{of}, {predictor_name(name)}{share}{many}"))
-    if len(members) == 1 and (found := report_decoder.error(members[0])) is not None:
+            tiles.append((fixed(float(np.median(values))), f"{words}{of}, {predictor_name(name)}{share}{many}"))
+    if len(members) == 1 and measure == "r2" and (found := report_decoder.error(members[0])) is not None:
         tiles.insert(1, (found[0], f"{found[1]}{of}, ensemble"))
 
     return tiles
+
+
+def _label(decoder: Decoder) -> str:
+    return LABELS[decoder.kind].format(rows="trials" if "num_trials" in decoder.metrics["test"] else "bins")
 
 
 def _scores(decoders: list[Decoder]) -> Section | None:
@@ -152,7 +158,7 @@ def _scores(decoders: list[Decoder]) -> Section | None:
         elif first.r2:
             low, high = first.metrics["test"].get("r2_interval_95") or (None, None)
             interval = None if low is None or high is None else (low, high)
-            drawn = plots_decoder.scores(first.r2, interval, first.weights, LABELS[first.kind])
+            drawn = plots_decoder.scores(first.r2, interval, first.weights, _label(first))
             section.drawings.append(Drawing(drawn.svg, f"{name}{drawn.caption}"))
 
     return section
@@ -165,7 +171,7 @@ def _many_scores(section: Section, target: str, members: list[Decoder]) -> None:
     if not medians:
         return
     section.text.append(f"The figure shows medians over {len(members)} sessions; the table lists each session.")
-    section.drawings.append(plots_decoder.scores(medians, label=LABELS[members[0].kind]))
+    section.drawings.append(plots_decoder.scores(medians, label=_label(members[0])))
     rows = [[d.session, fixed(d.weights.get("network"), 2), *(fixed(d.r2.get(n)) for n in names)] for d in members]
     head = ["session", "weight of the network", *map(predictor_name, names)]
     caption = f"R² of {target} on test bins, and the network's ensemble weight"

@@ -82,8 +82,12 @@ class Decoder:
     @property
     def r2(self) -> dict[str, float]:
         """Finite test R² by predictor."""
-        found = {"ensemble": self.metrics["test"]["r2"], "network": self.metrics.get("network", {}).get("r2")}
-        found |= {name: part.get("r2") for name, part in self.metrics.get("baselines", {}).items()}
+        return self.scores("r2")
+
+    def scores(self, measure: str) -> dict[str, float]:
+        """Returns finite test scores by predictor."""
+        found = {"ensemble": self.metrics["test"].get(measure), "network": self.metrics.get("network", {}).get(measure)}
+        found |= {name: part.get(measure) for name, part in self.metrics.get("baselines", {}).items()}
 
         return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
 
