@@ -41,9 +41,9 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
 
     Eight sessions of two subjects are simulated (`CHANGED`). Seven are pretrained on whole, with labels; half of the
     eighth's units were recorded the day before. Strategies in `LABELLED` use N seconds of labelled data; ``none`` takes
-    no step. All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with new
-    names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that of
-    ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
+    no step. All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with
+    new names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that
+    of ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
 
     Arguments:
         out: Folder of the study; completed runs are not repeated.
