@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndt.benchmarks.studies import paired_row, pretrained_seeds, simulated
+from ndt.benchmarks.transfer_rows import likelihood_rows
 from ndt.config import FinetuneConfig, IngestConfig, SimulateConfig, StudyConfig
+from ndt.data.activity import unit_activity
+from ndt.data.store import Store
+from ndt.data.stored_masks import session_likelihood
+from ndt.data.windows import TRAIN, BinnedSession
 from ndt.finetune.study_run import finetuned
 from ndt.model.architectures import load_model
 from ndt.train.studies import run_all
@@ -44,6 +49,7 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
     no step. All of them measure units' activity in the training split, without labels. ``renamed`` is the same day with
     new names for all units, as after spike sorting anew. Rows hold the R² of the network on the test split beside that
     of ridge from N seconds of labels. Labels of the validation split choose weights, if labels are used, and penalties.
+    Further rows hold bits per spike in the day's test split without a step, beside a smoother and mean responses.
 
     Arguments:
         out: Folder of the study; completed runs are not repeated.
@@ -69,8 +75,10 @@ def adaptation(out: Path, seeds: int, study: StudyConfig) -> list[dict[str, Any]
         for run in runs
     ]
     metrics = dict(zip(runs, run_all(jobs, study.workers, "adapting"), strict=True))
+    bits = run_all([partial(_likelihood, base, store.root) for base in bases], study.workers, "likelihoods")
+    budget = f"{study.pretrain.train.steps} + {study.finetune.train.steps} steps"
 
-    return _rows(metrics, seeds, f"{study.pretrain.train.steps} + {study.finetune.train.steps} steps")
+    return _rows(metrics, seeds, budget) + likelihood_rows("adaptation", [[scores] for scores in bits])
 
 
 def _runs(seconds: list[float], seeds: int) -> Iterator[_Run]:
@@ -86,6 +94,16 @@ def _adapt(run: _Run, base: Path, store: Path, folder: Path, config: FinetuneCon
     config = replace(config, label_seconds=run.seconds, seed=run.seed, strategy=strategy, bin_size=bin_size)
 
     return finetuned(folder, None if run.strategy == "scratch" else base, DAY, TARGET, store, config)
+
+
+def _likelihood(base: Path, store: Path) -> dict[str, float]:
+    """Returns bits per spike of hidden entries in the new day's test split, on which the model took no step."""
+    model, session = load_model(base), Store(store).session(DAY)
+    spec = replace(model.spec, vocabulary=model.vocabulary.extend([session]))
+    binned = BinnedSession(session, spec.bin_size, spec.window_bins * spec.bin_size)
+    model = model.extended(spec).observe(session, unit_activity(binned, binned.split == TRAIN)).eval()
+
+    return session_likelihood(model, binned)
 
 
 def _rows(metrics: dict[_Run, dict[str, Any]], seeds: int, budget: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ndt.benchmarks.transfer import QUESTIONS, Case, Scores, pooled
 from ndt.data.stored_masks import VALID_MASKS
 from ndt.evaluation.metrics import paired_difference
 
-__all__ = ["draw", "rows"]
+__all__ = ["draw", "likelihood_rows", "rows"]
 
 VARIANTS = (
     "pretrained",
@@ -57,16 +57,27 @@ def rows(question: str, found: Mapping[Case, Mapping[str, Scores]]) -> list[dict
 
 
 def _likelihoods(question: str, found: Mapping[Case, Mapping[str, Scores]]) -> list[dict[str, Any]]:
-    """Returns bits per spike without a step on the session, by kind of mask, beside each reference, for each seed."""
     cases = {case: s["likelihood"] for case, s in found.items() if case.question == question and "likelihood" in s}
-    seeds, table = sorted({case.seed for case in cases}), []
-    for kind in VALID_MASKS if cases else ():
+    seeds = sorted({case.seed for case in cases})
+
+    return likelihood_rows(f"transfer.{question}", [[s for case, s in cases.items() if case.seed == x] for x in seeds])
+
+
+def likelihood_rows(name: str, scores: Sequence[Sequence[Scores]]) -> list[dict[str, Any]]:
+    """Returns bits per spike without a step on the session, by kind of mask, beside each reference.
+
+    Arguments:
+        name: Beginning of the rows' names.
+        scores: `ndt.data.stored_masks.session_likelihood` of each session, for each seed.
+    """
+    table = []
+    for kind in VALID_MASKS if scores else ():
         for reference in ("smoother", "mean_response"):
             own, peer = f"{kind}/bits_per_spike", f"{kind}/bits_per_spike_{reference}"
-            each = [[(s[own], s[peer]) for case, s in cases.items() if case.seed == x and peer in s] for x in seeds]
+            each = [[(s[own], s[peer]) for s in of_seed if peer in s] for of_seed in scores]
             if all(each):
                 values, peers = np.array([np.mean(pairs, 0) for pairs in each]).T.tolist()
-                table.append(row(f"transfer.{question}.bits.{kind}", values, "bits/spike", reference, peers))
+                table.append(row(f"{name}.bits.{kind}", values, "bits/spike", reference, peers))
 
     return table
 
