@@ -27,7 +27,7 @@ from ndt.model.tokens import Batch
 from ndt.model.vocabulary import CONTEXT_KINDS, Rows, Vocabulary
 from ndt.session import Session
 
-__all__ = ["NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
+__all__ = ["LATE", "NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
 
 RESIDUALS = ("identity.residual", "context")  # a row for each unit and context, from zero
 LATE = 2  # layers of the encoder that tokens without a visible entry pass through

@@ -26,7 +26,7 @@ from ndt.model.attention_patterns import CONTEXT
 from ndt.model.likelihood import count_nll
 from ndt.model.masking import random_mask
 from ndt.model.tokens import ACTIVITY, Batch, Window, pack
-from ndt.model.transformer import NDT
+from ndt.model.transformer import LATE, NDT
 from ndt.target import Part
 
 GO = Part(name="trials/go", kind="class", dims=("left", "mid", "right"), per="trials")
@@ -237,6 +237,25 @@ def test_what_is_said_of_the_past_does_not_wait_for_the_future(name) -> None:
         whole, part = model(packed(model, window)), model(packed(model, replace(window, **cut)))
     torch.testing.assert_close(part.decoded, whole.decoded[:11], rtol=0, atol=1e-5)
     torch.testing.assert_close(part.log_rates, whole.log_rates[: len(part.log_rates)], rtol=0, atol=1e-5)
+
+
+def test_tokens_of_which_nothing_is_visible_join_in_the_last_layers() -> None:
+    """With last layers that add nothing, the others have the latents that they have without such tokens."""
+    window = random_window(12, 9, np.random.default_rng(0), absent=0.0, hidden=0.4)
+    whole = np.repeat(window.hidden.reshape(12, 3, 3).all(2), 3, axis=1)
+    model = busy_model(specification([recording(num_units=9)], config=replace(TINY, num_stem_layers=0, num_layers=5)))
+    for block in model.encoder[-LATE:]:
+        for scale in (block.scale, block.feedforward_scale):
+            torch.nn.init.zeros_(scale)
+    joined = pack([window], TINY.units_per_patch)
+    apart = pack([replace(window, valid=~whole)], TINY.units_per_patch)
+    with torch.no_grad():
+        found, expected = model.encode(joined).tokens, model.encode(apart).tokens
+    visible = joined.seen.any(1)
+    assert 0 < visible.sum() < len(visible)
+    torch.testing.assert_close(found[visible], expected, rtol=1e-5, atol=1e-5)
+    tokens = model.stem(joined, model.identity(joined)) + model.position(joined.time, joined.slot)
+    torch.testing.assert_close(found[~visible], tokens[~visible], rtol=0, atol=0)
 
 
 def test_rates_of_wanted_tokens_are_those_among_the_rates_of_all() -> None:
