@@ -260,7 +260,11 @@ def _decoded(
 ) -> dict[str, Scores]:
     """Returns scores of a run's network, and of what belongs to it: controls, or baselines."""
     metrics = finetuned(folder, base, case.session, target, store, config)
-    found = {variant: metrics["network"]}
+    found: dict[str, Scores] = {}
+    if "network" in metrics:
+        found[variant] = metrics["network"]
+    else:  # without labels, a validation split with hardly a label is no obstacle
+        found[variant] = network_scores(load_model(folder), Store(store), case.session)
     if variant == "scratch":
         return found | {name: m for name, m in metrics["baselines"].items() if "r2" in m}
     if variant == "pretrained":
