@@ -17,8 +17,9 @@ Without labels, rows also hold bits per spike of hidden tokens, whole units and 
 on which the model took no step, beside a smoother of each unit's own counts and, if there are trials, mean responses.
 
 A mouse trial is tested once without labels, in one of five folds of contiguous trials. With labels a session is decoded
-in one of these folds for each seed, another one for the next seed: all folds would take five times as long. The labels
-of validation splits choose weights and penalties, and do not count.
+in one of these folds for each seed, the next one for the next seed: all folds would take five times as long. A fold in
+which the fewest labels are of one class gives way to the next. The labels of validation splits choose weights and
+penalties, and do not count.
 """
 
 import os
@@ -35,8 +36,9 @@ from ndt.benchmarks.studies import pretrained, recorded
 from ndt.config import FinetuneConfig, IngestConfig, MaskConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
 from ndt.data.stored_masks import session_likelihood
-from ndt.data.windows import BinnedSession
+from ndt.data.windows import BinnedSession, default_bin_size
 from ndt.errors import InputError
+from ndt.finetune.session_labels import session_labels
 from ndt.finetune.study_run import finetuned
 from ndt.model.architectures import load_model
 from ndt.model.transformer import NDT
@@ -151,9 +153,10 @@ def _mice(question: str, out: Path, seeds: int, study: StudyConfig) -> dict[Case
         others = tuple(s for s in ids if group[s] != left_out)
         before[base] = partial(pretrained, whole.root, base, replace(first, sessions=others, seed=seed))
     for i, session in enumerate(ids):
+        labelled = [_labelled_fold(folds, session, i + seed) for seed in range(seeds)]
         for fold, seed in ((f, s) for f in range(1, NUM_FOLDS + 1) for s in range(seeds)):
             store, base = folds[fold - 1].root, bases[group[session], seed]
-            with_labels = fold == 1 + (i + seed) % NUM_FOLDS
+            with_labels = fold == labelled[seed]
             for labels in QUESTIONS[question] if with_labels else (0,):
                 case = Case(question, session, fold, labels, seed)
                 if with_labels:
@@ -161,6 +164,22 @@ def _mice(question: str, out: Path, seeds: int, study: StudyConfig) -> dict[Case
                 jobs |= _jobs(shared, case, store, base)
 
     return _run(before, jobs, study.workers, f"{question} left out")
+
+
+def _labelled_fold(folds: list[Store], session: str, first: int) -> int:
+    """Returns the first fold, counted from 1, at or after index `first` in which the fewest labels hold each class."""
+    fewest = FinetuneConfig(label_seconds=min(n for n in QUESTIONS["session"] if n) * TRIAL)
+    for k in (first + np.arange(NUM_FOLDS)) % NUM_FOLDS:
+        recording = folds[k].session(session)
+        binned = BinnedSession(recording, default_bin_size([recording]), TRIAL)
+        try:
+            labels, chosen, _ = session_labels(None, binned, SIDE, fewest, TRIAL)
+        except InputError:  # too few labels in one of the splits
+            continue
+        if (np.nansum(labels.values[chosen], 0) > 0).all():
+            return int(k) + 1
+
+    raise InputError(session, SIDE, "a fold in which the fewest labels hold each class", "none")
 
 
 def _days(out: Path, seeds: int, study: StudyConfig) -> dict[Case, dict[str, Scores]]:
