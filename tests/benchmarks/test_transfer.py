@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from realdata import real_file
 
 from ndt.benchmarks import transfer as bench
 from ndt.benchmarks.encoder_controls import contextless, noised, permuted
-from ndt.benchmarks.transfer import QUESTIONS, Case, pooled, transfer
+from ndt.benchmarks.transfer import QUESTIONS, SIDE, Case, pooled, transfer
 from ndt.benchmarks.transfer_rows import draw, rows
 from ndt.config import FinetuneConfig, PretrainConfig, StudyConfig, TrainConfig
 from ndt.data.store import Store
@@ -77,6 +78,25 @@ def test_without_contexts_what_is_known_of_them_is_zero() -> None:
     after, before = dict(contextless(model).named_parameters()), dict(model.named_parameters())
     assert [name for name, weight in before.items() if not torch.equal(weight, after[name])] == ["context"]
     assert not after["context"].any()
+
+
+def test_a_fold_in_which_the_fewest_labels_lack_a_class_gives_way_to_the_next(monkeypatch) -> None:
+    left, both = np.array([[1.0, 0.0], [1.0, 0.0], [np.nan, np.nan]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+
+    def labels(base, binned, target, config, window):
+        assert (config.label_seconds, target) == (4.0, SIDE)  # ten trials
+        if binned == 3:
+            raise InputError("a", "validation split", "at least 4 trials", "3")
+        return SimpleNamespace(values=(left, both, left, both, both)[binned]), np.array([True, True, False]), {}
+
+    monkeypatch.setattr(bench, "session_labels", labels)
+    monkeypatch.setattr(bench, "BinnedSession", lambda recording, *_: recording)
+    monkeypatch.setattr(bench, "default_bin_size", lambda recordings: 0.02)
+    folds = [SimpleNamespace(session=lambda name, k=k: k) for k in range(5)]
+    assert [bench._labelled_fold(folds, "a", first) for first in range(7)] == [2, 2, 5, 5, 5, 2, 2]
+    monkeypatch.setattr(bench, "session_labels", lambda *_: (SimpleNamespace(values=left), np.ones(3, bool), {}))
+    with pytest.raises(InputError, match="each class"):
+        bench._labelled_fold(folds, "a", 0)
 
 
 def test_every_session_and_animal_is_left_out_once_and_fine_tuning_gets_its_labels(monkeypatch, tmp_path) -> None:
