@@ -74,13 +74,18 @@ def session_id_of(path: "str | Path | RemoteFile") -> str:
 
 
 def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
-    """Returns absolute path, SHA-256 and size in bytes of a file."""
+    """Returns absolute path, SHA-256 and size in bytes of a file.
+
+    ``verified`` is False if the SHA-256 is what an archive says, and its file is too large to be read whole.
+    """
     if not isinstance(path, str | Path):
-        return {"path": str(path), "sha256": path.sha256, "size": path.size}
+        return {"path": str(path), "sha256": path.sha256, "size": path.size, "verified": path.verified}
     path = Path(path).resolve()
     stat = path.stat()
 
-    return {"path": str(path), "sha256": _sha256(path, stat.st_mtime_ns, stat.st_size), "size": stat.st_size}
+    sha256 = _sha256(path, stat.st_mtime_ns, stat.st_size)
+
+    return {"path": str(path), "sha256": sha256, "size": stat.st_size, "verified": True}
 
 
 @lru_cache(maxsize=16)  # ingestion needs it twice: to look for changes, and to read the file
