@@ -76,16 +76,14 @@ def session_id_of(path: "str | Path | RemoteFile") -> str:
 def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
     """Returns absolute path, SHA-256 and size in bytes of a file.
 
-    ``verified`` is False if the SHA-256 is what an archive says, and its file is too large to be read whole.
+    Of a file on DANDI, the SHA-256 is what the archive says, and ``verified`` tells whether reading compares it.
     """
     if not isinstance(path, str | Path):
         return {"path": str(path), "sha256": path.sha256, "size": path.size, "verified": path.verified}
     path = Path(path).resolve()
     stat = path.stat()
 
-    sha256 = _sha256(path, stat.st_mtime_ns, stat.st_size)
-
-    return {"path": str(path), "sha256": sha256, "size": stat.st_size, "verified": True}
+    return {"path": str(path), "sha256": _sha256(path, stat.st_mtime_ns, stat.st_size), "size": stat.st_size}
 
 
 @lru_cache(maxsize=16)  # ingestion needs it twice: to look for changes, and to read the file

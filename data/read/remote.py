@@ -27,7 +27,8 @@ from ndt.errors import InputError
 __all__ = ["API", "WHOLE", "RemoteFile", "download", "expand", "open_remote"]
 
 API = "https://api.dandiarchive.org/api"
-LISTING = 600.0  # seconds for a list of files
+LISTING = 600.0  # seconds of waiting for a list of files
+READING = 120.0  # seconds of waiting for a file, besides 16 s for each MiB (`SLOWEST`)
 PAGE = 100  # files in one answer, each with its metadata
 MOST_FILES = 100_000
 MIB = 1 << 20
@@ -268,7 +269,7 @@ class _Ranges(io.RawIOBase):
         self.file, self.block, self.most = file, block, most
         self.name = str(file)
         self.url = file.url  # after the first answer, the target of its redirect
-        self.patience = Patience(file)
+        self.patience = Patience(file, READING)
         self.blocks: OrderedDict[int, bytes] = OrderedDict()
         self.at = 0
         self.following, self.ahead = -1, 1  # the block after the last request, and the number of blocks of the next one

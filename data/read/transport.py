@@ -25,8 +25,7 @@ from ndt.errors import InputError
 __all__ = ["PASSING", "Answer", "Patience", "fetch", "origin", "shown", "status"]
 
 TIMEOUT = 30.0  # seconds without a byte
-PATIENCE = 120.0  # seconds of waiting for a file, and
-SLOWEST = 1 << 16  # bytes per second, for what it may take longer
+SLOWEST = 1 << 16  # bytes per second
 PAUSES = (0.5, 1.0, 2.0)  # seconds before each repetition
 REDIRECTS = 5
 MOVED = (301, 302, 303, 307, 308)
@@ -86,7 +85,7 @@ class Patience:
         seconds: Seconds for all its requests, with their repetitions, redirects and bodies.
     """
 
-    def __init__(self, where: object, seconds: float = PATIENCE) -> None:
+    def __init__(self, where: object, seconds: float) -> None:
         self.where, self.left = where, seconds
 
     def more(self, num_bytes: int) -> None:
@@ -121,7 +120,8 @@ class Patience:
                 found = status(error)
             except BROKEN as error:
                 reason = error.reason if isinstance(error, URLError) else error
-                found = str(reason)[:LONGEST] or type(reason).__name__
+                found = str(reason) or type(reason).__name__
+                found = found if found.isprintable() and len(found) <= LONGEST else shown(found)
             if pause is None or time.monotonic() + pause > until:
                 break
             time.sleep(pause)
@@ -173,7 +173,10 @@ def _followed(url: str, target: str, where: object, away: bool) -> str:
     """Returns the target of a redirect, if it may be followed."""
     if not re.fullmatch(r"[!-~]+", target):  # urljoin would drop some characters
         raise InputError(where, "address", "one of http or https with a host", shown(target))
-    new = urljoin(url, target)
+    try:
+        new = urljoin(url, target)
+    except ValueError:  # brackets that do not enclose an address
+        new = ""
     here, there = origin(url, where), origin(new, where)
     if not away and there != here:
         raise InputError(where, "redirect", f"one that stays at {here[0]}://{here[1]}", shown(new))
