@@ -204,8 +204,8 @@ class _Archive:
 
     def take(self, found: dict[str, Any], name: str, kind: type, form: str = "") -> Any:
         """Returns a field of an answer if it has the type and, of text, the form of a regular expression."""
-        value: Any = found.get(name)
-        if type(value) is not kind or (form and not re.fullmatch(form, value)):
+        value = found.get(name)
+        if type(value) is not kind or (form and not re.fullmatch(form, str(value))):
             words = {str: "text", int: "a whole number", list: "a list", dict: "an object"}[kind]
             raise InputError(self.where, f"archive: {name}", words + (f" like {form}" if form else ""), shown(value))
 

@@ -59,7 +59,7 @@ def origin(url: str, where: object) -> tuple[str, str, int]:
         (found.hostname or "").encode("idna")  # as the network does; parts of a name may be too long
     except (ValueError, KeyError):
         found, port = urlsplit(""), 0
-    if not found.hostname or "@" in found.netloc or not re.fullmatch(r"[!-~]+", url):
+    if not found.hostname or "@" in found.netloc or not re.fullmatch(r"[!-~]{1,8192}", url):
         raise InputError(where, "address", "one of http or https with a host", shown(url))
 
     return found.scheme, found.hostname, port

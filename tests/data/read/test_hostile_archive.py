@@ -193,7 +193,13 @@ AWAY = [
     "http:",
     "http://[",
 ]
-AWAY += ["http://127.0.0.1:99999/", "http://u:p@127.0.0.1/", "http://" + "a" * 300 + "/", "http://127.0.0.1/\r\nX: y"]
+AWAY += [
+    "http://127.0.0.1/" + "a" * 10**5,
+    "http://127.0.0.1:99999/",
+    "http://u:p@127.0.0.1/",
+    "http://" + "a" * 300 + "/",
+    "http://127.0.0.1/\r\nX: y",
+]
 
 
 @pytest.mark.parametrize("address", AWAY)
