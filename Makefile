@@ -27,10 +27,10 @@ demo: $(READY) ## Recordings to decoder, scores and report; DATA="path/*.nwb" ta
 	$(BIN)/ndt demo $(if $(DATA),--data $(DATA))
 
 test: $(READY) ## Fast tests
-	$(TEST) -n 2 --dist loadfile -m 'not slow and not browser'
+	$(TEST) -n 2 --dist loadfile -m 'not slow and not browser and not attack'
 
 test-slow: $(READY) ## Tests that train for longer
-	$(TEST) -n 2 -m 'slow and not browser'
+	$(TEST) -n 2 -m 'slow and not browser and not attack'
 
 test-browser: $(READY) ## The report in headless Chromium
 	@.ci/chromium || true

@@ -22,16 +22,9 @@ from rich.progress import Progress
 from ndt.config import IngestConfig
 from ndt.config.reader import as_config
 from ndt.data.inspection.summary import summarise
+from ndt.data.manifest import Manifest, present
 from ndt.data.read.file_probe import file_source, find_files, session_id_of
-from ndt.data.store import (
-    STORE_VERSION,
-    Store,
-    read_entry,
-    read_manifest,
-    remove_drafts,
-    write_manifest,
-    write_session,
-)
+from ndt.data.store import Store, read_entry, remove_drafts, write_session
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session
@@ -73,28 +66,27 @@ def ingest(
         ['sub-m1_ses-stevenson2011']
     """
     config, root = as_config(IngestConfig, config), Path(out)
-    sources = _sources(files)
-    fresh: dict[str, Any] = {"version": STORE_VERSION, "sessions": {}}
-    manifest = {"failed": {}} | (read_manifest(root) if (root / "manifest.json").exists() else fresh)
-    _check(sources, manifest["sessions"])
-    root.mkdir(parents=True, exist_ok=True)
-    remove_drafts(root)
-
-    failures: list[InputError] = []
+    sources, manifest = _sources(files), Manifest(root)
+    _check(sources, manifest.known)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    names = {*manifest["sessions"], *map(_session_id, sources)}
+    names = {*manifest.known, *map(_session_id, sources)}
     for pattern in config.evaluate:
         if not any(fnmatchcase(name, pattern) for name in names):
             console.print(f"evaluate: no session is named {pattern}")
-    with _recording(root, manifest) as keep, Progress(console=console, disable=not progress) as bar:
+    failures: list[InputError] = []
+    with present(root), _recording(manifest, config) as keep, Progress(console=console, disable=not progress) as bar:
+        remove_drafts(root)
         task = bar.add_task("Ingesting", total=len(sources))
         for source, result in _results(sources, root, config):
-            keep(source, result, config)
+            keep(source, result)
             bar.update(task, advance=1, description=f"Ingested {_session_id(source)}")
             if isinstance(result, InputError):
                 failures.append(result)
                 if len(sources) > 1:  # a single error is raised below
                     console.print(str(result))
+    if not manifest.safe:
+        console.print(f"{root}: its file system has no locks: run one ingestion into this store at a time")
+    failures += manifest.clashes.values()
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -146,31 +138,25 @@ def _check(sources: "list[Source]", known: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _recording(root: Path, manifest: dict[str, Any]) -> Iterator[Any]:
-    """Yields a function that adds a result to the manifest, which is written regularly and at the end."""
-    sessions, failed = manifest["sessions"], manifest["failed"]
+def _recording(manifest: Manifest, config: IngestConfig) -> Iterator[Any]:
+    """Yields a function that keeps a result for the manifest, which is written regularly and at the end."""
     due = time.monotonic() + 1.0
 
-    def keep(source: "Source", result: Result, config: IngestConfig) -> None:
+    def keep(source: "Source", result: Result) -> None:
         nonlocal due
-        session_id, name = _session_id(source), _name(source)
-        failed.pop(name, None)
-        if isinstance(result, InputError):
-            failed[name] = f"{result.field}: expected {result.expected}, found {result.found}"
-        else:
-            sessions[session_id] = result | {"role": "evaluate" if config.evaluates(session_id) else "train"}
-        if sessions and time.monotonic() > due:
+        session_id = _session_id(source)
+        if not isinstance(result, InputError):
+            result = result | {"role": "evaluate" if config.evaluates(session_id) else "train"}
+        manifest.keep(_name(source), session_id, result)
+        if time.monotonic() > due:
             began = time.monotonic()
-            write_manifest(root, manifest)
+            manifest.write()
             due = time.monotonic() + max(1.0, 50 * (time.monotonic() - began))  # a large manifest is slow to write
 
     try:
         yield keep
     finally:
-        if sessions:
-            write_manifest(root, manifest)
-        elif not any(root.iterdir()):
-            root.rmdir()  # nothing was ingested: leave no empty store
+        manifest.write()
 
 
 def _results(sources: "list[Source]", root: Path, config: IngestConfig) -> "Iterator[tuple[Source, Result]]":

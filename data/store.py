@@ -19,9 +19,11 @@ lazily, and lazily no series that spans more than ten million seconds, whose ind
 
 import json
 import os
+import platform
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from ndt.session import Covariate, Session, Spikes, Units
 __all__ = [
     "STORE_VERSION",
     "Store",
+    "draft_of",
     "open_store",
     "read_entry",
     "read_manifest",
@@ -49,6 +52,7 @@ __all__ = [
 
 STORE_VERSION = 2
 MAX_INDEXED = 1e7  # seconds
+HOST = re.sub(r"\W", "-", platform.node())  # computers that share a store have processes of the same number
 OURS = ("brainset", "covariates", "domain", "fingerprint", "session", "spikes", "subject", "units", "units_observed")
 
 
@@ -131,7 +135,7 @@ def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Yields the path of a draft, which replaces `path` if no exception is raised."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         yield draft
         os.replace(draft, path)
@@ -139,12 +143,18 @@ def _beside(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def draft_of(path: Path) -> Path:
+    """Returns the path of this process's draft of a file."""
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+
+
 def remove_drafts(root: Path) -> None:
-    """Removes drafts of processes that have ended, and drafts unchanged for an hour."""
+    """Removes drafts of processes of this computer that have ended, and drafts unchanged for an hour."""
     for draft in root.glob(".*.tmp"):
-        pid = draft.name.split(".")[-2]
-        if pid.isdecimal() and (not _runs(int(pid)) or time.time() - draft.stat().st_mtime > 3600):
-            draft.unlink(missing_ok=True)
+        host, pid = draft.name.split(".")[-3:-1]
+        with suppress(ValueError, FileNotFoundError):  # no draft of ours, or removed by another process
+            if (not _runs(int(pid)) and host == HOST) or time.time() - draft.stat().st_mtime > 3600:
+                draft.unlink()
 
 
 def _runs(pid: int) -> bool:

@@ -65,7 +65,7 @@ def finetune(
     metrics.json, predictions.npz, log.jsonl, tensorboard/, checkpoints/.
 
     Arguments:
-        base: A pretrained model, or its run directory or Hub name; None trains from scratch.
+        base: A pretrained model, its run directory, or hf:ORG/NAME; None trains from scratch.
         session: Session id, in the store; pretraining need not have seen it.
         target: Name of the target; by default a velocity or heading.
         out: Run directory.

@@ -48,7 +48,7 @@ def label_curve(
     complete there are read, not repeated.
 
     Arguments:
-        base: A pretrained model, or its run directory or Hub name; None for networks from scratch alone.
+        base: A pretrained model, its run directory, or hf:ORG/NAME; None for networks from scratch alone.
         session: Session id, in the store.
         target: Name of the target; by default a velocity or heading.
         out: Run directory of the curve.

@@ -39,7 +39,7 @@ def evaluate_nlb(
     that the file is written and nothing scored.
 
     Arguments:
-        base: A model, or its run directory or Hub name. It should have been trained on the session, with the
+        base: A model, its run directory, or hf:ORG/NAME. It should have been trained on the session, with the
             benchmark's own blocks (`split=trials/split` when ingesting).
         session: Session id, of the benchmark's training file.
         dataset: Name of the data set, or how any other recording's trials are cut and scored.

@@ -28,7 +28,7 @@ def embed(base: "NDT | str | Path", session: str, *, store: "str | Path | Store 
     Units that the model does not know are known by their activity in the training split.
 
     Arguments:
-        base: A model, or its run directory or Hub name.
+        base: A model, its run directory, or hf:ORG/NAME.
         session: Session id.
         store: The store; by default the one that the model was trained on.
     """

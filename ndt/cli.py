@@ -233,7 +233,9 @@ VERBS = {
         usage="STORE --out RUN [--init BASE] [options]",
         options={
             "store": {"help": "store that `ndt ingest` wrote"},
-            "--init": {"help": "run directory or Hub name of a model to continue with (default: a new model)"},
+            "--init": {
+                "help": "run directory of a model to continue with, or hf:ORG/NAME on the Hub (default: a new model)"
+            },
             "--out": {"help": "run directory", "required": True},
             "--resume": RESUME,
         },
@@ -244,7 +246,7 @@ VERBS = {
         summary="train a decoder of one target for one session, from a pretrained model or from scratch",
         usage="BASE --session ID [--target NAME] --out RUN [--curve] [options]",
         options={
-            "base": {"help": "run directory of `ndt pretrain` or Hub name; or scratch, for a new model"},
+            "base": {"help": "run directory of `ndt pretrain`, or hf:ORG/NAME on the Hub; or scratch, for a new model"},
             "--session": SESSION,
             "--target": {"help": TARGET},
             "--out": {"help": "run directory", "required": True},
@@ -280,7 +282,7 @@ VERBS = {
         summary="write the latents of a session as NPZ, or into a copy of its NWB file",
         usage="BASE --session ID --out FILE [options]",
         options={
-            "base": {"help": "run directory of `ndt pretrain` or `ndt finetune`"},
+            "base": {"help": "run directory of `ndt pretrain` or `ndt finetune`, or hf:ORG/NAME on the Hub"},
             "--session": SESSION,
             "--out": {"help": "file to write, .npz or .nwb", "required": True},
             "--store": STORE,

@@ -47,7 +47,7 @@ def pretrain(
         store: A store, or the folder of one.
         out: Run directory.
         config: Settings, or a file of them; the defaults are the preset `tiny`.
-        init: A model, or its run directory or Hub name, whose training continues on these sessions with its own
+        init: A model, its run directory, or hf:ORG/NAME, whose training continues on these sessions with its own
             architecture, bins and window; None for a new model.
         resume: Whether to continue from the run's last checkpoint; the result equals that of an uninterrupted run.
         progress: Whether to show a progress bar.

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +31,7 @@ class Archive:
         asked: Path of each request, in order.
         sent: Bytes of files that were sent.
         leaked: Whether a key went where it should not.
+        hostile: Answers of the test's own, by the beginning of the path.
     """
 
     versions: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Archive:
     asked: list[str] = field(default_factory=list)
     sent: int = 0
     leaked: bool = False
+    hostile: dict[str, Callable[["_Handler"], None]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)  # by path, instead of the true ones
     api: str = ""
     signature: int = 0
@@ -88,7 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
         archive, url = self.archive, urlsplit(self.path)
         archive.asked.append(url.path)
         time.sleep(archive.delay)
-        if archive.failures:
+        own = [answer for start, answer in archive.hostile.items() if self.path.startswith(start)]
+        if own:
+            archive.leaked |= "Authorization" in self.headers and url.path.startswith("/blobs/")
+            self.close_connection = True
+            own[-1](self)
+        elif archive.failures:
             self.say(archive.failures.pop(0), {"detail": "no"})
         elif url.path.startswith("/blobs/"):
             archive.leaked |= "Authorization" in self.headers

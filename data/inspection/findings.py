@@ -26,6 +26,7 @@ SHORT_ISI, ENOUGH_SPIKES = 0.01, 100
 HALF = 0.5
 FILLED = 0.9  # expected share of blocks with a spike above which empty blocks are a finding
 MISSING, LONG_STEPS = 0.05, 0.01
+UNVERIFIED = "content not compared with the archive's SHA-256: the file was read in parts, or has none"
 OUTSIDE = 0.01
 MANY_TIMES_CHANCE = 3.0
 GUARD = 1.0  # seconds: a usual context window
@@ -263,7 +264,9 @@ def _trials(session: Session) -> Iterator[Finding]:
 
 
 def _reader(session: Session) -> Iterator[Finding]:
-    """Yields the reader's warnings and its sentences about dropped data."""
+    """Yields the reader's warnings, its sentences about dropped data, and that content was not verified."""
+    if not session.source.get("verified", True):
+        yield Finding("note", "file", UNVERIFIED)
     for sentence in session.warnings:
         yield Finding("warning", "file", sentence)
     for sentence in session.dropped:

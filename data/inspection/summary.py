@@ -30,6 +30,7 @@ def summarise(session: Session) -> Entry:
         "session_id": session.session_id,
         "source": str(source.get("path", "")),
         "sha256": str(source.get("sha256", "")),
+        "sha256_verified": bool(source.get("verified", source.get("sha256"))),
         "size": int(source.get("size", 0)),
         "subject": session.subject,
         "task": session.task,

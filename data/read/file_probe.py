@@ -74,9 +74,12 @@ def session_id_of(path: "str | Path | RemoteFile") -> str:
 
 
 def file_source(path: "str | Path | RemoteFile") -> dict[str, Any]:
-    """Returns absolute path, SHA-256 and size in bytes of a file."""
+    """Returns absolute path, SHA-256 and size in bytes of a file.
+
+    Of a file on DANDI, the SHA-256 is what the archive says, and ``verified`` tells whether reading compares it.
+    """
     if not isinstance(path, str | Path):
-        return {"path": str(path), "sha256": path.sha256, "size": path.size}
+        return {"path": str(path), "sha256": path.sha256, "size": path.size, "verified": path.verified}
     path = Path(path).resolve()
     stat = path.stat()
 

@@ -5,7 +5,7 @@ Spikes are spike times, or counts: a `TimeSeries` of counts (FALCON's H2), or `B
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -69,11 +69,9 @@ def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None
         (171, ['hand_pos', 'hand_vel'])
     """
     config = config or IngestConfig()
-    if isinstance(path, str | Path):
-        path = Path(path)
-        probe(path, config.probe_seconds)
+    path = Path(path) if isinstance(path, str) else path
     context = ReadContext(str(path), config.max_gib)
-    with open_hdf5(path) as file, _recorded_warnings() as messages:
+    with open_hdf5(path, config.probe_seconds) as file, _recorded_warnings() as messages:
         try:
             nwb = _open(file, context)
             session = _session(file, nwb, path, context, config)
@@ -86,20 +84,27 @@ def read_nwb(path: "str | Path | RemoteFile", config: IngestConfig | None = None
 
 
 @contextmanager
-def open_hdf5(path: "str | Path | RemoteFile") -> Iterator[Any]:
-    """Opens an HDF5 file, local or on DANDI, for reading."""
-    if not isinstance(path, str | Path):
-        from ndt.data.read.remote import open_remote
+def open_hdf5(path: "Path | RemoteFile", probe_seconds: float = 60.0) -> Iterator[Any]:
+    """Opens an HDF5 file for reading after a test in a child process.
 
-        with open_remote(path) as stream, h5py.File(stream, "r") as file:
+    A file on DANDI is downloaded first, unless it is large: then parts are read on demand, without that test.
+    """
+    source: Any = nullcontext(path)
+    if not isinstance(path, Path):
+        from ndt.data.read.remote import WHOLE, download, open_remote
+
+        source = download(path) if path.size <= WHOLE else open_remote(path)
+    with source as content:
+        try:
+            if isinstance(content, Path):
+                probe(content, probe_seconds)
+            file = h5py.File(content, "r")
+        except InputError as error:  # a download is a copy, which has another name
+            raise InputError(path, error.field, error.expected, error.found) from error
+        except OSError as error:
+            raise InputError(path, "file", "an HDF5 file", error) from error
+        with file:
             yield file
-        return
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(path, "file", "an HDF5 file", error) from error
-    with file:
-        yield file
 
 
 @contextmanager

@@ -1,43 +1,45 @@
-"""Lists files on DANDI and reads the needed parts of them.
+"""Lists files on DANDI and reads them, whole or the needed parts.
 
 The archive's JSON interface lists a dandiset's files, and HTTP range requests read parts of them. The interface is
-described at https://api.dandiarchive.org/api/docs/swagger/.
+described at https://api.dandiarchive.org/api/docs/swagger/. No answer is trusted: each field has a type, lists stay at
+the archive's own address, and time and sizes are limited (`ndt.data.read.transport`).
 """
 
 import fnmatch
-import http.client
+import hashlib
 import io
 import json
 import os
 import re
-import ssl
-import time
+import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar, cast
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import Request, urlopen
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
 
+from ndt.data.read.transport import PASSING, Answer, Patience, fetch, origin, shown, status
 from ndt.errors import InputError
 
-__all__ = ["API", "RemoteFile", "expand", "open_remote"]
+__all__ = ["API", "WHOLE", "RemoteFile", "download", "expand", "open_remote"]
 
 API = "https://api.dandiarchive.org/api"
-TIMEOUT = 30.0  # seconds without a byte
-PAUSES = (0.5, 1.0, 2.0)  # seconds before each retry
+LISTING = 600.0  # seconds of waiting for a list of files
+READING = 120.0  # seconds of waiting for a file, besides 16 s for each MiB (`SLOWEST`)
 PAGE = 100  # files in one answer, each with its metadata
+MOST_FILES = 100_000
 MIB = 1 << 20
+MOST_JSON = 8 * MIB  # bytes of one answer of the interface
+WHOLE = 64 * MIB  # bytes of a file up to which it is read whole: many small requests take as long
 LONGEST = 16  # blocks of one request
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # status codes of temporary errors
-BROKEN = (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-SPEC = re.compile(r"dandi:(?P<dandiset>\d{6})(?:[@/](?P<version>draft|\d+\.\d{6}\.\d{4}))?(?:/(?P<pattern>.+))?", re.I)
+VERSION = r"draft|\d+\.\d{6}\.\d{4}"
+SPEC = re.compile(rf"dandi:(?P<dandiset>\d{{6}})(?:[@/](?P<version>{VERSION}))?(?:/(?P<pattern>.+))?", re.I)
 FORM = "dandi:NNNNNN, optionally with @VERSION and /PATTERN"
-
-T = TypeVar("T")
+LIMITS = {"size": 1 << 50, "path": 4096}  # bytes, characters
+AGENT = {"User-Agent": "ndt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +65,17 @@ class RemoteFile:
     def __str__(self) -> str:
         return f"dandi:{self.dandiset}@{self.version}/{self.path}"
 
+    @property
+    def verified(self) -> bool:
+        """Whether reading compares the content with `sha256`: of files of up to `WHOLE` bytes, which pass whole."""
+        return bool(self.sha256) and self.size <= WHOLE
+
 
 def expand(spec: str, api: str | None = None) -> list[RemoteFile]:
     """Returns the NWB files of a dandiset that match a pattern, sorted by path.
 
-    Files of an embargoed dandiset need a key in the environment variable ``DANDI_API_KEY``.
+    Files of an embargoed dandiset need a key in the environment variable ``DANDI_API_KEY``, which is sent to the
+    archive's interface alone.
 
     Arguments:
         spec: ``dandi:000129``, optionally with ``@draft`` or ``@0.220113.0407`` (by default the latest published
@@ -76,39 +84,25 @@ def expand(spec: str, api: str | None = None) -> list[RemoteFile]:
         api: Address of the archive's interface; by default `API`.
 
     Raises:
-        InputError: if `spec` is malformed, there is no such dandiset, version or file, or the archive does not answer.
+        InputError: if `spec` is malformed, there is no such dandiset, version or file, the archive does not answer
+            within ten minutes, or its answer is not what the interface describes.
 
     Example:
         >>> [str(file) for file in expand("dandi:000129/sub-Indy/*train*")]  # doctest: +SKIP
         ['dandi:000129@0.241017.1444/sub-Indy/sub-Indy_desc-train_behavior+ecephys.nwb']
     """
-    api, found = api or API, SPEC.fullmatch(spec.strip())
+    found = SPEC.fullmatch(spec.strip())
     if found is None:
         raise InputError(spec, "name", FORM, repr(spec))
-    dandiset, version, pattern = found["dandiset"], found["version"], found["pattern"]
-    about = _json(f"{api}/dandisets/{dandiset}/", spec, "dandiset", "one that exists")
-    if version is None:
-        version = (about.get("most_recent_published_version") or about["draft_version"])["version"]
-    version = version.lower()
-
-    rows = list(_assets(api, dandiset, version, pattern, spec))
-    chosen = sorted((row for row in rows if _wanted(row, pattern)), key=lambda row: row["path"])
+    archive, pattern = _Archive(api or API, spec, found["dandiset"]), found["pattern"]
+    version = (archive.latest() if found["version"] is None else found["version"]).lower()
+    rows = list(archive.assets(version, pattern))
+    chosen = [archive.file(row, version) for row in rows if _wanted(row, pattern)]
     if not chosen:
         kind = f"an NWB file (HDF5) that matches {pattern}" if pattern else "an NWB file (HDF5)"
         raise InputError(spec, "path", kind, f"none among {len(rows)} files of version {version}")
 
-    return [_file(row, api, dandiset, version) for row in chosen]
-
-
-def _assets(api: str, dandiset: str, version: str, pattern: str | None, spec: str) -> Iterator[dict[str, Any]]:
-    """Yields the archive's record of each file whose path has the pattern's constant prefix, page by page."""
-    start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip("/") if pattern else ""
-    query = {"page_size": PAGE, "order": "path", "metadata": "true"} | ({"path": start} if start else {})
-    url = f"{api}/dandisets/{dandiset}/versions/{version}/assets/?{urlencode(query)}"
-    while url:
-        page = _json(url, spec, "version", f"one of dandiset {dandiset}")
-        yield from page["results"]
-        url = page.get("next") or ""
+    return sorted(chosen, key=lambda file: file.path)
 
 
 def _wanted(row: dict[str, Any], pattern: str | None) -> bool:
@@ -119,86 +113,137 @@ def _wanted(row: dict[str, Any], pattern: str | None) -> bool:
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}/*")
 
 
-def _file(row: dict[str, Any], api: str, dandiset: str, version: str) -> RemoteFile:
-    path, url = row["path"], f"{api}/assets/{quote(row['asset_id'])}/"
-    where = f"dandi:{dandiset}@{version}/{path}"
-    if path.startswith("/") or {".", ".."} & set(PurePosixPath(path).parts):
-        raise InputError(where, "path", "one inside the dandiset", path)
-    digest = (row.get("metadata") or {}).get("digest")
-    if digest is None:  # the list of a draft has no digests
-        digest = _json(url, where, "metadata", "some").get("digest") or {}
+class _Archive:
+    """The archive's interface for one dandiset: asks, and checks the type of each field of an answer.
 
-    return RemoteFile(
-        dandiset=dandiset,
-        version=version,
-        path=path,
-        url=f"{url}download/",
-        size=int(row["size"]),
-        sha256=digest.get("dandi:sha2-256", ""),
-    )
+    Arguments:
+        api: Address of the interface; all answers come from its scheme, host and port.
+        where: What was asked for, for error messages.
+        dandiset: Six digits.
+    """
+
+    def __init__(self, api: str, where: str, dandiset: str) -> None:
+        self.api, self.where, self.dandiset = api, where, dandiset
+        self.patience = Patience(where, LISTING)
+        self.about = self.ask(f"{api}/dandisets/{dandiset}/", "dandiset", "one that exists")
+
+    def latest(self) -> str:
+        """Returns the latest published version, else the draft."""
+        name = "most_recent_published_version" if self.about.get("most_recent_published_version") else "draft_version"
+
+        return str(self.take(self.take(self.about, name, dict), "version", str, VERSION))
+
+    def assets(self, version: str, pattern: str | None) -> Iterator[dict[str, Any]]:
+        """Yields the record of each file whose path has the pattern's constant prefix, page by page."""
+        start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip("/") if pattern else ""
+        query = {"page_size": PAGE, "order": "path", "metadata": "true"} | ({"path": start} if start else {})
+        url = f"{self.api}/dandisets/{self.dandiset}/versions/{version}/assets/?{urlencode(query)}"
+        seen, count = {url}, 0
+        while url:
+            page = self.ask(url, "version", f"one of dandiset {self.dandiset}")
+            count += len(self.take(page, "results", list))
+            if count > MOST_FILES:
+                raise InputError(self.where, "archive", f"at most {MOST_FILES:,} files (name a folder)", "more")
+            for row in page["results"]:
+                self.take({"results": row}, "results", dict)
+                self.take(row, "path", str)
+                yield row
+            url = self.following(page, seen)
+
+    def following(self, page: dict[str, Any], seen: set[str]) -> str:
+        """Returns the address of the next page, which the archive names; empty after the last one."""
+        if page.get("next") is None:
+            return ""
+        url = str(self.take(page, "next", str))
+        scheme, host, port = origin(self.api, self.where)
+        if origin(url, self.where) != (scheme, host, port):
+            raise InputError(self.where, "archive: next", f"an address at {scheme}://{host}:{port}", shown(url))
+        if url in seen:
+            raise InputError(self.where, "archive: next", "a new page", shown(url))
+        seen.add(url)
+
+        return url
+
+    def file(self, row: dict[str, Any], version: str) -> RemoteFile:
+        """Returns the file that a record describes."""
+        path, url = str(row["path"]), f"{self.api}/assets/{self.take(row, 'asset_id', str, '[0-9A-Fa-f-]{36}')}/"
+        if path.startswith("/") or {".", ".."} & set(PurePosixPath(path).parts):
+            raise InputError(self.where, "path", "one inside the dandiset", shown(path))
+        if not path.isprintable() or len(path) > LIMITS["path"]:
+            raise InputError(self.where, "path", "one of printable characters", shown(path))
+        about = row if row.get("metadata") is None else self.take(row, "metadata", dict)
+        if about.get("digest") is None:  # the list of a draft has no digests
+            about = self.ask(url, "metadata", "some")
+        digest = {} if about.get("digest") is None else self.take(about, "digest", dict)
+        name = "dandi:sha2-256"
+        sha256 = self.take(digest, name, str, "[0-9a-f]{64}") if digest.get(name) is not None else ""
+        if not 0 <= (size := self.take(row, "size", int)) <= LIMITS["size"]:
+            raise InputError(self.where, "archive: size", f"0 to {LIMITS['size']:,} bytes", shown(size))
+        names = {"dandiset": self.dandiset, "version": version, "path": path}
+
+        return RemoteFile(**names, url=f"{url}download/", size=size, sha256=sha256)
+
+    def ask(self, url: str, field: str, expected: str) -> dict[str, Any]:
+        """Returns an answer of the archive; `field` and `expected` describe the error if it is 404."""
+
+        def call(until: float) -> Answer:
+            return fetch(url, self.where, MOST_JSON, until, AGENT, secret=_key())
+
+        try:
+            answer = self.patience.persist(call)
+        except HTTPError as error:
+            raise _refusal(error, self.where, field, expected) from error
+        if len(answer.body) > MOST_JSON:
+            raise InputError(self.where, "archive", f"an answer of at most {MOST_JSON:,} bytes", "a longer one")
+        try:
+            found = json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise InputError(self.where, "archive", f"JSON from {url}", shown(error)) from error
+
+        return cast(dict[str, Any], self.take({"answer": found}, "answer", dict))
+
+    def take(self, found: dict[str, Any], name: str, kind: type, form: str = "") -> Any:
+        """Returns a field of an answer if it has the type and, of text, the form of a regular expression."""
+        value = found.get(name)
+        if type(value) is not kind or (form and not re.fullmatch(form, str(value))):
+            words = {str: "text", int: "a whole number", list: "a list", dict: "an object"}[kind]
+            raise InputError(self.where, f"archive: {name}", words + (f" like {form}" if form else ""), shown(value))
+
+        return value
 
 
-def _json(url: str, where: object, field: str, expected: str) -> dict[str, Any]:
-    """Returns an answer of the archive; `field` and `expected` describe the error if it is 404."""
+def _key() -> str:
+    """Returns the value of the header that opens embargoed dandisets; empty without a key."""
+    key = os.environ.get("DANDI_API_KEY", "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise InputError("DANDI_API_KEY", "value", "letters, digits and signs of ASCII", "others")
 
-    def ask() -> bytes:
-        with _answer(url, key=True) as response:
-            return response.read()
-
-    try:
-        answer = _retry(ask, where)
-    except HTTPError as error:
-        raise _refusal(error, where, field, expected) from error
-    try:
-        return cast(dict[str, Any], json.loads(answer))
-    except ValueError as error:
-        raise InputError(where, "archive", f"JSON from {url}", error) from error
+    return f"token {key}" if key else ""
 
 
 def _refusal(error: HTTPError, where: object, field: str, expected: str) -> InputError:
-    found = f"{error.code} {error.reason}"
     if error.code in (401, 403):
-        return InputError(where, "access", "an open dandiset, or a key to it in DANDI_API_KEY", found)
+        return InputError(where, "access", "an open dandiset, or a key to it in DANDI_API_KEY", status(error))
 
-    return InputError(where, field, expected if error.code == 404 else "an answer", found)
+    return InputError(where, field, expected if error.code == 404 else "an answer", status(error))
 
 
 @contextmanager
-def _answer(url: str, first: int = 0, last: int | None = None, key: bool = False) -> Iterator[http.client.HTTPResponse]:
-    """Yields the answer to a request, for bytes `first` to `last` if given."""
-    request = Request(url, headers={"User-Agent": "ndt"})
-    if first or last is not None:
-        request.add_header("Range", f"bytes={first}-{'' if last is None else last}")
-    if key and os.environ.get("DANDI_API_KEY"):  # only to the archive itself, never to the target of a redirect
-        request.add_unredirected_header("Authorization", f"token {os.environ['DANDI_API_KEY']}")
-    try:
-        with urlopen(request, timeout=TIMEOUT) as response:
-            yield response
-    except HTTPError as error:
-        error.close()
-        raise
-
-
-def _retry(call: Callable[[], T], where: object) -> T:
-    """Returns the result of `call`, with retries after errors of the network or the server."""
-    for pause in (*PAUSES, None):
-        try:
-            return call()
-        except HTTPError as error:
-            if error.code not in PASSING:
-                raise
-            found = f"{error.code} {error.reason}"
-        except BROKEN as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            found = str(reason) or type(reason).__name__
-        if pause is not None:
-            time.sleep(pause)
-
-    raise InputError(where, "network", f"an answer within {TIMEOUT:g} s", f"{found}, {len(PAUSES) + 1} times")
+def download(file: RemoteFile) -> Iterator[Path]:
+    """Yields a temporary copy of a file whose content has been compared with its digest, if it has one."""
+    with tempfile.TemporaryDirectory(prefix="ndt-") as folder:
+        path, digest = Path(folder) / "content.nwb", hashlib.sha256()
+        with path.open("wb") as copy, open_remote(file, cache_mib=LONGEST) as stream:
+            while part := stream.read(LONGEST * MIB):
+                copy.write(part)
+                digest.update(part)
+        if file.sha256 and digest.hexdigest() != file.sha256:
+            raise InputError(file, "content", f"SHA-256 {file.sha256}, as the archive says", digest.hexdigest())
+        yield path
 
 
 def open_remote(file: RemoteFile, block_mib: float = 1.0, cache_mib: float = 64.0) -> BinaryIO:
-    """Opens a file on DANDI for reading; only the needed blocks are fetched.
+    """Opens a file on DANDI for reading; only the needed blocks are fetched, and none is compared with the digest.
 
     A cache in memory holds the blocks read last. Sequential reads fetch up to 16 blocks in one request. A request that
     fails is repeated.
@@ -224,6 +269,7 @@ class _Ranges(io.RawIOBase):
         self.file, self.block, self.most = file, block, most
         self.name = str(file)
         self.url = file.url  # after the first answer, the target of its redirect
+        self.patience = Patience(file, READING)
         self.blocks: OrderedDict[int, bytes] = OrderedDict()
         self.at = 0
         self.following, self.ahead = -1, 1  # the block after the last request, and the number of blocks of the next one
@@ -265,8 +311,9 @@ class _Ranges(io.RawIOBase):
         stop = min(max(last + 1, index + self.ahead), index + LONGEST, index + self.most, blocks)
         stop = next((i for i in range(index + 1, stop) if i in self.blocks), stop)
         first, end = index * self.block, min(stop * self.block, self.file.size)
+        self.patience.more(end - first)
         try:
-            found = memoryview(_retry(lambda: self.ask(first, end), self.file))
+            found = memoryview(self.patience.persist(lambda until: self.ask(first, end, until)))
         except HTTPError as error:
             raise _refusal(error, self.file, "file", "one that can be read") from error
         for i in range(index, stop):
@@ -275,24 +322,32 @@ class _Ranges(io.RawIOBase):
             self.blocks.popitem(last=False)
         self.following = stop
 
-    def ask(self, first: int, end: int) -> bytes:
+    def ask(self, first: int, end: int, until: float) -> bytes:
+        headers, own = AGENT | {"Range": f"bytes={first}-{end - 1}"}, self.url == self.file.url
         try:
-            with _answer(self.url, first, end - 1, key=self.url == self.file.url) as response:
-                if response.status != 206:
-                    host = urlsplit(response.url).netloc
-                    raise InputError(self.file, "server", "one that answers range requests", f"{host}, which does not")
-                size = response.headers.get("Content-Range", "").rpartition("/")[2]
-                if size.isdigit() and int(size) != self.file.size:
-                    expected = f"{self.file.size} bytes, as the archive says"
-                    raise InputError(self.file, "size", expected, f"{size} bytes")
-                found = response.read(end - first)
-                self.url = response.url
+            answer = fetch(self.url, self.file, end - first, until, headers, secret=_key() if own else "", away=True)
         except HTTPError as error:
-            if self.url == self.file.url or error.code in PASSING:
+            if own or error.code in PASSING:
                 raise
             self.url = self.file.url  # the target of the redirect is valid for about an hour
-            return self.ask(first, end)
-        if len(found) < end - first:
-            raise ConnectionError(f"{len(found)} of {end - first} bytes")
+            return self.ask(first, end, until)
+        self.check(answer, first, end)
+        self.url = answer.url
 
-        return found
+        return answer.body
+
+    def check(self, answer: Answer, first: int, end: int) -> None:
+        """Raises if an answer is not the part that was asked for, or breaks off."""
+        if answer.status != 206:
+            host = urlsplit(answer.url).hostname
+            raise InputError(self.file, "server", "one that answers range requests", f"{host}, which does not")
+        given = answer.headers.get("Content-Range", "none")
+        part = re.fullmatch(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20})", given)
+        if part is not None and int(part[3]) != self.file.size:
+            raise InputError(self.file, "size", f"{self.file.size} bytes, as the archive says", f"{part[3]} bytes")
+        if part is None or (int(part[1]), int(part[2])) != (first, end - 1):
+            raise InputError(self.file, "server", f"bytes {first} to {end - 1}", shown(given))
+        if len(answer.body) > end - first:
+            raise InputError(self.file, "server", f"{end - first} bytes", "more")
+        if len(answer.body) < end - first:
+            raise ConnectionError(f"{len(answer.body)} of {end - first} bytes")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -212,16 +213,26 @@ def _target(found: dict[str, Any]) -> TargetSpec:
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
-    """Returns the folder of a model, or of its download from the Hugging Face Hub; an InputError if neither exists."""
-    if Path(name).is_dir():
-        return Path(name)
+    """Returns the folder of a model, or of its download from the Hugging Face Hub for ``hf:ORG/NAME``.
+
+    Only that prefix leads to the network: a misspelt folder must not.
+
+    Raises:
+        InputError: if there is no such folder, or no such model on the Hub.
+    """
+    hub = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)", str(name), re.ASCII)
+    if hub is None:
+        if Path(name).is_dir():
+            return Path(name)
+        found = "a file" if Path(name).exists() else "no such folder"
+        raise InputError(name, "model", "a run directory, or hf:ORG/NAME for a model on the Hugging Face Hub", found)
     from huggingface_hub import snapshot_download
 
     try:
         allowed = ["model.json", "model.safetensors"]
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=allowed))
+        return Path(snapshot_download(hub[1], revision=revision, allow_patterns=allowed))
     except Exception as error:  # the hub raises a dozen types
-        raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
+        raise InputError(name, "model", "a model on the Hugging Face Hub", error) from error
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -295,7 +295,7 @@ class NDT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "NDT":
-        """Loads a model from a folder, else from the Hugging Face Hub.
+        """Loads a model from a folder, or as ``hf:ORG/NAME`` from the Hugging Face Hub.
 
         Raises:
             InputError: if there is no model, it has another architecture (`load_model` of `ndt.model.architectures`

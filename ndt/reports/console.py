@@ -53,6 +53,11 @@ def _dropped(sentences: list[str], limit: int = 6) -> str:
     return "\n".join(f"  dropped: {s}" for s in [*sentences[:limit], *more])
 
 
+def _unverified(entry: dict[str, Any]) -> bool:
+    """Whether a recording on DANDI was read without a comparison with its SHA-256."""
+    return str(entry["source"]).startswith("dandi:") and not entry.get("sha256_verified", True)
+
+
 def show_inspect(result: dict[str, Any]) -> None:
     """Prints the summaries of files, or the overlaps of sessions in a store."""
     if "recipes" in result:
@@ -82,6 +87,8 @@ def _show_file(f: dict[str, Any]) -> None:
     for finding in f.get("findings", ()):
         if finding["grade"] != "note":
             _print(f"  {finding['grade']}: {finding['where']}: {finding['message']}")
+    if _unverified(f):
+        _print("  content not compared with the archive's SHA-256")
     if f["dropped"]:
         _print(_dropped(list(f["dropped"])))
 
@@ -115,6 +122,8 @@ def show_ingest(result: dict[str, Any]) -> None:
     for name, s in sorted(result["sessions"].items()):
         if s["dropped"]:
             _print(name, _dropped(list(s["dropped"])))
+    if unverified := sum(map(_unverified, result["sessions"].values())):
+        _print(f"content of {many(unverified, 'session')} not compared with the archive's SHA-256 (manifest.json)")
     _print(f"store: {result['store']}")
 
 

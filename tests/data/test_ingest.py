@@ -14,7 +14,7 @@ import ndt.data
 from ndt.config import ArraysConfig, IngestConfig
 from ndt.data.ingest import ingest, options_of
 from ndt.data.reading import read
-from ndt.data.store import Store, read_entry, write_manifest
+from ndt.data.store import HOST, Store, read_entry, write_manifest
 from ndt.errors import InputError
 from tests.data.test_store import assert_same
 from tests.data.test_store import session as small_session
@@ -165,8 +165,9 @@ def test_drafts_of_killed_runs_are_removed(recordings, tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])  # and nobody has asked how: it stays listed
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     mine = os.getpid()
-    names = [f".a.h5.{gone.pid}.tmp", f".b.h5.{mine}.tmp", f".c.h5.{mine}.tmp", ".notes.tmp", ".d.h5.99999999999.tmp"]
-    names += [f".e.h5.{ended.pid}.tmp", ".f.h5.1.tmp"]
+    drafts = {"a": gone.pid, "b": mine, "c": mine, "d": 99999999999, "e": ended.pid, "f": 1}
+    names = [f".{name}.h5.{HOST}.{pid}.tmp" for name, pid in drafts.items()]
+    names.insert(3, ".notes.tmp")
     for name in names:
         (out / name).touch()
     os.utime(out / names[2], (0, 0))  # a process of that number runs, but this is not what it is writing

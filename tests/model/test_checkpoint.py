@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,11 @@ import yaml
 from problems import TINY, busy_model, random_window, recording, specification, with_means
 from safetensors.torch import load_file, save_file
 
+from ndt.api import embed
 from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
+from ndt.finetune.adapt import finetune
+from ndt.model.architectures import load_model
 from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, write_json
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
@@ -222,3 +226,50 @@ def test_a_resolved_configuration_can_be_read_again(tmp_path) -> None:
     assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sessions"] == ["a", "b"]
     assert read_json(tmp_path / "run" / "run.json")["store"] == str(tmp_path / "store")
+
+
+@pytest.fixture
+def hub(saved, monkeypatch):
+    """A Hub that has one model; what it is asked for, in order."""
+    asked = []
+
+    def download(repo_id, **options):
+        asked.append((repo_id, options["revision"]))
+        if repo_id != "lab/base":
+            raise OSError("404 Client Error.\n\nRepository Not Found")
+        return str(saved[1])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
+
+
+@pytest.mark.parametrize("load", [NDT.from_pretrained, load_model])
+def test_the_hub_is_asked_by_its_prefix(saved, hub, load) -> None:
+    assert load("hf:lab/base", revision="v1").spec == saved[0].spec
+    assert hub == [("lab/base", "v1")]
+    with pytest.raises(InputError, match=r"^hf:lab/other: model: expected a model on the Hugging Face Hub, found 404"):
+        load("hf:lab/other")
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/bsae", "lab/base", "bsae", "hf:", "hf:base", "hf:a/b/c", "hf:lab/b?x", "HF:lab/base"]
+)
+def test_a_misspelt_name_stays_off_the_network(hub, tmp_path, monkeypatch, name) -> None:
+    """It was asked for on the Hub, where anyone may have a model of that name."""
+    monkeypatch.chdir(tmp_path)
+    expected = rf"^{re.escape(name)}: model: expected a run directory, or hf:ORG/NAME for .*, found no such folder$"
+    for load in (
+        lambda: NDT.from_pretrained(name),
+        lambda: load_model(name),
+        lambda: embed(name, "session"),
+        lambda: finetune(name, "session", out=tmp_path / "out", store=tmp_path),
+    ):
+        with pytest.raises(InputError, match=expected):
+            load()
+    assert hub == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_model(saved, hub) -> None:
+    with pytest.raises(InputError, match=r"expected a run directory, or hf:ORG/NAME .*, found a file"):
+        load_model(saved[1] / "model.json")

@@ -183,7 +183,11 @@ def test_the_command_continues_and_refuses_in_one_line(store, base, tmp_path, ca
     assert found.config == TINY
     for init, out, told in (
         (folder, folder, "another folder than the initial model's"),
-        (str(tmp_path / "none"), str(tmp_path / "new"), "a folder with model.json, or a model on the Hub"),
+        (
+            str(tmp_path / "none"),
+            str(tmp_path / "new"),
+            "a run directory, or hf:ORG/NAME for a model on the Hugging Face Hub, found no such folder",
+        ),
     ):
         argv[3] = init
         assert main([*argv, "--out", out]) == 2
