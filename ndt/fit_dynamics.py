@@ -28,6 +28,7 @@ from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
 from ndt.model.checkpoint import read_json, write_json
 from ndt.reports.dynamics_page import write_report
+from ndt.text import escaped
 from ndt.train.studies import REQUEST
 
 __all__ = ["ACTIONS", "fit_run", "load", "read_trials", "run_action", "score_run", "simulate_run"]
@@ -309,4 +310,4 @@ def _warned_once() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for line in dict.fromkeys(str(w.message) for w in found):
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {escaped(line)}", file=sys.stderr)

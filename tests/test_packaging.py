@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"ndt": "ndt", "data": "ndt.data", "pretrain": "ndt.pretrain", "finetune": "ndt.finetune"}
 FRONT = "__init__ __main__ api arguments bench benchmarks cli demo demo_rotation fit_dynamics"
 ORDER = [  # a room is a package or modules, without `ndt.`; it imports from itself and from rooms above it in this list
-    "errors intervals segments session spikes target verbs",
+    "text errors parsing schema intervals segments session spikes target verbs",
     "config",
     "model",
     "train",

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from ndt.reports.names import DYNAMICS, in_order, predictor_name
 from ndt.reports.page import fixed, many
 from ndt.reports.run_files import Decoder, score_table
+from ndt.text import escaped
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = [
     "show_bench", "show_curve", "show_demo", "show_dynamics", "show_embed", "show_evaluate", "show_finetune",
@@ -22,11 +24,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") 
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=_plain(title) or None, title_justify="left")
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(_plain(name), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_plain, row))
 
     return table
 
@@ -38,7 +40,14 @@ def _print(*parts: Any) -> None:
     if not console.is_terminal:  # a file or a pipe has no width of its own, and 80 columns break table cells
         console.width = max(console.width, 140)
     for part in parts:
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+        console.print(_plain(part), markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _plain(text: str) -> "Text":
+    """Returns a text without markup (names may hold brackets) whose hidden characters are shown as escapes."""
+    from rich.text import Text
+
+    return Text(escaped(text, keep="\n"))
 
 
 def show_simulate(result: dict[str, Any]) -> None:
