@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "ERRORS", "check_regular", "parse_json", "read_json", "read_lines", "read_npz", "read_store", "read_text", "read_yaml",
+    "ERRORS", "check_regular", "parse_json", "read_json", "read_lines", "read_npz", "read_store", "read_text",
+    "read_yaml",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -186,4 +186,3 @@ def _dataclass(kind: Any, found: Any, where: object, field: str) -> Any:
         raise
     except (ValueError, AssertionError) as error:
         raise InputError(where, field, "entries that fit together", error) from error
-

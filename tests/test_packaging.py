@@ -24,7 +24,8 @@ ORDER = [  # a room is a package or modules, without `ndt.`; it imports from its
     "decoders",
     "dynamics",
     "reports",
-    "data.covariates data.fingerprint data.splits data.store data.workers",  # sessions in time and on disk
+    # sessions in time and on disk
+    "data.covariates data.fingerprint data.session_checks data.session_reader data.splits data.store data.workers",
     "data.read | data.simulate",  # rooms on one line do not import each other
     "data.inspection",
     "data",

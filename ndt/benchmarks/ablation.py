@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-
 from ndt.benchmarks.studies import data_set, paired_row, pretrained
 from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError

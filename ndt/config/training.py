@@ -64,7 +64,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self, {"steps": (1, MOST_STEPS), "batch_size": (1, 65_536), "valid_every": (1, MOST_STEPS)}, "train.")
-        require(self, dict.fromkeys(("warmup_steps", "patience"), (0, MOST_STEPS)) | {"weight_decay": (0, INF)}, "train.")
+        require(
+            self, dict.fromkeys(("warmup_steps", "patience"), (0, MOST_STEPS)) | {"weight_decay": (0, INF)}, "train."
+        )
         own = {"micro_batches": (1, self.batch_size), "learning_rate": (1e-12, INF), "ema": (0, 0.9999)}
         require(self, own, "train.")
         choose(self, "train", precision=("auto", "fp32", "bf16"))

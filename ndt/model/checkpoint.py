@@ -324,7 +324,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     check_regular(path, "a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (OSError, SafetensorError, *ERRORS) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
 
