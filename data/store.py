@@ -116,22 +116,27 @@ class _Covariate(TypedDict):
     name: str
 
 
-class _Entry(TypedDict):
-    """What is relied upon of a session's entry; `ndt.data.inspection.summary.summarise` makes all of it."""
+class _Stored(TypedDict, total=False):
+    """What is relied upon of the entry in a session's file; `ndt.data.inspection.summary.summarise` makes all of it."""
+
+    sha256: str
+    role: Literal["train", "evaluate"]
+    subject: str
+    task: str
+    units: Count
+    spikes: Count
+    segments: Count
+    observed_seconds: float
+    covariates: list[_Covariate]
+    options: dict[str, Any]
+    dropped: list[str]
+    warnings: list[str]
+
+
+class _Entry(_Stored):
+    """The same in the manifest, which knows where the recording is."""
 
     source: str
-    sha256: NotRequired[str]
-    role: NotRequired[Literal["train", "evaluate"]]
-    subject: NotRequired[str]
-    task: NotRequired[str]
-    units: NotRequired[Count]
-    spikes: NotRequired[Count]
-    segments: NotRequired[Count]
-    observed_seconds: NotRequired[float]
-    covariates: NotRequired[list[_Covariate]]
-    options: NotRequired[dict[str, Any]]
-    dropped: NotRequired[list[str]]
-    warnings: NotRequired[list[str]]
 
 
 class _Manifest(TypedDict):
@@ -300,7 +305,7 @@ def read_entry(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             known, entry = file.attrs["ndt_store_version"] == STORE_VERSION, np.asarray(file["brainset/entry"])
-            return {**parse_json(entry[0].decode(), _Entry, path)} if known else {}
+            return {**parse_json(entry[0].decode(), _Stored, path)} if known else {}
     except Exception:  # whatever is wrong with it, the recording is read anew
         return {}
 

@@ -292,7 +292,7 @@ def save_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Reads arrays from safetensors; infinity is allowed. Errors as of `load_tensors`."""
+    """Reads arrays from safetensors, which may hold infinity and NaN; errors as of `load_tensors`."""
     return {k: v.numpy() for k, v in load_tensors(path, None).items()}
 
 
@@ -301,7 +301,7 @@ def load_tensors(path: Path, unbounded: Collection[str] | None = ()) -> dict[str
 
     Arguments:
         path: The file.
-        unbounded: Names of tensors that may hold infinity; None for all. None may hold NaN.
+        unbounded: Names of tensors that may hold infinity, but not NaN; with None, all may hold both.
 
     Raises:
         InputError: if the file is missing or not safetensors, or a number is not finite.
@@ -311,8 +311,8 @@ def load_tensors(path: Path, unbounded: Collection[str] | None = ()) -> dict[str
         found = load_file(path)
     except (OSError, SafetensorError, *ERRORS) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
-    for name, tensor in found.items():
-        wrong = tensor.isnan() if unbounded is None or name in unbounded else ~tensor.isfinite()
+    for name, tensor in found.items() if unbounded is not None else ():
+        wrong = tensor.isnan() if name in unbounded else ~tensor.isfinite()
         if wrong.any():
             raise InputError(path, name, "finite numbers", f"{int(wrong.sum())} others")
 
