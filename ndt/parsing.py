@@ -10,7 +10,7 @@ import stat
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from ndt.errors import InputError
 from ndt.schema import typed
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "ERRORS", "check_regular", "parse_json", "read_json", "read_lines", "read_npz", "read_store", "read_text",
-    "read_yaml",
+    "ERRORS", "check_regular", "parse_json", "read_embeddings", "read_json", "read_lines", "read_npz", "read_store",
+    "read_text", "read_yaml",
 ]  # fmt: skip
-
-T = TypeVar("T")
 
 MIB = 1 << 20
 MOST_TEXT = 256 * MIB  # bytes of a text file
@@ -72,12 +70,12 @@ def read_text(path: str | Path, expected: str = "a text file", most: int = MOST_
         raise InputError(path, "content", expected, error) from error
 
 
-def read_json(path: str | Path, kind: type[T], expected: str = "a JSON file") -> T:
+def read_json(path: str | Path, kind: Any = Any, expected: str = "a JSON file") -> Any:
     """Returns the content of a JSON file, of the kind that `ndt.schema.typed` checks.
 
     Arguments:
         path: The file.
-        kind: Schema of the content.
+        kind: Schema of the content; any by default.
         expected: Description of the file in errors.
 
     Raises:
@@ -86,28 +84,29 @@ def read_json(path: str | Path, kind: type[T], expected: str = "a JSON file") ->
     return parse_json(read_text(path, expected), kind, path, expected=expected)
 
 
-def parse_json(text: str, kind: type[T], where: object, field: str = "content", expected: str = "JSON") -> T:
+def parse_json(text: str, kind: Any, where: object, field: str = "content", expected: str = "JSON") -> Any:
     """Returns the value of a JSON text, of the kind that `ndt.schema.typed` checks; see `read_json`."""
     try:
         found = json.loads(text)
     except ERRORS as error:
         raise InputError(where, field, expected, _message(error)) from error
     _check_bounds(found, where, field, math.inf)
-    checked: T = typed(kind, found, where, field)
 
-    return checked
+    return typed(kind, found, where, field)
 
 
 class _Run(TypedDict):
-    store: str
+    store: NotRequired[str]
 
 
 def read_store(run: Path) -> Path | None:
     """Returns the path of the store that a run was trained on, from its run.json; None if it has none."""
-    return Path(read_json(run / "run.json", _Run)["store"]) if (run / "run.json").exists() else None
+    store = read_json(run / "run.json", _Run).get("store") if (run / "run.json").exists() else None
+
+    return Path(store) if store else None
 
 
-def read_lines(path: Path, kind: type[T]) -> list[T]:
+def read_lines(path: Path, kind: Any) -> list[Any]:
     """Returns the values of a file with one JSON value a line; none if it is missing.
 
     Lines from the first incomplete one on, which a crash cut short, are left out.
@@ -231,3 +230,29 @@ def _header(file: Any) -> "tuple[tuple[int, ...], np.dtype[Any]]":
     shape, _, dtype = (npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0)(file)
 
     return shape, dtype
+
+
+def read_embeddings(path: str | Path) -> "dict[str, NDArray[Any]]":
+    """Returns the arrays that `ndt embed` wrote: ``latents`` (R, D), ``time`` (R,), ``segment`` (R,), ``options``.
+
+    Raises:
+        InputError: as of `read_npz`, or if shapes do not fit together, a number is not finite, or times do not ascend.
+    """
+    import numpy as np
+
+    found = read_npz(path, ("latents", "time", "options"))
+    latents, time, segment = found["latents"], found["time"], found.get("segment", found["time"])
+    if latents.ndim != 2 or latents.dtype.kind != "f" or not np.isfinite(latents).all():
+        raise InputError(path, "latents", "finite numbers (R, D)", f"{latents.dtype} {latents.shape}, or others")
+    if (
+        time.shape != latents.shape[:1]
+        or segment.shape != time.shape
+        or {time.dtype.kind, segment.dtype.kind} - {*"fi"}
+    ):
+        raise InputError(path, "time", f"numbers ({len(latents)},), as segment", f"{time.shape} and {segment.shape}")
+    if not np.isfinite(time).all() or not (np.diff(time) >= 0).all():
+        raise InputError(path, "time", "ascending finite times", "others")
+    if found["options"].dtype.kind != "U" or found["options"].ndim:
+        raise InputError(path, "options", "a text", f"{found['options'].dtype} {found['options'].shape}")
+
+    return found
