@@ -187,6 +187,21 @@ class ModelSpec:
 
         return {"format": FORMAT, "versions": {"ndt": __version__, "torch": torch.__version__}, **asdict(self)}
 
+    @classmethod
+    def from_json(cls, where: str | Path, found: Mapping[str, Any]) -> "ModelSpec":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: if the format or the fields differ from those of this version, or a value is out of range.
+        """
+        if found["format"] != FORMAT:
+            raise InputError(where, "format", f"model format {FORMAT}", found["format"])
+        own = {key: value for key, value in found.items() if key not in ("format", "versions")}
+        spec: ModelSpec = typed(cls, own, where, "architecture")
+        _check_vocabulary(spec.vocabulary, where)
+
+        return spec
+
 
 class _Saved(TypedDict):
     """What every model.json holds, of whatever version."""
@@ -198,16 +213,10 @@ def read_spec(folder: Path) -> ModelSpec:
     """Reads a specification from the model.json of a folder.
 
     Raises:
-        InputError: if the file is missing, its format or fields differ from those of this version, a value is out of
-            range, or the folder's weights are too few for the architecture.
+        InputError: as of `ModelSpec.from_json`, or if the folder's weights are too few for the architecture.
     """
     path = folder / "model.json"
-    found: dict[str, Any] = {**read_json(path, _Saved)}
-    if (number := found.pop("format")) != FORMAT:
-        raise InputError(path, "format", f"model format {FORMAT}", number)
-    found.pop("versions", None)
-    spec: ModelSpec = typed(ModelSpec, found, path, "architecture")
-    _check_vocabulary(spec.vocabulary, path)
+    spec = ModelSpec.from_json(path, read_json(path, _Saved))
     c, stored = spec.config, sum(map(math.prod, shapes_of(folder / "model.safetensors").values()))
     if stored < (least := c.num_layers * (4 + 2 * c.feedforward) * c.width**2):  # before memory is taken for them
         expected = f"an architecture of at most the {stored:,} weights of model.safetensors"
@@ -216,7 +225,7 @@ def read_spec(folder: Path) -> ModelSpec:
     return spec
 
 
-def _check_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+def _check_vocabulary(vocabulary: Vocabulary, path: str | Path) -> None:
     """Raises if the names of the rows do not fit together: each once, with as many sites and depths as units."""
     units, sites = vocabulary.units, vocabulary.unit_sites
     kinds = {name.partition(":")[0] for name in vocabulary.contexts}

@@ -117,12 +117,12 @@ def show_ingest(result: dict[str, Any]) -> None:
         return _show_recipes(result["recipes"])
     rows = []
     for name, s in sorted(result["sessions"].items()):
-        covariates = ", ".join(c["name"] for c in s["covariates"]) or "none"
-        seconds = f"{s['observed_seconds']:,.0f} s"
-        rows.append([name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates])
+        covariates = ", ".join(c["name"] for c in s.get("covariates", ())) or "none"
+        counts = [fixed(s.get(key), 0) for key in ("units", "spikes", "observed_seconds", "segments")]
+        rows.append([name, *counts[:2], f"{counts[2]} s", counts[3], covariates])
     _print(_table(["session", "units", "spikes", "observed", "segments", "covariates"], rows))
     for name, s in sorted(result["sessions"].items()):
-        if s["dropped"]:
+        if s.get("dropped"):
             _print(name, _dropped(list(s["dropped"])))
     _print(f"store: {result['store']}")
 

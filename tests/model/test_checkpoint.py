@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
-from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, write_json
+from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
+from ndt.parsing import read_json
 from ndt.target import Part, Target, part_columns
 
 
