@@ -319,7 +319,7 @@ def read_session(path: str | Path) -> Session:
         InputError: if there is no such file, or it is not one of a session; see `ndt.data.session_checks`.
     """
     path = Path(path)
-    check_regular(path, "a session's HDF5 file")
+    check_regular(path, "a session's HDF5 file", "file")
     try:
         with h5py.File(path, "r") as file:
             check_contained(file, path)

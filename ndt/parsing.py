@@ -36,16 +36,16 @@ ERRORS = (  # of parsers on damaged text; yaml's constructors raise plain ones
 )  # fmt: skip
 
 
-def check_regular(path: str | Path, expected: str) -> None:
+def check_regular(path: str | Path, expected: str, field: str = "content") -> None:
     """Raises an InputError unless a path leads to a regular file."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else error
-        raise InputError(path, "file", expected, found) from error
+        raise InputError(path, field, expected, found) from error
     if not stat.S_ISREG(mode):
         found = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
-        raise InputError(path, "file", expected, found)
+        raise InputError(path, field, expected, found)
 
 
 def read_text(path: str | Path, expected: str = "a text file", most: int = MOST_TEXT) -> str:

@@ -49,6 +49,7 @@ def _target(file: str, *argv: str, out: str = "") -> Target:
 
 EMBED = ("embed", "base", "--session", SESSION)
 EVALUATE = ("evaluate", "decoder", "--session", SESSION)
+RESUME = ("pretrain", "store", "--out", "base", "--config", "base.yaml", "--resume")
 SCORE = ("dynamics", "score")
 TARGETS = {
     "manifest": _target("store/manifest.json", *EMBED, "--store", "store", out="x.npz"),
@@ -145,8 +146,8 @@ def _decoder(root: Path, train: TrainConfig) -> None:
 def _pages(root: Path) -> None:
     scores = [[0.1, 0.2], [0.3, 0.4]]
     curve = LabelCurve(
-        session=SESSION, target="vel", seconds=[10.0, 20.0], lines={"ensemble": scores, "ridge": scores, "network": scores},
-        valid_seconds=5.0,
+        session=SESSION, target="vel", seconds=[10.0, 20.0], valid_seconds=5.0,
+        lines={"ensemble": scores, "ridge": scores, "network": scores},
     )  # fmt: skip
     (root / "curve/rotation").mkdir(parents=True)
     curve.save(root / "curve")

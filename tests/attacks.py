@@ -20,6 +20,7 @@ NUMBER = {  # of values that are replaced in a JSON file
     "metrics-evaluated": 6, "metrics": 110, "pretraining": 20, "curve": 30, "rotation": 20, "state": 40, "hoam": 30,
     "wlm": 50, "wlm-inner": 12,
 }  # fmt: skip
+STRINGS, PAIRS = h5py.string_dtype(), [("a", "f8"), ("b", "i4")]
 SPIKES, UNITS, VEL = "spikes/timestamps", "spikes/unit_index", "covariates/vel"
 
 

@@ -214,9 +214,9 @@ def read_weights(model: nn.Module, folder: str | Path) -> None:
     """
     path = Path(folder) / "model.safetensors"
     load_weights(model.requires_grad_(False).eval(), path, unbounded=("scales.period", "log_friction"))
-    scales: Any = model.scales
-    for name in ("length", "period", "mu_scale"):
-        if not (getattr(scales, name) > 0).all():
-            raise InputError(path, f"scales.{name}", "numbers above 0", float(getattr(scales, name).min()))
-    if not scales.span[0] < scales.span[1]:
-        raise InputError(path, "scales.span", "a first time before the last", scales.span.tolist())
+    for scales in (module for module in model.modules() if isinstance(module, Scales)):
+        for name in ("length", "period", "mu_scale"):
+            if not (getattr(scales, name) > 0).all():
+                raise InputError(path, f"scales.{name}", "numbers above 0", float(getattr(scales, name).min()))
+        if not scales.span[0] < scales.span[1]:
+            raise InputError(path, "scales.span", "a first time before the last", scales.span.tolist())

@@ -181,7 +181,7 @@ class Snapshots:
     @classmethod
     def from_npz(cls, path: str | Path) -> "Snapshots":
         """Reads a file of `to_npz`, or arrays ``x`` and ``time`` and others that `from_arrays` takes."""
-        found: dict[str, Any] = read_npz(path, ("x", "time"), "an .npz file of snapshots")
+        found: dict[str, Any] = read_npz(path, ("x", "time"))
         if np.size(found.get("paired", False)) != 1:
             raise InputError(path, "paired", "true or false", found["paired"].shape)
         found["paired"] = bool(np.ravel(found.get("paired", False))[0])

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -256,13 +256,13 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         raise InputError(name, "model", "a folder with model.json, or a model on the Hub", error) from error
 
 
-def load_weights(model: torch.nn.Module, path: Path, unbounded: Collection[str] = ()) -> None:
+def load_weights(model: torch.nn.Module, path: Path, unbounded: tuple[str, ...] = ()) -> None:
     """Loads weights into a model.
 
     Arguments:
         model: The model.
         path: The file.
-        unbounded: Names of tensors that may hold infinity.
+        unbounded: Ends of the names of tensors that may hold infinity.
 
     Raises:
         InputError: if the file is missing or not safetensors, names, shapes or types of numbers differ from the
@@ -305,12 +305,12 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     return {k: v.numpy() for k, v in load_tensors(path, None).items()}
 
 
-def load_tensors(path: Path, unbounded: Collection[str] | None = ()) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path, unbounded: tuple[str, ...] | None = ()) -> dict[str, torch.Tensor]:
     """Reads tensors from safetensors.
 
     Arguments:
         path: The file.
-        unbounded: Names of tensors that may hold infinity, but not NaN; with None, all may hold both.
+        unbounded: Ends of the names of tensors that may hold infinity, but not NaN; with None, all may hold both.
 
     Raises:
         InputError: if the file is missing or not safetensors, or a number is not finite.
@@ -321,7 +321,7 @@ def load_tensors(path: Path, unbounded: Collection[str] | None = ()) -> dict[str
     except (OSError, SafetensorError, *ERRORS) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
     for name, tensor in found.items() if unbounded is not None else ():
-        wrong = tensor.isnan() if name in unbounded else ~tensor.isfinite()
+        wrong = tensor.isnan() if name.endswith(unbounded) else ~tensor.isfinite()
         if wrong.any():
             raise InputError(path, name, "finite numbers", f"{int(wrong.sum())} others")
 
