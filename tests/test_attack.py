@@ -29,6 +29,7 @@ class Field:
     def __init__(self, world: Path, root: Path) -> None:
         self.world, self.root, self.child = world, root, _Child(SERVER)
         shutil.copytree(world, root)
+        self.whole = self.seen()
 
     def tried(self, target: Target, case: Case) -> str:
         """Returns how a case went wrong; an empty text if it did not."""
@@ -48,7 +49,7 @@ class Field:
             wrong = "no end"
         except subprocess.CalledProcessError as error:
             wrong = f"a crash, {error.returncode}: {error.stderr[-300:]}"
-        self.restore()
+        self.restore(target)
 
         return wrong
 
@@ -73,9 +74,13 @@ class Field:
         paths = (p for p in self.root.rglob("*") if p.is_file() and not p.is_symlink())
         return {str(p.relative_to(self.root)): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
 
-    def restore(self) -> None:
-        shutil.rmtree(self.root)
-        shutil.copytree(self.world, self.root)
+    def restore(self, target: Target) -> None:
+        path = self.root / target.file
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        shutil.copy2(self.world / target.file, path)
+        if self.seen() != self.whole:
+            shutil.rmtree(self.root)
+            shutil.copytree(self.world, self.root)
 
 
 @pytest.fixture(scope="module")
