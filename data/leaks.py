@@ -19,6 +19,7 @@ from ndt.data.splits import split
 from ndt.data.store import Store, read_session
 from ndt.errors import InputError
 from ndt.intervals import Intervals
+from ndt.parsing import check_regular
 from ndt.session import Session
 
 __all__ = ["Blocks", "blocks_of", "check_base", "check_leaks", "check_store", "read_fingerprint", "report_leaks"]
@@ -47,6 +48,7 @@ def read_fingerprint(path: str | Path) -> Fingerprint:
     Raises:
         InputError: if there is no such session.
     """
+    check_regular(path, "a session's HDF5 file", "file")
     try:
         with h5py.File(path, "r") as opened:
             file: Any = opened

@@ -303,6 +303,7 @@ def read_entry(path: Path) -> dict[str, Any]:
     The file has precedence over the manifest, which may be older after a killed run.
     """
     try:
+        check_regular(path, "a session's HDF5 file")
         with h5py.File(path, "r") as file:
             known, entry = file.attrs["ndt_store_version"] == STORE_VERSION, np.asarray(file["brainset/entry"])
             return {**parse_json(entry[0].decode(), _Stored, path)} if known else {}

@@ -108,7 +108,8 @@ def _sessions(name: str) -> Iterator[Case]:
     """HDF5 of a store whose content does not fit together."""
 
     def own(word: str, change: object, expected: str = REFUSE) -> Case:
-        return edit(f"{name}-{word}", expected, change)
+        read = name == "session"  # `ndt inspect STORE` reads fingerprints, and sessions only if they overlap
+        return edit(f"{name}-{word}", expected if read else ANY, change)
 
     yield own("spikes-descend", lambda f: f[SPIKES].__setitem__((), f[SPIKES][()][::-1]))
     yield own("spikes-two-swapped", lambda f: f[SPIKES].__setitem__(slice(4, 6), f[SPIKES][4:6][::-1]))
