@@ -10,7 +10,7 @@ MODULES := $(subst /,.,$(patsubst %/__init__,%,$(basename $(filter-out ndt/__ini
 NAMED := import ndt, pdoc.__main__ as p; [vars(m).update((n, getattr(m, n)) for n in m.__all__) for m in (ndt, ndt.data)]; p.cli()
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-browser lint types format bench docs package clean check
+.PHONY: help install demo test test-slow test-attack test-browser lint types format bench docs package clean check
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -31,6 +31,9 @@ test: $(READY) ## Fast tests
 
 test-slow: $(READY) ## Tests that train for longer
 	$(TEST) -n 2 -m 'slow and not browser and not attack'
+
+test-attack: $(READY) ## Every attack on every file that a verb reads
+	$(TEST) -m attack
 
 test-browser: $(READY) ## The report in headless Chromium
 	@.ci/chromium || true

@@ -14,6 +14,7 @@ Grams cross gaps of observation: a copy has the same intervals there. Uninformat
 intervals (clock ticks), and those that occur in a session at two times.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,22 @@ class Fingerprint:
 
     def __len__(self) -> int:
         return len(self.hash)
+
+    def digest(self) -> str:
+        """Returns a checksum of the four arrays, which shows whether a file's own are those that were written."""
+        arrays = (self.hash, self.unit, self.time, self.end)
+
+        return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
+
+    @property
+    def sound(self) -> bool:
+        """Whether types and shapes are those above, hashes ascend, and each gram lies within the span."""
+        kinds = ((self.hash, "u"), (self.unit, "i"), (self.time, "f"), (self.end, "f"))
+        if any(a.dtype.kind != kind or a.shape != (len(self),) for a, kind in kinds):
+            return False
+        inside = not len(self) or bool(np.all((self.time >= self.span[0]) & (self.end <= self.span[1])))
+
+        return inside and bool(np.all(self.hash[1:] >= self.hash[:-1]) and np.all(self.time <= self.end))
 
 
 def fingerprint(session: Session) -> Fingerprint:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from ndt.config import IngestConfig
@@ -28,6 +29,7 @@ from ndt.data.store import Store, read_entry, remove_drafts, write_session
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.session import Session
+from ndt.text import escaped
 
 if TYPE_CHECKING:
     from ndt.data.read.remote import RemoteFile
@@ -79,7 +81,7 @@ def ingest(
         task = bar.add_task("Ingesting", total=len(sources))
         for source, result in _results(sources, root, config):
             keep(source, result)
-            bar.update(task, advance=1, description=f"Ingested {_session_id(source)}")
+            bar.update(task, advance=1, description=f"Ingested {escape(escaped(_session_id(source)))}")
             if isinstance(result, InputError):
                 failures.append(result)
                 if len(sources) > 1:  # a single error is raised below

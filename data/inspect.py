@@ -17,6 +17,7 @@ from ndt.data.reading import read
 from ndt.data.workers import DIED, spread
 from ndt.errors import InputError
 from ndt.reports.page import write_text
+from ndt.text import escaped
 
 if TYPE_CHECKING:
     from ndt.data.read.remote import RemoteFile
@@ -53,6 +54,7 @@ def inspect(
         'warning'
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     config, sources = as_config(IngestConfig, config), find_files(files)
@@ -65,7 +67,7 @@ def inspect(
         task = bar.add_task("Inspecting", total=len(jobs))
         for i, entry in spread(call, jobs, config.workers, config.cluster):
             found[i] = entry or _failed(InputError(sources[i], "file", "a recording", DIED), sources[i])
-            bar.update(task, advance=1, description=f"Inspected {names[i]}")
+            bar.update(task, advance=1, description=f"Inspected {escape(escaped(names[i]))}")
     entries = [found[i] for i in range(len(jobs))]
     if root is not None and any("error" not in entry for entry in entries):
         from ndt.data.inspection.recording_page import index_page

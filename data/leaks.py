@@ -14,10 +14,12 @@ import h5py
 
 from ndt.data.fingerprint import NOTHING, VERSION, Fingerprint, fingerprint
 from ndt.data.overlaps import Overlap, find_overlaps
+from ndt.data.session_checks import check_contained
 from ndt.data.splits import split
 from ndt.data.store import Store, read_session
 from ndt.errors import InputError
 from ndt.intervals import Intervals
+from ndt.parsing import check_regular
 from ndt.session import Session
 
 __all__ = ["Blocks", "blocks_of", "check_base", "check_leaks", "check_store", "read_fingerprint", "report_leaks"]
@@ -41,20 +43,25 @@ class _Exposure(NamedTuple):
 
 
 def read_fingerprint(path: str | Path) -> Fingerprint:
-    """Returns the fingerprint in a session's file, or computes it if that is missing or outdated.
+    """Returns the fingerprint in a session's file, or computes it if that is missing, outdated or damaged.
 
     Raises:
         InputError: if there is no such session.
     """
+    check_regular(path, "a session's HDF5 file", "file")
     try:
         with h5py.File(path, "r") as opened:
             file: Any = opened
+            check_contained(file, Path(path))
             group, times = file["fingerprint"], file["spikes/timestamps"]
             if (group.attrs["version"], group.attrs["num_spikes"]) == (VERSION, len(times)):
                 columns = {name: group[name][()] for name in ("hash", "unit", "time", "end")}
-                return Fingerprint(**columns, span=(float(times[0]), float(times[-1])) if len(times) else NOTHING)
-    except (OSError, KeyError):
-        pass  # a file of another writer, or no file, which is an error below
+                span = (float(times[0]), float(times[-1])) if len(times) else NOTHING
+                found = Fingerprint(**columns, span=span)
+                if group.attrs.get("digest", found.digest()) == found.digest() and found.sound:
+                    return found
+    except Exception:
+        pass  # a file of another writer, a damaged fingerprint, or no file, which is an error below
 
     return fingerprint(read_session(path))
 

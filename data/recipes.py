@@ -11,6 +11,7 @@ from typing import Any
 from ndt.config.data import IngestConfig
 from ndt.config.reader import fill_config
 from ndt.errors import InputError
+from ndt.parsing import read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names", "recipes_table"]
 
@@ -71,17 +72,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         >>> load_recipe("mc_rtt").covariate
         'finger_vel'
     """
-    import yaml
-
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
         if str(name_or_path) not in recipe_names():
             raise InputError(name_or_path, "recipe", f"a YAML file, or one of {', '.join(recipe_names())}", "neither")
-    try:
-        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(path, "recipe", "a YAML file", error) from error
+    found: Any = read_yaml(path, "recipe")
     missing = [key for key in NEEDED if not isinstance(found, dict) or key not in found]
     if missing:
         raise InputError(path, "recipe", f"the keys {', '.join(NEEDED)}", f"no {missing[0]}")

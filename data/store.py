@@ -26,16 +26,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt.data.fingerprint import VERSION, fingerprint
+from ndt.data.session_checks import check_contained, check_session
+from ndt.data.session_reader import SessionReader
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.session import Covariate, Session, Spikes, Units
+from ndt.parsing import check_regular, parse_json, read_json
+from ndt.schema import Count
+from ndt.session import Covariate, Session
 
 __all__ = [
     "STORE_VERSION",
@@ -98,6 +102,8 @@ class Store:
         """Returns a session with memory-mapped arrays; repeated calls return the same object."""
         if session_id not in self._sessions:
             session, entry = read_session(self.path(session_id)), self.manifest["sessions"][session_id]
+            if session.session_id != session_id:
+                raise InputError(self.path(session_id), "session/id", session_id, session.session_id)
             self._sessions[session_id] = replace(session, source=session.source | {"path": entry["source"]})
         return self._sessions[session_id]
 
@@ -110,20 +116,53 @@ def open_store(store: "str | Path | Store | None", verb: str) -> Store:
     return store if isinstance(store, Store) else Store(store)
 
 
+class _Covariate(TypedDict):
+    name: str
+
+
+class _Stored(TypedDict, total=False):
+    """What is relied upon of the entry in a session's file; `ndt.data.inspection.summary.summarise` makes all of it."""
+
+    sha256: str
+    role: Literal["train", "evaluate"]
+    subject: str
+    task: str
+    units: Count
+    spikes: Count
+    segments: Count
+    observed_seconds: float
+    covariates: list[_Covariate]
+    options: dict[str, Any]
+    dropped: list[str]
+    warnings: list[str]
+
+
+class _Entry(_Stored):
+    """The same in the manifest, which knows where the recording is."""
+
+    source: str
+
+
+class _Manifest(TypedDict):
+    version: int
+    sessions: dict[str, _Entry]
+    failed: NotRequired[dict[str, str]]
+
+
 def read_manifest(root: Path) -> dict[str, Any]:
     """Returns a store's manifest; raises `InputError` if it is missing or has another version."""
     path = root / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-        version, _ = manifest["version"], manifest["sessions"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(root, "manifest.json", "a store that `ndt ingest` made", "no such file") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(path, "manifest", "a store's manifest", f"{type(error).__name__} {error}") from error
+    if not path.exists():
+        raise InputError(root, "manifest.json", "a store that `ndt ingest` made", "no such file")
+    manifest = read_json(path, _Manifest, "a store's manifest")
+    version = manifest["version"]
     if version != STORE_VERSION:
         raise InputError(path, "version", f"{STORE_VERSION} (ingest the recordings anew)", version)
+    for name in manifest["sessions"]:
+        if Path(name).name != name or "\0" in name:  # it names the session's file, which lies in the store
+            raise InputError(path, "sessions", "names that files of the store can have", repr(name))
 
-    return dict(manifest)
+    return {**manifest}
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
@@ -204,7 +243,8 @@ def write_session(
             _intervals(file, "units_observed", session.units.observed)
         sample = fingerprint(session)
         group = _columns(file, "fingerprint", {k: v for k, v in vars(sample).items() if k != "span"})
-        group.attrs.update(version=VERSION, num_spikes=len(session.spikes.timestamps))  # to detect changed spikes
+        number = len(session.spikes.timestamps)  # to detect changed spikes
+        group.attrs.update(version=VERSION, num_spikes=number, digest=sample.digest())
         group = _data(file, "covariates")
         _intervals(group, "domain", session.observed)
         for name, covariate in session.covariates.items():
@@ -273,10 +313,11 @@ def read_entry(path: Path) -> dict[str, Any]:
     The file has precedence over the manifest, which may be older after a killed run.
     """
     try:
+        check_regular(path, "a session's HDF5 file")
         with h5py.File(path, "r") as file:
             known, entry = file.attrs["ndt_store_version"] == STORE_VERSION, np.asarray(file["brainset/entry"])
-            return dict(json.loads(entry[0])) if known else {}
-    except (OSError, KeyError, ValueError, TypeError):
+            return {**parse_json(entry[0].decode(), _Stored, path)} if known else {}
+    except Exception:  # whatever is wrong with it, the recording is read anew
         return {}
 
 
@@ -284,117 +325,32 @@ def read_session(path: str | Path) -> Session:
     """Reads a session's file with memory-mapped arrays.
 
     In files of brainsets and temporaldata, every array of a time series becomes a covariate ``group/key``.
+
+    Raises:
+        InputError: if there is no such file, or it is not one of a session; see `ndt.data.session_checks`.
     """
     path = Path(path)
+    check_regular(path, "a session's HDF5 file", "file")
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise InputError(path, "file", "a session's HDF5 file", found) from error
-    with file:
-        version = file.attrs.get("ndt_store_version", STORE_VERSION)
-        if version != STORE_VERSION:
-            raise InputError(path, "ndt_store_version", f"{STORE_VERSION} (ingest the recording anew)", version)
-        for name in ("domain", "spikes", "units"):
-            if name not in file:
-                raise InputError(path, name, f"the layout of a store ({', '.join(OURS)})", f"only {', '.join(file)}")
-        return _Reader(path).session(file)
+        with h5py.File(path, "r") as file:
+            check_contained(file, path)
+            session = _checked(file, path)
+    except InputError:
+        raise
+    except Exception as error:  # the exceptions that h5py raises for broken files cannot be listed
+        found = f"{type(error).__name__} {error}"
+        raise InputError(path, "content", "a session's HDF5 file", found) from error
+    check_session(session, path)
+
+    return session
 
 
-class _Reader:
-    """Reads groups of one file; all arrays are views of one memory map."""
+def _checked(file: Any, path: Path) -> Session:
+    version = file.attrs.get("ndt_store_version", STORE_VERSION)
+    if version != STORE_VERSION:
+        raise InputError(path, "ndt_store_version", f"{STORE_VERSION} (ingest the recording anew)", version)
+    for name in ("domain", "spikes", "units"):
+        if name not in file:
+            raise InputError(path, name, f"the layout of a store ({', '.join(OURS)})", f"only {', '.join(file)}")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes = np.memmap(path, np.uint8, "r")
-
-    def array(self, dataset: Any) -> NDArray[Any]:
-        offset = dataset.id.get_offset()
-        if offset is None or dataset.dtype.hasobject:  # empty, chunked or compressed, or strings of variable length
-            return np.asarray(dataset[()])
-        mapped: NDArray[Any] = self.bytes[offset : offset + dataset.nbytes].view(dataset.dtype)
-        return mapped.reshape(dataset.shape)
-
-    def columns(self, group: Any) -> dict[str, NDArray[Any]]:
-        text = {key.decode() for name in ("_unicode_keys", "_utf8_keys") for key in group.attrs.get(name, ())}
-        arrays = {key: self.array(value) for key, value in group.items() if isinstance(value, h5py.Dataset)}
-        return {key: _text(values) if key in text else values for key, values in arrays.items()}
-
-    def intervals(self, group: Any) -> Intervals:
-        columns = {key: np.array(values) for key, values in self.columns(group).items()}  # short: in memory
-        return Intervals(columns.pop("start"), columns.pop("end"), columns)
-
-    def session(self, file: Any) -> Session:
-        spikes, units = self.columns(file["spikes"]), self.columns(file["units"])
-        ids = units.pop("id") if "id" in units else np.arange(1 + max(spikes["unit_index"], default=-1)).astype(str)
-        about = {name: dict(file[name].attrs) if name in file else {} for name in ("brainset", "subject", "session")}
-        brainset, session = about["brainset"], about["session"]
-        messages = self.columns(file["session"]) if "session" in file else {}
-        covariates: dict[str, Covariate] = {}
-        intervals: dict[str, Intervals] = {}
-        for name in file:
-            self.collect(file[name], covariates, intervals)
-
-        return Session(
-            session_id=str(session.get("id", self.path.stem)),
-            subject=str(about["subject"].get("id", "")),
-            task=str(session.get("task", "")),
-            recording_date=str(session.get("recording_date", "")),
-            spikes=Spikes(timestamps=spikes["timestamps"], unit_index=spikes["unit_index"]),
-            units=Units(
-                id=_text(ids) if ids.dtype.kind in "SO" else ids.astype(str),
-                columns={key: np.array(values) for key, values in units.items()},
-                observed=self.intervals(file["units_observed"]) if "units_observed" in file else None,
-            ),
-            observed=self.intervals(file["domain"]),
-            covariates=covariates,
-            intervals=intervals,
-            source={
-                "path": brainset.get("source", ""),
-                "sha256": brainset.get("origin_version", ""),
-                "size": int(brainset.get("size", 0)),
-                "conventions": json.loads(str(brainset.get("conventions", "{}"))),
-            },
-            dropped=tuple(value.decode() for value in messages.get("dropped", ())),
-            warnings=tuple(value.decode() for value in messages.get("warnings", ())),
-            count_bin=float(session.get("count_bin", 0.0)),
-        )
-
-    def collect(self, group: Any, covariates: dict[str, Covariate], intervals: dict[str, Intervals]) -> None:
-        """Adds a group's covariates or its table, or those of its subgroups."""
-        kind = group.attrs.get("object") if isinstance(group, h5py.Group) else None
-        name = str(group.name).strip("/")
-        if kind == "Data":
-            for inner in group:
-                self.collect(group[inner], covariates, intervals)
-        elif kind == "Interval" and name != "units_observed" and name.split("/")[-1] != "domain":
-            intervals[str(group.attrs.get("name", name))] = self.intervals(group)
-        elif kind in ("IrregularTimeSeries", "RegularTimeSeries") and name != "spikes":
-            for covariate in self.series(group, name):
-                covariates[covariate.name] = covariate
-
-    def series(self, group: Any, name: str) -> Iterator[Covariate]:
-        columns, attrs = self.columns(group), group.attrs
-        times = columns.pop("timestamps", None)
-        columns.pop("timestamp_indices_1s", None)
-        for key, values in columns.items():
-            if values.dtype.kind not in "biuf" or values.ndim not in (1, 2):
-                continue
-            if times is None:
-                times = group["domain/start"][0] + np.arange(len(values)) / attrs["sampling_rate"]
-            values = values[:, None] if values.ndim == 1 else values  # (M, C)
-            dims = json.loads(attrs["dims"]) if "dims" in attrs else map(str, range(values.shape[1]))
-            yield Covariate(
-                name=str(attrs.get("name", f"{name}/{key}")),
-                path=str(attrs.get("path", f"{name}/{key}")),
-                timestamps=times,
-                values=values,
-                dims=tuple(dims),
-                unit=str(attrs.get("unit", "")),
-                angular=bool(attrs.get("angular", False)),
-            )
-
-
-def _text(values: NDArray[Any]) -> NDArray[Any]:
-    flat = [value.decode() if isinstance(value, bytes) else str(value) for value in values.ravel()]
-    return np.array(flat, np.str_).reshape(values.shape)
+    return SessionReader(path).session(file)

@@ -14,6 +14,7 @@ from ndt.data.splits import split, within
 from ndt.data.targets import find_sources
 from ndt.data.trials import lasting, rows_at
 from ndt.errors import InputError
+from ndt.model.checkpoint import MOST_BINS
 from ndt.model.tokens import Window
 from ndt.model.vocabulary import Rows
 from ndt.session import Covariate, Session
@@ -56,11 +57,11 @@ def longest_window(config: PretrainConfig | FinetuneConfig, bin_size: float, whe
         where: Name of the session in errors.
 
     Raises:
-        InputError: if it has fewer bins than the shortest window.
+        InputError: if it has fewer bins than the shortest window, or more than a model may have.
     """
     bins = round(config.window / bin_size)
-    if bins < MIN_BINS:
-        expected = f"at least {MIN_BINS} bins of {bin_size * 1e3:g} ms"
+    if not MIN_BINS <= bins <= MOST_BINS:
+        expected = f"{MIN_BINS} to {MOST_BINS:,} bins of {bin_size * 1e3:g} ms"
         raise InputError(where, "window", expected, f"{bins} bins ({config.window:g} s)")
 
     return bins

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,9 @@ from ndt.finetune.session_labels import (
     too_few,
 )
 from ndt.model.architectures import load_model
-from ndt.model.checkpoint import read_json, write_json
+from ndt.model.checkpoint import write_json
 from ndt.model.transformer import NDT
+from ndt.parsing import read_json
 from ndt.target import Part, Target, labelled, scored_bins
 
 __all__ = ["SPLITS", "Scored", "evaluate", "score_session", "scored_rows"]
@@ -291,7 +292,9 @@ def evaluate(
     model, ensemble = load_model(folder), Ensemble.load(folder)
     if model.spec.target is None:
         raise InputError(folder, "target", "a decoder that `ndt finetune` wrote", "a model without one")
-    session = session or read_json(folder / "metrics.json")["session"]
+    if tuple(p.part for p in ensemble.parts) != model.spec.target.parts:
+        raise InputError(folder / "ensemble.json", "parts", "those of model.json", "others")
+    session = session or read_json(folder / "metrics.json", _Scores)["session"]
     recording = open_store(store or model.store, "evaluate").session(session)
     own = session in model.spec.data
     split = split or ("test" if own else "all")
@@ -312,6 +315,10 @@ def evaluate(
         write_json(Path(out), found)
 
     return found
+
+
+class _Scores(TypedDict):
+    session: str
 
 
 def _target(recording: Any, model: NDT, binned: BinnedSession) -> Target:
@@ -343,8 +350,7 @@ def _scored(
         chosen, columns = scored_bins(target, i, rows), target.columns(i)
         if shortage := too_few(target, i, rows):
             raise InputError(binned.session.session_id, "labels", *shortage)
-        inputs = (counts, since[i]) if fitted.part.per else (counts,)
-        members = {name: np.concatenate(member.predict(*inputs))[chosen] for name, member in fitted.members.items()}
+        members = {name: fitted.predict(name, counts, since[i])[chosen] for name in fitted.members}
         members |= {"ensemble": decoded[chosen, columns], "network": network[chosen, columns]}
         y, segment = target.values[chosen, columns], binned.segment[chosen]
         found = _part_metrics(fitted.part, y, members, fitted.conformal, segment) | {"weights": fitted.weights}

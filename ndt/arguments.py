@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from ndt.errors import InputError
+from ndt.parsing import read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -103,14 +104,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def _check_file(path: str, known: Sequence[str]) -> None:
     """Refuses a settings file that is missing, is not YAML, or has an unknown setting."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(path, "--config", "a file that can be read", error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, "--config", "YAML", error) from error
+    values = read_yaml(path, "--config", "a YAML file of settings")
     if not isinstance(values or {}, Mapping):
         raise InputError(path, "--config", "settings and their values", type(values).__name__)
     for key, _ in flattened(values or {}):

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ndt.bench import BENCHMARKS
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.errors import InputError
+from ndt.text import escaped, escaped_within
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -364,13 +366,26 @@ def _call(name: str, argv: Sequence[str]) -> int:
     elif not args.json:
         from ndt.reports import console as tables
 
-        getattr(tables, f"show_{name}")(result)
+        shown = {key: value if key == "run" else escaped_within(value) for key, value in result.items()}
+        getattr(tables, f"show_{name}")(shown)
     for line in failed:
-        print(line, file=sys.stderr)
+        print(escaped(line), file=sys.stderr)
 
     return 2 if failed else 0
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Shows each warning as one line, without the place in the code, and hidden characters as escapes."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {escaped(' '.join(str(message).split()))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+@_warnings_in_a_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``ndt`` and returns its exit code: 0, 2 if the input is wrong, 130 if the user stops it."""
     argv = list(sys.argv[1:] if argv is None else argv)

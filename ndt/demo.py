@@ -1,6 +1,5 @@
 """The demo: recordings, a store, a pretrained model, decoders with baselines, embeddings, and a report."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +56,8 @@ def demo(
     from ndt.data.ingest import ingest
     from ndt.data.simulate import recordings as simulation
     from ndt.data.splits import split
-    from ndt.model.checkpoint import read_json, write_json
+    from ndt.model.checkpoint import write_json
+    from ndt.parsing import read_json
     from ndt.pretrain.train import pretrain
     from ndt.reports.run import write_report
 
@@ -112,6 +112,8 @@ def _session_ids(files: Sequence[str]) -> set[str]:
 
 def _clear(out: Path, data: Sequence[str]) -> None:
     """Removes the results of an earlier demo in this folder, and its store if it holds other sessions."""
+    from ndt.data.store import read_manifest
+
     made = [name for name in (*PARTS, "store") if (out / name).exists()]
     if made and not (out / MARK).exists():
         found = f"a folder that holds {', '.join(made)}"
@@ -122,7 +124,7 @@ def _clear(out: Path, data: Sequence[str]) -> None:
     for name in ("metrics.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     manifest = out / "store" / "manifest.json"
-    if manifest.exists() and (not data or set(json.loads(manifest.read_text())["sessions"]) - _session_ids(data)):
+    if manifest.exists() and (not data or set(read_manifest(out / "store")["sessions"]) - _session_ids(data)):
         shutil.rmtree(out / "store")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()

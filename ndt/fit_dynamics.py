@@ -4,11 +4,12 @@ import json
 import sys
 import time as clock
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import yaml
@@ -21,13 +22,15 @@ from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.hoam import HOAM
 from ndt.dynamics.latents import trials
 from ndt.dynamics.methods import METHODS, Model, make_model
-from ndt.dynamics.snapshots import Snapshots, read_arrays
+from ndt.dynamics.snapshots import Snapshots
 from ndt.dynamics.systems.named import SYSTEMS, System
 from ndt.dynamics.systems.published import drifters, embryoid
 from ndt.dynamics.wlm import WLM
 from ndt.errors import InputError
-from ndt.model.checkpoint import read_json, write_json
+from ndt.model.checkpoint import write_json
+from ndt.parsing import parse_json, read_embeddings, read_json
 from ndt.reports.dynamics_page import write_report
+from ndt.text import escaped
 from ndt.train.studies import REQUEST
 
 __all__ = ["ACTIONS", "fit_run", "load", "read_trials", "run_action", "score_run", "simulate_run"]
@@ -102,8 +105,8 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
         expected = f"an .npz file of snapshots, or a system: {', '.join(SYSTEMS)}"
         raise InputError("dynamics", "source", expected, source)
     names: set[str] = set()
-    with suppress(OSError, ValueError, AttributeError, TypeError), np.load(source, allow_pickle=False) as file:
-        names = set(file.files)  # none if the file is not .npz, which its reader refuses
+    with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(source) as file:
+        names = {name.removesuffix(".npy") for name in file.namelist()}  # none: the reader refuses the file
     if "positions" in names:
         found = drifters(source)
     elif "pcs" in names:
@@ -119,6 +122,10 @@ def _read(source: str, config: DynamicsConfig) -> tuple[Snapshots, System | None
     return found, None
 
 
+class _Options(TypedDict):
+    session: NotRequired[str]
+
+
 def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     """Reads latents written by ``ndt embed`` and aligns them to the starts of the recording's trials.
 
@@ -127,8 +134,8 @@ def read_trials(path: str | Path, config: TrialsConfig) -> Snapshots:
     """
     if not config.nwb:
         raise InputError("settings", "trials.nwb", "the NWB file of the session whose latents these are", "none")
-    found = read_arrays(path, ("latents", "time", "options"))
-    options = json.loads(str(found["options"]))
+    found = read_embeddings(path)
+    options: dict[str, Any] = parse_json(str(found["options"]), _Options, path, "options")
     from ndt.data.reading import read
 
     session = read(config.nwb)
@@ -216,8 +223,10 @@ def _energies(system: System | None, snapshots: Snapshots, paths: Paths) -> dict
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns means of scores over held-out snapshots, or over all if none is held out."""
+    """Returns means of scores over held-out snapshots, or over all if none is held out; an error without a score."""
     held = [row for row in rows if row["held_out"]] or list(rows)
+    if not held:
+        raise InputError("snapshots", "times", "at least two in a trajectory, to score a simulation", "one")
     return {name: float(np.mean([row[name] for row in held])) for name in SCORES}
 
 
@@ -266,13 +275,17 @@ def score_run(run: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
     return {"run": str(run), "test": rows, "summary": {model.method: summarise(rows)}}
 
 
+class _Model(TypedDict):
+    method: str
+
+
 def load(run: Path) -> HOAM | WLM:
     """Returns the model of a run, of either method.
 
     Raises:
         InputError: if the folder holds none.
     """
-    method = read_json(run / "model.json").get("method")
+    method = read_json(run / "model.json", _Model)["method"]
     if method not in METHODS:
         raise InputError(run / "model.json", "method", f"one of {', '.join(METHODS)}", method)
 
@@ -309,4 +322,4 @@ def _warned_once() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for line in dict.fromkeys(str(w.message) for w in found):
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {escaped(line)}", file=sys.stderr)

@@ -24,11 +24,15 @@ class Scaler:
 
     Arguments:
         mean: Shape (N,).
-        std: Shape (N,).
+        std: Above 0, shape (N,).
     """
 
     mean: Array
     std: Array
+
+    def __post_init__(self) -> None:
+        if np.shape(self.mean) != np.shape(self.std) or not np.all(np.asarray(self.std) > 0):
+            raise ValueError("std must have the shape of mean, and be above 0")
 
     @classmethod
     def fit(cls, segments: Segments, rows: Masks) -> "Scaler":

@@ -81,7 +81,11 @@ def test_unknown_setting_in_a_file_names_file_and_setting(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("model: [", "expected YAML"), ("- 1\n", "expected settings and their values, found list"), (None, "can be read")],
+    [
+        ("model: [", "expected a YAML file of settings, found while parsing"),
+        ("- 1\n", "expected settings and their values, found list"),
+        (None, "expected a YAML file of settings, found no such file"),
+    ],
 )
 def test_broken_settings_file(text, told, tmp_path, capsys):
     path = tmp_path / "small.yaml"

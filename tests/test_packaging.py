@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"ndt": "ndt", "data": "ndt.data", "pretrain": "ndt.pretrain", "finetune": "ndt.finetune"}
 FRONT = "__init__ __main__ api arguments bench benchmarks cli demo demo_rotation fit_dynamics"
 ORDER = [  # a room is a package or modules, without `ndt.`; it imports from itself and from rooms above it in this list
-    "errors intervals segments session spikes target verbs",
+    "text errors parsing schema intervals segments session spikes target verbs",
     "config",
     "model",
     "train",
@@ -24,7 +24,8 @@ ORDER = [  # a room is a package or modules, without `ndt.`; it imports from its
     "decoders",
     "dynamics",
     "reports",
-    "data.covariates data.fingerprint data.splits data.store data.workers",  # sessions in time and on disk
+    # sessions in time and on disk
+    "data.covariates data.fingerprint data.session_checks data.session_reader data.splits data.store data.workers",
     "data.read | data.simulate",  # rooms on one line do not import each other
     "data.inspection",
     "data",

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ndt.benchmarks.studies import data_set, paired_row, pretrained
 from ndt.config import PretrainConfig, StudyConfig, load_config
 from ndt.errors import InputError
+from ndt.parsing import read_yaml
 from ndt.train.studies import overridden, run_all
 
 __all__ = ["MASKS", "ablation", "load_variants", "presets"]
@@ -45,10 +44,7 @@ def load_variants(path: Path, base: PretrainConfig) -> dict[str, PretrainConfig]
         default: {}
         unbiased: {model.locality_bias: 0.0}
     """
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(path, "variants", "a YAML file", error) from error
+    found = read_yaml(path, "variants")
     if not isinstance(found, Mapping) or not found:
         raise InputError(path, "variants", "names and their settings", repr(found))
 

@@ -15,7 +15,8 @@ from ndt.data.windows import BinnedSession, default_bin_size
 from ndt.errors import InputError
 from ndt.evaluation.metrics import paired_difference
 from ndt.finetune.session_labels import seconds_of_labels
-from ndt.model.checkpoint import read_json, write_json
+from ndt.model.checkpoint import write_json
+from ndt.parsing import read_json
 from ndt.pretrain import train
 from ndt.train.studies import REQUEST, finish, run_all, sources
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from ndt.config.reader import INF, choose, require
+from ndt.config.reader import INF, MOST_SEED, choose, require
 from ndt.errors import InputError
 
 __all__ = ["AWKWARD", "ArraysConfig", "IngestConfig", "SimulateConfig"]
@@ -99,7 +99,7 @@ class IngestConfig:
     max_gib: float = 8.0
 
     def __post_init__(self) -> None:
-        require(self, {"cut_silence": (0, INF), "workers": (0, INF), "probe_seconds": (0, INF), "max_gib": (0, INF)})
+        require(self, {"cut_silence": (0, INF), "workers": (0, 4096), "probe_seconds": (0, 1e6), "max_gib": (0, 1e6)})
         choose(self, "", merge=("none", "electrode"), duplicates=("keep", "drop", "group"))
         choose(self, "", counts_at=("start", "centre", "end"), covariates_at=("start", "centre", "end"))
 
@@ -149,10 +149,10 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         least = 3 if "empty_units" in self.awkward else 1
-        require(self, {"num_subjects": (1, 702), "num_sessions": (1, 99), "num_units": (least, INF)})
-        require(self, {"num_electrodes": (self.num_units, INF), "num_regions": (1, 4), "seconds": (1, 1e7)})
+        require(self, {"num_subjects": (1, 702), "num_sessions": (1, 99), "num_units": (least, 1_000_000)})
+        require(self, {"num_electrodes": (self.num_units, 1_000_000), "num_regions": (1, 4), "seconds": (1, 1e7)})
         require(self, {"persistence": (0, 1), "drift": (0, 1), "mean_rate_hz": (1e-3, 1e3)})
-        require(self, {"workers": (0, INF), "seed": (0, INF)})
+        require(self, {"workers": (0, 4096), "seed": (0, MOST_SEED)})
         choose(self, "", dynamics=("nonlinear", "rotational"))
         for name in self.awkward:
             if name not in AWKWARD:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ndt.config.reader import INF, choose, require
+from ndt.config.reader import INF, MOST_SEED, MOST_STEPS, choose, require
 from ndt.errors import InputError
 
 __all__ = [
@@ -15,6 +15,7 @@ BASELINES = (
     "persistence", "constant_velocity", "linear_extrapolation",
 )  # fmt: skip
 VELOCITIES = ("auto", "observed", "zero", "action_matching", "learned", "gradient_flow")
+MOST_SAMPLES = 10_000_000
 INTERPOLANTS = ("auto", "paths", "transport", "mixture", "snapshots")
 
 
@@ -38,8 +39,8 @@ class PotentialConfig:
     harmonics: int = 3
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("width", "depth", "harmonics"), (1, INF)), "potential.")
-        require(self, {"time_frequencies": (0, INF)}, "potential.")
+        require(self, {"width": (1, 8192), "depth": (1, 100), "harmonics": (1, 1000)}, "potential.")
+        require(self, {"time_frequencies": (0, 1000)}, "potential.")
         choose(self, "potential", kind=("colora", "film", "concat"))
 
 
@@ -77,8 +78,8 @@ class HOAMConfig:
     steps: int = 2000
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("num_nodes", "num_particles", "num_trajectories", "steps"), (1, INF)))
-        require(self, {"noise": (0, INF)})
+        require(self, {"num_nodes": (1, 10_000), "steps": (1, MOST_STEPS), "noise": (0, INF)})
+        require(self, dict.fromkeys(("num_particles", "num_trajectories"), (1, MOST_SAMPLES)))
         choose(
             self, "", rule=("stratified", "monte_carlo", "simpson", "gauss_legendre"), gauge=("mean", "none"),
             form=("auto", "action", "velocity"), interpolant=INTERPOLANTS,
@@ -111,8 +112,8 @@ class FunctionalConfig:
     density: str = "kernel"
 
     def __post_init__(self) -> None:
-        require(self, {"width": (1, INF)}, "functional.")
-        require(self, dict.fromkeys(("fourier_features", "entropy", "fisher"), (0, INF)), "functional.")
+        require(self, {"width": (1, 8192), "fourier_features": (0, 100_000)}, "functional.")
+        require(self, dict.fromkeys(("entropy", "fisher"), (0, INF)), "functional.")
         choose(self, "functional", density=("gaussian", "kernel"))
         for name in self.terms:
             if name not in TERMS:
@@ -159,8 +160,9 @@ class WLMConfig:
     learning_rate: float = 5e-3
 
     def __post_init__(self) -> None:
-        require(self, {"num_particles": (2, INF), "steps": (1, INF), "learning_rate": (1e-12, INF)})
-        require(self, dict.fromkeys(("horizon", "step", "weak_form_steps", "friction"), (0, INF)))
+        require(self, {"num_particles": (2, MOST_SAMPLES), "steps": (1, MOST_STEPS), "learning_rate": (1e-12, INF)})
+        require(self, dict.fromkeys(("horizon", "weak_form_steps"), (0, MOST_STEPS)))
+        require(self, dict.fromkeys(("step", "friction"), (0, INF)))
         choose(
             self, "", scale=("physical", "mobility"), velocity=VELOCITIES,
             loss=("auto", "assignment", "sinkhorn", "energy", "sliced"),
@@ -186,7 +188,7 @@ class TrialsConfig:
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self, {"duration": (1e-3, INF), "num_components": (1, INF), "smooth": (0, INF)}, "trials.")
+        require(self, {"duration": (1e-3, INF), "num_components": (1, 10_000), "smooth": (0, INF)}, "trials.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,7 @@ class DynamicsConfig:
 
     def __post_init__(self) -> None:
         choose(self, "", method=("hoam", "wlm"), forecast_from=("first", "last"))
-        require(self, {"num_particles": (2, INF), "num_scored": (0, INF), "seed": (0, INF)})
+        require(self, {"num_particles": (2, MOST_SAMPLES), "num_scored": (0, MOST_SAMPLES), "seed": (0, MOST_SEED)})
         for name in self.baselines:
             if name not in BASELINES:
                 raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", name)

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
-from ndt.config.reader import INF, choose, require
+from ndt.config.reader import choose, require
 from ndt.errors import InputError
 
 __all__ = ["ARCHITECTURES", "ModelConfig"]
 
 ARCHITECTURES = ("ndt", "ndt2", "ndt2_quirks")
+LARGEST = {  # sizes, so that a file cannot ask for a model that takes forever to build
+    "num_layers": 1000, "num_decoder_layers": 1000, "num_heads": 1024, "units_per_patch": 65_536, "unit_width": 4096,
+    "feedforward": 64,
+}  # fmt: skip
 PUBLISHED = {"causal": True, "attention_window": 0}  # settings that NDT2 fixes
 
 
@@ -52,10 +56,9 @@ class ModelConfig:
     count_dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        at_least_one = ("num_layers", "num_decoder_layers", "num_heads", "units_per_patch", "unit_width", "feedforward")
-        require(self, dict.fromkeys(at_least_one, (1, INF)), "model.")
+        require(self, {name: (1, most) for name, most in LARGEST.items()}, "model.")
         require(self, dict.fromkeys(("dropout", "drop_path", "count_dropout"), (0, 0.99)), "model.")
-        require(self, {"width": (4, INF), "attention_window": (0, INF), "locality_bias": (0, 10)}, "model.")
+        require(self, {"width": (4, 65_536), "attention_window": (0, 1_000_000), "locality_bias": (0, 10)}, "model.")
         require(self, {"num_stem_layers": (0, 12)}, "model.")
         choose(self, "model", architecture=ARCHITECTURES)
         if self.width % (4 * self.num_heads):

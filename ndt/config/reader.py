@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ndt.errors import InputError
+from ndt.parsing import read_yaml
 
-__all__ = ["INF", "as_config", "choose", "fill_config", "load_config", "require"]
+__all__ = ["INF", "MOST_SEED", "MOST_STEPS", "as_config", "choose", "fill_config", "load_config", "require"]
 
 Config = TypeVar("Config")
 INF = float("inf")
+MOST_STEPS = 1_000_000_000
+MOST_SEED = 2**31 - 1
 
 
 def require(config: object, ranges: Mapping[str, tuple[float, float]], section: str = "") -> None:
     """Raises if a setting lies outside its closed range."""
     for name, (low, high) in ranges.items():
-        if not low <= (value := getattr(config, name)) <= high:
+        if not low <= (value := getattr(config, name)) <= high or value == INF:
             expected = f"at least {low:g}" if high == INF else f"{low:g} to {high:g}"
             raise InputError("settings", section + name, expected, value)
 
@@ -34,14 +37,7 @@ def load_config(kind: type[Config], path: str | Path) -> Config:
     Raises:
         InputError: if the file is missing or not YAML, or a setting is unknown or of another type.
     """
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(path, "settings", "a YAML file", error) from error
-
-    return _filled(kind, found, path, "settings")
+    return _filled(kind, read_yaml(path, "settings") or {}, path, "settings")
 
 
 def as_config(kind: type[Config], config: "Config | str | Path | None") -> Config:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ndt.config.model import ModelConfig
-from ndt.config.reader import INF, choose, require
+from ndt.config.reader import INF, MOST_SEED, MOST_STEPS, choose, require
 from ndt.errors import InputError
 
 __all__ = [
@@ -63,8 +63,10 @@ class TrainConfig:
     sharding: str = "none"
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("steps", "batch_size", "valid_every"), (1, INF)), "train.")
-        require(self, dict.fromkeys(("weight_decay", "warmup_steps", "patience"), (0, INF)), "train.")
+        require(self, {"steps": (1, MOST_STEPS), "batch_size": (1, 65_536), "valid_every": (1, MOST_STEPS)}, "train.")
+        require(
+            self, dict.fromkeys(("warmup_steps", "patience"), (0, MOST_STEPS)) | {"weight_decay": (0, INF)}, "train."
+        )
         own = {"micro_batches": (1, self.batch_size), "learning_rate": (1e-12, INF), "ema": (0, 0.9999)}
         require(self, own, "train.")
         choose(self, "train", precision=("auto", "fp32", "bf16"))
@@ -92,7 +94,7 @@ class MaskConfig:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, INF), "share": (0, 1)}, "mask.")
+        require(self, {"ratio": (0.01, 0.99), "random_only_steps": (0, MOST_STEPS), "share": (0, 1)}, "mask.")
         if not self.kinds or not set(self.kinds) <= set(MASK_KINDS):
             raise InputError("settings", "mask.kinds", f"some of {', '.join(MASK_KINDS)}", list(self.kinds))
 
@@ -136,7 +138,7 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
+        require(self, {"bin_size": (0, 10), "window": (1e-3, 3600), "seed": (0, MOST_SEED)})
         require(self, {"embedding_lr_scale": (1e-3, 1e3), "masked_weight": (0, INF)})
         require(self, {"unit_dropout": (0, 1), "residual_dropout": (0, 1)})
         choose(self, "pretrain", leaks=("refuse", "warn"))
@@ -201,7 +203,7 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, {"bin_size": (0, 10), "window": (1e-3, INF), "seed": (0, INF)})
+        require(self, {"bin_size": (0, 10), "window": (1e-3, 3600), "seed": (0, MOST_SEED)})
         if not self.lags:
             raise InputError("settings", "lags", "at least one, in seconds", "none")
         if "network" not in self.ensemble or set(self.ensemble) - {"network", *MEMBERS}:
@@ -209,8 +211,8 @@ class FinetuneConfig:
         if unknown := set(self.baselines) - set(BASELINES):
             raise InputError("settings", "baselines", f"some of {', '.join(BASELINES)}", sorted(unknown))
         require(self, {"unit_dropout": (0, 1), "embedding_lr_scale": (1e-3, 1e3)})
-        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, INF)})
-        require(self, dict.fromkeys(("masked_weight", "label_seconds", "max_lag"), (0, INF)))
+        require(self, {"backbone_lr_scale": (0, 100), "freeze_steps": (0, MOST_STEPS)})
+        require(self, {"max_lag": (0, 3600)} | dict.fromkeys(("masked_weight", "label_seconds"), (0, INF)))
         choose(self, "finetune", leaks=("refuse", "warn"), strategy=("auto", *STRATEGIES))
 
 
@@ -239,7 +241,7 @@ class StudyConfig:
     label_seconds: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
 
     def __post_init__(self) -> None:
-        require(self, {"workers": (1, INF)})
+        require(self, {"workers": (1, 4096)})
         if not self.label_seconds or min(self.label_seconds) <= 0:
             raise InputError("settings", "label_seconds", "some seconds above 0", list(self.label_seconds))
 
@@ -265,6 +267,6 @@ class BenchConfig:
     study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
-        require(self, dict.fromkeys(("repeats", "seeds"), (1, INF)))
+        require(self, dict.fromkeys(("repeats", "seeds"), (1, 100_000)))
         if self.precision not in ("fp32", "bf16"):
             raise InputError("settings", "precision", "fp32 or bf16", self.precision)

@@ -96,6 +96,14 @@ class InputDrift:
     silence: Array
     limit_silent: int
 
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.spread) == len(self.silence):
+            raise ValueError("mean, spread and silence must have a value of each unit")
+        if not (np.all(np.asarray(self.spread) > 0) and self.population > 0 and self.window > 0):
+            raise ValueError("window and standard deviations must be above 0")
+        if not (np.all(np.asarray(self.silence) >= 0) and self.limit_shift >= 0 and self.limit_distance >= 0):
+            raise ValueError("limits must be at least 0")
+
     @classmethod
     def fit(
         cls, counts: Segments, train: Masks, bin_size: float, *, window: float = 5.0, false_alarms: float = 0.01

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from ndt.decoders.target_cells import Cells
 from ndt.decoders.tcn import TCN, Convolutions
 from ndt.errors import InputError
 from ndt.evaluation.conformal import Conformal
-from ndt.model.checkpoint import load_arrays, read_json, save_arrays, write_json
+from ndt.model.checkpoint import load_arrays, save_arrays, write_json
+from ndt.parsing import ERRORS, read_json
 from ndt.segments import Scaler, Segments
 from ndt.target import Part, part_columns
 
@@ -32,6 +34,8 @@ __all__ = ["Ensemble", "PartEnsemble", "ensemble_weights", "flatten", "unflatten
 FILE, ARRAYS = "ensemble.json", "ensemble.safetensors"
 FORMAT = 3
 ZERO = 1e-3  # smaller weights are rounding
+TRIED = 3  # empty bins that a loaded ensemble must be able to predict
+MOST = 100_000  # largest integer: bins of a window, steps of training
 
 Rows = NDArray[np.floating]
 
@@ -92,6 +96,13 @@ class PartEnsemble:
     members: dict[str, TCN | Ridge | GRU | NaiveBayes | TrialDecoder]
     conformal: Conformal
 
+    def predict(self, name: str, counts: Segments, since: Segments = ()) -> Rows:
+        """Returns the predictions of a member, (R, C); arguments as of `Ensemble.predict`, `since` of this part."""
+        member = self.members[name]
+        found = member.predict(counts, since) if isinstance(member, TrialDecoder) else member.predict(counts)
+
+        return np.concatenate(found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
@@ -120,9 +131,9 @@ class Ensemble:
         out = np.full(network.shape, np.nan)
         for i, columns in enumerate(part_columns([p.part for p in self.parts])):
             ensemble = self.parts[i]
-            weighted = {name: m for name, m in ensemble.members.items() if ensemble.weights.get(name)}
-            inputs = (counts, since[i]) if ensemble.part.per and weighted else (counts,)
-            predicted = {name: np.concatenate(member.predict(*inputs)) for name, member in weighted.items()}
+            own = since[i] if ensemble.part.per and since else ()
+            weighted = [name for name in ensemble.members if ensemble.weights.get(name)]
+            predicted = {name: ensemble.predict(name, counts, own) for name in weighted}
             out[:, columns] = weighted_mean(predicted | {"network": network[:, columns]}, ensemble.weights)
 
         return out
@@ -154,16 +165,56 @@ class Ensemble:
         Raises:
             InputError: if the files are missing, or not of this format.
         """
-        found = read_json(folder / FILE)
-        if found.get("format") != FORMAT:
-            raise InputError(folder / FILE, "format", str(FORMAT), found.get("format", "none"))
+        path = folder / FILE
+        found = read_json(path, _Saved)
+        if found["format"] != FORMAT:
+            raise InputError(path, "format", str(FORMAT), found["format"])
         arrays = load_arrays(folder / ARRAYS)
         try:
             ensemble: Ensemble = unflatten(found["ensemble"], arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(folder / FILE, "content", "what `ndt finetune` writes", error) from error
+            check_ensemble(ensemble)
+        except InputError:
+            raise
+        except (*ERRORS, AssertionError, RuntimeError) as error:
+            raise InputError(path, "content", "what `ndt finetune` writes", error) from error
 
         return ensemble
+
+
+class _Saved(TypedDict):
+    format: int
+    ensemble: dict[str, Any]
+
+
+def check_ensemble(found: Ensemble) -> None:
+    """Raises ValueError unless fields have their types, weights are shares, and the ensemble can predict.
+
+    Whether shapes fit together shows in a prediction of a few empty bins.
+    """
+    check_fields(found, Ensemble, "ensemble")
+    if not found.parts or len(set(found.unit_ids)) < len(found.unit_ids):
+        raise ValueError("parts and units: at least one part, each unit once")
+    for p in found.parts:
+        weights = list(p.weights.values())
+        if not set(p.weights) <= {"network", *p.members}:
+            raise ValueError(f"weights: of members, got {', '.join(p.weights)}")
+        if min(weights, default=-1.0) < 0 or abs(sum(weights) - 1) > ZERO:
+            raise ValueError(f"weights: at least 0, of sum 1, got {p.weights}")
+        if p.conformal.kind != p.part.kind:
+            raise ValueError(f"conformal: of kind {p.part.kind}, got {p.conformal.kind}")
+    counts, since = [np.zeros((TRIED, len(found.unit_ids)), np.float32)], [np.arange(TRIED)]
+    for p in found.parts:
+        rows = np.zeros((TRIED, p.part.num_columns))
+        for name in p.members:
+            decoded = p.predict(name, counts, since)
+            if decoded.shape != rows.shape or not np.isfinite(decoded).all():
+                raise ValueError(f"{name}: finite predictions {rows.shape}, got {decoded.shape}, or others")
+        half = p.conformal.half_width(rows)
+        if half.shape != (TRIED, p.part.num_columns // (2 if p.part.kind == "angle" else 1)) and p.part.kind != "class":
+            raise ValueError(f"conformal: a half width of each dimension, got {half.shape}")
+        if np.isnan(half).any() or (half < 0).any():
+            raise ValueError("conformal: half widths of at least 0")
+    found.input_drift.check(counts)
 
 
 STORED = (
@@ -171,6 +222,9 @@ STORED = (
     TrialDecoder,
 )  # fmt: skip
 NETWORKS = (Network, Convolutions)
+# Arrays that may hold NaN (of units that were never observed) or infinity (units that fired too rarely to be silent,
+# classes without a training trial); all others are finite.
+LOOSE = ("input_drift/mean", "input_drift/silence", "/intercept")
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in STORED} | {cls.__name__: cls.of for cls in NETWORKS}
 
 
@@ -216,3 +270,36 @@ def unflatten(found: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         return float(values["value"])
 
     return values if name is None else CLASSES[name](**values)
+
+
+def check_fields(found: Any, kind: Any, name: str) -> None:
+    """Raises ValueError unless a value is of a kind: nested dataclasses, arrays of numbers, networks, plain values.
+
+    Numbers may be infinite or NaN where decoders use that; `check_ensemble` sees whether predictions are finite.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if not isinstance(found, inner):
+            raise ValueError(f"{name}: one of {', '.join(k.__name__ for k in inner)}, got {type(found).__name__}")
+        check_fields(found, type(found), name)
+    elif origin is np.ndarray:
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: an array of numbers, got {type(found).__name__}")
+        if not np.isfinite(found).all() and not name.endswith(LOOSE):
+            raise ValueError(f"{name}: finite numbers, got others")
+    elif origin in (tuple, dict):
+        if not isinstance(found, origin):
+            raise ValueError(f"{name}: {'a list' if origin is tuple else 'names and values'}, got {found!r:.80}")
+        for key, value in found.items() if origin is dict else enumerate(found):
+            check_fields(value, inner[1] if origin is dict else inner[0], f"{name}/{key}")
+    elif is_dataclass(kind):
+        if not isinstance(found, kind):
+            raise ValueError(f"{name}: {getattr(kind, '__name__', kind)}, got {type(found).__name__}")
+        for field, hint in get_type_hints(kind).items():
+            check_fields(getattr(found, field), hint, f"{name}/{field}")
+    elif not isinstance(found, (int, float) if kind is float else kind) or (
+        isinstance(found, bool) and kind is not bool
+    ):
+        raise ValueError(f"{name}: {kind.__name__}, got {found!r:.80}")
+    elif kind is int and not 0 <= found <= MOST:
+        raise ValueError(f"{name}: 0 to {MOST}, got {found}")

@@ -58,6 +58,14 @@ class CellBayes:
     step: float = float("inf")
     valid_r2: float = float("nan")
 
+    def __post_init__(self) -> None:
+        if self.rates.ndim != 2 or not self.prior.shape == self.rates.shape[:1] == self.cells.values.shape[:1]:
+            raise ValueError("rates must be (M, N) and prior (M,) for M cells")
+        if not (self.rates > 0).all() or not (self.prior > 0).all():
+            raise ValueError("rates and prior must be above 0")
+        if self.window_bins < 1 or not self.power > 0 or not self.step > 0:
+            raise ValueError("window_bins, power and step must be above 0")
+
     def predict(self, counts: Segments) -> list[Array]:
         """Returns predictions, one (T, C) a segment: the posterior mean of the cells' values."""
         decoded = []

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 
 from ndt.dynamics.periodic import nearest, on_circles
 from ndt.dynamics.snapshots import Snapshot, Snapshots
+from ndt.errors import InputError
 
 __all__ = ["roll_out", "distances", "gaussian_w2", "mmd", "score", "sliced_w2", "wasserstein"]
 
@@ -100,11 +101,17 @@ def roll_out(advance: Callable[..., Array], snapshots: Snapshots, *, seed: int =
         snapshots: Initial samples and times.
         seed: Seed of the simulation and of resampling by weight.
         options: Options of the simulation.
+
+    Raises:
+        InputError: if a position is not finite.
     """
     rng, found = np.random.default_rng(seed), []
     for m in range(snapshots.num_trajectories):
         seen = snapshots.of(m)
-        found.append(advance(_even(seen[0], rng), [s.time for s in seen], snapshots.mu[m], seed=seed, **options))
+        path = advance(_even(seen[0], rng), [s.time for s in seen], snapshots.mu[m], seed=seed, **options)
+        if not np.isfinite(path).all():
+            raise InputError("simulate", f"trajectory {m}", "finite positions", "others: the model diverges")
+        found.append(path)
 
     return found
 
@@ -121,6 +128,9 @@ def score(paths: list[Array], snapshots: Snapshots, *, seed: int = 0) -> list[di
         For each snapshot but the first: ``trajectory``, ``t``, ``held_out``, the distances ``w1``, ``w2``,
         ``sliced_w2``, ``gaussian_w2`` and ``mmd``, and ``mean_error`` and ``cov_error``, relative to the snapshot's own
         spread and covariance.
+
+    Raises:
+        InputError: if a snapshot has a single sample.
     """
     rng, rows, period = np.random.default_rng(seed), [], snapshots.period
     for m, path in enumerate(paths):
@@ -128,6 +138,8 @@ def score(paths: list[Array], snapshots: Snapshots, *, seed: int = 0) -> list[di
         held = snapshots.held_out[snapshots.trajectory == m]
         for k in range(1, len(seen)):
             x, y = path[k], _even(seen[k], rng).x
+            if len(y) < 2:
+                raise InputError("snapshots", f"samples at time {seen[k].time:g}", "at least 2 to score", len(y))
             row = {"trajectory": m, "t": seen[k].time, "held_out": bool(held[k])}
             row |= {f"w{order}": wasserstein(x, y, order, period=period) for order in (1, 2)}
             row |= {"sliced_w2": sliced_w2(x, y, period=period), "mmd": mmd(x, y, period=period)}

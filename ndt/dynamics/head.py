@@ -1,15 +1,17 @@
 """Base of all dynamics models: interpolation, forecasts and scores from `advance`, and files of weights."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from ndt.config.dynamics import VELOCITIES
 from ndt.config.reader import fill_config
 from ndt.dynamics.distances import roll_out, score
 from ndt.dynamics.interpolants import transport_pairs
@@ -17,14 +19,25 @@ from ndt.dynamics.periodic import nearest, wrap
 from ndt.dynamics.potentials import Scales
 from ndt.dynamics.snapshots import Snapshot, Snapshots
 from ndt.errors import InputError
-from ndt.model.checkpoint import load_weights, read_json, save_weights, write_json
+from ndt.model.checkpoint import load_weights, save_weights, shapes_of, write_json
+from ndt.parsing import read_json
+from ndt.schema import Within
 
 __all__ = ["Head", "read_shape", "read_weights", "save_model"]
 
 Array = NDArray[np.float64]
 
 C = TypeVar("C")
-SHAPE = ("config", "num_dims", "num_parameters", "periodic")
+
+
+class _Saved(TypedDict):
+    method: str
+    config: dict[str, Any]
+    num_dims: Annotated[int, Within(1, 10_000)]
+    num_parameters: Annotated[int, Within(0, 10_000)]
+    periodic: list[bool]
+    velocity: NotRequired[Literal[VELOCITIES]]  # type: ignore[valid-type]
+    step: NotRequired[Annotated[float, Within(0)]]
 
 
 class Head(ABC):
@@ -160,19 +173,50 @@ def read_shape(
         InputError: if the file is missing, of another method, or incomplete.
     """
     path = Path(folder) / "model.json"
-    found = read_json(path)
-    if found.get("method") != method:
-        raise InputError(path, "method", method, found.get("method", "none"))
-    for name in (*SHAPE, *more):
+    found: dict[str, Any] = read_json(path, _Saved)
+    if found["method"] != method:
+        raise InputError(path, "method", method, found["method"])
+    for name in more:
         if name not in found:
-            raise InputError(path, name, "an entry of that name", "nothing")
-    d, p = int(found["num_dims"]), int(found["num_parameters"])
+            raise InputError(path, name, "an entry of that name", "none")
+    d, p = found["num_dims"], found["num_parameters"]
+    if len(found["periodic"]) != d:
+        raise InputError(path, "periodic", f"a value of each of {d} dimensions", len(found["periodic"]))
+    shapes = shapes_of(Path(folder) / "model.safetensors")  # before memory is taken for a model of these sizes
+    own = {name: shapes.get(f"scales.{name}") for name in ("centre", "mu_mean")}
+    if own != {"centre": (d,), "mu_mean": (p,)}:
+        raise InputError(path, "num_dims", "the sizes of model.safetensors", f"{d} and {p} parameters")
     period = np.where(found["periodic"], 1.0, np.inf)
     scales = Scales(np.zeros(d), np.ones(d), period, (0.0, 1.0), np.zeros((1, p)))
+    filled = fill_config(config, found["config"], path, "config")
+    _check_sizes(filled, shapes, path)
 
-    return fill_config(config, found["config"], path, "config"), scales, found
+    return filled, scales, found
+
+
+def _check_sizes(config: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Raises if the potential's network alone has more weights than the file."""
+    potential = getattr(config, "potential", None)
+    if potential is None and "external" in config.functional.terms:
+        potential = config.functional.potential
+    least = 0 if potential is None else max(potential.depth - 2, 0) * potential.width**2
+    if least > (stored := sum(map(math.prod, shapes.values()))):
+        raise InputError(path, "config", f"a network of at most {stored:,} weights, as the file has", f"{least:,}")
 
 
 def read_weights(model: nn.Module, folder: str | Path) -> None:
-    """Reads weights and scales into a model and sets it to evaluation mode, without gradients."""
-    load_weights(model.requires_grad_(False).eval(), Path(folder) / "model.safetensors")
+    """Reads weights and scales into a model and sets it to evaluation mode, without gradients.
+
+    Periods may be infinite, and so may minus the logarithm of friction.
+
+    Raises:
+        InputError: if the file is missing or not of this model, or a scale is not positive.
+    """
+    path = Path(folder) / "model.safetensors"
+    load_weights(model.requires_grad_(False).eval(), path, unbounded=("scales.period", "log_friction"))
+    for scales in (module for module in model.modules() if isinstance(module, Scales)):
+        for name in ("length", "period", "mu_scale"):
+            if not (getattr(scales, name) > 0).all():
+                raise InputError(path, f"scales.{name}", "numbers above 0", float(getattr(scales, name).min()))
+        if not scales.span[0] < scales.span[1]:
+            raise InputError(path, "scales.span", "a first time before the last", scales.span.tolist())

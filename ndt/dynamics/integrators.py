@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ndt.errors import InputError
 
-__all__ = ["METHODS", "integrate"]
+__all__ = ["METHODS", "integrate", "num_steps"]
 
 Drift = Callable[[Tensor, float], Tensor]
 METHODS = ("euler", "heun")
+MOST_STEPS = 1_000_000  # of a simulation between two times
 
 
 def integrate(
@@ -47,7 +48,7 @@ def integrate(
         return _wrapped(_smooth(drift, x0, times, step, method), period)
     frames, x = [x0], x0
     for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        num = max(1, int(np.ceil((end - start) / step - 1e-9)))
+        num = num_steps(end - start, step)
         h = (end - start) / num
         for i in range(num):
             push = torch.randn(x.shape, generator=generator, dtype=x.dtype) * (noise * h**0.5)
@@ -58,10 +59,22 @@ def integrate(
     return torch.stack(frames)
 
 
+def num_steps(span: float, step: float) -> int:
+    """Returns the number of equal steps, none longer than `step`, that fill a span; at least 1.
+
+    Raises:
+        InputError: if they are more than `MOST_STEPS`.
+    """
+    if not span <= step * MOST_STEPS:
+        raise InputError("simulate", "times", f"at most {MOST_STEPS:,} steps of {step:g}", f"a span of {span:g}")
+
+    return max(1, int(np.ceil(span / step - 1e-9)))
+
+
 def _smooth(drift: Drift, x0: Tensor, times: NDArray[np.float64], step: float, method: str) -> Tensor:
     """Returns solutions without noise at all times, (T, N, d); they are not wrapped."""
     begin, last = float(times[0]), float(times[-1])
-    num = max(1, int(np.ceil((last - begin) / step - 1e-9)))
+    num = num_steps(last - begin, step)
     h = (last - begin) / num
     index = np.minimum(((times - begin) / h).astype(int), num - 1) if h else np.zeros(len(times), int)
     frames, x, speed = [x0], x0, drift(x0, begin)

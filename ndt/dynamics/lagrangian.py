@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ndt.config.dynamics import WLMConfig
 from ndt.dynamics.functionals import Functional
+from ndt.dynamics.integrators import num_steps
 from ndt.dynamics.potentials import Scales
 from ndt.errors import InputError
 
@@ -69,7 +70,7 @@ def roll(
     positions, velocities = [x], [v]
     a = force(x, float(times[0]))
     for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        num = max(1, int(np.ceil((end - start) / step - 1e-9)))
+        num = num_steps(end - start, step)
         h = (end - start) / num
         m, c = kick(friction, h, scale)
         for i in range(num):

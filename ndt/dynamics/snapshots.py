@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ndt.dynamics.periodic import wrap
 from ndt.errors import InputError
+from ndt.parsing import read_npz
 
-__all__ = ["Snapshot", "Snapshots", "read_arrays"]
+__all__ = ["Snapshot", "Snapshots"]
 
 Array = NDArray[np.float64]
+LARGEST = 1e18  # magnitude of a number; its square fits into single precision
 
 # S = snapshots, R = samples of all of them, d = dimensions, M = trajectories, p = parameters
 
@@ -79,25 +81,49 @@ class Snapshots:
     held_out: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        (R, d), S = self.x.shape, len(self.time)
-        shapes = {"velocity": (R, d), "weight": (R,), "period": (d,), "trajectory": (S,), "held_out": (S,)}
-        for name, shape in shapes.items():
-            if getattr(self, name) is not None:
-                _same(name, getattr(self, name).shape, shape)
+        self._check_shapes()
         for name, values in (("samples", self.x), ("velocities", self.velocity), ("parameters", self.mu)):
-            if values is not None and not np.isfinite(values).all():
-                raise InputError("snapshots", name, "finite numbers", f"{int((~np.isfinite(values)).sum())} others")
-        if not np.all(np.diff(self.start) > 0) or self.start[-1] != R:
+            wrong = np.zeros(0, bool) if values is None else ~(np.abs(values) <= LARGEST)
+            if wrong.any():
+                raise InputError(
+                    "snapshots", name, f"finite numbers of at most {LARGEST:g}", f"{int(wrong.sum())} others"
+                )
+        if self.start[0] or self.start[-1] != len(self.x) or not np.all(np.diff(self.start) > 0):
             raise InputError("snapshots", "samples", "at least one a snapshot", np.diff(self.start).tolist())
-        if self.weight is not None and not np.all((self.weight >= 0) & np.isfinite(self.weight)):
+        if self.weight is not None and not np.all((self.weight >= 0) & (self.weight <= LARGEST)):
             raise InputError("snapshots", "weights", "numbers of at least 0", "others")
+        if not np.all(self.period > 0):
+            raise InputError("snapshots", "period", "lengths above 0, infinite for none", self.period.tolist())
+        numbers, M = np.unique(self.trajectory), len(self.mu)
+        if len(numbers) != M or not np.all(numbers == np.arange(M)) or np.any(np.diff(self.trajectory) < 0):
+            raise InputError("snapshots", "trajectory", f"0 to {M - 1} in this order, as there are parameters", numbers)
         for m in range(len(self.mu)):
             mine = self.trajectory == m
             t, sizes = self.time[mine], np.diff(self.start)[mine].tolist()
-            if not np.all(np.diff(t) > 0) or not np.isfinite(t).all():
+            if not np.all(np.diff(t) > 0) or not np.all(np.abs(t) <= LARGEST):
                 raise InputError("snapshots", f"times of trajectory {m}", "each later than the one before", t.tolist())
             if self.paired and len(set(sizes)) > 1:
                 raise InputError("snapshots", f"samples of trajectory {m}", "equal numbers, as they are paired", sizes)
+
+    def _check_shapes(self) -> None:
+        """Raises unless arrays hold numbers, in shapes that fit together."""
+        R, S, d = len(self.x), len(self.time), self.x.shape[-1] if self.x.ndim == 2 else 0
+        shapes = {
+            "x": (R, d), "start": (S + 1,), "time": (S,), "velocity": (R, d), "weight": (R,), "period": (d,),
+            "trajectory": (S,), "held_out": (S,), "mu": (len(self.mu), *self.mu.shape[1:2]),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            values = getattr(self, name)
+            if values is None:
+                continue
+            kinds = {"start": "iu", "trajectory": "iu", "held_out": "b"}.get(name, "fiu")
+            if values.dtype.kind not in kinds:
+                raise InputError("snapshots", name, f"numbers of kind {' or '.join(kinds)}", values.dtype)
+            _same(name, values.shape, shape)
+        if not S or not d or self.mu.ndim != 2:
+            raise InputError(
+                "snapshots", "shapes", "samples (R, d) and parameters (M, p)", f"{self.x.shape}, {self.mu.shape}"
+            )
 
     @classmethod
     def from_arrays(
@@ -155,11 +181,15 @@ class Snapshots:
     @classmethod
     def from_npz(cls, path: str | Path) -> "Snapshots":
         """Reads a file of `to_npz`, or arrays ``x`` and ``time`` and others that `from_arrays` takes."""
-        found = read_arrays(path, ("x", "time"))
+        found: dict[str, Any] = read_npz(path, ("x", "time"))
+        if np.size(found.get("paired", False)) != 1:
+            raise InputError(path, "paired", "true or false", found["paired"].shape)
+        found["paired"] = bool(np.ravel(found.get("paired", False))[0])
         try:
-            found["paired"] = bool(found.get("paired", False))
             return cls(**found) if "start" in found else cls.from_arrays(**found)
-        except TypeError as error:
+        except InputError as error:
+            raise InputError(path, error.field, error.expected, error.found) from error
+        except (TypeError, ValueError, IndexError) as error:
             raise InputError(path, "content", "the arrays of snapshots", error) from error
 
     def to_npz(self, path: str | Path) -> Path:
@@ -257,24 +287,6 @@ class Snapshots:
     def fitted(self) -> "Snapshots":
         """Snapshots that are not held out."""
         return self.select(~self.held_out)
-
-
-def read_arrays(path: str | Path, required: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the arrays of an .npz file by name.
-
-    Raises:
-        InputError: if the file is not readable or lacks a required array.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(path, "content", "an .npz file of arrays", error) from error
-    for name in required:
-        if name not in found:
-            raise InputError(path, name, "an array of that name", ", ".join(found) or "none")
-
-    return found
 
 
 def _same(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -136,6 +136,15 @@ class Conformal:
     error: float
     attained: float
 
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1 or not 0 <= self.attained <= self.level or self.error < 0:
+            raise ValueError("level must be between 0 and 1, attained at most level, and error at least 0")
+        if not all(q >= 0 for q in self.quantile) or not np.isfinite(self.centre).all():
+            raise ValueError("quantile must be at least 0 and centre finite")
+        for knots, scales in zip(self.knots, self.scales, strict=True):
+            if not np.all(np.diff(knots) > 0) or len(knots) != len(scales) or not all(s > 0 for s in scales):
+                raise ValueError("knots must ascend, and have a scale above 0 each")
+
     @classmethod
     def fit(
         cls, true: ArrayLike, predicted: ArrayLike, kind: str, *, level: float = 0.9, segment: ArrayLike | None = None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ndt.model.checkpoint import ModelSpec, find_model, read_json
+from ndt.model.checkpoint import ModelSpec, find_model, read_spec
 from ndt.model.ndt2 import NDT2, Quirks
 from ndt.model.transformer import NDT
 
@@ -19,6 +19,6 @@ def new_model(spec: ModelSpec) -> NDT:
 def load_model(name: str | Path, revision: str | None = None) -> NDT:
     """Loads a model of any architecture; arguments and errors as `NDT.from_pretrained`."""
     folder = find_model(name, revision)
-    spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
+    spec = read_spec(folder)
 
     return ARCHITECTURES[spec.config.architecture].from_pretrained(folder)

@@ -1,40 +1,49 @@
 """Models on disk: weights in safetensors, everything else in JSON. Loading never runs code from a file."""
 
 import json
+import math
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 
 from ndt.config import ModelConfig
 from ndt.errors import InputError
-from ndt.model.vocabulary import Vocabulary
+from ndt.model.vocabulary import CONTEXT_KINDS, Vocabulary
+from ndt.parsing import ERRORS, check_regular, read_json
+from ndt.schema import Positive, Within, typed
 from ndt.target import Part, Target, part_columns
 
 __all__ = [
+    "MOST_BINS",
     "TargetSpec",
     "ModelSpec",
+    "check_like",
     "find_model",
     "load_arrays",
+    "load_tensors",
     "load_weights",
-    "read_json",
+    "read_spec",
     "save_arrays",
     "save_config",
     "save_weights",
+    "shapes_of",
     "write_json",
 ]
 
 FORMAT = 6  # of model.json
+MOST_BINS = 100_000  # of a window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +65,15 @@ class TargetSpec:
     dims: tuple[str, ...]
     unit: str
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Positive, ...]
     parts: tuple[Part, ...]
     lag: float = 0.0
     auxiliary: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
+        assert self.parts, "a target has parts"
         assert self.dims == tuple(c for part in self.parts for c in part.columns), "dims are the columns of the parts"
+        assert len(self.mean) == len(self.std) == len(self.dims), "a mean and a standard deviation for each of dims"
 
     @classmethod
     def fitted(
@@ -161,8 +172,8 @@ class ModelSpec:
 
     config: ModelConfig
     vocabulary: Vocabulary
-    bin_size: float
-    window_bins: int
+    bin_size: Annotated[float, Within(1e-4, 10)]
+    window_bins: Annotated[int, Within(1, MOST_BINS)]
     target: TargetSpec | None = None
     data: dict[str, str] = field(default_factory=dict)
 
@@ -178,38 +189,59 @@ class ModelSpec:
         return {"format": FORMAT, "versions": {"ndt": __version__, "torch": torch.__version__}, **asdict(self)}
 
     @classmethod
-    def from_json(cls, where: Path, found: dict[str, Any]) -> "ModelSpec":
+    def from_json(cls, where: str | Path, found: Mapping[str, Any]) -> "ModelSpec":
         """Reads what `to_json` wrote.
 
         Raises:
-            InputError: if the format or the fields differ from those of this version.
+            InputError: if the format or the fields differ from those of this version, or a value is out of range.
         """
-        if found.get("format") != FORMAT:
-            raise InputError(where, "format", f"model format {FORMAT}", found.get("format", "none"))
-        try:
-            return cls(
-                config=ModelConfig(**found["config"]),
-                vocabulary=Vocabulary(**{k: tuple(map(_tuples, v)) for k, v in found["vocabulary"].items()}),
-                bin_size=float(found["bin_size"]),
-                window_bins=int(found["window_bins"]),
-                target=None if found["target"] is None else _target(found["target"]),
-                data=dict(found["data"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(where, "architecture", "the fields that this version knows", error) from error
+        if found["format"] != FORMAT:
+            raise InputError(where, "format", f"model format {FORMAT}", found["format"])
+        own = {key: value for key, value in found.items() if key not in ("format", "versions")}
+        spec: ModelSpec = typed(cls, own, where, "architecture")
+        _check_vocabulary(spec.vocabulary, where)
+
+        return spec
 
 
-def _tuples(value: Any) -> Any:
-    """JSON has lists only."""
-    return tuple(value) if isinstance(value, list) else value
+class _Saved(TypedDict):
+    """What every model.json holds, of whatever version."""
+
+    format: int
 
 
-def _target(found: dict[str, Any]) -> TargetSpec:
-    fields: dict[str, Any] = {k: _tuples(v) for k, v in found.items()}
-    for name in ("parts", "auxiliary"):
-        fields[name] = tuple(Part(**{k: _tuples(v) for k, v in part.items()}) for part in found[name])
+def read_spec(folder: Path) -> ModelSpec:
+    """Reads a specification from the model.json of a folder.
 
-    return TargetSpec(**fields)
+    Raises:
+        InputError: as of `ModelSpec.from_json`, or if the folder's weights are too few for the architecture.
+    """
+    path = folder / "model.json"
+    spec = ModelSpec.from_json(path, read_json(path, _Saved))
+    c, stored = spec.config, sum(map(math.prod, shapes_of(folder / "model.safetensors").values()))
+    if stored < (least := c.num_layers * (4 + 2 * c.feedforward) * c.width**2):  # before memory is taken for them
+        expected = f"an architecture of at most the {stored:,} weights of model.safetensors"
+        raise InputError(path, "architecture.config", expected, f"one of at least {least:,}")
+
+    return spec
+
+
+def _check_vocabulary(vocabulary: Vocabulary, path: str | Path) -> None:
+    """Raises if the names of the rows do not fit together: each once, with as many sites and depths as units."""
+    units, sites = vocabulary.units, vocabulary.unit_sites
+    kinds = {name.partition(":")[0] for name in vocabulary.contexts}
+    lengths = {len(sites), len(vocabulary.unit_depths)} - {0}  # none are known: all empty
+    wrong = {
+        "units": "" if lengths <= {len(units)} else "a site and a depth each",
+        "unit_sites": "" if all(0 <= i < len(vocabulary.sites) for pair in sites for i in pair) else "rows of sites",
+        "contexts": "" if kinds <= set(CONTEXT_KINDS) else f"names that begin with {', '.join(CONTEXT_KINDS)}",
+    }
+    for name in ("units", "sites", "contexts"):
+        if len(set(getattr(vocabulary, name))) < len(getattr(vocabulary, name)):
+            wrong[name] = "each name once"
+    for name, expected in wrong.items():
+        if expected:
+            raise InputError(path, f"vocabulary.{name}", expected, "others")
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
@@ -235,20 +267,36 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         raise InputError(name, "model", "a model on the Hugging Face Hub", error) from error
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
+def load_weights(model: torch.nn.Module, path: Path, unbounded: tuple[str, ...] = ()) -> None:
     """Loads weights into a model.
 
+    Arguments:
+        model: The model.
+        path: The file.
+        unbounded: Ends of the names of tensors that may hold infinity.
+
     Raises:
-        InputError: if the file is missing or not safetensors, or names or shapes differ from the model's.
+        InputError: if the file is missing or not safetensors, names, shapes or types of numbers differ from the
+            model's, a number is not finite, or a standard deviation (``…_std``) is not above 0.
     """
-    weights = _tensors(path)
-    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    stored = {k: tuple(v.shape) for k, v in weights.items()}
+    weights, own = load_tensors(path, unbounded), model.state_dict()
+    check_like(weights, own, path)
+    for name, tensor in weights.items():
+        if name.endswith("_std") and not (tensor > 0).all():
+            raise InputError(path, name, "standard deviations above 0", float(tensor.min()))
+    model.load_state_dict(weights)
+
+
+def check_like(found: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raises an InputError unless tensors have the names, shapes and types of numbers of others."""
+    own, stored = ({k: (tuple(v.shape), v.dtype) for k, v in some.items()} for some in (like, found))
     if own != stored:
         name = sorted(k for k in own.keys() | stored.keys() if own.get(k) != stored.get(k))[0]
-        expected = f"shape {own.get(name, 'absent')} of this architecture"
-        raise InputError(path, name, expected, stored.get(name, "absent"))
-    model.load_state_dict(weights)
+        expected, there = (
+            "none of that name" if name not in some else f"{some[name][1]} of shape {some[name][0]}"
+            for some in (own, stored)
+        )
+        raise InputError(path, name, f"{expected}, as in this architecture", there)
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -264,14 +312,40 @@ def save_arrays(arrays: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Reads arrays from safetensors; raises an InputError if the file is missing or not safetensors."""
-    return {k: v.numpy() for k, v in _tensors(path).items()}
+    """Reads arrays from safetensors, which may hold infinity and NaN; errors as of `load_tensors`."""
+    return {k: v.numpy() for k, v in load_tensors(path, None).items()}
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path, unbounded: tuple[str, ...] | None = ()) -> dict[str, torch.Tensor]:
+    """Reads tensors from safetensors.
+
+    Arguments:
+        path: The file.
+        unbounded: Ends of the names of tensors that may hold infinity, but not NaN; with None, all may hold both.
+
+    Raises:
+        InputError: if the file is missing or not safetensors, or a number is not finite.
+    """
+    check_regular(path, "a safetensors file")
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        found = load_file(path)
+    except (OSError, SafetensorError, *ERRORS) as error:
+        raise InputError(path, "content", "a safetensors file", error) from error
+    for name, tensor in found.items() if unbounded is not None else ():
+        wrong = tensor.isnan() if name.endswith(unbounded) else ~tensor.isfinite()
+        if wrong.any():
+            raise InputError(path, name, "finite numbers", f"{int(wrong.sum())} others")
+
+    return found
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors of a safetensors file, of which only the head is read."""
+    check_regular(path, "a safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError, *ERRORS) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
 
 
@@ -290,14 +364,6 @@ def write_json(path: Path, found: Any) -> None:
         file.write("\n")
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; raises an InputError if the file is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(path, "content", "a JSON file", error) from error
 
 
 def _finite(found: Any) -> Any:

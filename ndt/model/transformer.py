@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ndt.config import ModelConfig
 from ndt.errors import InputError
 from ndt.model.attention_patterns import CONTEXT, PackedLayout, packed_layout
-from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_json, save_weights, write_json
+from ndt.model.checkpoint import ModelSpec, find_model, load_weights, read_spec, save_weights, write_json
 from ndt.model.heads import RateHead, TargetHeads
 from ndt.model.identity import Population, UnitIdentity
 from ndt.model.layers import Block
 from ndt.model.stem import Stem
 from ndt.model.tokens import Batch
 from ndt.model.vocabulary import CONTEXT_KINDS, Rows, Vocabulary
+from ndt.parsing import read_store
 from ndt.session import Session
 
 __all__ = ["LATE", "NDT", "RESIDUALS", "TABLES", "Encoded", "PositionalEmbedding", "Prediction"]
@@ -302,13 +303,12 @@ class NDT(nn.Module):
                 loads any), or its weights or fields differ from those of this version.
         """
         folder = find_model(name, revision)
-        spec = ModelSpec.from_json(folder / "model.json", read_json(folder / "model.json"))
+        spec = read_spec(folder)
         if (found := spec.config.architecture) != cls.ARCHITECTURE:
             raise InputError(folder, "architecture", f"{cls.ARCHITECTURE} (ndt.load_model loads any)", found)
         model = cls(spec)
         load_weights(model, folder / "model.safetensors")
-        if (folder / "run.json").exists():
-            model.store = Path(read_json(folder / "run.json")["store"])
+        model.store = read_store(folder)
 
         return model.eval()
 

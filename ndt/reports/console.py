@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from ndt.reports.names import DYNAMICS, in_order, predictor_name
 from ndt.reports.page import fixed, many
 from ndt.reports.run_files import Decoder, score_table
+from ndt.text import escaped
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = [
     "show_bench", "show_curve", "show_demo", "show_dynamics", "show_embed", "show_evaluate", "show_finetune",
@@ -22,11 +24,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") 
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=_plain(title) or None, title_justify="left")
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(_plain(name), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_plain, row))
 
     return table
 
@@ -38,7 +40,14 @@ def _print(*parts: Any) -> None:
     if not console.is_terminal:  # a file or a pipe has no width of its own, and 80 columns break table cells
         console.width = max(console.width, 140)
     for part in parts:
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+        console.print(_plain(part), markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _plain(text: str) -> "Text":
+    """Returns a text without markup (names may hold brackets) whose hidden characters are shown as escapes."""
+    from rich.text import Text
+
+    return Text(escaped(text, keep="\n"))
 
 
 def show_simulate(result: dict[str, Any]) -> None:
@@ -115,12 +124,12 @@ def show_ingest(result: dict[str, Any]) -> None:
         return _show_recipes(result["recipes"])
     rows = []
     for name, s in sorted(result["sessions"].items()):
-        covariates = ", ".join(c["name"] for c in s["covariates"]) or "none"
-        seconds = f"{s['observed_seconds']:,.0f} s"
-        rows.append([name, str(s["units"]), f"{s['spikes']:,}", seconds, str(s["segments"]), covariates])
+        covariates = ", ".join(c["name"] for c in s.get("covariates", ())) or "none"
+        counts = [fixed(s.get(key), 0) for key in ("units", "spikes", "observed_seconds", "segments")]
+        rows.append([name, *counts[:2], f"{counts[2]} s", counts[3], covariates])
     _print(_table(["session", "units", "spikes", "observed", "segments", "covariates"], rows))
     for name, s in sorted(result["sessions"].items()):
-        if s["dropped"]:
+        if s.get("dropped"):
             _print(name, _dropped(list(s["dropped"])))
     if unverified := sum(map(_unverified, result["sessions"].values())):
         _print(f"content of {many(unverified, 'session')} not compared with the archive's SHA-256 (manifest.json)")

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.errors import InputError
 from ndt.reports import plots
 from ndt.reports.decoder_figures import LEVEL, figures
 from ndt.reports.names import SCORES, STRATEGIES, predictor_name
 from ndt.reports.page import Drawing, Graded, Section, Table, fixed, many
 from ndt.reports.plots_decoder import with_unit
-from ndt.reports.run_files import Decoder, digits_of, read_json, read_log, score_table
+from ndt.reports.run_files import Decoder, digits_of, read_log, read_object, score_table
+from ndt.reports.run_metrics import DecoderMetrics
+from ndt.schema import typed
 
 __all__ = ["error", "section", "series", "unscored"]
 
 NOISE = 2.0  # standard errors
 EXPECTED = 0.03  # share of bins that false alarms may flag: 1 %, or three times that after short training
 LISTED = 12  # units listed by name
+LARGEST = 1e15  # number of a log that is drawn
 
 
 def section(decoder: Decoder) -> Section:
@@ -41,10 +45,13 @@ def section(decoder: Decoder) -> Section:
 
 def unscored(run: Path) -> Section | None:
     """Returns the section of a fine-tuning run without test scores; None for any other run."""
-    m = read_json(run / "metrics.json")
+    m = read_object(run / "metrics.json")
     if "test" in m or "strategy" not in m:
         return None
+    m = typed(DecoderMetrics, m, run / "metrics.json")
     r2 = (m.get("valid") or {}).get("network")
+    if not isinstance(r2, int | float | None):
+        raise InputError(run / "metrics.json", "valid.network", "a number or null", repr(r2))
     score = f"The test split was not scored. R² of the network on validation bins: {fixed(r2)}."
     text = [_fitting(m), score if r2 is not None else "The session has too few labels for a score."]
     drawings = _training(Decoder(metrics=m, log=read_log(run / "log.jsonl")))
@@ -213,10 +220,15 @@ def _findings(m: Mapping[str, Any]) -> list[Graded]:
 
 def series(log: list[dict[str, Any]], split: str, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns steps and values of one measure in a log."""
-    rows = [(r["step"], r[key]) for r in log if r.get("split") == split and r.get(key) is not None]
+    own = (r for r in log if r.get("split") == split)
+    rows = [(r["step"], r[key]) for r in own if _is_number(r.get("step")) and _is_number(r.get(key))]
     x, y = np.array(rows, np.float64).reshape(-1, 2).T
 
     return x, y
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _training(decoder: Decoder) -> list[Drawing]:

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from ndt.errors import InputError
 from ndt.evaluation.metrics import paired_difference
+from ndt.parsing import read_json
 from ndt.reports.names import CONTROLS, in_order, predictor_name
 from ndt.reports.page import Drawing, Section, Table, fixed
-from ndt.reports.run_files import read_json
+from ndt.schema import Positive
 
 if TYPE_CHECKING:  # a curve is made without matplotlib
     from matplotlib.axes import Axes
@@ -95,16 +96,26 @@ class LabelCurve:
         write_json(run / FILE, asdict(self))
 
 
+class _Curve(TypedDict):
+    session: str
+    target: str
+    seconds: list[Positive]
+    lines: dict[str, list[list[float | None]]]
+    valid_seconds: float
+    pretrained_on: NotRequired[str]
+    whole: NotRequired[bool]
+    left_out: NotRequired[list[str]]
+
+
 def read_curve(run: Path) -> LabelCurve | None:
     """Returns the curve of a run directory; None if it has none."""
-    found = read_json(run / FILE)
-    if not found:
+    if not (run / FILE).exists():
         return None
+    found = dict(read_json(run / FILE, _Curve, "a label curve"))
+    lines = {name: [[_score(s) for s in by_seed] for by_seed in line] for name, line in found.pop("lines").items()}
     try:
-        lines = {name: [[_score(s) for s in by_seed] for by_seed in line] for name, line in found["lines"].items()}
-        known: dict[str, Any] = found | {"lines": lines}
-        return LabelCurve(**known)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return LabelCurve(**found, lines=lines)
+    except (TypeError, ValueError) as error:
         expected = "the output of `ndt finetune --curve` or `ndt bench curve` of this version"
         raise InputError(run / FILE, "content", expected, error) from error
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ndt.text import escaped
+
 __all__ = [
     "GRADES", "Cell", "Drawing", "Graded", "Section", "Table", "compact", "count_grades", "fixed", "many", "number",
     "percent", "render", "versions", "worst", "write_text",
@@ -100,12 +102,17 @@ def render(
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
 
     return environment.get_template("page.html.j2").render(
         title=title, subtitle=subtitle, sections=sections, tiles=tiles, kind=kind, grades=GRADES
     )
+
+
+def _shown(value: object) -> object:
+    """Returns what a page shows of a value: text with escapes for hidden characters; markup as it is."""
+    return escaped(value, keep="\n") if type(value) is str else value
 
 
 def versions(packages: Sequence[str]) -> Table:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ndt.intervals import Intervals
 from ndt.reports.page import Drawing
 from ndt.session import Session
+from ndt.text import escaped
 
 __all__ = ["Drawing", "curves", "embedding", "page_figure", "raster", "rates", "thin"]
 
@@ -89,7 +90,7 @@ def page_figure(height: float, rows: int = 1, columns: int = 1, **grid: Any) -> 
         text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
         for size in ("height", "width"):  # the page sets them
             text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
-        sheet.svg = text
+        sheet.svg = escaped(text, keep="\n\t")  # its text stays text, names of files included
 
 
 def raster(session: Session, window: tuple[float, float], origin: float = 0.0) -> Drawing:

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt.errors import InputError
+from ndt.parsing import read_json, read_npz
 from ndt.reports.names import DYNAMICS
-from ndt.reports.page import Section, Table, number
+from ndt.reports.page import Section, Table, fixed, number
 from ndt.reports.plots import BLUE, CRIMSON, GRID, INK, Drawing, page_figure
-from ndt.reports.run_files import read_json
+from ndt.reports.run_metrics import RotationResult
 
 __all__ = ["section"]
 
@@ -20,14 +22,16 @@ SHOWN = 40  # trials
 
 def section(run: Path) -> Iterator[Section]:
     """Yields the section if the run includes the example."""
-    found = read_json(run / "rotation" / "rotation.json")
-    if not found:
+    path = run / "rotation" / "rotation.json"
+    if not path.exists():
         return
-    with np.load(run / "rotation" / "paths.npz", allow_pickle=False) as file:
-        times, paths = file["times"], {name: file[name].astype(np.float64) for name in NAMES}
+    found = read_json(path, RotationResult, "the rotation of a demo")
+    if missing := [name for name in NAMES if name not in found["found"]]:
+        raise InputError(path, f"found.{missing[0]}", "an entry of that name", "none")
+    times, paths = _read_paths(path.with_name("paths.npz"))
     true = float(found["true_hz"])
     rows = [
-        [NAMES[name], number(each["frequency"]), f"{each['frequency'] / true - 1:+.1%}", number(each["r2"])]
+        [NAMES[name], number(each["frequency"]), f"{each['frequency'] / true - 1:+.1%}", fixed(each["r2"])]
         for name, each in ((name, found["found"][name]) for name in NAMES)
     ]
     text = (
@@ -44,6 +48,20 @@ def section(run: Path) -> Iterator[Section]:
     result.drawings.append(_drawn(times, paths))
 
     yield result
+
+
+def _read_paths(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Returns times (T,) and the paths of each of `NAMES`, (T, N, d)."""
+    arrays = read_npz(path, ("times", *NAMES))
+    times = arrays["times"]
+    for name, values in arrays.items():
+        fits = values.shape == (len(times),) if name == "times" else values.ndim == 3 and len(values) == len(times) > 0
+        if values.dtype.kind != "f" or not fits or min(values.shape) < 1 or values.shape[-1] < 2:
+            raise InputError(path, name, "times (T,) and paths (T, N, d), d > 1", f"{values.dtype} {values.shape}")
+        if not np.isfinite(values).all():
+            raise InputError(path, name, "finite numbers", "others")
+
+    return times, {name: arrays[name].astype(np.float64) for name in NAMES}
 
 
 def _drawn(times: NDArray[np.float64], paths: dict[str, NDArray[np.float64]]) -> Drawing:

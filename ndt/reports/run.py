@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.errors import InputError
+from ndt.parsing import read_embeddings, read_store, read_text
 from ndt.reports import decoder as report_decoder
 from ndt.reports import label_curve, plots, plots_decoder
 from ndt.reports import rotation as report_rotation
@@ -16,7 +17,8 @@ from ndt.reports.decoder import series
 from ndt.reports.names import DECODING, in_order, predictor_name
 from ndt.reports.page import Drawing, Section, Table, fixed, render, versions, write_text
 from ndt.reports.plots_recording import plain_text
-from ndt.reports.run_files import Decoder, read_decoders, read_json, read_pretraining
+from ndt.reports.run_files import Decoder, read_decoders, read_object, read_pretraining
+from ndt.reports.run_metrics import DemoMetrics
 from ndt.session import Covariate, Session
 
 __all__ = ["Sessions", "run_store", "write_report"]
@@ -81,9 +83,9 @@ def write_report(run: Path, store: Sessions | None = None) -> Path:
 
 def run_store(run: Path) -> Path | None:
     """Returns the path of a demo's store, or of the store that a run was trained on; None if it is gone."""
-    named = read_json(run / "run.json").get("store")
+    named = read_store(run)
 
-    return next((path for path in (run / "store", *([Path(named)] if named else [])) if path.exists()), None)
+    return next((path for path in (run / "store", *([named] if named else [])) if path.exists()), None)
 
 
 def _session(store: Sessions | None, session_id: str) -> Session | None:
@@ -184,9 +186,9 @@ def _recordings(store: Sessions | None, decoders: list[Decoder], most: int = 16)
         return None
     rows = []
     for name, e in entries.items():
-        covariates = ", ".join(str(c["name"]) for c in e["covariates"])
-        counts = [f"{e[key]:,.0f}" for key in ("units", "spikes", "observed_seconds", "segments")]
-        rows.append([name, str(e["subject"]), *counts, covariates])
+        covariates = ", ".join(str(c["name"]) for c in e.get("covariates", ()))
+        counts = [fixed(e.get(key), 0) for key in ("units", "spikes", "observed_seconds", "segments")]
+        rows.append([name, str(e.get("subject", "")), *counts, covariates])
     head = ["session", "subject", "units", "spikes", "observed (s)", "segments", "covariates"]
     section = Section(title="Recordings", anchor="recordings", dropped=_dropped(entries))
     section.tables.append(Table(head=head, rows=rows, numeric=range(2, 6)))
@@ -266,8 +268,8 @@ def _embeddings(run: Path, store: Sessions | None, decoders: list[Decoder]) -> I
     targets = {d.session: str(d.metrics["target"]) for d in decoders}
     section = Section(title="Embeddings", anchor="embeddings")
     for path in sorted((run / "embed").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            time, latents = file["time"], file["latents"].astype(np.float64)
+        arrays = read_embeddings(path)
+        time, latents = arrays["time"], arrays["latents"].astype(np.float64)
         session, name = _session(store, path.stem), targets.get(path.stem)
         covariate = session.covariates.get(name) if session is not None and name is not None else None
         colour, label, cyclic = _colour(time, covariate)
@@ -300,9 +302,9 @@ def _configuration(run: Path) -> Section:
     section = Section(title="Settings and versions", anchor="settings")
     for path in (run / "config.yaml", run / "pretrain/config.yaml", *sorted((run / "finetune").glob("*/config.yaml"))):
         if path.exists():
-            section.sources[path.relative_to(run).as_posix()] = path.read_text().strip()
+            section.sources[path.relative_to(run).as_posix()] = read_text(path, "settings").strip()
     section.tables.append(versions(PACKAGES))
-    if seconds := read_json(run / "metrics.json").get("seconds"):
+    if seconds := read_object(run / "metrics.json", DemoMetrics).get("seconds"):
         spent = [[name, fixed(value, 1)] for name, value in seconds.items()]
         section.tables.append(Table(head=["step", "seconds"], rows=spent, numeric={1}))
 

@@ -1,6 +1,5 @@
 """Reads metrics, logs and predictions of run directories, and tabulates scores."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt.errors import InputError
+from ndt.parsing import read_json, read_lines, read_npz
 from ndt.reports.names import SCORES, in_order, predictor_name
 from ndt.reports.page import fixed
+from ndt.reports.run_metrics import DecoderMetrics, DemoMetrics, PretrainingMetrics, check_lengths
+from ndt.schema import typed
 
-__all__ = ["Decoder", "digits_of", "read_decoders", "read_json", "read_log", "read_pretraining", "score_table"]
+__all__ = ["Decoder", "digits_of", "read_decoders", "read_log", "read_object", "read_pretraining", "score_table"]
 
+MOST_BINS = 10_000_000  # of a trial
 SHARED = ("time", "segment", "out_of_distribution")  # arrays that all targets share
 
 
@@ -92,51 +95,67 @@ class Decoder:
         return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON object; an empty one if there is no such file."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(path, "content", "a JSON object", error) from error
+def read_object(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object of a kind (`ndt.schema.typed`); an empty one if there is no such file."""
+    return dict(read_json(path, kind, "a JSON object")) if path.exists() else {}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a log without a last one that a crash cut short."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    out = []
-    for line in lines:
-        try:
-            out.append(dict(json.loads(line)))
-        except ValueError:
-            break
-
-    return out
+    return read_lines(path, dict[str, Any])
 
 
 def read_decoders(run: Path) -> Iterator[Decoder]:
     """Yields the decoder of a fine-tuning run, or all decoders of a demo."""
-    together = read_json(run / "metrics.json").get("sessions", {})
+    together = read_object(run / "metrics.json", DemoMetrics).get("sessions", {})
     for folder in (run, *sorted((run / "finetune").glob("*"))):
-        metrics = read_json(folder / "metrics.json")
-        metrics = together.get(metrics.get("session"), metrics)  # a demo has further controls
-        if "test" in metrics:
-            saved, arrays = folder / "predictions.npz", {}
-            if saved.exists():
-                with np.load(saved, allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
-            scratch = read_log(run / "scratch" / folder.name / "log.jsonl")
-            log = read_log(folder / "log.jsonl")
-            yield Decoder(metrics=metrics, log=log, scratch_log=scratch, predictions=arrays)
+        path = folder / "metrics.json"
+        if "test" not in (metrics := read_object(path)):
+            continue
+        metrics = together.get(str(metrics.get("session")), typed(DecoderMetrics, metrics, path))  # with more controls
+        check_lengths(metrics, path)
+        decoder = Decoder(
+            metrics=metrics,
+            log=read_log(folder / "log.jsonl"),
+            scratch_log=read_log(run / "scratch" / folder.name / "log.jsonl"),
+            predictions=read_npz(folder / "predictions.npz") if (folder / "predictions.npz").exists() else {},
+        )
+        for part in decoder.by_target() if decoder.predictions else ():
+            _check_predictions(part, folder / "predictions.npz")
+        yield decoder
+
+
+def _check_predictions(decoder: Decoder, path: Path) -> None:
+    """Raises unless the arrays of one target have the shapes of `Decoder.predictions`, and times ascend."""
+    found, kind = decoder.predictions, decoder.kind
+    time, true = (found.get(name, np.zeros(0)) for name in ("time", "true"))
+    R, C = len(time) if time.ndim else -1, true.shape[1] if true.ndim == 2 else -1
+    K = {"continuous": C, "angle": C // 2, "class": 1}[kind]
+    rows = {"time": "f", "segment": "iu", "out_of_distribution": "b", "bins_since_start": "iu"}
+    for name, values in found.items():
+        widths = {"half_width": K, "adaptive_half_width": K}
+        shape = (C,) if name == "dims" else () if name in ("unit", "kind") else (R,) if name in rows else (R, C)
+        shape = (R, widths[name]) if name in widths else shape
+        kinds = "U" if name in ("dims", "unit", "kind") else rows.get(name, "fiub")
+        if values.shape != shape or values.dtype.kind not in kinds:
+            raise InputError(path, name, f"shape {shape} of kind {kinds}", f"{values.dtype} of shape {values.shape}")
+        if kinds == "fiub" and np.isinf(values).any() and name not in widths:
+            raise InputError(path, name, "finite numbers, or NaN where missing", "infinity")
+    if not np.isfinite(time).all() or not (np.diff(time) > 0).all():
+        raise InputError(path, "time", "ascending finite times", "others")
+    since = found.get("bins_since_start", np.zeros(1, np.int64))
+    if R and not -1 <= since.min() <= since.max() <= MOST_BINS:
+        raise InputError(path, "bins_since_start", f"-1 to {MOST_BINS:,}", f"{since.min()} to {since.max()}")
+    if str(found.get("kind", kind)) != kind:
+        raise InputError(path, "kind", f"{kind}, as in metrics.json", str(found["kind"]))
 
 
 def read_pretraining(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Returns metrics and log of a pretraining run or of a demo's; None if there is none."""
     for folder in (run / "pretrain", run):
-        metrics = read_json(folder / "metrics.json")
+        metrics = read_object(folder / "metrics.json")
         if "valid" in metrics and "session" not in metrics:  # a decoder's run names its session
-            return metrics, read_log(folder / "log.jsonl")
+            return typed(PretrainingMetrics, metrics, folder / "metrics.json"), read_log(folder / "log.jsonl")
 
     return None
 

@@ -10,20 +10,31 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ndt.errors import InputError
-from ndt.model.checkpoint import read_json, save_weights, write_json
+from ndt.model.checkpoint import load_tensors, save_weights, write_json
+from ndt.parsing import read_json
+from ndt.schema import Count, Within
 
 __all__ = ["Checkpoints", "drop_later", "part"]
 
 KEPT = 2  # checkpoints
 WHOLE = "state.safetensors"
+
+
+class _State(TypedDict):
+    identity: str
+    step: Count
+    tokens: NotRequired[Count]
+    waited: NotRequired[Count]
+    seconds: NotRequired[Annotated[float, Within(0)]]
+    best_score: NotRequired[float | None]
+    averages: NotRequired[dict[str, tuple[Count, Annotated[float, Within(0)]]]]
 
 
 class Checkpoints:
@@ -80,8 +91,10 @@ class Checkpoints:
         folder = self.last()
         if folder is None:
             raise InputError(self.run, "checkpoints", "a checkpoint to resume from", "none")
-        counters = read_json(folder / "state.json")
-        if counters.pop("identity", None) != identity:
+        counters = read_json(folder / "state.json", _State)
+        if folder.name != f"step_{counters['step']:08d}":
+            raise InputError(folder / "state.json", "step", f"that of {folder.name}", counters["step"])
+        if counters.pop("identity") != identity:
             raise InputError(folder, "architecture, data and seed", "the checkpoint's own", "others; start a new run")
         if (folder / WHOLE).exists():
             tensors = _read_whole(like, folder)
@@ -89,6 +102,10 @@ class Checkpoints:
             tensors = _read_shards(like, folder)
         else:
             raise InputError(folder, "train.sharding", "fsdp, as the checkpoint", self.sharding)
+        for name, tensor in tensors.items():  # the checkpoint may hold or lack optimiser state
+            if name in like and (tensor.shape, tensor.dtype) != (like[name].shape, like[name].dtype):
+                expected = f"{like[name].dtype} of shape {tuple(like[name].shape)}"
+                raise InputError(folder / WHOLE, name, expected, f"{tensor.dtype} of shape {tuple(tensor.shape)}")
         shapes = ({k: v.shape for k, v in part(some, "model/").items()} for some in (tensors, like))
         if next(shapes) != next(shapes):
             raise InputError(folder, "architecture", "the checkpoint's own", "another; start a new run")
@@ -115,7 +132,7 @@ def _step_of(line: str) -> float:
 
 
 def _read_whole(like: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    found = load_file(folder / WHOLE)
+    found = load_tensors(folder / WHOLE)
     for name, own in like.items():
         if isinstance(own, DTensor) and name in found:
             found[name] = distribute_tensor(found[name].to(own.device), own.device_mesh, own.placements)

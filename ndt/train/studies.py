@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from ndt.config.reader import fill_config
 from ndt.errors import InputError
-from ndt.model.checkpoint import read_json, write_json
+from ndt.model.checkpoint import write_json
+from ndt.parsing import read_json
 
 __all__ = ["REQUEST", "finish", "overridden", "run_all", "sources"]
 
@@ -89,7 +90,7 @@ def finish(folder: Path, request: dict[str, Any], train: Callable[..., object]) 
         return {}
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nine tenths of a run's size, and nothing to resume
 
-    return dict(read_json(metrics))
+    return dict(read_json(metrics, dict[str, Any]))
 
 
 def run_all(jobs: Sequence[Callable[[], T]], workers: int, title: str, *, progress: bool = True) -> list[T]:

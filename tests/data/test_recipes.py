@@ -98,7 +98,7 @@ WRONG = {
     "no licence": (GOOD.replace("licence: CC0-1.0", ""), r"recipe: expected the keys title, .*, found no licence"),
     "unknown": (GOOD + "author: me\n", r"recipe\.author: expected one of: .*, found an unknown setting"),
     "unknown setting": (GOOD.replace("select", "selct"), r"recipe\.ingest\.selct: expected one of: .*"),
-    "range": (GOOD.replace("select: ", "workers: -1, select: "), r"recipe\.ingest\.workers: expected at least 0, .*"),
+    "range": (GOOD.replace("select: ", "workers: -1, select: "), r"recipe\.ingest\.workers: expected 0 to 4096, .*"),
     "no list": (GOOD.replace('["*.mat"]', "x"), r"recipe\.files: expected a list of words, found 'x'"),
     "no reason": (GOOD.replace("true", "false"), r"recipe\.reason: expected why it was not tried, found none"),
     "a name": (GOOD + "name: x\n", r"recipe\.name: expected no name: .*"),

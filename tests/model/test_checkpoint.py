@@ -17,9 +17,10 @@ from ndt.config import PretrainConfig, TrainConfig, load_config
 from ndt.errors import InputError
 from ndt.finetune.adapt import finetune
 from ndt.model.architectures import load_model
-from ndt.model.checkpoint import ModelSpec, TargetSpec, read_json, save_config, write_json
+from ndt.model.checkpoint import ModelSpec, TargetSpec, save_config, write_json
 from ndt.model.tokens import pack
 from ndt.model.transformer import NDT
+from ndt.parsing import read_json
 from ndt.target import Part, Target, part_columns
 
 
@@ -58,15 +59,17 @@ def test_the_folder_holds_no_pickle(saved) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(saved) -> None:
-    edit(saved[1] / "model.json", lambda x: x["config"].update(width=32))
-    with pytest.raises(InputError, match=r"model\.safetensors: .*: expected shape .* of this architecture, found"):
+    edit(saved[1] / "model.json", lambda x: x["config"].update(unit_width=32))
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: .*: expected .* of shape .*, as in this architecture, found"
+    ):
         NDT.from_pretrained(saved[1])
 
 
 def test_weights_with_a_name_too_many_are_refused(saved) -> None:
     path = saved[1] / "model.safetensors"
     save_file(load_file(path) | {"stranger": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="stranger: expected shape absent"):
+    with pytest.raises(InputError, match="stranger: expected none of that name, as in this architecture, found"):
         NDT.from_pretrained(saved[1])
 
 
@@ -76,8 +79,11 @@ def test_weights_with_a_name_too_many_are_refused(saved) -> None:
         (lambda x: x.update(format=99), "format: expected model format 6, found 99"),
         (lambda x: x.update(format=5), "format: expected model format 6, found 5"),  # of before units had activity
         (lambda x: x.pop("format"), "found none"),
-        (lambda x: x["config"].update(experts=8), "architecture: .*experts"),
-        (lambda x: x.pop("vocabulary"), "architecture: .*vocabulary"),
+        (
+            lambda x: x["config"].update(experts=8),
+            "config.experts: expected one of .*, found an unknown entry",
+        ),
+        (lambda x: x.pop("vocabulary"), "architecture.vocabulary: expected an entry of that name, found none"),
     ],
 )
 def test_an_unknown_specification_is_refused(saved, change, told) -> None:

@@ -16,8 +16,8 @@ from ndt.data.store import Store
 from ndt.data.windows import TRAIN, BinnedSession
 from ndt.errors import InputError
 from ndt.intervals import Intervals
-from ndt.model.checkpoint import read_json
 from ndt.model.transformer import NDT, TABLES
+from ndt.parsing import read_json
 from ndt.pretrain.train import pretrain
 from ndt.session import Session
 from ndt.train.loop import Trainer

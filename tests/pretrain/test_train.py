@@ -33,9 +33,9 @@ from ndt.data.stored_masks import VALID_MASKS, valid_windows
 from ndt.data.windows import TEST, TRAIN, VALID, BinnedSession
 from ndt.errors import InputError
 from ndt.evaluation.metrics import r2
-from ndt.model.checkpoint import read_json
 from ndt.model.tokens import Batch
 from ndt.model.transformer import NDT, RESIDUALS, TABLES, Prediction
+from ndt.parsing import read_json
 from ndt.pretrain.train import pretrain
 from ndt.segments import Scaler
 from ndt.session import Spikes

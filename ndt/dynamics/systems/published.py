@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt.dynamics.snapshots import Snapshots, read_arrays
+from ndt.dynamics.snapshots import Snapshots
 from ndt.errors import InputError
+from ndt.parsing import read_npz
 
 __all__ = ["STEP", "drifters", "embryoid"]
 
@@ -34,9 +35,9 @@ def drifters(path: str | Path, held_out_times: Sequence[float] = ()) -> Snapshot
     Raises:
         InputError: if the file or an array is missing, or shapes disagree.
     """
-    found = read_arrays(path, ("positions", "velocities"))
+    found = read_npz(path, ("positions", "velocities"))
     x, velocity = found["positions"], found["velocities"]
-    if x.ndim != 3 or x.shape != velocity.shape:
+    if x.ndim != 3 or x.shape != velocity.shape or {x.dtype.kind, velocity.dtype.kind} - {*"fiu"}:
         raise InputError(path, "shapes", "(T, N, d) twice", f"{x.shape} and {velocity.shape}")
     times = np.arange(len(x), dtype=float)
 
@@ -54,9 +55,10 @@ def embryoid(path: str | Path, num_dims: int = 5, held_out: Sequence[float] = ()
     Raises:
         InputError: if the file or an array is missing, or shapes or labels disagree.
     """
-    found = read_arrays(path, ("pcs", "pcs_delta", "sample_labels"))
+    found = read_npz(path, ("pcs", "pcs_delta", "sample_labels"))
     x, velocity, label = found["pcs"], found["pcs_delta"], found["sample_labels"]
-    if x.ndim != 2 or velocity.shape != x.shape or label.shape != x.shape[:1]:
+    numbers = not {v.dtype.kind for v in (x, velocity, label)} - {*"fiu"}
+    if x.ndim != 2 or velocity.shape != x.shape or label.shape != x.shape[:1] or not numbers:
         raise InputError(path, "shapes", "(R, D), (R, D) and (R,)", f"{x.shape}, {velocity.shape}, {label.shape}")
     if not 1 <= num_dims <= x.shape[1]:
         raise InputError(path, "pcs", f"at least {num_dims} components", x.shape[1])
