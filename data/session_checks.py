@@ -101,7 +101,8 @@ def _check_units(units: Units, path: Path) -> None:
     if units.observed is not None:
         index = units.observed.columns.get("unit_index", np.zeros(0))
         _check_array(index, "iu", 1, path, "units_observed/unit_index")
-        if np.any((index < 0) | (index >= len(units))):
+        rows = index.astype(np.int64)
+        if np.any((rows < 0) | (rows >= len(units))):
             raise InputError(path, "units_observed/unit_index", f"rows of {len(units)} units", "others")
         if not np.isfinite([units.observed.start, units.observed.end]).all():
             raise InputError(path, "units_observed", "finite times", "others")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -297,7 +297,7 @@ def check_fields(found: Any, kind: Any, name: str) -> None:
             raise ValueError(f"{name}: {getattr(kind, '__name__', kind)}, got {type(found).__name__}")
         for field, hint in get_type_hints(kind).items():
             check_fields(getattr(found, field), hint, f"{name}/{field}")
-    elif not isinstance(found, (int, float) if kind is float else kind) or (
+    elif not isinstance(found, (int, float) if kind is float else cast("type", kind)) or (
         isinstance(found, bool) and kind is not bool
     ):
         raise ValueError(f"{name}: {kind.__name__}, got {found!r:.80}")

@@ -20,7 +20,7 @@ from tests.recordings import units, write_nwb
 
 NAME, CONTENT = "sub-x/sub-x_ses-1.nwb", np.random.default_rng(0).bytes(50_000)
 ABOUT, LIST, ASSET = "/api/dandisets/000129/", "/api/dandisets/000129/versions/draft/assets/", "/api/assets/"
-LIMIT, SHORT, GRACE = 10.0, 0.4, 5.0  # seconds of waiting that are allowed, and of work on a busy machine
+LIMIT, SHORT, GRACE = 30.0, 0.4, 5.0  # seconds of waiting that are allowed, and of work on a busy machine
 ONE = IngestConfig(workers=1, probe_seconds=0.0)
 ID = "0" * 36
 ROW = {"asset_id": ID, "path": NAME, "size": len(CONTENT), "metadata": {"digest": {"dandi:sha2-256": "0" * 64}}}
