@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,14 +292,18 @@ def check_fields(found: Any, kind: Any, name: str) -> None:
             raise ValueError(f"{name}: {'a list' if origin is tuple else 'names and values'}, got {found!r:.80}")
         for key, value in found.items() if origin is dict else enumerate(found):
             check_fields(value, inner[1] if origin is dict else inner[0], f"{name}/{key}")
-    elif is_dataclass(kind):
+    elif isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(found, kind):
             raise ValueError(f"{name}: {getattr(kind, '__name__', kind)}, got {type(found).__name__}")
         for field, hint in get_type_hints(kind).items():
             check_fields(getattr(found, field), hint, f"{name}/{field}")
-    elif not isinstance(found, (int, float) if kind is float else cast("type", kind)) or (
-        isinstance(found, bool) and kind is not bool
-    ):
+    else:
+        _check_plain(found, kind, name)
+
+
+def _check_plain(found: Any, kind: Any, name: str) -> None:
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(found, allowed) or (isinstance(found, bool) and kind is not bool):
         raise ValueError(f"{name}: {kind.__name__}, got {found!r:.80}")
-    elif kind is int and not 0 <= found <= MOST:
+    if kind is int and not 0 <= found <= MOST:
         raise ValueError(f"{name}: 0 to {MOST}, got {found}")
