@@ -18,13 +18,13 @@ class DivergenceGuard:
     """
 
     def __init__(self) -> None:
-        self.averages: dict[str, list[float]] = {}  # number of steps, and average, by term; serialisable as JSON
+        self.averages: dict[str, tuple[int, float]] = {}  # number of steps, and average, by term; serialisable as JSON
 
     def violations(self, terms: dict[str, float]) -> dict[str, str]:
         """Returns messages, by term, of terms that are not finite or diverge."""
         found = {}
         for name, value in terms.items():
-            steps, average = self.averages.get(name, [0, 0.0])
+            steps, average = self.averages.get(name, (0, 0.0))
             if not math.isfinite(value):
                 found[name] = f"{name} {value}"
             elif steps >= BURN_IN and value > FACTOR * average:
@@ -35,5 +35,5 @@ class DivergenceGuard:
     def update(self, terms: dict[str, float]) -> None:
         """Adds a step's terms to the averages."""
         for name, value in terms.items():
-            steps, average = self.averages.get(name, [0, 0.0])
-            self.averages[name] = [steps + 1, average + (abs(value) - average) / min(steps + 1, MEMORY)]
+            steps, average = self.averages.get(name, (0, 0.0))
+            self.averages[name] = (steps + 1, average + (abs(value) - average) / min(steps + 1, MEMORY))

@@ -183,9 +183,9 @@ def test_so_many_seconds_come_first_with_guards_cut_from_what_is_before() -> Non
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("trials/other", r"split: expected first:SECONDS, fold:K/N, or one of trials/split, found 'trials/other'"),
+        ("trials/other", r"split: expected all, first:SECONDS, fold:K/N, or one of trials/split, found 'trials/other'"),
         ("first:90", r"split: expected training and test time by 'first:90', found splits: train$"),
-        ("first:x", "expected first:SECONDS, fold:K/N, or one of"),
+        ("first:x", "expected all, first:SECONDS, fold:K/N, or one of"),
     ],
 )
 def test_rules_that_leave_no_blocks_are_refused(rule, message) -> None:

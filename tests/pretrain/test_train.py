@@ -465,7 +465,7 @@ def test_sessions_kept_for_evaluation_are_left_out_unless_they_are_named(sim_tru
 def test_bad_settings_and_bad_stores_are_refused(sim_store, tmp_path) -> None:
     with pytest.raises(InputError, match=sim_store.session_ids[0]):  # lists what there is
         pretrain(sim_store, tmp_path, replace(SHORT, sessions=("sub-z_ses-9",)), progress=False)
-    with pytest.raises(InputError, match="window: expected at least 3 bins of 50 ms, found 2 bins"):
+    with pytest.raises(InputError, match=r"window: expected 3 to .* bins of 50 ms, found 2 bins"):
         pretrain(sim_store, tmp_path / "run", replace(SHORT, window=0.1), progress=False)
     with pytest.raises(InputError):
         pretrain(tmp_path / "no store", tmp_path, SHORT, progress=False)

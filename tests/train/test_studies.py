@@ -226,7 +226,7 @@ def test_simulated_sessions_are_made_once_and_never_mixed(tmp_path):
         ("- a", r"variants: expected names and their settings"),
         ("", r"variants: expected names and their settings"),
         ("a: {", r"variants: expected a YAML file"),
-        ("a: {preset: missing.yaml}", r"missing\.yaml: settings: expected a YAML file"),
+        ("a: {preset: missing.yaml}", r"missing\.yaml: content: expected a YAML file"),
     ],
 )
 def test_bad_variants_are_refused_by_name(text, match, tmp_path):
@@ -303,7 +303,7 @@ def test_settings_of_a_study_are_refused_by_other_benchmarks():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"workers": 0}, "workers: expected at least 1, found 0"),
+        ({"workers": 0}, "workers: expected 1 to 4096, found 0"),
         ({"label_seconds": ()}, "label_seconds: expected some seconds above 0"),
         ({"label_seconds": (15.0, 0.0)}, "label_seconds: expected some seconds above 0"),
     ],
