@@ -23,7 +23,7 @@ def guard(values: list[float]) -> DivergenceGuard:
 
 def test_the_average_is_of_all_steps_and_then_of_about_a_hundred() -> None:
     found = guard([1.0, 2.0, 6.0])
-    assert found.averages == {"x": [3, 3.0]}
+    assert found.averages == {"x": (3, 3.0)}
     found = guard([1.0] * 100 + [2.0])
     assert found.averages["x"][1] == pytest.approx(1.01)
 
