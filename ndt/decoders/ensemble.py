@@ -290,7 +290,7 @@ def check_fields(found: Any, kind: Any, name: str) -> None:
     elif origin in (tuple, dict):
         if not isinstance(found, origin):
             raise ValueError(f"{name}: {'a list' if origin is tuple else 'names and values'}, got {found!r:.80}")
-        for key, value in found.items() if origin is dict else enumerate(found):
+        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
             check_fields(value, inner[1] if origin is dict else inner[0], f"{name}/{key}")
     elif isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(found, kind):
