@@ -93,7 +93,7 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
             continue
         amounts = ["all" if x is None else f"{x:g}" for x in QUESTIONS[question]]
         lines.setdefault(question, {}).setdefault(variant, []).append((amounts.index(labels), float(entry["value"])))
-    figure = Figure(figsize=(4.2 * len(lines), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(lines) + 1.2, 3.6), layout="constrained")
     for axes, (question, variants) in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines.items(), strict=True):
         for variant, points in variants.items():
             strong = variant == "pretrained"
@@ -102,6 +102,9 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set(title=f"{question} left out" if question != "day" else "second day", xlabel=LABELS[question])
         axes.set(ylabel=UNITS[question].replace("R2", "R²"), xticks=range(len(amounts)), xticklabels=amounts)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    drawn = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(drawn.values()), list(drawn), loc="outside right center", frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
