@@ -292,7 +292,7 @@ def check_fields(found: Any, kind: Any, name: str) -> None:
             raise ValueError(f"{name}: {'a list' if origin is tuple else 'names and values'}, got {found!r:.80}")
         for key, value in found.items() if origin is dict else enumerate(found):
             check_fields(value, inner[1] if origin is dict else inner[0], f"{name}/{key}")
-    elif is_dataclass(kind):
+    elif isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(found, kind):
             raise ValueError(f"{name}: {getattr(kind, '__name__', kind)}, got {type(found).__name__}")
         for field, hint in get_type_hints(kind).items():
