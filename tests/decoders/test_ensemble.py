@@ -182,6 +182,16 @@ def test_values_that_would_decode_wrongly_are_refused(ensemble, tmp_path, path, 
         Ensemble.load(tmp_path)
 
 
+def test_weights_of_another_type_are_refused(ensemble, tmp_path) -> None:
+    ensemble.save(tmp_path)
+    path = tmp_path / "ensemble.safetensors"
+    arrays = load_file(path)
+    name = next(name for name in arrays if name.endswith("readout.bias"))
+    save_file(arrays | {name: arrays[name].view(np.int32)}, path)
+    with pytest.raises(InputError, match=r"readout\.bias must be float32, got int32"):
+        Ensemble.load(tmp_path)
+
+
 def test_a_part_with_a_label_per_trial_may_have_members_of_either_kind(ensemble, problem) -> None:
     """Only decoders of trials are told where a trial began."""
     x, _, network = problem
