@@ -143,13 +143,17 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
 
 def _embed(args: "Namespace") -> dict[str, Any]:
     from ndt.api import embed
+    from ndt.data.read.file_probe import probe
 
     out = Path(args.out)
     if out.suffix not in (".npz", ".nwb"):
         raise InputError("ndt embed", "--out", "a file that ends in .npz or .nwb", out)
     latents = embed(args.base, args.session, store=args.store)
     if out.suffix == ".nwb":
-        latents.to_nwb(out, source=args.nwb and Path(args.nwb))
+        source = Path(args.nwb or latents.source)
+        if source.is_file():
+            probe(source)  # in a process of its own, which a damaged file may end
+        latents.to_nwb(out, source=source)
     else:
         latents.to_npz(out)
     T, D = latents.latents.shape
@@ -403,6 +407,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (FileExistsError, NotADirectoryError) as error:
         print(InputError(error.filename, "path", "a folder, or a path within folders", "a file"), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(InputError(f"ndt {argv[0]}", "memory", "enough for these data", error or "less"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `ndt inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

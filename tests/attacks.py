@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import yaml
 from tests.attacked import DYNAMICS, RECIPE, SESSION, TARGETS
 from tests.damage import ANY, REFUSE, archives, bytes_of, leaves, raw, replaced, tensors, yamls
 from tests.hdf5_edits import Case, assign, attribute, edit, put, relink, remove, swap
+from tests.malformed import cases as recordings
 
 __all__ = ["attacks", "session_attacks"]
 
@@ -39,6 +41,8 @@ def attacks(world: Path, seed: int = 0) -> dict[str, list[Case]]:
             cases += tensors(name, valid, rng, number=6)
         elif suffix == "h5":
             cases += [*bytes_of(f"{name}-more", rng, 10, 30), *session_attacks(name)]
+        elif suffix == "nwb":  # tests/malformed.py has those that ingest reads
+            cases += [replace(case, name=f"{name}-{case.name}", expected=ANY) for case in recordings()[::5]]
         elif name in ("settings", "recipe"):
             cases += yamls(name, {"settings": DYNAMICS, "recipe": RECIPE}[name], rng)
         found[name] = cases + list(_own(name, valid))
