@@ -3,9 +3,8 @@
 import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ndt.bench import BENCHMARKS
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.errors import InputError
-from ndt.text import escaped, escaped_within
+from ndt.text import escaped, escaped_within, warnings_in_a_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -376,18 +375,7 @@ def _call(name: str, argv: Sequence[str]) -> int:
     return 2 if failed else 0
 
 
-@contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
-    """Shows each warning as one line, without the place in the code, and hidden characters as escapes."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {escaped(' '.join(str(message).split()))}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before
-
-
-@_warnings_in_a_line()
+@warnings_in_a_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``ndt`` and returns its exit code: 0, 2 if the input is wrong, 130 if the user stops it."""
     argv = list(sys.argv[1:] if argv is None else argv)
