@@ -99,7 +99,7 @@ def _check_units(units: Units, path: Path) -> None:
         if not values.ndim or len(values) != len(units):
             raise InputError(path, f"units/{name}", f"a value of each of {len(units)} units", f"shape {values.shape}")
     if units.observed is not None:
-        index = units.observed.columns.get("unit_index", np.zeros(0))
+        index: NDArray[Any] = units.observed.columns.get("unit_index", np.zeros(0))
         _check_array(index, "iu", 1, path, "units_observed/unit_index")
         rows = index.astype(np.int64)
         if np.any((rows < 0) | (rows >= len(units))):

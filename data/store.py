@@ -159,7 +159,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if version != STORE_VERSION:
         raise InputError(path, "version", f"{STORE_VERSION} (ingest the recordings anew)", version)
     for name in manifest["sessions"]:
-        if Path(name).name != name or "\0" in name:  # it names the session's file, which lies in the store
+        if (
+            Path(name).name != name or name in ("", "..") or "\0" in name
+        ):  # it names the session's file, which lies in the store
             raise InputError(path, "sessions", "names that files of the store can have", repr(name))
 
     return {**manifest}
@@ -335,12 +337,12 @@ def read_session(path: str | Path) -> Session:
         with h5py.File(path, "r") as file:
             check_contained(file, path)
             session = _checked(file, path)
+        check_session(session, path)
     except InputError:
         raise
     except Exception as error:  # the exceptions that h5py raises for broken files cannot be listed
         found = f"{type(error).__name__} {error}"
         raise InputError(path, "content", "a session's HDF5 file", found) from error
-    check_session(session, path)
 
     return session
 

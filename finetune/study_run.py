@@ -11,6 +11,8 @@ from ndt.data.store import Store
 from ndt.finetune import adapt
 from ndt.model.architectures import load_model
 from ndt.model.transformer import NDT
+from ndt.reports.run_metrics import DecoderMetrics
+from ndt.schema import typed
 from ndt.train.studies import finish, sources
 
 __all__ = ["finetuned"]
@@ -45,4 +47,6 @@ def finetuned(
     }
     train = partial(adapt.finetune, model, session, target, config=config, store=store, progress=False)
 
-    return finish(folder, request, train)
+    found = finish(folder, request, train)
+
+    return typed(DecoderMetrics, found, folder / "metrics.json") if found else {}

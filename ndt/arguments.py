@@ -107,9 +107,11 @@ def _check_file(path: str, known: Sequence[str]) -> None:
     values = read_yaml(path, "--config", "a YAML file of settings")
     if not isinstance(values or {}, Mapping):
         raise InputError(path, "--config", "settings and their values", type(values).__name__)
-    for key, _ in flattened(values or {}):
+    for key, value in flattened(values or {}):
         if key not in known:
             raise InputError(path, key, f"one of {', '.join(known)}", "an unknown setting")
+        if any(name.startswith(f"{key}.") for name in known):  # a group; a text would be taken for another file
+            raise InputError(path, key, "settings and their values", repr(value))
 
 
 def _normalise(name: str, verb: Verb, argv: Sequence[str], parser: "ArgumentParser") -> list[str]:

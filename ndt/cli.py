@@ -3,9 +3,8 @@
 import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ndt.bench import BENCHMARKS
 from ndt.config import BenchConfig, FinetuneConfig, IngestConfig, PretrainConfig, SimulateConfig
 from ndt.config.dynamics import DynamicsConfig
 from ndt.errors import InputError
-from ndt.text import escaped, escaped_within
+from ndt.text import escaped, escaped_within, warnings_in_a_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -143,13 +142,17 @@ def _evaluate(args: "Namespace") -> dict[str, Any]:
 
 def _embed(args: "Namespace") -> dict[str, Any]:
     from ndt.api import embed
+    from ndt.data.read.file_probe import probe
 
     out = Path(args.out)
     if out.suffix not in (".npz", ".nwb"):
         raise InputError("ndt embed", "--out", "a file that ends in .npz or .nwb", out)
     latents = embed(args.base, args.session, store=args.store)
     if out.suffix == ".nwb":
-        latents.to_nwb(out, source=args.nwb and Path(args.nwb))
+        source = Path(args.nwb or latents.source)
+        if source.is_file():
+            probe(source)  # in a process of its own, which a damaged file may end
+        latents.to_nwb(out, source=source)
     else:
         latents.to_npz(out)
     T, D = latents.latents.shape
@@ -374,18 +377,7 @@ def _call(name: str, argv: Sequence[str]) -> int:
     return 2 if failed else 0
 
 
-@contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
-    """Shows each warning as one line, without the place in the code, and hidden characters as escapes."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {escaped(' '.join(str(message).split()))}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before
-
-
-@_warnings_in_a_line()
+@warnings_in_a_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``ndt`` and returns its exit code: 0, 2 if the input is wrong, 130 if the user stops it."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -405,6 +397,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (FileExistsError, NotADirectoryError) as error:
         print(InputError(error.filename, "path", "a folder, or a path within folders", "a file"), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(InputError(f"ndt {argv[0]}", "memory", "enough for these data", error or "less"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `ndt inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,9 +1,12 @@
 """Text of files on screens and pages: characters that would hide or reorder it are shown as escapes."""
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["escaped", "escaped_within"]
+__all__ = ["escaped", "escaped_within", "warnings_in_a_line"]
 
 # Control characters (they move the cursor or colour the terminal), marks and overrides of writing direction and other
 # invisible characters (they make a name look like another), separators of lines, and halves of surrogate pairs (which
@@ -38,3 +41,14 @@ def escaped_within(found: Any) -> Any:
         return type(found)(map(escaped_within, found))
 
     return found
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Shows each warning of a block as one line, without the place in the code."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {escaped(' '.join(str(message).split()))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

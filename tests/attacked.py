@@ -17,6 +17,7 @@ from ndt.finetune.adapt import finetune
 from ndt.fit_dynamics import fit_run
 from ndt.pretrain.train import pretrain
 from ndt.reports.label_curve import LabelCurve
+from tests.malformed import write_template
 from tests.problems import recording
 from tests.stores import stored
 
@@ -103,6 +104,7 @@ TARGETS = {
     "settings": _target("settings.yaml", "dynamics", "fit", "snapshots.npz", "--config", "settings.yaml", out="x"),
     "recipe": _target("recipe.yaml", "ingest", "counts.npz", "--recipe", "recipe.yaml", out="x"),
     "counts": _target("counts.npz", "ingest", "counts.npz", "--recipe", "recipe.yaml", out="x"),
+    "nwb-copied": _target("sub-a_ses-1.nwb", *EMBED, "--store", "store", "--nwb", "sub-a_ses-1.nwb", out="x.nwb"),
     "counts-mat": _target("counts.mat", "ingest", "counts.mat", "--recipe", "recipe.yaml", out="x"),
 }
 
@@ -124,6 +126,7 @@ def make_world(root: Path) -> Path:
     spikes = np.random.default_rng(0).poisson(1.0, (400, 3))
     np.savez(root / "counts.npz", spikes=spikes)
     io.savemat(root / "counts.mat", {"spikes": spikes})
+    write_template(root / f"{SESSION}.nwb")
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
 
     return root

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,8 +12,9 @@ import yaml
 from tests.attacked import DYNAMICS, RECIPE, SESSION, TARGETS
 from tests.damage import ANY, REFUSE, archives, bytes_of, leaves, raw, replaced, tensors, yamls
 from tests.hdf5_edits import Case, assign, attribute, edit, put, relink, remove, swap
+from tests.malformed import cases as recordings
 
-__all__ = ["attacks"]
+__all__ = ["attacks", "session_attacks"]
 
 FORMS = {"json": leaves, "npz": archives, "safetensors": tensors}
 NUMBER = {  # of values that are replaced in a JSON file
@@ -38,7 +40,9 @@ def attacks(world: Path, seed: int = 0) -> dict[str, list[Case]]:
         elif suffix == "safetensors":
             cases += tensors(name, valid, rng, number=6)
         elif suffix == "h5":
-            cases += [*bytes_of(f"{name}-more", rng, 10, 30), *_sessions(name)]
+            cases += [*bytes_of(f"{name}-more", rng, 10, 30), *session_attacks(name)]
+        elif suffix == "nwb":  # tests/malformed.py has those that ingest reads
+            cases += [replace(case, name=f"{name}-{case.name}", expected=ANY) for case in recordings()[::5]]
         elif name in ("settings", "recipe"):
             cases += yamls(name, {"settings": DYNAMICS, "recipe": RECIPE}[name], rng)
         found[name] = cases + list(_own(name, valid))
@@ -104,7 +108,7 @@ def _own(name: str, valid: bytes) -> Iterator[Case]:
             yield Case(f"{name}-{key}-huge", REFUSE, lambda path, _, text=text: path.write_text(text))
 
 
-def _sessions(name: str) -> Iterator[Case]:
+def session_attacks(name: str) -> Iterator[Case]:
     """HDF5 of a store whose content does not fit together."""
 
     def own(word: str, change: object, expected: str = REFUSE) -> Case:

@@ -69,7 +69,7 @@ def raw(name: str, expected: str = REFUSE) -> Iterator[Case]:
     yield Case(f"{name}-pickle", expected, _written(pickle.dumps({"a": [1.0]})))
     yield Case(f"{name}-folder", expected, special(Path.mkdir))
     yield Case(f"{name}-fifo", expected, special(os.mkfifo))
-    yield Case(f"{name}-link-to-itself", expected, special(lambda path: path.symlink_to(path.name)))
+    yield Case(f"{name}-link-to-itself", ANY, special(lambda path: path.symlink_to(path.name)))
     yield Case(f"{name}-link-to-nothing", ANY, link("nowhere"))
     yield Case(f"{name}-link-to-zeros", expected, link("/dev/zero"))
     yield Case(f"{name}-link-up", expected, link("../.."))

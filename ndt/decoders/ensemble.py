@@ -198,7 +198,7 @@ def check_ensemble(found: Ensemble) -> None:
         weights = list(p.weights.values())
         if not set(p.weights) <= {"network", *p.members}:
             raise ValueError(f"weights: of members, got {', '.join(p.weights)}")
-        if min(weights, default=-1.0) < 0 or abs(sum(weights) - 1) > ZERO:
+        if not min(weights, default=-1.0) >= 0 or not abs(sum(weights) - 1) <= ZERO:  # NaN is neither
             raise ValueError(f"weights: at least 0, of sum 1, got {p.weights}")
         if p.conformal.kind != p.part.kind:
             raise ValueError(f"conformal: of kind {p.part.kind}, got {p.conformal.kind}")

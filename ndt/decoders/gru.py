@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ndt.decoders.network import Training, best_network, padded, target_loss, to_targets
+from ndt.decoders.network import Training, best_network, padded, target_loss, to_targets, with_weights
 from ndt.evaluation.metrics import r2
 from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
@@ -55,9 +55,8 @@ class Network(nn.Module):
         (C, D), N = weights["readout.weight"].shape, weights["gru.weight_ih_l0"].shape[1]
         with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights, which are then replaced
             network = cls(N, C, D).eval()
-        network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
 
-        return network
+        return with_weights(network, weights)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ndt.segments import Array, Masks, Scaler, Segments
 
-__all__ = ["Training", "best_network", "padded", "target_loss", "to_targets"]
+__all__ = ["Training", "best_network", "padded", "target_loss", "to_targets", "with_weights"]
 
 CLIP = 1.0  # largest norm of the gradient
 
@@ -104,6 +104,15 @@ def padded(segments: Segments) -> Tensor:
     rows = np.concatenate([np.asarray(x, np.float32) for x in segments])
 
     return torch.from_numpy(np.pad(rows, ((0, 1), (0, 0))))
+
+
+def with_weights(network: M, weights: Mapping[str, NDArray[np.float32]]) -> M:
+    """Returns a network with the weights of a state dictionary; raises ValueError if their type is another."""
+    if wrong := [name for name, w in weights.items() if w.dtype != np.float32]:
+        raise ValueError(f"{wrong[0]} must be float32, got {weights[wrong[0]].dtype}")
+    network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+
+    return network
 
 
 def target_loss(outputs: Tensor, labels: Tensor, kind: str) -> Tensor:

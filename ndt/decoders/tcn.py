@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ndt.decoders.network import Training, best_network, padded, target_loss, to_targets
+from ndt.decoders.network import Training, best_network, padded, target_loss, to_targets, with_weights
 from ndt.evaluation.metrics import r2
 from ndt.segments import Array, Masks, Scaler, Segments, labelled, take, with_history
 
@@ -89,9 +89,8 @@ class Convolutions(nn.Module):
         num_members, num_layers = (sum(bool(re.fullmatch(p, name)) for name in weights) for p in OF_EACH)
         with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights, which are then replaced
             network = cls(num_members, N, V, E, G, num_layers).eval()
-        network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
 
-        return network
+        return with_weights(network, weights)
 
 
 OF_EACH = r"members\.\d+\.readin", r"members\.0\.layers\.\d+\.weight"  # weights of each member, and of each layer

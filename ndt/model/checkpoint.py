@@ -331,8 +331,10 @@ def load_tensors(path: Path, unbounded: tuple[str, ...] | None = ()) -> dict[str
         found = load_file(path)
     except (OSError, SafetensorError, *ERRORS) as error:
         raise InputError(path, "content", "a safetensors file", error) from error
-    for name, tensor in found.items() if unbounded is not None else ():
-        wrong = tensor.isnan() if name.endswith(unbounded or ()) else ~tensor.isfinite()
+    if unbounded is None:
+        return found
+    for name, tensor in found.items():
+        wrong = tensor.isnan() if name.endswith(unbounded) else ~tensor.isfinite()
         if wrong.any():
             raise InputError(path, name, "finite numbers", f"{int(wrong.sum())} others")
 

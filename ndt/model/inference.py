@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,6 +67,20 @@ def per_bin(
     return np.zeros((num_bins, 0), np.float32) if out is None else out
 
 
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """Blames an NWB file for what pynwb raises about its content; errors of the system pass."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the exceptions that pynwb and h5py raise for broken files cannot be listed
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        found = f"{type(error).__name__} {error}"
+        raise InputError(source, "content", "an NWB file that can be extended", found) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
     """Latents of a session's population.
@@ -103,7 +118,7 @@ class Embeddings:
             source: The NWB file; by default the ingested one.
 
         Raises:
-            InputError: if the source is missing, is the copy itself, or already has such a module.
+            InputError: if the source is missing, damaged or the copy itself, or already has such a module.
         """
         path, source = Path(path), Path(source or self.source)
         if not source.is_file():
@@ -114,7 +129,8 @@ class Embeddings:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.copyfile(source, temporary)
         try:
-            self._append(temporary, source)
+            with _readable(source):
+                self._append(temporary, source)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

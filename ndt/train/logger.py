@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
+from ndt.text import escaped
+
 __all__ = ["RunLogger"]
 
 
@@ -23,7 +25,7 @@ class RunLogger:
         self.out, self.quiet = out, quiet
         self.board: Any = None if quiet else _board(out, step)
         self.bar: Any = _bar() if bar and not quiet else None
-        self.task = None if self.bar is None else self.bar.add_task("/".join(out.parts[-2:]), total=steps, note="")
+        self.task = None if self.bar is None else self.bar.add_task(_name(out), total=steps, note="")
 
     def __enter__(self) -> Self:
         if self.bar is not None:
@@ -52,6 +54,12 @@ class RunLogger:
         if self.bar is not None:
             note = f"{speed:,.0f} tokens/s" + (f"  best on validation {best:.4f}" if best > -math.inf else "")
             self.bar.update(self.task, completed=step, note=note)
+
+
+def _name(out: Path) -> str:
+    from rich.markup import escape
+
+    return escape(escaped("/".join(out.parts[-2:])))
 
 
 def _board(out: Path, step: int) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from scipy.optimize import minimize
 
 from ndt.decoders import gru, tcn
@@ -123,6 +124,81 @@ def test_errors_name_files_that_are_missing_or_of_another_format(ensemble, tmp_p
     (tmp_path / "ensemble.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match="content: expected what `ndt finetune` writes"):
         Ensemble.load(tmp_path)
+
+
+def _set(path: str, value: object):
+    """Sets a value of the JSON, or all of an array."""
+
+    def change(found: dict, arrays: dict) -> None:
+        if path in arrays:
+            arrays[path] = np.full_like(arrays[path], value)
+            return
+        *parents, last = path.split("/")
+        for key in parents:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        found[last] = value
+
+    return change
+
+
+NAN = {"class": "float", "value": "nan"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("parts/0/weights/network", NAN, "weights: at least 0, of sum 1"),
+        ("parts/0/weights/network", 0.9, "weights: at least 0, of sum 1"),
+        ("parts/0/weights/network", -0.4, "weights: at least 0, of sum 1"),
+        ("parts/0/weights/network", "0.4", "float, got '0.4'"),
+        ("parts/0/weights/stranger", 0.0, "weights: of members"),
+        ("parts/0/conformal/level", 1.0, "level must be between 0 and 1"),
+        ("parts/0/conformal/quantile", [NAN], "quantile must be at least 0"),
+        ("parts/0/conformal/kind", "class", "conformal: of kind angle"),
+        ("parts/0/members/ridge/counts/std", 0.0, "std must have the shape of mean, and be above 0"),
+        ("parts/0/members/gru/targets/std", np.nan, "above 0"),
+        ("parts/0/members/ridge/weights", np.nan, "finite numbers"),
+        ("parts/0/members/ridge/intercept", np.inf, "ridge: finite predictions"),
+        ("parts/0/members/gru/network/readout.bias", np.nan, "finite numbers|gru: finite predictions"),
+        ("parts/0/members/tcn/network/members.0.readin", np.inf, "tcn: finite predictions"),
+        ("parts/0/members/naive_bayes/parts/0/rates", 0.0, "rates and prior must be above 0"),
+        ("parts/0/members/naive_bayes/parts/0/window_bins", 10**12, "window_bins: 0 to 100000"),
+        ("parts/0/members/naive_bayes/parts/0/power", 0.0, "above 0"),
+        ("parts/0/members/ridge", 7, "members/ridge: one of TCN, Ridge"),
+        ("input_drift/spread", 0.0, "window and standard deviations must be above 0"),
+        ("input_drift/window", 0, "window and standard deviations must be above 0"),
+        ("input_drift/limit_shift", NAN, "limits must be at least 0"),
+        ("unit_ids", ["u0"] * 6, "each unit once"),
+        ("unit_ids", ["u0"], "expected what"),
+    ],
+)
+def test_values_that_would_decode_wrongly_are_refused(ensemble, tmp_path, path, value, told) -> None:
+    ensemble.save(tmp_path)
+    found, arrays = json.loads((tmp_path / "ensemble.json").read_text()), load_file(tmp_path / "ensemble.safetensors")
+    _set(path, value)(found["ensemble"], arrays)
+    (tmp_path / "ensemble.json").write_text(json.dumps(found))
+    save_file(arrays, tmp_path / "ensemble.safetensors")
+    with pytest.raises(InputError, match=told):
+        Ensemble.load(tmp_path)
+
+
+def test_weights_of_another_type_are_refused(ensemble, tmp_path) -> None:
+    ensemble.save(tmp_path)
+    path = tmp_path / "ensemble.safetensors"
+    arrays = load_file(path)
+    name = next(name for name in arrays if name.endswith("readout.bias"))
+    save_file(arrays | {name: arrays[name].view(np.int32)}, path)
+    with pytest.raises(InputError, match=r"readout\.bias must be float32, got int32"):
+        Ensemble.load(tmp_path)
+
+
+def test_a_part_with_a_label_per_trial_may_have_members_of_either_kind(ensemble, problem) -> None:
+    """Only decoders of trials are told where a trial began."""
+    x, _, network = problem
+    own = replace(ensemble.parts[0], part=replace(ensemble.parts[0].part, per="trials"))
+    trials = replace(ensemble, parts=(own,))
+    since = [np.arange(len(k)) for k in x]
+    np.testing.assert_array_equal(trials.predict(network, x, [since]), ensemble.predict(network, x))
 
 
 def test_numbers_that_are_not_finite_go_through_json() -> None:

@@ -66,6 +66,41 @@ def test_weights_of_another_architecture_are_refused(saved) -> None:
         NDT.from_pretrained(saved[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("stem.linear.weight", math.nan, "finite numbers, found 1 others"),
+        ("stem.linear.weight", math.inf, "finite numbers, found 1 others"),
+        ("identity.activity_std", 0.0, "standard deviations above 0"),
+        ("identity.activity_std", math.nan, "finite numbers"),
+        ("stem.linear.weight", None, "expected torch.float32 .*, found torch.int32"),
+    ],
+)
+def test_numbers_that_would_go_wrong_in_silence_are_refused(saved, name, value, told) -> None:
+    path = saved[1] / "model.safetensors"
+    weights = load_file(path)
+    if value is None:
+        weights[name] = weights[name].int()
+    else:
+        weights[name].view(-1)[0] = value
+    save_file(weights, path)
+    with pytest.raises(InputError, match=rf"{name}: .*{told}"):
+        NDT.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("key", ["num_layers", "width", "num_heads", "unit_width", "units_per_patch", "feedforward"])
+def test_sizes_that_take_for_ever_are_refused_at_once(saved, key) -> None:
+    edit(saved[1] / "model.json", lambda x: x["config"].update({key: 10_000_000}))
+    with pytest.raises(InputError, match=rf"config\.model\.{key}: expected"):
+        NDT.from_pretrained(saved[1])
+
+
+def test_an_architecture_larger_than_its_weights_is_refused_before_it_is_built(saved) -> None:
+    edit(saved[1] / "model.json", lambda x: x["config"].update(width=8192, num_layers=900))
+    with pytest.raises(InputError, match=r"architecture\.config: expected an architecture of at most the .* weights"):
+        NDT.from_pretrained(saved[1])
+
+
 def test_weights_with_a_name_too_many_are_refused(saved) -> None:
     path = saved[1] / "model.safetensors"
     save_file(load_file(path) | {"stranger": torch.zeros(1)}, path)
@@ -114,6 +149,9 @@ SEVERAL = TargetSpec(
     parts=(VEL, GO, HEAD),
     lag=0.1,
 )
+
+
+TWO = {"dims": ("x", "y"), "mean": (1.0, -2.0), "std": (2.0, 0.5)}
 
 
 def test_a_target_is_standardised_and_restored() -> None:
@@ -217,6 +255,30 @@ def test_a_specification_is_plain_json() -> None:
     for spec in (plain, *(replace(plain, target=t) for t in (SEVERAL, computed, with_auxiliary))):
         found = json.loads(json.dumps(spec.to_json()))
         assert ModelSpec.from_json("model.json", found) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x["target"].update(std=[0.0, 1.0]), r"target\.std\[0\]: expected a number above 0"),
+        (lambda x: x["target"].update(std=[math.nan, 1.0]), r"target\.std\[0\]: expected a finite number"),
+        (lambda x: x["target"].update(mean=[1.0]), "a mean and a standard deviation for each"),
+        (lambda x: x["target"]["parts"][0].update(kind="x"), "entries that fit together"),
+        (lambda x: x.update(bin_size=0), "bin_size: expected 0.0001 to 10"),
+        (lambda x: x.update(window_bins=10**12), "window_bins: expected 1 to 100000"),
+        (lambda x: x["vocabulary"].update(contexts=["x"]), "contexts: expected names that begin with session"),
+        (lambda x: x["vocabulary"]["units"].append("more"), "vocabulary.units: expected a site and a depth each"),
+        (lambda x: x["vocabulary"]["unit_sites"].__setitem__(0, [0, 99]), "unit_sites: expected rows of sites"),
+        (lambda x: x["vocabulary"].update(sites=["a", "a"]), "vocabulary"),
+    ],
+)
+def test_a_specification_whose_values_do_not_fit_is_refused(change, told) -> None:
+    spec = replace(specification([recording(num_units=8)]), target=replace(SEVERAL, parts=(VEL,), **TWO))
+    found = json.loads(json.dumps(spec.to_json()))
+    assert ModelSpec.from_json("model.json", found) == spec
+    change(found)
+    with pytest.raises(InputError, match=told):
+        ModelSpec.from_json("model.json", found)
 
 
 def test_json_is_written_whole_and_without_nan(tmp_path) -> None:
