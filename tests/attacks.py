@@ -42,7 +42,7 @@ def attacks(world: Path, seed: int = 0) -> dict[str, list[Case]]:
         elif suffix == "h5":
             cases += [*bytes_of(f"{name}-more", rng, 10, 30), *session_attacks(name)]
         elif suffix == "nwb":  # tests/malformed.py has those that ingest reads
-            cases += [replace(case, name=f"{name}-{case.name}", expected=ANY) for case in recordings()[::5]]
+            cases += [replace(case, name=f"{name}-recording-{case.name}", expected=ANY) for case in recordings()[::5]]
         elif name in ("settings", "recipe"):
             cases += yamls(name, {"settings": DYNAMICS, "recipe": RECIPE}[name], rng)
         found[name] = cases + list(_own(name, valid))
